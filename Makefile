@@ -1,0 +1,32 @@
+# `make demo` and `make test` set up a fresh machine that has Python 3.11 and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: demo test lint slow clean
+
+demo: $(INSTALLED)
+	$(BIN)/polychromic run experiments/quickstart.yaml
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m "slow or network"
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+# Plain venv + pip: pip honours the constraints file and takes the CPU build of torch where the index offers it.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint,gguf]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build

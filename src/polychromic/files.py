@@ -1,0 +1,174 @@
+"""Files that survive a kill: atomic replacement, append-only JSON lines, strict JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from polychromic.errors import DataError
+
+
+def strict_json(value: Any, *, indent: int | None = None) -> str:
+    """JSON text that every parser reads: nan and infinities become null, numpy scalars become plain numbers.
+
+    Lone surrogates, which a model can produce but UTF-8 cannot carry, are written as \\u escapes.
+    """
+    return json.dumps(_plain(value), indent=indent, ensure_ascii=_has_surrogates(value), allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):  # numpy scalars and arrays
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _has_surrogates(value: Any) -> bool:
+    if isinstance(value, str):
+        return any("\ud800" <= character <= "\udfff" for character in value) if not value.isascii() else False
+    if isinstance(value, Mapping):
+        return any(_has_surrogates(key) or _has_surrogates(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return any(_has_surrogates(item) for item in value)
+    return False
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` by `text` so that a reader or a crash sees the old content or the new, never a mixture."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        # mkstemp makes private files; a report or an adapter is meant to be read by others too.
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(name).chmod(0o666 & ~umask)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Atomically write `value` as indented strict JSON."""
+    write_text(path, strict_json(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that `write_json` made; raises DataError that names the file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: expected a JSON file: {error}") from error
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary sibling folder that becomes `path` if the block succeeds (an existing `path` is replaced)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield staging
+        for file in staging.rglob("*"):
+            if file.is_file():
+                _sync_file(file)
+        umask = os.umask(0)
+        os.umask(umask)
+        staging.chmod(0o777 & ~umask)
+        if path.exists():
+            retired = path.with_name(f".{path.name}.retired")
+            remove_folder(retired)
+            path.replace(retired)
+            staging.replace(path)
+            remove_folder(retired)
+        else:
+            staging.replace(path)
+        sync_folder(path.parent)
+    except BaseException:
+        remove_folder(staging)
+        raise
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder and what is in it; a missing folder is fine."""
+    import shutil
+
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Append rows, one JSON object a line, and fsync. A torn last line left by a crash is cut off first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    payload = "".join(strict_json(row) + "\n" for row in rows)
+    with path.open("ab+") as stream:
+        _cut_torn_line(stream)
+        stream.write(payload.encode("utf-8"))
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """All complete rows of a file that `append_jsonl` made; a torn last line is dropped, other faults raise DataError."""
+    rows: list[dict[str, Any]] = []
+    if not path.exists():
+        return rows
+    data = path.read_bytes()
+    # The text after the last newline is empty, or the line a crash tore.
+    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise DataError(f"{path}:{number}: expected a JSON object: {error}") from error
+    return rows
+
+
+def sha256_file(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sync_folder(path: Path) -> None:
+    """Make a rename in `path` durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _cut_torn_line(stream: Any) -> None:
+    end = stream.seek(0, os.SEEK_END)
+    position = end
+    while position > 0:
+        size = min(65536, position)
+        stream.seek(position - size)
+        cut = stream.read(size).rfind(b"\n")
+        if cut >= 0:
+            position += cut + 1 - size
+            break
+        position -= size
+    if position != end:
+        stream.truncate(position)
+    stream.seek(0, os.SEEK_END)

@@ -1,0 +1,135 @@
+"""The records that flow between stages: prompts, generations, and the rows a run leaves on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Finish = Literal["stop", "length"]
+"""Why a generation ended: it produced the end-of-sequence token, or it reached its token limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation, in the form chat templates read."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One question to a model.
+
+    `messages` ends with the turn to be answered; `references` are answers known to be good (may be empty);
+    `meta` is free and belongs to the task (arithmetic keeps its numbers and target there).
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    references: tuple[str, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The content of the last message."""
+        return self.messages[-1].content
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One sampled answer. `token_ids` are the generated tokens, the end-of-sequence token included."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish: Finish
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What a checker says of one generation: a reward in [0, 1], or None and the reason it could not tell."""
+
+    reward: float | None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """N generations of one prompt with what the checker said of each."""
+
+    prompt: Prompt
+    generations: tuple[Generation, ...]
+    checks: tuple[Check, ...]
+
+    @property
+    def texts(self) -> list[str]:
+        """The generated texts in order."""
+        return [generation.text for generation in self.generations]
+
+    @property
+    def rewards(self) -> list[float]:
+        """Rewards in order, nan where the checker failed."""
+        return [float("nan") if check.reward is None else check.reward for check in self.checks]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParameters:
+    """How tokens are drawn. temperature > 0; top_p in (0, 1]; min_p in [0, 1); max_new_tokens ≥ 1."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    max_new_tokens: int = 64
+
+    @property
+    def label(self) -> str:
+        """Short name used in tables and file keys, such as `T=0.7` or `T=1,top_p=0.9`."""
+        parts = [f"T={self.temperature:g}"]
+        if self.top_p < 1.0:
+            parts.append(f"top_p={self.top_p:g}")
+        if self.min_p > 0.0:
+            parts.append(f"min_p={self.min_p:g}")
+        return ",".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRow:
+    """One line of generations.jsonl.
+
+    `index` counts the generations of one prompt under one set of sampling parameters from 0.
+    `reward` is the training checker's (None where it failed, with the reason in `error`), `judge` the
+    evaluation-only checker's where the task names one. `cluster` is the task's canonical form of the answer
+    (answers with one label count as the same), None where the task has none and clusters are found later.
+    """
+
+    prompt_id: str
+    index: int
+    text: str
+    n_tokens: int
+    finish: Finish
+    sampling: SamplingParameters
+    sampling_seed: int
+    reward: float | None
+    error: str | None = None
+    judge: float | None = None
+    judge_error: str | None = None
+    cluster: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain mapping for JSON; `from_json` is its inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> GenerationRow:
+        """Rebuild a row; raises KeyError or TypeError on a mapping that `to_json` did not make."""
+        fields = dict(data)
+        fields["sampling"] = SamplingParameters(**fields["sampling"])
+        return cls(**fields)
+
+
+def as_messages(turns: str | Sequence[Message]) -> tuple[Message, ...]:
+    """A plain string becomes one user turn; a sequence of messages is kept."""
+    if isinstance(turns, str):
+        return (Message("user", turns),)
+    return tuple(turns)
