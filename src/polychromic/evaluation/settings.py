@@ -1,0 +1,50 @@
+"""The `evaluation` and `criteria` sections of an experiment file."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from polychromic.records import SamplingParameters
+from polychromic.settings import Settings
+
+
+class SamplingSettings(Settings):
+    """One way to sample at evaluation."""
+
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    min_p: float = Field(default=0.0, ge=0, lt=1)
+
+
+class EvaluationSettings(Settings):
+    """What is sampled from every trained arm, and how it is measured."""
+
+    split: Literal["validation", "test"] = "test"
+    prompts: int = Field(default=200, ge=2)
+    """How many prompts of the split, from its start."""
+    samples: int = Field(default=64, ge=2)
+    """Generations a prompt for each way of sampling."""
+    max_new_tokens: int = Field(default=64, ge=1)
+    sampling: list[SamplingSettings] = Field(default_factory=lambda: [SamplingSettings()], min_length=1)
+    """The first one is the headline that the criteria are judged at; the others draw the frontier."""
+    embedder: str | None = None
+    """Measures semantic distance and Vendi score with this embedder; none by default."""
+    cluster_distance: float = Field(default=0.25, gt=0, lt=1)
+    """Embedding distance under which two answers count as the same where the task has no canonical form."""
+    max_sequences: int = Field(default=256, ge=1)
+    """Sequences decoded at once. Bounds memory."""
+
+    @field_validator("sampling")
+    @classmethod
+    def _each_way_once(cls, sampling: list[SamplingSettings]) -> list[SamplingSettings]:
+        if len({settings.model_dump_json() for settings in sampling}) < len(sampling):
+            raise ValueError("the same way of sampling is listed twice")
+        return sampling
+
+    def sampling_parameters(self) -> list[SamplingParameters]:
+        """The ways of sampling as the sampler takes them, headline first."""
+        return [
+            SamplingParameters(way.temperature, way.top_p, way.min_p, self.max_new_tokens) for way in self.sampling
+        ]

@@ -1,0 +1,205 @@
+"""One experiment file: read, checked as a whole, and resolved to one set of sections for every arm."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from polychromic.errors import ConfigError
+from polychromic.evaluation.settings import EvaluationSettings
+from polychromic.experiment.problems import describe_problems
+from polychromic.models.settings import ModelSettings
+from polychromic.settings import Settings
+from polychromic.tasks.settings import TaskSettings
+from polychromic.training.settings import DiversitySettings, TrainingSettings
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class Arm(Settings):
+    """One variant of the experiment, with all its sections filled in."""
+
+    name: str
+    model: ModelSettings
+    training: TrainingSettings
+    diversity: DiversitySettings
+    untrained: bool = False
+    """Evaluate the base model as it is."""
+
+
+class CriterionSettings(Settings):
+    """One stated criterion: a metric, a direction and how far it must move against the baseline."""
+
+    metric: str
+    direction: str = Field(default="higher", pattern="^(higher|lower|not_worse)$")
+    relative_change: float | None = Field(default=None, ge=0)
+    """Least relative change in the stated direction, such as 0.12; 0 asks for any change."""
+    margin: float | None = Field(default=None, gt=0)
+    """With `not_worse`: the largest absolute loss that still counts as no worse."""
+
+
+class ComparisonSettings(Settings):
+    """How arms are compared and what counts as success."""
+
+    baseline: str = "baseline"
+    alpha: float = Field(default=0.05, gt=0, lt=0.5)
+    resamples: int = Field(default=10_000, ge=1000)
+    minimum: list[CriterionSettings] | None = None
+    """The criteria an arm must meet; the project's defaults where not stated."""
+    strong: list[CriterionSettings] | None = None
+
+
+class RunSettings(Settings):
+    """How the work is spread over the machine."""
+
+    workers: int = Field(default=1, ge=1)
+    """Arms and seeds trained side by side on a CPU, each with its share of the cores."""
+    tracking: list[str] = Field(default_factory=list)
+    """Beside metrics.jsonl: any of `tensorboard`, `wandb`, `trackio`."""
+
+    @field_validator("tracking")
+    @classmethod
+    def _known_trackers(cls, tracking: list[str]) -> list[str]:
+        unknown = set(tracking) - {"tensorboard", "wandb", "trackio"}
+        if unknown:
+            raise ValueError(f"unknown tracker {sorted(unknown)[0]!r}, expected tensorboard, wandb or trackio")
+        return tracking
+
+
+class Experiment(Settings):
+    """Everything that decides a run. `Experiment.from_file(path)` reads one; `arm(name)` resolves one arm."""
+
+    name: str
+    task: TaskSettings
+    model: ModelSettings
+    training: TrainingSettings
+    diversity: DiversitySettings = Field(default_factory=DiversitySettings)
+    arms: dict[str, dict[str, Any]] = Field(min_length=1)
+    """Arm name → the keys of `training`, `diversity` and `model` that this arm changes."""
+    seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
+    evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
+    comparison: ComparisonSettings = Field(default_factory=ComparisonSettings)
+    run: RunSettings = Field(default_factory=RunSettings)
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_folder_name(cls, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise ValueError("expected letters, digits, '.', '_' and '-' (it names the run's folder)")
+        return name
+
+    @field_validator("seeds")
+    @classmethod
+    def _each_seed_once(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"a seed is listed twice in {seeds}")
+        return seeds
+
+    @model_validator(mode="after")
+    def _arms_resolve(self) -> Self:
+        for name in self.arms:
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"arms.{name}: expected letters, digits, '.', '_' and '-' (it names a folder)")
+            self.arm(name)
+        if self.comparison.baseline not in self.arms:
+            raise ValueError(
+                f"comparison.baseline is {self.comparison.baseline!r}, which is not one of the arms "
+                f"{sorted(self.arms)}"
+            )
+        return self
+
+    def arm(self, name: str) -> Arm:
+        """The arm with every section filled in. Raises ConfigError where the arm's keys do not fit."""
+        changes = dict(self.arms[name])
+        untrained = changes.pop("untrained", False)
+        sections: dict[str, Any] = {
+            key: getattr(self, key).model_dump() for key in ("model", "training", "diversity")
+        }
+        unknown = set(changes) - set(sections)
+        if unknown:
+            raise ValueError(
+                f"arms.{name}.{sorted(unknown)[0]}: unknown key, expected model, training, diversity or untrained"
+            )
+        merged = {key: _merge(section, changes.get(key) or {}) for key, section in sections.items()}
+        try:
+            return Arm(name=name, untrained=untrained, **merged)
+        except ValidationError as error:
+            raise ValueError("; ".join(describe_problems(error, Arm, prefix=f"arms.{name}"))) from error
+
+    @classmethod
+    def from_file(cls, path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+        """Read a YAML experiment file and dotted overrides such as `training.steps=20`.
+
+        Raises ConfigError that lists every problem with its key. Paths in the file become absolute, relative to
+        the file's folder.
+        """
+        path = Path(path)
+        content = _read_yaml(path, overrides)
+        return cls.from_mapping(_with_absolute_paths(content, path.resolve().parent), source=str(path))
+
+    @classmethod
+    def from_mapping(cls, content: Mapping[str, Any], *, source: str = "experiment") -> Experiment:
+        """Check a mapping with the sections of an experiment file; `source` names it in messages."""
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            problems = describe_problems(error, cls)
+        listed = "\n".join(f"  {problem}" for problem in problems)
+        raise ConfigError(f"{source}: {len(problems)} problem{'s' * (len(problems) > 1)}\n{listed}")
+
+
+def _read_yaml(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    import yaml
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such experiment file; `polychromic init` writes one to start from")
+    try:
+        loaded = OmegaConf.load(path)
+        for override in overrides:
+            if "=" not in override:
+                raise ConfigError(f"override {override!r}: expected key=value, such as training.steps=20")
+        merged = OmegaConf.merge(loaded, OmegaConf.from_dotlist(list(overrides)))
+        content = OmegaConf.to_container(merged, resolve=True)
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a readable YAML file: {error}") from error
+    if not isinstance(content, dict) or not content:
+        raise ConfigError(f"{path}: expected sections (name, task, model, training, arms), found none")
+    return {str(key): value for key, value in content.items()}
+
+
+def _with_absolute_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Make the values that name files absolute; a model source is a path only where such a folder exists."""
+    content = dict(content)
+    task = content.get("task")
+    if isinstance(task, dict):
+        task = content["task"] = dict(task)
+        for key in ("train", "validation", "test"):
+            if isinstance(task.get(key), str):
+                task[key] = str((folder / task[key]).resolve())
+        for key in ("checker", "judge"):
+            if isinstance(task.get(key), str) and ".py:" in task[key]:
+                task[key] = str((folder / task[key]).resolve())
+    model = content.get("model")
+    if isinstance(model, dict):
+        content["model"] = model = dict(model)
+        source = model.get("source")
+        if isinstance(source, str) and source.startswith((".", "/")):
+            model["source"] = str((folder / source).resolve())
+        adapter = model.get("adapter")
+        if isinstance(adapter, dict) and isinstance(adapter.get("start_from"), str):
+            model["adapter"] = adapter | {"start_from": str((folder / adapter["start_from"]).resolve())}
+    return content
+
+
+def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        both_sections = isinstance(value, Mapping) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both_sections else value
+    return merged

@@ -1,0 +1,223 @@
+"""A base model with its LoRA adapter, tokenizer and stop tokens, ready to train and to sample from."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from polychromic.errors import DataError, ModelError
+from polychromic.models.chat import stop_token_ids
+from polychromic.models.settings import AdapterSettings, ModelSettings
+from polychromic.models.sources import resolve_source
+from polychromic.records import Prompt
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass
+class LanguageModel:
+    """A model and what is needed to talk to it. `model` is a PeftModel, or the bare base for evaluation of it."""
+
+    model: PeftModel | PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    stop_ids: frozenset[int]
+    chat_options: dict[str, Any]
+    start_weights: dict[str, torch.Tensor] | None = None
+    """Copy of the adapter that training continued from: the reference policy of the KL."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's inputs go."""
+        return next(self.model.parameters()).device
+
+    @property
+    def pad_id(self) -> int:
+        """The token that fills masked positions; any token will do, so a missing pad token is no fault."""
+        pad = self.tokenizer.pad_token_id
+        return pad if pad is not None else min(self.stop_ids)
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens that prompt and answer may have together."""
+        return getattr(self.model.config, "max_position_embeddings", None) or 1 << 30
+
+    def require_room(self, prompts: Sequence[Prompt], encoded: Sequence[Sequence[int]], new_tokens: int) -> None:
+        """Raise DataError that names every prompt which leaves no room for `new_tokens` in the context."""
+        room = self.context_length - new_tokens
+        long = [(prompt.id, len(ids)) for prompt, ids in zip(prompts, encoded, strict=True) if len(ids) > room]
+        if long:
+            named = ", ".join(f"{prompt_id} ({length} tokens)" for prompt_id, length in long[:10])
+            raise DataError(
+                f"{len(long)} prompts leave no room for {new_tokens} new tokens in the model's context of "
+                f"{self.context_length}: {named}. Shorten them, or lower max_new_tokens."
+            )
+
+
+def load_language_model(
+    settings: ModelSettings, *, seed: int | None = None, adapter: Path | None = None, trainable: bool = True
+) -> LanguageModel:
+    """Load the base and put an adapter on it.
+
+    With `adapter` that saved adapter is loaded; else a fresh one is made, seeded by `seed` (LoRA is created after
+    seeding, so that an arm and seed always start alike), or no adapter at all where `seed` is None.
+    Raises ModelError when the source is missing or is not a causal language model.
+    """
+    base, tokenizer = load_base(settings)
+    model: PeftModel | PreTrainedModel = base
+    start = Path(settings.adapter.start_from) if settings.adapter.start_from else None
+    if adapter is not None or (seed is not None and start is not None):
+        model = _attach_saved(base, adapter or start, trainable)  # type: ignore[arg-type]
+    elif seed is not None:
+        torch.manual_seed(seed)
+        model = _attach_fresh(base, settings.adapter, quantized=settings.quantization != "none")
+    stop_ids = frozenset(stop_token_ids(tokenizer, base.generation_config))
+    start_weights = None
+    if trainable and start is not None:
+        start_weights = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    return LanguageModel(model, tokenizer, stop_ids, dict(settings.chat_template_options), start_weights)
+
+
+def load_base(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The base model in evaluation mode with frozen weights, and its tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    place = resolve_source(settings.source)
+    options: dict[str, Any] = {
+        "revision": settings.revision or "main",
+        "trust_remote_code": settings.trust_remote_code,
+    }
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if settings.quantization == "nf4":
+        options["quantization_config"] = _nf4_config(settings, device)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, **options_for_tokenizer(options))
+        model = AutoModelForCausalLM.from_pretrained(
+            place,
+            dtype=getattr(torch, settings.dtype),
+            use_safetensors=True,
+            **({"device_map": {"": 0}} if settings.quantization == "nf4" else {}),
+            **options,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"model.source: {settings.source} could not be loaded as a causal language model: {error}"
+        ) from error
+    if settings.quantization == "none":
+        model = model.to(device)
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+    model.requires_grad_(requires_grad=False)
+    return model.eval(), tokenizer
+
+
+def options_for_tokenizer(options: dict[str, Any]) -> dict[str, Any]:
+    """The loading options that a tokenizer understands."""
+    return {key: options[key] for key in ("revision", "trust_remote_code")}
+
+
+def _nf4_config(settings: ModelSettings, device: str) -> Any:
+    from importlib.util import find_spec
+
+    from transformers import BitsAndBytesConfig
+
+    if device != "cuda" or find_spec("bitsandbytes") is None:
+        raise ModelError(
+            "model.quantization: nf4 (QLoRA) needs a CUDA device and the bitsandbytes package; "
+            "run on a GPU machine after `pip install polychromic[qlora]`, or set model.quantization=none"
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, settings.dtype),
+    )
+
+
+def _attach_fresh(base: PreTrainedModel, settings: AdapterSettings, *, quantized: bool) -> PeftModel:
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
+    if quantized:
+        base = prepare_model_for_kbit_training(base)
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # peft computes alpha / r; a float is fine
+        lora_dropout=settings.dropout,
+        target_modules=settings.target_modules,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(base, config)  # type: ignore[return-value]
+    except ValueError as error:
+        raise ModelError(f"model.adapter.target_modules: {error}") from error
+
+
+def _attach_saved(base: PreTrainedModel, folder: Path, trainable: bool) -> PeftModel:
+    from peft import PeftModel
+
+    if not (folder / "adapter_config.json").is_file():
+        raise ModelError(f"{folder}: expected a PEFT adapter folder (adapter_config.json is missing)")
+    return PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
+
+
+def save_adapter(model: PeftModel, folder: Path) -> None:
+    """Write the adapter as PEFT does, in safetensors, so that plain `PeftModel.from_pretrained` reads it."""
+    with warnings.catch_warnings():
+        # peft looks up the base model's vocabulary on the hub and warns when it cannot; the head is never trained.
+        warnings.filterwarnings("ignore", message="Could not find a config file")
+        model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)
+
+
+@contextmanager
+def merged_adapter(model: PeftModel | PreTrainedModel) -> Iterator[None]:
+    """Fold plain LoRA updates into the base weights while the block runs: decoding then costs what the base costs.
+
+    The original weight tensors are put back, not recomputed by subtraction, so nothing drifts. Quantized and
+    exotic layers keep their adapters as they are.
+    """
+    from peft.tuners.lora.layer import Linear as LoraLinear
+
+    layers = [
+        module
+        for module in model.modules()
+        if type(module) is LoraLinear and not module.disable_adapters and not module.merged_adapters
+    ]
+    kept = [layer.base_layer.weight.data for layer in layers]
+    active = [list(layer.active_adapters) for layer in layers]
+    for layer, weight, names in zip(layers, kept, active, strict=True):
+        layer.base_layer.weight.data = weight + sum(layer.get_delta_weight(name) for name in names)
+        layer.merged_adapters = list(names)
+    try:
+        yield
+    finally:
+        for layer, weight in zip(layers, kept, strict=True):
+            layer.base_layer.weight.data = weight
+            layer.merged_adapters = []
+
+
+@contextmanager
+def reference_policy(language_model: LanguageModel) -> Iterator[None]:
+    """The policy that training started from: the adapter off, or the adapter that training continued from."""
+    model: Any = language_model.model
+    if language_model.start_weights is None:
+        with model.disable_adapter():
+            yield
+        return
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    current = {name: parameter.data for name, parameter in parameters.items()}
+    for name, parameter in parameters.items():
+        parameter.data = language_model.start_weights[name]
+    try:
+        yield
+    finally:
+        for name, parameter in parameters.items():
+            parameter.data = current[name]

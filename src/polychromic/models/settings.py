@@ -1,0 +1,39 @@
+"""The `model` section of an experiment file."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from polychromic.settings import Settings
+
+
+class AdapterSettings(Settings):
+    """A LoRA adapter (Hu et al., 2021, arXiv:2106.09685)."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0)
+    """The update is scaled by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Applied to cross-entropy only: under dropout the sampled and the trained policy would differ."""
+    target_modules: str | list[str] = "all-linear"
+    """`all-linear` (every linear layer but the output head) or a list of module names."""
+    start_from: str | None = None
+    """Folder of a trained adapter to continue from (same rank and modules); it is the KL reference too."""
+
+
+class ModelSettings(Settings):
+    """Where the base model comes from and how it is held."""
+
+    source: str
+    """`polychromic:arithmetic-tiny`, `smollm2-135m-instruct`, a folder, or any hub id of a causal language model."""
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    quantization: Literal["none", "nf4"] = "none"
+    """`nf4` is QLoRA (Dettmers et al., 2023, arXiv:2305.14314) and needs a CUDA device and bitsandbytes."""
+    trust_remote_code: bool = False
+    chat_template_options: dict[str, Any] = Field(default_factory=dict)
+    """Passed to the tokenizer's chat template, such as `enable_thinking: false`."""
+    gradient_checkpointing: bool = False
+    adapter: AdapterSettings = Field(default_factory=AdapterSettings)

@@ -1,0 +1,154 @@
+"""Arithmetic with many right answers: four numbers and a target; use each number once. Checked exactly."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polychromic.errors import ConfigError
+from polychromic.records import Check, Prompt, as_messages
+from polychromic.seeding import child_seed
+from polychromic.tasks.base import Split
+from polychromic.tasks.expressions import (
+    Expression,
+    Leaf,
+    Operation,
+    canonical,
+    numbers_used,
+    parse,
+    render,
+    value,
+)
+
+SMALLEST_TARGET, LARGEST_TARGET = 1, 50
+# Two tenths of all problems are kept away from training, whatever seed draws them.
+_SPLIT_TENTHS: dict[Split, range] = {"test": range(1), "validation": range(1, 2), "train": range(2, 10)}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Four numbers from 1 to 9 (sorted) and a whole-number target."""
+
+    numbers: tuple[int, ...]
+    target: int
+
+    @property
+    def text(self) -> str:
+        """The prompt the model sees, such as `1,4,6,8=24:`."""
+        return f"{','.join(map(str, self.numbers))}={self.target}:"
+
+    @property
+    def split(self) -> Split:
+        """The split this problem belongs to, decided by its content alone, so that no seed can leak it."""
+        tenth = child_seed("arithmetic-split", self.text) % 10
+        return next(split for split, tenths in _SPLIT_TENTHS.items() if tenth in tenths)
+
+
+@dataclass(frozen=True)
+class ArithmeticTask:
+    """Problems drawn from random expressions, hence always solvable.
+
+    reward: 1 for an expression that uses each number once and equals the target, else 0.
+    """
+
+    train_problems: int = 4096
+    validation_problems: int = 200
+    test_problems: int = 200
+    seed: int = 0
+
+    name = "arithmetic"
+    pass_threshold = 1.0
+
+    def __post_init__(self) -> None:
+        for key in ("train_problems", "validation_problems", "test_problems"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"task.{key}: expected at least 1 problem, got {getattr(self, key)}")
+
+    def prompts(self, split: Split) -> list[Prompt]:
+        """Distinct problems of a split."""
+        wanted = {"train": self.train_problems, "validation": self.validation_problems}.get(
+            split, self.test_problems
+        )
+        found: dict[Problem, None] = {}
+        for problem, _ in random_problems(split, self.seed):
+            found.setdefault(problem)
+            if len(found) == wanted:
+                break
+        return [
+            Prompt(
+                f"{split}-{index:05d}",
+                as_messages(problem.text),
+                meta={"numbers": list(problem.numbers), "target": problem.target},
+            )
+            for index, problem in enumerate(found)
+        ]
+
+    def check(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Check]:
+        """Exact check of each answer."""
+        return [
+            Check(float(solve_or_none(prompt, text) is not None))
+            for prompt, text in zip(prompts, texts, strict=True)
+        ]
+
+    def judge(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Check] | None:
+        """An exact checker needs no second opinion."""
+        return None
+
+    def cluster(self, prompt: Prompt, text: str) -> str | None:
+        """Canonical form of the expression; unreadable answers are one cluster each, by their text."""
+        try:
+            return canonical(parse(text))
+        except ValueError:
+            return f"unreadable:{text}"
+
+    def distances(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """0 between two writings of one expression, else 1."""
+        forms = [self.cluster(_NO_PROMPT, text) for text in texts]
+        codes = np.unique(forms, return_inverse=True)[1]
+        return (codes[:, None] != codes[None, :]).astype(np.float64)
+
+
+_NO_PROMPT = Prompt("", as_messages(""))
+
+
+def solve_or_none(prompt: Prompt, text: str) -> Expression | None:
+    """The expression that `text` writes if it solves the prompt's problem, else None."""
+    meta: Any = prompt.meta
+    try:
+        expression = parse(text)
+        right = numbers_used(expression) == sorted(meta["numbers"]) and value(expression) == meta["target"]
+    except (ValueError, ZeroDivisionError):
+        return None
+    return expression if right else None
+
+
+def random_problems(split: Split, *names: str | int) -> Iterator[tuple[Problem, str]]:
+    """Endless problems of a split, each with one random solution, drawn by the child seed of `names`.
+
+    Problems with more solutions come more often.
+    """
+    draw = random.Random(child_seed("arithmetic", split, *names))
+    while True:
+        numbers = [draw.randint(1, 9) for _ in range(4)]
+        expression = _random_expression([Leaf(number) for number in numbers], draw)
+        try:
+            result = value(expression)
+        except ZeroDivisionError:
+            continue
+        if result.denominator == 1 and SMALLEST_TARGET <= result <= LARGEST_TARGET:
+            problem = Problem(tuple(sorted(numbers)), int(result))
+            if problem.split == split:
+                yield problem, render(expression)
+
+
+def _random_expression(parts: list[Expression], draw: random.Random) -> Expression:
+    """Join random pairs with random operations until one expression is left."""
+    while len(parts) > 1:
+        draw.shuffle(parts)
+        parts.append(Operation(draw.choice("+-*/"), parts.pop(), parts.pop()))
+    return parts[0]

@@ -1,0 +1,171 @@
+"""Infix arithmetic: a parser for hostile text, exact values, and a canonical form that ignores the order of operands.
+
+Model output is never evaluated as code: it is read by the small grammar below and computed with fractions.
+
+    sum     := product (("+" | "-") product)*
+    product := factor (("*" | "/") factor)*
+    factor  := NUMBER | "(" sum ")"
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+MAX_CHARACTERS = 120
+"""Longer texts are no answer to a four-number problem; refusing them bounds time and recursion depth."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One of the given numbers."""
+
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A binary operation; `operator` is one of + - * /."""
+
+    operator: str
+    left: Expression
+    right: Expression
+
+
+Expression = Leaf | Operation
+
+
+def parse(text: str) -> Expression:
+    """Read an infix expression; raises ValueError that says what is wrong where."""
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"expression has {len(text)} characters, at most {MAX_CHARACTERS} are read")
+    reader = _Reader(text)
+    expression = reader.sum()
+    reader.end()
+    return expression
+
+
+def numbers_used(expression: Expression) -> list[int]:
+    """The numbers of an expression, sorted."""
+    if isinstance(expression, Leaf):
+        return [expression.value]
+    return sorted(numbers_used(expression.left) + numbers_used(expression.right))
+
+
+def value(expression: Expression) -> Fraction:
+    """Exact value; raises ZeroDivisionError."""
+    if isinstance(expression, Leaf):
+        return Fraction(expression.value)
+    left, right = value(expression.left), value(expression.right)
+    match expression.operator:
+        case "+":
+            return left + right
+        case "-":
+            return left - right
+        case "*":
+            return left * right
+        case _:
+            return left / right
+
+
+def canonical(expression: Expression) -> str:
+    """A text that two expressions share exactly when reordering and regrouping of + − and × ÷ chains makes them equal.
+
+    Sums are flattened to signed terms and products to factors and divisors, each sorted:
+    `8-(3-2)*1` and `8-1*(3-2)` are one answer, `2*3+4` and `4+3*2` too; `2*3` and `3+3` are not.
+    """
+    if isinstance(expression, Leaf):
+        return str(expression.value)
+    if expression.operator in "+-":
+        return _chain(expression, "+-")
+    return _chain(expression, "*/")
+
+
+def render(expression: Expression) -> str:
+    """Infix text with only the parentheses that the grammar needs."""
+    if isinstance(expression, Leaf):
+        return str(expression.value)
+    left, right = render(expression.left), render(expression.right)
+    if expression.operator in "*/" and _is_sum(expression.left):
+        left = f"({left})"
+    if (expression.operator in "*/" and isinstance(expression.right, Operation)) and (
+        _is_sum(expression.right) or expression.operator == "/"
+    ):
+        right = f"({right})"
+    if expression.operator == "-" and _is_sum(expression.right):
+        right = f"({right})"
+    return f"{left}{expression.operator}{right}"
+
+
+def _is_sum(expression: Expression) -> bool:
+    return isinstance(expression, Operation) and expression.operator in "+-"
+
+
+def _chain(expression: Expression, operators: str) -> str:
+    """Canonical form of a chain of one precedence: `operators[0]` joins, `operators[1]` inverts."""
+    plain: list[str] = []
+    inverted: list[str] = []
+
+    def collect(node: Expression, inverse: bool) -> None:
+        if isinstance(node, Operation) and node.operator in operators:
+            collect(node.left, inverse)
+            collect(node.right, inverse ^ (node.operator == operators[1]))
+        else:
+            (inverted if inverse else plain).append(canonical(node))
+
+    collect(expression, inverse=False)
+    parts = [operators[0] + part for part in sorted(plain)] + [operators[1] + part for part in sorted(inverted)]
+    return "(" + "".join(parts) + ")"
+
+
+class _Reader:
+    """Recursive descent over a text; spaces between tokens are skipped."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.position = 0
+
+    def sum(self) -> Expression:
+        expression = self.product()
+        while (operator := self.take("+-")) is not None:
+            expression = Operation(operator, expression, self.product())
+        return expression
+
+    def product(self) -> Expression:
+        expression = self.factor()
+        while (operator := self.take("*/")) is not None:
+            expression = Operation(operator, expression, self.factor())
+        return expression
+
+    def factor(self) -> Expression:
+        if self.take("(") is not None:
+            expression = self.sum()
+            if self.take(")") is None:
+                raise ValueError(f"expected ')' at character {self.position + 1}")
+            return expression
+        digits = ""
+        self.skip_spaces()
+        # str.isdigit would accept other scripts' digits, which no task asks for.
+        while self.position < len(self.text) and self.text[self.position] in "0123456789":
+            digits += self.text[self.position]
+            self.position += 1
+        if not digits:
+            raise ValueError(f"expected a number or '(' at character {self.position + 1}")
+        return Leaf(int(digits))
+
+    def take(self, characters: str) -> str | None:
+        """Consume and return the next character if it is one of `characters`."""
+        self.skip_spaces()
+        if self.position < len(self.text) and self.text[self.position] in characters:
+            self.position += 1
+            return self.text[self.position - 1]
+        return None
+
+    def skip_spaces(self) -> None:
+        while self.position < len(self.text) and self.text[self.position] == " ":
+            self.position += 1
+
+    def end(self) -> None:
+        self.skip_spaces()
+        if self.position != len(self.text):
+            raise ValueError(f"unexpected text from character {self.position + 1}")

@@ -1,0 +1,50 @@
+"""The `task` section of an experiment file, one class a domain."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from polychromic.settings import Settings
+
+
+class ArithmeticSettings(Settings):
+    """Four numbers and a target, checked exactly."""
+
+    name: Literal["arithmetic"]
+    train_problems: int = Field(default=4096, ge=1)
+    validation_problems: int = Field(default=200, ge=1)
+    test_problems: int = Field(default=200, ge=1)
+    seed: int = 0
+
+
+class FileSettings(Settings):
+    """A task whose prompts are JSON lines. Paths are relative to the experiment file."""
+
+    train: str
+    validation: str
+    test: str
+
+
+class RepliesSettings(FileSettings):
+    """Replies to posts, judged by a relevance classifier on embeddings."""
+
+    name: Literal["replies"]
+    embedder: str = "minilm"
+    seed: int = 0
+
+
+class CustomSettings(FileSettings):
+    """The user's own prompts and checkers."""
+
+    name: Literal["custom"]
+    checker: str | None = None
+    """`exact_match`, `contains`, `rouge_l`, `module:function` or `path/to/file.py:function`."""
+    judge: str | None = None
+    """A second checker, used in evaluation only."""
+    pass_threshold: float = Field(default=0.5, ge=0, le=1)
+    embedder: str = "minilm"
+
+
+TaskSettings = Annotated[ArithmeticSettings | RepliesSettings | CustomSettings, Field(discriminator="name")]

@@ -1,0 +1,112 @@
+"""Checkpoints in safetensors and JSON: written atomically, verified by hash on reading, the last few kept."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from polychromic.errors import DataError, TrainingError
+from polychromic.files import atomic_folder, read_json, remove_folder, sha256_file, write_json
+
+logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r"step-(\d+)")
+_TENSORS = ("weights.safetensors", "optimizer.safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Where training stood after `step` updates. `state` is JSON: controller, early stopping, counters."""
+
+    step: int
+    weights: dict[str, torch.Tensor]
+    optimizer: dict[str, torch.Tensor]
+    state: dict[str, Any]
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
+    """Write `folder/step-N` and delete all but the last `keep` checkpoints."""
+    target = folder / f"step-{checkpoint.step:06d}"
+    with atomic_folder(target) as staging:
+        save_file(_contiguous(checkpoint.weights), staging / _TENSORS[0])
+        save_file(_contiguous(checkpoint.optimizer), staging / _TENSORS[1])
+        hashes = {name: sha256_file(staging / name) for name in _TENSORS}
+        write_json(staging / "state.json", {"step": checkpoint.step, "sha256": hashes, "state": checkpoint.state})
+    for old in _numbered(folder)[:-keep]:
+        remove_folder(old)
+    return target
+
+
+def latest_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that is whole; a damaged one is reported and the one before it is taken."""
+    for candidate in reversed(_numbered(folder)):
+        try:
+            return _read(candidate)
+        except (DataError, TrainingError, OSError) as error:
+            logger.warning("%s; taking the checkpoint before it", error)
+    return None
+
+
+def _read(folder: Path) -> Checkpoint:
+    record = read_json(folder / "state.json")
+    for name in _TENSORS:
+        if sha256_file(folder / name) != record["sha256"][name]:
+            raise TrainingError(f"{folder / name}: damaged (its hash is not the one written with it)")
+    return Checkpoint(
+        record["step"], load_file(folder / _TENSORS[0]), load_file(folder / _TENSORS[1]), record["state"]
+    )
+
+
+def _numbered(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+
+
+def _contiguous(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+
+
+def trainable_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The trained parameters by name."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def restore_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Copy saved weights into the model; raises TrainingError where the names differ."""
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if parameters.keys() != weights.keys():
+        different = sorted(parameters.keys() ^ weights.keys())[:3]
+        raise TrainingError(f"the checkpoint is of another adapter: {different} are in one of the two only")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])
+
+
+def optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The optimizer's state as flat tensors named `parameter|key`."""
+    return {
+        f"{name}|{key}": torch.as_tensor(value)
+        for name, parameter in model.named_parameters()
+        if parameter in optimizer.state
+        for key, value in optimizer.state[parameter].items()
+    }
+
+
+def restore_optimizer(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]
+) -> None:
+    """Put state that `optimizer_tensors` made back, exactly."""
+    parameters = dict(model.named_parameters())
+    for path, tensor in tensors.items():
+        name, key = path.rsplit("|", 1)
+        parameter = parameters[name]
+        # Adam keeps its step count on the CPU whatever the parameter's device.
+        optimizer.state[parameter][key] = tensor if key == "step" else tensor.to(parameter.device)

@@ -1,0 +1,216 @@
+"""Training of one arm with one seed: resumable at any checkpoint, bit-identical whether or not it was interrupted."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from polychromic.errors import TrainingError
+from polychromic.files import atomic_folder, write_json
+from polychromic.models.loading import LanguageModel, load_language_model, save_adapter
+from polychromic.models.settings import ModelSettings
+from polychromic.records import Prompt
+from polychromic.seeding import child_seed, numpy_generator
+from polychromic.tasks.base import Task
+from polychromic.training.checkpoint import (
+    Checkpoint,
+    latest_checkpoint,
+    optimizer_tensors,
+    restore_optimizer,
+    restore_weights,
+    save_checkpoint,
+    trainable_weights,
+)
+from polychromic.training.early_stopping import ValidationWatch
+from polychromic.training.settings import DiversitySettings, TrainingSettings
+from polychromic.training.silence import SilenceWatch
+from polychromic.training.steps import StepMaker
+from polychromic.training.tracking import MetricsFile, open_trackers
+from polychromic.training.weights import diversity_controller
+
+logger = logging.getLogger(__name__)
+
+OnStep = Callable[[int, int, Mapping[str, float]], None]
+"""Called after every step with (steps done, steps in all, metrics)."""
+
+
+@dataclass(frozen=True)
+class ArmRun:
+    """One arm with one seed: everything that training needs to know."""
+
+    experiment: str
+    arm: str
+    seed: int
+    folder: Path
+    task: Task
+    model: ModelSettings
+    training: TrainingSettings
+    diversity: DiversitySettings
+    tracking: tuple[str, ...] = ()
+
+    @property
+    def adapter(self) -> Path:
+        """Where the trained adapter goes; it exists only when training has finished."""
+        return self.folder / "adapter"
+
+
+def train_arm(run: ArmRun, on_step: OnStep | None = None) -> Path:
+    """Train until done and return the adapter's folder; continues from the last whole checkpoint.
+
+    Raises TrainingError where training cannot go on, naming the cause; the last checkpoint is kept.
+    """
+    if run.adapter.exists():
+        return run.adapter
+    trainer = Trainer(run)
+    trackers = open_trackers(
+        run.tracking, run.folder, project=run.experiment, run_name=f"{run.arm}/seed-{run.seed}"
+    )
+    try:
+        while not trainer.finished:
+            metrics = trainer.step()
+            for tracker in trackers:
+                tracker.log(metrics, trainer.steps_done)
+            if on_step:
+                on_step(trainer.steps_done, trainer.total_steps, metrics)
+    finally:
+        for tracker in trackers:
+            tracker.close()
+    trainer.save_adapter()
+    return run.adapter
+
+
+class Trainer:
+    """The state of one training run; `step()` makes one update."""
+
+    def __init__(self, run: ArmRun) -> None:
+        self.run = run
+        # The adapter's start and the order of prompts are shared by all arms of a seed: arms differ by what they are.
+        self.language_model: LanguageModel = load_language_model(
+            run.model, seed=child_seed(run.experiment, "adapter", run.seed) % 2**31
+        )
+        model = self.language_model.model
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=run.training.learning_rate, weight_decay=run.training.weight_decay
+        )
+        self.controller = diversity_controller(run.diversity)
+        self.silence = SilenceWatch(run.diversity)
+        self.validation = ValidationWatch(run, self.language_model) if run.training.early_stopping else None
+        self.maker = StepMaker(run, self.language_model)
+        self.prompts = self.maker.prompts
+        self.total_steps = total_steps(run.training, len(self.prompts))
+        self.metrics_file = MetricsFile(run.folder / "metrics.jsonl")
+        self.steps_done = 0
+        self._resume()
+
+    @property
+    def finished(self) -> bool:
+        """Whether no further step is due."""
+        stopped = self.validation is not None and self.validation.should_stop
+        return stopped or self.steps_done >= self.total_steps
+
+    def step(self) -> dict[str, Any]:
+        """One update: sample, backpropagate, move the weights, write the metrics, maybe a checkpoint."""
+        started = time.perf_counter()
+        self._set_learning_rate()
+        # Dropout is the only randomness without a named generator of its own.
+        torch.manual_seed(child_seed(self.run.experiment, self.run.arm, self.run.seed, "dropout", self.steps_done))
+        outcome = self.maker.make(self.steps_done, self._batch(self.steps_done), self.controller.weight)
+        self.silence.observe(outcome)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.run.training.max_gradient_norm)
+        if not math.isfinite(float(norm)):
+            raise TrainingError(
+                f"{self.run.arm}/seed-{self.run.seed}: the gradient is not finite at step {self.steps_done + 1}; "
+                "lower training.learning_rate or use dtype float32 (the last checkpoint is kept)"
+            )
+        self.optimizer.step()
+        self.controller.update(outcome)
+        self.steps_done += 1
+        metrics = dict(outcome.metrics)
+        if self.validation is not None:
+            metrics |= self.validation.check(self.steps_done)
+        metrics |= {"train/gradient_norm": float(norm), "time/step_seconds": time.perf_counter() - started}
+        self.metrics_file.log(metrics, self.steps_done)
+        if self.steps_done % self.run.training.checkpoint_every == 0 or self.finished:
+            self._save_checkpoint()
+        return metrics
+
+    def save_adapter(self) -> None:
+        """Write the adapter (the best one where early stopping chose) and how training ended."""
+        best = self.validation.best_weights() if self.validation is not None else None
+        if best is not None:
+            restore_weights(self.language_model.model, best)
+        ending = {
+            "steps": self.steps_done,
+            "stopped_early": self.steps_done < self.total_steps,
+            "references_too_long": self.maker.references.n_too_long if self.maker.references else 0,
+        }
+        if self.validation is not None:
+            ending["best_step"] = self.validation.state.best_step
+        write_json(self.run.folder / "training.json", ending)
+        with atomic_folder(self.run.adapter) as staging:
+            save_adapter(self.language_model.model, staging)  # type: ignore[arg-type]
+
+    def _batch(self, step: int) -> list[Prompt]:
+        """The prompts of a step: every epoch is a fresh permutation, decided by (experiment, seed, epoch)."""
+        size = min(self.run.training.prompts_per_step, len(self.prompts))
+        per_epoch = len(self.prompts) // size
+        epoch, position = divmod(step, per_epoch)
+        order = numpy_generator(self.run.experiment, "order", self.run.seed, epoch).permutation(len(self.prompts))
+        return [self.prompts[index] for index in order[position * size : (position + 1) * size]]
+
+    def _set_learning_rate(self) -> None:
+        factor = schedule_factor(self.run.training, self.steps_done, self.total_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.run.training.learning_rate * factor
+
+    def _save_checkpoint(self) -> None:
+        model = self.language_model.model
+        state = {
+            "controller": self.controller.state(),
+            "silence": self.silence.state(),
+            "validation": self.validation.state.to_json() if self.validation is not None else None,
+        }
+        checkpoint = Checkpoint(
+            self.steps_done, trainable_weights(model), optimizer_tensors(model, self.optimizer), state
+        )
+        save_checkpoint(self.run.folder / "checkpoints", checkpoint, keep=self.run.training.keep_checkpoints)
+
+    def _resume(self) -> None:
+        checkpoint = latest_checkpoint(self.run.folder / "checkpoints")
+        if checkpoint is not None:
+            model = self.language_model.model
+            restore_weights(model, checkpoint.weights)
+            restore_optimizer(model, self.optimizer, checkpoint.optimizer)
+            self.controller.restore(checkpoint.state["controller"])
+            self.silence.restore(checkpoint.state["silence"])
+            if self.validation is not None:
+                self.validation.restore(checkpoint.state["validation"])
+            self.steps_done = checkpoint.step
+            logger.info("%s/seed-%d: continues after step %d", self.run.arm, self.run.seed, self.steps_done)
+        self.metrics_file.rewind(self.steps_done)
+
+
+def total_steps(settings: TrainingSettings, n_prompts: int) -> int:
+    """Number of updates: stated, or enough to see every prompt `epochs` times."""
+    if settings.steps is not None:
+        return settings.steps
+    per_epoch = n_prompts // min(settings.prompts_per_step, n_prompts)
+    return max(1, round((settings.epochs or 0) * per_epoch))
+
+
+def schedule_factor(settings: TrainingSettings, step: int, total: int) -> float:
+    """Share of the learning rate at `step` (from 0): linear warm-up, then constant, linear or half-cosine decay."""
+    if step < settings.warmup_steps:
+        return (step + 1) / settings.warmup_steps
+    progress = (step - settings.warmup_steps) / max(1, total - settings.warmup_steps)
+    if settings.schedule == "cosine":
+        return 0.5 * (1.0 + math.cos(math.pi * progress))
+    return 1.0 - progress if settings.schedule == "linear" else 1.0

@@ -1,0 +1,102 @@
+"""The `training` and `diversity` sections of an experiment file."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from polychromic.settings import Settings
+
+ObjectiveName = Literal["reward", "pass_at_k", "distance", "coverage", "polychromic", "vendi", "logdet"]
+BaselineName = Literal["none", "leave_one_out", "leave_one_out_minus_one", "fitted"]
+
+
+class EarlyStopping(Settings):
+    """Stop when the validation reward no longer rises, and keep the best adapter."""
+
+    every_n_steps: int = Field(default=10, ge=1)
+    prompts: int = Field(default=32, ge=1)
+    samples: int = Field(default=4, ge=1)
+    patience: int = Field(default=3, ge=1)
+    """Checks without improvement before training stops."""
+    min_improvement: float = Field(default=0.005, ge=0)
+
+
+class TrainingSettings(Settings):
+    """What the quality term is and how it is optimised."""
+
+    signal: Literal["reward", "references"]
+    """`reward`: policy gradient on the checker's reward. `references`: cross-entropy on the reference answers."""
+    steps: int | None = Field(default=None, ge=1)
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the training prompts; states the number of steps in place of `steps`."""
+    prompts_per_step: int = Field(default=8, ge=1)
+    generations: int = Field(default=8, ge=2)
+    """Generations a prompt in reward training; the diversity term shares them."""
+    micro_batch: int = Field(default=256, ge=1)
+    """Sequences a forward pass; gradients accumulate over a step's sequences. Bounds memory, not the result."""
+    learning_rate: float = Field(default=2e-4, gt=0)
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    warmup_steps: int = Field(default=0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_gradient_norm: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
+    """Of the sampled groups; log-probabilities are those of the tempered policy that was sampled."""
+    max_new_tokens: int = Field(default=64, ge=1)
+    max_length: int = Field(default=512, ge=2)
+    """Tokens of prompt plus reference; longer pairs are left out and counted."""
+    kl_weight: float = Field(default=0.0, ge=0)
+    """Weight of the KL to the policy that training started from."""
+    quality_baseline: BaselineName = "leave_one_out"
+    checkpoint_every: int = Field(default=50, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1)
+    gradient_share_every: int = Field(default=25, ge=1)
+    max_checker_failures: float = Field(default=0.2, ge=0, le=1)
+    """Share of a step's generations the checker may fail on before training stops."""
+    early_stopping: EarlyStopping | None = None
+
+    @model_validator(mode="after")
+    def _length_is_stated_once(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(f"state either steps or epochs, got steps={self.steps} and epochs={self.epochs}")
+        return self
+
+
+class DiversitySettings(Settings):
+    """The set-level term: J = J_quality + weight · J_diversity."""
+
+    weight: float | Literal["auto"] = 0.0
+    """λ. 0 is the baseline; `auto` lets `mode` choose it while training."""
+    mode: Literal["share", "floor"] = "floor"
+    """With `weight: auto`. share: hold the diversity gradient's share of the gradient norm at `target_share`.
+    floor: as much diversity as keeps quality above `quality_floor`."""
+    target_share: float = Field(default=0.3, gt=0, lt=1)
+    quality_floor: float | None = None
+    """Mean training reward, or minus the cross-entropy per token, that `mode: floor` holds."""
+    objective: ObjectiveName = "coverage"
+    set_size: int = Field(default=4, ge=1)
+    baseline: BaselineName = "leave_one_out"
+    gate: Literal["product", "passing", "none"] = "product"
+    """How `distance` treats quality: weigh each pair by both rewards, count passing generations only, or not at all."""
+    n_generations: int = Field(default=5, ge=2)
+    """Generations a prompt when the signal is `references`."""
+    max_examples: int = Field(default=8, ge=1)
+    """Prompts sampled for the diversity term when the signal is `references`."""
+    every_n_steps: int = Field(default=3, ge=1)
+    """How often the diversity term is sampled when the signal is `references`; its weight is raised to match."""
+    stop_after_silent_steps: int = Field(default=20, ge=1)
+    """Diversity steps in a row without any diversity gradient before training stops with the reason."""
+
+    @model_validator(mode="after")
+    def _weight_is_not_negative(self) -> Self:
+        if self.weight != "auto" and self.weight < 0:
+            raise ValueError(f"weight is λ and must be at least 0, got {self.weight}")
+        if self.mode == "floor" and self.weight == "auto" and self.quality_floor is None:
+            raise ValueError("weight: auto with mode: floor needs quality_floor, the quality that must be kept")
+        return self
+
+    @property
+    def is_active(self) -> bool:
+        """Whether this arm has a diversity term at all."""
+        return self.weight != 0

@@ -1,0 +1,234 @@
+"""One training step: what is sampled, the loss of both terms, and their gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from polychromic.models.loading import LanguageModel, reference_policy
+from polychromic.objective import gradient_share
+from polychromic.objective.losses import cross_entropy_loss, kl_to_reference, policy_gradient_loss
+from polychromic.records import Group, Prompt, SamplingParameters
+from polychromic.sampling.local import LocalSampler
+from polychromic.seeding import child_seed
+from polychromic.training.gradients import GradientAccumulator, GradientMeasurement
+from polychromic.training.groups import (
+    FloatArray,
+    GroupSignals,
+    diversity_advantages,
+    group_sequences,
+    group_signals,
+    quality_advantages,
+    require_working_checker,
+    sample_groups,
+)
+from polychromic.training.references import ReferenceSequences, reference_sequences
+from polychromic.training.sequences import TokenSequence, answer_logprobs, micro_batches
+
+if TYPE_CHECKING:
+    from polychromic.training.loop import ArmRun
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """What a step did: its metrics, the weight in effect, and what is known of the diversity gradient."""
+
+    metrics: dict[str, float]
+    diversity_weight: float
+    diversity_sampled: bool
+    diversity_has_signal: bool
+    measurement: GradientMeasurement | None
+    quality: float
+    """Mean reward, or minus the cross-entropy per token: what a quality floor speaks of."""
+    signals: GroupSignals | None
+    truncated: float
+
+
+@dataclass(frozen=True, slots=True)
+class SampledGroups:
+    """Groups with their sequences and advantages; `diversity_score` is the mean set score over groups."""
+
+    groups: list[Group]
+    signals: GroupSignals
+    sequences: list[TokenSequence]
+    quality_PN: FloatArray
+    diversity_PN: FloatArray
+    diversity_score: float
+
+
+class StepMaker:
+    """Computes the gradient of J = J_quality + λ J_diversity for one step and leaves it in `parameter.grad`."""
+
+    def __init__(self, run: ArmRun, language_model: LanguageModel) -> None:
+        self.run = run
+        self.language_model = language_model
+        self.sampler = LocalSampler(language_model, run.training.micro_batch)
+        self.parameters = [p for p in language_model.model.parameters() if p.requires_grad]
+        self.prompts = run.task.prompts("train")
+        self.references: ReferenceSequences | None = None
+        if run.training.signal == "references":
+            self.references = reference_sequences(language_model, self.prompts, run.training.max_length)
+            self.prompts = [prompt for prompt in self.prompts if prompt.id in self.references.by_prompt]
+
+    def make(self, step: int, prompts: Sequence[Prompt], weight: float) -> StepOutcome:
+        """Gradient and metrics of `step` for its prompts at diversity weight λ."""
+        measure = step % self.run.training.gradient_share_every == 0 and self.run.diversity.is_active
+        accumulator = GradientAccumulator(self.parameters, separate=measure)
+        if self.run.training.signal == "reward":
+            return self._from_reward(step, prompts, weight, accumulator)
+        return self._from_references(step, prompts, weight, accumulator)
+
+    def _from_reward(
+        self, step: int, prompts: Sequence[Prompt], weight: float, accumulator: GradientAccumulator
+    ) -> StepOutcome:
+        sampled = self._sample(step, prompts, self.run.training.generations)
+        self._policy_gradient(sampled, accumulator, quality_scale=1.0, diversity_scale=weight)
+        reward = float(np.nanmean(sampled.signals.rewards_PN))
+        return self._outcome(accumulator.finish(), weight, quality=reward, quality_loss=-reward, sampled=sampled)
+
+    def _from_references(
+        self, step: int, prompts: Sequence[Prompt], weight: float, accumulator: GradientAccumulator
+    ) -> StepOutcome:
+        cross_entropy = self._cross_entropy(prompts, accumulator)
+        settings = self.run.diversity
+        sampled = None
+        if settings.is_active and step % settings.every_n_steps == 0:
+            sampled = self._sample(step, prompts[: settings.max_examples], settings.n_generations)
+            # Sampled every m-th step, weighed m times: J keeps its meaning whatever m is.
+            scale = weight * settings.every_n_steps
+            self._policy_gradient(sampled, accumulator, quality_scale=0.0, diversity_scale=scale)
+        return self._outcome(
+            accumulator.finish(), weight, quality=-cross_entropy, quality_loss=cross_entropy, sampled=sampled
+        )
+
+    def _sample(self, step: int, prompts: Sequence[Prompt], n: int) -> SampledGroups:
+        run, settings = self.run, self.run.training
+        parameters = SamplingParameters(settings.temperature, max_new_tokens=settings.max_new_tokens)
+        seeds = [child_seed(run.experiment, run.arm, run.seed, step, prompt.id) for prompt in prompts]
+        groups = sample_groups(self.sampler, run.task, prompts, n, parameters, seeds)
+        require_working_checker(groups, settings.max_checker_failures)
+        needs_distances = run.diversity.objective in ("distance", "vendi", "logdet")
+        signals = group_signals(run.task, groups, with_distances=needs_distances and run.diversity.is_active)
+        quality_PN = quality_advantages(signals, settings)
+        diversity_PN, score = np.zeros_like(quality_PN), 0.0
+        if run.diversity.is_active:
+            diversity_PN, score_P = diversity_advantages(signals, run.diversity)
+            score = float(np.nanmean(score_P))
+        sequences = group_sequences(self.language_model, groups)
+        return SampledGroups(groups, signals, sequences, quality_PN, diversity_PN, score)
+
+    def _policy_gradient(
+        self, sampled: SampledGroups, accumulator: GradientAccumulator, *, quality_scale: float, diversity_scale: float
+    ) -> None:
+        """Accumulate the score-function gradient, averaged over prompts. Dropout is off: this is the sampled policy."""
+        self.language_model.model.eval()
+        device = self.language_model.device
+        n_prompts = len(sampled.groups)
+        quality_B = torch.tensor(sampled.quality_PN.ravel() * quality_scale, dtype=torch.float32, device=device)
+        diversity_B = torch.tensor(sampled.diversity_PN.ravel() * diversity_scale, dtype=torch.float32, device=device)
+        kl_weight = self.run.training.kl_weight if quality_scale else 0.0
+        rows = list(range(len(sampled.sequences)))
+        if kl_weight == 0.0:
+            # An advantage of zero has no gradient: such generations need no forward pass.
+            rows = ((quality_B != 0) | (diversity_B != 0)).nonzero()[:, 0].tolist()
+        sequences = [sampled.sequences[row] for row in rows]
+        for batch in micro_batches(sequences, self.run.training.micro_batch):
+            chosen = torch.tensor([rows[index] for index in batch], device=device)
+            members = [sequences[index] for index in batch]
+            answers = answer_logprobs(
+                self.language_model, members, temperature=self.run.training.temperature
+            )
+            logprobs_BT, mask_BT = answers.logprobs_BT, answers.mask_BT
+            quality = policy_gradient_loss(logprobs_BT, mask_BT, quality_B[chosen]) / n_prompts
+            if kl_weight:
+                quality = quality + kl_weight * self._kl(members, logprobs_BT, mask_BT) / len(rows)
+            diversity = policy_gradient_loss(logprobs_BT, mask_BT, diversity_B[chosen]) / n_prompts
+            accumulator.add({"quality": quality, "diversity": diversity})
+
+    def _kl(
+        self, members: Sequence[TokenSequence], logprobs_BT: torch.Tensor, mask_BT: torch.Tensor
+    ) -> torch.Tensor:
+        """Summed over the sequences: KL to the policy that training started from."""
+        with torch.no_grad(), reference_policy(self.language_model):
+            reference = answer_logprobs(
+                self.language_model, members, temperature=self.run.training.temperature
+            )
+        return kl_to_reference(logprobs_BT, reference.logprobs_BT, mask_BT)
+
+    def _cross_entropy(self, prompts: Sequence[Prompt], accumulator: GradientAccumulator) -> float:
+        """Accumulate the gradient of the cross-entropy per reference token; returns its value in nats."""
+        assert self.references is not None
+        self.language_model.model.train()
+        sequences = self.references.of(prompts)
+        n_tokens = sum(sequence.n_answer for sequence in sequences)
+        total = 0.0
+        for batch in micro_batches(sequences, self.run.training.micro_batch):
+            answers = answer_logprobs(self.language_model, [sequences[index] for index in batch])
+            loss = cross_entropy_loss(answers.logprobs_BT, answers.mask_BT) / n_tokens
+            accumulator.add({"quality": loss})
+            total += float(loss.detach())
+        return total
+
+    def _outcome(
+        self,
+        measurement: GradientMeasurement | None,
+        weight: float,
+        *,
+        quality: float,
+        quality_loss: float,
+        sampled: SampledGroups | None,
+    ) -> StepOutcome:
+        metrics = {"train/quality_loss": quality_loss, "train/diversity_weight": weight}
+        if sampled is not None:
+            metrics |= group_metrics(sampled)
+        if sampled is not None and self.run.diversity.is_active:
+            metrics |= loss_metrics(quality_loss, sampled.diversity_score, weight)
+        if measurement is not None:
+            metrics |= {
+                "train/diversity_gradient_share": gradient_share(
+                    measurement.quality_norm, measurement.diversity_norm
+                ),
+                "train/gradient_cosine": measurement.cosine,
+                "train/quality_gradient_norm": measurement.quality_norm,
+                "train/diversity_gradient_norm": measurement.diversity_norm,
+            }
+        return StepOutcome(
+            metrics=metrics,
+            diversity_weight=weight,
+            diversity_sampled=sampled is not None and self.run.diversity.is_active,
+            diversity_has_signal=sampled is not None and bool(np.any(sampled.diversity_PN)),
+            measurement=measurement if sampled is not None else None,
+            quality=quality,
+            signals=sampled.signals if sampled is not None else None,
+            truncated=metrics.get("generation/truncated", 0.0),
+        )
+
+
+def loss_metrics(quality_loss: float, diversity_score: float, weight: float) -> dict[str, float]:
+    """The loss as the origin of this project logged it. Its share says nothing about training: see the gradient's."""
+    part = abs(weight * diversity_score)
+    return {
+        "train/diversity_score": diversity_score,
+        "train/combined_loss": quality_loss - weight * diversity_score,
+        "train/diversity_loss_share": part / max(part + abs(quality_loss), 1e-12),
+    }
+
+
+def group_metrics(sampled: SampledGroups) -> dict[str, float]:
+    """What the sampled groups look like: reward, clusters, length, truncation, groups without any signal."""
+    generations = [one for group in sampled.groups for one in group.generations]
+    silent_P = ~(np.any(sampled.quality_PN, axis=1) | np.any(sampled.diversity_PN, axis=1))
+    clusters = [len(set(codes)) for codes in sampled.signals.clusters_PN.tolist()]
+    return {
+        "train/reward": float(np.nanmean(sampled.signals.rewards_PN)),
+        "train/passing": float(np.nanmean(sampled.signals.passing_PN)),
+        "groups/no_signal": float(silent_P.mean()),
+        "groups/clusters": float(np.mean(clusters)),
+        "generation/tokens": float(np.mean([len(one.token_ids) for one in generations])),
+        "generation/truncated": float(np.mean([one.finish == "length" for one in generations])),
+        "generation/checker_failures": float(np.isnan(sampled.signals.rewards_PN).mean()),
+    }
