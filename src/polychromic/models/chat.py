@@ -20,7 +20,7 @@ _PROBE = "polychromic probe"
 
 
 class Example(NamedTuple):
-    """A training sequence of T tokens; `loss_mask` is 1 where a token is learnt (reply and turn end), else 0."""
+    """T tokens; `loss_mask` is 1 where a token is learnt (those of the reply and its turn end), else 0."""
 
     input_ids: list[int]
     loss_mask: list[int]
@@ -37,8 +37,8 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, **template
     """Tokens that generation starts from.
 
     With a chat template: the conversation and the opening of the answer, `template_options` (such as
-    `enable_thinking=False`) passed to it. Without one: the contents of the messages, joined by line breaks, and
-    nothing after them.
+    `enable_thinking=False`) passed to it. Without one: the contents of the messages, joined by line breaks,
+    and nothing after them.
 
     Raises DataError when a message holds one of the tokenizer's special tokens as text, or when the template
     refuses the conversation.

