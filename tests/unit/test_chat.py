@@ -8,7 +8,6 @@ from polychromic.errors import DataError, ModelError
 from polychromic.models.chat import (
     decode,
     encode_example,
-    encode_examples,
     encode_prompt,
     stop_token_ids,
     turn_end_id,
@@ -108,18 +107,6 @@ def test_a_pair_of_exactly_the_limit_is_kept_and_one_more_is_not():
     length = len(encode_prompt(PLAIN, prompt())) + len("yes") + 1
     assert encode_example(PLAIN, prompt(), "yes", max_length=length) is not None
     assert encode_example(PLAIN, prompt(), "yes", max_length=length - 1) is None
-
-
-def test_pairs_that_are_too_long_are_named():
-    short, long = Prompt("short", as_messages("a"), ("b", "c")), Prompt("long", as_messages("a"), ("b" * 50,))
-    examples = encode_examples(PLAIN, [short, long], max_length=20)
-    assert len(examples.kept) == 2
-    assert examples.too_long == ["long"]
-
-
-def test_nothing_left_to_train_on_is_an_error():
-    with pytest.raises(DataError, match=r"none of 1 prompts .* 10 tokens \(1 pairs are longer\)"):
-        encode_examples(PLAIN, [prompt("a", "b" * 50)], max_length=10)
 
 
 def test_an_eos_that_the_tokenizer_puts_behind_every_text_is_taken_off_the_prompt():

@@ -26,13 +26,6 @@ class Example(NamedTuple):
     loss_mask: list[int]
 
 
-class Examples(NamedTuple):
-    """The pairs that fit, in order, and the ids of the prompts whose pair was longer than the limit."""
-
-    kept: list[Example]
-    too_long: list[str]
-
-
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, **template_options: Any) -> list[int]:
     """Tokens that generation starts from.
 
@@ -77,29 +70,6 @@ def encode_example(
     if len(prompt_ids) + len(reply_ids) > max_length:
         return None
     return Example(prompt_ids + reply_ids, [0] * len(prompt_ids) + [1] * len(reply_ids))
-
-
-def encode_examples(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], max_length: int, **template_options: Any
-) -> Examples:
-    """One example for each reference of each prompt; what is too long is named, never cut.
-
-    Raises DataError when nothing is left to train on.
-    """
-    examples = Examples([], [])
-    for prompt in prompts:
-        for reference in prompt.references:
-            example = encode_example(tokenizer, prompt, reference, max_length, **template_options)
-            if example is None:
-                examples.too_long.append(prompt.id)
-            else:
-                examples.kept.append(example)
-    if not examples.kept:
-        raise DataError(
-            f"none of {len(prompts)} prompts has a reference that fits into {max_length} tokens "
-            f"({len(examples.too_long)} pairs are longer); add references or raise max_length"
-        )
-    return examples
 
 
 def turn_end_id(tokenizer: PreTrainedTokenizerBase, **template_options: Any) -> int:
