@@ -154,22 +154,22 @@ class Experiment(Settings):
 
 def _read_yaml(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     import yaml
-    from omegaconf import OmegaConf
+    from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     if not path.is_file():
         raise ConfigError(f"{path}: no such experiment file; `polychromic init` writes one to start from")
     try:
         loaded = OmegaConf.load(path)
+        if not isinstance(loaded, DictConfig) or not loaded:
+            raise ConfigError(f"{path}: expected sections (name, task, model, training, arms), found none")
         for override in overrides:
             if "=" not in override:
                 raise ConfigError(f"override {override!r}: expected key=value, such as training.steps=20")
         merged = OmegaConf.merge(loaded, OmegaConf.from_dotlist(list(overrides)))
-        content = OmegaConf.to_container(merged, resolve=True)
+        content: Any = OmegaConf.to_container(merged, resolve=True)
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a readable YAML file: {error}") from error
-    if not isinstance(content, dict) or not content:
-        raise ConfigError(f"{path}: expected sections (name, task, model, training, arms), found none")
     return {str(key): value for key, value in content.items()}
 
 

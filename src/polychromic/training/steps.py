@@ -228,6 +228,7 @@ def group_metrics(sampled: SampledGroups) -> dict[str, float]:
         "train/passing": float(np.nanmean(sampled.signals.passing_PN)),
         "groups/no_signal": float(silent_P.mean()),
         "groups/clusters": float(np.mean(clusters)),
+        "generation/total_tokens": float(sum(len(one.token_ids) for one in generations)),
         "generation/tokens": float(np.mean([len(one.token_ids) for one in generations])),
         "generation/truncated": float(np.mean([one.finish == "length" for one in generations])),
         "generation/checker_failures": float(np.isnan(sampled.signals.rewards_PN).mean()),

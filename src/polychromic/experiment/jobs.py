@@ -1,0 +1,128 @@
+"""One job is one arm with one seed: train it, then sample the evaluation prompts from it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from polychromic.errors import TrainingError
+from polychromic.experiment.config import Arm, Experiment
+from polychromic.experiment.folder import RunFolder
+from polychromic.experiment.tasks import build_task
+
+Stage = Literal["train", "evaluate"]
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """Progress of a job: steps or generations done of all, with the step's metrics while training."""
+
+    arm: str
+    seed: int
+    stage: Stage
+    done: int
+    total: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One arm with one seed and the stages to carry out."""
+
+    experiment: Experiment
+    arm: str
+    seed: int
+    root: Path
+    stages: tuple[Stage, ...] = ("train", "evaluate")
+    threads: int | None = None
+
+
+OnEvent = Callable[[JobEvent], None]
+
+
+def carry_out(job: Job, on_event: OnEvent) -> list[dict[str, Any]]:
+    """Do a job's stages, continuing what an earlier start left; returns the ledger rows of the work done now."""
+    import torch
+
+    if job.threads:
+        torch.set_num_threads(job.threads)
+    arm = job.experiment.arm(job.arm)
+    ledger = []
+    for stage in job.stages:
+        started = time.monotonic()
+        work = _train if stage == "train" else _evaluate
+        tokens = work(job, arm, on_event)
+        if tokens is not None:
+            seconds = time.monotonic() - started
+            ledger.append({"arm": job.arm, "seed": job.seed, "stage": stage, "seconds": seconds, "tokens": tokens})
+    return ledger
+
+
+def _train(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
+    """Train the arm; the number of sampled tokens, or None where nothing was left to do."""
+    from polychromic.training.loop import ArmRun, train_arm
+
+    run = ArmRun(
+        experiment=job.experiment.name,
+        arm=arm.name,
+        seed=job.seed,
+        folder=RunFolder(job.root).job(arm.name, job.seed),
+        task=build_task(job.experiment.task),
+        model=arm.model,
+        training=arm.training,
+        diversity=arm.diversity,
+        tracking=tuple(job.experiment.run.tracking),
+    )
+    if arm.untrained or run.adapter.exists():
+        return None
+    tokens = 0
+    parent = os.getppid()
+
+    def on_step(done: int, total: int, metrics: Mapping[str, float]) -> None:
+        nonlocal tokens
+        tokens += round(metrics.get("generation/total_tokens", 0))
+        if os.getppid() != parent:
+            raise TrainingError("the process that started this job is gone; run again to continue")
+        on_event(JobEvent(arm.name, job.seed, "train", done, total, metrics))
+
+    train_arm(run, on_step)
+    return tokens
+
+
+def _evaluate(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
+    """Sample the evaluation prompts; the number of sampled tokens, or None where nothing was left to do."""
+    from polychromic.evaluation.collect import CollectionPlan, collect
+    from polychromic.models.loading import load_language_model
+    from polychromic.sampling.local import LocalSampler
+
+    settings = job.experiment.evaluation
+    task = build_task(job.experiment.task)
+    folder = RunFolder(job.root)
+    # Arms share the random numbers of a prompt: what differs between them is the policy.
+    plan = CollectionPlan(
+        prompts=tuple(task.prompts(settings.split)[: settings.prompts]),
+        samples=settings.samples,
+        ways=tuple(settings.sampling_parameters()),
+        names=(job.experiment.name, job.seed),
+        max_sequences=settings.max_sequences,
+    )
+
+    def sampler() -> LocalSampler:
+        adapter = None if arm.untrained else folder.job(arm.name, job.seed) / "adapter"
+        return LocalSampler(
+            load_language_model(arm.model, adapter=adapter, trainable=False), settings.max_sequences
+        )
+
+    worked = False
+
+    def on_chunk(done: int, total: int) -> None:
+        nonlocal worked
+        worked = True
+        on_event(JobEvent(arm.name, job.seed, "evaluate", done, total, {}))
+
+    rows = collect(plan, sampler, task, folder.generations(arm.name, job.seed), on_chunk)
+    return sum(row.n_tokens for row in rows) if worked else None

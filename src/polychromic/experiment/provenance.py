@@ -1,0 +1,65 @@
+"""What a run was made of: versions, machine, commit and the hash of its data, in provenance.json."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from polychromic.experiment.config import Experiment
+from polychromic.files import sha256_file
+from polychromic.tasks.settings import FileSettings
+
+_PACKAGES = ("polychromic", "torch", "transformers", "peft", "accelerate", "numpy", "scipy", "statsmodels")
+_PACKAGES += ("sentence-transformers", "scikit-learn", "tokenizers", "safetensors")
+
+
+def provenance(experiment: Experiment) -> dict[str, Any]:
+    """Everything needed to say later what produced the numbers."""
+    import torch
+
+    task = experiment.task
+    files = [task.train, task.validation, task.test] if isinstance(task, FileSettings) else []
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "machine": {
+            "platform": platform.platform(),
+            "cores": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        },
+        "packages": {name: found for name in _PACKAGES if (found := _installed(name))},
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": _git("status", "--porcelain"),
+        "data_sha256": {name: sha256_file(Path(name)) for name in files},
+        "seeds": experiment.seeds,
+    }
+
+
+def differing_versions(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Packages whose version changed between two starts of a run, as `torch 2.11 → 2.13`."""
+    return [
+        f"{name} {old['packages'].get(name)} → {found}"
+        for name, found in new["packages"].items()
+        if old["packages"].get(name) != found
+    ]
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    """Output of a git command in the current folder, None outside a repository."""
+    try:
+        result = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None

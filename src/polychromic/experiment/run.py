@@ -1,0 +1,119 @@
+"""The main job: every arm and seed trained, sampled, measured, compared and reported."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from polychromic.errors import ConfigError
+from polychromic.experiment.config import Experiment
+from polychromic.experiment.folder import RunFolder, open_run_folder
+from polychromic.experiment.jobs import Job, OnEvent, Stage
+from polychromic.experiment.progress import open_progress
+from polychromic.experiment.provenance import differing_versions, provenance
+from polychromic.experiment.tasks import build_task
+from polychromic.experiment.workers import run_jobs
+from polychromic.files import append_jsonl, read_json, write_json
+
+if TYPE_CHECKING:
+    from polychromic.evaluation import Comparison
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run ends with."""
+
+    folder: RunFolder
+    comparison: Comparison
+
+
+def run(
+    experiment: Experiment | str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    out: str | Path = "runs",
+    fresh: bool = False,
+) -> RunResult:
+    """Do the whole experiment and return its comparison; continues where an earlier start stopped.
+
+    Raises PolychromicError with a message for people; what was done is kept.
+    """
+    experiment = as_experiment(experiment, overrides)
+    folder = open_run_folder(experiment, Path(out), fresh=fresh)
+    do_jobs(experiment, folder, ("train", "evaluate"))
+    return RunResult(folder, compare_and_report(experiment, folder))
+
+
+def as_experiment(experiment: Experiment | str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """An experiment as it is, or read from its file."""
+    if isinstance(experiment, Experiment):
+        if overrides:
+            raise ConfigError("overrides change an experiment file; an Experiment object has its values already")
+        return experiment
+    return Experiment.from_file(experiment, overrides)
+
+
+def do_jobs(
+    experiment: Experiment,
+    folder: RunFolder,
+    stages: tuple[Stage, ...],
+    *,
+    arms: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> None:
+    """Train and sample every arm and seed (or the chosen ones), with progress on the terminal."""
+    _check_before_work(experiment)
+    _write_provenance(experiment, folder)
+    jobs = [
+        Job(experiment, arm, seed, folder.root, stages)
+        for seed in seeds or experiment.seeds
+        for arm in arms or experiment.arms
+    ]
+    with open_progress(jobs) as on_event:
+        _run_jobs(experiment, folder, jobs, on_event)
+
+
+def _run_jobs(experiment: Experiment, folder: RunFolder, jobs: list[Job], on_event: OnEvent) -> None:
+    def on_done(job: Job, ledger: list[dict[str, Any]]) -> None:
+        if ledger:
+            append_jsonl(folder.ledger, ledger)
+
+    run_jobs(jobs, experiment.run.workers, on_event, on_done)
+
+
+def _check_before_work(experiment: Experiment) -> None:
+    """What can be known before a model is loaded: data files are read, prompts counted, trackers present."""
+    task = build_task(experiment.task)
+    n_test = len(task.prompts(experiment.evaluation.split))
+    if n_test < experiment.evaluation.prompts:
+        raise ConfigError(
+            f"evaluation.prompts is {experiment.evaluation.prompts}, but the {experiment.evaluation.split} split "
+            f"has {n_test}; lower it or add prompts"
+        )
+    task.prompts("train")
+
+
+def _write_provenance(experiment: Experiment, folder: RunFolder) -> None:
+    record = provenance(experiment)
+    if folder.provenance.exists():
+        changed = differing_versions(read_json(folder.provenance), record)
+        if changed:
+            logger.warning("this run was started with other versions: %s", ", ".join(changed))
+        return
+    write_json(folder.provenance, record)
+
+
+def compare_and_report(experiment: Experiment, folder: RunFolder) -> Comparison:
+    """Measure the generations of all arms and seeds, compare them, and write comparison.json and the reports."""
+    from polychromic.experiment.compare import compare_run
+    from polychromic.report.build import write_report
+
+    comparison = compare_run(experiment, folder)
+    write_json(folder.comparison, comparison.to_json())
+    write_report(folder.root, comparison, arms=list(experiment.arms), seeds=experiment.seeds)
+    return comparison

@@ -1,0 +1,65 @@
+"""Runs jobs one after another, or side by side in worker processes that share the machine's cores."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import replace
+from typing import Any
+
+from polychromic.experiment.jobs import Job, JobEvent, OnEvent, carry_out
+
+OnJobDone = Callable[[Job, list[dict[str, Any]]], None]
+
+_events: Any = None  # the queue to the parent, set in each worker by _start_worker
+
+
+def run_jobs(jobs: Sequence[Job], workers: int, on_event: OnEvent, on_done: OnJobDone) -> None:
+    """Carry out all jobs; the first error stops what has not started and is raised.
+
+    Each worker gets its share of the cores: two processes with all threads each would slow each other down.
+    """
+    workers = min(workers, len(jobs))
+    if workers <= 1:
+        for job in jobs:
+            on_done(job, carry_out(job, on_event))
+        return
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    context = multiprocessing.get_context("spawn")
+    events: Any = context.Queue()
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(events,))
+    try:
+        pending: dict[Future[list[dict[str, Any]]], Job] = {
+            pool.submit(_work, replace(job, threads=threads)): job for job in jobs
+        }
+        while pending:
+            finished, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+            _drain(events, on_event)
+            for future in finished:
+                on_done(pending.pop(future), future.result())
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker(events: Any) -> None:
+    global _events  # noqa: PLW0603  # one queue a process, set once before any work
+    _events = events
+
+
+def _work(job: Job) -> list[dict[str, Any]]:
+    return carry_out(job, _send)
+
+
+def _send(event: JobEvent) -> None:
+    _events.put(event)
+
+
+def _drain(events: Any, on_event: OnEvent) -> None:
+    while True:
+        try:
+            on_event(events.get_nowait())
+        except queue.Empty:
+            return

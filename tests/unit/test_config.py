@@ -1,0 +1,93 @@
+"""Experiment files: every problem named by key, all at once, and before torch is imported."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from polychromic.errors import ConfigError
+from polychromic.experiment.config import Experiment
+
+EXPERIMENTS = sorted(Path("experiments").glob("*.yaml"))
+QUICKSTART = Path("experiments/quickstart.yaml")
+
+
+def refused(tmp_path: Path, text: str, *overrides: str) -> str:
+    path = tmp_path / "experiment.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        Experiment.from_file(path, overrides)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_shipped_experiment_resolves(path):
+    experiment = Experiment.from_file(path)
+    for name in experiment.arms:
+        assert experiment.arm(name).name == name
+    assert experiment.name == path.stem
+
+
+def test_dotted_overrides_change_one_value():
+    experiment = Experiment.from_file(QUICKSTART, ["training.steps=20", "training.learning_rate=1e-5"])
+    assert experiment.training.steps == 20
+    assert experiment.training.learning_rate == 1e-5
+
+
+def test_an_arm_changes_only_its_own_keys():
+    experiment = Experiment.from_file(QUICKSTART)
+    baseline, coverage = experiment.arm("baseline"), experiment.arm("coverage")
+    assert baseline.diversity.weight == 0
+    assert coverage.diversity.weight == 1
+    assert baseline.training == coverage.training == experiment.training
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("training.stepz=20", "training.stepz: unknown key; did you mean steps?"),
+        ("training.steps=many", "training.steps: input should be a valid integer"),
+        ("training.steps=0", "training.steps: input should be greater than or equal to 1, got 0"),
+        ("diversity.weight=-1", "weight is λ and must be at least 0"),
+        ("diversity.objective=entropy", "diversity.objective"),
+        ("task.name=poetry", "task: unknown task 'poetry', expected one of"),
+        ("arms.coverage.diversity.wait=2", "arms.coverage.diversity.wait: unknown key; did you mean weight?"),
+        ("arms.coverage.evaluation.samples=2", "arms.coverage.evaluation: unknown key"),
+        ("comparison.baseline=control", "not one of the arms"),
+        ("name=../elsewhere", "name: expected letters"),
+        ("training.epochs=2", "state either steps or epochs"),
+        ("run.tracking=[clipboard]", "unknown tracker 'clipboard'"),
+    ],
+)
+def test_one_clear_message_names_the_key(tmp_path, override, expected):
+    assert expected in refused(tmp_path, QUICKSTART.read_text(), override)
+
+
+def test_all_problems_are_listed_at_once(tmp_path):
+    message = refused(tmp_path, QUICKSTART.read_text(), "training.stepz=1", "model.sauce=x", "seeds=[]")
+    assert message.count("\n") >= 3
+    for key in ("training.stepz", "model.sauce", "seeds"):
+        assert key in message
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "a: [", "a: 1\na: 2\n", "just words"])
+def test_what_is_no_experiment_is_refused(tmp_path, text):
+    assert "experiment.yaml" in refused(tmp_path, text)
+
+
+def test_a_missing_file_names_itself():
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such experiment file"):
+        Experiment.from_file("nowhere.yaml")
+
+
+def test_a_bad_key_is_known_before_torch_is_imported():
+    code = (
+        "import sys\n"
+        "from polychromic.errors import ConfigError\n"
+        "from polychromic.experiment.config import Experiment\n"
+        "try:\n    Experiment.from_file('experiments/quickstart.yaml', ['training.stepz=1'])\n"
+        "except ConfigError:\n    sys.exit('torch' in sys.modules)\n"
+        "sys.exit(2)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
