@@ -1,0 +1,61 @@
+"""Prompts from JSON lines. Every bad line of a file is reported at once, with its number, key and mend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from polychromic.errors import DataError
+from polychromic.records import Prompt
+from polychromic.tasks.lines import BadLineError, parse_line, shown
+
+_LISTED = 20
+
+
+def load_prompts(path: Path) -> list[Prompt]:
+    """All prompts of a file, in its order; blank lines are skipped. `lines.py` says what a line may hold.
+
+    A line without an id gets the file's stem and its line number, such as `train-00007`.
+    Raises DataError for a file that is missing or empty, and one DataError for all bad lines together.
+    """
+    prompts: list[Prompt] = []
+    problems: list[str] = []
+    line_of_id: dict[str, int] = {}
+    for number, line in enumerate(_read(path).split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            prompt = parse_line(line, default_id=f"{path.stem}-{number:05d}")
+            _require_new(prompt.id, number, line_of_id)
+        except BadLineError as error:
+            problems.append(f"{path}:{number}: {error}")
+        else:
+            prompts.append(prompt)
+    if problems:
+        raise DataError(_listing(path, problems))
+    if not prompts:
+        raise DataError(
+            f'{path}: holds no prompts; expected one JSON object a line, such as {{"prompt": "Hi"}}'
+        )
+    return prompts
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes().removeprefix(b"\xef\xbb\xbf")  # the mark some editors put before UTF-8
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+
+
+def _require_new(prompt_id: str, number: int, line_of_id: dict[str, int]) -> None:
+    first = line_of_id.setdefault(prompt_id, number)
+    if first != number:
+        raise BadLineError(
+            f"id: {shown(prompt_id)} is the id of line {first}, expected unique ids; rename one"
+        )
+
+
+def _listing(path: Path, problems: list[str]) -> str:
+    count = "1 bad line" if len(problems) == 1 else f"{len(problems)} bad lines"
+    rest = len(problems) - _LISTED
+    more = [f"... and {rest} more"] if rest > 0 else []
+    return "\n".join([f"{path}: {count}, nothing was loaded", *problems[:_LISTED], *more])
