@@ -66,7 +66,9 @@ class RunSettings(Settings):
     def _known_trackers(cls, tracking: list[str]) -> list[str]:
         unknown = set(tracking) - {"tensorboard", "wandb", "trackio"}
         if unknown:
-            raise ValueError(f"unknown tracker {sorted(unknown)[0]!r}, expected tensorboard, wandb or trackio")
+            raise ValueError(
+                f"unknown tracker {sorted(unknown)[0]!r}, expected tensorboard, wandb or trackio"
+            )
         return tracking
 
 
@@ -103,7 +105,9 @@ class Experiment(Settings):
     def _arms_resolve(self) -> Self:
         for name in self.arms:
             if not _NAME.fullmatch(name):
-                raise ValueError(f"arms.{name}: expected letters, digits, '.', '_' and '-' (it names a folder)")
+                raise ValueError(
+                    f"arms.{name}: expected letters, digits, '.', '_' and '-' (it names a folder)"
+                )
             self.arm(name)
         if self.comparison.baseline not in self.arms:
             raise ValueError(

@@ -47,7 +47,9 @@ OnEvent = Callable[[JobEvent], None]
 def carry_out(job: Job, on_event: OnEvent) -> list[dict[str, Any]]:
     """Do a job's stages, continuing what an earlier start left; returns the ledger rows of the work done now."""
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # loading bars would tear the run's own progress
     if job.threads:
         torch.set_num_threads(job.threads)
     arm = job.experiment.arm(job.arm)
@@ -58,7 +60,9 @@ def carry_out(job: Job, on_event: OnEvent) -> list[dict[str, Any]]:
         tokens = work(job, arm, on_event)
         if tokens is not None:
             seconds = time.monotonic() - started
-            ledger.append({"arm": job.arm, "seed": job.seed, "stage": stage, "seconds": seconds, "tokens": tokens})
+            ledger.append(
+                {"arm": job.arm, "seed": job.seed, "stage": stage, "seconds": seconds, "tokens": tokens}
+            )
     return ledger
 
 

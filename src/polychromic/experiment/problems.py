@@ -17,7 +17,9 @@ def describe_problems(error: ValidationError, model: type[BaseModel], *, prefix:
     for problem in error.errors(include_url=False):
         location = [part for part in problem["loc"] if isinstance(part, (str, int))]
         key = ".".join([prefix, *map(str, location)] if prefix else map(str, location))
-        lines.append(f"{key}: {_explain(problem, model, location)}" if key else _explain(problem, model, location))
+        lines.append(
+            f"{key}: {_explain(problem, model, location)}" if key else _explain(problem, model, location)
+        )
     return lines
 
 

@@ -53,7 +53,9 @@ def as_experiment(experiment: Experiment | str | Path, overrides: Sequence[str] 
     """An experiment as it is, or read from its file."""
     if isinstance(experiment, Experiment):
         if overrides:
-            raise ConfigError("overrides change an experiment file; an Experiment object has its values already")
+            raise ConfigError(
+                "overrides change an experiment file; an Experiment object has its values already"
+            )
         return experiment
     return Experiment.from_file(experiment, overrides)
 

@@ -16,7 +16,11 @@ def build_task(settings: TaskSettings) -> Task:
         return ArithmeticTask(
             settings.train_problems, settings.validation_problems, settings.test_problems, settings.seed
         )
-    files = {"train": Path(settings.train), "validation": Path(settings.validation), "test": Path(settings.test)}
+    files = {
+        "train": Path(settings.train),
+        "validation": Path(settings.validation),
+        "test": Path(settings.test),
+    }
     if isinstance(settings, RepliesSettings):
         from polychromic.tasks.replies import RepliesTask
 

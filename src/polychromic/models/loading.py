@@ -49,10 +49,14 @@ class LanguageModel:
         """Most tokens that prompt and answer may have together."""
         return getattr(self.model.config, "max_position_embeddings", None) or 1 << 30
 
-    def require_room(self, prompts: Sequence[Prompt], encoded: Sequence[Sequence[int]], new_tokens: int) -> None:
+    def require_room(
+        self, prompts: Sequence[Prompt], encoded: Sequence[Sequence[int]], new_tokens: int
+    ) -> None:
         """Raise DataError that names every prompt which leaves no room for `new_tokens` in the context."""
         room = self.context_length - new_tokens
-        long = [(prompt.id, len(ids)) for prompt, ids in zip(prompts, encoded, strict=True) if len(ids) > room]
+        long = [
+            (prompt.id, len(ids)) for prompt, ids in zip(prompts, encoded, strict=True) if len(ids) > room
+        ]
         if long:
             named = ", ".join(f"{prompt_id} ({length} tokens)" for prompt_id, length in long[:10])
             raise DataError(
@@ -155,7 +159,8 @@ def _attach_fresh(base: PreTrainedModel, settings: AdapterSettings, *, quantized
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(base, config)  # type: ignore[return-value]
+        with _known_peft_warnings():
+            return get_peft_model(base, config)  # type: ignore[return-value]
     except ValueError as error:
         raise ModelError(f"model.adapter.target_modules: {error}") from error
 
@@ -165,14 +170,23 @@ def _attach_saved(base: PreTrainedModel, folder: Path, trainable: bool) -> PeftM
 
     if not (folder / "adapter_config.json").is_file():
         raise ModelError(f"{folder}: expected a PEFT adapter folder (adapter_config.json is missing)")
-    return PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
+    with _known_peft_warnings():
+        return PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
+
+
+@contextmanager
+def _known_peft_warnings() -> Iterator[None]:
+    """Silence two warnings that no user can act on: a name that transformers renamed under peft, and peft's look-up
+    of the base vocabulary on the hub (the output head is never trained here)."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        warnings.filterwarnings("ignore", message="Could not find a config file")
+        yield
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:
     """Write the adapter as PEFT does, in safetensors, so that plain `PeftModel.from_pretrained` reads it."""
-    with warnings.catch_warnings():
-        # peft looks up the base model's vocabulary on the hub and warns when it cannot; the head is never trained.
-        warnings.filterwarnings("ignore", message="Could not find a config file")
+    with _known_peft_warnings():
         model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
 

@@ -38,7 +38,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         save_file(_contiguous(checkpoint.weights), staging / _TENSORS[0])
         save_file(_contiguous(checkpoint.optimizer), staging / _TENSORS[1])
         hashes = {name: sha256_file(staging / name) for name in _TENSORS}
-        write_json(staging / "state.json", {"step": checkpoint.step, "sha256": hashes, "state": checkpoint.state})
+        write_json(
+            staging / "state.json", {"step": checkpoint.step, "sha256": hashes, "state": checkpoint.state}
+        )
     for old in _numbered(folder)[:-keep]:
         remove_folder(old)
     return target
@@ -76,7 +78,9 @@ def _contiguous(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def trainable_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The trained parameters by name."""
-    return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {
+        name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
 
 
 def restore_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> None:

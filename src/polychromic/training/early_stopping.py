@@ -85,7 +85,9 @@ class ValidationWatch:
 
     def _mean_reward(self, step: int) -> float:
         names = (self.run.experiment, self.run.arm, self.run.seed, "validation", step)
-        parameters = SamplingParameters(self.run.training.temperature, max_new_tokens=self.run.training.max_new_tokens)
+        parameters = SamplingParameters(
+            self.run.training.temperature, max_new_tokens=self.run.training.max_new_tokens
+        )
         seeds = [child_seed(*names, prompt.id) for prompt in self.prompts]
         groups = sample_groups(
             self.sampler, self.run.task, self.prompts, self.settings.samples, parameters, seeds

@@ -47,7 +47,7 @@ class GradientAccumulator:
             )
             for total, gradient in zip(self._by_term[term], gradients, strict=True):
                 if gradient is not None:
-                    total += gradient
+                    total.add_(gradient)
 
     def finish(self) -> GradientMeasurement | None:
         """Leave the sum in `parameter.grad`; return the measurement if the terms were kept apart."""
@@ -57,9 +57,14 @@ class GradientAccumulator:
         for parameter, one, other in zip(self.parameters, quality, diversity, strict=True):
             parameter.grad = one + other
         quality_norm, diversity_norm = _norm(quality), _norm(diversity)
-        product = sum(float((one * other).sum(dtype=torch.float64)) for one, other in zip(quality, diversity, strict=True))
+        product = sum(
+            float((one * other).sum(dtype=torch.float64))
+            for one, other in zip(quality, diversity, strict=True)
+        )
         scale = quality_norm * diversity_norm
-        return GradientMeasurement(quality_norm, diversity_norm, product / scale if scale > 0 else float("nan"))
+        return GradientMeasurement(
+            quality_norm, diversity_norm, product / scale if scale > 0 else float("nan")
+        )
 
 
 def _norm(tensors: Sequence[torch.Tensor]) -> float:

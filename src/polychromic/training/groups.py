@@ -34,7 +34,12 @@ class GroupSignals:
 
 
 def sample_groups(
-    sampler: Sampler, task: Task, prompts: Sequence[Prompt], n: int, parameters: SamplingParameters, seeds: Sequence[int]
+    sampler: Sampler,
+    task: Task,
+    prompts: Sequence[Prompt],
+    n: int,
+    parameters: SamplingParameters,
+    seeds: Sequence[int],
 ) -> list[Group]:
     """n generations a prompt, each with its check."""
     generations = sampler.sample(prompts, n, parameters, seeds)
@@ -65,7 +70,9 @@ def _cluster_codes(task: Task, group: Group) -> NDArray[np.int64]:
 
 def require_working_checker(groups: Sequence[Group], largest_share: float) -> float:
     """Share of generations the checker failed on; raises CheckerError with the reasons above `largest_share`."""
-    errors = [check.error or "no reason given" for group in groups for check in group.checks if check.reward is None]
+    errors = [
+        check.error or "no reason given" for group in groups for check in group.checks if check.reward is None
+    ]
     share = len(errors) / sum(len(group.checks) for group in groups)
     if share > largest_share:
         raise CheckerError(
@@ -83,7 +90,9 @@ def quality_advantages(signals: GroupSignals, settings: TrainingSettings) -> Flo
 def diversity_advantages(signals: GroupSignals, settings: DiversitySettings) -> tuple[FloatArray, FloatArray]:
     """Advantages [P, N] of the diversity objective and its unbiased estimate [P] for each group."""
     inputs = objective_inputs(signals, settings)
-    advantages_PN = set_advantages(settings.objective, settings.set_size, baseline=settings.baseline, **inputs)
+    advantages_PN = set_advantages(
+        settings.objective, settings.set_size, baseline=settings.baseline, **inputs
+    )
     score_P = subset_mean(settings.objective, settings.set_size, **inputs)
     return advantages_PN, score_P
 

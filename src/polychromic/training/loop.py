@@ -121,7 +121,9 @@ class Trainer:
         started = time.perf_counter()
         self._set_learning_rate()
         # Dropout is the only randomness without a named generator of its own.
-        torch.manual_seed(child_seed(self.run.experiment, self.run.arm, self.run.seed, "dropout", self.steps_done))
+        torch.manual_seed(
+            child_seed(self.run.experiment, self.run.arm, self.run.seed, "dropout", self.steps_done)
+        )
         outcome = self.maker.make(self.steps_done, self._batch(self.steps_done), self.controller.weight)
         self.silence.observe(outcome)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.run.training.max_gradient_norm)
@@ -163,7 +165,9 @@ class Trainer:
         size = min(self.run.training.prompts_per_step, len(self.prompts))
         per_epoch = len(self.prompts) // size
         epoch, position = divmod(step, per_epoch)
-        order = numpy_generator(self.run.experiment, "order", self.run.seed, epoch).permutation(len(self.prompts))
+        order = numpy_generator(self.run.experiment, "order", self.run.seed, epoch).permutation(
+            len(self.prompts)
+        )
         return [self.prompts[index] for index in order[position * size : (position + 1) * size]]
 
     def _set_learning_rate(self) -> None:

@@ -93,7 +93,9 @@ class DiversitySettings(Settings):
         if self.weight != "auto" and self.weight < 0:
             raise ValueError(f"weight is λ and must be at least 0, got {self.weight}")
         if self.mode == "floor" and self.weight == "auto" and self.quality_floor is None:
-            raise ValueError("weight: auto with mode: floor needs quality_floor, the quality that must be kept")
+            raise ValueError(
+                "weight: auto with mode: floor needs quality_floor, the quality that must be kept"
+            )
         return self
 
     @property

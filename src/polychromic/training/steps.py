@@ -88,7 +88,9 @@ class StepMaker:
         sampled = self._sample(step, prompts, self.run.training.generations)
         self._policy_gradient(sampled, accumulator, quality_scale=1.0, diversity_scale=weight)
         reward = float(np.nanmean(sampled.signals.rewards_PN))
-        return self._outcome(accumulator.finish(), weight, quality=reward, quality_loss=-reward, sampled=sampled)
+        return self._outcome(
+            accumulator.finish(), weight, quality=reward, quality_loss=-reward, sampled=sampled
+        )
 
     def _from_references(
         self, step: int, prompts: Sequence[Prompt], weight: float, accumulator: GradientAccumulator
@@ -122,14 +124,23 @@ class StepMaker:
         return SampledGroups(groups, signals, sequences, quality_PN, diversity_PN, score)
 
     def _policy_gradient(
-        self, sampled: SampledGroups, accumulator: GradientAccumulator, *, quality_scale: float, diversity_scale: float
+        self,
+        sampled: SampledGroups,
+        accumulator: GradientAccumulator,
+        *,
+        quality_scale: float,
+        diversity_scale: float,
     ) -> None:
         """Accumulate the score-function gradient, averaged over prompts. Dropout is off: this is the sampled policy."""
         self.language_model.model.eval()
         device = self.language_model.device
         n_prompts = len(sampled.groups)
-        quality_B = torch.tensor(sampled.quality_PN.ravel() * quality_scale, dtype=torch.float32, device=device)
-        diversity_B = torch.tensor(sampled.diversity_PN.ravel() * diversity_scale, dtype=torch.float32, device=device)
+        quality_B = torch.tensor(
+            sampled.quality_PN.ravel() * quality_scale, dtype=torch.float32, device=device
+        )
+        diversity_B = torch.tensor(
+            sampled.diversity_PN.ravel() * diversity_scale, dtype=torch.float32, device=device
+        )
         kl_weight = self.run.training.kl_weight if quality_scale else 0.0
         rows = list(range(len(sampled.sequences)))
         if kl_weight == 0.0:
@@ -139,9 +150,7 @@ class StepMaker:
         for batch in micro_batches(sequences, self.run.training.micro_batch):
             chosen = torch.tensor([rows[index] for index in batch], device=device)
             members = [sequences[index] for index in batch]
-            answers = answer_logprobs(
-                self.language_model, members, temperature=self.run.training.temperature
-            )
+            answers = answer_logprobs(self.language_model, members, temperature=self.run.training.temperature)
             logprobs_BT, mask_BT = answers.logprobs_BT, answers.mask_BT
             quality = policy_gradient_loss(logprobs_BT, mask_BT, quality_B[chosen]) / n_prompts
             if kl_weight:

@@ -1,0 +1,32 @@
+"""Shared fixtures: the packaged model, loaded once, on one thread so that results do not depend on the machine."""
+
+import os
+
+import pytest
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def tiny_settings():
+    """Settings of the packaged arithmetic model with a small adapter."""
+    from polychromic.models.settings import AdapterSettings, ModelSettings
+
+    return ModelSettings(source="polychromic:arithmetic-tiny", adapter=AdapterSettings(rank=4, alpha=8))
+
+
+@pytest.fixture
+def tiny_model(tiny_settings):
+    """The packaged model with an adapter that changes its output."""
+    import torch
+
+    from polychromic.models.loading import load_language_model
+
+    language_model = load_language_model(tiny_settings, seed=1)
+    generator = torch.Generator().manual_seed(2)
+    for name, parameter in language_model.model.named_parameters():
+        if "lora_B" in name:
+            with torch.no_grad():
+                parameter.normal_(0.0, 0.05, generator=generator)
+    return language_model
