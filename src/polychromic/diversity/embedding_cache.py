@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -19,30 +19,37 @@ _KEYS_A_QUERY = 500
 
 
 class CachedEmbedder:
-    """An embedder that computes each text once. Processes may share the file; it may be deleted at any time."""
+    """An embedder that computes each text once. Processes may share the file, and it may be deleted at any time.
 
-    def __init__(self, embedder: Embedder, folder: Path):
+    Embeddings are written every `texts_a_write` texts, so that little is lost when a long run is stopped.
+    """
+
+    def __init__(self, embedder: Embedder, folder: Path, *, texts_a_write: int = 20_000):
         self._embedder = embedder
+        self._texts_a_write = texts_a_write
         self.name = embedder.name
         self.path = folder / f"{re.sub(r'[^A-Za-z0-9_.@-]', '_', embedder.name)}.sqlite"
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Float32 [n, d] with rows of length 1, read from the file where it has them."""
-        by_key = {text_key(text): text for text in texts}
+        """Float32 [n, d] with rows of length 1, read from the file where it has them.
+
+        Raises DataError where the file is not such a cache.
+        """
+        keys = [text_key(text) for text in texts]
+        by_key = dict(zip(keys, texts, strict=True))
         try:
-            found = self._read(by_key)
+            found = self._read(list(by_key))
             missing = [key for key in by_key if key not in found]
-            if missing:
-                computed = self._embedder.encode([by_key[key] for key in missing])
-                found |= dict(zip(missing, computed, strict=True))
-                self._write(missing, computed)
+            for start in range(0, len(missing), self._texts_a_write):
+                some = missing[start : start + self._texts_a_write]
+                computed = self._embedder.encode([by_key[key] for key in some])
+                self._write(some, computed)
+                found.update(zip(some, computed, strict=True))
         except sqlite3.DatabaseError as error:
             raise DataError(
                 f"{self.path}: expected a cache of embeddings: {error}; delete the file"
             ) from error
-        if not texts:
-            return self._embedder.encode([])
-        return np.stack([found[text_key(text)] for text in texts])
+        return np.stack([found[key] for key in keys]) if keys else self._embedder.encode([])
 
     def _connect(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,12 +59,11 @@ class CachedEmbedder:
         )
         return connection
 
-    def _read(self, keys: Iterable[bytes]) -> dict[bytes, NDArray[np.float32]]:
-        wanted = list(keys)
-        found = {}
+    def _read(self, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float32]]:
+        found: dict[bytes, NDArray[np.float32]] = {}
         with closing(self._connect()) as connection:
-            for start in range(0, len(wanted), _KEYS_A_QUERY):
-                some = wanted[start : start + _KEYS_A_QUERY]
+            for start in range(0, len(keys), _KEYS_A_QUERY):
+                some = keys[start : start + _KEYS_A_QUERY]
                 marks = ",".join("?" * len(some))
                 query = f"SELECT key, vector FROM embeddings WHERE key IN ({marks})"
                 found |= {
@@ -65,7 +71,7 @@ class CachedEmbedder:
                 }
         return found
 
-    def _write(self, keys: Iterable[bytes], embeddings: NDArray[np.float32]) -> None:
+    def _write(self, keys: Sequence[bytes], embeddings: NDArray[np.float32]) -> None:
         rows = ((key, row.astype("<f4").tobytes()) for key, row in zip(keys, embeddings, strict=True))
         with closing(self._connect()) as connection, connection:
             connection.executemany("INSERT OR IGNORE INTO embeddings VALUES (?, ?)", rows)

@@ -1,71 +1,133 @@
-"""Sentence-transformers models, batched by token count and safe against running out of memory."""
+"""Sentence-transformers models: batches by token count, one worker a core, safe against running out of memory."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
 from polychromic.errors import ModelError
 
+_log = logging.getLogger(__name__)
+
 
 class SentenceEmbedder:
     """A sentence-transformers model by hub id or folder.
 
-    `token_budget` bounds the padded tokens of one batch; texts are sorted by token count, so little is padding.
-    Every text is truncated at the model's own `max_seq_length`.
+    Texts are sorted by token count, so that a batch of at most `token_budget` tokens holds little padding. What
+    is past the model's `max_seq_length` is cut, with a warning. `name` ends in the hash of the weights.
     """
 
-    def __init__(self, source: str, name: str | None = None, *, token_budget: int = 4096):
+    def __init__(
+        self, source: str, name: str | None = None, *, device: str | None = None, token_budget: int = 2048
+    ):
         from sentence_transformers import SentenceTransformer
 
         try:
-            self._model = SentenceTransformer(source)
+            self._model = SentenceTransformer(source, device=device).eval()
         except (OSError, ValueError) as error:
             raise ModelError(
-                f"could not load the embedder {source!r}: {error}; expected minilm, hash, "
-                "or a sentence-transformers id or folder"
+                f"could not load the embedder {source!r}: {error}\n"
+                "Expected minilm, hash, or a sentence-transformers id or folder."
             ) from error
         self.token_budget = token_budget
-        self.name = name or f"{source.rstrip('/').rpartition('/')[2]}@{_weights_hash(self._model)[:8]}"
+        self.name = name or f"{Path(source).name}@{_weights_hash(self._model)[:8]}"
+        # A fast tokenizer used by two threads at once raises "Already borrowed".
+        self._tokenizer_lock = Lock()
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Float32 [n, d] with rows of length 1; duplicates are computed once."""
-        unique = list(dict.fromkeys(texts))
-        rows = {text: i for i, text in enumerate(unique)}
-        dimensions = self._model.get_embedding_dimension()
-        embeddings_UD = np.empty((len(unique), dimensions or 0), dtype=np.float32)
-        for batch in self._batches(unique):
-            embeddings_UD[batch] = self._encode_batch([unique[i] for i in batch])
+        """Float32 [n, d] with rows of length 1; equal texts are computed once."""
+        rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        unique = list(rows)
+        batches = list(self._batches(unique))
+        embeddings_UD = np.empty((len(unique), self._model.get_embedding_dimension() or 0), dtype=np.float32)
+        with _workers(self._model.device.type) as pool:
+            computed = pool.map(self._encode_batch, [[unique[i] for i in batch] for batch in batches])
+            for batch, embeddings_BD in zip(batches, computed, strict=True):
+                embeddings_UD[batch] = embeddings_BD
         return embeddings_UD[[rows[text] for text in texts]]
 
     def _batches(self, texts: Sequence[str]) -> Iterator[list[int]]:
-        """Indices of texts of similar length, at most `token_budget` padded tokens a batch."""
-        lengths = [len(ids) for ids in self._model.tokenizer(list(texts))["input_ids"]] if texts else []
+        """Indices of texts of similar length, at most `token_budget` tokens with padding; the longest first."""
+        lengths = self._token_counts(texts)
         batch: list[int] = []
-        for i in sorted(range(len(texts)), key=lengths.__getitem__):
-            if batch and (len(batch) + 1) * lengths[i] > self.token_budget:
+        for i in sorted(range(len(texts)), key=lengths.__getitem__, reverse=True):
+            if batch and (len(batch) + 1) * lengths[batch[0]] > self.token_budget:
                 yield batch
                 batch = []
             batch.append(i)
         if batch:
             yield batch
 
-    def _encode_batch(self, texts: list[str]) -> NDArray[np.float32]:
-        """One forward pass; on running out of memory the halves are tried, and one text that fails is an error."""
-        import torch
+    def _token_counts(self, texts: Sequence[str]) -> list[int]:
+        tokenizer = self._model.tokenizer
+        if not texts or not callable(
+            tokenizer
+        ):  # static models bring a tokenizer of another kind and never pad
+            return [len(text) for text in texts]
+        with self._tokenizer_lock:
+            counts = [len(ids) for ids in tokenizer(list(texts), verbose=False)["input_ids"]]
+        longest = self._model.max_seq_length
+        n_cut = sum(count > longest for count in counts) if longest else 0
+        if n_cut:
+            _log.warning("%s embeds only the first %d tokens of %d texts", self.name, longest, n_cut)
+        return [min(count, longest) for count in counts] if longest else counts
 
+    def _encode_batch(self, texts: list[str]) -> NDArray[np.float32]:
+        """One forward pass, or the halves' where memory runs out."""
         try:
-            return self._model.encode(
-                texts, batch_size=len(texts), normalize_embeddings=True, show_progress_bar=False
-            )
-        except torch.OutOfMemoryError:
-            if len(texts) == 1:
+            return self._forward(texts)
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
                 raise
+            if len(texts) == 1:
+                raise ModelError(
+                    f"{self.name}: out of memory on a single text of {len(texts[0])} characters; "
+                    "free memory on the device, or choose a smaller embedder"
+                ) from error
+        # Outside the handler, whose traceback would keep the failed pass's tensors alive.
         half = len(texts) // 2
         return np.concatenate([self._encode_batch(texts[:half]), self._encode_batch(texts[half:])])
+
+    def _forward(self, texts: list[str]) -> NDArray[np.float32]:
+        import torch
+        from sentence_transformers.util import batch_to_device
+
+        prompt = self._model.prompts.get(self._model.default_prompt_name or "")
+        with self._tokenizer_lock:
+            features = self._model.preprocess(texts, prompt=prompt)
+        with torch.inference_mode():
+            embeddings_BD = self._model(batch_to_device(features, self._model.device))["sentence_embedding"]
+            return torch.nn.functional.normalize(embeddings_BD.float(), dim=1).cpu().numpy()
+
+
+@contextmanager
+def _workers(device: str) -> Iterator[ThreadPoolExecutor]:
+    """On a CPU as many workers as torch has threads, one thread each: batches of short texts are too small to be
+    split over cores without waiting. One worker elsewhere."""
+    import torch
+
+    n_threads = torch.get_num_threads()
+    try:
+        if device == "cpu":
+            torch.set_num_threads(1)
+        with ThreadPoolExecutor(n_threads if device == "cpu" else 1) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _weights_hash(model) -> str:

@@ -1,0 +1,67 @@
+"""Diversity of the generations of one prompt: pure functions from texts or embeddings to numbers.
+
+Every measure is nan where it is undefined, never 0 or 1; `docs/measures.md` says what each one means.
+"""
+
+from polychromic.diversity.clusters import (
+    as_labels,
+    cluster_by_embedding,
+    cluster_by_form,
+    cluster_by_judge,
+    cluster_by_text,
+    expected_clusters,
+    n_clusters,
+)
+from polychromic.diversity.embedder import Embedder, load_embedder
+from polychromic.diversity.lexical import compression_ratio, distinct_n, ead, rarefied_distinct_n
+from polychromic.diversity.measurement import (
+    DIRECTIONS,
+    GroupMeasurements,
+    MeasureSettings,
+    measure_group,
+    measure_signatures,
+)
+from polychromic.diversity.ngrams import TokenizedGroup, tokenize
+from polychromic.diversity.overlap import rouge_l, self_bleu, self_bleu_each
+from polychromic.diversity.selftest import MeasureCheck, check_measures
+from polychromic.diversity.semantic import (
+    cosine_distances,
+    semantic_distance,
+    vendi_score,
+    vendi_score_from_embeddings,
+)
+from polychromic.diversity.signature import Signature, require_comparable
+
+__all__ = [
+    "DIRECTIONS",
+    "Embedder",
+    "GroupMeasurements",
+    "MeasureCheck",
+    "MeasureSettings",
+    "Signature",
+    "TokenizedGroup",
+    "as_labels",
+    "check_measures",
+    "cluster_by_embedding",
+    "cluster_by_form",
+    "cluster_by_judge",
+    "cluster_by_text",
+    "compression_ratio",
+    "cosine_distances",
+    "distinct_n",
+    "ead",
+    "expected_clusters",
+    "load_embedder",
+    "measure_group",
+    "measure_signatures",
+    "n_clusters",
+    "rarefied_distinct_n",
+    "require_comparable",
+    "rouge_l",
+    "self_bleu",
+    "self_bleu_each",
+    "semantic_distance",
+    "tokenize",
+    "vendi_score",
+    "vendi_score_from_embeddings",
+]

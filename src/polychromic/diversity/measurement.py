@@ -1,0 +1,131 @@
+"""Every measure of one group at once: values, the counts that led to them, and how each was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from polychromic.diversity.clusters import cluster_by_text, n_clusters
+from polychromic.diversity.lexical import compression_ratio, distinct_n, rarefied_distinct_n
+from polychromic.diversity.ngrams import TokenizedGroup, Tokenizer, TokenOptions
+from polychromic.diversity.overlap import rouge_l, self_bleu
+from polychromic.diversity.semantic import semantic_distance, vendi_score_from_embeddings
+from polychromic.diversity.signature import Signature, sign
+
+Direction = Literal["higher", "lower"]
+
+DIRECTIONS: dict[str, Direction] = {
+    "rarefied_distinct_2": "higher",
+    "distinct_1": "higher",
+    "distinct_2": "higher",
+    "distinct_3": "higher",
+    "self_bleu": "lower",
+    "rouge_l": "lower",
+    "compression_ratio": "lower",
+    "distinct_texts": "higher",
+    "semantic_distance": "higher",
+    "vendi": "higher",
+}
+"""The measures in the order in which they are shown, each with the direction of more diversity."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureSettings:
+    """What values depend on beside the texts.
+
+    `budget` is the number of bigrams that rarefied Distinct-2 draws from every group; groups with fewer get nan.
+    Choose it once for all groups that are to be compared. `embedder` is the name of what made the embeddings.
+    """
+
+    budget: int = 50
+    max_n: int = 4
+    q: float = 1.0
+    tokens: str | Tokenizer = "whitespace"
+    lowercase: bool = False
+    embedder: str = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class GroupMeasurements:
+    """What was measured of one group, by the keys of DIRECTIONS; a value is nan where its measure is undefined."""
+
+    values: dict[str, float]
+    counts: dict[str, int]
+    signatures: dict[str, Signature]
+
+
+def measure_group(
+    texts: Sequence[str], settings: MeasureSettings | None = None, *, embeddings: ArrayLike | None = None
+) -> GroupMeasurements:
+    """All measures of one group's texts; the semantic ones only where [N, d] `embeddings` of the texts are given.
+
+    Raises ValueError where embeddings and texts differ in number, or come without the embedder's name.
+    """
+    settings = settings or MeasureSettings()
+    group = TokenizedGroup(texts, TokenOptions(settings.tokens, settings.lowercase))
+    group.ngrams(max(3, settings.max_n))  # the longest first: shorter ones are read from the same table
+    values = _lexical_values(group, settings)
+    if embeddings is not None:
+        embeddings_ND = _require_embeddings(embeddings, len(group), settings)
+        values["semantic_distance"] = semantic_distance(embeddings_ND)
+        values["vendi"] = vendi_score_from_embeddings(embeddings_ND, settings.q)
+    signatures = measure_signatures(settings, len(group))
+    return GroupMeasurements(values, _counts(group), {key: signatures[key] for key in values})
+
+
+@cache
+def measure_signatures(settings: MeasureSettings, n_generations: int) -> dict[str, Signature]:
+    """The signature of every measure for groups of this size."""
+    tokens = {
+        "tokens": TokenOptions(settings.tokens).label,
+        "case": "lower" if settings.lowercase else "kept",
+        "k": n_generations,
+    }
+    embedded = {"embedder": settings.embedder, "k": n_generations}
+    return {
+        "rarefied_distinct_2": sign("rarefied_distinct", n=2, budget=settings.budget, **tokens),
+        **{f"distinct_{n}": sign("distinct", n=n, **tokens) for n in (1, 2, 3)},
+        "self_bleu": sign("self_bleu", n=settings.max_n, smoothing="method1", **tokens),
+        "rouge_l": sign("rouge_l", score="f1", **tokens),
+        "compression_ratio": sign("compression_ratio", codec="zlib9-net", join="space", k=n_generations),
+        "distinct_texts": sign("distinct_texts", same="text", k=n_generations),
+        "semantic_distance": sign("semantic_distance", **embedded),
+        "vendi": sign("vendi", q=settings.q, kernel="cosine", **embedded),
+    }
+
+
+def _lexical_values(group: TokenizedGroup, settings: MeasureSettings) -> dict[str, float]:
+    tokens = {"tokens": settings.tokens, "lowercase": settings.lowercase}
+    return {
+        "rarefied_distinct_2": rarefied_distinct_n(group, 2, settings.budget, **tokens),
+        **{f"distinct_{n}": distinct_n(group, n, **tokens) for n in (1, 2, 3)},
+        "self_bleu": self_bleu(group, settings.max_n, **tokens),
+        "rouge_l": rouge_l(group, **tokens),
+        "compression_ratio": compression_ratio(group),
+        "distinct_texts": float(n_clusters(cluster_by_text(group.texts))) if len(group) else float("nan"),
+    }
+
+
+def _counts(group: TokenizedGroup) -> dict[str, int]:
+    tokens_N = group.lengths_N
+    return {
+        "generations": len(group),
+        "empty": int(np.sum(tokens_N == 0)),
+        **{f"ngrams_{n}": int(np.maximum(tokens_N - n + 1, 0).sum()) for n in (1, 2, 3)},
+    }
+
+
+def _require_embeddings(embeddings: ArrayLike, n_texts: int, settings: MeasureSettings) -> np.ndarray:
+    embeddings_ND = np.asarray(embeddings)
+    if len(embeddings_ND) != n_texts:
+        raise ValueError(f"{len(embeddings_ND)} embeddings for {n_texts} texts; expected one for each text")
+    if settings.embedder == "none":
+        raise ValueError(
+            "embeddings without settings.embedder: name what made them, so that values can be compared"
+        )
+    return embeddings_ND
