@@ -1,0 +1,126 @@
+"""Advantages of a set objective: unbiased for the gradient of J_K = E[f(y_1..y_K)], with a choice of baseline.
+
+    ∇J_K = E[ Σ_i A_i ∇log π(y_i|x) ],   A_i = (K/N) · ( mean over S∋i of f(S) − b_i ),
+
+for N ≥ K independent generations and any b_i that does not depend on generation i.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from polychromic.objective.hypergeometric import FloatArray
+from polychromic.objective.inputs import Groups, Objective, read_groups
+from polychromic.objective.kernel_scores import GateRule
+from polychromic.objective.set_scores import SetScore, leave_one_out_mean
+
+Baseline = Literal["none", "leave_one_out", "leave_one_out_minus_one"]
+
+
+def set_advantages(
+    objective: Objective,
+    set_size: int,
+    *,
+    rewards: Any = None,
+    clusters: Any = None,
+    distances: Any = None,
+    gates: Any = None,
+    gate: GateRule = "product",
+    baseline: Baseline = "leave_one_out",
+    generator: np.random.Generator | None = None,
+) -> Any:
+    """A_i for every generation of one group [N] or a batch of groups [P, N].
+
+    objective: `reward`, `pass_at_k`, `coverage`, `polychromic`, `distance`, `vendi` or `logdet`; arrays that it
+        does not read are ignored. set_size is K.
+    rewards: [N] or [P, N]; any real for `reward` and `pass_at_k` (best of the set), in [0, 1] for `coverage`
+        (Σ over clusters of the best reward / K: with 0/1 rewards, distinct passing clusters / K) and
+        `polychromic`. clusters: labels of the same shape; equal labels count as the same answer.
+    distances: [N, N] or [P, N, N], symmetric, in [0, 1]. gates: quality in [0, 1]; None counts as 1.
+    gate: `product` weighs each pair by both gates, `passing` scores the members with gate 1 alone (gates are
+        0 or 1), `none` ignores gates.
+    baseline: `none` b = 0; `leave_one_out` mean of f over the K-subsets without i (needs N > K; RLOO, PKPO's
+        `sloo`, Poly-EPO); `leave_one_out_minus_one` f of the same sets with i taken out (PKPO's `sloo-1`).
+    generator: draws subsets for `vendi` and `logdet` where they are too many to score all.
+
+    A nan reward or gate takes that generation out: its advantage is 0 and N is smaller for the rest. A group too
+    small after that has advantages of 0 throughout, and so has one in which every generation earns the same credit.
+    Returns float64 numpy for numpy or lists; for torch, detached tensors on the input's device, float64 where an
+    input is float64 (or none is floating), else float32. Computed in float64 either way.
+    Raises ValueError that names the argument, its value and the mend.
+    """
+    groups = read_groups(
+        objective, rewards=rewards, clusters=clusters, distances=distances, gates=gates, gate=gate
+    )
+    _check_sizes(groups, set_size, baseline)
+    advantages_PN = np.zeros(groups.valid_PN.shape)
+    needed = set_size + (baseline == "leave_one_out")
+    for p, valid in enumerate(groups.valid_PN):
+        n = int(valid.sum())
+        if n >= needed:
+            advantages_PN[p, valid] = _group_advantages(groups.score(p, generator), set_size, n, baseline)
+    return groups.restore(advantages_PN)
+
+
+def subset_mean(
+    objective: Objective,
+    set_size: int,
+    *,
+    rewards: Any = None,
+    clusters: Any = None,
+    distances: Any = None,
+    gates: Any = None,
+    gate: GateRule = "product",
+    generator: np.random.Generator | None = None,
+) -> Any:
+    """ū: the average of f over all subsets of `set_size`, unbiased for J_K. A scalar for one group, [P] for a batch.
+
+    Arguments and errors as in `set_advantages`; nan for a group with fewer valid generations than `set_size`.
+    """
+    groups = read_groups(
+        objective, rewards=rewards, clusters=clusters, distances=distances, gates=gates, gate=gate
+    )
+    _check_sizes(groups, set_size, "none")
+    means_P = np.full(groups.n_groups, np.nan)
+    for p, valid in enumerate(groups.valid_PN):
+        if valid.sum() >= set_size:
+            means_P[p] = groups.score(p, generator).mean(set_size)
+    return groups.restore(means_P)
+
+
+def _check_sizes(groups: Groups, set_size: int, baseline: str) -> None:
+    n = groups.n_generations
+    if baseline not in get_args(Baseline):
+        raise ValueError(f"baseline is {baseline!r}, expected one of {', '.join(get_args(Baseline))}")
+    if isinstance(set_size, bool) or not isinstance(set_size, (int, np.integer)):
+        raise ValueError(f"set_size is {set_size!r}, expected a whole number")
+    if not groups.smallest_set <= set_size <= n:
+        raise ValueError(
+            f"set_size is {set_size}, expected {groups.smallest_set} ≤ set_size ≤ {n} for {groups.objective!r} "
+            f"with {n} generations a group: draw more generations or use smaller sets"
+        )
+    if baseline == "leave_one_out" and set_size == n:
+        raise ValueError(
+            f"baseline 'leave_one_out' needs more generations than set_size={set_size}, got {n}: draw more, "
+            "or use baseline='leave_one_out_minus_one'"
+        )
+
+
+def _group_advantages(score: SetScore, set_size: int, n: int, baseline: str) -> FloatArray:
+    """N·ū = K·mean over S∋i + (N−K)·mean over S∌i, so (K/N)·mean over S∋i = ū − (1 − K/N)·mean over S∌i."""
+    mean = score.mean(set_size)
+    without_N = leave_one_out_mean(score, set_size, n) if set_size < n else np.zeros(n)
+    if baseline == "leave_one_out":
+        return _without_rounding(mean - without_N, mean)
+    smaller = set_size - 1 if baseline == "leave_one_out_minus_one" else 0
+    baseline_N = leave_one_out_mean(score, smaller, n)
+    share = set_size / n
+    return _without_rounding(mean - (1.0 - share) * without_N - share * baseline_N, mean)
+
+
+def _without_rounding(advantages_N: FloatArray, mean: float) -> FloatArray:
+    """Differences that are rounding alone become exact zeros: a group without signal must look like one."""
+    noise = 8 * len(advantages_N) * np.finfo(np.float64).eps * abs(mean)
+    return np.where(np.abs(advantages_N) <= noise, 0.0, advantages_N)
