@@ -23,7 +23,7 @@ FEWEST_PAIRS = 20
 SHUFFLED_PASS_RATE = 0.1
 """Share of the validation split's shuffled replies that reach the pass threshold."""
 _SHUFFLES = 3
-_ECHO_WEIGHT = 0.1
+_ECHO_WEIGHT = 0.03
 """Weight of all echoes together; true pairs weigh 1 and shuffled pairs weigh 1."""
 _MOST_PAIRS = 1000
 """Pairs that the model is fitted on: three coefficients and two means gain nothing from more."""

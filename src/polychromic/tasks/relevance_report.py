@@ -29,13 +29,14 @@ def relevance_report(task: RepliesTask) -> dict[str, Any]:
     checkers = {"checker": task.checker, "judge": task.second_checker}
     scores = {name: _control_scores(checker, test, controls) for name, checker in checkers.items()}
     first, second = (np.concatenate([of["references"], of["shuffled"]]) for of in scores.values())
+    correlation: Any = spearmanr(first, second)
     return {
         "embedder": task.embedder.name,
         "test_posts": len(test.posts),
         "references_refused_by_rule": float(
             np.mean([fault(post, reply) is not None for post, reply in zip(*test, strict=True)])
         ),
-        "correlation": float(spearmanr(first, second)[0]),
+        "correlation": float(correlation.statistic),
         **{name: _summary(checkers[name], of) for name, of in scores.items()},
     }
 

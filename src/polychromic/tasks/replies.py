@@ -16,6 +16,7 @@ from polychromic.seeding import numpy_generator
 from polychromic.tasks.base import Split
 from polychromic.tasks.jsonl import load_prompts
 from polychromic.tasks.relevance import Pairs, RelevanceChecker, train_checker
+from polychromic.wheels import cache_root
 
 if TYPE_CHECKING:
     from polychromic.diversity.embedder import Embedder
@@ -81,9 +82,15 @@ class RepliesTask:
     @cached_property
     def checker(self) -> RelevanceChecker:
         """The training checker."""
-        return train_checker(
-            self.embedder, self._halves[0], self.pairs("validation"), self.generator("checker")
-        )
+        from filelock import FileLock
+
+        lock = cache_root() / ".relevance.lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        # Arms started side by side would otherwise each embed the pairs; the second finds them in the cache.
+        with FileLock(lock):
+            return train_checker(
+                self.embedder, self._halves[0], self.pairs("validation"), self.generator("checker")
+            )
 
     @cached_property
     def second_checker(self) -> RelevanceChecker:
