@@ -8,6 +8,8 @@ from typing import Literal
 
 import torch
 
+from polychromic.objective import gradient_cosine
+
 Term = Literal["quality", "diversity"]
 
 
@@ -61,9 +63,8 @@ class GradientAccumulator:
             float((one * other).sum(dtype=torch.float64))
             for one, other in zip(quality, diversity, strict=True)
         )
-        scale = quality_norm * diversity_norm
         return GradientMeasurement(
-            quality_norm, diversity_norm, product / scale if scale > 0 else float("nan")
+            quality_norm, diversity_norm, gradient_cosine(product, quality_norm, diversity_norm)
         )
 
 

@@ -33,7 +33,7 @@ from polychromic.training.settings import DiversitySettings, TrainingSettings
 from polychromic.training.silence import SilenceWatch
 from polychromic.training.steps import StepMaker
 from polychromic.training.tracking import MetricsFile, open_trackers
-from polychromic.training.weights import diversity_controller
+from polychromic.training.weights import after_step, controller_state, diversity_controller, restored
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ class Trainer:
                 "lower training.learning_rate or use dtype float32 (the last checkpoint is kept)"
             )
         self.optimizer.step()
-        self.controller.update(outcome)
+        self.controller = after_step(self.controller, outcome)
         self.steps_done += 1
         metrics = dict(outcome.metrics)
         if self.validation is not None:
@@ -178,7 +178,7 @@ class Trainer:
     def _save_checkpoint(self) -> None:
         model = self.language_model.model
         state = {
-            "controller": self.controller.state(),
+            "controller": controller_state(self.controller),
             "silence": self.silence.state(),
             "validation": self.validation.state.to_json() if self.validation is not None else None,
         }
@@ -193,7 +193,7 @@ class Trainer:
             model = self.language_model.model
             restore_weights(model, checkpoint.weights)
             restore_optimizer(model, self.optimizer, checkpoint.optimizer)
-            self.controller.restore(checkpoint.state["controller"])
+            self.controller = restored(self.controller, checkpoint.state["controller"])
             self.silence.restore(checkpoint.state["silence"])
             if self.validation is not None:
                 self.validation.restore(checkpoint.state["validation"])

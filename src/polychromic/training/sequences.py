@@ -80,15 +80,18 @@ def answer_logprobs(
     device = language_model.device
     rows = [pack(list(members)) for _, members in groupby(sequences, key=lambda one: one.prompt_ids)]
     hidden_RSD = _hidden_states(language_model, rows)
-    longest = max(sequence.n_answer for sequence in sequences)
-    row_of_B = [number for number, row in enumerate(rows) for _ in row.predictors]
-    predictors_BT = _padded([one for row in rows for one in row.predictors], longest, device)
-    targets_BT = _padded([sequence.answer_ids for sequence in sequences], longest, device)
-    mask_BT = _padded([[1] * sequence.n_answer for sequence in sequences], longest, device).float()
-    hidden_BTD = hidden_RSD[torch.tensor(row_of_B, device=device)[:, None], predictors_BT]
+    # Only real answer tokens meet the output head: with a large vocabulary it is most of the work. [1, M] each.
+    row_of_M = [number for number, row in enumerate(rows) for one in row.predictors for _ in one]
+    predictor_of_M = [position for row in rows for one in row.predictors for position in one]
+    targets_1M = torch.tensor([[token for one in sequences for token in one.answer_ids]], device=device)
     head: Any = language_model.model.get_output_embeddings()
-    logprobs_BT = chunked_token_logprobs(hidden_BTD, head.weight, targets_BT, temperature=temperature)
-    return AnswerLogprobs(logprobs_BT, mask_BT)
+    logprobs_1M = chunked_token_logprobs(
+        hidden_RSD[row_of_M, predictor_of_M][None], head.weight, targets_1M, temperature=temperature
+    )
+    longest = max(sequence.n_answer for sequence in sequences)
+    mask_BT = _padded([[1] * sequence.n_answer for sequence in sequences], longest, device)
+    logprobs_BT = logprobs_1M.new_zeros(mask_BT.shape).masked_scatter(mask_BT.bool(), logprobs_1M)
+    return AnswerLogprobs(logprobs_BT, mask_BT.float())
 
 
 def pack(members: Sequence[TokenSequence]) -> PackedRow:

@@ -1,0 +1,189 @@
+"""Training: resumable bit for bit, never silently at λ = 0, adapters that plain PEFT loads."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from polychromic.errors import CheckerError, TrainingError
+from polychromic.files import read_jsonl
+from polychromic.models.loading import load_base
+from polychromic.records import Check
+from polychromic.tasks.arithmetic import ArithmeticTask
+from polychromic.training.loop import ArmRun, Trainer, schedule_factor, train_arm
+from polychromic.training.settings import DiversitySettings, TrainingSettings
+
+
+def settings(**changes):
+    values = {
+        "signal": "reward", "steps": 4, "prompts_per_step": 4, "generations": 4, "max_new_tokens": 16,
+        "learning_rate": 1e-3, "checkpoint_every": 1, "gradient_share_every": 2,
+    }  # fmt: skip
+    return TrainingSettings(**(values | changes))
+
+
+@pytest.fixture
+def run(tmp_path, tiny_settings):
+    return ArmRun(
+        experiment="test", arm="coverage", seed=0, folder=tmp_path / "run", task=ArithmeticTask(64, 16, 16),
+        model=tiny_settings, training=settings(), diversity=DiversitySettings(weight=1.0, set_size=2),
+    )  # fmt: skip
+
+
+def weights(adapter: Path):
+    return load_file(adapter / "adapter_model.safetensors")
+
+
+def test_a_run_stopped_after_any_step_ends_bit_identical(run, tmp_path):
+    whole = weights(train_arm(run))
+    for stop in (1, 3):
+        other = dataclasses.replace(run, folder=tmp_path / f"stopped-{stop}")
+        trainer = Trainer(other)
+        for _ in range(stop):
+            trainer.step()
+        resumed = weights(train_arm(other))
+        assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+        rows = [[{k: v for k, v in row.items() if not k.startswith("time/")} for row in read_jsonl(one.folder / "metrics.jsonl")]
+                for one in (run, other)]  # fmt: skip
+        assert rows[0] == rows[1]
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(run, tmp_path, caplog):
+    whole = weights(train_arm(run))
+    other = dataclasses.replace(run, folder=tmp_path / "other")
+    trainer = Trainer(other)
+    for _ in range(3):
+        trainer.step()
+    newest = sorted((other.folder / "checkpoints").iterdir())[-1]
+    content = bytearray((newest / "weights.safetensors").read_bytes())
+    content[-1] ^= 1
+    (newest / "weights.safetensors").write_bytes(bytes(content))
+    assert all(torch.equal(whole[name], tensor) for name, tensor in weights(train_arm(other)).items())
+    assert "damaged" in caplog.text
+
+
+def test_the_adapter_loads_with_plain_peft_and_differs_from_the_base(run, tiny_settings):
+    from peft import PeftModel
+
+    adapter = train_arm(run)
+    base, tokenizer = load_base(tiny_settings)
+    ids = torch.tensor([tokenizer.encode("1,2,3,4=10:")])
+    with torch.inference_mode():
+        before = base(input_ids=ids).logits
+        with pytest.warns(FutureWarning, match="is_gradient_checkpointing"):
+            after = PeftModel.from_pretrained(base, str(adapter))(input_ids=ids).logits
+    assert (before - after).abs().max() > 1e-3
+
+
+def test_arms_of_one_seed_start_alike_and_part_by_their_weight(run, tmp_path):
+    baseline = dataclasses.replace(
+        run, arm="baseline", folder=tmp_path / "baseline", diversity=DiversitySettings(weight=0.0)
+    )
+    one, other = Trainer(run), Trainer(baseline)
+    for name, parameter in one.language_model.model.named_parameters():
+        assert torch.equal(parameter, dict(other.language_model.model.named_parameters())[name])
+    assert one._batch(0) == other._batch(0)
+    a, b = weights(train_arm(run)), weights(train_arm(baseline))
+    assert any(not torch.equal(a[name], b[name]) for name in a)
+
+
+def test_gradient_share_is_logged_beside_loss_share(run):
+    train_arm(run)
+    rows = read_jsonl(run.folder / "metrics.jsonl")
+    assert all("train/diversity_loss_share" in row for row in rows)
+    shares = [row["train/diversity_gradient_share"] for row in rows if "train/diversity_gradient_share" in row]
+    assert len(shares) == 2  # every second of four steps
+    assert all(0 < share < 1 for share in shares)
+
+
+def test_measuring_the_gradient_share_changes_no_gradient(run):
+    gradients = []
+    for every in (1, 1000):
+        trainer = Trainer(dataclasses.replace(run, training=settings(gradient_share_every=every)))
+        outcome = trainer.maker.make(1, trainer.prompts[:32], weight=0.7)
+        assert (outcome.measurement is None) == (every == 1000)
+        gradients.append([parameter.grad.clone() for parameter in trainer.parameters])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+class OneAnswer(ArithmeticTask):
+    """Every answer counts as the same and passes: no set of answers is more diverse than another."""
+
+    def check(self, prompts, texts):
+        return [Check(1.0)] * len(texts)
+
+    def cluster(self, prompt, text):
+        return "same"
+
+
+def test_a_diversity_term_without_gradient_stops_the_run_and_says_why(run):
+    """The mistake that this project began with: λ > 0 and a gradient of zero, at every λ."""
+    silent = dataclasses.replace(
+        run,
+        task=OneAnswer(64, 16, 16),
+        training=settings(steps=50),
+        diversity=DiversitySettings(weight=2.0, set_size=2, stop_after_silent_steps=3),
+    )
+    with pytest.raises(TrainingError, match=r"λ = 2.*no gradient for 3 diversity steps.*all generations .* the same"):
+        train_arm(silent)
+    assert len(read_jsonl(silent.folder / "metrics.jsonl")) == 2
+
+
+class BrokenChecker(ArithmeticTask):
+    """Fails on everything."""
+
+    def check(self, prompts, texts):
+        return [Check(None, "service unavailable")] * len(texts)
+
+
+def test_a_failing_checker_stops_the_run_with_its_reason(run):
+    with pytest.raises(CheckerError, match="failed on 100% .* service unavailable"):
+        train_arm(dataclasses.replace(run, task=BrokenChecker(64, 16, 16)))
+
+
+def test_early_stopping_keeps_the_best_adapter(run):
+    from polychromic.training.settings import EarlyStopping
+
+    stopping = EarlyStopping(every_n_steps=1, prompts=4, samples=2, patience=1, min_improvement=0.9)
+    early = dataclasses.replace(run, training=settings(steps=30, early_stopping=stopping))
+    train_arm(early)
+    assert len(read_jsonl(early.folder / "metrics.jsonl")) < 30
+    shutil.rmtree(early.folder / "checkpoints")
+
+
+def test_cross_entropy_learns_the_references_and_their_end(run, tmp_path):
+    from itertools import islice
+
+    from polychromic.records import Prompt, as_messages
+    from polychromic.tasks.arithmetic import random_problems
+
+    pairs = list(islice(random_problems("train", "references"), 8))
+
+    class Solved(ArithmeticTask):
+        def prompts(self, split):
+            return [
+                Prompt(f"{split}-{i}", as_messages(p.text), (s,), {"numbers": list(p.numbers), "target": p.target})
+                for i, (p, s) in enumerate(pairs)
+            ]
+
+    learner = dataclasses.replace(
+        run, task=Solved(), diversity=DiversitySettings(weight=0.3, set_size=2, max_examples=2),
+        training=settings(signal="references", steps=12, prompts_per_step=8, learning_rate=1e-2),
+    )  # fmt: skip
+    train_arm(learner)
+    losses = [row["train/quality_loss"] for row in read_jsonl(learner.folder / "metrics.jsonl")]
+    assert losses[-1] < 0.6 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [("constant", [0.5, 1, 1, 1, 1]), ("linear", [0.5, 1, 1, 2 / 3, 1 / 3]), ("cosine", [0.5, 1, 1, 0.75, 0.25])],
+)
+def test_schedules(schedule, expected):
+    chosen = settings(schedule=schedule, warmup_steps=2)
+    np.testing.assert_allclose([schedule_factor(chosen, step, 5) for step in range(5)], expected)
