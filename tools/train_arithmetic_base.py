@@ -1,6 +1,6 @@
 """Train the tiny arithmetic model that ships with the package.
 
-    python tools/train_arithmetic_base.py --steps 2400
+    python tools/train_arithmetic_base.py --steps 2600
 
 A Llama of 0.86 M parameters learns to answer `1,4,6,8=24:` with one random solution, by plain cross-entropy on
 random solved problems of the training split (validation and test problems are never drawn). It is left far from
@@ -80,7 +80,7 @@ def batches(tokenizer: PreTrainedTokenizerFast, size: int):
 def main() -> None:
     """Train, report the loss as it falls, and save model and tokenizer."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=2600)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     arguments = parser.parse_args()
@@ -93,7 +93,9 @@ def main() -> None:
     )
     started = time.monotonic()
     print(f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters")
-    for step, (input_ids, labels) in zip(range(arguments.steps), batches(tokenizer, arguments.batch), strict=False):
+    for step, (input_ids, labels) in zip(
+        range(arguments.steps), batches(tokenizer, arguments.batch), strict=False
+    ):
         loss = model(input_ids=input_ids, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
