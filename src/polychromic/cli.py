@@ -34,7 +34,9 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="Delete the run folder and 
 
 
 @app.command()
-def run(experiment: ExperimentFile, overrides: Overrides = None, out: Out = Path("runs"), fresh: Fresh = False) -> None:
+def run(
+    experiment: ExperimentFile, overrides: Overrides = None, out: Out = Path("runs"), fresh: Fresh = False
+) -> None:
     """Train every arm and seed, evaluate, compare and report. Continues where an earlier start stopped."""
     from polychromic.experiment.run import run as run_experiment
 
@@ -95,7 +97,9 @@ def report(
 
 @app.command()
 def init(
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")] = Path("experiment.yaml"),
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")] = Path(
+        "experiment.yaml"
+    ),
 ) -> None:
     """Write a commented experiment file to start from."""
     from polychromic.errors import ConfigError
@@ -114,15 +118,23 @@ def _show_result(result: RunResult) -> None:
     typer.echo(f"\nreport: {result.folder.report}")
 
 
-@app.callback()
-def _options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more of what is done.")] = False,
-) -> None:
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(message)s", stream=sys.stderr)
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(__version__)
         raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave."),
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more of what is done.")] = False,
+) -> None:
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(message)s", stream=sys.stderr
+    )
 
 
 def main() -> None:

@@ -1,0 +1,105 @@
+"""The main job as a user runs it: two arms, two seeds, killed on the way, continued, reported."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+POLYCHROMIC = [sys.executable, "-m", "polychromic"]
+SMALL = [
+    "seeds=[0,1]",
+    "training.steps=4",
+    "training.prompts_per_step=4",
+    "training.generations=6",
+    "training.checkpoint_every=2",
+    "evaluation.prompts=12",
+    "evaluation.samples=16",
+    "task.train_problems=64",
+    "task.test_problems=12",
+    "comparison.resamples=1000",
+    "run.workers=1",
+]
+
+
+def start(out: Path, *more: str) -> subprocess.Popen:
+    command = [*POLYCHROMIC, "run", "experiments/quickstart.yaml", *SMALL, *more, "--out", str(out)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def finish(process: subprocess.Popen) -> str:
+    stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    return stdout
+
+
+def artefacts(root: Path) -> dict[str, bytes]:
+    """Adapters, generations and comparison: what must be the same however the run came about."""
+    found = [*root.rglob("adapter/*"), *root.rglob("generations.jsonl"), root / "comparison.json"]
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(found)}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole")
+    stdout = finish(start(out))
+    return out / "quickstart", stdout
+
+
+def test_a_run_ends_with_a_verdict_and_a_page(whole):
+    root, stdout = whole
+    assert "report.html" in stdout
+    comparison = json.loads((root / "comparison.json").read_text())
+    assert comparison["schema_version"] >= 1
+    page = (root / "report.html").read_text()
+    assert "<script src" not in page
+    assert "coverage" in page
+
+
+def test_a_run_leaves_the_files_of_the_design(whole):
+    root, _ = whole
+    for name in ("experiment.yaml", "provenance.json", "ledger.jsonl", "report.md"):
+        assert (root / name).is_file(), name
+    for job in ("baseline/seed-0", "baseline/seed-1", "coverage/seed-0", "coverage/seed-1"):
+        assert (root / job / "adapter" / "adapter_model.safetensors").is_file()
+        assert (root / job / "metrics.jsonl").read_text().count("\n") == 4
+        assert (root / job / "generations.jsonl").read_text().count("\n") == 12 * 16
+
+
+def test_running_again_does_nothing_twice(whole):
+    root, _ = whole
+    before = artefacts(root)
+    ledger = (root / "ledger.jsonl").read_text()
+    started = time.monotonic()
+    finish(start(root.parent))
+    assert time.monotonic() - started < 60
+    assert artefacts(root) == before
+    assert (root / "ledger.jsonl").read_text() == ledger
+
+
+@pytest.mark.parametrize("landmark", ["baseline/seed-0/checkpoints/step-000002", "coverage/seed-0/generations.jsonl"])
+def test_a_killed_run_is_continued_to_identical_files(whole, tmp_path, landmark):
+    process = start(tmp_path)
+    deadline = time.monotonic() + 200
+    while not (tmp_path / "quickstart" / landmark).exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    finish(start(tmp_path))
+    assert artefacts(tmp_path / "quickstart") == artefacts(whole[0])
+
+
+def test_other_settings_in_one_folder_are_refused_by_key(whole):
+    root, _ = whole
+    process = start(root.parent, "training.learning_rate=0.5")
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "training.learning_rate" in stderr
+    assert "--fresh" in stderr
+    assert "Traceback" not in stderr

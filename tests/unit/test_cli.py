@@ -1,0 +1,57 @@
+"""The command line: quick help, errors for people."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+
+def polychromic(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "polychromic", *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_help_names_every_verb_and_imports_nothing_heavy():
+    code = (
+        "import sys, contextlib, io\n"
+        "from polychromic.cli import app\n"
+        "with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):\n"
+        "    app(['--help'])\n"
+        "heavy = {'torch', 'numpy', 'pydantic', 'transformers', 'scipy'} & set(sys.modules)\n"
+        "sys.exit(f'{heavy}' if heavy or 'evaluate' not in out.getvalue() else 0)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run", "nowhere.yaml"], "nowhere.yaml: no such experiment file"),
+        (["run", "experiments/quickstart.yaml", "training.stepz=1"], "training.stepz: unknown key; did you mean steps"),
+        (["train", "experiments/quickstart.yaml", "--arm", "bold"], "--arm bold: no such arm"),
+        (["report", "nowhere"], "nowhere: not a run folder"),
+    ],
+)
+def test_errors_are_one_message_without_a_traceback(arguments, expected, tmp_path):
+    result = polychromic(*arguments)
+    assert result.returncode == 1
+    assert expected in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_init_writes_a_file_once(tmp_path):
+    path = str(tmp_path / "mine.yaml")
+    assert polychromic("init", path).returncode == 0
+    again = polychromic("init", path)
+    assert again.returncode == 1
+    assert "exists already" in again.stderr
+
+
+def test_version():
+    started = time.monotonic()
+    result = polychromic("--version")
+    assert result.stdout.strip() == "0.1.0", result.stderr
+    assert time.monotonic() - started < 30
