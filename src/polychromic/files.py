@@ -124,7 +124,7 @@ def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """All complete rows of a file that `append_jsonl` made; a torn last line is dropped, other faults raise DataError."""
+    """All complete rows of a file that `append_jsonl` made, without a torn last line; other faults raise DataError."""
     rows: list[dict[str, Any]] = []
     if not path.exists():
         return rows

@@ -33,8 +33,17 @@ def test_values_are_exact(text, expected):
 
 @pytest.mark.parametrize(
     ("text", "place"),
-    [("", "character 1"), ("1+", "character 3"), ("(1", "')'"), ("1)", "character 2"), ("-1", "character 1"),
-     ("1**2", "character 3"), ("__import__('os')", "character 1"), ("٣+1", "character 1"), ("1" * 200, "200")],
+    [
+        ("", "character 1"),
+        ("1+", "character 3"),
+        ("(1", "')'"),
+        ("1)", "character 2"),
+        ("-1", "character 1"),
+        ("1**2", "character 3"),
+        ("__import__('os')", "character 1"),
+        ("٣+1", "character 1"),
+        ("1" * 200, "200"),
+    ],
 )
 def test_what_is_no_expression_is_refused_with_its_place(text, place):
     with pytest.raises(ValueError, match=place.replace(")", r"\)").replace("(", r"\(")):
@@ -58,14 +67,23 @@ def test_rendering_keeps_the_meaning(expression):
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("1+2", "2+1"), ("2*3+4", "4+3*2"), ("8-(3-2)", "8-3+2"), ("8-3+2", "2+8-3"), ("6/2/3", "6/(2*3)"),
-     ("(1+2)*(3+4)", "(4+3)*(2+1)"), ("6/(2/3)", "6*3/2")],
+    [
+        ("1+2", "2+1"),
+        ("2*3+4", "4+3*2"),
+        ("8-(3-2)", "8-3+2"),
+        ("8-3+2", "2+8-3"),
+        ("6/2/3", "6/(2*3)"),
+        ("(1+2)*(3+4)", "(4+3)*(2+1)"),
+        ("6/(2/3)", "6*3/2"),
+    ],
 )
 def test_reordered_and_regrouped_chains_are_one_answer(one, other):
     assert canonical(parse(one)) == canonical(parse(other))
 
 
-@pytest.mark.parametrize(("one", "other"), [("2*3", "3+3"), ("8-3", "3-8"), ("6/2", "2/6"), ("1+2*3", "(1+2)*3")])
+@pytest.mark.parametrize(
+    ("one", "other"), [("2*3", "3+3"), ("8-3", "3-8"), ("6/2", "2/6"), ("1+2*3", "(1+2)*3")]
+)
 def test_different_ways_stay_different(one, other):
     assert canonical(parse(one)) != canonical(parse(other))
 

@@ -37,7 +37,11 @@ class CollectionPlan:
 
 
 def collect(
-    plan: CollectionPlan, sampler_factory: Callable[[], Sampler], task: Task, path: Path, on_chunk: OnChunk | None = None
+    plan: CollectionPlan,
+    sampler_factory: Callable[[], Sampler],
+    task: Task,
+    path: Path,
+    on_chunk: OnChunk | None = None,
 ) -> list[GenerationRow]:
     """All generations of the plan, in order; those already in `path` are kept, the sampler is made only if needed."""
     rows = _whole_chunks(plan, path)
@@ -87,9 +91,7 @@ def _rows(
     seeds: Sequence[int],
 ) -> list[GenerationRow]:
     """Rows of a chunk with the checker's and the judge's word on each generation."""
-    triples = [
-        (number, index, one) for number, group in enumerate(groups) for index, one in enumerate(group)
-    ]
+    triples = [(number, index, one) for number, group in enumerate(groups) for index, one in enumerate(group)]
     asked = [prompts[number] for number, _, _ in triples]
     texts = [one.text for _, _, one in triples]
     checks = task.check(asked, texts)

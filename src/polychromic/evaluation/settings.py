@@ -46,5 +46,6 @@ class EvaluationSettings(Settings):
     def sampling_parameters(self) -> list[SamplingParameters]:
         """The ways of sampling as the sampler takes them, headline first."""
         return [
-            SamplingParameters(way.temperature, way.top_p, way.min_p, self.max_new_tokens) for way in self.sampling
+            SamplingParameters(way.temperature, way.top_p, way.min_p, self.max_new_tokens)
+            for way in self.sampling
         ]

@@ -1,4 +1,4 @@
-"""Batched decoding on the machine's own device: one prefill a prompt, shared by its generations, and finished rows leave.
+"""Batched decoding on the machine's own device: one prefill a prompt for all its generations; finished rows leave.
 
 Each token is drawn by inverting the cumulative distribution at a uniform number fixed beforehand from the prompt's
 own seed, so a prompt's randomness does not depend on which prompts share its batch.
@@ -51,7 +51,8 @@ class LocalSampler:
     ) -> list[list[Generation]]:
         language_model = self.language_model
         encoded = [
-            encode_prompt(language_model.tokenizer, prompt, **language_model.chat_options) for prompt in prompts
+            encode_prompt(language_model.tokenizer, prompt, **language_model.chat_options)
+            for prompt in prompts
         ]
         language_model.require_room(prompts, encoded, parameters.max_new_tokens)
         uniforms_BT = torch.cat(
@@ -140,7 +141,11 @@ def _prefill(
 
 
 def _forward(
-    language_model: LanguageModel, input_ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any
+    language_model: LanguageModel,
+    input_ids: torch.Tensor,
+    mask: torch.Tensor,
+    positions: torch.Tensor,
+    cache: Any,
 ) -> torch.Tensor:
     """Logits of the token after the last position, [B, V] in float32."""
     output = language_model.model(
@@ -154,7 +159,9 @@ def _forward(
     return output.logits[:, -1].float()
 
 
-def draw_tokens(logits_BV: torch.Tensor, parameters: SamplingParameters, uniforms_B: torch.Tensor) -> torch.Tensor:
+def draw_tokens(
+    logits_BV: torch.Tensor, parameters: SamplingParameters, uniforms_B: torch.Tensor
+) -> torch.Tensor:
     """One token a row by inverse transform sampling at `uniforms_B` in [0, 1).
 
     Temperature first, then min-p (Nguyen et al., 2024, arXiv:2407.01082) and nucleus (Holtzman et al., 2019,
