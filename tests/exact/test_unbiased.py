@@ -1,0 +1,79 @@
+"""The expected estimator is the gradient: every objective, set size and baseline, summed over all outcome tuples."""
+
+import numpy as np
+import pytest
+from enumeration import (
+    analytic_gradient,
+    expected_estimate,
+    objective_value,
+    random_policy,
+)
+
+from polychromic.objective import subset_mean
+
+SCORES = [
+    ("reward", "product"),
+    ("pass_at_k", "product"),
+    ("coverage", "product"),
+    ("polychromic", "product"),
+    ("distance", "product"),
+    ("distance", "passing"),
+    ("distance", "none"),
+    ("vendi", "product"),
+    ("vendi", "passing"),
+    ("logdet", "product"),
+]
+BASELINES = ["none", "leave_one_out", "leave_one_out_minus_one", "fitted"]
+
+
+def smallest(objective: str) -> int:
+    return 2 if objective == "distance" else 1
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+@pytest.mark.parametrize(("objective", "gate"), SCORES)
+def test_expected_estimator_is_the_gradient_at_every_set_size(objective, gate, baseline):
+    n = 5
+    policy = random_policy(4, seed=1)
+    policy = policy.passing() if gate == "passing" else policy
+    largest = n - 1 if baseline == "leave_one_out" else n
+    for set_size in range(smallest(objective), largest + 1):
+        expected = analytic_gradient(objective, set_size, policy, gate)
+        found = expected_estimate(objective, set_size, n, policy, gate=gate, baseline=baseline)
+        np.testing.assert_allclose(found, expected, atol=1e-10, rtol=0)
+        assert np.abs(expected).max() > 1e-4  # a zero gradient would be estimated by anything
+
+
+@pytest.mark.parametrize(("outcomes", "n", "set_size"), [(4, 6, 4), (5, 5, 3), (6, 4, 2), (7, 4, 3)])
+@pytest.mark.parametrize("objective", ["reward", "pass_at_k", "coverage", "polychromic", "distance"])
+def test_other_policies_and_group_sizes(objective, outcomes, n, set_size):
+    policy = random_policy(outcomes, seed=outcomes + n, binary=True, sharpness=1.5)
+    expected = analytic_gradient(objective, set_size, policy)
+    np.testing.assert_allclose(
+        expected_estimate(objective, set_size, n, policy), expected, atol=1e-10, rtol=0
+    )
+
+
+@pytest.mark.parametrize(("objective", "gate"), SCORES)
+def test_subset_mean_is_unbiased_for_the_objective(objective, gate):
+    policy = random_policy(4, seed=3)
+    policy = policy.passing() if gate == "passing" else policy
+    outcomes, weights = policy.tuples(4)
+    for set_size in range(smallest(objective), 5):
+        means = subset_mean(objective, set_size, gate=gate, **policy.arrays(outcomes))
+        assert weights @ means == pytest.approx(objective_value(objective, set_size, policy, gate), abs=1e-12)
+
+
+def test_missing_rewards_leave_the_estimator_unbiased():
+    """A checker that fails on a third of the generations, whatever they are, only makes N smaller."""
+    policy = random_policy(4, seed=5)
+    outcomes, weights = policy.tuples(4)
+    arrays = policy.arrays(outcomes)
+    arrays["rewards"] = arrays["rewards"].copy()
+    arrays["rewards"][:, 1] = np.nan
+    from polychromic.objective import set_advantages
+
+    advantages = set_advantages("coverage", 2, **arrays)
+    assert np.all(advantages[:, 1] == 0.0)
+    found = weights @ np.einsum("qn,qnm->qm", advantages, policy.scores_MM[outcomes])
+    np.testing.assert_allclose(found, analytic_gradient("coverage", 2, policy), atol=1e-10, rtol=0)
