@@ -29,6 +29,7 @@ from polychromic.diversity.semantic import (
     semantic_distance,
     vendi_score,
     vendi_score_from_embeddings,
+    vendi_scores,
 )
 from polychromic.diversity.signature import Signature, require_comparable
 
@@ -64,4 +65,5 @@ __all__ = [
     "tokenize",
     "vendi_score",
     "vendi_score_from_embeddings",
+    "vendi_scores",
 ]

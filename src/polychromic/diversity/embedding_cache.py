@@ -33,7 +33,7 @@ class CachedEmbedder:
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Float32 [n, d] with rows of length 1, read from the file where it has them.
 
-        Raises DataError where the file is not such a cache.
+        Raises DataError where the file cannot be read or written, or is not such a cache.
         """
         keys = [text_key(text) for text in texts]
         by_key = dict(zip(keys, texts, strict=True))
@@ -45,10 +45,10 @@ class CachedEmbedder:
                 computed = self._embedder.encode([by_key[key] for key in some])
                 self._write(some, computed)
                 found.update(zip(some, computed, strict=True))
+        except sqlite3.OperationalError as error:  # locked, full or read-only: the file itself may be whole
+            raise DataError(f"{self.path}: cannot use the cache of embeddings: {error}") from error
         except sqlite3.DatabaseError as error:
-            raise DataError(
-                f"{self.path}: expected a cache of embeddings: {error}; delete the file"
-            ) from error
+            raise DataError(f"{self.path}: not a cache of embeddings: {error}; delete the file") from error
         return np.stack([found[key] for key in keys]) if keys else self._embedder.encode([])
 
     def _connect(self) -> sqlite3.Connection:

@@ -20,7 +20,7 @@ def semantic_distance(embeddings: ArrayLike) -> float:
     Rows need not have length 1. nan with fewer than two rows. Raises ValueError for a row that is zero or not finite.
     Source: Tevet and Berant 2021, Evaluating the Evaluation of Diversity, section 3 (embedding-based distance).
     """
-    unit_ND = unit_rows(embeddings)
+    unit_ND = _unit(_require_rows(embeddings))
     n = len(unit_ND)
     if n < 2:
         return math.nan
@@ -31,8 +31,7 @@ def semantic_distance(embeddings: ArrayLike) -> float:
 
 def cosine_distances(embeddings: ArrayLike) -> Floats:
     """[N, N] matrix of 1 − cosine in [0, 2], symmetric with a zero diagonal."""
-    unit_ND = unit_rows(embeddings)
-    distances_NN = np.clip(1.0 - unit_ND @ unit_ND.T, 0.0, 2.0)
+    distances_NN = np.clip(1.0 - _cosines(_require_rows(embeddings)), 0.0, 2.0)
     np.fill_diagonal(distances_NN, 0.0)
     return distances_NN
 
@@ -47,36 +46,56 @@ def vendi_score(kernel: ArrayLike, q: float = 1.0) -> float:
     Source: Friedman and Dieng 2023, The Vendi Score, definition 3.1; Pasarkar and Dieng 2024, Cousins of the
     Vendi Score, equation 3, for q ≠ 1.
     """
-    kernel_NN = _require_kernel(kernel)
-    return _spectral_diversity(np.linalg.eigvalsh(kernel_NN), q) if kernel_NN.size else math.nan
+    return float(_spectral_diversity(np.linalg.eigvalsh(_require_kernel(kernel)), q))
 
 
 def vendi_score_from_embeddings(embeddings: ArrayLike, q: float = 1.0) -> float:
-    """Vendi score with the cosine kernel of [N, d] embeddings; rows need not have length 1. nan without a row.
-
-    Where N > d the d×d Gram matrix of the columns is used, which has the same eigenvalues above 0.
-    """
-    unit_ND = unit_rows(embeddings)
-    if not len(unit_ND):
-        return math.nan
-    n, d = unit_ND.shape
-    gram = unit_ND.T @ unit_ND if n > d else unit_ND @ unit_ND.T
-    return _spectral_diversity(np.linalg.eigvalsh(gram), q)
+    """Vendi score with the cosine kernel of [N, d] embeddings; rows need not have length 1. nan without a row."""
+    return float(_vendi(_require_rows(embeddings), q))
 
 
-def unit_rows(embeddings: ArrayLike) -> Floats:
-    """[N, d] rows scaled to length 1 in double precision; ValueError for a row that has no direction."""
-    rows_ND = np.asarray(embeddings, dtype=np.float64)
-    if rows_ND.ndim != 2:
-        raise ValueError(f"embeddings have shape {rows_ND.shape}; expected [generations, dimensions]")
-    lengths_N = np.sqrt(np.einsum("nd,nd->n", rows_ND, rows_ND))
-    usable_N = np.isfinite(lengths_N) & (lengths_N > 0)
-    if not usable_N.all():
-        row = int(np.argmin(usable_N))
-        raise ValueError(
-            f"embeddings[{row}] has length {lengths_N[row]}; expected a finite row that is not zero"
-        )
-    return rows_ND / lengths_N[:, None]
+def vendi_scores(embeddings_PND: ArrayLike, q: float = 1.0) -> Floats:
+    """[P] Vendi scores of P groups of equal size at once, several times faster than one by one for small groups."""
+    return _vendi(_require_rows(embeddings_PND, n_axes=3), q)
+
+
+def _vendi(rows: Floats, q: float) -> Floats:
+    n, d = rows.shape[-2:]
+    if n <= d:
+        return _spectral_diversity(np.linalg.eigvalsh(_cosines(rows)), q)
+    # The product of the columns has the same eigenvalues above 0, and fewer of them.
+    unit = _unit(rows)
+    return _spectral_diversity(np.linalg.eigvalsh(np.swapaxes(unit, -1, -2) @ unit), q)
+
+
+def _cosines(rows: Floats) -> Floats:
+    """[..., N, N] cosines of all pairs of rows."""
+    products = rows @ np.swapaxes(rows, -1, -2)
+    lengths = _require_lengths(np.sqrt(np.diagonal(products, axis1=-2, axis2=-1)))
+    return products / (lengths[..., :, None] * lengths[..., None, :])
+
+
+def _unit(rows: Floats) -> Floats:
+    """Rows scaled to length 1."""
+    return rows / _require_lengths(np.sqrt(np.einsum("...d,...d->...", rows, rows)))[..., None]
+
+
+def _require_rows(embeddings: ArrayLike, n_axes: int = 2) -> Floats:
+    # Double precision: at small q the rounding of single precision would count as items.
+    rows = np.asarray(embeddings, dtype=np.float64)
+    if rows.ndim != n_axes:
+        expected = "[generations, dimensions]" if n_axes == 2 else "[groups, generations, dimensions]"
+        raise ValueError(f"embeddings have shape {rows.shape}; expected {expected}")
+    return rows
+
+
+def _require_lengths(lengths: Floats) -> Floats:
+    usable = np.isfinite(lengths) & (lengths > 0)
+    if not usable.all():
+        where = np.argwhere(~usable)[0].tolist()
+        length = lengths[tuple(where)]
+        raise ValueError(f"embeddings{where} has length {length}; expected a finite row that is not zero")
+    return lengths
 
 
 def _require_kernel(kernel: ArrayLike) -> Floats:
@@ -99,18 +118,22 @@ def _require_kernel(kernel: ArrayLike) -> Floats:
     return kernel_NN
 
 
-def _spectral_diversity(eigenvalues: Floats, q: float) -> float:
-    """exp of the order-q entropy of the eigenvalues scaled to sum to 1."""
+def _spectral_diversity(eigenvalues: Floats, q: float) -> Floats:
+    """exp of the order-q entropy of ascending eigenvalues [..., M] scaled to sum to 1; nan where M is 0."""
     if not q >= 0:
         raise ValueError(f"q={q}: expected an order of at least 0 (inf is allowed)")
-    smallest, largest = float(eigenvalues[0]), float(eigenvalues[-1])
-    if smallest < -_TOLERANCE * largest:
+    if eigenvalues.shape[-1] == 0:
+        return np.full(eigenvalues.shape[:-1], math.nan)
+    largest = eigenvalues[..., -1:]
+    if (eigenvalues[..., :1] < -_TOLERANCE * largest).any():
+        smallest = float(eigenvalues[..., 0].min())
         raise ValueError(f"kernel is not positive semi-definite: its smallest eigenvalue is {smallest:.3g}")
     # Rounding leaves tiny eigenvalues where there is none; at small q they would count as items.
-    kept = eigenvalues[eigenvalues > largest * len(eigenvalues) * np.finfo(np.float64).eps]
-    shares = kept / kept.sum()
+    is_kept = eigenvalues > largest * eigenvalues.shape[-1] * np.finfo(np.float64).eps
+    kept = np.where(is_kept, eigenvalues, 0.0)
+    shares = kept / kept.sum(axis=-1, keepdims=True)
     if q == math.inf:
-        return float(1.0 / shares[-1])
+        return 1.0 / shares[..., -1]
     if abs(q - 1.0) < 1e-9:  # the limit: the general form is 0/0 here
-        return float(np.exp(-(shares @ np.log(shares))))
-    return float((shares**q).sum() ** (1.0 / (1.0 - q)))
+        return np.exp(-(shares * np.log(np.where(is_kept, shares, 1.0))).sum(axis=-1))
+    return (is_kept * shares**q).sum(axis=-1) ** (1.0 / (1.0 - q))

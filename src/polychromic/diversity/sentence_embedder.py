@@ -9,11 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from polychromic.errors import ModelError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +30,12 @@ class SentenceEmbedder:
     """
 
     def __init__(
-        self, source: str, name: str | None = None, *, device: str | None = None, token_budget: int = 2048
+        self,
+        source: str,
+        name: str | None = None,
+        *,
+        device: str | None = None,
+        token_budget: int | None = None,
     ):
         from sentence_transformers import SentenceTransformer
 
@@ -37,7 +46,8 @@ class SentenceEmbedder:
                 f"could not load the embedder {source!r}: {error}\n"
                 "Expected minilm, hash, or a sentence-transformers id or folder."
             ) from error
-        self.token_budget = token_budget
+        # A core is busy with few tokens, an accelerator needs many; too many only cost a retry with half.
+        self.token_budget = token_budget or (2048 if self._model.device.type == "cpu" else 65_536)
         self.name = name or f"{Path(source).name}@{_weights_hash(self._model)[:8]}"
         # A fast tokenizer used by two threads at once raises "Already borrowed".
         self._tokenizer_lock = Lock()
@@ -130,7 +140,7 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _weights_hash(model) -> str:
+def _weights_hash(model: SentenceTransformer) -> str:
     import torch
 
     digest = hashlib.sha256()
