@@ -1,0 +1,55 @@
+"""From generations to a claim that survives review: measures a prompt, paired statistics, and a verdict."""
+
+from polychromic.evaluation.audit_checker import CheckerAudit, audit_checker
+from polychromic.evaluation.ceilings import Possibility, criterion_possible
+from polychromic.evaluation.compare import compare
+from polychromic.evaluation.comparison import Comparison
+from polychromic.evaluation.criteria import DEFAULT_LEVELS, MINIMUM, STRONG, Criterion, Levels
+from polychromic.evaluation.group_metrics import MeasureOptions
+from polychromic.evaluation.intervals import Resampling
+from polychromic.evaluation.measure import measure_arms, measure_rows
+from polychromic.evaluation.metrics import METRICS, Metric, find_metric
+from polychromic.evaluation.passk import all_pass_at_k, most_pass_at_k, pass_at_k, pass_at_k_curve
+from polychromic.evaluation.power import detectable_effect, prompts_needed
+from polychromic.evaluation.rendering import criteria_table, means_table, summary_text, to_latex, to_markdown
+from polychromic.evaluation.statistics import PairedComparison, paired_comparison
+from polychromic.evaluation.tables import PromptTable, SampledTable
+from polychromic.evaluation.verdict import Verdict, judge_means
+
+__all__ = [
+    "DEFAULT_LEVELS",
+    "METRICS",
+    "MINIMUM",
+    "STRONG",
+    "CheckerAudit",
+    "Comparison",
+    "Criterion",
+    "Levels",
+    "MeasureOptions",
+    "Metric",
+    "PairedComparison",
+    "Possibility",
+    "PromptTable",
+    "Resampling",
+    "SampledTable",
+    "Verdict",
+    "all_pass_at_k",
+    "audit_checker",
+    "compare",
+    "criteria_table",
+    "criterion_possible",
+    "detectable_effect",
+    "find_metric",
+    "judge_means",
+    "means_table",
+    "measure_arms",
+    "measure_rows",
+    "most_pass_at_k",
+    "paired_comparison",
+    "pass_at_k",
+    "pass_at_k_curve",
+    "prompts_needed",
+    "summary_text",
+    "to_latex",
+    "to_markdown",
+]

@@ -1,0 +1,181 @@
+"""What a reader has to know before trusting a number: the warnings that stand on top of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from polychromic.evaluation.frontier import MatchedGain
+from polychromic.evaluation.metrics import find_metric
+from polychromic.evaluation.outcomes import CriterionOutcome
+from polychromic.evaluation.statistics import PairedComparison
+from polychromic.evaluation.wording import number, plural, signed, signed_percent
+
+CautionKind = Literal[
+    "reward hacking",
+    "temperature",
+    "length",
+    "saturated",
+    "underpowered",
+    "few seeds",
+    "missing rewards",
+    "truncated",
+    "prompts left out",
+]
+
+Contrasts = Mapping[tuple[str, str], PairedComparison]
+"""Comparisons at the headline way of sampling, by (arm, metric key)."""
+
+_SATURATED = 0.5
+_LENGTH_CHANGE = 0.10
+_LEAST_SEEDS = 3
+_MISSING, _TRUNCATED, _LEFT_OUT = 0.01, 0.05, 0.05
+# Its value grows with the length of the texts, and what stands beside it does not.
+_LENGTH_MATCHED = {"distinct_1": "rarefied_distinct_2", "distinct_2": "rarefied_distinct_2"}
+
+
+@dataclass(frozen=True, slots=True)
+class Caution:
+    """One warning, about one arm (empty: all of them)."""
+
+    kind: CautionKind
+    arm: str
+    text: str
+
+
+def reward_hacking(
+    contrasts: Contrasts, gaps: Mapping[str, PairedComparison], baseline: str, alpha: float
+) -> list[Caution]:
+    """Arms, the baseline among them, whose training reward is higher than the other's while the judge's is not.
+
+    `gaps` compares reward minus judge between arm and baseline: it has to differ significantly as well, so that a
+    judge that is only noisier than the reward is not taken for one that disagrees.
+    """
+    found = []
+    for arm, gap in gaps.items():
+        reward, judged = contrasts[arm, "reward"], contrasts[arm, "judge"]
+        if max(reward.p_value, gap.p_value) >= alpha or reward.difference * gap.difference <= 0:
+            continue
+        sign = 1.0 if reward.difference > 0 else -1.0
+        if sign * judged.difference > 0 and judged.p_value < alpha:
+            continue
+        who, other = (arm, baseline) if sign > 0 else (baseline, arm)
+        found.append(
+            Caution(
+                "reward hacking",
+                who,
+                f"{who} has {signed(sign * reward.difference)} training reward against {other}, but the judge, which "
+                f"training never saw, says {signed(sign * judged.difference)}: the reward is being gamed",
+            )
+        )
+    return found
+
+
+def temperature_cautions(gains: Sequence[MatchedGain], headline: str) -> Iterator[Caution]:
+    """Gains that another way of sampling the baseline also gives."""
+    for gain in gains:
+        if gain.sampling != headline:
+            continue
+        name = find_metric(gain.metric).name
+        if gain.reached_by:
+            text = f"{name} {number(gain.diversity)} is also reached by the baseline at {gain.reached_by}, at no loss"
+        elif gain.position == "worse than the baseline anywhere":
+            text = (
+                f"{name}: the arm's quality {number(gain.quality)} is below the baseline's everywhere; sample the "
+                "baseline at a higher temperature to compare them at equal quality"
+            )
+        elif gain.low <= 0:
+            text = (
+                f"{name} at matched quality differs by {signed(gain.gain)} (from {signed(gain.low)} to "
+                f"{signed(gain.high)}): a higher temperature of the baseline may give as much"
+            )
+        else:
+            continue
+        yield Caution("temperature", gain.arm, f"{gain.arm}: {text}")
+
+
+def length_cautions(contrasts: Contrasts, arms: Sequence[str], alpha: float) -> Iterator[Caution]:
+    """Arms whose texts differ in length, and gains that vanish when length is matched."""
+    for arm in arms:
+        tokens = contrasts.get((arm, "tokens"))
+        if tokens and abs(tokens.relative_difference) > _LENGTH_CHANGE and tokens.p_value < alpha:
+            text = (
+                f"{arm}: texts are {signed_percent(tokens.relative_difference)} in length ({number(tokens.mean_a)} "
+                f"against {number(tokens.mean_b)} tokens); read diversity by the rarefied measure"
+            )
+            yield Caution("length", arm, text)
+        for key, matched_key in _LENGTH_MATCHED.items():
+            plain, matched = contrasts.get((arm, key)), contrasts.get((arm, matched_key))
+            if plain and matched and plain.p_value < alpha and not _confirms(plain, matched, alpha):
+                text = (
+                    f"{arm}: {find_metric(key).name} {signed_percent(plain.relative_difference)} vanishes when length "
+                    f"is matched ({find_metric(matched_key).name} {signed_percent(matched.relative_difference)})"
+                )
+                yield Caution("length", arm, text)
+
+
+def criterion_cautions(outcomes: Sequence[CriterionOutcome]) -> Iterator[Caution]:
+    """Saturated metrics, and criteria that so few prompts or seeds could hardly have decided."""
+    for outcome in outcomes:
+        evidence, criterion = outcome.evidence, outcome.criterion
+        if evidence is None or evidence.comparison is None:
+            continue
+        name, comparison = find_metric(criterion.metric).name, evidence.comparison
+        if evidence.share_at_bound >= _SATURATED:
+            text = (
+                f"{outcome.arm}: {name} is at its bound in both arms on {100 * evidence.share_at_bound:.0f} % of "
+                f"prompts; {comparison.n_informative} of {comparison.n_prompts} prompts can tell them apart"
+            )
+            yield Caution("saturated", outcome.arm, text)
+        asked = criterion.margin or criterion.asked * abs(evidence.mean_baseline)
+        if outcome.status == "undecided" and comparison.minimum_detectable_effect > asked > 0:
+            text = (
+                f"{outcome.arm}: {name} asks for {asked:.3g}, and {plural(comparison.n_prompts, 'prompt')} show no "
+                f"less than {comparison.minimum_detectable_effect:.3g} with 80 % power"
+            )
+            yield Caution("underpowered", outcome.arm, text)
+
+
+def seed_cautions(contrasts: Contrasts, metrics: Sequence[str], alpha: float) -> Iterator[Caution]:
+    """Too few training seeds, and differences that stand for these models but not against the spread of seeds."""
+    n_seeds = min((comparison.n_seeds for comparison in contrasts.values()), default=0)
+    if n_seeds < _LEAST_SEEDS:
+        text = (
+            f"{plural(n_seeds, 'training seed')}: the test says that these trained models differ, not that training "
+            f"again would; use at least {_LEAST_SEEDS}"
+        )
+        yield Caution("few seeds", "", text)
+    for (arm, metric), comparison in contrasts.items():
+        if (
+            metric in metrics
+            and comparison.n_seeds > 1
+            and comparison.p_value < alpha <= comparison.p_over_seeds
+        ):
+            text = (
+                f"{arm}: {find_metric(metric).name} differs for these trained models (p = {comparison.p_value:.2g}) "
+                f"but not beyond the spread of {comparison.n_seeds} seeds (p = {comparison.p_over_seeds:.2g})"
+            )
+            yield Caution("few seeds", arm, text)
+
+
+def fault_cautions(
+    means: Mapping[str, Mapping[str, float]], n_prompts: int, n_left_out: int
+) -> Iterator[Caution]:
+    """Missing rewards, truncated texts and prompts that not every arm has; `means` by arm and metric."""
+    for arm, of_arm in means.items():
+        if of_arm.get("missing", 0.0) > _MISSING and "reward" in of_arm:
+            text = (
+                f"{arm}: {100 * of_arm['missing']:.1f} % of rewards are missing, because the checker failed"
+            )
+            yield Caution("missing rewards", arm, text)
+        if of_arm.get("truncated", 0.0) > _TRUNCATED:
+            text = f"{arm}: {100 * of_arm['truncated']:.0f} % of texts were cut off at the token limit"
+            yield Caution("truncated", arm, text)
+    if n_left_out > _LEFT_OUT * n_prompts:
+        text = f"{plural(n_left_out, 'prompt')} missing in some arm were left out; {n_prompts} are compared"
+        yield Caution("prompts left out", "", text)
+
+
+def _confirms(plain: PairedComparison, matched: PairedComparison, alpha: float) -> bool:
+    return matched.p_value < alpha and plain.difference * matched.difference > 0

@@ -1,0 +1,275 @@
+"""All arms against the baseline: the one function that turns tables into a comparison with a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polychromic.evaluation.cautions import (
+    Caution,
+    Contrasts,
+    criterion_cautions,
+    fault_cautions,
+    length_cautions,
+    reward_hacking,
+    seed_cautions,
+    temperature_cautions,
+)
+from polychromic.evaluation.ceilings import share_at_bound
+from polychromic.evaluation.comparison import ArmCurve, ArmMean, Comparison, Contrast
+from polychromic.evaluation.criteria import DEFAULT_LEVELS, Criterion, Levels
+from polychromic.evaluation.curves import simultaneous_curve
+from polychromic.evaluation.equivalence import margin_test
+from polychromic.evaluation.frontier import MatchedGain, matched_gains
+from polychromic.evaluation.intervals import Resampling, mean_intervals
+from polychromic.evaluation.metrics import METRICS, find_metric, split_at_k
+from polychromic.evaluation.outcomes import Evidence
+from polychromic.evaluation.statistics import PairedComparison, paired_comparison, paired_comparisons
+from polychromic.evaluation.study import Study
+from polychromic.evaluation.tables import PromptTable
+from polychromic.evaluation.verdict import judge
+from polychromic.evaluation.wording import plural
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is compared with what, and how."""
+
+    study: Study
+    baseline: str
+    others: tuple[str, ...]
+    headline: str
+    levels: Levels
+    resampling: Resampling
+
+    @property
+    def criteria(self) -> list[Criterion]:
+        return [criterion for level in self.levels.values() for criterion in level]
+
+    @property
+    def alpha(self) -> float:
+        return self.criteria[0].alpha
+
+    @property
+    def asked(self) -> list[str]:
+        """Metric keys of all criteria, each once."""
+        return list(dict.fromkeys(criterion.metric for criterion in self.criteria))
+
+    def pair(self, arm: str, label: str, metric: str) -> tuple[Floats, Floats] | None:
+        """Cells of an arm and the baseline that share at least one defined prompt, else None."""
+        pair = self.study.pair(arm, self.baseline, label, metric)
+        if pair is None or np.isnan(pair[0] + pair[1]).any(axis=0).all():
+            return None
+        return pair
+
+
+def compare(
+    tables: Mapping[tuple[str, int], PromptTable],
+    *,
+    baseline: str,
+    criteria: Levels = DEFAULT_LEVELS,
+    headline: str | None = None,
+    resampling: Resampling | None = None,
+    quality_metric: str | None = None,
+) -> Comparison:
+    """Compare every arm with the baseline and judge it by the criteria.
+
+    `tables` are by (arm, seed) in the order in which arms are shown. `headline` is the way of sampling that the
+    criteria are judged at (the first of the baseline's unless named). `quality_metric` is the quality of the
+    frontier: the judge where there is one, else the reward.
+    Raises ValueError where the baseline, another arm or the headline is missing, or the prompts do not meet.
+    """
+    plan = _plan(tables, baseline, criteria, headline, resampling or Resampling())
+    contrasts = _contrasts(plan)
+    at_headline = {
+        (one.arm, one.metric): one.comparison for one in contrasts if one.sampling == plan.headline
+    }
+    means = _means(plan)
+    gains = _frontier(plan, quality_metric)
+    hacking = reward_hacking(at_headline, _gaps(plan), baseline, plan.alpha)
+    verdict = judge(
+        criteria,
+        plan.others,
+        _evidence(plan, at_headline),
+        basis=_basis(plan),
+        hacked=[caution.arm for caution in hacking],
+    )
+    outcomes = [outcome for level in verdict.levels for outcome in level.outcomes]
+    cautions = [
+        *hacking,
+        *temperature_cautions(gains, plan.headline),
+        *length_cautions(at_headline, plan.others, plan.alpha),
+        *criterion_cautions(outcomes),
+        *seed_cautions(at_headline, plan.asked, plan.alpha),
+        *fault_cautions(
+            _headline_means(means, plan.headline), len(plan.study.prompts), plan.study.n_left_out
+        ),
+    ]
+    first = next(iter(tables.values()))
+    return Comparison(
+        baseline=baseline,
+        arms=tuple(plan.study.arms),
+        seeds=plan.study.arms,
+        headline=plan.headline,
+        n_prompts=len(plan.study.prompts),
+        means=means,
+        contrasts=contrasts,
+        frontier=gains,
+        curves=_curves(plan),
+        cautions=_each_once(cautions),
+        verdict=verdict,
+        clusters=first.clusters,
+        signatures=first.signatures,
+        resampling=plan.resampling,
+    )
+
+
+def _plan(
+    tables: Mapping[tuple[str, int], PromptTable],
+    baseline: str,
+    levels: Levels,
+    headline: str | None,
+    resampling: Resampling,
+) -> _Plan:
+    study = Study.of(tables)
+    if baseline not in study.arms:
+        raise ValueError(f"baseline {baseline!r}: expected one of the arms {list(study.arms)}")
+    others = tuple(arm for arm in study.arms if arm != baseline)
+    headline = headline or study.labels(baseline)[0]
+    for arm in study.arms:
+        if headline not in study.labels(arm):
+            raise ValueError(
+                f"arm {arm!r} was not sampled at {headline}, where the criteria are judged; it has {study.labels(arm)}"
+            )
+    return _Plan(study, baseline, others, headline, levels, resampling)
+
+
+def _contrasts(plan: _Plan) -> tuple[Contrast, ...]:
+    """Every metric that an arm shares with the baseline, under every way of sampling that both have."""
+    named: list[tuple[str, str, str]] = []
+    pairs = []
+    for arm in plan.others:
+        for label in plan.study.labels(arm):
+            for metric in _metrics(plan, arm, label):
+                pair = plan.pair(arm, label, metric)
+                if pair is not None:
+                    named.append((arm, label, metric))
+                    pairs.append(pair)
+    compared = paired_comparisons(pairs, resampling=plan.resampling)
+    return tuple(Contrast(*name, comparison) for name, comparison in zip(named, compared, strict=True))
+
+
+def _metrics(plan: _Plan, arm: str, label: str) -> list[str]:
+    """Metrics in the order of the registry, those of curves last; away from the headline only the k asked for."""
+    asked = [key for key in plan.asked if split_at_k(key)]
+    present = plan.study.metrics(arm, label)
+    plain = [key for key in METRICS if key in present]
+    at_k = [key for key in present if split_at_k(key)] if label == plan.headline else []
+    return list(dict.fromkeys([*plain, *asked, *at_k]))
+
+
+def _evidence(plan: _Plan, at_headline: Contrasts) -> dict[tuple[str, str], Evidence]:
+    margins = {one.metric: one.margin for one in plan.criteria if one.direction == "not_worse"}
+    found = {}
+    for arm in plan.others:
+        for metric in plan.asked:
+            comparison, pair = at_headline.get((arm, metric)), plan.pair(arm, plan.headline, metric)
+            if comparison is None or pair is None:
+                continue
+            kept_P = ~np.isnan(pair[0] + pair[1]).any(axis=0)
+            a_SP, b_SP = pair[0][:, kept_P], pair[1][:, kept_P]
+            margin = margins.get(metric)
+            found[arm, metric] = Evidence(
+                comparison.mean_a,
+                comparison.mean_b,
+                comparison,
+                margin_test(a_SP, b_SP, margin, find_metric(metric).sign) if margin else None,
+                share_at_bound(a_SP.mean(axis=0), b_SP.mean(axis=0), metric),
+            )
+    return found
+
+
+def _gaps(plan: _Plan) -> dict[str, PairedComparison]:
+    """By arm: training reward minus judge, against the baseline's; arms without a judge are left out."""
+    gaps = {}
+    for arm in plan.others:
+        reward, judged = (plan.pair(arm, plan.headline, key) for key in ("reward", "judge"))
+        if reward is not None and judged is not None:
+            gaps[arm] = paired_comparison(
+                reward[0] - judged[0], reward[1] - judged[1], resampling=plan.resampling
+            )
+    return gaps
+
+
+def _frontier(plan: _Plan, quality_metric: str | None) -> tuple[MatchedGain, ...]:
+    """Gains at matched quality in every diversity metric that a criterion names, else in all that were measured."""
+    measured = plan.study.metrics(plan.baseline, plan.headline)
+    quality = quality_metric or ("judge" if "judge" in measured else "reward")
+    kinds = ("diversity", "both")
+    metrics = [key for key in plan.asked if find_metric(key).kind in kinds] or [
+        key for key in measured if find_metric(key).kind == "diversity"
+    ]
+    return tuple(
+        gain
+        for arm in plan.others
+        for metric in metrics
+        for gain in matched_gains(plan.study, arm, plan.baseline, metric, quality, plan.resampling)
+    )
+
+
+def _means(plan: _Plan) -> tuple[ArmMean, ...]:
+    means = []
+    for arm in plan.study.arms:
+        for label in plan.study.labels(arm):
+            for metric in _metrics(plan, arm, label):
+                cells_SP = plan.study.cells(arm, label, metric)
+                if cells_SP is not None:
+                    means.append(_arm_mean(arm, label, metric, cells_SP, plan.resampling))
+    return tuple(one for one in means if one is not None)
+
+
+def _arm_mean(arm: str, label: str, metric: str, cells_SP: Floats, resampling: Resampling) -> ArmMean | None:
+    cells_SP = cells_SP[:, ~np.isnan(cells_SP).any(axis=0)]
+    if not cells_SP.size:
+        return None
+    ((low, high),) = mean_intervals(cells_SP[:, :, None], resampling)
+    seeds = tuple(cells_SP.mean(axis=1).tolist())
+    return ArmMean(arm, label, metric, float(cells_SP.mean()), low, high, seeds, cells_SP.shape[1])
+
+
+def _headline_means(means: tuple[ArmMean, ...], headline: str) -> dict[str, dict[str, float]]:
+    by_arm: dict[str, dict[str, float]] = {}
+    for one in means:
+        if one.sampling == headline:
+            by_arm.setdefault(one.arm, {})[one.metric] = one.mean
+    return by_arm
+
+
+def _curves(plan: _Plan) -> tuple[ArmCurve, ...]:
+    found = []
+    for arm in plan.study.arms:
+        for label in plan.study.labels(arm):
+            for name, highest in (("pass", 1.0), ("distinct_correct", np.inf)):
+                cells_SPK = plan.study.curves(arm, label, name)
+                curve = None
+                if cells_SPK is not None:
+                    curve = simultaneous_curve(cells_SPK.mean(axis=0), plan.resampling, highest)
+                if curve is not None:
+                    found.append(ArmCurve(arm, label, name, curve))
+    return tuple(found)
+
+
+def _basis(plan: _Plan) -> str:
+    n_seeds = min(len(plan.study.arms[arm]) for arm in plan.others)
+    return (
+        f"{plural(len(plan.study.prompts), 'prompt')}, {plural(n_seeds, 'seed')}, sampled at {plan.headline}"
+    )
+
+
+def _each_once(cautions: list[Caution]) -> tuple[Caution, ...]:
+    return tuple(dict.fromkeys(cautions))

@@ -1,0 +1,88 @@
+"""What comparing an experiment's arms ends with, and the JSON form of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from polychromic.evaluation.cautions import Caution
+from polychromic.evaluation.curves import Curve
+from polychromic.evaluation.frontier import MatchedGain
+from polychromic.evaluation.intervals import Resampling
+from polychromic.evaluation.statistics import PairedComparison
+from polychromic.evaluation.verdict import Verdict
+from polychromic.files import strict_json
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ArmMean:
+    """One metric's mean over prompts and seeds with its interval, and the mean of each seed."""
+
+    arm: str
+    sampling: str
+    metric: str
+    mean: float
+    low: float
+    high: float
+    seeds: tuple[float, ...]
+    n_prompts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """One arm against the baseline on one metric under one way of sampling (differences are arm − baseline)."""
+
+    arm: str
+    sampling: str
+    metric: str
+    comparison: PairedComparison
+
+
+@dataclass(frozen=True, slots=True)
+class ArmCurve:
+    """Pass@k or distinct correct answers of k, of one arm under one way of sampling."""
+
+    arm: str
+    sampling: str
+    name: str
+    curve: Curve
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """All that is known of an experiment's arms; `to_json` is the content of comparison.json."""
+
+    baseline: str
+    arms: tuple[str, ...]
+    seeds: Mapping[str, tuple[int, ...]]
+    headline: str
+    n_prompts: int
+    means: tuple[ArmMean, ...]
+    contrasts: tuple[Contrast, ...]
+    frontier: tuple[MatchedGain, ...]
+    curves: tuple[ArmCurve, ...]
+    cautions: tuple[Caution, ...]
+    verdict: Verdict
+    clusters: str
+    signatures: Mapping[str, str]
+    resampling: Resampling
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain mapping with its schema version; what is undefined (nan) is null."""
+        return json.loads(strict_json({"schema_version": SCHEMA_VERSION, **asdict(self)}))
+
+    def mean(self, arm: str, metric: str, sampling: str | None = None) -> ArmMean | None:
+        """An arm's mean of a metric, at the headline way of sampling unless another is named."""
+        wanted = (arm, sampling or self.headline, metric)
+        return next((one for one in self.means if (one.arm, one.sampling, one.metric) == wanted), None)
+
+    def contrast(self, arm: str, metric: str, sampling: str | None = None) -> PairedComparison | None:
+        """An arm's comparison with the baseline on a metric, at the headline unless another way is named."""
+        wanted = (arm, sampling or self.headline, metric)
+        return next(
+            (one.comparison for one in self.contrasts if (one.arm, one.sampling, one.metric) == wanted), None
+        )

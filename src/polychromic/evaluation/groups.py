@@ -1,0 +1,73 @@
+"""Generation rows gathered into groups: all answers to one prompt under one way of sampling."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polychromic.records import GenerationRow
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerGroup:
+    """N answers to one prompt. Arrays [N]; rewards and judgements are nan where their checker failed.
+
+    `forms` are keys of answers that count as the same, None where the task has none.
+    """
+
+    prompt_id: str
+    texts: list[str]
+    rewards: Floats
+    judgements: Floats
+    n_tokens: Floats
+    truncated: Floats
+    forms: list[str] | None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+def group_rows(rows: Sequence[GenerationRow]) -> dict[str, list[AnswerGroup]]:
+    """Groups by sampling label in order of first appearance, each list sorted by prompt id.
+
+    Raises ValueError where a prompt has two rows of one index under one way of sampling.
+    """
+    # One table has one notion of equal answers: task forms where any row carries one.
+    has_forms = any(row.cluster is not None for row in rows)
+    gathered: defaultdict[str, defaultdict[str, list[GenerationRow]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        gathered[row.sampling.label][row.prompt_id].append(row)
+    return {
+        label: [_group(prompt_id, members, has_forms) for prompt_id, members in sorted(prompts.items())]
+        for label, prompts in gathered.items()
+    }
+
+
+def _group(prompt_id: str, rows: list[GenerationRow], has_forms: bool) -> AnswerGroup:
+    rows = sorted(rows, key=lambda row: row.index)
+    for first, second in pairwise(rows):
+        if first.index == second.index:
+            raise ValueError(
+                f"prompt {prompt_id!r} has two generations of index {first.index} at {first.sampling.label}; "
+                "expected each once (were two files joined?)"
+            )
+    return AnswerGroup(
+        prompt_id,
+        [row.text for row in rows],
+        _scores([row.reward for row in rows]),
+        _scores([row.judge for row in rows]),
+        np.array([row.n_tokens for row in rows], dtype=np.float64),
+        np.array([row.finish == "length" for row in rows], dtype=np.float64),
+        [row.text if row.cluster is None else row.cluster for row in rows] if has_forms else None,
+    )
+
+
+def _scores(scores: list[float | None]) -> Floats:
+    return np.array(scores, dtype=np.float64)

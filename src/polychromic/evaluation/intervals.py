@@ -1,0 +1,91 @@
+"""Confidence intervals of means over prompts, and over prompts and training seeds."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polychromic.evaluation.resampling import bootstrap_means
+from polychromic.evaluation.seeds import widen_for_seeds
+
+Floats = NDArray[np.float64]
+Interval = tuple[float, float]
+Method = Literal["percentile", "BCa"]
+
+
+@dataclass(frozen=True, slots=True)
+class Resampling:
+    """How much is drawn: bootstrap resamples, sign patterns, the seed of both, and the intervals' confidence."""
+
+    bootstraps: int = 9999
+    sign_patterns: int = 100_000
+    seed: int = 0
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        if self.bootstraps < 1000:
+            raise ValueError(f"bootstraps={self.bootstraps}: expected at least 1000 for 95 % intervals")
+        if not 0.0 < self.confidence < 1.0:
+            raise ValueError(f"confidence={self.confidence}: expected a share such as 0.95")
+
+
+def bootstrap_interval(x_P: Floats, draws_B: Floats, method: Method, confidence: float) -> Interval:
+    """Interval of the mean of x from its bootstrap draws, computed by scipy.
+
+    Where all values are equal both ends are that value; where BCa is undefined the percentile interval stands in.
+    """
+    from scipy.stats import DegenerateDataWarning, bootstrap
+
+    if len(x_P) < 2 or np.ptp(draws_B) == 0.0:
+        mean = float(x_P.mean()) if len(x_P) > 1 else math.nan
+        return mean, mean
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateDataWarning)
+        drawn = SimpleNamespace(bootstrap_distribution=draws_B)
+        result = bootstrap(
+            (x_P,), np.mean, n_resamples=0, bootstrap_result=drawn, method=method, confidence_level=confidence
+        )
+    low, high = map(float, result.confidence_interval)
+    if math.isnan(low) and method == "BCa":
+        return bootstrap_interval(x_P, draws_B, "percentile", confidence)
+    return low, high
+
+
+def expanded_confidence(n: int, confidence: float) -> float:
+    """The nominal confidence at which a bootstrap over n prompts really has `confidence`.
+
+    A bootstrap of a mean is too narrow by √((n−1)/n) and has normal, not Student's, tails.
+    Source: Hesterberg 2015, What Teachers Should Know About the Bootstrap, section 5.4.
+    """
+    from scipy.stats import norm, t
+
+    quantile = math.sqrt(n / (n - 1)) * float(t.ppf(0.5 + confidence / 2, n - 1))
+    return float(1.0 - 2.0 * norm.sf(quantile))
+
+
+def mean_intervals(x_SPM: Floats, resampling: Resampling) -> list[Interval]:
+    """95 % (by default) interval of each column's mean over prompts and, with two seeds or more, over seeds.
+
+    Percentile bootstrap at the expanded confidence, widened for seeds.
+    """
+    x_PM = x_SPM.mean(axis=0)
+    draws_BM = bootstrap_means(x_PM, n_resamples=resampling.bootstraps, seed=resampling.seed)
+    return [
+        interval_over_seeds(x_SPM[:, :, column], draws_BM[:, column], "percentile", resampling.confidence)
+        for column in range(x_SPM.shape[2])
+    ]
+
+
+def interval_over_seeds(x_SP: Floats, draws_B: Floats, method: Method, confidence: float) -> Interval:
+    """Interval of a mean over new prompts and seeds, given the bootstrap draws of its mean over prompts."""
+    x_P = x_SP.mean(axis=0)
+    if len(x_P) < 2:
+        return math.nan, math.nan
+    low, high = bootstrap_interval(x_P, draws_B, method, expanded_confidence(len(x_P), confidence))
+    return widen_for_seeds(float(x_P.mean()), low, high, x_SP, confidence)

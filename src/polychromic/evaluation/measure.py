@@ -1,0 +1,181 @@
+"""From generation rows to tables of metrics, one array over prompts each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import chain, repeat
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polychromic.diversity import Embedder, measure_signatures
+from polychromic.evaluation.group_metrics import GroupMetrics, MeasureOptions, measure_answers
+from polychromic.evaluation.groups import AnswerGroup, group_rows
+from polychromic.evaluation.tables import PromptTable, SampledTable
+from polychromic.records import GenerationRow
+
+Floats = NDArray[np.float64]
+Embedded = tuple[AnswerGroup, NDArray[np.float32] | None]
+
+_GROUPS_AT_ONCE = 64
+
+
+def measure_rows(
+    rows: Sequence[GenerationRow],
+    options: MeasureOptions,
+    *,
+    embedder: Embedder | None = None,
+    extra: Mapping[str, Mapping[str, float]] | None = None,
+    pool: Executor | None = None,
+) -> PromptTable:
+    """Measure one arm's and seed's rows.
+
+    Without an embedder there are no semantic metrics. `extra` adds metrics made elsewhere to every way of
+    sampling: metric key → prompt id → value. The groups are measured in `pool` where one is given.
+    Raises ValueError without rows, or where a generation appears twice.
+    """
+    if not rows:
+        raise ValueError("rows: expected at least one generation to measure")
+    options = replace(
+        options, measures=replace(options.measures, embedder=embedder.name if embedder else "none")
+    )
+    by_label = group_rows(rows)
+    prompts = tuple(sorted({group.prompt_id for groups in by_label.values() for group in groups}))
+    groups = [group for members in by_label.values() for group in members]
+    spread = pool.map if pool else map
+    measured = chain.from_iterable(
+        spread(_measure_chunk, _embedded_chunks(groups, embedder), repeat(options))
+    )
+    sampled = {}
+    for label, members in by_label.items():
+        own = {group.prompt_id: next(measured) for group in members}
+        sampled[label] = _columns(prompts, own, extra or {})
+    return PromptTable(
+        prompts,
+        sampled,
+        _cluster_method(groups[0], options, embedder),
+        _signatures(options, max(map(len, groups)), sampled),
+        dict(Counter(row.error or "no reason given" for row in rows if row.reward is None)),
+    )
+
+
+def measure_arms(
+    rows_by_arm_seed: Mapping[tuple[str, int], Sequence[GenerationRow]],
+    *,
+    pass_threshold: float,
+    cluster_distance: float = 0.25,
+    embedder: Embedder | None = None,
+    workers: int = 1,
+) -> dict[tuple[str, int], PromptTable]:
+    """Tables of all arms and seeds that may be compared: measured at one bigram budget and one number of draws.
+
+    Both are the largest that 95 % of the prompts have in every arm, seed and way of sampling, so that no arm gains
+    by talking longer or by being sampled more often. Groups are measured in `workers` processes.
+    """
+    if not rows_by_arm_seed:
+        raise ValueError("rows_by_arm_seed: expected the generations of at least one arm")
+    grouped = [
+        group
+        for rows in rows_by_arm_seed.values()
+        for members in group_rows(rows).values()
+        for group in members
+    ]
+    options = MeasureOptions(pass_threshold, cluster_distance, draws=_common(grouped, _n_rewarded))
+    options = replace(options, measures=replace(options.measures, budget=_common(grouped, _n_bigrams)))
+    with _open_pool(workers) as pool:
+        return {
+            key: measure_rows(rows, options, embedder=embedder, pool=pool)
+            for key, rows in rows_by_arm_seed.items()
+        }
+
+
+def _common(groups: list[AnswerGroup], count: Callable[[AnswerGroup], int]) -> int:
+    """The largest number (at least 1) that 95 % of the prompts have in each of their groups."""
+    least: dict[str, int] = {}
+    for group in groups:
+        number = count(group)
+        least[group.prompt_id] = min(number, least.get(group.prompt_id, number))
+    return max(1, int(np.quantile(list(least.values()), 0.05, method="lower")))
+
+
+def _n_rewarded(group: AnswerGroup) -> int:
+    known = int((~np.isnan(group.rewards)).sum())
+    return known or len(group)
+
+
+def _n_bigrams(group: AnswerGroup) -> int:
+    return sum(max(len(text.split()) - 1, 0) for text in group.texts)
+
+
+@contextmanager
+def _open_pool(workers: int) -> Iterator[Executor | None]:
+    if workers <= 1:
+        yield None
+        return
+    from multiprocessing import get_context
+
+    # Spawned, because a process that has loaded torch or a tokenizer must not be forked.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield pool
+
+
+def _embedded_chunks(groups: list[AnswerGroup], embedder: Embedder | None) -> Iterator[list[Embedded]]:
+    for start in range(0, len(groups), _GROUPS_AT_ONCE):
+        chunk = groups[start : start + _GROUPS_AT_ONCE]
+        if embedder is None:
+            yield [(group, None) for group in chunk]
+            continue
+        embeddings = embedder.encode([text for group in chunk for text in group.texts])
+        ends = np.cumsum([len(group) for group in chunk])[:-1]
+        yield list(zip(chunk, np.split(embeddings, ends), strict=True))
+
+
+def _measure_chunk(chunk: list[Embedded], options: MeasureOptions) -> list[GroupMetrics]:
+    return [measure_answers(group, options, embeddings) for group, embeddings in chunk]
+
+
+def _columns(
+    prompts: tuple[str, ...], measured: Mapping[str, GroupMetrics], extra: Mapping[str, Mapping[str, float]]
+) -> SampledTable:
+    """Arrays over all prompts; a prompt that was not sampled this way is nan, an all-nan metric is left out."""
+    first = next(iter(measured.values()))
+    values = {
+        key: np.array([measured[p].values[key] if p in measured else np.nan for p in prompts])
+        for key in first.values
+    }
+    values |= {key: np.array([column.get(p, np.nan) for p in prompts]) for key, column in extra.items()}
+    curves = {
+        key: _stack([measured[p].curves[key] if p in measured else None for p in prompts])
+        for key in first.curves
+    }
+    return SampledTable(
+        {key: column for key, column in values.items() if not np.isnan(column).all()},
+        {key: curve for key, curve in curves.items() if not np.isnan(curve).all()},
+    )
+
+
+def _stack(rows: Sequence[Floats | None]) -> Floats:
+    """[P, n] rows of different length, filled up with nan."""
+    filled = np.full((len(rows), max(len(row) for row in rows if row is not None)), np.nan)
+    for target, row in zip(filled, rows, strict=True):
+        if row is not None:
+            target[: len(row)] = row
+    return filled
+
+
+def _cluster_method(group: AnswerGroup, options: MeasureOptions, embedder: Embedder | None) -> str:
+    if group.forms is not None:
+        return "the task's canonical form"
+    if embedder is not None:
+        return f"embedding distance up to {options.cluster_distance:g} ({embedder.name})"
+    return "same text"
+
+
+def _signatures(options: MeasureOptions, n: int, sampled: Mapping[str, SampledTable]) -> dict[str, str]:
+    present = {key for table in sampled.values() for key in table.values}
+    signatures = measure_signatures(options.measures, n)
+    return {key: str(signature) for key, signature in signatures.items() if key in present}

@@ -1,0 +1,97 @@
+"""Every metric that a criterion may name: what it is called, which way is better, and how far it can go."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Direction = Literal["higher", "lower"]
+Kind = Literal["diversity", "quality", "both", "length", "fault"]
+"""What a metric speaks of; "both" needs answers to differ and to pass, as distinct correct answers do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric. `better` is the direction of improvement; values lie in [lowest, highest]; `needs` is what has
+    to be there for it to be measured."""
+
+    key: str
+    name: str
+    better: Direction
+    kind: Kind
+    lowest: float = 0.0
+    highest: float = 1.0
+    needs: str = "texts"
+
+    @property
+    def best(self) -> float:
+        """The bound that a perfect value reaches (infinite where there is none)."""
+        return self.highest if self.better == "higher" else self.lowest
+
+    @property
+    def sign(self) -> float:
+        """+1 where higher is better, −1 where lower is."""
+        return 1.0 if self.better == "higher" else -1.0
+
+
+_CHECKER, _JUDGE, _EMBEDDER = "a checker", "a judge", "an embedder"
+
+METRICS: dict[str, Metric] = {
+    metric.key: metric
+    for metric in (
+        Metric("rarefied_distinct_2", "Distinct-2 (rarefied)", "higher", "diversity"),
+        Metric("distinct_1", "Distinct-1", "higher", "diversity"),
+        Metric("distinct_2", "Distinct-2", "higher", "diversity"),
+        Metric("distinct_3", "Distinct-3", "higher", "diversity"),
+        Metric("self_bleu", "Self-BLEU", "lower", "diversity"),
+        Metric("rouge_l", "ROUGE-L", "lower", "diversity"),
+        Metric("compression_ratio", "Compression ratio", "lower", "diversity", 0.0, math.inf),
+        Metric("distinct_texts", "Distinct texts", "higher", "diversity", 0.0, math.inf),
+        Metric("clusters", "Distinct answers", "higher", "diversity", 0.0, math.inf),
+        Metric("semantic_distance", "Semantic distance", "higher", "diversity", 0.0, 2.0, _EMBEDDER),
+        Metric("vendi", "Vendi score", "higher", "diversity", 1.0, math.inf, _EMBEDDER),
+        Metric("distinct_correct", "Distinct correct answers", "higher", "both", 0.0, math.inf, _CHECKER),
+        Metric("reward", "Reward", "higher", "quality", needs=_CHECKER),
+        Metric("best_of_n", "Best of n", "higher", "quality", needs=_CHECKER),
+        Metric("judge", "Judge", "higher", "quality", needs=_JUDGE),
+        Metric(
+            "reference_perplexity",
+            "Perplexity of references",
+            "lower",
+            "quality",
+            1.0,
+            math.inf,
+            "references and the model",
+        ),
+        Metric("tokens", "Length in tokens", "higher", "length", 0.0, math.inf),
+        Metric("truncated", "Share truncated", "lower", "fault"),
+        Metric("missing", "Share of rewards missing", "lower", "fault"),
+    )
+}
+"""By key, in the order in which they are shown. Beside these there are `pass@K` and `distinct_correct@K`."""
+
+_AT_K = re.compile(r"(pass|distinct_correct)@([1-9]\d*)")
+
+
+def find_metric(key: str) -> Metric:
+    """The metric called `key`; raises ValueError that lists the known keys."""
+    if key in METRICS:
+        return METRICS[key]
+    at_k = split_at_k(key)
+    if at_k is None:
+        known = ", ".join(["pass@K", "distinct_correct@K", *METRICS])
+        raise ValueError(f"metric {key!r} is not known; expected one of {known} (K a whole number)")
+    curve, k = at_k
+    if curve == "pass":
+        return Metric(key, f"Pass@{k}", "higher", "quality" if k == 1 else "both", needs=_CHECKER)
+    return replace(
+        METRICS["distinct_correct"], key=key, name=f"Distinct correct answers of {k}", highest=float(k)
+    )
+
+
+def split_at_k(key: str) -> tuple[str, int] | None:
+    """("pass", 10) for `pass@10`, and None for a key that names no k."""
+    match = _AT_K.fullmatch(key)
+    return (match[1], int(match[2])) if match else None

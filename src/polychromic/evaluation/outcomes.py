@@ -1,0 +1,177 @@
+"""One criterion against one arm: met, not met, undecided or impossible, and why."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from polychromic.evaluation import advice
+from polychromic.evaluation.ceilings import criterion_possible
+from polychromic.evaluation.criteria import Criterion
+from polychromic.evaluation.equivalence import MarginTest
+from polychromic.evaluation.metrics import find_metric
+from polychromic.evaluation.statistics import PairedComparison
+from polychromic.evaluation.wording import p_text, signed, signed_percent
+
+Status = Literal["met", "not met", "undecided", "impossible"]
+Ruling = tuple[Status, str]
+"""A status, and for an undecided one what could decide it."""
+
+SATURATED_SHARE = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of one metric in one arm against the baseline; no comparison where only means are known.
+
+    `share_at_bound` is the share of prompts at the metric's best value in both arms.
+    """
+
+    mean_arm: float
+    mean_baseline: float
+    comparison: PairedComparison | None = None
+    margin: MarginTest | None = None
+    share_at_bound: float = 0.0
+
+    @property
+    def difference(self) -> float:
+        """Arm minus baseline."""
+        return self.mean_arm - self.mean_baseline
+
+    @property
+    def relative(self) -> float:
+        """Relative change of the mean; nan from a baseline of 0."""
+        return self.difference / self.mean_baseline if self.mean_baseline else math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class CriterionOutcome:
+    """The word on one criterion. `worse` says that the metric moved the wrong way. `p_value` is the test's own,
+    `p_adjusted` corrected over the level's family; `needed` is the value that meets the criterion, and
+    `would_take` what could decide an undecided one. `evidence` is None where the metric was not measured."""
+
+    arm: str
+    level: str
+    criterion: Criterion
+    status: Status
+    worse: bool
+    sentence: str
+    p_value: float
+    p_adjusted: float
+    needed: float
+    would_take: str
+    evidence: Evidence | None
+
+
+def test_p_value(criterion: Criterion, evidence: Evidence | None) -> float:
+    """The p-value that the criterion is judged by, before correction; nan where there is none.
+
+    Over seeds both questions must be answered: whether the difference holds on new prompts, and for new seeds.
+    """
+    if evidence is None or evidence.comparison is None:
+        return math.nan
+    test = evidence.margin if criterion.direction == "not_worse" else evidence.comparison
+    if test is None:
+        return math.nan
+    return max(test.p_value, test.p_over_seeds, key=_nan_last) if criterion.over_seeds else test.p_value
+
+
+def decide(
+    arm: str, level: str, criterion: Criterion, evidence: Evidence | None, p_adjusted: float
+) -> CriterionOutcome:
+    """Judge one criterion on its evidence (None where the metric was not measured in both arms)."""
+    status, would_take, needed, worse = "undecided", "", math.nan, False
+    if evidence is None:
+        metric = find_metric(criterion.metric)
+        would_take = f"measuring {criterion.metric} in both arms (it needs {metric.needs})"
+        sentence = f"{criterion.text}: {metric.name} was not measured"
+    else:
+        possibility = criterion_possible(criterion, evidence.mean_baseline)
+        needed = possibility.needed
+        worse = criterion.sign * evidence.difference < 0
+        if possibility.possible:
+            rule = _rule_no_worse if criterion.direction == "not_worse" else _rule_change
+            status, would_take = rule(criterion, evidence, p_adjusted)
+            sentence = _finding(criterion, evidence, status, p_adjusted)
+        else:
+            status, sentence = "impossible", possibility.sentence
+    p_value = test_p_value(criterion, evidence)
+    return CriterionOutcome(
+        arm, level, criterion, status, worse, sentence, p_value, p_adjusted, needed, would_take, evidence
+    )
+
+
+def _rule_change(criterion: Criterion, evidence: Evidence, p_adjusted: float) -> Ruling:
+    """Met: changed by what was asked, and significantly. Not met: less, and the interval excludes what was asked."""
+    relative = criterion.sign * evidence.relative
+    if criterion.asked and math.isnan(relative):
+        return "undecided", "a baseline other than 0: a change relative to 0 has no meaning"
+    gained = criterion.sign * evidence.difference > 0
+    reached = gained and (relative >= criterion.asked or not criterion.asked)
+    if evidence.comparison is None:
+        return ("undecided", advice.PER_PROMPT) if reached else ("not met", "")
+    if not reached:
+        return _rule_short(criterion, evidence, evidence.comparison)
+    if p_adjusted < criterion.alpha:
+        return "met", ""
+    return "undecided", _for_significance(criterion, evidence, evidence.comparison)
+
+
+def _rule_short(criterion: Criterion, evidence: Evidence, comparison: PairedComparison) -> Ruling:
+    """A change that falls short of what was asked: is that certain?"""
+    if evidence.share_at_bound >= SATURATED_SHARE and not comparison.p_value < criterion.alpha:
+        return "undecided", advice.for_saturation(criterion.metric, evidence.share_at_bound)
+    interval = (comparison.relative_ci_low, comparison.relative_ci_high)
+    if not criterion.asked or max(criterion.sign * end for end in interval) < criterion.asked:
+        return "not met", ""
+    short_by = criterion.asked - criterion.sign * evidence.relative
+    return "undecided", advice.for_precision(comparison, short_by, interval)
+
+
+def _rule_no_worse(criterion: Criterion, evidence: Evidence, p_adjusted: float) -> Ruling:
+    """Met: the test rejects a loss beyond the margin. Not met: the whole interval lies beyond it."""
+    within = criterion.sign * evidence.difference + (criterion.margin or 0.0)
+    comparison = evidence.comparison
+    if comparison is None:
+        return ("not met", "") if within < 0 else ("undecided", advice.PER_PROMPT)
+    if p_adjusted < criterion.alpha:
+        return "met", ""
+    interval = (comparison.ci_low, comparison.ci_high)
+    if max(criterion.sign * end for end in interval) + (criterion.margin or 0.0) < 0:
+        return "not met", ""
+    if criterion.over_seeds and comparison.n_seeds < 2:
+        return "undecided", advice.for_seeds(comparison)
+    return "undecided", advice.for_precision(comparison, within, interval)
+
+
+def _for_significance(criterion: Criterion, evidence: Evidence, comparison: PairedComparison) -> str:
+    if comparison.p_floor >= criterion.alpha:
+        return advice.for_informative_prompts(comparison)
+    if evidence.share_at_bound >= SATURATED_SHARE:
+        return advice.for_saturation(criterion.metric, evidence.share_at_bound)
+    if criterion.over_seeds and not comparison.p_over_seeds < criterion.alpha:
+        return advice.for_seeds(comparison)
+    return advice.for_precision(comparison, comparison.difference, (comparison.ci_low, comparison.ci_high))
+
+
+def _finding(criterion: Criterion, evidence: Evidence, status: Status, p_adjusted: float) -> str:
+    """What was seen, beside what was asked where that is not met."""
+    metric = find_metric(criterion.metric)
+    if criterion.direction == "not_worse":
+        word = (
+            "no worse" if status == "met" else "worse" if status == "not met" else "not shown to be no worse"
+        )
+        return f"{metric.name} {word} ({signed(evidence.difference)}, margin {criterion.margin:g})"
+    seen = signed_percent(evidence.relative) if evidence.mean_baseline else signed(evidence.difference)
+    if status == "met":
+        return f"{metric.name} {seen} ({p_text(p_adjusted)})"
+    asked = signed_percent(criterion.sign * criterion.asked) if criterion.asked else criterion.direction
+    if criterion.sign * evidence.difference < 0:
+        return f"{metric.name} got worse: {seen} where {asked} was asked"
+    return f"{metric.name} {seen} where {asked} was asked ({p_text(p_adjusted)})"
+
+
+def _nan_last(value: float) -> float:
+    """A missing p-value outweighs every other: without it nothing is shown."""
+    return math.inf if math.isnan(value) else value

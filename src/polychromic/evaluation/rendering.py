@@ -1,0 +1,143 @@
+"""A comparison as text for the terminal, as Markdown and as LaTeX. Every text from outside is escaped."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from polychromic.evaluation.comparison import Comparison
+from polychromic.evaluation.metrics import find_metric
+from polychromic.evaluation.outcomes import CriterionOutcome
+from polychromic.evaluation.wording import number, signed_percent
+
+Table = list[list[str]]
+"""Rows of plain, unescaped cells, the header first."""
+
+_MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]()<>#+!|~$&-])")
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "^": r"\textasciicircum{}",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "%": r"\%",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "−": r"$-$",
+    "–": "--",
+    "≥": r"$\geq$",
+}
+
+
+def criteria_table(comparison: Comparison) -> Table:
+    """One row a level, arm and criterion: baseline, arm, change with interval, p and status."""
+    header = [
+        "level",
+        "arm",
+        "criterion",
+        "baseline",
+        "arm's value",
+        "change",
+        "95 % interval",
+        "p (Holm)",
+        "status",
+    ]
+    rows = [_criterion_row(outcome) for level in comparison.verdict.levels for outcome in level.outcomes]
+    header[6] = f"{100 * comparison.resampling.confidence:g} % interval"
+    return [header, *rows]
+
+
+def means_table(comparison: Comparison) -> Table:
+    """One row a metric with each arm's mean and interval at the headline way of sampling."""
+    metrics = list(
+        dict.fromkeys(one.metric for one in comparison.means if one.sampling == comparison.headline)
+    )
+    rows = [
+        [find_metric(metric).name, *(_mean_cell(comparison, arm, metric) for arm in comparison.arms)]
+        for metric in metrics
+    ]
+    return [["metric", *comparison.arms], *rows]
+
+
+def summary_text(comparison: Comparison) -> str:
+    """The verdict, the criteria and the warnings as plain lines without control characters."""
+    lines = [comparison.verdict.sentence, "", *_aligned(criteria_table(comparison))]
+    lines += ["", *_aligned(means_table(comparison))]
+    lines += ["", *(f"{caution.kind}: {caution.text}" for caution in comparison.cautions)]
+    return "\n".join(_printable(line).rstrip() for line in lines).rstrip() + "\n"
+
+
+def to_markdown(table: Table) -> str:
+    """A pipe table; cells are escaped so that they stay text."""
+    rows = [[escape_markdown(cell) for cell in row] for row in table]
+    rule = ["---"] * len(table[0])
+    return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], rule, *rows[1:]]) + "\n"
+
+
+def to_latex(table: Table) -> str:
+    r"""A booktabs tabular (needs `\usepackage{booktabs}`); cells are escaped so that they stay text."""
+    rows = [" & ".join(escape_latex(cell) for cell in row) + r" \\" for row in table]
+    return "\n".join(
+        [
+            rf"\begin{{tabular}}{{{'l' * len(table[0])}}}",
+            r"\toprule",
+            rows[0],
+            r"\midrule",
+            *rows[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+        ]
+    )
+
+
+def escape_markdown(text: str) -> str:
+    """Text that Markdown (and the HTML in it) shows as it is, on one line."""
+    return _MARKDOWN_SPECIAL.sub(r"\\\1", _printable(text)).replace("\\<", "&lt;").replace("\\&", "&amp;")
+
+
+def escape_latex(text: str) -> str:
+    """Text that LaTeX prints as it is, on one line."""
+    return "".join(_LATEX.get(character, character) for character in _printable(text))
+
+
+def _criterion_row(outcome: CriterionOutcome) -> list[str]:
+    evidence = outcome.evidence
+    comparison = evidence.comparison if evidence else None
+    interval = "–"
+    if comparison and math.isfinite(comparison.relative_ci_low):
+        interval = (
+            f"{signed_percent(comparison.relative_ci_low)} to {signed_percent(comparison.relative_ci_high)}"
+        )
+    return [
+        outcome.level,
+        outcome.arm,
+        outcome.criterion.text,
+        number(evidence.mean_baseline) if evidence else "–",
+        number(evidence.mean_arm) if evidence else "–",
+        signed_percent(evidence.relative) if evidence else "–",
+        interval,
+        "–" if math.isnan(outcome.p_adjusted) else f"{outcome.p_adjusted:.2g}",
+        f"{outcome.status} (worse)" if outcome.worse and outcome.status == "not met" else outcome.status,
+    ]
+
+
+def _mean_cell(comparison: Comparison, arm: str, metric: str) -> str:
+    mean = comparison.mean(arm, metric)
+    if mean is None:
+        return "–"
+    return f"{mean.mean:.4g} [{mean.low:.4g}, {mean.high:.4g}]"
+
+
+def _aligned(table: Table) -> list[str]:
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
+
+
+def _printable(text: str) -> str:
+    """One line without control characters, bidirectional marks or lone surrogates."""
+    return "".join(character if character.isprintable() else " " for character in text)

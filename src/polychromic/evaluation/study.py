@@ -1,0 +1,104 @@
+"""All tables of an experiment, lined up: the same prompts everywhere, seeds paired between arms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polychromic.evaluation.tables import PromptTable, SampledTable
+
+Floats = NDArray[np.float64]
+Cells = NDArray[np.float64]
+"""Values of one arm and metric [seeds, prompts]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """Arms in their given order with their seeds; `prompts` are those that every table has."""
+
+    tables: Mapping[tuple[str, int], PromptTable]
+    prompts: tuple[str, ...]
+    arms: Mapping[str, tuple[int, ...]]
+    n_left_out: int
+    """Prompts that some table lacks."""
+
+    @classmethod
+    def of(cls, tables: Mapping[tuple[str, int], PromptTable]) -> Study:
+        """Line up the tables; raises ValueError without a table, or where no prompt is in all of them."""
+        if not tables:
+            raise ValueError("tables: expected the measurements of at least two arms, got none")
+        everywhere = set.intersection(*(set(table.prompts) for table in tables.values()))
+        anywhere = set.union(*(set(table.prompts) for table in tables.values()))
+        if not everywhere:
+            raise ValueError("the arms share no prompt id; expected generations for the same prompts")
+        arms: dict[str, tuple[int, ...]] = {}
+        for arm, seed in tables:
+            arms[arm] = (*arms.get(arm, ()), seed)
+        return cls(tables, tuple(sorted(everywhere)), arms, len(anywhere) - len(everywhere))
+
+    def labels(self, arm: str) -> list[str]:
+        """The ways in which all seeds of an arm were sampled, headline first."""
+        tables = [self.tables[arm, seed] for seed in self.arms[arm]]
+        return [label for label in tables[0].sampled if all(label in table.sampled for table in tables)]
+
+    def metrics(self, arm: str, label: str) -> list[str]:
+        """Metric keys that every seed of an arm has under one way of sampling."""
+        sampled = [self.tables[arm, seed].sampled[label] for seed in self.arms[arm]]
+        return [key for key in sampled[0].metrics if all(one.metric(key) is not None for one in sampled)]
+
+    def cells(self, arm: str, label: str, metric: str) -> Cells | None:
+        """[seeds, prompts] of one arm; None where a seed lacks the metric or the way of sampling."""
+        rows = [self._row(arm, seed, label, metric) for seed in self.arms[arm]]
+        return (
+            None if any(row is None for row in rows) else np.stack([row for row in rows if row is not None])
+        )
+
+    def curves(self, arm: str, label: str, name: str) -> Floats | None:
+        """[seeds, prompts, k] of the curve "pass" or "distinct_correct", up to the k that all seeds have."""
+        rows = [
+            self.tables[arm, seed].sampled[label].curves.get(name)
+            for seed in self.arms[arm]
+            if label in self.tables[arm, seed].sampled
+        ]
+        present = [row for row in rows if row is not None]
+        if not present or len(present) < len(self.arms[arm]):
+            return None
+        n_k = min(row.shape[1] for row in present)
+        kept = [self._kept(arm, seed) for seed in self.arms[arm]]
+        return np.stack([row[positions, :n_k] for row, positions in zip(present, kept, strict=True)])
+
+    def pair(self, arm: str, baseline: str, label: str, metric: str) -> tuple[Cells, Cells] | None:
+        """Cells of two arms with their seeds paired; None where one lacks the metric.
+
+        Seeds that both have are paired. An arm with a single seed (an untrained model, generations from
+        elsewhere) stands against each seed of the other. Raises ValueError where neither is possible.
+        """
+        a_SP, b_SP = self.cells(arm, label, metric), self.cells(baseline, label, metric)
+        if a_SP is None or b_SP is None:
+            return None
+        of_a, of_b = self.arms[arm], self.arms[baseline]
+        if len(of_a) == 1 or len(of_b) == 1:
+            shape = (max(len(of_a), len(of_b)), len(self.prompts))
+            return np.broadcast_to(a_SP, shape), np.broadcast_to(b_SP, shape)
+        shared = [seed for seed in of_a if seed in of_b]
+        if not shared:
+            raise ValueError(
+                f"arms {arm!r} (seeds {list(of_a)}) and {baseline!r} (seeds {list(of_b)}) share no seed; train both "
+                "with the same seeds"
+            )
+        return a_SP[[of_a.index(seed) for seed in shared]], b_SP[[of_b.index(seed) for seed in shared]]
+
+    def _row(self, arm: str, seed: int, label: str, metric: str) -> Floats | None:
+        table = self.tables[arm, seed]
+        sampled: SampledTable | None = table.sampled.get(label)
+        values = sampled.metric(metric) if sampled else None
+        if values is None:
+            return None
+        return values[self._kept(arm, seed)]
+
+    def _kept(self, arm: str, seed: int) -> NDArray[np.int64]:
+        """Positions of the study's prompts in one table (both are sorted by id)."""
+        return np.searchsorted(self.tables[arm, seed].prompts, self.prompts)

@@ -1,0 +1,150 @@
+"""From outcomes of single criteria to a word on every arm, every level and the whole."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from polychromic.evaluation.criteria import DEFAULT_LEVELS, Criterion, Levels
+from polychromic.evaluation.outcomes import CriterionOutcome, Evidence, Status, decide, test_p_value
+from polychromic.evaluation.wording import listed
+
+Found = Mapping[tuple[str, str], Evidence]
+"""Evidence by (arm, metric key)."""
+
+# What one criterion says of a whole level: a demand that failed outweighs one that could not be met, and so on.
+_WORST_FIRST: tuple[Status, ...] = ("not met", "impossible", "undecided", "met")
+# The arm that stands for a level is the one that came furthest.
+_BEST_FIRST: tuple[Status, ...] = ("met", "undecided", "not met", "impossible")
+
+
+@dataclass(frozen=True, slots=True)
+class LevelVerdict:
+    """One level: the status of each arm, and that of the arm that came furthest."""
+
+    name: str
+    status: Status
+    best_arm: str
+    arms: Mapping[str, Status]
+    outcomes: tuple[CriterionOutcome, ...]
+
+    def of_arm(self, arm: str) -> tuple[CriterionOutcome, ...]:
+        """The outcomes of one arm, in the order of the criteria."""
+        return tuple(outcome for outcome in self.outcomes if outcome.arm == arm)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The whole: the status of the first level, a sentence for people, and every level.
+
+    `hacked` names arms whose training reward rose while the judge did not follow.
+    """
+
+    status: Status
+    sentence: str
+    levels: tuple[LevelVerdict, ...]
+    hacked: tuple[str, ...] = ()
+
+    def level(self, name: str) -> LevelVerdict:
+        """The level called `name`; raises ValueError that lists the levels."""
+        for level in self.levels:
+            if level.name == name:
+                return level
+        raise ValueError(f"level {name!r}: expected one of {[level.name for level in self.levels]}")
+
+
+def judge(
+    levels: Levels, arms: Sequence[str], found: Found, *, basis: str = "", hacked: Sequence[str] = ()
+) -> Verdict:
+    """Judge every arm by every criterion. p-values are corrected by Holm over all arms and criteria of a level.
+
+    `basis` says what it rests on ("200 prompts, 3 seeds"). Raises ValueError without arms or criteria.
+    """
+    if not arms or not levels or not all(levels.values()):
+        raise ValueError(
+            f"arms={list(arms)}, levels={list(levels)}: expected at least one arm beside the baseline, "
+            "and a criterion in every level"
+        )
+    judged = tuple(_judge_level(name, criteria, arms, found) for name, criteria in levels.items())
+    sentence = _sentence(judged, basis, hacked)
+    return Verdict(judged[0].status, sentence, judged, tuple(hacked))
+
+
+def judge_means(
+    baseline: Mapping[str, float],
+    arm: Mapping[str, float],
+    *,
+    levels: Levels = DEFAULT_LEVELS,
+    name: str = "arm",
+) -> Verdict:
+    """Judge published means by metric key, of which no values of single prompts are known.
+
+    What falls short is not met (or impossible); what reaches the change asked for stays undecided, because a
+    mean carries no test.
+    """
+    found = {(name, key): Evidence(arm[key], baseline[key]) for key in arm.keys() & baseline.keys()}
+    return judge(levels, [name], found, basis="means only")
+
+
+def holm(p_values: Sequence[float], alpha: float = 0.05) -> list[float]:
+    """p-values corrected over their family by Holm's method (statsmodels); nan stays nan and is not counted."""
+    from statsmodels.stats.multitest import multipletests
+
+    known = [p for p in p_values if not math.isnan(p)]
+    corrected = iter(
+        np.asarray(multipletests(known, alpha=alpha, method="holm")[1]).tolist() if known else []
+    )
+    return [math.nan if math.isnan(p) else next(corrected) for p in p_values]
+
+
+def _judge_level(name: str, criteria: Sequence[Criterion], arms: Sequence[str], found: Found) -> LevelVerdict:
+    family = [(arm, criterion, found.get((arm, criterion.metric))) for arm in arms for criterion in criteria]
+    adjusted = holm([test_p_value(criterion, evidence) for _, criterion, evidence in family])
+    outcomes = tuple(
+        decide(arm, name, criterion, evidence, p)
+        for (arm, criterion, evidence), p in zip(family, adjusted, strict=True)
+    )
+    by_arm = {arm: _worst(outcome.status for outcome in outcomes if outcome.arm == arm) for arm in arms}
+    best_arm = min(
+        arms, key=lambda arm: (_BEST_FIRST.index(by_arm[arm]), -_count(outcomes, arm, "met"), arms.index(arm))
+    )
+    return LevelVerdict(name, by_arm[best_arm], best_arm, by_arm, outcomes)
+
+
+def _worst(statuses: Iterable[Status]) -> Status:
+    present = set(statuses)
+    return next(status for status in _WORST_FIRST if status in present)
+
+
+def _count(outcomes: Sequence[CriterionOutcome], arm: str, status: Status) -> int:
+    return sum(outcome.arm == arm and outcome.status == status for outcome in outcomes)
+
+
+def _sentence(levels: Sequence[LevelVerdict], basis: str, hacked: Sequence[str]) -> str:
+    first = levels[0]
+    sentence = _first_level(first)
+    further = [level.name for level in levels[1:] if level.arms[first.best_arm] == "met"]
+    if first.status == "met" and further:
+        sentence += f" It also meets the {listed(further)} criteria."
+    if hacked:
+        sentence += f" Reward hacking: in {listed(list(hacked))} the training reward rose and the judge did not follow."
+    return f"{sentence} ({basis})" if basis else sentence
+
+
+def _first_level(level: LevelVerdict) -> str:
+    outcomes = level.of_arm(level.best_arm)
+    if level.status == "met":
+        return f"{level.best_arm} meets the {level.name} criteria: {listed([o.sentence for o in outcomes])}."
+    failed = [outcome for outcome in outcomes if outcome.status != "met"]
+    who = level.best_arm if len(level.arms) == 1 else f"no arm ({level.best_arm} came furthest)"
+    reasons = "; ".join(outcome.sentence for outcome in failed)
+    if level.status == "undecided":
+        takes = "; ".join(dict.fromkeys(outcome.would_take for outcome in failed))
+        return f"Undecided whether {level.best_arm} meets the {level.name} criteria: {reasons}. It would take {takes}."
+    verb = "cannot meet" if level.status == "impossible" else "does not meet"
+    if len(level.arms) > 1:
+        verb = "can meet" if level.status == "impossible" else "meets"
+    return f"{who[0].upper() + who[1:] if len(level.arms) > 1 else who} {verb} the {level.name} criteria: {reasons}."
