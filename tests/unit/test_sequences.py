@@ -1,5 +1,7 @@
 """Packed groups: every answer's log-probabilities are those of prompt + answer alone, and so are the gradients."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -47,4 +49,4 @@ def test_micro_batches_hold_every_sequence_once_and_keep_prompts_together(sequen
     batches = list(micro_batches(shuffled, 3))
     assert sorted(index for batch in batches for index in batch) == list(range(6))
     order = [shuffled[index].prompt_ids for batch in batches for index in batch]
-    assert len([1 for one, other in zip(order, order[1:], strict=False) if one != other]) == 2
+    assert sum(one != other for one, other in pairwise(order)) == 2

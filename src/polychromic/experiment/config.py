@@ -10,6 +10,7 @@ from typing import Any, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from polychromic.errors import ConfigError
+from polychromic.evaluation.criteria import DEFAULT_LEVELS, Criterion, CriterionDirection, Levels
 from polychromic.evaluation.settings import EvaluationSettings
 from polychromic.experiment.problems import describe_problems
 from polychromic.models.settings import ModelSettings
@@ -35,22 +36,38 @@ class CriterionSettings(Settings):
     """One stated criterion: a metric, a direction and how far it must move against the baseline."""
 
     metric: str
-    direction: str = Field(default="higher", pattern="^(higher|lower|not_worse)$")
-    relative_change: float | None = Field(default=None, ge=0)
+    direction: CriterionDirection = "higher"
+    relative_change: float | None = None
     """Least relative change in the stated direction, such as 0.12; 0 asks for any change."""
-    margin: float | None = Field(default=None, gt=0)
+    margin: float | None = None
     """With `not_worse`: the largest absolute loss that still counts as no worse."""
+    alpha: float = 0.05
+    over_seeds: bool = False
+    """The difference must also stand against the spread of training seeds."""
+
+    @model_validator(mode="after")
+    def _is_a_criterion(self) -> Self:
+        self.criterion()
+        return self
+
+    def criterion(self) -> Criterion:
+        """The criterion as the evaluation takes it; raises ValueError where its parts do not fit together."""
+        return Criterion(**self.model_dump())
 
 
 class ComparisonSettings(Settings):
     """How arms are compared and what counts as success."""
 
     baseline: str = "baseline"
-    alpha: float = Field(default=0.05, gt=0, lt=0.5)
-    resamples: int = Field(default=10_000, ge=1000)
     minimum: list[CriterionSettings] | None = None
-    """The criteria an arm must meet; the project's defaults where not stated."""
+    """The criteria an arm must meet; the project's defaults where neither level is stated."""
     strong: list[CriterionSettings] | None = None
+
+    def levels(self) -> Levels:
+        """The stated criteria by level, the deciding one first."""
+        stated = {"minimum": self.minimum, "strong": self.strong}
+        chosen = {name: [one.criterion() for one in level] for name, level in stated.items() if level}
+        return chosen or DEFAULT_LEVELS
 
 
 class RunSettings(Settings):
@@ -128,7 +145,9 @@ class Experiment(Settings):
             raise ValueError(
                 f"arms.{name}.{sorted(unknown)[0]}: unknown key, expected model, training, diversity or untrained"
             )
-        merged = {key: _merge(section, changes.get(key) or {}) for key, section in sections.items()}
+        merged: dict[str, Any] = {
+            key: _merge(section, changes.get(key) or {}) for key, section in sections.items()
+        }
         try:
             return Arm(name=name, untrained=untrained, **merged)
         except ValidationError as error:

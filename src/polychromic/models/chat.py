@@ -50,14 +50,10 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, **template
     return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
 
 
-def encode_example(
-    tokenizer: PreTrainedTokenizerBase,
-    prompt: Prompt,
-    reference: str,
-    max_length: int,
-    **template_options: Any,
-) -> Example | None:
-    """The sequence of prompt, reference and turn end, or None where it has more than `max_length` tokens.
+def encode_pair(
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, reference: str, **template_options: Any
+) -> Example:
+    """The sequence of prompt, reference and turn end, however long.
 
     Raises DataError as `encode_prompt` does, also for the reference.
     """
@@ -67,9 +63,19 @@ def encode_example(
         *tokenizer(reference, add_special_tokens=False)["input_ids"],
         turn_end_id(tokenizer, **template_options),
     ]
-    if len(prompt_ids) + len(reply_ids) > max_length:
-        return None
     return Example(prompt_ids + reply_ids, [0] * len(prompt_ids) + [1] * len(reply_ids))
+
+
+def encode_example(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    reference: str,
+    max_length: int,
+    **template_options: Any,
+) -> Example | None:
+    """`encode_pair`, or None where the sequence has more than `max_length` tokens: it is left out, never cut."""
+    example = encode_pair(tokenizer, prompt, reference, **template_options)
+    return example if len(example.input_ids) <= max_length else None
 
 
 def turn_end_id(tokenizer: PreTrainedTokenizerBase, **template_options: Any) -> int:

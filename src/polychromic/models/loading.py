@@ -47,7 +47,8 @@ class LanguageModel:
     @property
     def context_length(self) -> int:
         """Most tokens that prompt and answer may have together."""
-        return getattr(self.model.config, "max_position_embeddings", None) or 1 << 30
+        stated: Any = getattr(self.model.config, "max_position_embeddings", None)
+        return stated or 1 << 30
 
     def require_room(
         self, prompts: Sequence[Prompt], encoded: Sequence[Sequence[int]], new_tokens: int
@@ -115,7 +116,7 @@ def load_base(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedToken
             f"model.source: {settings.source} could not be loaded as a causal language model: {error}"
         ) from error
     if settings.quantization == "none":
-        model = model.to(device)
+        model.to(torch.device(device))  # pyright: ignore[reportArgumentType]  # a wrapper hides Module.to
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
@@ -205,16 +206,17 @@ def merged_adapter(model: PeftModel | PreTrainedModel) -> Iterator[None]:
         for module in model.modules()
         if type(module) is LoraLinear and not module.disable_adapters and not module.merged_adapters
     ]
-    kept = [layer.base_layer.weight.data for layer in layers]
-    active = [list(layer.active_adapters) for layer in layers]
-    for layer, weight, names in zip(layers, kept, active, strict=True):
-        layer.base_layer.weight.data = weight + sum(layer.get_delta_weight(name) for name in names)
-        layer.merged_adapters = list(names)
+    weights: list[Any] = [layer.base_layer.weight for layer in layers]
+    kept = [weight.data for weight in weights]
+    for layer, weight in zip(layers, weights, strict=True):
+        for name in layer.active_adapters:
+            weight.data = weight.data + layer.get_delta_weight(name)  # a new tensor: the original stays whole
+        layer.merged_adapters = list(layer.active_adapters)
     try:
         yield
     finally:
-        for layer, weight in zip(layers, kept, strict=True):
-            layer.base_layer.weight.data = weight
+        for layer, weight, original in zip(layers, weights, kept, strict=True):
+            weight.data = original
             layer.merged_adapters = []
 
 

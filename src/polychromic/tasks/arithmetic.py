@@ -99,7 +99,7 @@ class ArithmeticTask:
         """An exact checker needs no second opinion."""
         return None
 
-    def cluster(self, prompt: Prompt, text: str) -> str | None:
+    def cluster(self, prompt: Prompt, text: str) -> str:
         """Canonical form of the expression; unreadable answers are one cluster each, by their text."""
         try:
             return canonical(parse(text))

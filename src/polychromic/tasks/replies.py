@@ -8,22 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from polychromic.diversity.semantic import cosine_distances
 from polychromic.records import Check, Prompt
 from polychromic.seeding import numpy_generator
 from polychromic.tasks.base import Split
-from polychromic.tasks.jsonl import load_prompts
+from polychromic.tasks.files import FileTask
 from polychromic.tasks.relevance import Pairs, RelevanceChecker, train_checker
 from polychromic.wheels import cache_root
 
 if TYPE_CHECKING:
-    from polychromic.diversity.embedder import Embedder
     from polychromic.tasks.word_vectors import WordTable
 
 
-class RepliesTask:
+class RepliesTask(FileTask):
     """Posts with reference replies.
 
     `check` is trained on one half of the training pairs, on sentence embeddings; `judge` on the other half, on
@@ -34,16 +31,8 @@ class RepliesTask:
     name = "replies"
 
     def __init__(self, train: Path, validation: Path, test: Path, embedder: str = "minilm", seed: int = 0):
-        self._files: dict[Split, Path] = {"train": train, "validation": validation, "test": test}
-        self._embedder_name = embedder
+        super().__init__(train, validation, test, embedder)
         self._seed = seed
-        self._loaded: dict[Split, list[Prompt]] = {}
-
-    def prompts(self, split: Split) -> list[Prompt]:
-        """All prompts of a split; raises DataError that lists every bad line."""
-        if split not in self._loaded:
-            self._loaded[split] = load_prompts(self._files[split])
-        return list(self._loaded[split])
 
     @cached_property
     def pass_threshold(self) -> float:
@@ -58,26 +47,11 @@ class RepliesTask:
         """Relevance of each reply to a checker that training never sees."""
         return _checks(self.second_checker, prompts, texts)
 
-    def cluster(self, prompt: Prompt, text: str) -> str | None:
-        """None: which replies say the same is found from their embeddings."""
-        return None
-
-    def distances(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """1 − cosine of the embeddings, opposed meanings counted as 1."""
-        return np.minimum(cosine_distances(self.embedder.encode(texts)), 1.0)
-
     def report(self) -> dict[str, Any]:
         """What the two checkers are worth on the test split: AUC, pass rates of controls, correlation."""
         from polychromic.tasks.relevance_report import relevance_report
 
         return relevance_report(self)
-
-    @cached_property
-    def embedder(self) -> Embedder:
-        """The sentence embedder, loaded once."""
-        from polychromic.diversity.embedder import load_embedder
-
-        return load_embedder(self._embedder_name)
 
     @cached_property
     def checker(self) -> RelevanceChecker:

@@ -59,8 +59,8 @@ def _repeats(reply: Sequence[str]) -> bool:
 
 
 def echoes(posts: Sequence[str], generator: np.random.Generator) -> list[str]:
-    """Each post said again in one of four ways: its words in another order, thinned, cut in half, or as it is."""
-    ways = (_reordered, _thinned, _first_half, lambda listed, _: listed)
+    """Each post said again in one of three ways: its words in another order, thinned, or cut in half."""
+    ways = (_reordered, _thinned, _first_half)
     return [" ".join(ways[i % len(ways)](post.split(), generator)) for i, post in enumerate(posts)]
 
 

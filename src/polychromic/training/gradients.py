@@ -37,7 +37,9 @@ class GradientAccumulator:
 
     def add(self, losses: Mapping[Term, torch.Tensor]) -> None:
         """Backpropagate the terms of one micro-batch. A term without a gradient path adds nothing."""
-        connected = {term: loss for term, loss in losses.items() if loss.requires_grad}
+        connected: dict[Term, torch.Tensor] = {
+            term: loss for term, loss in losses.items() if loss.requires_grad
+        }
         if not connected:
             return
         if not self.separate:

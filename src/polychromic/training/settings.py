@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from polychromic.settings import Settings
 
 ObjectiveName = Literal["reward", "pass_at_k", "distance", "coverage", "polychromic", "vendi", "logdet"]
-BaselineName = Literal["none", "leave_one_out", "leave_one_out_minus_one", "fitted"]
+BaselineName = Literal["none", "leave_one_out", "leave_one_out_minus_one"]
 
 
 class EarlyStopping(Settings):

@@ -1,0 +1,1 @@
+"""One experiment file from reading to report."""

@@ -1,0 +1,1 @@
+"""Drawing generations from a policy."""

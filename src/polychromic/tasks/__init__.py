@@ -1,0 +1,1 @@
+"""Prompts with the judgement that goes with them."""

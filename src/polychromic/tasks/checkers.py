@@ -1,0 +1,127 @@
+"""Checkers by name, the user's own among them, and the boundary that keeps their failures from being rewards."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from polychromic.errors import CheckerError
+from polychromic.records import Check, Prompt
+
+CheckFunction = Callable[[Prompt, str], Any]
+"""Called as `check(prompt, text)`; returns a number from 0 to 1, a bool, or None where it cannot tell."""
+
+
+def load_checker(name: str) -> CheckFunction:
+    """The checker called `exact_match`, `contains`, `rouge_l`, `module:function` or `path/to/file.py:function`.
+
+    Raises CheckerError that names what is missing: the file, the module, the function, or its two arguments.
+    """
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    place, separator, function_name = name.rpartition(":")
+    if not separator or not place or not function_name:
+        raise CheckerError(
+            f"checker {name!r} is not known: expected {', '.join(BUILT_IN)}, module:function "
+            "or path/to/file.py:function"
+        )
+    module = _load_file(Path(place), name) if place.endswith(".py") else _load_module(place, name)
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        defined = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+        raise CheckerError(
+            f"checker {name!r}: {place} has no function {function_name}; it has {', '.join(defined) or 'none'}"
+        )
+    _require_two_arguments(function, name)
+    return function
+
+
+def run_checker(function: CheckFunction, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Check]:
+    """What the checker says of each pair; an exception or an impossible value becomes a Check with the reason."""
+    return [_run_one(function, prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
+
+
+def exact_match(prompt: Prompt, text: str) -> bool:
+    """Whether the text is one of the references, apart from white space around it."""
+    return text.strip() in {reference.strip() for reference in _references(prompt)}
+
+
+def contains(prompt: Prompt, text: str) -> bool:
+    """Whether one of the references occurs in the text, in upper or lower case."""
+    return any(reference.strip().casefold() in text.casefold() for reference in _references(prompt))
+
+
+def rouge_l(prompt: Prompt, text: str) -> float:
+    """The best ROUGE-L F1 with a reference, of lower-cased words (Lin 2004)."""
+    from polychromic.diversity.overlap import rouge_l as mean_rouge_l
+
+    return max(mean_rouge_l([text, reference], lowercase=True) for reference in _references(prompt))
+
+
+BUILT_IN: dict[str, CheckFunction] = {"exact_match": exact_match, "contains": contains, "rouge_l": rouge_l}
+
+
+def _references(prompt: Prompt) -> tuple[str, ...]:
+    if not prompt.references:
+        raise ValueError(f"prompt {prompt.id!r} has no references to compare with")
+    return prompt.references
+
+
+def _run_one(function: CheckFunction, prompt: Prompt, text: str) -> Check:
+    try:
+        value = function(prompt, text)
+        plain = value.item() if hasattr(value, "item") else value  # numpy and torch scalars
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the checker boundary: a failure is no reward, and says why
+        return Check(None, f"{type(error).__name__}: {error}")
+    if plain is None:
+        return Check(None, "the checker returned None: it cannot tell")
+    if not isinstance(plain, (bool, int, float)) or not math.isfinite(plain) or not 0 <= plain <= 1:
+        return Check(None, f"the checker returned {plain!r}, expected a number from 0 to 1, a bool or None")
+    return Check(float(plain))
+
+
+def _load_file(path: Path, name: str) -> ModuleType:
+    if not path.is_file():
+        raise CheckerError(f"checker {name!r}: there is no file {path}; check the path in the task section")
+    loader = SourceFileLoader(f"polychromic_checker_{path.stem}", str(path))
+    module = ModuleType(loader.name)
+    module.__file__ = str(path)
+    sys.modules[loader.name] = module  # dataclasses look up the module they are defined in
+    with _import_failures(name):
+        loader.exec_module(module)
+    return module
+
+
+def _load_module(module_name: str, name: str) -> ModuleType:
+    with _import_failures(name):
+        return importlib.import_module(module_name)
+
+
+@contextmanager
+def _import_failures(name: str) -> Iterator[None]:
+    """The checker boundary again: importing runs the user's code."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        raise CheckerError(
+            f"checker {name!r} cannot be imported: {type(error).__name__}: {error}; "
+            "a file is named path/to/file.py:function, an installed module module:function"
+        ) from error
+
+
+def _require_two_arguments(function: CheckFunction, name: str) -> None:
+    signature = inspect.signature(function)
+    try:
+        signature.bind(None, "")
+    except TypeError as error:
+        raise CheckerError(
+            f"checker {name!r} is called as check(prompt, text) but is defined as {signature}: {error}"
+        ) from error

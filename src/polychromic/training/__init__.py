@@ -1,0 +1,1 @@
+"""Following the gradient of quality and diversity, resumable at any step."""
