@@ -117,5 +117,11 @@ def compare_and_report(experiment: Experiment, folder: RunFolder) -> Comparison:
 
     comparison = compare_run(experiment, folder)
     write_json(folder.comparison, comparison.to_json())
-    write_report(folder.root, comparison, arms=list(experiment.arms), seeds=experiment.seeds)
+    write_report(
+        folder.root,
+        comparison,
+        arms=list(experiment.arms),
+        seeds=experiment.seeds,
+        pass_threshold=build_task(experiment.task).pass_threshold,
+    )
     return comparison

@@ -1,0 +1,112 @@
+"""The reports of a run: report.html (one file, no request leaves it), report.md, results.tex and figures/."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from polychromic.evaluation import Comparison, criteria_table, means_table, to_latex, to_markdown
+from polychromic.evaluation.collect import read_generations
+from polychromic.files import read_jsonl, strict_json, write_text
+from polychromic.records import GenerationRow
+from polychromic.report.figures import arm_colors, draw_figures
+
+_PROMPTS_SHOWN = 40
+
+
+def write_report(
+    root: Path, comparison: Comparison, *, arms: Sequence[str], seeds: Sequence[int], pass_threshold: float
+) -> Path:
+    """Write all reports below `root` and return the page's path. The same inputs give the same bytes."""
+    training = {
+        arm: [read_jsonl(root / arm / f"seed-{seed}" / "metrics.jsonl") for seed in seeds] for arm in arms
+    }
+    figures = draw_figures(comparison, training)
+    for figure in figures:
+        write_text(root / "figures" / f"{figure.name}.svg", figure.svg)
+    samples = sample_groups(root, comparison, arms, seeds[0])
+    page = _environment().get_template("report.html.j2").render(
+        name=root.name,
+        comparison=comparison,
+        criteria=criteria_table(comparison),
+        means=means_table(comparison),
+        figures=figures,
+        colors=_script_json(arm_colors(comparison.arms, comparison.baseline)),
+        work=work_table(read_jsonl(root / "ledger.jsonl")),
+        samples=_script_json(samples),
+        pass_threshold=pass_threshold,
+    )
+    write_text(root / "report.html", page)
+    write_text(root / "report.md", markdown_report(root.name, comparison))
+    write_text(root / "results.tex", to_latex(criteria_table(comparison)))
+    return root / "report.html"
+
+
+def markdown_report(name: str, comparison: Comparison) -> str:
+    """Verdict, tables and warnings as Markdown."""
+    warnings = "\n".join(f"- {caution.kind}: {caution.text}" for caution in comparison.cautions)
+    parts = [
+        f"# {name}",
+        comparison.verdict.sentence,
+        to_markdown(criteria_table(comparison)),
+        f"Means at {comparison.headline} over {comparison.n_prompts} prompts:",
+        to_markdown(means_table(comparison)),
+        warnings,
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def work_table(ledger: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Minutes and tokens by arm and stage."""
+    minutes: Counter[tuple[str, str]] = Counter()
+    tokens: Counter[tuple[str, str]] = Counter()
+    for row in ledger:
+        key = (row["arm"], row["stage"])
+        minutes[key] += row["seconds"] / 60
+        tokens[key] += row["tokens"]
+    rows = [[arm, stage, f"{minutes[arm, stage]:.1f}", f"{tokens[arm, stage]:,}"] for arm, stage in minutes]
+    return [["arm", "stage", "minutes", "tokens sampled"], *rows]
+
+
+def sample_groups(
+    root: Path, comparison: Comparison, arms: Sequence[str], seed: int
+) -> list[dict[str, Any]]:
+    """For the first prompts, each arm's answers of one seed at the headline, equal ones counted, most frequent first."""
+    by_prompt: dict[str, dict[str, list[GenerationRow]]] = {}
+    for arm in arms:
+        for row in read_generations(root / arm / f"seed-{seed}" / "generations.jsonl"):
+            if row.sampling.label == comparison.headline:
+                by_prompt.setdefault(row.prompt_id, {}).setdefault(arm, []).append(row)
+    return [
+        {"prompt": prompt, "arms": {arm: _counted(rows) for arm, rows in answers.items()}}
+        for prompt, answers in list(by_prompt.items())[:_PROMPTS_SHOWN]
+    ]
+
+
+def _counted(rows: Sequence[GenerationRow]) -> list[dict[str, Any]]:
+    groups: dict[str, list[GenerationRow]] = {}
+    for row in rows:
+        groups.setdefault(row.cluster or row.text, []).append(row)
+    ordered = sorted(groups.values(), key=lambda group: (-(group[0].reward or 0.0), -len(group)))
+    return [{"text": group[0].text, "count": len(group), "reward": group[0].reward} for group in ordered]
+
+
+def _script_json(value: Any) -> Any:
+    """JSON that cannot end the script element it stands in, whatever text it holds."""
+    from markupsafe import Markup
+
+    return Markup(strict_json(value).replace("<", "\\u003c"))  # noqa: S704  # `<` is escaped, JSON holds the rest
+
+
+def _environment() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+    return Environment(
+        loader=PackageLoader("polychromic.report", ""),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

@@ -1,0 +1,33 @@
+"""The comparison on the terminal: a rich table there, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from polychromic.evaluation import Comparison, criteria_table, means_table, summary_text
+
+_STATUS_STYLES = {"met": "green", "not met": "red", "undecided": "yellow", "impossible": "magenta"}
+
+
+def show_comparison(comparison: Comparison, console: Console | None = None) -> None:
+    """Print verdict, criteria, means and warnings. Text from data is never read as markup."""
+    console = console or Console()
+    if not console.is_terminal:
+        sys.stdout.write(summary_text(comparison))
+        return
+    console.print(Text(comparison.verdict.sentence, style="bold"))
+    for rows in (criteria_table(comparison), means_table(comparison)):
+        console.print(_rich_table(rows))
+    for caution in comparison.cautions:
+        console.print(Text(f"{caution.kind}: {caution.text}", style="yellow"))
+
+
+def _rich_table(rows: list[list[str]]) -> Table:
+    table = Table(*(Text(cell) for cell in rows[0]), header_style="bold", box=None, pad_edge=False)
+    for row in rows[1:]:
+        table.add_row(*(Text(cell, style=_STATUS_STYLES.get(cell.removesuffix(" (worse)"), "")) for cell in row))
+    return table
