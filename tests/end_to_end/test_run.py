@@ -16,12 +16,12 @@ SMALL = [
     "training.steps=4",
     "training.prompts_per_step=4",
     "training.generations=6",
+    "diversity.set_size=4",
     "training.checkpoint_every=2",
     "evaluation.prompts=12",
     "evaluation.samples=16",
     "task.train_problems=64",
     "task.test_problems=12",
-    "comparison.resamples=1000",
     "run.workers=1",
 ]
 
@@ -68,7 +68,7 @@ def test_a_run_leaves_the_files_of_the_design(whole):
     for job in ("baseline/seed-0", "baseline/seed-1", "coverage/seed-0", "coverage/seed-1"):
         assert (root / job / "adapter" / "adapter_model.safetensors").is_file()
         assert (root / job / "metrics.jsonl").read_text().count("\n") == 4
-        assert (root / job / "generations.jsonl").read_text().count("\n") == 12 * 16
+        assert (root / job / "generations.jsonl").read_text().count("\n") == 12 * 16 * 2
 
 
 def test_running_again_does_nothing_twice(whole):

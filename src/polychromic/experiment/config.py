@@ -31,6 +31,20 @@ class Arm(Settings):
     untrained: bool = False
     """Evaluate the base model as it is."""
 
+    @model_validator(mode="after")
+    def _sets_fit_into_groups(self) -> Self:
+        """A set of K needs N ≥ K generations, and one more where the baseline leaves one out."""
+        reward = self.training.signal == "reward"
+        n = self.training.generations if reward else self.diversity.n_generations
+        needed = self.diversity.set_size + (self.diversity.baseline == "leave_one_out")
+        if self.diversity.is_active and n < needed:
+            key = "training.generations" if reward else "diversity.n_generations"
+            raise ValueError(
+                f"diversity.set_size is {self.diversity.set_size} with baseline {self.diversity.baseline}, which needs "
+                f"at least {needed} generations a prompt, got {key} = {n}"
+            )
+        return self
+
 
 class CriterionSettings(Settings):
     """One stated criterion: a metric, a direction and how far it must move against the baseline."""
@@ -97,8 +111,8 @@ class Experiment(Settings):
     model: ModelSettings
     training: TrainingSettings
     diversity: DiversitySettings = Field(default_factory=DiversitySettings)
-    arms: dict[str, dict[str, Any]] = Field(min_length=1)
-    """Arm name → the keys of `training`, `diversity` and `model` that this arm changes."""
+    arms: dict[str, dict[str, Any]] = Field(min_length=2)
+    """Arm name → the keys of `training`, `diversity` and `model` that this arm changes. One is the baseline."""
     seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
     comparison: ComparisonSettings = Field(default_factory=ComparisonSettings)
