@@ -17,6 +17,7 @@ from polychromic.evaluation.seeds import widen_for_seeds
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
 Method = Literal["percentile", "BCa"]
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,8 @@ def bootstrap_interval(x_P: Floats, draws_B: Floats, method: Method, confidence:
     """
     from scipy.stats import DegenerateDataWarning, bootstrap
 
-    if len(x_P) < 2 or np.ptp(draws_B) == 0.0:
+    # Values that differ by rounding alone are equal: their skewness, which BCa asks for, is 0 / 0.
+    if len(x_P) < 2 or np.ptp(x_P) <= _ROUNDING * np.abs(x_P).max() or np.ptp(draws_B) == 0.0:
         mean = float(x_P.mean()) if len(x_P) > 1 else math.nan
         return mean, mean
     with warnings.catch_warnings():

@@ -27,7 +27,9 @@ def show_comparison(comparison: Comparison, console: Console | None = None) -> N
 
 
 def _rich_table(rows: list[list[str]]) -> Table:
-    table = Table(*(Text(cell) for cell in rows[0]), header_style="bold", box=None, pad_edge=False)
+    table = Table(header_style="bold", box=None, pad_edge=False)
+    for cell in rows[0]:
+        table.add_column(Text(cell))
     for row in rows[1:]:
         table.add_row(*(Text(cell, style=_STATUS_STYLES.get(cell.removesuffix(" (worse)"), "")) for cell in row))
     return table
