@@ -29,7 +29,9 @@ SMALL = [
 def start(out: Path, *more: str) -> subprocess.Popen:
     command = [*POLYCHROMIC, "run", "experiments/quickstart.yaml", *SMALL, *more, "--out", str(out)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
 
 
 def finish(process: subprocess.Popen) -> str:
@@ -82,7 +84,9 @@ def test_running_again_does_nothing_twice(whole):
     assert (root / "ledger.jsonl").read_text() == ledger
 
 
-@pytest.mark.parametrize("landmark", ["baseline/seed-0/checkpoints/step-000002", "coverage/seed-0/generations.jsonl"])
+@pytest.mark.parametrize(
+    "landmark", ["baseline/seed-0/checkpoints/step-000002", "coverage/seed-0/generations.jsonl"]
+)
 def test_a_killed_run_is_continued_to_identical_files(whole, tmp_path, landmark):
     process = start(tmp_path)
     deadline = time.monotonic() + 200

@@ -9,7 +9,11 @@ import pytest
 
 def polychromic(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "polychromic", *arguments], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "polychromic", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
@@ -22,7 +26,9 @@ def test_help_names_every_verb_and_imports_nothing_heavy():
         "heavy = {'torch', 'numpy', 'pydantic', 'transformers', 'scipy'} & set(sys.modules)\n"
         "sys.exit(f'{heavy}' if heavy or 'evaluate' not in out.getvalue() else 0)\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
     assert result.returncode == 0, result.stderr
 
 
@@ -30,7 +36,10 @@ def test_help_names_every_verb_and_imports_nothing_heavy():
     ("arguments", "expected"),
     [
         (["run", "nowhere.yaml"], "nowhere.yaml: no such experiment file"),
-        (["run", "experiments/quickstart.yaml", "training.stepz=1"], "training.stepz: unknown key; did you mean steps"),
+        (
+            ["run", "experiments/quickstart.yaml", "training.stepz=1"],
+            "training.stepz: unknown key; did you mean steps",
+        ),
         (["train", "experiments/quickstart.yaml", "--arm", "bold"], "--arm bold: no such arm"),
         (["report", "nowhere"], "nowhere: not a run folder"),
     ],

@@ -19,7 +19,15 @@ HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\x1b[31
 def rows(texts):
     return [
         GenerationRow(
-            f"prompt-{p}<b>", i, text, 3, "stop", SamplingParameters(1.0), 0, reward=float(i % 2 == p % 2), cluster=text
+            f"prompt-{p}<b>",
+            i,
+            text,
+            3,
+            "stop",
+            SamplingParameters(1.0),
+            0,
+            reward=float(i % 2 == p % 2),
+            cluster=text,
         )
         for p in range(8)
         for i, text in enumerate(texts)
@@ -30,12 +38,17 @@ def rows(texts):
 def run(tmp_path_factory):
     """A run folder with two arms, and its comparison."""
     root = tmp_path_factory.mktemp("run")
-    by_arm = {"baseline": rows(["same", "same", "same", HOSTILE]), "diverse": rows(["a b", "c d", "e f", HOSTILE])}
+    by_arm = {
+        "baseline": rows(["same", "same", "same", HOSTILE]),
+        "diverse": rows(["a b", "c d", "e f", HOSTILE]),
+    }
     for arm, found in by_arm.items():
         append_jsonl(root / arm / "seed-0" / "generations.jsonl", [row.to_json() for row in found])
         metrics = [{"step": s, "train/reward": s / 9, "train/diversity_loss_share": 0.1} for s in range(1, 9)]
         append_jsonl(root / arm / "seed-0" / "metrics.jsonl", metrics)
-    append_jsonl(root / "ledger.jsonl", [{"arm": "diverse", "stage": "train", "seconds": 90.0, "tokens": 1200}])
+    append_jsonl(
+        root / "ledger.jsonl", [{"arm": "diverse", "stage": "train", "seconds": 90.0, "tokens": 1200}]
+    )
     tables = measure_arms({(arm, 0): found for arm, found in by_arm.items()}, pass_threshold=1.0)
     criteria = {"minimum": [Criterion("distinct_2", "higher", 0.12)]}
     comparison = compare(tables, baseline="baseline", criteria=criteria, resampling=Resampling())
@@ -52,7 +65,9 @@ class Elements(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.dangerous += [(tag, k, v) for k, v in attrs if k.startswith("on") or k in ("src", "action", "srcset")]
+        self.dangerous += [
+            (tag, k, v) for k, v in attrs if k.startswith("on") or k in ("src", "action", "srcset")
+        ]
         self.dangerous += [(tag, k, v) for k, v in attrs if k.endswith("href") and not v.startswith("#")]
 
 
@@ -77,7 +92,9 @@ def test_reports_are_the_same_bytes_every_time(run):
     root, comparison = run
     before = {path.name: path.read_bytes() for path in [*root.glob("report.*"), *root.glob("figures/*")]}
     write_report(root, comparison, arms=["baseline", "diverse"], seeds=[0], pass_threshold=1.0)
-    assert before == {path.name: path.read_bytes() for path in [*root.glob("report.*"), *root.glob("figures/*")]}
+    assert before == {
+        path.name: path.read_bytes() for path in [*root.glob("report.*"), *root.glob("figures/*")]
+    }
     assert "pass.svg" in before
 
 

@@ -49,7 +49,9 @@ def test_generations_do_not_depend_on_the_batch(tiny_model):
     seeds = list(range(len(prompts)))
     together = LocalSampler(tiny_model, max_sequences=1000).sample(prompts, 6, parameters, seeds)
     apart = LocalSampler(tiny_model, max_sequences=6).sample(prompts, 6, parameters, seeds)
-    assert [[one.text for one in group] for group in together] == [[one.text for one in group] for group in apart]
+    assert [[one.text for one in group] for group in together] == [
+        [one.text for one in group] for group in apart
+    ]
 
 
 def test_cold_sampling_is_greedy_decoding(tiny_model):
@@ -71,7 +73,9 @@ def test_cold_sampling_is_greedy_decoding(tiny_model):
 def test_generations_end_at_the_stop_token_or_say_that_they_were_cut(tiny_model):
     prompts = ArithmeticTask(test_problems=20).prompts("test")
     for limit in (3, 24):
-        groups = LocalSampler(tiny_model).sample(prompts, 8, SamplingParameters(max_new_tokens=limit), range(20))
+        groups = LocalSampler(tiny_model).sample(
+            prompts, 8, SamplingParameters(max_new_tokens=limit), range(20)
+        )
         for generation in (one for group in groups for one in group):
             stops = [token in tiny_model.stop_ids for token in generation.token_ids]
             assert not any(stops[:-1])

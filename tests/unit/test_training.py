@@ -98,7 +98,9 @@ def test_gradient_share_is_logged_beside_loss_share(run):
     train_arm(run)
     rows = read_jsonl(run.folder / "metrics.jsonl")
     assert all("train/diversity_loss_share" in row for row in rows)
-    shares = [row["train/diversity_gradient_share"] for row in rows if "train/diversity_gradient_share" in row]
+    shares = [
+        row["train/diversity_gradient_share"] for row in rows if "train/diversity_gradient_share" in row
+    ]
     assert len(shares) == 2  # every second of four steps
     assert all(0 < share < 1 for share in shares)
 
@@ -132,7 +134,9 @@ def test_a_diversity_term_without_gradient_stops_the_run_and_says_why(run):
         training=settings(steps=50),
         diversity=DiversitySettings(weight=2.0, set_size=2, stop_after_silent_steps=3),
     )
-    with pytest.raises(TrainingError, match=r"λ = 2.*no gradient for 3 diversity steps.*all generations .* the same"):
+    with pytest.raises(
+        TrainingError, match=r"λ = 2.*no gradient for 3 diversity steps.*all generations .* the same"
+    ):
         train_arm(silent)
     assert len(read_jsonl(silent.folder / "metrics.jsonl")) == 2
 
@@ -170,7 +174,12 @@ def test_cross_entropy_learns_the_references_and_their_end(run, tmp_path):
     class Solved(ArithmeticTask):
         def prompts(self, split):
             return [
-                Prompt(f"{split}-{i}", as_messages(p.text), (s,), {"numbers": list(p.numbers), "target": p.target})
+                Prompt(
+                    f"{split}-{i}",
+                    as_messages(p.text),
+                    (s,),
+                    {"numbers": list(p.numbers), "target": p.target},
+                )
                 for i, (p, s) in enumerate(pairs)
             ]
 
@@ -185,7 +194,11 @@ def test_cross_entropy_learns_the_references_and_their_end(run, tmp_path):
 
 @pytest.mark.parametrize(
     ("schedule", "expected"),
-    [("constant", [0.5, 1, 1, 1, 1]), ("linear", [0.5, 1, 1, 2 / 3, 1 / 3]), ("cosine", [0.5, 1, 1, 0.75, 0.25])],
+    [
+        ("constant", [0.5, 1, 1, 1, 1]),
+        ("linear", [0.5, 1, 1, 2 / 3, 1 / 3]),
+        ("cosine", [0.5, 1, 1, 0.75, 0.25]),
+    ],
 )
 def test_schedules(schedule, expected):
     chosen = settings(schedule=schedule, warmup_steps=2)

@@ -27,16 +27,20 @@ def write_report(
     for figure in figures:
         write_text(root / "figures" / f"{figure.name}.svg", figure.svg)
     samples = sample_groups(root, comparison, arms, seeds[0])
-    page = _environment().get_template("report.html.j2").render(
-        name=root.name,
-        comparison=comparison,
-        criteria=criteria_table(comparison),
-        means=means_table(comparison),
-        figures=figures,
-        colors=_script_json(arm_colors(comparison.arms, comparison.baseline)),
-        work=work_table(read_jsonl(root / "ledger.jsonl")),
-        samples=_script_json(samples),
-        pass_threshold=pass_threshold,
+    page = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            name=root.name,
+            comparison=comparison,
+            criteria=criteria_table(comparison),
+            means=means_table(comparison),
+            figures=figures,
+            colors=_script_json(arm_colors(comparison.arms, comparison.baseline)),
+            work=work_table(read_jsonl(root / "ledger.jsonl")),
+            samples=_script_json(samples),
+            pass_threshold=pass_threshold,
+        )
     )
     write_text(root / "report.html", page)
     write_text(root / "report.md", markdown_report(root.name, comparison))
@@ -70,10 +74,8 @@ def work_table(ledger: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return [["arm", "stage", "minutes", "tokens sampled"], *rows]
 
 
-def sample_groups(
-    root: Path, comparison: Comparison, arms: Sequence[str], seed: int
-) -> list[dict[str, Any]]:
-    """For the first prompts, each arm's answers of one seed at the headline, equal ones counted, most frequent first."""
+def sample_groups(root: Path, comparison: Comparison, arms: Sequence[str], seed: int) -> list[dict[str, Any]]:
+    """For the first prompts, each arm's answers of one seed at the headline: equal ones counted, passing ones first."""
     by_prompt: dict[str, dict[str, list[GenerationRow]]] = {}
     for arm in arms:
         for row in read_generations(root / arm / f"seed-{seed}" / "generations.jsonl"):
@@ -97,7 +99,7 @@ def _script_json(value: Any) -> Any:
     """JSON that cannot end the script element it stands in, whatever text it holds."""
     from markupsafe import Markup
 
-    return Markup(strict_json(value).replace("<", "\\u003c"))  # noqa: S704  # `<` is escaped, JSON holds the rest
+    return Markup(strict_json(value).replace("<", "\\u003c"))
 
 
 def _environment() -> Any:

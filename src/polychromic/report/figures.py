@@ -27,6 +27,9 @@ _STYLE = {
 }
 
 
+TrainingRows = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
+"""Rows of metrics.jsonl, by arm and then by seed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:
@@ -43,19 +46,25 @@ def arm_colors(arms: Sequence[str], baseline: str) -> dict[str, str]:
     return {baseline: _BASELINE_COLOR} | {arm: _COLORS[i % len(_COLORS)] for i, arm in enumerate(others)}
 
 
-def draw_figures(comparison: Comparison, training: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> list[Figure]:
-    """All figures for which there is data. `training` holds the metric rows of every seed by arm."""
+def draw_figures(comparison: Comparison, training: TrainingRows) -> list[Figure]:
+    """All figures for which there is data. `training` holds every seed's metric rows by arm."""
     colors = arm_colors(comparison.arms, comparison.baseline)
     figures = []
     for name, title, caption in _CURVES:
         if any(curve.name == name and curve.sampling == comparison.headline for curve in comparison.curves):
-            figures.append(_draw(name, caption, lambda axes, n=name, t=title: _curves(axes, comparison, colors, n, t)))
+            figures.append(
+                _draw(name, caption, lambda axes, n=name, t=title: _curves(axes, comparison, colors, n, t))
+            )
     if comparison.frontier:
         figures.append(_draw("frontier", _FRONTIER_CAPTION, lambda axes: _frontier(axes, comparison, colors)))
     for key, title, caption in _TRAINING:
         if any(key in row for seeds in training.values() for rows in seeds for row in rows):
             figures.append(
-                _draw(key.replace("/", "-"), caption, lambda axes, k=key, t=title: _training(axes, training, colors, k, t))
+                _draw(
+                    key.replace("/", "-"),
+                    caption,
+                    lambda axes, k=key, t=title: _training(axes, training, colors, k, t),
+                )
             )
     return figures
 
@@ -73,10 +82,26 @@ _FRONTIER_CAPTION = (
     "what the baseline reaches at any temperature."
 )
 _TRAINING = (
-    ("train/reward", "mean reward", "Reward of the sampled groups while training (thin: seeds, thick: their mean)."),
-    ("train/quality_loss", "quality loss", "Loss of the quality term while training."),
-    ("groups/clusters", "clusters a group", "Different answers in a sampled group: falls where a model collapses."),
-    ("train/diversity_loss_share", "share of the loss", "The diversity term's share of the loss says nothing about training …"),
+    (
+        "train/reward",
+        "mean reward",
+        "Reward of the sampled groups while training (thin: seeds, thick: their mean).",
+    ),
+    (
+        "train/quality_loss",
+        "quality loss",
+        "Loss of the quality term while training (in reward training, minus the reward).",
+    ),
+    (
+        "groups/clusters",
+        "clusters a group",
+        "Different answers in a sampled group: falls where a model collapses.",
+    ),
+    (
+        "train/diversity_loss_share",
+        "share of the loss",
+        "The diversity term's share of the loss says nothing about training …",
+    ),
     (
         "train/diversity_gradient_share",
         "share of the gradient",
@@ -104,7 +129,9 @@ def _curves(axes: Any, comparison: Comparison, colors: Mapping[str, str], name: 
     for one in comparison.curves:
         if one.name == name and one.sampling == comparison.headline:
             axes.plot(one.curve.k, one.curve.mean, color=colors[one.arm], label=_plain(one.arm))
-            axes.fill_between(one.curve.k, one.curve.low, one.curve.high, color=colors[one.arm], alpha=0.15, lw=0)
+            axes.fill_between(
+                one.curve.k, one.curve.low, one.curve.high, color=colors[one.arm], alpha=0.15, lw=0
+            )
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set(xlabel="k answers", ylabel=title)
@@ -114,11 +141,14 @@ def _curves(axes: Any, comparison: Comparison, colors: Mapping[str, str], name: 
 def _frontier(axes: Any, comparison: Comparison, colors: Mapping[str, str]) -> None:
     metric, quality = comparison.frontier[0].metric, comparison.frontier[0].quality_metric
     for arm in comparison.arms:
-        labels = dict.fromkeys(one.sampling for one in comparison.means if one.arm == arm)
-        points = [(comparison.mean(arm, quality, label), comparison.mean(arm, metric, label), label) for label in labels]
-        known = [(x.mean, y.mean, label) for x, y, label in points if x is not None and y is not None]
-        known.sort()
-        axes.plot([x for x, _, _ in known], [y for _, y, _ in known], "o-", color=colors[arm], label=_plain(arm))
+        known = sorted(
+            (x.mean, y.mean, label)
+            for label in dict.fromkeys(one.sampling for one in comparison.means if one.arm == arm)
+            if (x := comparison.mean(arm, quality, label)) and (y := comparison.mean(arm, metric, label))
+        )
+        axes.plot(
+            [x for x, _, _ in known], [y for _, y, _ in known], "o-", color=colors[arm], label=_plain(arm)
+        )
         for x, y, label in known:
             axes.annotate(label, (x, y), textcoords="offset points", xytext=(5, 4), fontsize=8)
     axes.set(xlabel=find_metric(quality).name, ylabel=find_metric(metric).name)
@@ -127,13 +157,15 @@ def _frontier(axes: Any, comparison: Comparison, colors: Mapping[str, str]) -> N
 
 def _training(
     axes: Any,
-    training: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]],
+    training: TrainingRows,
     colors: Mapping[str, str],
     key: str,
     title: str,
 ) -> None:
     for arm, seeds in training.items():
-        lines = [_smooth([(row["step"], row[key]) for row in rows if row.get(key) is not None]) for rows in seeds]
+        lines = [
+            _smooth([(row["step"], row[key]) for row in rows if row.get(key) is not None]) for rows in seeds
+        ]
         lines = [line for line in lines if len(line)]
         if not lines:
             continue

@@ -31,5 +31,7 @@ def _rich_table(rows: list[list[str]]) -> Table:
     for cell in rows[0]:
         table.add_column(Text(cell))
     for row in rows[1:]:
-        table.add_row(*(Text(cell, style=_STATUS_STYLES.get(cell.removesuffix(" (worse)"), "")) for cell in row))
+        table.add_row(
+            *(Text(cell, style=_STATUS_STYLES.get(cell.removesuffix(" (worse)"), "")) for cell in row)
+        )
     return table

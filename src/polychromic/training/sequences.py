@@ -65,7 +65,9 @@ class PackedRow:
 
 def micro_batches(sequences: Sequence[TokenSequence], size: int) -> Iterator[list[int]]:
     """Indices of `sequences` in batches of at most `size`; those of one prompt stay together, long ones too."""
-    order = sorted(range(len(sequences)), key=lambda index: (sequences[index].n_prompt, sequences[index].prompt_ids))
+    order = sorted(
+        range(len(sequences)), key=lambda index: (sequences[index].n_prompt, sequences[index].prompt_ids)
+    )
     for start in range(0, len(order), size):
         yield order[start : start + size]
 
@@ -129,7 +131,9 @@ def _hidden_states(language_model: LanguageModel, rows: Sequence[PackedRow]) -> 
         causal.get_decoder()(
             input_ids=_padded([row.token_ids for row in rows], longest, device, language_model.pad_id),
             position_ids=_padded([row.positions for row in rows], longest, device),
-            attention_mask=attention_mask(_padded([row.segments for row in rows], longest, device, _PAD_SEGMENT)),
+            attention_mask=attention_mask(
+                _padded([row.segments for row in rows], longest, device, _PAD_SEGMENT)
+            ),
             use_cache=False,
         )
     ).last_hidden_state
