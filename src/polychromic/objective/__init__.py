@@ -13,15 +13,29 @@ from polychromic.objective.balance import (
     gradient_cosine,
     gradient_share,
 )
+from polychromic.objective.fitted import (
+    BaselineEquations,
+    FittedBaseline,
+    baseline_equations,
+    cross_fitted_coefficients,
+    softmax_gram,
+    surprisal_gram,
+)
 
 __all__ = [
+    "BaselineEquations",
+    "FittedBaseline",
     "FixedWeight",
     "FloorController",
     "Observation",
     "ShareController",
     "WeightController",
+    "baseline_equations",
+    "cross_fitted_coefficients",
     "gradient_cosine",
     "gradient_share",
     "set_advantages",
+    "softmax_gram",
     "subset_mean",
+    "surprisal_gram",
 ]

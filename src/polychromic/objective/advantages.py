@@ -7,6 +7,7 @@ for N ≥ K independent generations and any b_i that does not depend on generati
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -14,9 +15,9 @@ import numpy as np
 from polychromic.objective.hypergeometric import FloatArray
 from polychromic.objective.inputs import Groups, Objective, read_groups
 from polychromic.objective.kernel_scores import GateRule
-from polychromic.objective.set_scores import SetScore, leave_one_out_mean
+from polychromic.objective.set_scores import SetScore, leave_one_out_mean, mix_of_means
 
-Baseline = Literal["none", "leave_one_out", "leave_one_out_minus_one"]
+Baseline = Literal["none", "leave_one_out", "leave_one_out_minus_one", "fitted"]
 
 
 def set_advantages(
@@ -29,6 +30,7 @@ def set_advantages(
     gates: Any = None,
     gate: GateRule = "product",
     baseline: Baseline = "leave_one_out",
+    coefficients: Mapping[int, Any] | None = None,
     generator: np.random.Generator | None = None,
 ) -> Any:
     """A_i for every generation of one group [N] or a batch of groups [P, N].
@@ -42,7 +44,11 @@ def set_advantages(
     gate: `product` weighs each pair by both gates, `passing` scores the members with gate 1 alone (gates are
         0 or 1), `none` ignores gates.
     baseline: `none` b = 0; `leave_one_out` mean of f over the K-subsets without i (needs N > K; RLOO, PKPO's
-        `sloo`, Poly-EPO); `leave_one_out_minus_one` f of the same sets with i taken out (PKPO's `sloo-1`).
+        `sloo`, Poly-EPO); `leave_one_out_minus_one` f of the same sets with i taken out (PKPO's `sloo-1`);
+        `fitted` Σ over set sizes m of coefficients[m] × mean of f over the m-subsets without i.
+    coefficients: for `fitted`: {set size: coefficient, or [P] coefficients}, from `FittedBaseline` or
+        `cross_fitted_coefficients`. They must owe nothing to the group they are used on: then the estimator is
+        unbiased whatever they are. None is leave_one_out.
     generator: draws subsets for `vendi` and `logdet` where they are too many to score all.
 
     A nan reward or gate takes that generation out: its advantage is 0 and N is smaller for the rest. A group too
@@ -55,12 +61,16 @@ def set_advantages(
         objective, rewards=rewards, clusters=clusters, distances=distances, gates=gates, gate=gate
     )
     _check_sizes(groups, set_size, baseline)
+    mixes = _mixes(coefficients, set_size, groups) if baseline == "fitted" else None
     advantages_PN = np.zeros(groups.valid_PN.shape)
-    needed = set_size + (baseline == "leave_one_out")
+    needed = max(set_size + (baseline == "leave_one_out"), 2 if baseline == "fitted" else 1)
     for p, valid in enumerate(groups.valid_PN):
         n = int(valid.sum())
         if n >= needed:
-            advantages_PN[p, valid] = _group_advantages(groups.score(p, generator), set_size, n, baseline)
+            mix = mixes[p] if mixes else None
+            advantages_PN[p, valid] = _group_advantages(
+                groups.score(p, generator), set_size, n, baseline, mix
+            )
     return groups.restore(advantages_PN)
 
 
@@ -108,16 +118,38 @@ def _check_sizes(groups: Groups, set_size: int, baseline: str) -> None:
         )
 
 
-def _group_advantages(score: SetScore, set_size: int, n: int, baseline: str) -> FloatArray:
+def _mixes(coefficients: Mapping[int, Any] | None, set_size: int, groups: Groups) -> list[dict[int, float]]:
+    """One {set size: coefficient} a group."""
+    p, n = groups.valid_PN.shape
+    if coefficients is None:
+        return [{min(set_size, n - 1): 1.0}] * p
+    wrong = [size for size in coefficients if not 0 <= size < n]
+    if wrong:
+        raise ValueError(
+            f"coefficients has set size {wrong[0]}, expected 0 to {n - 1} with {n} generations a group"
+        )
+    columns = {size: np.asarray(value, dtype=np.float64) for size, value in coefficients.items()}
+    for size, column in columns.items():
+        if column.shape not in ((), (p,)) or not np.isfinite(column).all():
+            raise ValueError(
+                f"coefficients[{size}] is {column}, expected one finite number, or one for each of {p} groups"
+            )
+    columns = {size: np.broadcast_to(column, p) for size, column in columns.items()}
+    return [{size: float(column[row]) for size, column in columns.items()} for row in range(p)]
+
+
+def _group_advantages(
+    score: SetScore, set_size: int, n: int, baseline: str, mix: Mapping[int, float] | None
+) -> FloatArray:
     """N·ū = K·mean over S∋i + (N−K)·mean over S∌i, so (K/N)·mean over S∋i = ū − (1 − K/N)·mean over S∌i."""
     mean = score.mean(set_size)
     without_N = leave_one_out_mean(score, set_size, n) if set_size < n else np.zeros(n)
     if baseline == "leave_one_out":
         return _without_rounding(mean - without_N, mean)
-    smaller = set_size - 1 if baseline == "leave_one_out_minus_one" else 0
-    baseline_N = leave_one_out_mean(score, smaller, n)
+    if mix is None:
+        mix = {set_size - 1: 1.0} if baseline == "leave_one_out_minus_one" and set_size > 1 else {}
     share = set_size / n
-    return _without_rounding(mean - (1.0 - share) * without_N - share * baseline_N, mean)
+    return _without_rounding(mean - (1.0 - share) * without_N - share * mix_of_means(score, mix, n), mean)
 
 
 def _without_rounding(advantages_N: FloatArray, mean: float) -> FloatArray:

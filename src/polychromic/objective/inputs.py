@@ -138,7 +138,7 @@ def read_groups(
         gate=gate,  # type: ignore[arg-type]
         valid_PN=valid_PN,
         rewards_PN=arrays.get("rewards"),
-        clusters_PN=_cluster_codes(arrays["clusters"], valid_PN) if "clusters" in arrays else None,
+        clusters_PN=label_codes(arrays["clusters"], valid_PN) if "clusters" in arrays else None,
         distances_PNN=arrays.get("distances"),
         gates_PN=arrays.get("gates"),
         restore=(lambda result: restore(result[0])) if is_single else restore,
@@ -253,7 +253,7 @@ def _first(wrong: NDArray[np.bool_]) -> tuple[int, ...]:
     return tuple(int(index) for index in np.argwhere(wrong)[0])
 
 
-def _cluster_codes(labels_PN: NDArray[Any], valid_PN: NDArray[np.bool_]) -> IntArray:
+def label_codes(labels_PN: NDArray[Any], valid_PN: NDArray[np.bool_]) -> IntArray:
     """Labels of any hashable kind as 0..C−1 within each group; invalid generations get 0 and are not counted."""
     codes_PN = np.zeros(labels_PN.shape, dtype=np.int64)
     for p, (labels, valid) in enumerate(zip(labels_PN, valid_PN, strict=True)):

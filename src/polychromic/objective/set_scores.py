@@ -12,6 +12,7 @@ generation i. No subset is ever enumerated.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -40,6 +41,25 @@ class SetScore(Protocol):
 def leave_one_out_mean(score: SetScore, set_size: int, n: int) -> FloatArray:
     """`score.leave_one_out(set_size)`, and 0 for sets too small to have a score."""
     return score.leave_one_out(set_size) if set_size >= score.smallest_set else np.zeros(n)
+
+
+def with_member_mean(score: SetScore, set_size: int, n: int) -> FloatArray:
+    """[N]: for each i, the average of f over the subsets of `set_size` that hold i."""
+    if set_size == n:
+        return np.full(n, score.mean(n))
+    return (n * score.mean(set_size) - (n - set_size) * score.leave_one_out(set_size)) / set_size
+
+
+def mix_of_means(score: SetScore, coefficients: Mapping[int, float], n: int) -> FloatArray:
+    """[N]: Σ over set sizes m of coefficient × leave-one-out mean. Size 0 is the constant 1.
+
+    A size that a group has too few generations for (some are missing) stands for the set of all others.
+    """
+    baseline_N = np.zeros(n)
+    for size, coefficient in coefficients.items():
+        means = np.ones(n) if size == 0 else leave_one_out_mean(score, min(size, n - 1), n)
+        baseline_N += coefficient * means
+    return baseline_N
 
 
 @dataclass(frozen=True)

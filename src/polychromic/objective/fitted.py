@@ -1,0 +1,247 @@
+"""The fitted baseline: the mix of leave-one-out means that earlier groups, or other prompts, show to be best.
+
+    b_i = Σ_m c_m L_m,i,   L_m,i = mean of f over the m-subsets of the other generations.
+
+For any coefficients c that the group itself had no part in, b_i does not depend on generation i and the gradient
+estimator stays exactly unbiased; its second moment is quadratic in c,
+
+    E‖Σ_i (K/N)(W_i − b_i) s_i‖² = E[(W − Lc)ᵀ G (W − Lc)] · (K/N)²,   s_i = ∇log π(y_i),  G_ij = s_i · s_j,
+
+with W_i the mean of f over the K-subsets that hold i. So the best c solves least squares weighed by the *Gram matrix
+of the scores*, not plain regression of the credit W. The normal equations of a group are an M × M matrix, cheap to
+keep; any approximation of G costs efficiency only, never bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+
+from polychromic.objective.hypergeometric import FloatArray
+from polychromic.objective.inputs import Groups, Objective, label_codes, read_groups
+from polychromic.objective.kernel_scores import GateRule
+from polychromic.objective.set_scores import SetScore, mix_of_means, with_member_mean
+
+DENSE_SET_SIZES = 15
+"""Up to this many set sizes all of 1..N−1 enter the mix; in larger groups, about as many, spread by ratio."""
+
+
+@dataclass(frozen=True)
+class BaselineEquations:
+    """Normal equations of P groups for the mix over `set_sizes`: matrix_PMM · c = target_PM.
+
+    `prior_M` is leave_one_out (at K = N, its nearest: the set of all others).
+    """
+
+    set_sizes: tuple[int, ...]
+    prior_M: FloatArray
+    matrix_PMM: FloatArray
+    target_PM: FloatArray
+
+
+def baseline_equations(
+    objective: Objective,
+    set_size: int,
+    *,
+    rewards: Any = None,
+    clusters: Any = None,
+    distances: Any = None,
+    gates: Any = None,
+    gate: GateRule = "product",
+    score_gram: Any = None,
+    set_sizes: Sequence[int] | None = None,
+    generator: np.random.Generator | None = None,
+) -> BaselineEquations:
+    """What each of a batch of groups says about the best mix. Arrays as in `set_advantages`.
+
+    score_gram: [P, N, N] (or [N, N]): inner products of the scores ∇log π(y_i), or a stand-in such as
+        `surprisal_gram`. None is the identity, plain regression of the credit: right where scores of different
+        generations are orthogonal and of one length, and it can lose to leave_one_out where they are not.
+    set_sizes: the set sizes of the mix, by default 1..N−1; 0 stands for a constant. A constant helps where prompts
+        are alike, but gives groups without any signal an advantage, and so noise.
+    Groups with missing values count for nothing.
+    """
+    groups = read_groups(
+        objective, rewards=rewards, clusters=clusters, distances=distances, gates=gates, gate=gate
+    )
+    n = groups.n_generations
+    if not groups.smallest_set <= set_size <= n:
+        raise ValueError(f"set_size is {set_size}, expected {groups.smallest_set} ≤ set_size ≤ {n}")
+    sizes = _check_set_sizes(set_sizes, set_size, n)
+    gram_PNN = _check_gram(score_gram, groups)
+    m = len(sizes)
+    matrix_PMM, target_PM = np.zeros((groups.n_groups, m, m)), np.zeros((groups.n_groups, m))
+    for p in np.flatnonzero(groups.valid_PN.all(axis=1)).tolist():
+        means_NM, credit_N = _means_and_credit(groups.score(p, generator), set_size, sizes, n)
+        weighted_MN = means_NM.T @ gram_PNN[p]
+        matrix_PMM[p], target_PM[p] = weighted_MN @ means_NM, weighted_MN @ credit_N
+    return BaselineEquations(sizes, _prior(sizes, set_size, n), matrix_PMM, target_PM)
+
+
+def cross_fitted_coefficients(
+    equations: BaselineEquations, *, prior_groups: float = 1.0
+) -> dict[int, FloatArray]:
+    """For every set size the coefficients [P], those of each group fitted on all the *other* groups of the batch."""
+    matrix_MM, target_M = equations.matrix_PMM.sum(axis=0), equations.target_PM.sum(axis=0)
+    coefficients_PM = np.stack(
+        [
+            _solve(
+                matrix_MM - own_MM,
+                target_M - own_M,
+                equations.prior_M,
+                len(equations.target_PM) - 1,
+                prior_groups,
+            )
+            for own_MM, own_M in zip(equations.matrix_PMM, equations.target_PM, strict=True)
+        ]
+    )
+    return dict(zip(equations.set_sizes, coefficients_PM.T, strict=True))
+
+
+@dataclass(frozen=True)
+class FittedBaseline:
+    """A mix fitted on the batches so far. Immutable: `update` returns the next one.
+
+    Use `coefficients` for a batch *before* `update` has seen it. `decay` forgets: 15/16 remembers about 16
+    batches, as the policy moves. `prior_groups` is how many groups' evidence leave_one_out counts for; until data
+    speak, the mix is leave_one_out. `to_state` and `from_state` make it plain JSON and back.
+    """
+
+    decay: float = 15 / 16
+    prior_groups: float = 1.0
+    set_sizes: tuple[int, ...] = ()
+    prior: tuple[float, ...] = ()
+    matrix: tuple[tuple[float, ...], ...] = ()
+    target: tuple[float, ...] = ()
+    n_groups: float = 0.0
+
+    @property
+    def coefficients(self) -> dict[int, float] | None:
+        """By set size, for `set_advantages(baseline="fitted", coefficients=...)`; None before any update."""
+        if not self.set_sizes:
+            return None
+        solved = _solve(
+            np.array(self.matrix),
+            np.array(self.target),
+            np.array(self.prior),
+            self.n_groups,
+            self.prior_groups,
+        )
+        return dict(zip(self.set_sizes, solved.tolist(), strict=True))
+
+    def update(self, equations: BaselineEquations) -> Self:
+        """With a batch's equations added. Raises ValueError where they are of another mix."""
+        if self.set_sizes and self.set_sizes != equations.set_sizes:
+            raise ValueError(
+                f"equations are of the set sizes {equations.set_sizes}, expected {self.set_sizes}: "
+                "keep one FittedBaseline for each objective and group size"
+            )
+        matrix, target = equations.matrix_PMM.sum(axis=0), equations.target_PM.sum(axis=0)
+        if self.set_sizes:
+            matrix = matrix + self.decay * np.array(self.matrix)
+            target = target + self.decay * np.array(self.target)
+        return replace(
+            self,
+            set_sizes=equations.set_sizes,
+            prior=tuple(equations.prior_M.tolist()),
+            matrix=tuple(map(tuple, matrix.tolist())),
+            target=tuple(target.tolist()),
+            n_groups=self.decay * self.n_groups + len(equations.target_PM),
+        )
+
+    def to_state(self) -> dict[str, Any]:
+        """Plain numbers and lists."""
+        state = {name: getattr(self, name) for name in ("decay", "prior_groups", "n_groups")}
+        lists = {name: list(getattr(self, name)) for name in ("set_sizes", "prior", "target")}
+        return state | lists | {"matrix": [list(row) for row in self.matrix]}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """Inverse of `to_state`, also after a trip through JSON."""
+        lists = {name: tuple(state[name]) for name in ("set_sizes", "prior", "target")}
+        return cls(**{**state, **lists, "matrix": tuple(map(tuple, state["matrix"]))})
+
+
+def surprisal_gram(logprobs: Any, texts: Any) -> FloatArray:
+    """[P, N, N] stand-in for the Gram matrix of the scores: log π(y_i) · log π(y_j) for equal texts, else 0.
+
+    Two facts of autoregressive models, at no cost: surprising generations have long gradients, and different ones
+    have nearly orthogonal ones. logprobs: [P, N] (or [N]), sums over tokens. texts: labels of the same shape.
+    """
+    logprobs_PN = np.atleast_2d(np.asarray(logprobs, dtype=np.float64))
+    same_PNN = _same(texts, logprobs_PN.shape)
+    return same_PNN * logprobs_PN[:, :, None] * logprobs_PN[:, None, :]
+
+
+def softmax_gram(probabilities: Any, outcomes: Any, collision: float) -> FloatArray:
+    """[P, N, N]: the exact Gram matrix of the scores of a softmax over outcomes with respect to its logits.
+
+    [y_i = y_j] − π(y_i) − π(y_j) + Σ_y π(y)². probabilities: [P, N], of each generation; `collision` is the last sum.
+    """
+    probabilities_PN = np.atleast_2d(np.asarray(probabilities, dtype=np.float64))
+    same_PNN = _same(outcomes, probabilities_PN.shape)
+    return same_PNN - probabilities_PN[:, :, None] - probabilities_PN[:, None, :] + collision
+
+
+def _same(labels: Any, shape: tuple[int, ...]) -> FloatArray:
+    labels_PN = np.atleast_2d(np.asarray(labels))
+    if labels_PN.shape != shape:
+        raise ValueError(f"labels have shape {labels_PN.shape}, expected {shape}, one for each probability")
+    codes_PN = label_codes(labels_PN, np.ones(shape, dtype=bool))
+    return (codes_PN[:, :, None] == codes_PN[:, None, :]).astype(np.float64)
+
+
+def _means_and_credit(
+    score: SetScore, set_size: int, sizes: Sequence[int], n: int
+) -> tuple[FloatArray, FloatArray]:
+    """Leave-one-out means [N, M] at the mix's set sizes, and the credit W [N]."""
+    means = [mix_of_means(score, {size: 1.0}, n) for size in sizes]
+    return np.stack(means, axis=1), with_member_mean(score, set_size, n)
+
+
+def _solve(
+    matrix_MM: FloatArray, target_M: FloatArray, prior_M: FloatArray, n_groups: float, prior_groups: float
+) -> FloatArray:
+    """Least squares drawn to the prior with the weight of `prior_groups` average groups."""
+    scale = np.trace(matrix_MM) / len(prior_M)
+    if n_groups <= 0 or scale <= 0:
+        return prior_M.copy()
+    ridge = scale * prior_groups / n_groups
+    shifted = target_M - matrix_MM @ prior_M
+    return prior_M + np.linalg.solve(matrix_MM + ridge * np.eye(len(prior_M)), shifted)
+
+
+def _prior(sizes: Sequence[int], set_size: int, n: int) -> FloatArray:
+    return np.array([float(size == min(set_size, n - 1)) for size in sizes])
+
+
+def _check_set_sizes(set_sizes: Sequence[int] | None, set_size: int, n: int) -> tuple[int, ...]:
+    if n < 2:
+        raise ValueError("a group has 1 generation, but a baseline is made from the others: draw at least 2")
+    if set_sizes is None:
+        spread = np.unique(np.geomspace(1, n - 1, min(n - 1, DENSE_SET_SIZES)).round().astype(int))
+        chosen = range(1, n) if n - 1 <= DENSE_SET_SIZES else spread.tolist()
+        near = {size for size in (set_size - 1, set_size) if 1 <= size <= n - 1}
+        return tuple(sorted(near.union(chosen)))
+    if min(set_size, n - 1) not in set_sizes or not all(0 <= size < n for size in set_sizes):
+        raise ValueError(
+            f"set_sizes is {tuple(set_sizes)}, expected sizes from 0 to {n - 1} that include {min(set_size, n - 1)}, "
+            "the one of leave_one_out"
+        )
+    return tuple(sorted(set(set_sizes)))
+
+
+def _check_gram(score_gram: Any, groups: Groups) -> FloatArray:
+    p, n = groups.valid_PN.shape
+    if score_gram is None:
+        return np.broadcast_to(np.eye(n), (p, n, n))
+    gram_PNN = np.asarray(score_gram, dtype=np.float64)
+    gram_PNN = gram_PNN[None] if gram_PNN.ndim == 2 else gram_PNN
+    if gram_PNN.shape != (p, n, n) or not np.isfinite(gram_PNN).all():
+        raise ValueError(
+            f"score_gram has shape {gram_PNN.shape}, expected finite inner products of shape {(p, n, n)}"
+        )
+    return gram_PNN
