@@ -72,27 +72,34 @@ def reward_hacking(
     return found
 
 
-def temperature_cautions(gains: Sequence[MatchedGain], headline: str) -> Iterator[Caution]:
-    """Gains that another way of sampling the baseline also gives."""
+def temperature_cautions(
+    gains: Sequence[MatchedGain], contrasts: Contrasts, headline: str, alpha: float
+) -> Iterator[Caution]:
+    """Significant gains at the headline that another way of sampling the baseline also gives, or may give."""
     for gain in gains:
-        if gain.sampling != headline:
+        contrast = contrasts.get((gain.arm, gain.metric))
+        if gain.sampling != headline or contrast is None or not contrast.p_value < alpha:
             continue
-        name = find_metric(gain.metric).name
-        if gain.reached_by:
-            text = f"{name} {number(gain.diversity)} is also reached by the baseline at {gain.reached_by}, at no loss"
-        elif gain.position == "worse than the baseline anywhere":
-            text = (
-                f"{name}: the arm's quality {number(gain.quality)} is below the baseline's everywhere; sample the "
-                "baseline at a higher temperature to compare them at equal quality"
-            )
-        elif gain.low <= 0:
-            text = (
-                f"{name} at matched quality differs by {signed(gain.gain)} (from {signed(gain.low)} to "
-                f"{signed(gain.high)}): a higher temperature of the baseline may give as much"
-            )
-        else:
-            continue
-        yield Caution("temperature", gain.arm, f"{gain.arm}: {text}")
+        if find_metric(gain.metric).sign * contrast.difference > 0:
+            text = _temperature_text(gain)
+            if text:
+                yield Caution("temperature", gain.arm, f"{gain.arm}: {find_metric(gain.metric).name} {text}")
+
+
+def _temperature_text(gain: MatchedGain) -> str:
+    if gain.reached_by:
+        return f"{number(gain.diversity)} is also reached by the baseline at {gain.reached_by}, at no loss of quality"
+    if gain.position == "below":
+        return (
+            f"{number(gain.diversity)} comes at a quality ({find_metric(gain.quality_metric).name} {number(gain.quality)}) below all of the baseline's; "
+            "sample the baseline at a higher temperature to compare at equal quality"
+        )
+    if gain.low <= 0:
+        return (
+            f"at matched quality differs by {signed(gain.gain)} (from {signed(gain.low)} to {signed(gain.high)}): "
+            "another temperature of the baseline may give as much"
+        )
+    return ""
 
 
 def length_cautions(contrasts: Contrasts, arms: Sequence[str], alpha: float) -> Iterator[Caution]:

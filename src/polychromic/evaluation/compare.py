@@ -19,7 +19,7 @@ from polychromic.evaluation.cautions import (
     temperature_cautions,
 )
 from polychromic.evaluation.ceilings import share_at_bound
-from polychromic.evaluation.comparison import ArmCurve, ArmMean, Comparison, Contrast
+from polychromic.evaluation.comparison import ArmCurve, ArmMean, Comparison, Contrast, Scrutiny
 from polychromic.evaluation.criteria import DEFAULT_LEVELS, Criterion, Levels
 from polychromic.evaluation.curves import simultaneous_curve
 from polychromic.evaluation.equivalence import margin_test
@@ -27,7 +27,8 @@ from polychromic.evaluation.frontier import MatchedGain, matched_gains
 from polychromic.evaluation.intervals import Resampling, mean_intervals
 from polychromic.evaluation.metrics import METRICS, find_metric, split_at_k
 from polychromic.evaluation.outcomes import Evidence
-from polychromic.evaluation.statistics import PairedComparison, paired_comparison, paired_comparisons
+from polychromic.evaluation.robustness import robustness
+from polychromic.evaluation.statistics import ALPHA, PairedComparison, paired_comparison, paired_comparisons
 from polychromic.evaluation.study import Study
 from polychromic.evaluation.tables import PromptTable
 from polychromic.evaluation.verdict import judge
@@ -53,7 +54,7 @@ class _Plan:
 
     @property
     def alpha(self) -> float:
-        return self.criteria[0].alpha
+        return self.criteria[0].alpha if self.criteria else ALPHA
 
     @property
     def asked(self) -> list[str]:
@@ -102,7 +103,7 @@ def compare(
     outcomes = [outcome for level in verdict.levels for outcome in level.outcomes]
     cautions = [
         *hacking,
-        *temperature_cautions(gains, plan.headline),
+        *temperature_cautions(gains, at_headline, plan.headline, plan.alpha),
         *length_cautions(at_headline, plan.others, plan.alpha),
         *criterion_cautions(outcomes),
         *seed_cautions(at_headline, plan.asked, plan.alpha),
@@ -116,9 +117,10 @@ def compare(
         arms=tuple(plan.study.arms),
         seeds=plan.study.arms,
         headline=plan.headline,
-        n_prompts=len(plan.study.prompts),
+        prompts=plan.study.prompts,
         means=means,
         contrasts=contrasts,
+        scrutiny=_scrutiny(plan),
         frontier=gains,
         curves=_curves(plan),
         cautions=_each_once(cautions),
@@ -166,32 +168,45 @@ def _contrasts(plan: _Plan) -> tuple[Contrast, ...]:
 
 def _metrics(plan: _Plan, arm: str, label: str) -> list[str]:
     """Metrics in the order of the registry, those of curves last; away from the headline only the k asked for."""
-    asked = [key for key in plan.asked if split_at_k(key)]
     present = plan.study.metrics(arm, label)
     plain = [key for key in METRICS if key in present]
-    at_k = [key for key in present if split_at_k(key)] if label == plan.headline else []
-    return list(dict.fromkeys([*plain, *asked, *at_k]))
+    at_k = {key for key in plan.asked if split_at_k(key)}
+    if label == plan.headline:
+        at_k |= {key for key in present if split_at_k(key)}
+    return [*plain, *sorted(at_k, key=lambda key: split_at_k(key) or (key, 0))]
 
 
-def _evidence(plan: _Plan, at_headline: Contrasts) -> dict[tuple[str, str], Evidence]:
-    margins = {one.metric: one.margin for one in plan.criteria if one.direction == "not_worse"}
+def _evidence(plan: _Plan, at_headline: Contrasts) -> dict[tuple[str, Criterion], Evidence]:
     found = {}
     for arm in plan.others:
-        for metric in plan.asked:
-            comparison, pair = at_headline.get((arm, metric)), plan.pair(arm, plan.headline, metric)
-            if comparison is None or pair is None:
-                continue
-            kept_P = ~np.isnan(pair[0] + pair[1]).any(axis=0)
-            a_SP, b_SP = pair[0][:, kept_P], pair[1][:, kept_P]
-            margin = margins.get(metric)
-            found[arm, metric] = Evidence(
-                comparison.mean_a,
-                comparison.mean_b,
-                comparison,
-                margin_test(a_SP, b_SP, margin, find_metric(metric).sign) if margin else None,
-                share_at_bound(a_SP.mean(axis=0), b_SP.mean(axis=0), metric),
-            )
+        for criterion in plan.criteria:
+            comparison = at_headline.get((arm, criterion.metric))
+            pair = plan.pair(arm, plan.headline, criterion.metric)
+            if comparison is not None and pair is not None:
+                found[arm, criterion] = _evidence_for(criterion, comparison, *pair)
     return found
+
+
+def _evidence_for(criterion: Criterion, comparison: PairedComparison, a_SP: Floats, b_SP: Floats) -> Evidence:
+    kept_P = ~np.isnan(a_SP + b_SP).any(axis=0)
+    a_SP, b_SP = a_SP[:, kept_P], b_SP[:, kept_P]
+    margin = margin_test(a_SP, b_SP, criterion.margin, criterion.sign) if criterion.margin else None
+    at_bound = share_at_bound(a_SP.mean(axis=0), b_SP.mean(axis=0), criterion.metric)
+    return Evidence(comparison.mean_a, comparison.mean_b, comparison, margin, at_bound)
+
+
+def _scrutiny(plan: _Plan) -> tuple[Scrutiny, ...]:
+    found = []
+    for arm in plan.others:
+        for metric in plan.asked:
+            pair = plan.pair(arm, plan.headline, metric)
+            if pair is None:
+                continue
+            difference_P = (pair[0] - pair[1]).mean(axis=0)
+            kept_P = ~np.isnan(difference_P)
+            second = robustness(pair[0][:, kept_P], pair[1][:, kept_P], plan.resampling.confidence)
+            found.append(Scrutiny(arm, metric, tuple(difference_P.tolist()), second))
+    return tuple(found)
 
 
 def _gaps(plan: _Plan) -> dict[str, PairedComparison]:
@@ -238,6 +253,8 @@ def _arm_mean(arm: str, label: str, metric: str, cells_SP: Floats, resampling: R
     if not cells_SP.size:
         return None
     ((low, high),) = mean_intervals(cells_SP[:, :, None], resampling)
+    info = find_metric(metric)
+    low, high = max(low, info.lowest), min(high, info.highest)
     seeds = tuple(cells_SP.mean(axis=1).tolist())
     return ArmMean(arm, label, metric, float(cells_SP.mean()), low, high, seeds, cells_SP.shape[1])
 
@@ -265,7 +282,7 @@ def _curves(plan: _Plan) -> tuple[ArmCurve, ...]:
 
 
 def _basis(plan: _Plan) -> str:
-    n_seeds = min(len(plan.study.arms[arm]) for arm in plan.others)
+    n_seeds = min(map(len, plan.study.arms.values()))
     return (
         f"{plural(len(plan.study.prompts), 'prompt')}, {plural(n_seeds, 'seed')}, sampled at {plan.headline}"
     )

@@ -11,6 +11,7 @@ from polychromic.evaluation.cautions import Caution
 from polychromic.evaluation.curves import Curve
 from polychromic.evaluation.frontier import MatchedGain
 from polychromic.evaluation.intervals import Resampling
+from polychromic.evaluation.robustness import Robustness
 from polychromic.evaluation.statistics import PairedComparison
 from polychromic.evaluation.verdict import Verdict
 from polychromic.files import strict_json
@@ -53,6 +54,18 @@ class ArmCurve:
 
 
 @dataclass(frozen=True, slots=True)
+class Scrutiny:
+    """One arm against the baseline on a metric that a criterion names, looked at prompt by prompt: the differences
+    (arm − baseline, seeds averaged, nan where undefined) in the order of the comparison's prompts, and what other
+    customary tests say of them."""
+
+    arm: str
+    metric: str
+    differences: tuple[float, ...]
+    robustness: Robustness
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """All that is known of an experiment's arms; `to_json` is the content of comparison.json."""
 
@@ -60,9 +73,10 @@ class Comparison:
     arms: tuple[str, ...]
     seeds: Mapping[str, tuple[int, ...]]
     headline: str
-    n_prompts: int
+    prompts: tuple[str, ...]
     means: tuple[ArmMean, ...]
     contrasts: tuple[Contrast, ...]
+    scrutiny: tuple[Scrutiny, ...]
     frontier: tuple[MatchedGain, ...]
     curves: tuple[ArmCurve, ...]
     cautions: tuple[Caution, ...]
@@ -74,6 +88,11 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """Plain mapping with its schema version; what is undefined (nan) is null."""
         return json.loads(strict_json({"schema_version": SCHEMA_VERSION, **asdict(self)}))
+
+    @property
+    def n_prompts(self) -> int:
+        """Prompts that every arm and seed has."""
+        return len(self.prompts)
 
     def mean(self, arm: str, metric: str, sampling: str | None = None) -> ArmMean | None:
         """An arm's mean of a metric, at the headline way of sampling unless another is named."""

@@ -17,8 +17,8 @@ from polychromic.evaluation.study import Study
 
 Floats = NDArray[np.float64]
 
-Position = Literal["matched", "better than the baseline anywhere", "worse than the baseline anywhere"]
-"""Where an arm's quality lies: within the qualities at which the baseline was sampled, above or below them all."""
+Position = Literal["within", "above", "below"]
+"""Where an arm's quality lies among the qualities at which the baseline was sampled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,8 @@ class MatchedGain:
     """One arm under one way of sampling, against the most diversity that the baseline reaches at its quality.
 
     `gain` is in the metric's own unit, positive where the arm is more diverse, with an interval over prompts and
-    seeds. Where `position` is "better …", the baseline's best quality stands in and the gain is a lower bound;
-    where it is "worse …", its most diverse point does and the gain is an upper bound: sample the baseline hotter.
+    seeds. Where `position` is "above", the baseline's best quality stands in and the gain is a lower bound; where
+    it is "below", its most diverse point does and the gain is an upper bound: sample the baseline hotter.
     `reached_by` is a way of sampling with which the baseline is at least as good and as diverse.
     """
 
@@ -159,10 +159,10 @@ def _seed_gains(points_SPC: Floats, base_SPC: Floats) -> Floats:
 
 def _position(quality: float, base_quality_L: Floats) -> Position:
     if quality > base_quality_L.max():
-        return "better than the baseline anywhere"
+        return "above"
     if quality < base_quality_L.min():
-        return "worse than the baseline anywhere"
-    return "matched"
+        return "below"
+    return "within"
 
 
 def _reached_by(

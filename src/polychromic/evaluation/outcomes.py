@@ -164,12 +164,12 @@ def _finding(criterion: Criterion, evidence: Evidence, status: Status, p_adjuste
         )
         return f"{metric.name} {word} ({signed(evidence.difference)}, margin {criterion.margin:g})"
     seen = signed_percent(evidence.relative) if evidence.mean_baseline else signed(evidence.difference)
+    known = not math.isnan(p_adjusted)
     if status == "met":
         return f"{metric.name} {seen} ({p_text(p_adjusted)})"
     asked = signed_percent(criterion.sign * criterion.asked) if criterion.asked else criterion.direction
-    if criterion.sign * evidence.difference < 0:
-        return f"{metric.name} got worse: {seen} where {asked} was asked"
-    return f"{metric.name} {seen} where {asked} was asked ({p_text(p_adjusted)})"
+    verb = "got worse: " if status == "not met" and criterion.sign * evidence.difference < 0 else ""
+    return f"{metric.name} {verb}{seen} where {asked} was asked{f' ({p_text(p_adjusted)})' if known else ''}"
 
 
 def _nan_last(value: float) -> float:

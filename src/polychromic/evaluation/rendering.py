@@ -6,14 +6,17 @@ import math
 import re
 
 from polychromic.evaluation.comparison import Comparison
+from polychromic.evaluation.criteria import Criterion
 from polychromic.evaluation.metrics import find_metric
-from polychromic.evaluation.outcomes import CriterionOutcome
-from polychromic.evaluation.wording import number, signed_percent
+from polychromic.evaluation.outcomes import CriterionOutcome, Evidence
+from polychromic.evaluation.wording import number, signed, signed_percent
 
 Table = list[list[str]]
 """Rows of plain, unescaped cells, the header first."""
 
-_MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]()<>#+!|~$&-])")
+_MARKDOWN_SPECIAL = re.compile(r"([\\`*_\[\]|~$])")
+# HTML, and the bare addresses that some renderers turn into links.
+_MARKDOWN_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "://": "&#58;//", "www.": "www&#46;"}
 _LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -97,7 +100,10 @@ def to_latex(table: Table) -> str:
 
 def escape_markdown(text: str) -> str:
     """Text that Markdown (and the HTML in it) shows as it is, on one line."""
-    return _MARKDOWN_SPECIAL.sub(r"\\\1", _printable(text)).replace("\\<", "&lt;").replace("\\&", "&amp;")
+    escaped = _printable(text)
+    for special, entity in _MARKDOWN_ENTITIES.items():
+        escaped = escaped.replace(special, entity)
+    return _MARKDOWN_SPECIAL.sub(r"\\\1", escaped)
 
 
 def escape_latex(text: str) -> str:
@@ -107,23 +113,31 @@ def escape_latex(text: str) -> str:
 
 def _criterion_row(outcome: CriterionOutcome) -> list[str]:
     evidence = outcome.evidence
-    comparison = evidence.comparison if evidence else None
-    interval = "–"
-    if comparison and math.isfinite(comparison.relative_ci_low):
-        interval = (
-            f"{signed_percent(comparison.relative_ci_low)} to {signed_percent(comparison.relative_ci_high)}"
-        )
+    worse = outcome.worse and outcome.status == "not met"
     return [
         outcome.level,
         outcome.arm,
         outcome.criterion.text,
         number(evidence.mean_baseline) if evidence else "–",
         number(evidence.mean_arm) if evidence else "–",
-        signed_percent(evidence.relative) if evidence else "–",
-        interval,
+        *(_change_cells(outcome.criterion, evidence) if evidence else ("–", "–")),
         "–" if math.isnan(outcome.p_adjusted) else f"{outcome.p_adjusted:.2g}",
-        f"{outcome.status} (worse)" if outcome.worse and outcome.status == "not met" else outcome.status,
+        f"{outcome.status} (worse)" if worse else outcome.status,
     ]
+
+
+def _change_cells(criterion: Criterion, evidence: Evidence) -> tuple[str, str]:
+    """The change and its interval, in the unit in which the criterion asks: relative, or absolute for a margin."""
+    absolute = criterion.direction == "not_worse" or not evidence.mean_baseline
+    written = signed if absolute else signed_percent
+    change = written(evidence.difference if absolute else evidence.relative)
+    comparison = evidence.comparison
+    if comparison is None:
+        return change, "–"
+    low, high = comparison.relative_ci_low, comparison.relative_ci_high
+    if absolute:
+        low, high = comparison.ci_low, comparison.ci_high
+    return change, f"{written(low)} to {written(high)}"
 
 
 def _mean_cell(comparison: Comparison, arm: str, metric: str) -> str:

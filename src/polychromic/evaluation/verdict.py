@@ -12,8 +12,8 @@ from polychromic.evaluation.criteria import DEFAULT_LEVELS, Criterion, Levels
 from polychromic.evaluation.outcomes import CriterionOutcome, Evidence, Status, decide, test_p_value
 from polychromic.evaluation.wording import listed
 
-Found = Mapping[tuple[str, str], Evidence]
-"""Evidence by (arm, metric key)."""
+Found = Mapping[tuple[str, Criterion], Evidence]
+"""Evidence by arm and criterion; what was not measured is absent."""
 
 # What one criterion says of a whole level: a demand that failed outweighs one that could not be met, and so on.
 _WORST_FIRST: tuple[Status, ...] = ("not met", "impossible", "undecided", "met")
@@ -61,14 +61,13 @@ def judge(
 ) -> Verdict:
     """Judge every arm by every criterion. p-values are corrected by Holm over all arms and criteria of a level.
 
-    `basis` says what it rests on ("200 prompts, 3 seeds"). Raises ValueError without arms or criteria.
+    `basis` says what it rests on ("200 prompts, 3 seeds"). Without an arm, or without a criterion, nothing is decided.
     """
-    if not arms or not levels or not all(levels.values()):
-        raise ValueError(
-            f"arms={list(arms)}, levels={list(levels)}: expected at least one arm beside the baseline, "
-            "and a criterion in every level"
-        )
-    judged = tuple(_judge_level(name, criteria, arms, found) for name, criteria in levels.items())
+    stated = {name: criteria for name, criteria in levels.items() if criteria}
+    if not arms or not stated:
+        missing = "no criterion was stated" if arms else "the baseline is the only arm"
+        return Verdict("undecided", f"Nothing to judge: {missing}.", ())
+    judged = tuple(_judge_level(name, criteria, arms, found) for name, criteria in stated.items())
     sentence = _sentence(judged, basis, hacked)
     return Verdict(judged[0].status, sentence, judged, tuple(hacked))
 
@@ -85,7 +84,13 @@ def judge_means(
     What falls short is not met (or impossible); what reaches the change asked for stays undecided, because a
     mean carries no test.
     """
-    found = {(name, key): Evidence(arm[key], baseline[key]) for key in arm.keys() & baseline.keys()}
+    known = arm.keys() & baseline.keys()
+    found = {
+        (name, criterion): Evidence(arm[criterion.metric], baseline[criterion.metric])
+        for criteria in levels.values()
+        for criterion in criteria
+        if criterion.metric in known
+    }
     return judge(levels, [name], found, basis="means only")
 
 
@@ -101,13 +106,15 @@ def holm(p_values: Sequence[float], alpha: float = 0.05) -> list[float]:
 
 
 def _judge_level(name: str, criteria: Sequence[Criterion], arms: Sequence[str], found: Found) -> LevelVerdict:
-    family = [(arm, criterion, found.get((arm, criterion.metric))) for arm in arms for criterion in criteria]
+    family = [(arm, criterion, found.get((arm, criterion))) for arm in arms for criterion in criteria]
     adjusted = holm([test_p_value(criterion, evidence) for _, criterion, evidence in family])
     outcomes = tuple(
         decide(arm, name, criterion, evidence, p)
         for (arm, criterion, evidence), p in zip(family, adjusted, strict=True)
     )
-    by_arm = {arm: _worst(outcome.status for outcome in outcomes if outcome.arm == arm) for arm in arms}
+    by_arm: dict[str, Status] = {
+        arm: _worst(outcome.status for outcome in outcomes if outcome.arm == arm) for arm in arms
+    }
     best_arm = min(
         arms, key=lambda arm: (_BEST_FIRST.index(by_arm[arm]), -_count(outcomes, arm, "met"), arms.index(arm))
     )

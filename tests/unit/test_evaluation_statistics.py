@@ -1,0 +1,298 @@
+"""Paired comparisons: reference vectors, agreement with scipy's own routines, and awkward inputs."""
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from polychromic.evaluation import Resampling, detectable_effect, paired_comparison, prompts_needed
+from polychromic.evaluation.equivalence import margin_test
+from polychromic.evaluation.resampling import bootstrap_means, sign_flip_tests, two_way_bootstrap_means
+from polychromic.evaluation.robustness import mcnemar_exact, robustness
+from polychromic.evaluation.seeds import p_over_seeds, seed_variance
+from polychromic.evaluation.statistics import paired_comparisons
+
+CASES = json.loads((Path(__file__).parents[1] / "vectors" / "stats.json").read_text())["cases"]
+PAIRED = CASES["paired10"]
+CLUSTERED = CASES["clustered_prompts_x_seeds"]
+A, B = np.array([PAIRED["a"]]), np.array([PAIRED["b"]])
+CLUSTERED_SP = np.array(CLUSTERED["diff[prompt][seed]"]).T
+QUICK = Resampling(bootstraps=1000, sign_patterns=2000)
+
+
+def close(value, absolute=1e-6):
+    return pytest.approx(value, abs=absolute)
+
+
+def test_paired_prompts_match_the_reference():
+    found = paired_comparison(PAIRED["a"], PAIRED["b"])
+
+    assert found.difference == close(PAIRED["mean_diff"])
+    assert found.p_value == close(PAIRED["p_signflip_exact_2^10"])
+    assert found.p_value == close(PAIRED["p_scipy_permutation_samples_exact"])
+    assert found.percentile == close(PAIRED["bootstrap_percentile95_seed0_9999"])
+    assert found.bca == close(PAIRED["bootstrap_BCa95_seed0_9999"])
+    assert found.effect_size == close(PAIRED["hedges_gz"])
+    assert found.p_floor == close(2 / 2**10)
+    assert (found.n_prompts, found.n_seeds, found.n_dropped) == (10, 1, 0)
+
+
+def test_second_opinions_match_the_reference():
+    found = robustness(A, B)
+
+    assert found.error_by_prompt == close(PAIRED["se_diff"])
+    assert found.t_p_value == close(PAIRED["p_t"])
+    assert found.t_interval == close(PAIRED["ci95_t"])
+    assert found.wilcoxon_p_value == close(PAIRED["wilcoxon_auto"][1])
+    assert found.unpaired_p_value == close(PAIRED["unpaired_welch_p"], 1e-5)
+    assert found.effects.cohen_dz == close(PAIRED["cohen_dz"])
+    assert found.effects.cohen_d_av == close(PAIRED["cohen_d_av"])
+    assert found.effects.cliffs_delta == close(PAIRED["cliffs_delta"])
+    assert found.effects.rank_biserial == close(PAIRED["rank_biserial_matched"])
+    assert math.isnan(found.mcnemar_p_value)
+
+
+@pytest.mark.parametrize("case", CASES["mcnemar"], ids=lambda case: f"p{case['exact_p']}")
+def test_mcnemar_matches_the_reference(case):
+    (both, only_a), (only_b, neither) = case["table[[both,onlyA],[onlyB,neither]]"]
+    a = [1.0] * (both + only_a) + [0.0] * (only_b + neither)
+    b = [1.0] * both + [0.0] * only_a + [1.0] * only_b + [0.0] * neither
+
+    assert mcnemar_exact(np.array([a]), np.array([b])) == close(case["exact_p"])
+
+
+def test_seeds_within_prompts_match_the_reference():
+    found = paired_comparison(CLUSTERED_SP, np.zeros_like(CLUSTERED_SP))
+    second = robustness(CLUSTERED_SP, np.zeros_like(CLUSTERED_SP))
+    n_prompts = CLUSTERED_SP.shape[1]
+
+    assert found.difference == close(CLUSTERED["mean"])
+    assert found.p_value == close(CLUSTERED["signflip_exact_on_prompt_means_p(2^6)"])
+    assert found.p_floor == close(CLUSTERED["min_attainable_p"])
+    assert found.percentile == close(CLUSTERED["cluster_bootstrap_prompts_seed0_9999_percentile95"])
+    assert found.two_way == close(CLUSTERED["two_way_bootstrap_prompts_x_seeds_seed0_9999_percentile95"])
+    assert second.naive_error == close(CLUSTERED["naive_se_iid_24"])
+    assert second.error_by_prompt == close(CLUSTERED["se_of_prompt_means(sd/sqrt(P))"])
+    assert second.error_by_prompt == close(CLUSTERED["cluster_se_inspect_ai(C/(C-1))"])
+    assert second.error_by_prompt == close(CLUSTERED["statsmodels_cluster_default"])
+    uncorrected = second.error_by_prompt * math.sqrt((n_prompts - 1) / n_prompts)
+    assert uncorrected == close(CLUSTERED["cluster_se_miller_A(no correction)"])
+    assert uncorrected == close(CLUSTERED["statsmodels_cluster_nocorrection"])
+    assert second.two_way_error == close(CLUSTERED["two_way_prompt+seed_CGM_nocorr"])
+    assert second.seed_correlation == close(CLUSTERED["icc1"])
+
+
+def test_ties_count_as_at_least_as_extreme():
+    case = CASES["ar_strict_vs_ge"]
+
+    (test,) = sign_flip_tests(np.array(case["d"], dtype=float)[:, None])
+
+    assert test.p_value == close(case["p_ge_exact"])
+    assert test.p_value != close(case["p_gt_exact(sacrebleu rule before +1)"])
+
+
+def test_exact_and_sampled_sign_flips_agree_with_scipy():
+    rng = np.random.default_rng(0)
+    few, many = rng.normal(0.4, 1, 12), rng.normal(0.15, 1, 80)
+
+    (exact,) = sign_flip_tests(few[:, None])
+    (sampled,) = sign_flip_tests(many[:, None], n_resamples=100_000)
+
+    def scipy_p(x, **options):
+        return stats.permutation_test(
+            (x,), np.mean, permutation_type="samples", vectorized=True, **options
+        ).pvalue
+
+    assert exact.exact
+    assert exact.p_value == pytest.approx(scipy_p(few, n_resamples=2**12), abs=1e-12)
+    assert not sampled.exact
+    # Two Monte Carlo estimates of p ≈ 0.2 from 100,000 and 20,000 patterns differ by 0.003 (one standard error).
+    assert sampled.p_value == pytest.approx(scipy_p(many, n_resamples=20_000, rng=1), abs=0.013)
+
+
+def test_bootstrap_draws_are_those_of_scipy():
+    x = np.random.default_rng(3).normal(size=25)
+
+    draws = bootstrap_means(x[:, None], n_resamples=3000, seed=7)[:, 0]
+    expected = stats.bootstrap(
+        (x,), np.mean, n_resamples=3000, rng=np.random.default_rng(7), method="percentile"
+    )
+
+    assert draws == pytest.approx(expected.bootstrap_distribution, abs=1e-12)
+
+
+def test_two_way_bootstrap_with_one_seed_is_the_one_over_prompts():
+    x_PM = np.random.default_rng(3).normal(size=(40, 2))
+
+    one_way = bootstrap_means(x_PM, n_resamples=4000)
+    two_way = two_way_bootstrap_means(x_PM[None], n_resamples=4000)
+
+    assert two_way.std(axis=0) == pytest.approx(one_way.std(axis=0), rel=0.06)
+
+
+def test_one_draw_for_many_metrics_changes_nothing():
+    rng = np.random.default_rng(5)
+    pairs = [(rng.random((3, 30)), rng.random((3, 30))) for _ in range(4)]
+    pairs[2][0][1, 4] = np.nan
+
+    together = paired_comparisons(pairs, resampling=QUICK)
+
+    for one, (a, b) in zip(together, pairs, strict=True):
+        alone = paired_comparison(a, b, resampling=QUICK)
+        for key, value in asdict(alone).items():
+            shared = getattr(one, key)
+            assert (
+                shared == value
+                if isinstance(value, str)
+                else shared == pytest.approx(value, nan_ok=True, abs=1e-9)
+            )
+    assert [one.n_dropped for one in together] == [0, 0, 1, 0]
+
+
+def test_swapping_the_arms_turns_the_sign():
+    forth, back = paired_comparison(A, B, resampling=QUICK), paired_comparison(B, A, resampling=QUICK)
+
+    assert forth.difference > 0
+    assert back.difference == pytest.approx(-forth.difference)
+    assert back.percentile == pytest.approx([-end for end in reversed(forth.percentile)], abs=0.003)
+    assert back.p_value == forth.p_value
+
+
+def test_relative_difference_carries_the_noise_of_the_baseline():
+    """A ratio of means has the spread of both; dividing the difference's interval by the baseline ignores one."""
+    rng = np.random.default_rng(1)
+    b = rng.gamma(2.0, 1.0, (1, 300))
+    a = 1.5 * b
+
+    found = paired_comparison(a, b, resampling=QUICK)
+
+    assert found.relative_difference == pytest.approx(0.5)
+    assert (found.relative_ci_low, found.relative_ci_high) == pytest.approx((0.5, 0.5), abs=1e-9)
+    assert found.ci_high - found.ci_low > 0.05
+
+
+def test_a_prompt_undefined_in_one_cell_is_left_out_everywhere():
+    a, b = np.ones((2, 5)), np.zeros((2, 5))
+    a[1, 0], b[0, 3] = np.nan, np.nan
+
+    found = paired_comparison(a, b, resampling=QUICK)
+
+    assert (found.n_prompts, found.n_dropped, found.difference) == (3, 2, 1.0)
+
+
+def test_equal_arms_are_equal_with_certainty():
+    found = paired_comparison(B, B, resampling=QUICK)
+
+    assert (found.difference, found.ci_low, found.ci_high) == (0.0, 0.0, 0.0)
+    assert (found.p_value, found.p_floor, found.n_informative) == (1.0, 1.0, 0)
+    assert math.isnan(found.effect_size)
+
+
+def test_one_prompt_has_no_interval():
+    found = paired_comparison([[1.0]], [[0.5]], resampling=QUICK)
+
+    assert found.difference == 0.5
+    assert found.p_value == 1.0
+    assert math.isnan(found.ci_low)
+    assert math.isnan(found.minimum_detectable_effect)
+
+
+def test_few_seeds_put_a_floor_under_p():
+    found = paired_comparison(np.ones((3, 50)), np.zeros((3, 50)), resampling=QUICK)
+
+    assert found.p_floor_seeds == 0.25
+    assert found.p_floor == pytest.approx(1 / 2001)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "message"),
+    [
+        ([[1.0, 2.0]], [[1.0]], "a has shape"),
+        ([[[1.0]]], [[[1.0]]], "expected \\[seeds, prompts\\]"),
+        ([1.0, np.inf], [1.0, 1.0], "a holds an infinite value"),
+        ([np.nan], [1.0], "nothing can be compared"),
+        ([], [], "expected \\[seeds, prompts\\]"),
+    ],
+)
+def test_unusable_arrays_are_named(a, b, message):
+    with pytest.raises(ValueError, match=message):
+        paired_comparison(a, b)
+
+
+def test_too_few_resamples_are_refused():
+    with pytest.raises(ValueError, match="bootstraps=10"):
+        Resampling(bootstraps=10)
+    with pytest.raises(ValueError, match="confidence=95"):
+        Resampling(confidence=95)
+
+
+def test_seed_spread_widens_the_interval_and_raises_p():
+    rng = np.random.default_rng(2)
+    noise = rng.normal(0, 0.1, (3, 200))
+    calm, restless = noise + 0.05, noise + np.array([[0.35], [0.05], [-0.25]])
+
+    still, moved = (paired_comparison(x, np.zeros_like(x), resampling=QUICK) for x in (calm, restless))
+
+    assert still.p_value < 0.01 and still.p_over_seeds < 0.01
+    assert moved.p_value < 0.01
+    assert moved.p_over_seeds > 0.5
+    assert moved.ci_low < -0.5 < 0.6 < moved.ci_high
+    assert moved.percentile == pytest.approx(still.percentile, abs=1e-12)
+
+
+def test_interval_over_seeds_and_its_p_value_agree():
+    """The interval touches 0 at the level that `p_over_seeds` names, up to the bootstrap standing in for Student."""
+    x_SP = np.random.default_rng(4).normal(0.1, 1.0, (4, 400)) + np.array([[0.1], [0.0], [-0.1], [0.02]])
+    p_value = p_over_seeds(x_SP)
+
+    found = paired_comparison(
+        x_SP, np.zeros_like(x_SP), resampling=Resampling(bootstraps=20_000, confidence=1 - p_value)
+    )
+
+    assert 0.02 < p_value < 0.6
+    assert found.ci_low == pytest.approx(0.0, abs=0.004)
+
+
+def test_seed_variance_is_zero_where_seeds_agree_and_found_where_they_do_not():
+    noise = np.random.default_rng(0).normal(size=(5, 400))
+    noise -= noise.mean(axis=1, keepdims=True)
+
+    assert seed_variance(noise) == 0.0
+    assert seed_variance(noise[:1]) == 0.0
+    shifted = noise + np.array([[2.0], [-2.0], [1.0], [-1.0], [0.0]])
+    assert seed_variance(shifted) == pytest.approx(2.5 / 5, rel=0.01)
+
+
+def test_margin_test_shows_no_loss_where_there_is_none():
+    rng = np.random.default_rng(0)
+    b = rng.random((1, 400))
+    same, lost = b + rng.normal(0, 0.05, b.shape), b - 0.03 + rng.normal(0, 0.05, b.shape)
+
+    assert margin_test(same, b, 0.02).p_value < 1e-6
+    assert margin_test(same, b, 0.02).p_equivalent < 1e-6
+    assert margin_test(lost, b, 0.02).p_value > 0.99
+    assert margin_test(-lost, -b, 0.02, sign=-1.0).p_value > 0.99
+    with pytest.raises(ValueError, match="margin=0"):
+        margin_test(same, b, 0.0)
+
+
+@pytest.mark.parametrize(("loss", "p_value"), [(0.01, 0.0), (0.03, 1.0)])
+def test_margin_test_of_values_without_spread(loss, p_value):
+    b = np.full((1, 10), 0.5)
+
+    assert margin_test(b - loss, b, 0.02).p_value == p_value
+
+
+def test_power_agrees_with_its_inverse():
+    effect = detectable_effect(200, 0.05, 0.8)
+
+    assert effect == pytest.approx(0.199, abs=0.001)
+    assert prompts_needed(effect) in (200, 201)
+    assert prompts_needed(0.1) == 787
+    assert prompts_needed(0.0) is None
+    assert prompts_needed(math.nan) is None
+    assert math.isnan(detectable_effect(1, 0.05, 0.8))
