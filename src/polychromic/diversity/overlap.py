@@ -77,7 +77,7 @@ def _clipped_matches(counts: NgramCounts, max_n: int, n_texts: int) -> NDArray[n
     elsewhere_U = np.where(is_shared_U, largest_U, second_U)  # for the texts that hold the largest count
     matched = np.where(is_largest, elsewhere_U[counts.pair_ngram], counts.pair_count)
     cells = (counts.pair_length - 1) * n_texts + counts.pair_text
-    table = np.bincount(cells, weights=matched, minlength=max_n * n_texts)
+    table = np.bincount(cells, weights=matched, minlength=max_n * n_texts).astype(np.float64)
     return table.reshape(-1, n_texts)[:max_n]
 
 

@@ -41,7 +41,7 @@ class LanguageModel:
     @property
     def pad_id(self) -> int:
         """The token that fills masked positions; any token will do, so a missing pad token is no fault."""
-        pad = self.tokenizer.pad_token_id
+        pad: Any = self.tokenizer.pad_token_id
         return pad if pad is not None else min(self.stop_ids)
 
     @property

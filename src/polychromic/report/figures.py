@@ -14,7 +14,7 @@ from polychromic.evaluation import Comparison, find_metric
 # Okabe and Ito's colour-blind-safe palette; the baseline comes first and is grey.
 _BASELINE_COLOR = "#767676"
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "polychromic",
     "font.family": "sans-serif",

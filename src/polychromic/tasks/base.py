@@ -21,7 +21,11 @@ class Task(Protocol):
     """
 
     name: str
-    pass_threshold: float
+
+    @property
+    def pass_threshold(self) -> float:
+        """The least reward that passes."""
+        ...
 
     def prompts(self, split: Split) -> list[Prompt]:
         """All prompts of a split, in a fixed order, with unique ids."""
