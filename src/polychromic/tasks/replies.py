@@ -34,7 +34,7 @@ class RepliesTask(FileTask):
         super().__init__(train, validation, test, embedder)
         self._seed = seed
 
-    @cached_property
+    @property
     def pass_threshold(self) -> float:
         """The relevance that a tenth of the shuffled replies of the validation split reach."""
         return self.checker.pass_threshold
