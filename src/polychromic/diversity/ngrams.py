@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -14,12 +13,15 @@ Tokenizer = Callable[[str], Sequence[str]]
 Integers = NDArray[np.int64]
 
 _LARGEST = 2**63 - 1
-_ROUGE_WORD = re.compile("[a-z0-9]+")
+_ROUGE_LETTERS = bytes(
+    code if chr(code) in "abcdefghijklmnopqrstuvwxyz0123456789" else 32 for code in range(256)
+)
 
 
 def rouge_words(text: str) -> list[str]:
     """Tokens as the rouge-score package cuts them: lower-cased runs of a–z and 0–9; other alphabets vanish."""
-    return _ROUGE_WORD.findall(text.lower())
+    # Several times faster than a regular expression, which would be half the time of ROUGE-L.
+    return text.lower().encode("ascii", "replace").translate(_ROUGE_LETTERS).decode("ascii").split()
 
 
 TOKENIZERS: dict[str, Tokenizer] = {"whitespace": str.split, "rouge": rouge_words}

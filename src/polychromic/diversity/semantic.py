@@ -11,7 +11,7 @@ _TOLERANCE = (
     1e-5  # what single-precision embeddings leave of exact symmetry, unit diagonals and eigenvalues ≥ 0
 )
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating]
 
 
 def semantic_distance(embeddings: ArrayLike) -> float:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,10 +77,9 @@ class SentenceEmbedder:
             yield batch
 
     def _token_counts(self, texts: Sequence[str]) -> list[int]:
-        tokenizer = self._model.tokenizer
-        if not texts or not callable(
-            tokenizer
-        ):  # static models bring a tokenizer of another kind and never pad
+        tokenizer: Any = self._model.tokenizer
+        # Static models bring a tokenizer of another kind, and never pad.
+        if not texts or not callable(tokenizer):
             return [len(text) for text in texts]
         with self._tokenizer_lock:
             counts = [len(ids) for ids in tokenizer(list(texts), verbose=False)["input_ids"]]
