@@ -103,9 +103,7 @@ def objective_value(objective: str, set_size: int, policy: ToyPolicy, gate: str 
     return float(weights @ [set_score(objective, tuple(row), policy, gate) for row in outcomes])
 
 
-def analytic_gradient(
-    objective: str, set_size: int, policy: ToyPolicy, gate: str = "product"
-) -> np.ndarray:
+def analytic_gradient(objective: str, set_size: int, policy: ToyPolicy, gate: str = "product") -> np.ndarray:
     """∇J_K with respect to the logits: Σ over tuples of probability × f × Σ_k ∇log π(y_k)."""
     outcomes, weights = policy.tuples(set_size)
     scores = np.array([set_score(objective, tuple(row), policy, gate) for row in outcomes])
@@ -117,9 +115,7 @@ def gradient_estimates(advantages_QN: np.ndarray, outcomes_QN: np.ndarray, polic
     return np.einsum("qn,qnm->qm", advantages_QN, policy.scores_MM[outcomes_QN])
 
 
-def expected_estimate(
-    objective: str, set_size: int, n: int, policy: ToyPolicy, **options
-) -> np.ndarray:
+def expected_estimate(objective: str, set_size: int, n: int, policy: ToyPolicy, **options) -> np.ndarray:
     """E[Σ_i A_i ∇log π(y_i)] over every group of n."""
     outcomes, weights = policy.tuples(n)
     advantages = set_advantages(objective, set_size, **policy.arrays(outcomes), **options)

@@ -82,7 +82,8 @@ class SentenceEmbedder:
         if not texts or not callable(tokenizer):
             return [len(text) for text in texts]
         with self._tokenizer_lock:
-            counts = [len(ids) for ids in tokenizer(list(texts), verbose=False)["input_ids"]]
+            encoded: Any = tokenizer(list(texts), verbose=False)
+        counts = [len(ids) for ids in encoded["input_ids"]]
         longest = self._model.max_seq_length
         n_cut = sum(count > longest for count in counts) if longest else 0
         if n_cut:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,15 +43,17 @@ def robustness(a_SP: Floats, b_SP: Floats, confidence: float = 0.95) -> Robustne
     x_SP = a_SP - b_SP
     a_P, b_P, x_P = a_SP.mean(axis=0), b_SP.mean(axis=0), x_SP.mean(axis=0)
     spread = len(x_P) > 1 and np.ptp(x_P) > 0
-    t_test = ttest_1samp(x_P, 0.0) if spread else None
+    t_test: Any = (
+        ttest_1samp(x_P, 0.0) if spread else None
+    )  # scipy types its results too loosely for attributes
     interval = t_test.confidence_interval(confidence) if t_test else (math.nan, math.nan)
     arms_spread = len(x_P) > 1 and (np.ptp(a_P) > 0 or np.ptp(b_P) > 0)
     return Robustness(
         t_p_value=float(t_test.pvalue) if t_test else math.nan,
         t_interval=(float(interval[0]), float(interval[1])),
-        wilcoxon_p_value=float(wilcoxon(x_P).pvalue) if spread and x_P.any() else math.nan,
+        wilcoxon_p_value=_p_value(wilcoxon(x_P)) if spread and x_P.any() else math.nan,
         mcnemar_p_value=mcnemar_exact(a_SP, b_SP),
-        unpaired_p_value=float(ttest_ind(a_P, b_P, equal_var=False).pvalue) if arms_spread else math.nan,
+        unpaired_p_value=_p_value(ttest_ind(a_P, b_P, equal_var=False)) if arms_spread else math.nan,
         effects=effect_sizes(a_P, b_P),
         seed_correlation=seed_correlation(x_SP),
         naive_error=float(x_SP.std(ddof=1)) / math.sqrt(x_SP.size) if x_SP.size > 1 else math.nan,
@@ -67,7 +70,11 @@ def mcnemar_exact(a_SP: Floats, b_SP: Floats) -> float:
         return math.nan
     only_a, only_b = int((a_SP > b_SP).sum()), int((b_SP > a_SP).sum())
     # Prompts on which both agree do not enter the exact test.
-    return float(mcnemar([[0, only_a], [only_b, 0]], exact=True).pvalue)
+    return _p_value(mcnemar([[0, only_a], [only_b, 0]], exact=True))
+
+
+def _p_value(result: Any) -> float:
+    return float(result.pvalue)
 
 
 def seed_correlation(x_SP: Floats) -> float:
