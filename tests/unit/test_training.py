@@ -1,6 +1,7 @@
 """Training: resumable bit for bit, never silently at λ = 0, adapters that plain PEFT loads."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -80,6 +81,13 @@ def test_the_adapter_loads_with_plain_peft_and_differs_from_the_base(run, tiny_s
         with pytest.warns(FutureWarning, match="is_gradient_checkpointing"):
             after = PeftModel.from_pretrained(base, str(adapter))(input_ids=ids).logits
     assert (before - after).abs().max() > 1e-3
+
+
+def test_the_adapter_configuration_is_the_same_bytes_in_every_process(run):
+    """Past bug: peft writes a set, whose order follows the process's hash seed."""
+    config = json.loads((train_arm(run) / "adapter_config.json").read_text())
+    assert config["target_modules"] == sorted(config["target_modules"])
+    assert len(config["target_modules"]) == 7
 
 
 def test_arms_of_one_seed_start_alike_and_part_by_their_weight(run, tmp_path):

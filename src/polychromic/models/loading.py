@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from polychromic.errors import DataError, ModelError
+from polychromic.files import read_json, write_json
 from polychromic.models.chat import stop_token_ids
 from polychromic.models.settings import AdapterSettings, ModelSettings
 from polychromic.models.sources import resolve_source
@@ -190,6 +191,11 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
     with _known_peft_warnings():
         model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
+    # peft keeps the module names in a set, whose order changes from process to process.
+    config = read_json(folder / "adapter_config.json")
+    if isinstance(config["target_modules"], list):
+        config["target_modules"].sort()
+    write_json(folder / "adapter_config.json", config)
 
 
 @contextmanager
