@@ -97,3 +97,9 @@ def test_smollm2_converts_to_a_model_that_answers_and_stops():
     reply_ids = generated[0, len(prompt_ids) :].tolist()
     assert reply_ids[-1] == 2
     assert decode(tokenizer, reply_ids) == "Hello! How can I assist you today?"
+
+
+def test_the_packaged_model_is_a_folder_of_this_package():
+    folder = resolve_source("polychromic:arithmetic-tiny")
+    assert isinstance(folder, Path)
+    assert (folder / "model.safetensors").is_file()
