@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from polychromic.experiment.config import Experiment
+
 POLYCHROMIC = [sys.executable, "-m", "polychromic"]
 SMALL = [
     "seeds=[0,1]",
@@ -65,12 +67,13 @@ def test_a_run_ends_with_a_verdict_and_a_page(whole):
 
 def test_a_run_leaves_the_files_of_the_design(whole):
     root, _ = whole
+    ways = len(Experiment.from_file("experiments/quickstart.yaml").evaluation.sampling)
     for name in ("experiment.yaml", "provenance.json", "ledger.jsonl", "report.md"):
         assert (root / name).is_file(), name
     for job in ("baseline/seed-0", "baseline/seed-1", "coverage/seed-0", "coverage/seed-1"):
         assert (root / job / "adapter" / "adapter_model.safetensors").is_file()
         assert (root / job / "metrics.jsonl").read_text().count("\n") == 4
-        assert (root / job / "generations.jsonl").read_text().count("\n") == 12 * 16 * 2
+        assert (root / job / "generations.jsonl").read_text().count("\n") == 12 * 16 * ways
 
 
 def test_running_again_does_nothing_twice(whole):
