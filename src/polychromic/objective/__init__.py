@@ -1,6 +1,7 @@
 """Set-level objectives as pure functions on arrays: advantages, losses, balance and audit.
 
-Importing it needs numpy and scipy only; `polychromic.objective.losses` needs torch.
+Importing it needs numpy and scipy only; `polychromic.objective.losses` needs torch, and
+`polychromic.objective.audit` takes scipy's optimisers.
 """
 
 from polychromic.objective.advantages import set_advantages, subset_mean
