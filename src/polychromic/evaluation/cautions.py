@@ -90,9 +90,10 @@ def _temperature_text(gain: MatchedGain) -> str:
     if gain.reached_by:
         return f"{number(gain.diversity)} is also reached by the baseline at {gain.reached_by}, at no loss of quality"
     if gain.position == "below":
+        quality = f"{find_metric(gain.quality_metric).name} {number(gain.quality)}"
         return (
-            f"{number(gain.diversity)} comes at a quality ({find_metric(gain.quality_metric).name} {number(gain.quality)}) below all of the baseline's; "
-            "sample the baseline at a higher temperature to compare at equal quality"
+            f"{number(gain.diversity)} comes at a quality ({quality}) below all of the baseline's; sample the baseline "
+            "at a higher temperature to compare at equal quality"
         )
     if gain.low <= 0:
         return (

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from polychromic.evaluation.rounding import has_spread
+
 Floats = NDArray[np.float64]
 
 
@@ -56,7 +58,7 @@ def effect_sizes(a_P: Floats, b_P: Floats) -> EffectSizes:
 
 
 def _sd(x: Floats) -> float:
-    return float(x.std(ddof=1)) if len(x) > 1 else math.nan
+    return float(x.std(ddof=1)) if has_spread(x) else 0.0
 
 
 def _ratio(numerator: float, denominator: float) -> float:

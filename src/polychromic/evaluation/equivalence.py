@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from polychromic.evaluation.rounding import has_spread
 from polychromic.evaluation.seeds import p_over_seeds
 
 Floats = NDArray[np.float64]
@@ -37,7 +38,7 @@ def margin_test(a_SP: Floats, b_SP: Floats, margin: float, sign: float = 1.0) ->
     difference = float(x_SP.mean())
     if len(a_P) < 2:
         return MarginTest(1.0, float("nan"), 1.0)
-    if np.ptp(a_P - b_P) == 0.0:  # no spread, and so no t statistic
+    if not has_spread(a_P - b_P):  # and so no t statistic
         p_value, p_above = float(difference <= -margin), float(difference >= margin)
     else:
         _, (_, p_value, _), (_, p_above, _) = ttost_paired(a_P, b_P, -margin, margin)

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polychromic.evaluation.resampling import bootstrap_means
+from polychromic.evaluation.rounding import has_spread
 from polychromic.evaluation.seeds import widen_for_seeds
 
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
 Method = Literal["percentile", "BCa"]
-_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,7 @@ def bootstrap_interval(x_P: Floats, draws_B: Floats, method: Method, confidence:
     """
     from scipy.stats import DegenerateDataWarning, bootstrap
 
-    # Values that differ by rounding alone are equal: their skewness, which BCa asks for, is 0 / 0.
-    if len(x_P) < 2 or np.ptp(x_P) <= _ROUNDING * np.abs(x_P).max() or np.ptp(draws_B) == 0.0:
+    if len(x_P) < 2 or not has_spread(draws_B):
         mean = float(x_P.mean()) if len(x_P) > 1 else math.nan
         return mean, mean
     with warnings.catch_warnings():

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from polychromic.evaluation.rounding import ROUNDING, without_noise
+
 Floats = NDArray[np.float64]
 
 EXACT_PROMPTS = 20
 """Up to so many prompts that differ, all 2^n sign patterns are tried."""
 
 _CHUNK = 2048
-_TIE = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ def sign_flip_tests(x_PM: Floats, *, n_resamples: int = 100_000, seed: int = 0) 
     beyond, `n_resamples` random patterns are drawn and p = (1 + hits) / (1 + resamples), as in scipy.
     Source: Fisher 1935, The Design of Experiments, section 21; Phipson and Smyth 2010 for the + 1.
     """
+    x_PM = np.apply_along_axis(without_noise, 0, x_PM)
     n_nonzero_M = (x_PM != 0).sum(axis=0)
     sampled_M = n_nonzero_M > EXACT_PROMPTS
     results: list[SignFlip | None] = [
@@ -56,7 +58,7 @@ def _exact_sign_flip(x_P: Floats) -> SignFlip:
         return SignFlip(1.0, 1.0, 1, True)
     # The mirror image of a pattern has the same |mean|: the first sign stays, half the patterns remain.
     n_patterns = 2 ** (len(x_P) - 1)
-    observed, tie = abs(x_P.sum()), _TIE * np.abs(x_P).sum()
+    observed, tie = abs(x_P.sum()), ROUNDING * np.abs(x_P).sum()
     hits = 0
     for start in range(0, n_patterns, 2**14):
         codes = np.arange(start, min(start + 2**14, n_patterns))
@@ -68,7 +70,7 @@ def _exact_sign_flip(x_P: Floats) -> SignFlip:
 def _sampled_hits(x_PM: Floats, n_resamples: int, seed: int) -> list[int]:
     rng = np.random.default_rng(seed)
     total_M, size_M = x_PM.sum(axis=0), np.abs(x_PM).sum(axis=0)
-    least_M = np.abs(total_M) - _TIE * size_M
+    least_M = np.abs(total_M) - ROUNDING * size_M
     hits_M = np.zeros(x_PM.shape[1], dtype=np.int64)
     for n in _chunks(n_resamples):
         bits = np.unpackbits(rng.integers(0, 256, (n, -(-len(x_PM) // 8)), dtype=np.uint8), axis=1)
@@ -97,11 +99,14 @@ def two_way_bootstrap_means(x_SPM: Floats, *, n_resamples: int = 9999, seed: int
     rng = np.random.default_rng(seed)
     n_seeds, n_prompts, n_metrics = x_SPM.shape
     x_PC = np.moveaxis(x_SPM, 0, 1).reshape(n_prompts, -1)
+    limits = np.repeat([n_prompts, n_seeds], [n_prompts, n_seeds])
     means = []
     for n in _chunks(n_resamples):
-        draws = [(rng.integers(0, n_prompts, n_prompts), rng.integers(0, n_seeds, n_seeds)) for _ in range(n)]
-        of_prompts = _counts(np.stack([prompts for prompts, _ in draws]), n_prompts)
-        of_seeds = _counts(np.stack([seeds for _, seeds in draws]), n_seeds)
+        draws = rng.integers(0, limits, (n, n_prompts + n_seeds))
+        of_prompts, of_seeds = (
+            _counts(draws[:, :n_prompts], n_prompts),
+            _counts(draws[:, n_prompts:], n_seeds),
+        )
         sums_BSM = (of_prompts @ x_PC).reshape(n, n_seeds, n_metrics)
         means.append(np.einsum("bs,bsm->bm", of_seeds, sums_BSM) / (n_prompts * n_seeds))
     return np.concatenate(means)

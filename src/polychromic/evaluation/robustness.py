@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polychromic.evaluation.effects import EffectSizes, effect_sizes
+from polychromic.evaluation.rounding import has_spread
 
 Floats = NDArray[np.float64]
 
@@ -42,16 +43,14 @@ def robustness(a_SP: Floats, b_SP: Floats, confidence: float = 0.95) -> Robustne
 
     x_SP = a_SP - b_SP
     a_P, b_P, x_P = a_SP.mean(axis=0), b_SP.mean(axis=0), x_SP.mean(axis=0)
-    spread = len(x_P) > 1 and np.ptp(x_P) > 0
-    t_test: Any = (
-        ttest_1samp(x_P, 0.0) if spread else None
-    )  # scipy types its results too loosely for attributes
+    spread = has_spread(x_P)
+    t_test: Any = ttest_1samp(x_P, 0.0) if spread else None
     interval = t_test.confidence_interval(confidence) if t_test else (math.nan, math.nan)
-    arms_spread = len(x_P) > 1 and (np.ptp(a_P) > 0 or np.ptp(b_P) > 0)
+    arms_spread = has_spread(a_P) and has_spread(b_P)
     return Robustness(
         t_p_value=float(t_test.pvalue) if t_test else math.nan,
         t_interval=(float(interval[0]), float(interval[1])),
-        wilcoxon_p_value=_p_value(wilcoxon(x_P)) if spread and x_P.any() else math.nan,
+        wilcoxon_p_value=_p_value(wilcoxon(x_P)) if spread else math.nan,
         mcnemar_p_value=mcnemar_exact(a_SP, b_SP),
         unpaired_p_value=_p_value(ttest_ind(a_P, b_P, equal_var=False)) if arms_spread else math.nan,
         effects=effect_sizes(a_P, b_P),
@@ -71,10 +70,6 @@ def mcnemar_exact(a_SP: Floats, b_SP: Floats) -> float:
     only_a, only_b = int((a_SP > b_SP).sum()), int((b_SP > a_SP).sum())
     # Prompts on which both agree do not enter the exact test.
     return _p_value(mcnemar([[0, only_a], [only_b, 0]], exact=True))
-
-
-def _p_value(result: Any) -> float:
-    return float(result.pvalue)
 
 
 def seed_correlation(x_SP: Floats) -> float:
@@ -102,3 +97,8 @@ def two_way_error(x_SP: Floats) -> float:
     by_prompt = float((residual.sum(axis=0) ** 2).sum())
     by_seed = float((residual.sum(axis=1) ** 2).sum())
     return math.sqrt(max(by_prompt + by_seed - float((residual**2).sum()), 0.0)) / x_SP.size
+
+
+def _p_value(result: Any) -> float:
+    """The p-value of a result whose type scipy and statsmodels leave open."""
+    return float(result.pvalue)

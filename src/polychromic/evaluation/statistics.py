@@ -18,6 +18,7 @@ from polychromic.evaluation.resampling import (
     sign_flip_tests,
     two_way_bootstrap_means,
 )
+from polychromic.evaluation.rounding import without_noise
 from polychromic.evaluation.seeds import p_over_seeds
 
 Floats = NDArray[np.float64]
@@ -170,7 +171,7 @@ def _summary(
         minimum_detectable_effect=detectable_effect(n_prompts, ALPHA, POWER) * sd,
         n_prompts=n_prompts,
         n_seeds=n_seeds,
-        n_informative=int((x_P != 0).sum()),
+        n_informative=int(np.count_nonzero(without_noise(x_P))),
         n_dropped=n_dropped,
         mean_a=float(a_SP.mean()),
         mean_b=mean_b,
