@@ -59,6 +59,22 @@ def test_init_writes_a_file_once(tmp_path):
     assert "exists already" in again.stderr
 
 
+def test_audit_prints_where_being_wrong_pays():
+    """Being wrong pays under the published score: 0.794, 0.718 and 0.693 at K = 4."""
+    result = polychromic(
+        "audit", "--objective", "polychromic", "--set-size", "4", "--wrong-clusters", "1,3,6"
+    )
+    assert [line.split("= ")[1][:5] for line in result.stdout.splitlines() if "P(correct)" in line] == [
+        "0.794",
+        "0.718",
+        "0.693",
+    ]
+    assert "warning" in result.stdout
+    safe = polychromic("audit", "--objective", "coverage", "--correct-modes", "3", "--wrong-clusters", "2")
+    assert "P(correct) = 1.000, 3.00 of 3" in safe.stdout
+    assert "audit: " in polychromic("audit", "--objective", "entropy").stderr
+
+
 def test_version():
     started = time.monotonic()
     result = polychromic("--version")
