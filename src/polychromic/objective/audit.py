@@ -92,7 +92,7 @@ class _Polynomial:
         value = self.weighted_scores_Q @ factors_QK.prod(axis=1)
         weights_QK = self.weighted_scores_Q[:, None] * others_QK
         gradient_M = np.bincount(self.sets_QK.ravel(), weights_QK.ravel(), minlength=len(probabilities_M))
-        return float(value), gradient_M
+        return float(value), np.asarray(gradient_M, dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -142,12 +142,12 @@ def _maximise(
         probabilities_M = spread_out(inner)
         value, gradient_M = polynomial.value_and_gradient(probabilities_M)
         total = weight * value + quality_M @ probabilities_M
-        return -total, -(weight * gradient_M + quality_M)[allowed]
+        return -float(total), -(weight * gradient_M + quality_M)[allowed]
 
     found = []
     for start in _starts(len(allowed)):
         inner = _ascend(loss, start)
-        found.append(_Optimum(-float(loss(inner)[0]), spread_out(inner)))
+        found.append(_Optimum(-loss(inner)[0], spread_out(inner)))
     best = max(one.value for one in found)
     return [one for one in found if one.value > best - _TIE * max(1.0, abs(best))]
 
