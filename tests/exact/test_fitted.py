@@ -1,0 +1,172 @@
+"""The fitted baseline is unbiased for any coefficients that the group had no part in, and for cross-fitted ones."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from enumeration import (
+    analytic_gradient,
+    expected_estimate,
+    gradient_estimates,
+    random_policy,
+    relative_variance,
+)
+
+from polychromic.objective import (
+    FittedBaseline,
+    baseline_equations,
+    cross_fitted_coefficients,
+    set_advantages,
+    softmax_gram,
+)
+
+SCORES = [
+    ("reward", "product"),
+    ("pass_at_k", "product"),
+    ("coverage", "product"),
+    ("polychromic", "product"),
+    ("distance", "product"),
+    ("distance", "passing"),
+    ("vendi", "product"),
+]
+
+
+@pytest.mark.parametrize("coefficients", [{0: 0.3, 1: -2.0, 2: 0.7, 3: 5.0}, {3: 1e3}, {}])
+@pytest.mark.parametrize(("objective", "gate"), SCORES)
+def test_unbiased_for_any_fixed_coefficients(objective, gate, coefficients):
+    policy = random_policy(4, seed=11)
+    policy = policy.passing() if gate == "passing" else policy
+    for set_size in (2, 4):
+        found = expected_estimate(
+            objective, set_size, 4, policy, gate=gate, baseline="fitted", coefficients=coefficients
+        )
+        np.testing.assert_allclose(
+            found, analytic_gradient(objective, set_size, policy, gate), atol=1e-10, rtol=0
+        )
+
+
+def softmax_score_gram(policy, outcomes_QN):
+    probabilities = policy.probabilities_M
+    return softmax_gram(probabilities[outcomes_QN], outcomes_QN, float(probabilities @ probabilities))
+
+
+def test_softmax_gram_is_the_inner_product_of_the_scores():
+    policy = random_policy(5, seed=4)
+    outcomes, _ = policy.tuples(2)
+    scores = policy.scores_MM[outcomes]
+    np.testing.assert_allclose(
+        softmax_score_gram(policy, outcomes), scores @ scores.swapaxes(1, 2), atol=1e-14
+    )
+
+
+@pytest.mark.parametrize("objective", ["pass_at_k", "polychromic"])
+def test_two_prompts_cross_fitted_are_unbiased(objective):
+    """Sums over all pairs of groups of two prompts: each is fitted on the other, and on nothing of its own."""
+    n, set_size = 3, 2
+    prompts = [random_policy(3, seed=21), random_policy(3, seed=22, sharpness=2.0)]
+    outcomes, weights = prompts[0].tuples(n)
+    q = len(outcomes)
+    weights_QQ = np.outer(weights, prompts[1].tuples(n)[1])
+    equations = [
+        baseline_equations(
+            objective,
+            set_size,
+            score_gram=softmax_score_gram(policy, outcomes),
+            **policy.arrays(outcomes),
+        )
+        for policy in prompts
+    ]
+    for p, policy in enumerate(prompts):
+        other = equations[1 - p]
+        total = np.zeros(3)
+        for row in range(q):
+            pair = replace(
+                other,
+                matrix_PMM=np.stack(
+                    [np.broadcast_to(equations[p].matrix_PMM[row], (2, 2)), other.matrix_PMM[row]]
+                ),
+                target_PM=np.stack([equations[p].target_PM[row], other.target_PM[row]]),
+            )
+            mix = {size: column[0] for size, column in cross_fitted_coefficients(pair).items()}
+            advantages = set_advantages(
+                objective, set_size, baseline="fitted", coefficients=mix, **policy.arrays(outcomes)
+            )
+            pair_weights = weights_QQ[:, row] if p == 0 else weights_QQ[row]
+            total += pair_weights @ gradient_estimates(advantages, outcomes, policy)
+        np.testing.assert_allclose(total, analytic_gradient(objective, set_size, policy), atol=1e-10, rtol=0)
+
+
+def test_coefficients_fitted_on_the_group_itself_are_biased():
+    """Why cross-fitting: the same equations, solved for the very group they come from."""
+    policy, n, set_size = random_policy(4, seed=11), 4, 2
+    outcomes, weights = policy.tuples(n)
+    equations = baseline_equations("coverage", set_size, **policy.arrays(outcomes))
+    total = np.zeros(4)
+    for row in range(len(outcomes)):
+        own = replace(equations, matrix_PMM=equations.matrix_PMM[[row]], target_PM=equations.target_PM[[row]])
+        mix = FittedBaseline().update(own).coefficients
+        group = {name: values[[row]] for name, values in policy.arrays(outcomes).items()}
+        advantages = set_advantages("coverage", set_size, baseline="fitted", coefficients=mix, **group)
+        total += weights[row] * gradient_estimates(advantages, outcomes[[row]], policy)[0]
+    assert np.abs(total - analytic_gradient("coverage", set_size, policy)).max() > 1e-3
+
+
+@pytest.mark.parametrize("objective", ["reward", "pass_at_k", "coverage", "polychromic"])
+def test_the_limit_of_much_data_has_the_least_variance_of_any_mix(objective):
+    """Fitted on every group with its probability, no neighbouring mix and no published baseline does better."""
+    policy, n, set_size = random_policy(4, seed=31, binary=True), 5, 3
+    outcomes, weights = policy.tuples(n)
+    arrays = policy.arrays(outcomes)
+    equations = baseline_equations(
+        objective, set_size, score_gram=softmax_score_gram(policy, outcomes), **arrays
+    )
+    weighted = replace(
+        equations,
+        matrix_PMM=equations.matrix_PMM * weights[:, None, None],
+        target_PM=equations.target_PM * weights[:, None],
+    )
+    mix = FittedBaseline(prior_groups=1e-6).update(weighted).coefficients
+
+    def variance(**options) -> float:
+        advantages = set_advantages(objective, set_size, **arrays, **options)
+        return relative_variance(gradient_estimates(advantages, outcomes, policy), weights)
+
+    least = variance(baseline="fitted", coefficients=mix)
+    for baseline in ("none", "leave_one_out", "leave_one_out_minus_one"):
+        assert least <= variance(baseline=baseline) + 1e-9
+    for size in mix:
+        for step in (-0.05, 0.05):
+            assert least <= variance(baseline="fitted", coefficients={**mix, size: mix[size] + step}) + 1e-6
+
+
+def test_without_coefficients_it_is_leave_one_out():
+    policy = random_policy(4, seed=1)
+    arrays = policy.arrays(policy.tuples(4)[0])
+    np.testing.assert_allclose(
+        set_advantages("coverage", 3, baseline="fitted", **arrays),
+        set_advantages("coverage", 3, baseline="leave_one_out", **arrays),
+        atol=1e-15,
+    )
+
+
+def test_without_data_the_fit_is_leave_one_out_and_state_survives_json():
+    policy = random_policy(4, seed=1)
+    arrays = policy.arrays(policy.tuples(4)[0][:10])
+    fit = FittedBaseline(prior_groups=1e9).update(baseline_equations("coverage", 3, **arrays))
+    assert fit.coefficients == pytest.approx({1: 0.0, 2: 0.0, 3: 1.0}, abs=1e-6)
+    fit = FittedBaseline().update(baseline_equations("coverage", 3, **arrays))
+    again = FittedBaseline.from_state(json.loads(json.dumps(fit.to_state())))
+    assert again == fit
+    assert again.coefficients == fit.coefficients
+    assert FittedBaseline().coefficients is None
+
+
+def test_old_batches_are_forgotten():
+    policy = random_policy(4, seed=1)
+    outcomes = policy.tuples(4)[0]
+    first = baseline_equations("coverage", 2, **policy.arrays(outcomes[:50]))
+    second = baseline_equations("coverage", 2, **policy.arrays(outcomes[150:200]))
+    forgetful = FittedBaseline(decay=0.0).update(first).update(second)
+    assert forgetful.coefficients == pytest.approx(FittedBaseline().update(second).coefficients)
+    assert FittedBaseline().update(first).update(second).coefficients != pytest.approx(forgetful.coefficients)
