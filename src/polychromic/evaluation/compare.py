@@ -24,7 +24,7 @@ from polychromic.evaluation.criteria import DEFAULT_LEVELS, Criterion, Levels
 from polychromic.evaluation.curves import simultaneous_curve
 from polychromic.evaluation.equivalence import margin_test
 from polychromic.evaluation.frontier import MatchedGain, matched_gains
-from polychromic.evaluation.intervals import Resampling, mean_intervals
+from polychromic.evaluation.intervals import Interval, Resampling, mean_intervals
 from polychromic.evaluation.metrics import METRICS, find_metric, split_at_k
 from polychromic.evaluation.outcomes import Evidence
 from polychromic.evaluation.robustness import robustness
@@ -238,23 +238,25 @@ def _frontier(plan: _Plan, quality_metric: str | None) -> tuple[MatchedGain, ...
 
 
 def _means(plan: _Plan) -> tuple[ArmMean, ...]:
-    means = []
+    named: list[tuple[str, str, str]] = []
+    complete: list[Floats] = []
     for arm in plan.study.arms:
         for label in plan.study.labels(arm):
             for metric in _metrics(plan, arm, label):
                 cells_SP = plan.study.cells(arm, label, metric)
-                if cells_SP is not None:
-                    means.append(_arm_mean(arm, label, metric, cells_SP, plan.resampling))
-    return tuple(one for one in means if one is not None)
+                if cells_SP is not None and not np.isnan(cells_SP).any(axis=0).all():
+                    named.append((arm, label, metric))
+                    complete.append(cells_SP[:, ~np.isnan(cells_SP).any(axis=0)])
+    intervals = mean_intervals(complete, plan.resampling)
+    return tuple(
+        _arm_mean(*name, cells_SP, interval)
+        for name, cells_SP, interval in zip(named, complete, intervals, strict=True)
+    )
 
 
-def _arm_mean(arm: str, label: str, metric: str, cells_SP: Floats, resampling: Resampling) -> ArmMean | None:
-    cells_SP = cells_SP[:, ~np.isnan(cells_SP).any(axis=0)]
-    if not cells_SP.size:
-        return None
-    ((low, high),) = mean_intervals(cells_SP[:, :, None], resampling)
+def _arm_mean(arm: str, label: str, metric: str, cells_SP: Floats, interval: Interval) -> ArmMean:
     info = find_metric(metric)
-    low, high = max(low, info.lowest), min(high, info.highest)
+    low, high = max(interval[0], info.lowest), min(interval[1], info.highest)
     seeds = tuple(cells_SP.mean(axis=1).tolist())
     return ArmMean(arm, label, metric, float(cells_SP.mean()), low, high, seeds, cells_SP.shape[1])
 

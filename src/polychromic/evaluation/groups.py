@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from polychromic.records import GenerationRow
+from polychromic.records import GenerationRow, SamplingParameters
 
 Floats = NDArray[np.float64]
 
@@ -19,7 +19,8 @@ Floats = NDArray[np.float64]
 class AnswerGroup:
     """N answers to one prompt. Arrays [N]; rewards and judgements are nan where their checker failed.
 
-    `forms` are keys of answers that count as the same, None where the task has none.
+    `forms` are keys of answers that count as the same, None where the task has none. `errors` are the reasons of
+    missing rewards.
     """
 
     prompt_id: str
@@ -29,6 +30,7 @@ class AnswerGroup:
     n_tokens: Floats
     truncated: Floats
     forms: list[str] | None
+    errors: list[str]
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -41,13 +43,20 @@ def group_rows(rows: Sequence[GenerationRow]) -> dict[str, list[AnswerGroup]]:
     """
     # One table has one notion of equal answers: task forms where any row carries one.
     has_forms = any(row.cluster is not None for row in rows)
-    gathered: defaultdict[str, defaultdict[str, list[GenerationRow]]] = defaultdict(lambda: defaultdict(list))
+    gathered: defaultdict[SamplingParameters, defaultdict[str, list[GenerationRow]]]
+    gathered = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        gathered[row.sampling.label][row.prompt_id].append(row)
-    return {
-        label: [_group(prompt_id, members, has_forms) for prompt_id, members in sorted(prompts.items())]
-        for label, prompts in gathered.items()
-    }
+        gathered[row.sampling][row.prompt_id].append(row)
+    groups: dict[str, list[AnswerGroup]] = {}
+    for sampling, prompts in gathered.items():
+        if sampling.label in groups:
+            raise ValueError(
+                f"rows sampled at {sampling.label} have different token limits; expected one way of sampling a label"
+            )
+        groups[sampling.label] = [
+            _group(name, members, has_forms) for name, members in sorted(prompts.items())
+        ]
+    return groups
 
 
 def _group(prompt_id: str, rows: list[GenerationRow], has_forms: bool) -> AnswerGroup:
@@ -66,6 +75,7 @@ def _group(prompt_id: str, rows: list[GenerationRow], has_forms: bool) -> Answer
         np.array([row.n_tokens for row in rows], dtype=np.float64),
         np.array([row.finish == "length" for row in rows], dtype=np.float64),
         [row.text if row.cluster is None else row.cluster for row in rows] if has_forms else None,
+        [row.error or "no reason given" for row in rows if row.reward is None],
     )
 
 

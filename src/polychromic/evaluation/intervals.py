@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Literal
@@ -70,17 +71,27 @@ def expanded_confidence(n: int, confidence: float) -> float:
     return float(1.0 - 2.0 * norm.sf(quantile))
 
 
-def mean_intervals(x_SPM: Floats, resampling: Resampling) -> list[Interval]:
-    """95 % (by default) interval of each column's mean over prompts and, with two seeds or more, over seeds.
+def mean_intervals(cells: Sequence[Floats], resampling: Resampling) -> list[Interval]:
+    """Interval of the mean of each [seeds, prompts] array over prompts and, with two seeds or more, over seeds.
 
-    Percentile bootstrap at the expanded confidence, widened for seeds.
+    Percentile bootstrap at the expanded confidence, widened for seeds. Arrays of one number of prompts share the
+    draws.
     """
-    x_PM = x_SPM.mean(axis=0)
-    draws_BM = bootstrap_means(x_PM, n_resamples=resampling.bootstraps, seed=resampling.seed)
-    return [
-        interval_over_seeds(x_SPM[:, :, column], draws_BM[:, column], "percentile", resampling.confidence)
-        for column in range(x_SPM.shape[2])
-    ]
+    found: dict[int, Interval] = {}
+    for members in indices_by_key([x_SP.shape[1] for x_SP in cells]).values():
+        x_PM = np.stack([cells[index].mean(axis=0) for index in members], axis=-1)
+        draws_BM = bootstrap_means(x_PM, n_resamples=resampling.bootstraps, seed=resampling.seed)
+        for index, draws_B in zip(members, draws_BM.T, strict=True):
+            found[index] = interval_over_seeds(cells[index], draws_B, "percentile", resampling.confidence)
+    return [found[index] for index in range(len(cells))]
+
+
+def indices_by_key(keys: Iterable[Hashable]) -> dict[Hashable, list[int]]:
+    """Positions of equal keys, in order of first appearance."""
+    positions: dict[Hashable, list[int]] = {}
+    for position, key in enumerate(keys):
+        positions.setdefault(key, []).append(position)
+    return positions
 
 
 def interval_over_seeds(x_SP: Floats, draws_B: Floats, method: Method, confidence: float) -> Interval:

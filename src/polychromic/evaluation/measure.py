@@ -40,27 +40,7 @@ def measure_rows(
     """
     if not rows:
         raise ValueError("rows: expected at least one generation to measure")
-    options = replace(
-        options, measures=replace(options.measures, embedder=embedder.name if embedder else "none")
-    )
-    by_label = group_rows(rows)
-    prompts = tuple(sorted({group.prompt_id for groups in by_label.values() for group in groups}))
-    groups = [group for members in by_label.values() for group in members]
-    spread = pool.map if pool else map
-    measured = chain.from_iterable(
-        spread(_measure_chunk, _embedded_chunks(groups, embedder), repeat(options))
-    )
-    sampled = {}
-    for label, members in by_label.items():
-        own = {group.prompt_id: next(measured) for group in members}
-        sampled[label] = _columns(prompts, own, extra or {})
-    return PromptTable(
-        prompts,
-        sampled,
-        _cluster_method(groups[0], options, embedder),
-        _signatures(options, max(map(len, groups)), sampled),
-        dict(Counter(row.error or "no reason given" for row in rows if row.reward is None)),
-    )
+    return _measure_groups(group_rows(rows), options, embedder, extra or {}, pool)
 
 
 def measure_arms(
@@ -75,22 +55,47 @@ def measure_arms(
 
     Both are the largest that 95 % of the prompts have in every arm, seed and way of sampling, so that no arm gains
     by talking longer or by being sampled more often. Groups are measured in `workers` processes.
+    Raises ValueError where an arm and seed has no row, or a generation appears twice.
     """
-    if not rows_by_arm_seed:
-        raise ValueError("rows_by_arm_seed: expected the generations of at least one arm")
-    grouped = [
-        group
-        for rows in rows_by_arm_seed.values()
-        for members in group_rows(rows).values()
-        for group in members
-    ]
-    options = MeasureOptions(pass_threshold, cluster_distance, draws=_common(grouped, _n_rewarded))
-    options = replace(options, measures=replace(options.measures, budget=_common(grouped, _n_bigrams)))
+    empty = [key for key, rows in rows_by_arm_seed.items() if not rows]
+    if empty or not rows_by_arm_seed:
+        raise ValueError(
+            f"rows_by_arm_seed: expected generations of every arm and seed; none for {empty or 'any'}"
+        )
+    grouped = {key: group_rows(rows) for key, rows in rows_by_arm_seed.items()}
+    everything = [group for labels in grouped.values() for groups in labels.values() for group in groups]
+    options = MeasureOptions(pass_threshold, cluster_distance, draws=_common(everything, _n_rewarded))
+    options = replace(options, measures=replace(options.measures, budget=_common(everything, _n_bigrams)))
     with _open_pool(workers) as pool:
-        return {
-            key: measure_rows(rows, options, embedder=embedder, pool=pool)
-            for key, rows in rows_by_arm_seed.items()
-        }
+        return {key: _measure_groups(labels, options, embedder, {}, pool) for key, labels in grouped.items()}
+
+
+def _measure_groups(
+    by_label: Mapping[str, list[AnswerGroup]],
+    options: MeasureOptions,
+    embedder: Embedder | None,
+    extra: Mapping[str, Mapping[str, float]],
+    pool: Executor | None,
+) -> PromptTable:
+    named = replace(options.measures, embedder=embedder.name if embedder else "none")
+    options = replace(options, measures=named)
+    groups = [group for members in by_label.values() for group in members]
+    prompts = tuple(sorted({group.prompt_id for group in groups}))
+    spread = pool.map if pool else map
+    measured = chain.from_iterable(
+        spread(_measure_chunk, _embedded_chunks(groups, embedder), repeat(options))
+    )
+    sampled = {}
+    for label, members in by_label.items():
+        own = {group.prompt_id: next(measured) for group in members}
+        sampled[label] = _columns(prompts, own, extra)
+    return PromptTable(
+        prompts,
+        sampled,
+        _cluster_method(groups[0], options, embedder),
+        _signatures(options, max(map(len, groups)), sampled),
+        dict(Counter(error for group in groups for error in group.errors)),
+    )
 
 
 def _common(groups: list[AnswerGroup], count: Callable[[AnswerGroup], int]) -> int:

@@ -6,8 +6,9 @@ anew for each of them, a hundred times the work. Draws and conventions are scipy
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +16,13 @@ from numpy.typing import NDArray
 from polychromic.evaluation.rounding import ROUNDING, without_noise
 
 Floats = NDArray[np.float64]
+Counts = NDArray[np.uint16]
 
 EXACT_PROMPTS = 20
 """Up to so many prompts that differ, all 2^n sign patterns are tried."""
 
 _CHUNK = 2048
+_KEPT_CELLS = 50_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +85,8 @@ def _sampled_hits(x_PM: Floats, n_resamples: int, seed: int) -> list[int]:
 
 def bootstrap_means(x_PM: Floats, *, n_resamples: int = 9999, seed: int = 0) -> Floats:
     """[B, M] column means over prompts drawn with replacement; the draws of `scipy.stats.bootstrap(rng=seed)`."""
-    rng = np.random.default_rng(seed)
-    n_prompts = len(x_PM)
-    means = [
-        _counts(rng.integers(0, n_prompts, (n, n_prompts)), n_prompts) @ x_PM / n_prompts
-        for n in _chunks(n_resamples)
-    ]
-    return np.concatenate(means)
+    counts = _drawn_counts(len(x_PM), n_resamples, seed)
+    return np.concatenate([counts_BP.astype(np.float64) @ x_PM for counts_BP in counts]) / len(x_PM)
 
 
 def two_way_bootstrap_means(x_SPM: Floats, *, n_resamples: int = 9999, seed: int = 0) -> Floats:
@@ -107,9 +105,27 @@ def two_way_bootstrap_means(x_SPM: Floats, *, n_resamples: int = 9999, seed: int
             _counts(draws[:, :n_prompts], n_prompts),
             _counts(draws[:, n_prompts:], n_seeds),
         )
-        sums_BSM = (of_prompts @ x_PC).reshape(n, n_seeds, n_metrics)
+        sums_BSM = (of_prompts.astype(np.float64) @ x_PC).reshape(n, n_seeds, n_metrics)
         means.append(np.einsum("bs,bsm->bm", of_seeds, sums_BSM) / (n_prompts * n_seeds))
     return np.concatenate(means)
+
+
+def _drawn_counts(n_prompts: int, n_resamples: int, seed: int) -> Iterable[Counts]:
+    """Chunks [B, n_prompts] of how often each prompt is drawn; kept for the next metric where they are not large."""
+    if n_prompts * n_resamples <= _KEPT_CELLS:
+        return _kept_counts(n_prompts, n_resamples, seed)
+    return _draw_counts(n_prompts, n_resamples, seed)
+
+
+@lru_cache(maxsize=2)
+def _kept_counts(n_prompts: int, n_resamples: int, seed: int) -> tuple[Counts, ...]:
+    return tuple(_draw_counts(n_prompts, n_resamples, seed))
+
+
+def _draw_counts(n_prompts: int, n_resamples: int, seed: int) -> Iterator[Counts]:
+    rng = np.random.default_rng(seed)
+    for n in _chunks(n_resamples):
+        yield _counts(rng.integers(0, n_prompts, (n, n_prompts)), n_prompts)
 
 
 def _chunks(total: int) -> Iterator[int]:
@@ -117,11 +133,8 @@ def _chunks(total: int) -> Iterator[int]:
         yield min(_CHUNK, total - start)
 
 
-def _counts(draws_BP: NDArray[np.int64], n: int) -> Floats:
+def _counts(draws_BN: NDArray[np.int64], n: int) -> Counts:
     """[B, n] how often each of n items is in each row of draws."""
-    offsets = np.arange(len(draws_BP))[:, None] * n
-    return (
-        np.bincount((draws_BP + offsets).ravel(), minlength=len(draws_BP) * n)
-        .reshape(-1, n)
-        .astype(np.float64)
-    )
+    offsets = np.arange(len(draws_BN))[:, None] * n
+    counts = np.bincount((draws_BN + offsets).ravel(), minlength=len(draws_BN) * n)
+    return counts.reshape(-1, n).astype(np.uint16)

@@ -10,7 +10,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from polychromic.evaluation.effects import hedges_gz
-from polychromic.evaluation.intervals import Interval, Resampling, bootstrap_interval, interval_over_seeds
+from polychromic.evaluation.intervals import (
+    Interval,
+    Resampling,
+    bootstrap_interval,
+    indices_by_key,
+    interval_over_seeds,
+)
 from polychromic.evaluation.power import detectable_effect
 from polychromic.evaluation.resampling import (
     SignFlip,
@@ -85,13 +91,11 @@ def paired_comparisons(
     """`paired_comparison` of many pairs of [seeds, prompts] arrays; those of one shape share the random draws."""
     resampling = resampling or Resampling()
     complete = [~(np.isnan(a_SP) | np.isnan(b_SP)).any(axis=0) for a_SP, b_SP in pairs]
-    blocks: dict[tuple[int, int], list[int]] = {}
-    for index, ((a_SP, _), kept_P) in enumerate(zip(pairs, complete, strict=True)):
-        if not kept_P.any():
-            raise ValueError("no prompt is defined in both arms and all seeds; nothing can be compared")
-        blocks.setdefault((len(a_SP), int(kept_P.sum())), []).append(index)
+    if not all(kept_P.any() for kept_P in complete):
+        raise ValueError("no prompt is defined in both arms and all seeds; nothing can be compared")
+    shapes = [(len(a_SP), int(kept_P.sum())) for (a_SP, _), kept_P in zip(pairs, complete, strict=True)]
     results: dict[int, PairedComparison] = {}
-    for members in blocks.values():
+    for members in indices_by_key(shapes).values():
         a_SPM, b_SPM = (
             np.stack([pairs[i][side][:, complete[i]] for i in members], axis=-1) for side in (0, 1)
         )
