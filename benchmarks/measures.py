@@ -21,6 +21,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -174,21 +175,21 @@ def embedder(arguments: argparse.Namespace) -> None:
     plain.encode(texts[:64]), ours.encode(texts[:64])
     print(f"{len(texts)} replies, {len(set(texts))} different, {torch.get_num_threads()} threads")
     for _ in range(arguments.repeats):
-        expected, plain_seconds = timed(lambda: plain.encode(texts, show_progress_bar=False))
-        with tempfile.TemporaryDirectory() as cache:
-            cached = CachedEmbedder(ours, Path(cache))
-            embeddings, our_seconds = timed(lambda: cached.encode(texts))  # noqa: B023 (called at once)
-            _, again_seconds = timed(lambda: cached.encode(texts))  # noqa: B023
-        print(
-            f"plain {plain_seconds:.2f} s, ours {our_seconds:.2f} s: {plain_seconds / our_seconds:.2f}x; from the "
-            f"cache {again_seconds:.2f} s; largest difference {np.abs(embeddings - expected).max():.1e}"
-        )
+        expected = report("plain", lambda: plain.encode(texts, show_progress_bar=False))
+        with tempfile.TemporaryDirectory() as folder:
+            cached = CachedEmbedder(ours, Path(folder))
+            embeddings = report("ours, nothing cached", partial(cached.encode, texts))
+            report("ours, all cached", partial(cached.encode, texts))
+        print(f"largest difference {np.abs(embeddings - expected).max():.1e}")
 
 
-def timed(work: Callable[[], np.ndarray]) -> tuple[np.ndarray, float]:
-    """The result and the wall seconds it took."""
-    start = time.perf_counter()
-    return work(), time.perf_counter() - start
+def report(label: str, work: Callable[[], np.ndarray]) -> np.ndarray:
+    """Print the wall and CPU seconds that the work takes, and return its result."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = work()
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    print(f"{label:22s} {wall:8.2f} s wall {cpu:8.2f} s CPU", flush=True)
+    return result
 
 
 def stream(arguments: argparse.Namespace) -> None:

@@ -89,7 +89,7 @@ def test_rarefied_distinct_n_does_not_fall_with_length_as_distinct_n_does():
     assert rarefied_distinct_n(long, 1, 300) == pytest.approx(rarefied_distinct_n(short, 1, 300), abs=0.1)
 
 
-@pytest.mark.parametrize("texts", [[], [""], ["", ""]])
+@pytest.mark.parametrize("texts", [[], [""], ["", ""], [" ", "  "]])
 def test_nothing_to_compress_is_nan(texts):
     assert math.isnan(compression_ratio(texts))
 
@@ -120,11 +120,11 @@ def test_a_callers_tokenizer():
 
 
 @without_deadline
-@given(groups, st.integers(1, 5))
-def test_codes_that_would_overflow_are_renumbered(texts, max_n):
+@given(groups, st.integers(1, 5), st.sampled_from([1, 60, 4000]))
+def test_codes_that_would_overflow_are_renumbered(texts, max_n, largest):
     plain = tokenize(texts).ngrams(max_n)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ngrams_module, "_LARGEST", 1)
+        patch.setattr(ngrams_module, "_LARGEST", largest)
         renumbered = tokenize(texts).ngrams(max_n)
     assert plain.pair_bounds.tolist() == renumbered.pair_bounds.tolist()
     for n in range(1, max_n + 1):
@@ -136,6 +136,7 @@ def test_codes_that_would_overflow_are_renumbered(texts, max_n):
     [
         (lambda: distinct_n(["a"], 0), "n=0: expected an n-gram length of at least 1"),
         (lambda: distinct_n("one text"), "expected a list of texts, not one string"),
+        (lambda: compression_ratio("one text"), "texts='one text'…: expected a list of texts"),
         (
             lambda: distinct_n(["a"], tokens="words"),
             "tokens='words': expected whitespace, rouge or a function",

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
 
-from polychromic.diversity.ngrams import Integers, TokenizedGroup, Tokenizer, tokenize
+from polychromic.diversity.ngrams import Integers, Texts, Tokenizer, require_texts, tokenize
 from polychromic.diversity.rarefaction import expected_kinds
-
-Texts = Sequence[str] | TokenizedGroup
 
 _EMPTY_STREAM = len(zlib.compress(b"", 9))
 
@@ -68,11 +65,10 @@ def compression_ratio(texts: Texts) -> float:
     texts compress better: compare groups of similar size only.
     Source: Shaib et al. 2024, Standardizing the Measurement of Text Diversity, section 3.
     """
-    if isinstance(texts, TokenizedGroup):
-        texts = texts.texts
-    if not any(texts):
+    joined = " ".join(require_texts(texts))
+    if not joined.strip(" "):
         return math.nan
-    data = " ".join(texts).encode("utf-8", "surrogatepass")
+    data = joined.encode("utf-8", "surrogatepass")
     return len(data) / (len(zlib.compress(data, 9)) - _EMPTY_STREAM)
 
 

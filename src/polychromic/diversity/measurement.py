@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -79,7 +80,7 @@ def measure_group(
 
 
 @cache
-def measure_signatures(settings: MeasureSettings, n_generations: int) -> dict[str, Signature]:
+def measure_signatures(settings: MeasureSettings, n_generations: int) -> Mapping[str, Signature]:
     """The signature of every measure for groups of this size."""
     tokens = {
         "tokens": TokenOptions(settings.tokens).label,
@@ -87,7 +88,7 @@ def measure_signatures(settings: MeasureSettings, n_generations: int) -> dict[st
         "k": n_generations,
     }
     embedded = {"embedder": settings.embedder, "k": n_generations}
-    return {
+    signatures = {
         "rarefied_distinct_2": sign("rarefied_distinct", n=2, budget=settings.budget, **tokens),
         **{f"distinct_{n}": sign("distinct", n=n, **tokens) for n in (1, 2, 3)},
         "self_bleu": sign("self_bleu", n=settings.max_n, smoothing="method1", **tokens),
@@ -97,6 +98,7 @@ def measure_signatures(settings: MeasureSettings, n_generations: int) -> dict[st
         "semantic_distance": sign("semantic_distance", **embedded),
         "vendi": sign("vendi", q=settings.q, kernel="cosine", **embedded),
     }
+    return MappingProxyType(signatures)  # shared by all groups, so that none may change it
 
 
 def _lexical_values(group: TokenizedGroup, settings: MeasureSettings) -> dict[str, float]:

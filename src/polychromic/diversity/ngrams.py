@@ -90,9 +90,7 @@ class TokenizedGroup:
     """
 
     def __init__(self, texts: Sequence[str], options: TokenOptions):
-        if isinstance(texts, str):
-            raise ValueError(f"texts={texts[:40]!r}…: expected a list of texts, not one string")
-        self.texts = list(texts)
+        self.texts = require_texts(texts)
         self.options = options
         tokens = options.split(self.texts)
         words = list(chain.from_iterable(tokens))
@@ -114,8 +112,12 @@ class TokenizedGroup:
         return self._counts
 
 
+Texts = Sequence[str] | TokenizedGroup
+"""What every lexical measure takes: the texts of a group, or the group tokenized once for several measures."""
+
+
 def tokenize(
-    texts: Sequence[str] | TokenizedGroup, *, lowercase: bool = False, tokens: str | Tokenizer = "whitespace"
+    texts: Texts, *, lowercase: bool = False, tokens: str | Tokenizer = "whitespace"
 ) -> TokenizedGroup:
     """The group tokenized once; a group that already is one is returned as it stands.
 
@@ -127,6 +129,13 @@ def tokenize(
     if options not in (TokenOptions(), texts.options):
         raise ValueError(f"{options} differs from the group's own {texts.options}; tokenize the texts again")
     return texts
+
+
+def require_texts(texts: Texts) -> list[str]:
+    """The texts of a group; ValueError for a lone string, which would be taken for a list of characters."""
+    if isinstance(texts, str):
+        raise ValueError(f"texts={texts[:40]!r}…: expected a list of texts, not one string")
+    return texts.texts if isinstance(texts, TokenizedGroup) else list(texts)
 
 
 def _count_ngrams(group: TokenizedGroup, max_n: int) -> NgramCounts:
@@ -151,16 +160,21 @@ def _pair_keys(group: TokenizedGroup, max_n: int) -> tuple[Integers, list[int]]:
     codes, n_codes = group.token_ids, group.n_kinds
     keys, bounds = [codes * len(group) + text_of], [0, n_codes * len(group)]
     for n in range(2, max_n + 1):
-        if n_codes * group.n_kinds * len(group) * max_n > _LARGEST:
-            codes = np.unique(codes, return_inverse=True)[1]  # fewer numbers, so that no key overflows
-            n_codes = len(codes)
+        codes, n_codes = _room_for(group.n_kinds * max_n, codes, n_codes)
         codes = codes[: len(text_of) - n + 1] * group.n_kinds + group.token_ids[n - 1 :]
-        n_codes *= group.n_kinds
+        codes, n_codes = _room_for(len(group) * max_n, codes, n_codes * group.n_kinds)
         last_text = text_of[n - 1 :]
         inside = text_of[: len(codes)] == last_text
         keys.append((codes * len(group) + last_text + bounds[-1])[inside])
         bounds.append(bounds[-1] + n_codes * len(group))
     return np.concatenate(keys), bounds
+
+
+def _room_for(factor: int, codes: Integers, n_codes: int) -> tuple[Integers, int]:
+    """Codes below n_codes, renumbered where times `factor` they would overflow; no more codes than tokens remain."""
+    if n_codes * factor <= _LARGEST:
+        return codes, n_codes
+    return np.unique(codes, return_inverse=True)[1], len(codes)
 
 
 def _run_bounds(ordered: Integers) -> Integers:

@@ -7,8 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from polychromic.diversity.lexical import Texts
-from polychromic.diversity.ngrams import Integers, NgramCounts, TokenizedGroup, Tokenizer, tokenize
+from polychromic.diversity.ngrams import Integers, NgramCounts, Texts, TokenizedGroup, Tokenizer, tokenize
 
 _NO_MATCH = 0.1  # method1 of Chen and Cherry 2014: a precision without a match becomes 0.1 / its denominator
 

@@ -47,7 +47,7 @@ class SentenceEmbedder:
                 "Expected minilm, hash, or a sentence-transformers id or folder."
             ) from error
         # A core is busy with few tokens, an accelerator needs many; too many only cost a retry with half.
-        self.token_budget = token_budget or (2048 if self._model.device.type == "cpu" else 65_536)
+        self.token_budget = token_budget or (1024 if self._model.device.type == "cpu" else 65_536)
         self.name = name or f"{Path(source).name}@{_weights_hash(self._model)[:8]}"
         # A fast tokenizer used by two threads at once raises "Already borrowed".
         self._tokenizer_lock = Lock()
