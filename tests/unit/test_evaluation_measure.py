@@ -130,6 +130,10 @@ def test_extra_metrics_join_by_prompt():
     table = measure_rows(rows, OPTIONS, extra={"reference_perplexity": {"q": 12.5}})
 
     np.testing.assert_array_equal(table.sampled["T=1"].metric("reference_perplexity"), [np.nan, 12.5])
+    extra = {("arm", 0): {"reference_perplexity": {"p": 3.0, "q": 12.5}}}
+    tables = measure_arms({("arm", 0): rows, ("other", 0): rows}, pass_threshold=1.0, extra=extra)
+    np.testing.assert_array_equal(tables["arm", 0].sampled["T=1"].metric("reference_perplexity"), [3.0, 12.5])
+    assert tables["other", 0].sampled["T=1"].metric("reference_perplexity") is None
 
 
 def test_a_generation_that_appears_twice_is_refused():

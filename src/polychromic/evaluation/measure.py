@@ -49,12 +49,14 @@ def measure_arms(
     pass_threshold: float,
     cluster_distance: float = 0.25,
     embedder: Embedder | None = None,
+    extra: Mapping[tuple[str, int], Mapping[str, Mapping[str, float]]] | None = None,
     workers: int = 1,
 ) -> dict[tuple[str, int], PromptTable]:
     """Tables of all arms and seeds that may be compared: measured at one bigram budget and one number of draws.
 
     Both are the largest that 95 % of the prompts have in every arm, seed and way of sampling, so that no arm gains
-    by talking longer or by being sampled more often. Groups are measured in `workers` processes.
+    by talking longer or by being sampled more often. `extra` is that of `measure_rows`, by arm and seed. Groups are
+    measured in `workers` processes.
     Raises ValueError where an arm and seed has no row, or a generation appears twice.
     """
     empty = [key for key, rows in rows_by_arm_seed.items() if not rows]
@@ -67,7 +69,10 @@ def measure_arms(
     options = MeasureOptions(pass_threshold, cluster_distance, draws=_common(everything, _n_rewarded))
     options = replace(options, measures=replace(options.measures, budget=_common(everything, _n_bigrams)))
     with _open_pool(workers) as pool:
-        return {key: _measure_groups(labels, options, embedder, {}, pool) for key, labels in grouped.items()}
+        return {
+            key: _measure_groups(labels, options, embedder, (extra or {}).get(key, {}), pool)
+            for key, labels in grouped.items()
+        }
 
 
 def _measure_groups(
