@@ -1,0 +1,66 @@
+"""The command line, one module a verb. Heavy libraries are imported inside the verbs: `--help` answers at once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from polychromic import __version__
+from polychromic.cli.audit import audit
+from polychromic.cli.evaluate import evaluate
+from polychromic.cli.init import init
+from polychromic.cli.report import report
+from polychromic.cli.run import run
+from polychromic.cli.train import train
+from polychromic.errors import PolychromicError
+
+app = typer.Typer(
+    name="polychromic",
+    help="Fine-tune language models that give many different good answers, and prove that they do.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for verb in (run, train, evaluate, report, audit, init):
+    app.command()(verb)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and leave."
+        ),
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more of what is done.")] = False,
+) -> None:
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(message)s", stream=sys.stderr
+    )
+
+
+def main() -> None:
+    """Entry point: errors for people are one message and exit code 1; a second start continues after Ctrl-C."""
+    # Progress bars of loading libraries would tear ours, and the tokenizer's threads cannot survive a fork.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app()
+    except PolychromicError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("stopped; run the same command again to continue", err=True)
+        sys.exit(130)

@@ -1,0 +1,32 @@
+"""`polychromic train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from polychromic.cli.options import ExperimentFile, Fresh, Out, Overrides
+
+
+def train(
+    experiment: ExperimentFile,
+    overrides: Overrides = None,
+    arm: Annotated[list[str] | None, typer.Option(help="Only this arm (repeatable).")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Only this seed (repeatable).")] = None,
+    out: Out = Path("runs"),
+    fresh: Fresh = False,
+) -> None:
+    """Train arms without evaluating them."""
+    from polychromic.errors import ConfigError
+    from polychromic.experiment.folder import open_run_folder
+    from polychromic.experiment.run import as_experiment, do_jobs
+
+    chosen = as_experiment(experiment, overrides or ())
+    unknown = set(arm or ()) - set(chosen.arms)
+    if unknown:
+        raise ConfigError(f"--arm {sorted(unknown)[0]}: no such arm; the file has {', '.join(chosen.arms)}")
+    folder = open_run_folder(chosen, out, fresh=fresh)
+    do_jobs(chosen, folder, ("train",), arms=arm, seeds=seed)
+    typer.echo(f"adapters are in {folder.root}")
