@@ -39,11 +39,15 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One sampled answer. `token_ids` are the generated tokens, the end-of-sequence token included."""
+    """One sampled answer. `token_ids` are the generated tokens, the end-of-sequence token included.
+
+    `logprob` is their summed log-probability under the tempered policy, nan where the sampler does not tell.
+    """
 
     text: str
     token_ids: tuple[int, ...]
     finish: Finish
+    logprob: float = float("nan")
 
 
 @dataclass(frozen=True, slots=True)

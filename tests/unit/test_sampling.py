@@ -101,3 +101,19 @@ def test_a_prompt_longer_than_the_context_is_named(tiny_model):
     long = Prompt("too-long", as_messages("1+" * 40))
     with pytest.raises(DataError, match=r"too-long \(80 tokens\)"):
         LocalSampler(tiny_model).sample([long], 1, SamplingParameters(max_new_tokens=8), [0])
+
+
+def test_a_generation_carries_the_log_probability_that_training_computes(tiny_model):
+    from polychromic.training.sequences import TokenSequence, answer_logprobs
+
+    prompts = ArithmeticTask(test_problems=6).prompts("test")
+    parameters = SamplingParameters(0.7, top_p=0.9, max_new_tokens=20)
+    groups = LocalSampler(tiny_model).sample(prompts, 4, parameters, range(6))
+    for prompt, group in zip(prompts, groups, strict=True):
+        prompt_ids = tuple(encode_prompt(tiny_model.tokenizer, prompt))
+        sequences = [TokenSequence(prompt_ids + one.token_ids, len(prompt_ids)) for one in group]
+        with torch.inference_mode():
+            expected = answer_logprobs(tiny_model, sequences, temperature=0.7).logprobs_BT.sum(dim=1)
+        torch.testing.assert_close(
+            torch.tensor([one.logprob for one in group]), expected, atol=1e-3, rtol=1e-4
+        )

@@ -1,6 +1,7 @@
 """Training: resumable bit for bit, never silently at λ = 0, adapters that plain PEFT loads."""
 
 import dataclasses
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -211,3 +212,12 @@ def test_cross_entropy_learns_the_references_and_their_end(run, tmp_path):
 def test_schedules(schedule, expected):
     chosen = settings(schedule=schedule, warmup_steps=2)
     np.testing.assert_allclose([schedule_factor(chosen, step, 5) for step in range(5)], expected)
+
+
+@pytest.mark.parametrize(("baseline", "rises"), [(-1.0, True), (2.0, False)])
+def test_a_floor_that_follows_the_baseline_moves_the_weight(run, baseline, rises):
+    floor = DiversitySettings(weight="auto", mode="floor", floor_margin=0.02, set_size=2)
+    train_arm(dataclasses.replace(run, diversity=floor, baseline_quality=(baseline, baseline)))
+    weights_seen = [row["train/diversity_weight"] for row in read_jsonl(run.folder / "metrics.jsonl")]
+    assert weights_seen[0] == 1.0
+    assert all((later > earlier) == rises for earlier, later in itertools.pairwise(weights_seen))

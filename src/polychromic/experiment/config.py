@@ -147,6 +147,22 @@ class Experiment(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _floors_have_a_baseline(self) -> Self:
+        """A floor that follows the baseline compares equal steps, which must see equal prompts."""
+        baseline = self.arm(self.comparison.baseline)
+        for arm in map(self.arm, self.arms):
+            if not arm.diversity.follows_baseline:
+                continue
+            ours, theirs = arm.training, baseline.training
+            same = (ours.signal, ours.prompts_per_step) == (theirs.signal, theirs.prompts_per_step)
+            if arm.name == baseline.name or baseline.untrained or not same:
+                raise ValueError(
+                    f"arms.{arm.name}.diversity.floor_margin is measured from the arm {baseline.name!r} step by step: that "
+                    "must be another, trained arm with the same training.signal and training.prompts_per_step"
+                )
+        return self
+
     def arm(self, name: str) -> Arm:
         """The arm with every section filled in. Raises ConfigError where the arm's keys do not fit."""
         changes = dict(self.arms[name])

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from polychromic.errors import TrainingError
 from polychromic.experiment.config import Arm, Experiment
+from polychromic.experiment.floors import baseline_quality
 from polychromic.experiment.folder import RunFolder
 from polychromic.experiment.tasks import build_task
 
@@ -80,6 +81,7 @@ def _train(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
         training=arm.training,
         diversity=arm.diversity,
         tracking=tuple(job.experiment.run.tracking),
+        baseline_quality=baseline_quality(job.experiment, arm.name, job.seed, RunFolder(job.root)),
     )
     if arm.untrained or run.adapter.exists():
         return None

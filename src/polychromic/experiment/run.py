@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from polychromic.errors import ConfigError
 from polychromic.experiment.config import Experiment
+from polychromic.experiment.floors import in_order_of_need
 from polychromic.experiment.folder import RunFolder, open_run_folder
 from polychromic.experiment.jobs import Job, OnEvent, Stage
 from polychromic.experiment.progress import open_progress
@@ -71,13 +72,17 @@ def do_jobs(
     """Train and sample every arm and seed (or the chosen ones), with progress on the terminal."""
     _check_before_work(experiment)
     _write_provenance(experiment, folder)
-    jobs = [
-        Job(experiment, arm, seed, folder.root, stages)
-        for seed in seeds or experiment.seeds
-        for arm in arms or experiment.arms
+    waves = [
+        [
+            Job(experiment, arm, seed, folder.root, stages)
+            for seed in seeds or experiment.seeds
+            for arm in wave
+        ]
+        for wave in in_order_of_need(experiment, list(arms or experiment.arms))
     ]
-    with open_progress(jobs) as on_event:
-        _run_jobs(experiment, folder, jobs, on_event)
+    with open_progress([job for jobs in waves for job in jobs]) as on_event:
+        for jobs in waves:
+            _run_jobs(experiment, folder, jobs, on_event)
 
 
 def _run_jobs(experiment: Experiment, folder: RunFolder, jobs: list[Job], on_event: OnEvent) -> None:

@@ -66,15 +66,16 @@ class LocalSampler:
                 for seed in seeds
             ]
         ).to(language_model.device)
-        token_rows = _decode(language_model, encoded, n, parameters, uniforms_BT)
-        rows = [self._generation(tokens) for tokens in token_rows]
+        decoded = _decode(language_model, encoded, n, parameters, uniforms_BT)
+        rows = [self._generation(tokens, logprob) for tokens, logprob in decoded]
         return [rows[start : start + n] for start in range(0, len(rows), n)]
 
-    def _generation(self, token_ids: list[int]) -> Generation:
+    def _generation(self, token_ids: list[int], logprob: float) -> Generation:
         stopped = token_ids[-1] in self.language_model.stop_ids
         finish: Finish = "stop" if stopped else "length"
         content = token_ids[:-1] if stopped else token_ids
-        return Generation(decode(self.language_model.tokenizer, content), tuple(token_ids), finish)
+        text = decode(self.language_model.tokenizer, content)
+        return Generation(text, tuple(token_ids), finish, logprob)
 
 
 def _decode(
@@ -83,17 +84,18 @@ def _decode(
     n: int,
     parameters: SamplingParameters,
     uniforms_BT: torch.Tensor,
-) -> list[list[int]]:
-    """Token ids of n generations a prompt, each ended by a stop token or by the length limit."""
+) -> list[tuple[list[int], float]]:
+    """Token ids of n generations a prompt, each ended by a stop token or by the length limit, and their
+    log-probability."""
     device = language_model.device
     stop_ids = torch.tensor(sorted(language_model.stop_ids), device=device)
     logits_BV, cache, mask_BT = _prefill(language_model, encoded, n)
     positions_B = mask_BT.sum(dim=1)
     active_B = torch.arange(len(mask_BT), device=device)  # original row of each row still decoding
-    drawn: list[tuple[torch.Tensor, torch.Tensor]] = []
+    drawn: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     for step in range(parameters.max_new_tokens):
         tokens_B = draw_tokens(logits_BV, parameters, uniforms_BT[active_B, step])
-        drawn.append((active_B, tokens_B))
+        drawn.append((active_B, tokens_B, _logprobs(logits_BV, tokens_B, parameters.temperature)))
         going_B = ~torch.isin(tokens_B, stop_ids)
         n_going = int(going_B.sum())
         if n_going == 0 or step + 1 == parameters.max_new_tokens:
@@ -110,16 +112,25 @@ def _decode(
     return _collect_rows(drawn, len(uniforms_BT), set(language_model.stop_ids))
 
 
+def _logprobs(logits_BV: torch.Tensor, tokens_B: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Log-probability [B] of the drawn tokens under the tempered policy, before any truncation of its tail."""
+    tempered_BV = logits_BV / temperature
+    return tempered_BV.gather(1, tokens_B[:, None])[:, 0] - tempered_BV.logsumexp(dim=1)
+
+
 def _collect_rows(
-    drawn: list[tuple[torch.Tensor, torch.Tensor]], n_rows: int, stop_ids: set[int]
-) -> list[list[int]]:
-    """Tokens by original row, cut after the first stop token (finished rows decode on until they are repacked)."""
+    drawn: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]], n_rows: int, stop_ids: set[int]
+) -> list[tuple[list[int], float]]:
+    """Tokens and log-probability by original row, cut after the first stop token (finished rows decode on until they
+    are repacked)."""
     rows: list[list[int]] = [[] for _ in range(n_rows)]
-    for indices, tokens in drawn:
-        for row, token in zip(indices.tolist(), tokens.tolist(), strict=True):
+    sums = [0.0] * n_rows
+    for indices, tokens, logprobs in drawn:
+        for row, token, logprob in zip(indices.tolist(), tokens.tolist(), logprobs.tolist(), strict=True):
             if not rows[row] or rows[row][-1] not in stop_ids:
                 rows[row].append(token)
-    return rows
+                sums[row] += logprob
+    return list(zip(rows, sums, strict=True))
 
 
 def _prefill(

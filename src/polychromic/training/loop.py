@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -54,6 +55,8 @@ class ArmRun:
     training: TrainingSettings
     diversity: DiversitySettings
     tracking: tuple[str, ...] = ()
+    baseline_quality: tuple[float, ...] = ()
+    """Quality of the baseline arm at each step of this seed: what `diversity.floor_margin` is measured from."""
 
     @property
     def adapter(self) -> Path:
@@ -133,7 +136,7 @@ class Trainer:
                 "lower training.learning_rate or use dtype float32 (the last checkpoint is kept)"
             )
         self.optimizer.step()
-        self.controller = after_step(self.controller, outcome)
+        self.controller = after_step(self.controller, outcome, self._baseline_quality())
         self.steps_done += 1
         metrics = dict(outcome.metrics)
         if self.validation is not None:
@@ -169,6 +172,13 @@ class Trainer:
             len(self.prompts)
         )
         return [self.prompts[index] for index in order[position * size : (position + 1) * size]]
+
+    def _baseline_quality(self) -> float | None:
+        """The baseline's quality at this step, which saw the same prompts; its last ones where it stopped earlier."""
+        known = self.run.baseline_quality
+        if not self.run.diversity.follows_baseline:
+            return None
+        return known[self.steps_done] if self.steps_done < len(known) else statistics.fmean(known[-10:])
 
     def _set_learning_rate(self) -> None:
         factor = schedule_factor(self.run.training, self.steps_done, self.total_steps)

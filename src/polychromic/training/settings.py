@@ -70,10 +70,13 @@ class DiversitySettings(Settings):
     """λ. 0 is the baseline; `auto` lets `mode` choose it while training."""
     mode: Literal["share", "floor"] = "floor"
     """With `weight: auto`. share: hold the diversity gradient's share of the gradient norm at `target_share`.
-    floor: as much diversity as keeps quality above `quality_floor`."""
+    floor: as much diversity as keeps quality above `quality_floor`, or within `floor_margin` of the baseline arm."""
     target_share: float = Field(default=0.3, gt=0, lt=1)
     quality_floor: float | None = None
     """Mean training reward, or minus the cross-entropy per token, that `mode: floor` holds."""
+    floor_margin: float | None = Field(default=None, ge=0)
+    """How far quality may lie below the baseline arm's at the same step, on the same prompts and seed. The baseline is
+    trained first. In place of `quality_floor`."""
     objective: ObjectiveName = "coverage"
     set_size: int = Field(default=4, ge=1)
     baseline: BaselineName = "leave_one_out"
@@ -92,11 +95,18 @@ class DiversitySettings(Settings):
     def _weight_is_not_negative(self) -> Self:
         if self.weight != "auto" and self.weight < 0:
             raise ValueError(f"weight is λ and must be at least 0, got {self.weight}")
-        if self.mode == "floor" and self.weight == "auto" and self.quality_floor is None:
+        stated = [key for key in ("quality_floor", "floor_margin") if getattr(self, key) is not None]
+        if self.mode == "floor" and self.weight == "auto" and len(stated) != 1:
             raise ValueError(
-                "weight: auto with mode: floor needs quality_floor, the quality that must be kept"
+                "weight: auto with mode: floor needs either quality_floor (the quality that must be kept) or "
+                f"floor_margin (how far below the baseline arm it may lie), got {' and '.join(stated) or 'neither'}"
             )
         return self
+
+    @property
+    def follows_baseline(self) -> bool:
+        """Whether the floor is the baseline arm's own quality, so that the baseline has to be trained first."""
+        return self.weight == "auto" and self.mode == "floor" and self.floor_margin is not None
 
     @property
     def is_active(self) -> bool:

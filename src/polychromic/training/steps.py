@@ -12,10 +12,10 @@ import torch
 from polychromic.models.loading import LanguageModel, reference_policy
 from polychromic.objective import gradient_share
 from polychromic.objective.losses import cross_entropy_loss, kl_to_reference, policy_gradient_loss
-from polychromic.records import Group, Prompt, SamplingParameters
+from polychromic.records import Generation, Group, Prompt, SamplingParameters
 from polychromic.sampling.local import LocalSampler
 from polychromic.seeding import child_seed
-from polychromic.training.gradients import GradientAccumulator, GradientMeasurement
+from polychromic.training.gradients import GradientAccumulator, GradientMeasurement, Term
 from polychromic.training.groups import (
     FloatArray,
     GroupSignals,
@@ -141,6 +141,11 @@ class StepMaker:
         diversity_B = torch.tensor(
             sampled.diversity_PN.ravel() * diversity_scale, dtype=torch.float32, device=device
         )
+        prompt_B = torch.arange(len(diversity_B), device=device) // sampled.diversity_PN.shape[1]
+        halves: dict[Term, torch.Tensor] = {
+            "diversity_even": diversity_B * (prompt_B % 2 == 0),
+            "diversity_odd": diversity_B * (prompt_B % 2 == 1),
+        }
         kl_weight = self.run.training.kl_weight if quality_scale else 0.0
         rows = list(range(len(sampled.sequences)))
         if kl_weight == 0.0:
@@ -155,8 +160,10 @@ class StepMaker:
             quality = policy_gradient_loss(logprobs_BT, mask_BT, quality_B[chosen]) / n_prompts
             if kl_weight:
                 quality = quality + kl_weight * self._kl(members, logprobs_BT, mask_BT) / len(rows)
-            diversity = policy_gradient_loss(logprobs_BT, mask_BT, diversity_B[chosen]) / n_prompts
-            accumulator.add({"quality": quality, "diversity": diversity})
+            losses: dict[Term, torch.Tensor] = {"quality": quality}
+            for term, share_B in halves.items():
+                losses[term] = policy_gradient_loss(logprobs_BT, mask_BT, share_B[chosen]) / n_prompts
+            accumulator.add(losses)
 
     def _kl(
         self, members: Sequence[TokenSequence], logprobs_BT: torch.Tensor, mask_BT: torch.Tensor
@@ -204,6 +211,7 @@ class StepMaker:
                 "train/gradient_cosine": measurement.cosine,
                 "train/quality_gradient_norm": measurement.quality_norm,
                 "train/diversity_gradient_norm": measurement.diversity_norm,
+                "train/diversity_signal_to_noise": measurement.diversity_signal_to_noise,
             }
         return StepOutcome(
             metrics=metrics,
@@ -239,6 +247,13 @@ def group_metrics(sampled: SampledGroups) -> dict[str, float]:
         "groups/clusters": float(np.mean(clusters)),
         "generation/total_tokens": float(sum(len(one.token_ids) for one in generations)),
         "generation/tokens": float(np.mean([len(one.token_ids) for one in generations])),
+        "generation/entropy": token_entropy(generations),
         "generation/truncated": float(np.mean([one.finish == "length" for one in generations])),
         "generation/checker_failures": float(np.isnan(sampled.signals.rewards_PN).mean()),
     }
+
+
+def token_entropy(generations: Sequence[Generation]) -> float:
+    """Entropy a token, in nats, of the policy that sampled: minus the mean log-probability of what it drew."""
+    n_tokens = sum(len(one.token_ids) for one in generations)
+    return -sum(one.logprob for one in generations) / n_tokens

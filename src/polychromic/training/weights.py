@@ -19,14 +19,18 @@ def diversity_controller(settings: DiversitySettings) -> WeightController:
         return FixedWeight(settings.weight)
     if settings.mode == "share":
         return ShareController(_FIRST_GUESS, settings.target_share)
+    if settings.floor_margin is not None:
+        return FloorController(_FIRST_GUESS, -settings.floor_margin)
     assert settings.quality_floor is not None  # the settings refuse a floor mode without a floor
     return FloorController(_FIRST_GUESS, settings.quality_floor)
 
 
-def after_step(controller: WeightController, outcome: StepOutcome) -> WeightController:
-    """The controller once it has seen a step."""
+def after_step(
+    controller: WeightController, outcome: StepOutcome, baseline_quality: float | None = None
+) -> WeightController:
+    """The controller once it has seen a step; with `baseline_quality` it sees the difference to that."""
     measured = outcome.measurement
-    observation = Observation(quality=outcome.quality)
+    observation = Observation(quality=outcome.quality - (baseline_quality or 0.0))
     if measured is not None:
         observation = replace(
             observation, quality_norm=measured.quality_norm, diversity_norm=measured.diversity_norm
