@@ -25,6 +25,7 @@ SMALL = [
     "task.train_problems=64",
     "task.test_problems=12",
     "run.workers=1",
+    "run.preflight=false",
 ]
 
 

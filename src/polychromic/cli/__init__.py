@@ -13,6 +13,7 @@ from polychromic import __version__
 from polychromic.cli.audit import audit
 from polychromic.cli.evaluate import evaluate
 from polychromic.cli.init import init
+from polychromic.cli.preflight import preflight
 from polychromic.cli.report import report
 from polychromic.cli.run import run
 from polychromic.cli.train import train
@@ -25,7 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (run, train, evaluate, report, audit, init):
+for verb in (run, preflight, train, evaluate, report, audit, init):
     app.command()(verb)
 
 

@@ -89,6 +89,8 @@ class RunSettings(Settings):
 
     workers: int = Field(default=1, ge=1)
     """Arms and seeds trained side by side on a CPU, each with its share of the cores."""
+    preflight: bool = True
+    """Check model, data, checker, gradients, memory and cost before the work begins."""
     tracking: list[str] = Field(default_factory=list)
     """Beside metrics.jsonl: any of `tensorboard`, `wandb`, `trackio`."""
 
@@ -158,8 +160,8 @@ class Experiment(Settings):
             same = (ours.signal, ours.prompts_per_step) == (theirs.signal, theirs.prompts_per_step)
             if arm.name == baseline.name or baseline.untrained or not same:
                 raise ValueError(
-                    f"arms.{arm.name}.diversity.floor_margin is measured from the arm {baseline.name!r} step by step: that "
-                    "must be another, trained arm with the same training.signal and training.prompts_per_step"
+                    f"arms.{arm.name}.diversity.floor_margin is measured from the arm {baseline.name!r} step by step: "
+                    "that must be another, trained arm with the same training.signal and training.prompts_per_step"
                 )
         return self
 

@@ -28,6 +28,11 @@ class RunFolder:
         return self.root / "provenance.json"
 
     @property
+    def preflight(self) -> Path:
+        """What was checked before the work began."""
+        return self.root / "preflight.json"
+
+    @property
     def ledger(self) -> Path:
         """Time and tokens by arm, seed and stage."""
         return self.root / "ledger.jsonl"

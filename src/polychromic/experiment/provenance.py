@@ -32,12 +32,17 @@ def provenance(experiment: Experiment) -> dict[str, Any]:
             "cores": torch.get_num_threads(),
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         },
-        "packages": {name: found for name in _PACKAGES if (found := _installed(name))},
+        "packages": installed_versions(),
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": _git("status", "--porcelain"),
         "data_sha256": {name: sha256_file(Path(name)) for name in files},
         "seeds": experiment.seeds,
     }
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the packages that results depend on."""
+    return {name: found for name in _PACKAGES if (found := _installed(name))}
 
 
 def differing_versions(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

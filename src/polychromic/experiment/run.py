@@ -46,6 +46,11 @@ def run(
     """
     experiment = as_experiment(experiment, overrides)
     folder = open_run_folder(experiment, Path(out), fresh=fresh)
+    if experiment.run.preflight:
+        from polychromic.experiment.preflight.gate import require_preflight
+
+        _check_before_work(experiment)
+        require_preflight(experiment, folder)
     do_jobs(experiment, folder, ("train", "evaluate"))
     return RunResult(folder, compare_and_report(experiment, folder))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,23 @@ class Problem:
         return next(split for split, tenths in _SPLIT_TENTHS.items() if tenth in tenths)
 
 
+@lru_cache(maxsize=16)
+def _distinct_problems(split: Split, wanted: int, seed: int) -> tuple[Prompt, ...]:
+    found: dict[Problem, None] = {}
+    for problem, _ in random_problems(split, seed):
+        found.setdefault(problem)
+        if len(found) == wanted:
+            break
+    return tuple(
+        Prompt(
+            f"{split}-{index:05d}",
+            as_messages(problem.text),
+            meta={"numbers": list(problem.numbers), "target": problem.target},
+        )
+        for index, problem in enumerate(found)
+    )
+
+
 @dataclass(frozen=True)
 class ArithmeticTask:
     """Problems drawn from random expressions, hence always solvable.
@@ -74,19 +92,7 @@ class ArithmeticTask:
         wanted = {"train": self.train_problems, "validation": self.validation_problems}.get(
             split, self.test_problems
         )
-        found: dict[Problem, None] = {}
-        for problem, _ in random_problems(split, self.seed):
-            found.setdefault(problem)
-            if len(found) == wanted:
-                break
-        return [
-            Prompt(
-                f"{split}-{index:05d}",
-                as_messages(problem.text),
-                meta={"numbers": list(problem.numbers), "target": problem.target},
-            )
-            for index, problem in enumerate(found)
-        ]
+        return list(_distinct_problems(split, wanted, self.seed))
 
     def check(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Check]:
         """Exact check of each answer."""

@@ -1,0 +1,68 @@
+"""Checks of the data: lengths, duplicates, overlap of training and test, missing references."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from polychromic.experiment.preflight.checks import Finding
+from polychromic.experiment.preflight.probe import Probe
+from polychromic.records import Prompt
+from polychromic.tasks.lengths import length_report
+
+_LENGTHS_OF = 2000  # prompts whose tokens are counted; the rest is alike
+
+
+def prompts_and_references(probe: Probe) -> Finding:
+    """How many prompts, how long, which ones twice, which ones in training and in the test."""
+    train, test = probe.task.prompts("train"), probe.evaluation_prompts
+    signal = probe.baseline.training.signal
+    without = sum(not prompt.references for prompt in train)
+    if signal == "references" and without == len(train):
+        return Finding(
+            "failed",
+            "no training prompt has a reference, which training.signal: references learns from",
+            "add references, or train with training.signal: reward",
+        )
+    warnings = _warnings(train, test, without if signal == "references" else 0)
+    lengths, over = _lengths(probe, train)
+    result = f"{len(train)} training and {len(test)} {probe.experiment.evaluation.split} prompts; {lengths}"
+    if over:
+        warnings.append(f"{over} training pairs are longer than training.max_length and are left out")
+    if warnings:
+        return Finding(
+            "warned", f"{result}; {'; '.join(warnings)}", "clean the files; the run goes on as they are"
+        )
+    return Finding("passed", result)
+
+
+def _warnings(train: Sequence[Prompt], test: Sequence[Prompt], without_references: int) -> list[str]:
+    warnings = []
+    twice = len(train) - len({_content(prompt) for prompt in train})
+    if twice:
+        warnings.append(f"{twice} training prompts repeat another")
+    seen = Counter(_content(prompt) for prompt in train)
+    overlap = [prompt.id for prompt in test if _content(prompt) in seen]
+    if overlap:
+        warnings.append(f"{len(overlap)} evaluated prompts are also in training (first: {overlap[0]})")
+    if without_references:
+        warnings.append(f"{without_references} training prompts have no reference and are not learnt from")
+    return warnings
+
+
+def _content(prompt: Prompt) -> str:
+    return "\n".join(" ".join(message.content.split()).lower() for message in prompt.messages)
+
+
+def _lengths(probe: Probe, train: Sequence[Prompt]) -> tuple[str, int]:
+    language_model, settings = probe.language_model, probe.baseline.training
+    report = length_report(
+        language_model.tokenizer,
+        train[:_LENGTHS_OF],
+        max_prompt=language_model.context_length - settings.max_new_tokens,
+        max_reference=settings.max_new_tokens,
+        max_length=settings.max_length,
+        **language_model.chat_options,
+    )
+    references = f"; references {report.references}" if report.references else ""
+    return f"prompts {report.prompts}{references}", report.pairs.n_over if report.pairs else 0

@@ -1,0 +1,45 @@
+"""What stands between `run` and the work: the checks, once for each run folder."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from polychromic.errors import PreflightError
+from polychromic.experiment.config import Experiment
+from polychromic.experiment.folder import RunFolder
+from polychromic.experiment.preflight.checks import CheckResult, PreflightReport
+from polychromic.experiment.preflight.run import preflight
+from polychromic.experiment.preflight.show import show_check
+from polychromic.files import read_json, write_json
+
+
+def require_preflight(experiment: Experiment, folder: RunFolder) -> None:
+    """Carry out the checks unless this folder has passed them; show those that did not pass, write preflight.json.
+
+    Raises PreflightError that lists the failed checks with their mends.
+    """
+    if folder.preflight.exists() and read_json(folder.preflight)["passed"]:
+        return
+    report = preflight(experiment, folder.root, _show_if_noteworthy)
+    write_json(folder.preflight, report.to_json())
+    if report.failed:
+        raise PreflightError(_failures(report))
+    total = report.figures("time and money")
+    Console().print(
+        f"preflight: {len(report.checks)} checks in {report.seconds:.0f} s; the run takes "
+        f"{total['text']} on this machine",
+        highlight=False,
+    )
+
+
+def _show_if_noteworthy(check: CheckResult) -> None:
+    if check.status != "passed":
+        show_check(check)
+
+
+def _failures(report: PreflightReport) -> str:
+    listed = "\n".join(f"  {one.number} {one.name}: {one.result} → {one.mend}" for one in report.failed)
+    return (
+        f"preflight: {len(report.failed)} of {len(report.checks)} checks failed, nothing was trained\n{listed}\n"
+        "  (run.preflight=false starts without the checks)"
+    )

@@ -1,0 +1,153 @@
+"""The gradient probe: does each arm's diversity term pull at all, and how hard beside the quality term?"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from polychromic.experiment.config import Arm
+from polychromic.experiment.preflight.checks import Finding
+from polychromic.experiment.preflight.probe import Probe
+from polychromic.models.loading import load_language_model
+from polychromic.objective import gradient_share
+from polychromic.seeding import child_seed
+from polychromic.training.loop import ArmRun
+from polychromic.training.silence import silence_cause
+from polychromic.training.steps import StepMaker, StepOutcome
+
+_WANTED_SHARE = 0.3
+_FAINT_SHARE = 0.01
+_ENOUGH_SECONDS = 40.0  # an arm is not probed any longer than this once it has been timed at all
+
+
+@dataclass(frozen=True, slots=True)
+class ProbedArm:
+    """First steps of an arm without an update; gradient norms are those at λ = 1."""
+
+    first: StepOutcome
+    """The measured step."""
+    sampling_seconds: float
+    """A step that samples: every one in reward training, every m-th where the signal is references."""
+    plain_seconds: float
+    tokens_a_sampling_step: float
+
+    @property
+    def norms(self) -> tuple[float, float]:
+        """Norms of the quality and the diversity gradient; nan without a diversity term."""
+        measured = self.first.measurement
+        return (measured.quality_norm, measured.diversity_norm) if measured else (math.nan, math.nan)
+
+
+def probe_arms(probe: Probe) -> dict[str, ProbedArm]:
+    """Every trained arm probed; arms that differ only in λ are probed once."""
+    found: dict[str, ProbedArm] = {}
+    by_settings: dict[str, ProbedArm] = {}
+    for arm in probe.trained_arms:
+        key = _settings_but_weight(arm)
+        if key not in by_settings:
+            by_settings[key] = probe_arm(probe, arm)
+        found[arm.name] = by_settings[key]
+    return found
+
+
+def _settings_but_weight(arm: Arm) -> str:
+    excluded = {
+        "name": True,
+        "diversity": {"weight", "mode", "target_share", "quality_floor", "floor_margin"},
+    }
+    return f"{arm.diversity.is_active} {arm.model_dump_json(exclude=excluded)}"
+
+
+def probe_arm(probe: Probe, arm: Arm) -> ProbedArm:
+    """Compute some first steps of an arm and throw the gradients away."""
+    language_model = probe.language_model
+    if arm.model != probe.baseline.model:
+        language_model = load_language_model(arm.model, seed=child_seed(arm.name) % 2**31)
+    run = ArmRun(
+        experiment=probe.experiment.name,
+        arm=arm.name,
+        seed=probe.experiment.seeds[0],
+        folder=Path("never-written"),
+        task=probe.task,
+        model=arm.model,
+        # Only step 0 measures its gradients, so that the others take what a plain step takes.
+        training=arm.training.model_copy(update={"gradient_share_every": 10**9}),
+        diversity=arm.diversity,
+    )
+    maker = StepMaker(run, language_model)
+    every = arm.diversity.every_n_steps if arm.training.signal == "references" else 1
+    first, warm_up = _timed(maker, 0)
+    sampling, plain, tokens = [], [], [first.metrics.get("generation/total_tokens", 0.0)]
+    for step in (every, 1, 2 * every, 2):
+        if sum(sampling) + sum(plain) > _ENOUGH_SECONDS:
+            break
+        outcome, seconds = _timed(maker, step)
+        sampled = "generation/total_tokens" in outcome.metrics
+        (sampling if sampled else plain).append(seconds)
+        tokens += [outcome.metrics["generation/total_tokens"]] * sampled
+    return ProbedArm(
+        first,
+        sampling_seconds=min(sampling, default=warm_up),
+        plain_seconds=min(plain, default=0.0),
+        tokens_a_sampling_step=sum(tokens) / len(tokens),
+    )
+
+
+def _timed(maker: StepMaker, step: int) -> tuple[StepOutcome, float]:
+    size = min(maker.run.training.prompts_per_step, len(maker.prompts))
+    start = step * size % max(1, len(maker.prompts) - size + 1)
+    started = time.perf_counter()
+    outcome = maker.make(step, maker.prompts[start : start + size], 1.0)
+    return outcome, time.perf_counter() - started
+
+
+def diversity_gradient_reaches_the_weights(probe: Probe) -> Finding:
+    """Each arm's gradient share at its λ, and the λ that would give 30 %."""
+    active = [arm for arm in probe.trained_arms if arm.diversity.is_active]
+    if not active:
+        return Finding("passed", "no arm has a diversity term")
+    lines, silent, faint, figures = [], [], [], {}
+    for arm in active:
+        probed = probe.arms[arm.name]
+        quality, diversity = probed.norms
+        figures[arm.name] = share = _shares(arm, quality, diversity)
+        if not diversity > 0 or not math.isfinite(diversity):
+            silent.append(f"{arm.name}: {silence_cause(probed.first)}")
+            continue
+        lines.append(
+            f"{arm.name} {_at_weight(arm, share)}; λ = {share['weight_for_30_percent']:.2g} gives 30 %"
+        )
+        if share["share"] is not None and share["share"] < _FAINT_SHARE:
+            faint.append(arm.name)
+    result = ". ".join(lines)
+    if silent:
+        return Finding(
+            "failed",
+            f"the diversity term has no gradient at the start: {'; '.join(silent)}. {result}".rstrip(),
+            "training at this λ would be training at λ = 0: mend the cause first",
+            figures,
+        )
+    if faint:
+        return Finding(
+            "warned",
+            result,
+            f"{', '.join(faint)}: under 1 % of the gradient will hardly differ from λ = 0; raise λ or use weight: auto",
+            figures,
+        )
+    return Finding("passed", result, figures=figures)
+
+
+def _shares(arm: Arm, quality: float, diversity: float) -> dict[str, float | None]:
+    weight = arm.diversity.weight
+    usable = diversity > 0 and math.isfinite(diversity)
+    share = gradient_share(quality, float(weight) * diversity) if usable and weight != "auto" else None
+    wanted = _WANTED_SHARE / (1 - _WANTED_SHARE) * quality / diversity if usable else None
+    return {"share": share, "weight_for_30_percent": wanted}
+
+
+def _at_weight(arm: Arm, share: dict[str, float | None]) -> str:
+    if share["share"] is None:
+        return "tunes its λ"
+    return f"at λ = {arm.diversity.weight:g}: {100 * share['share']:.0f} % of the gradient"

@@ -1,0 +1,134 @@
+"""What the checks share: the task, the untrained model of the experiment, and its generations on a few prompts."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from polychromic.errors import ModelError
+from polychromic.evaluation.collect import CollectionPlan, collect
+from polychromic.evaluation.group_metrics import MeasureOptions
+from polychromic.evaluation.measure import measure_rows
+from polychromic.evaluation.tables import SampledTable
+from polychromic.experiment.config import Arm, Experiment
+from polychromic.experiment.tasks import build_task
+from polychromic.models.loading import LanguageModel, load_language_model
+from polychromic.records import GenerationRow, Prompt, SamplingParameters
+from polychromic.sampling.local import LocalSampler
+from polychromic.seeding import child_seed
+from polychromic.tasks.base import Task
+
+PROBE_PROMPTS = 20
+PROBE_SAMPLES = 16
+
+if TYPE_CHECKING:
+    from polychromic.experiment.preflight.gradients import ProbedArm
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeGenerations:
+    """What the untrained model said, and how long sampling and checking took."""
+
+    rows: list[GenerationRow]
+    seconds: float
+
+    @property
+    def tokens(self) -> int:
+        """Tokens sampled."""
+        return sum(row.n_tokens for row in self.rows)
+
+
+@dataclass
+class Probe:
+    """An experiment being looked at before it runs. Everything heavy is made once, when first asked for."""
+
+    experiment: Experiment
+    folder: Path
+    """Where the run is going to write."""
+    model_failure: str = ""
+
+    @cached_property
+    def task(self) -> Task:
+        """The experiment's task, its files read."""
+        return build_task(self.experiment.task)
+
+    @cached_property
+    def baseline(self) -> Arm:
+        """The arm that all others are compared with."""
+        return self.experiment.arm(self.experiment.comparison.baseline)
+
+    @cached_property
+    def trained_arms(self) -> list[Arm]:
+        """The arms that are trained at all."""
+        return [arm for arm in map(self.experiment.arm, self.experiment.arms) if not arm.untrained]
+
+    @property
+    def workers(self) -> int:
+        """Jobs that run side by side."""
+        return min(self.experiment.run.workers, len(self.experiment.arms) * len(self.experiment.seeds))
+
+    @cached_property
+    def arms(self) -> dict[str, ProbedArm]:
+        """First steps of every trained arm."""
+        from polychromic.experiment.preflight.gradients import probe_arms
+
+        return probe_arms(self)
+
+    @property
+    def language_model(self) -> LanguageModel:
+        """The baseline arm's model as training would start with it. Raises ModelError again once it has failed."""
+        if self.model_failure:
+            raise ModelError("skipped: the model could not be loaded")
+        try:
+            return self._language_model
+        except ModelError as error:
+            self.model_failure = str(error)
+            raise
+
+    @cached_property
+    def _language_model(self) -> LanguageModel:
+        seed = child_seed(self.experiment.name, "adapter", self.experiment.seeds[0]) % 2**31
+        return load_language_model(self.baseline.model, seed=seed)
+
+    @cached_property
+    def evaluation_prompts(self) -> list[Prompt]:
+        """The prompts that the run is going to be judged on."""
+        settings = self.experiment.evaluation
+        return self.task.prompts(settings.split)[: settings.prompts]
+
+    @cached_property
+    def generations(self) -> ProbeGenerations:
+        """Generations of the untrained model for a few validation prompts: the test split is not looked at."""
+        settings = self.experiment.evaluation
+        headline = settings.sampling_parameters()[0]
+        prompts = self.task.prompts("validation")[:PROBE_PROMPTS] or self.evaluation_prompts[:PROBE_PROMPTS]
+        plan = CollectionPlan(
+            prompts=tuple(prompts),
+            samples=min(PROBE_SAMPLES, settings.samples),
+            ways=(headline,),
+            names=(self.experiment.name, "preflight"),
+            max_sequences=settings.max_sequences,
+        )
+        sampler = LocalSampler(self.language_model, settings.max_sequences)
+        sampler.sample(prompts[:1], 1, SamplingParameters(max_new_tokens=2), [0])  # the first call warms up
+        with tempfile.TemporaryDirectory() as folder:
+            started = time.perf_counter()
+            rows = collect(plan, lambda: sampler, self.task, Path(folder) / "generations.jsonl")
+            return ProbeGenerations(rows, time.perf_counter() - started)
+
+    def metric(self, key: str) -> float:
+        """Mean over the probe prompts of a metric that needs no embedder, nan where it is not known."""
+        values = self._measured.metric(key)
+        return math.nan if values is None or np.isnan(values).all() else float(np.nanmean(values))
+
+    @cached_property
+    def _measured(self) -> SampledTable:
+        options = MeasureOptions(self.task.pass_threshold, self.experiment.evaluation.cluster_distance)
+        return next(iter(measure_rows(self.generations.rows, options).sampled.values()))

@@ -1,0 +1,153 @@
+"""Preflight finds planted faults before anything is trained, and says the mend."""
+
+import json
+import shutil
+from collections import namedtuple
+
+import pytest
+from typer.testing import CliRunner
+
+from polychromic.cli import app
+from polychromic.errors import PreflightError
+from polychromic.experiment.config import Experiment
+from polychromic.experiment.preflight import preflight
+from polychromic.experiment.preflight.cost import _makespan
+from polychromic.experiment.run import run
+
+SMALL = {
+    "name": "small",
+    "task": {"name": "arithmetic", "train_problems": 64, "validation_problems": 20, "test_problems": 12},
+    "model": {"source": "polychromic:arithmetic-tiny", "adapter": {"rank": 4}},
+    "training": {
+        "signal": "reward", "steps": 20, "prompts_per_step": 4, "generations": 8, "max_new_tokens": 16,
+    },
+    "diversity": {"objective": "coverage", "set_size": 4},
+    "arms": {"baseline": {}, "coverage": {"diversity": {"weight": 1.0}}},
+    "evaluation": {"prompts": 12, "samples": 16, "max_new_tokens": 16},
+}  # fmt: skip
+
+
+def small(**changes):
+    return Experiment.from_mapping({**SMALL, **changes})
+
+
+def results(experiment, tmp_path):
+    report = preflight(experiment, tmp_path / "runs" / experiment.name)
+    return report, {check.name: check for check in report.checks}
+
+
+def test_a_sound_experiment_passes_and_is_priced(tmp_path):
+    report, checks = results(small(), tmp_path)
+    assert not report.failed
+    assert [check.number for check in report.checks] == list(range(1, 13))
+    gradient = checks["diversity gradient"].figures["coverage"]
+    assert 0 < gradient["share"] < 1
+    # The share at the λ that is said to give 30 %: q / (q + λd) from share and λ.
+    odds = gradient["share"] / (1 - gradient["share"]) * gradient["weight_for_30_percent"]
+    assert odds / (1 + odds) == pytest.approx(0.3)
+    total = checks["time and money"].figures
+    # 2 arms × 1 seed: 20 steps × 32 generations and 12 × 16 generations, of about 8 tokens.
+    assert total["tokens"] == pytest.approx(2 * (20 * 32 + 12 * 16) * 8, rel=0.25)
+    assert not (tmp_path / "runs").exists()
+    json.dumps(report.to_json(), allow_nan=False)
+
+
+def test_a_weight_too_small_to_matter_is_named(tmp_path):
+    _, checks = results(small(arms={"baseline": {}, "faint": {"diversity": {"weight": 1e-6}}}), tmp_path)
+    assert checks["diversity gradient"].status == "warned"
+    assert "faint: under 1 % of the gradient" in checks["diversity gradient"].mend
+
+
+def test_groups_of_one_answer_fail_the_gradient_probe(tmp_path):
+    training = {**SMALL["training"], "temperature": 1e-5}
+    report, checks = results(small(training=training), tmp_path)
+    assert checks["diversity gradient"].status == "failed"
+    assert "all generations of every group are the same" in checks["diversity gradient"].result
+    assert [check.name for check in report.failed] == ["diversity gradient"]
+
+
+def files_task(tmp_path, checker, **more):
+    (tmp_path / "checkers.py").write_text(checker)
+    for split in ("train", "validation", "test"):
+        rows = [
+            {"id": f"{split}-{i}", "prompt": f"{i},2,3,4={i + 9}:", "references": [f"{i}+2+3+4"]}
+            for i in range(1, 9)
+        ]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {split: str(tmp_path / f"{split}.jsonl") for split in ("train", "validation", "test")}
+    return {"name": "custom", **files, "checker": f"{tmp_path / 'checkers.py'}:check", **more}
+
+
+def test_a_checker_that_passes_everything_is_called_lenient(tmp_path):
+    """The origin's checker: at least ten characters."""
+    task = files_task(tmp_path, "def check(prompt, text):\n    return float(len(text) >= 10)\n")
+    evaluation = {**SMALL["evaluation"], "prompts": 8}
+    _, checks = results(small(task=task, evaluation=evaluation), tmp_path)
+    assert checks["checker"].status == "warned"
+    assert "lenient" in checks["checker"].result
+    assert checks["checker"].figures["repeated word"] == 1.0
+
+
+def test_prompts_in_training_and_test_are_named(tmp_path):
+    task = files_task(tmp_path, "def check(prompt, text):\n    return 0.5\n")
+    evaluation = {**SMALL["evaluation"], "prompts": 8}
+    _, checks = results(small(task=task, evaluation=evaluation), tmp_path)
+    assert checks["data"].status == "warned"
+    assert "8 evaluated prompts are also in training (first: test-1)" in checks["data"].result
+
+
+def test_criteria_that_the_untrained_model_rules_out_are_named(tmp_path):
+    task = files_task(tmp_path, "def check(prompt, text):\n    return 1.0\n")
+    evaluation = {**SMALL["evaluation"], "prompts": 8}
+    criteria = {"minimum": [{"metric": "pass@10", "direction": "higher", "relative_change": 0.25}]}
+    _, checks = results(small(task=task, evaluation=evaluation, comparison=criteria), tmp_path)
+    assert checks["room to improve"].status == "warned"
+    assert "needs 1.25" in checks["room to improve"].result
+    assert "cannot exceed 1" in checks["room to improve"].result
+
+
+def test_a_missing_model_fails_once_and_the_other_checks_still_speak(tmp_path):
+    report, checks = results(small(model={"source": "./not-there"}), tmp_path)
+    assert "there is no folder './not-there'" in checks["model"].result
+    assert checks["diversity measures"].status == "passed"
+    assert checks["checker"].status == "passed"
+    assert all("skipped" in check.result for check in report.failed if check.name != "model")
+
+
+def test_quantization_without_a_gpu_is_one_clear_line(tmp_path):
+    _, checks = results(small(model={**SMALL["model"], "quantization": "nf4"}), tmp_path)
+    assert "needs a CUDA device" in checks["versions and device"].result
+
+
+def test_a_full_disk_fails(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(100, 99, 1))
+    _, checks = results(small(), tmp_path)
+    assert checks["disk"].status == "failed"
+    assert "--out" in checks["disk"].mend
+
+
+def test_run_stops_before_training_and_can_be_told_not_to_look(tmp_path):
+    cold = small(training={**SMALL["training"], "temperature": 1e-5, "steps": 2})
+    with pytest.raises(
+        PreflightError, match=r"8 diversity gradient: .*nothing was trained|nothing was trained"
+    ):
+        run(cold, out=tmp_path)
+    assert not (tmp_path / "small" / "baseline").exists()
+    assert json.loads((tmp_path / "small" / "preflight.json").read_text())["passed"] is False
+    unchecked = cold.model_copy(update={"run": cold.run.model_copy(update={"preflight": False})})
+    assert run(unchecked, out=tmp_path).comparison.n_prompts == 12
+
+
+def test_the_verb_ends_with_1_and_prints_json(tmp_path):
+    file = tmp_path / "experiment.yaml"
+    file.write_text(json.dumps({**SMALL, "model": {"source": "./not-there"}}))
+    result = CliRunner().invoke(app, ["preflight", str(file), "--json"])
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["passed"] is False
+
+
+def test_workers_take_the_next_job_as_they_become_free():
+    assert _makespan([3.0, 1.0, 1.0, 1.0], workers=2) == 3.0
+    assert _makespan([1.0, 1.0, 3.0], workers=2) == 4.0
+    assert _makespan([1.0, 2.0], workers=1) == 3.0
