@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from polychromic.errors import DataError
@@ -20,9 +21,7 @@ def load_prompts(path: Path) -> list[Prompt]:
     prompts: list[Prompt] = []
     problems: list[str] = []
     line_of_id: dict[str, int] = {}
-    for number, line in enumerate(_read(path).split(b"\n"), start=1):
-        if not line.strip():
-            continue
+    for number, line in filled_lines(path):
         try:
             prompt = parse_line(line, default_id=f"{path.stem}-{number:05d}")
             _require_new(prompt.id, number, line_of_id)
@@ -31,7 +30,7 @@ def load_prompts(path: Path) -> list[Prompt]:
         else:
             prompts.append(prompt)
     if problems:
-        raise DataError(_listing(path, problems))
+        raise DataError(listing(str(path), problems))
     if not prompts:
         raise DataError(
             f'{path}: holds no prompts; expected one JSON object a line, such as {{"prompt": "Hi"}}'
@@ -39,11 +38,15 @@ def load_prompts(path: Path) -> list[Prompt]:
     return prompts
 
 
-def _read(path: Path) -> bytes:
+def filled_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file that hold something, with their numbers; raises DataError where it cannot be read."""
     try:
-        return path.read_bytes().removeprefix(b"\xef\xbb\xbf")  # the mark some editors put before UTF-8
+        content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")  # the mark some editors put before UTF-8
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if line.strip():
+            yield number, line
 
 
 def _require_new(prompt_id: str, number: int, line_of_id: dict[str, int]) -> None:
@@ -54,8 +57,9 @@ def _require_new(prompt_id: str, number: int, line_of_id: dict[str, int]) -> Non
         )
 
 
-def _listing(path: Path, problems: list[str]) -> str:
+def listing(place: str, problems: Sequence[str]) -> str:
+    """The message for bad lines: how many there are in `place`, then the first of them."""
     count = "1 bad line" if len(problems) == 1 else f"{len(problems)} bad lines"
     rest = len(problems) - _LISTED
     more = [f"... and {rest} more"] if rest > 0 else []
-    return "\n".join([f"{path}: {count}, nothing was loaded", *problems[:_LISTED], *more])
+    return "\n".join([f"{place}: {count}, nothing was loaded", *problems[:_LISTED], *more])

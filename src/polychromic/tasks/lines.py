@@ -39,7 +39,7 @@ class BadLineError(ValueError):
 
 def parse_line(line: bytes, default_id: str) -> Prompt:
     """The prompt a line describes; `default_id` is used where it names none. Raises BadLineError."""
-    row = _decode_object(line)
+    row = decode_object(line)
     messages, answer = _question(row)
     references = _references(row)
     if answer is not None:
@@ -57,7 +57,8 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _decode_object(line: bytes) -> Mapping[str, Any]:
+def decode_object(line: bytes) -> Mapping[str, Any]:
+    """The JSON object of a line; raises BadLineError that says what the line is instead."""
     if len(line) > MAX_LINE_BYTES:
         raise BadLineError(
             f"the line has {len(line)} bytes, expected at most {MAX_LINE_BYTES}; write one object a line"
@@ -77,7 +78,7 @@ def _decode_object(line: bytes) -> Mapping[str, Any]:
     except ValueError as error:  # a number that JSON does not know or that is too long
         raise BadLineError(f"not JSON: {error}") from error
     if not isinstance(row, dict):
-        raise BadLineError(f'{shown(row)} is {_kind(row)}, expected an object such as {{"prompt": "Hi"}}')
+        raise BadLineError(f'{shown(row)} is {kind(row)}, expected an object such as {{"prompt": "Hi"}}')
     return row
 
 
@@ -85,11 +86,12 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number; write null or leave the key out")
 
 
-def _kind(value: Any) -> str:
+def kind(value: Any) -> str:
+    """What a JSON value is, in words."""
     return "null" if value is None else _KINDS[type(value)]
 
 
-def _one_key(row: Mapping[str, Any], keys: Sequence[str]) -> str | None:
+def one_key(row: Mapping[str, Any], keys: Sequence[str]) -> str | None:
     """Which of the keys the line uses. Raises BadLineError for two of them: one would have to be ignored."""
     found = [key for key in keys if key in row]
     if len(found) > 1:
@@ -100,10 +102,16 @@ def _one_key(row: Mapping[str, Any], keys: Sequence[str]) -> str | None:
 
 
 def _text(value: Any, key: str) -> str:
-    if not isinstance(value, str):
-        raise BadLineError(f"{key}: {shown(value)} is {_kind(value)}, expected a text; put it in quotes")
-    if not value.strip():
+    text = any_text(value, key)
+    if not text.strip():
         raise BadLineError(f"{key}: is empty, expected a text; fill it in or remove it")
+    return text
+
+
+def any_text(value: Any, key: str) -> str:
+    """A text, which may be empty; raises BadLineError for another type and for what UTF-8 cannot carry."""
+    if not isinstance(value, str):
+        raise BadLineError(f"{key}: {shown(value)} is {kind(value)}, expected a text; put it in quotes")
     if "\0" in value:
         raise BadLineError(f"{key}: holds a NUL character at position {value.index(chr(0)) + 1}; remove it")
     try:
@@ -117,10 +125,10 @@ def _text(value: Any, key: str) -> str:
 
 def _question(row: Mapping[str, Any]) -> tuple[tuple[Message, ...], str | None]:
     """The turns to answer, and the last turn's text where it is the assistant's: an answer already."""
-    key = _one_key(row, _QUESTION_KEYS)
+    key = one_key(row, _QUESTION_KEYS)
     if key is None:
         raise BadLineError(
-            f"prompt: is missing, expected a text, or a list of messages{_hint(row, _QUESTION_KEYS)}"
+            f"prompt: is missing, expected a text, or a list of messages{hint(row, _QUESTION_KEYS)}"
         )
     if key == "prompt":
         if isinstance(row[key], list):
@@ -157,21 +165,23 @@ def _message(turn: Any, place: str) -> Message:
 
 
 def _references(row: Mapping[str, Any]) -> tuple[str, ...]:
-    key = _one_key(row, _REFERENCE_KEYS)
+    key = one_key(row, _REFERENCE_KEYS)
     if key is None:
         return ()
     if key != "references":
         return (_text(row[key], key),)
     if not isinstance(row[key], list):
-        raise BadLineError(f"references: {shown(row[key])} is {_kind(row[key])}, expected a list of texts")
+        raise BadLineError(f"references: {shown(row[key])} is {kind(row[key])}, expected a list of texts")
     return tuple(_text(text, f"references[{index}]") for index, text in enumerate(row[key]))
 
 
 def _identifier(row: Mapping[str, Any], default_id: str) -> str:
-    key = _one_key(row, _ID_KEYS)
-    if key is None:
-        return default_id
-    value = row[key]
+    key = one_key(row, _ID_KEYS)
+    return default_id if key is None else identifier(row[key], key)
+
+
+def identifier(value: Any, key: str) -> str:
+    """A prompt's id: a text, or a whole number; raises BadLineError for anything else."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return _text(value, key)
@@ -180,17 +190,17 @@ def _identifier(row: Mapping[str, Any], default_id: str) -> str:
 def _meta(row: Mapping[str, Any]) -> dict[str, Any]:
     meta = row.get("meta", {})
     if not isinstance(meta, dict):
-        raise BadLineError(f"meta: {shown(meta)} is {_kind(meta)}, expected an object")
+        raise BadLineError(f"meta: {shown(meta)} is {kind(meta)}, expected an object")
     others = {key: value for key, value in row.items() if key not in _KNOWN_KEYS}
     for key in others:
         if key in meta:
             raise BadLineError(f"{key}: stands in the line and in its meta; remove one of them")
-        if hint := _hint([key], _KNOWN_KEYS):
-            raise BadLineError(f"{key}: is not a known key{hint}; rename it, or put it under meta")
+        if close := hint([key], _KNOWN_KEYS):
+            raise BadLineError(f"{key}: is not a known key{close}; rename it, or put it under meta")
     return {**meta, **others}
 
 
-def _hint(keys: Sequence[str] | Mapping[str, Any], known: Sequence[str]) -> str:
+def hint(keys: Sequence[str] | Mapping[str, Any], known: Sequence[str]) -> str:
     """`; did you mean ...?` where one of the line's own keys looks like a misspelt known one."""
     for key in keys:
         close = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.85)
