@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Finish = Literal["stop", "length"]
-"""Why a generation ended: it produced the end-of-sequence token, or it reached its token limit."""
+Finish = Literal["stop", "length", "missing"]
+"""Why a generation ended: it produced the end-of-sequence token, or it reached its token limit. "missing": the model
+was asked for several answers at once and gave fewer; such a generation has no text and no tokens."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from polychromic.evaluation.checking import check_rows
 from polychromic.files import append_jsonl, read_jsonl, strict_json, write_text
-from polychromic.records import Check, Generation, GenerationRow, Prompt, SamplingParameters
+from polychromic.records import Generation, GenerationRow, Prompt, SamplingParameters
 from polychromic.sampling.base import Sampler
 from polychromic.seeding import child_seed
 from polychromic.tasks.base import Task
@@ -91,25 +92,10 @@ def _rows(
     seeds: Sequence[int],
 ) -> list[GenerationRow]:
     """Rows of a chunk with the checker's and the judge's word on each generation."""
-    triples = [(number, index, one) for number, group in enumerate(groups) for index, one in enumerate(group)]
-    asked = [prompts[number] for number, _, _ in triples]
-    texts = [one.text for _, _, one in triples]
-    checks = task.check(asked, texts)
-    judged = task.judge(asked, texts) or [Check(None)] * len(texts)
-    return [
-        GenerationRow(
-            prompt_id=prompt.id,
-            index=index,
-            text=one.text,
-            n_tokens=len(one.token_ids),
-            finish=one.finish,
-            sampling=way,
-            sampling_seed=seeds[number],
-            reward=check.reward,
-            error=check.error,
-            judge=judgement.reward,
-            judge_error=judgement.error,
-            cluster=task.cluster(prompt, one.text),
-        )
-        for (number, index, one), prompt, check, judgement in zip(triples, asked, checks, judged, strict=True)
+    asked = [prompt for prompt, group in zip(prompts, groups, strict=True) for _ in group]
+    rows = [
+        GenerationRow(prompt.id, index, one.text, len(one.token_ids), one.finish, way, seed, reward=None)
+        for prompt, group, seed in zip(prompts, groups, seeds, strict=True)
+        for index, one in enumerate(group)
     ]
+    return check_rows(task, asked, rows)
