@@ -11,6 +11,7 @@ import typer
 
 from polychromic import __version__
 from polychromic.cli.audit import audit
+from polychromic.cli.diagnose import diagnose
 from polychromic.cli.evaluate import evaluate
 from polychromic.cli.init import init
 from polychromic.cli.preflight import preflight
@@ -26,7 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (run, preflight, train, evaluate, report, audit, init):
+for verb in (run, preflight, train, evaluate, report, diagnose, audit, init):
     app.command()(verb)
 
 

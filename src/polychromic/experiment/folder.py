@@ -33,6 +33,11 @@ class RunFolder:
         return self.root / "preflight.json"
 
     @property
+    def diagnosis(self) -> Path:
+        """What `polychromic diagnose` found."""
+        return self.root / "diagnosis.json"
+
+    @property
     def ledger(self) -> Path:
         """Time and tokens by arm, seed and stage."""
         return self.root / "ledger.jsonl"

@@ -19,12 +19,17 @@ class SilenceWatch:
     def __init__(self, settings: DiversitySettings) -> None:
         self.settings = settings
         self.silent_steps = 0
+        self.path_broken = False
+        """Whether the last measured gradient was zero or not finite although the groups had signal."""
 
     def observe(self, outcome: StepOutcome) -> None:
         """Take note of a step; raises TrainingError after `stop_after_silent_steps` silent ones."""
         if not outcome.diversity_sampled or outcome.diversity_weight == 0:
             return
-        if outcome.diversity_has_signal and not _measured_as_broken(outcome):
+        if outcome.measurement is not None and outcome.diversity_has_signal:
+            norm = outcome.measurement.diversity_norm
+            self.path_broken = norm == 0.0 or not np.isfinite(norm)
+        if outcome.diversity_has_signal and not self.path_broken:
             self.silent_steps = 0
             return
         self.silent_steps += 1
@@ -37,16 +42,12 @@ class SilenceWatch:
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint."""
-        return {"silent_steps": self.silent_steps}
+        return {"silent_steps": self.silent_steps, "path_broken": self.path_broken}
 
     def restore(self, state: dict[str, Any]) -> None:
         """From the checkpoint."""
         self.silent_steps = state["silent_steps"]
-
-
-def _measured_as_broken(outcome: StepOutcome) -> bool:
-    norm = None if outcome.measurement is None else outcome.measurement.diversity_norm
-    return norm is not None and (norm == 0.0 or not np.isfinite(norm))
+        self.path_broken = state["path_broken"]
 
 
 def silence_cause(outcome: StepOutcome) -> str:

@@ -86,11 +86,14 @@ class StepMaker:
         self, step: int, prompts: Sequence[Prompt], weight: float, accumulator: GradientAccumulator
     ) -> StepOutcome:
         sampled = self._sample(step, prompts, self.run.training.generations)
-        self._policy_gradient(sampled, accumulator, quality_scale=1.0, diversity_scale=weight)
+        divergence = self._policy_gradient(sampled, accumulator, quality_scale=1.0, diversity_scale=weight)
         reward = float(np.nanmean(sampled.signals.rewards_PN))
-        return self._outcome(
+        outcome = self._outcome(
             accumulator.finish(), weight, quality=reward, quality_loss=-reward, sampled=sampled
         )
+        if divergence is not None:
+            outcome.metrics["train/kl"] = divergence
+        return outcome
 
     def _from_references(
         self, step: int, prompts: Sequence[Prompt], weight: float, accumulator: GradientAccumulator
@@ -130,8 +133,11 @@ class StepMaker:
         *,
         quality_scale: float,
         diversity_scale: float,
-    ) -> None:
-        """Accumulate the score-function gradient, averaged over prompts. Dropout is off: this is the sampled policy."""
+    ) -> float | None:
+        """Accumulate the score-function gradient, averaged over prompts; returns the KL in nats a generation, if asked.
+
+        Dropout is off: this is the sampled policy.
+        """
         self.language_model.model.eval()
         device = self.language_model.device
         n_prompts = len(sampled.groups)
@@ -147,6 +153,7 @@ class StepMaker:
             "diversity_odd": diversity_B * (prompt_B % 2 == 1),
         }
         kl_weight = self.run.training.kl_weight if quality_scale else 0.0
+        divergence = 0.0
         rows = list(range(len(sampled.sequences)))
         if kl_weight == 0.0:
             # An advantage of zero has no gradient: such generations need no forward pass.
@@ -159,11 +166,14 @@ class StepMaker:
             logprobs_BT, mask_BT = answers.logprobs_BT, answers.mask_BT
             quality = policy_gradient_loss(logprobs_BT, mask_BT, quality_B[chosen]) / n_prompts
             if kl_weight:
-                quality = quality + kl_weight * self._kl(members, logprobs_BT, mask_BT) / len(rows)
+                kl = self._kl(members, logprobs_BT, mask_BT) / len(rows)
+                quality = quality + kl_weight * kl
+                divergence += float(kl.detach())
             losses: dict[Term, torch.Tensor] = {"quality": quality}
             for term, share_B in halves.items():
                 losses[term] = policy_gradient_loss(logprobs_BT, mask_BT, share_B[chosen]) / n_prompts
             accumulator.add(losses)
+        return divergence if kl_weight else None
 
     def _kl(
         self, members: Sequence[TokenSequence], logprobs_BT: torch.Tensor, mask_BT: torch.Tensor
@@ -203,6 +213,7 @@ class StepMaker:
             metrics |= group_metrics(sampled)
         if sampled is not None and self.run.diversity.is_active:
             metrics |= loss_metrics(quality_loss, sampled.diversity_score, weight)
+            metrics["groups/diversity_signal"] = float(np.any(sampled.diversity_PN, axis=1).mean())
         if measurement is not None:
             metrics |= {
                 "train/diversity_gradient_share": gradient_share(

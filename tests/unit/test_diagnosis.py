@@ -1,0 +1,226 @@
+"""Runs with planted faults are each named; adapters are compared without building their products."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from polychromic.cli import app
+from polychromic.diagnosis import ArmTrace
+from polychromic.diagnosis.findings import CAUSES, SYMPTOMS, ArmEvidence, find
+from polychromic.diagnosis.run import ArmFacts, diagnose
+from polychromic.diagnosis.texts import main_script, text_figures
+from polychromic.diagnosis.weights import Update, adapter_distance
+from polychromic.errors import TrainingError
+from polychromic.experiment.config import Experiment
+from polychromic.experiment.folder import RunFolder, resolved_yaml
+from polychromic.files import write_text
+from polychromic.records import Check, GenerationRow, SamplingParameters
+from polychromic.tasks.arithmetic import ArithmeticTask
+from polychromic.training.gradients import GradientAccumulator
+from polychromic.training.loop import ArmRun, train_arm
+from polychromic.training.settings import DiversitySettings, TrainingSettings
+
+
+class AlwaysPasses(ArithmeticTask):
+    """The origin's checker in spirit: nothing is refused."""
+
+    def check(self, prompts, texts):
+        return [Check(1.0)] * len(texts)
+
+
+class NeverPasses(ArithmeticTask):
+    """The gate is always shut."""
+
+    def check(self, prompts, texts):
+        return [Check(0.0)] * len(texts)
+
+
+def train(root, tiny_settings, *, task=ArithmeticTask, weight=1.0, **training):
+    """A short run of one arm, also where training stops itself; returns the diagnosis of that arm."""
+    settings = TrainingSettings(
+        signal="reward", steps=6, prompts_per_step=8, generations=6, gradient_share_every=2, learning_rate=1e-3,
+        **({"max_new_tokens": 16} | training),
+    )  # fmt: skip
+    run = ArmRun(
+        experiment="planted", arm="arm", seed=0, folder=root / "arm" / "seed-0", task=task(64, 16, 16),
+        model=tiny_settings, training=settings,
+        diversity=DiversitySettings(weight=weight, set_size=3, stop_after_silent_steps=4),
+    )  # fmt: skip
+    try:
+        train_arm(run)
+    except TrainingError as error:
+        assert "no gradient" in str(error)
+    facts = ArmFacts("arm", "reward", weight, settings.temperature, settings.max_new_tokens)
+    [arm] = diagnose(root, [facts], [0]).arms
+    return arm
+
+
+def kinds(arm):
+    return [finding.kind for finding in arm.findings]
+
+
+def test_a_sound_run_has_no_fault(tmp_path, tiny_settings):
+    arm = train(tmp_path, tiny_settings)
+    assert not [finding for finding in arm.findings if finding.severity == "fault"]
+    assert "of the gradient" in " ".join(arm.summary)
+
+
+def test_a_detached_score_is_named(tmp_path, tiny_settings, monkeypatch):
+    """The origin's mistake: the score takes part in the loss as a number, and no gradient of it exists."""
+    add = GradientAccumulator.add
+
+    def detached(self, losses):
+        add(self, {term: loss.detach() if term != "quality" else loss for term, loss in losses.items()})
+
+    monkeypatch.setattr(GradientAccumulator, "add", detached)
+    arm = train(tmp_path, tiny_settings)
+    assert kinds(arm)[0] == "no-gradient-path"
+    assert "of the loss and 0 % of the gradient" in arm.findings[0].sentence
+    assert arm.steps < 6, "the silence watch had to stop this run also between measured steps"
+
+
+def test_a_weight_too_small_is_named_with_the_one_it_takes(tmp_path, tiny_settings):
+    arm = train(tmp_path, tiny_settings, weight=1e-6)
+    assert kinds(arm)[0] == "weight-too-small"
+    needed = float(arm.findings[0].mend.split("about ")[1].split()[0])
+    assert 0.05 < needed < 20
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("checker-passes-everything", {"task": AlwaysPasses}),
+        ("identical-generations", {"temperature": 1e-5}),
+        ("never-ends", {"max_new_tokens": 3}),
+        ("gate-closed", {"task": NeverPasses}),
+    ],
+)
+def test_planted_faults_are_named(tmp_path, tiny_settings, kind, changes):
+    arm = train(tmp_path, tiny_settings, **changes)
+    assert kinds(arm)[0] == kind
+    assert arm.findings[0].severity == "fault"
+
+
+# Rules on traces written by hand. ----------------------------------------------------------------------------------
+
+
+def evidence(rows, **changes):
+    values = {
+        "trace": ArmTrace("arm", {0: [{"step": step, **row} for step, row in enumerate(rows, start=1)]}),
+        "is_baseline": False, "signal": "reward", "weight": 1.0, "temperature": 1.0, "max_new_tokens": 64,
+        "distance": None, "other_script": math.nan,
+    }  # fmt: skip
+    return ArmEvidence(**(values | changes))
+
+
+SOUND = {
+    "train/passing": 0.4, "groups/clusters": 4.0, "generation/truncated": 0.01, "generation/tokens": 20.0,
+    "generation/entropy": 1.0, "groups/no_signal": 0.2, "groups/diversity_signal": 0.8,
+    "train/diversity_gradient_share": 0.3, "train/diversity_loss_share": 0.2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "last", "changes"),
+    [
+        ("collapse", {"groups/clusters": 1.5}, {}),
+        ("gibberish-growth", {"generation/entropy": 3.0}, {}),
+        ("length-hacking", {"generation/tokens": 40.0}, {}),
+        ("reward-without-signal", {"groups/no_signal": 0.95}, {}),
+        ("far-from-the-start", {"train/kl": 25.0}, {}),
+        ("language-switching", {}, {"other_script": 0.4}),
+    ],
+)
+def test_symptoms_are_named_alone(kind, last, changes):
+    rows = [SOUND] * 8 + [SOUND | last] * 2
+    assert [finding.kind for finding in find(evidence(rows, **changes))] == [kind]
+    assert find(evidence([SOUND] * 10)) == []
+
+
+def test_every_rule_keeps_silent_without_its_metrics():
+    empty = evidence([{}], weight=math.nan)
+    assert [rule(empty) for rule in (*CAUSES, *SYMPTOMS)] == [None] * len(CAUSES + SYMPTOMS)
+
+
+def test_edges_of_a_trace_are_fifths_of_the_measured_steps():
+    trace = ArmTrace("arm", {0: [{"step": i, "x": float(i)} for i in range(10)], 1: [{"step": 0, "x": 5.0}]})
+    assert trace.early("x") == (0.5 + 5.0) / 2
+    assert trace.late("x") == (8.5 + 5.0) / 2
+    assert trace.mean("x") == (4.5 + 5.0) / 2
+    assert trace.largest("x") == 9.0
+    assert math.isnan(trace.mean("y"))
+
+
+# Weights and texts. ------------------------------------------------------------------------------------------------
+
+
+def test_distances_equal_those_of_the_full_products():
+    generator = torch.Generator().manual_seed(0)
+
+    def update(scaling):
+        a, b = (torch.randn(*shape, generator=generator) for shape in ((3, 20), (30, 3)))
+        return Update(a, b, scaling)
+
+    ours, theirs = {"q": update(2.0), "v": update(2.0)}, {"q": update(0.5), "v": update(0.5)}
+    found = adapter_distance(ours, theirs)
+    full = {name: one.scaling * one.b @ one.a - theirs[name].scaling * theirs[name].b @ theirs[name].a
+            for name, one in ours.items()}  # fmt: skip
+    for module in found.modules:
+        assert module.distance == pytest.approx(float(full[module.module].norm()), rel=1e-5)
+    assert found.distance == pytest.approx(
+        float(torch.cat([one.ravel() for one in full.values()]).norm()), rel=1e-5
+    )
+    assert adapter_distance(ours, ours).distance == pytest.approx(0.0, abs=1e-4)
+
+
+def test_equal_weights_at_a_positive_weight_are_a_fault():
+    update = {"q": Update(torch.ones(2, 3), torch.ones(4, 2), 1.0)}
+    [finding] = find(evidence([SOUND] * 10, distance=adapter_distance(update, update)))
+    assert finding.kind == "same-weights-as-baseline"
+    assert find(evidence([SOUND] * 10, distance=adapter_distance(update, update), is_baseline=True)) == []
+
+
+def row(text, **changes):
+    values = {
+        "prompt_id": "p", "index": 0, "text": text, "n_tokens": 4, "finish": "stop",
+        "sampling": SamplingParameters(), "sampling_seed": 0, "reward": 1.0,
+    }  # fmt: skip
+    return GenerationRow(**(values | changes))
+
+
+def test_scripts_are_told_by_letters():
+    assert main_script("Добрый day") == "CYRILLIC"
+    assert main_script("123 + 4 = ?") == ""
+    figures = text_figures([row("good day"), row("bonjour"), row("добрый"), row("12", finish="length")])
+    assert figures.script == "LATIN"
+    assert figures.other_script == pytest.approx(1 / 3)
+    assert figures.truncated == 0.25
+
+
+def test_the_verb_reads_a_run_that_is_still_going_on(tmp_path, tiny_settings):
+    experiment = Experiment.from_mapping({
+        "name": "going", "task": {"name": "arithmetic"}, "model": {"source": "polychromic:arithmetic-tiny"},
+        "training": {"signal": "reward", "steps": 9}, "arms": {"baseline": {}, "later": {}},
+    })  # fmt: skip
+    folder = RunFolder(tmp_path / "going")
+    write_text(folder.experiment, resolved_yaml(experiment))
+    refused = CliRunner().invoke(app, ["diagnose", str(folder.root)])
+    assert "no arm has begun to train" in str(refused.exception)
+
+    rows = [{"step": step, **SOUND} for step in (1, 2)]
+    write_text(folder.job("baseline", 0) / "metrics.jsonl", "".join(json.dumps(one) + "\n" for one in rows))
+    result = CliRunner().invoke(app, ["diagnose", str(folder.root)])
+    assert result.exit_code == 0, result.output
+    assert "nothing looks wrong" in result.output
+    written = json.loads(folder.diagnosis.read_text())
+    assert [arm["arm"] for arm in written["arms"]] == ["baseline"]
+    assert (
+        dataclasses.asdict(
+            diagnose(folder.root, [ArmFacts("baseline", "reward", 0.0, 1.0, 64)], [0]).arms[0]
+        )["steps"]
+        == 2
+    )
