@@ -12,10 +12,13 @@ from typing import Any
 
 from polychromic.experiment.config import Experiment
 from polychromic.files import sha256_file
+from polychromic.models.settings import ModelSettings
+from polychromic.models.sources import resolve_source
 from polychromic.tasks.settings import FileSettings
 
 _PACKAGES = ("polychromic", "torch", "transformers", "peft", "accelerate", "numpy", "scipy", "statsmodels")
 _PACKAGES += ("sentence-transformers", "scikit-learn", "tokenizers", "safetensors")
+_LONGEST_DIFF = 1_000_000
 
 
 def provenance(experiment: Experiment) -> dict[str, Any]:
@@ -35,9 +38,22 @@ def provenance(experiment: Experiment) -> dict[str, Any]:
         "packages": installed_versions(),
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": _git("status", "--porcelain"),
+        "uncommitted_diff": (_git("diff", "HEAD") or "")[:_LONGEST_DIFF],
         "data_sha256": {name: sha256_file(Path(name)) for name in files},
+        "models": {model.source: _weights(model) for model in _models(experiment)},
         "seeds": experiment.seeds,
     }
+
+
+def _models(experiment: Experiment) -> list[ModelSettings]:
+    return [experiment.model, *(experiment.arm(arm).model for arm in experiment.arms)]
+
+
+def _weights(model: ModelSettings) -> dict[str, Any]:
+    """Revision, and the hash of every weight file where the model is a folder; a hub id is pinned by its revision."""
+    place = resolve_source(model.source)
+    files = sorted(place.glob("*.safetensors")) if isinstance(place, Path) else []
+    return {"revision": model.revision, "sha256": {file.name: sha256_file(file) for file in files}}
 
 
 def installed_versions() -> dict[str, str]:
