@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from polychromic.evaluation.audit_checker import CheckerAudit
 from polychromic.evaluation.frontier import MatchedGain
 from polychromic.evaluation.metrics import find_metric
 from polychromic.evaluation.outcomes import CriterionOutcome
@@ -22,6 +23,8 @@ CautionKind = Literal[
     "missing rewards",
     "truncated",
     "prompts left out",
+    "checker",
+    "sampling not stated",
 ]
 
 Contrasts = Mapping[tuple[str, str], PairedComparison]
@@ -183,6 +186,12 @@ def fault_cautions(
     if n_left_out > _LEFT_OUT * n_prompts:
         text = f"{plural(n_left_out, 'prompt')} missing in some arm were left out; {n_prompts} are compared"
         yield Caution("prompts left out", "", text)
+
+
+def checker_cautions(audit: CheckerAudit | None) -> Iterator[Caution]:
+    """A checker that passes what it must not, or does not pass the references: every quality rests on it."""
+    if audit is not None and (audit.lenient or audit.harsh):
+        yield Caution("checker", "", f"{audit.sentence} Every quality here rests on this checker")
 
 
 def _confirms(plain: PairedComparison, matched: PairedComparison, alpha: float) -> bool:

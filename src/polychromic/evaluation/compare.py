@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from polychromic.evaluation.audit_checker import CheckerAudit
 from polychromic.evaluation.cautions import (
     Caution,
     Contrasts,
+    checker_cautions,
     criterion_cautions,
     fault_cautions,
     length_cautions,
@@ -77,12 +79,15 @@ def compare(
     headline: str | None = None,
     resampling: Resampling | None = None,
     quality_metric: str | None = None,
+    audit: CheckerAudit | None = None,
+    notes: Sequence[Caution] = (),
 ) -> Comparison:
     """Compare every arm with the baseline and judge it by the criteria.
 
     `tables` are by (arm, seed) in the order in which arms are shown. `headline` is the way of sampling that the
     criteria are judged at (the first of the baseline's unless named). `quality_metric` is the quality of the
-    frontier: the judge where there is one, else the reward.
+    frontier: the judge where there is one, else the reward. `audit` says what the checker is worth, and `notes` are
+    cautions of the caller's own; both are kept and shown.
     Raises ValueError where the baseline, another arm or the headline is missing, or the prompts do not meet.
     """
     plan = _plan(tables, baseline, criteria, headline, resampling or Resampling())
@@ -103,6 +108,7 @@ def compare(
     outcomes = [outcome for level in verdict.levels for outcome in level.outcomes]
     cautions = [
         *hacking,
+        *checker_cautions(audit),
         *temperature_cautions(gains, at_headline, plan.headline, plan.alpha),
         *length_cautions(at_headline, plan.others, plan.alpha),
         *criterion_cautions(outcomes),
@@ -110,6 +116,7 @@ def compare(
         *fault_cautions(
             _headline_means(means, plan.headline), len(plan.study.prompts), plan.study.n_left_out
         ),
+        *notes,
     ]
     first = next(iter(tables.values()))
     return Comparison(
@@ -128,6 +135,7 @@ def compare(
         clusters=first.clusters,
         signatures=first.signatures,
         resampling=plan.resampling,
+        checker=audit,
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from polychromic.evaluation.audit_checker import CheckerAudit
 from polychromic.evaluation.cautions import Caution
 from polychromic.evaluation.curves import Curve
 from polychromic.evaluation.frontier import MatchedGain
@@ -84,6 +85,8 @@ class Comparison:
     clusters: str
     signatures: Mapping[str, str]
     resampling: Resampling
+    checker: CheckerAudit | None = None
+    """What the training checker says of texts known to be good or bad; None where it was not asked."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain mapping with its schema version; what is undefined (nan) is null."""

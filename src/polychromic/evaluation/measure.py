@@ -67,7 +67,9 @@ def measure_arms(
     grouped = {key: group_rows(rows) for key, rows in rows_by_arm_seed.items()}
     everything = [group for labels in grouped.values() for groups in labels.values() for group in groups]
     options = MeasureOptions(pass_threshold, cluster_distance, draws=_common(everything, _n_rewarded))
-    options = replace(options, measures=replace(options.measures, budget=_common(everything, _n_bigrams)))
+    # One bigram is always distinct: a budget of 1 would measure nothing.
+    budget = max(2, _common(everything, _n_bigrams))
+    options = replace(options, measures=replace(options.measures, budget=budget))
     with _open_pool(workers) as pool:
         return {
             key: _measure_groups(labels, options, embedder, (extra or {}).get(key, {}), pool)

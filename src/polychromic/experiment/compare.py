@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
 from polychromic.errors import DataError
+from polychromic.evaluation.audit_checker import CheckerAudit, audit_checker
+from polychromic.evaluation.cautions import Caution
 from polychromic.evaluation.collect import read_generations
 from polychromic.evaluation.compare import Comparison, compare
 from polychromic.evaluation.measure import measure_arms
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.folder import RunFolder
 from polychromic.experiment.tasks import build_task
+from polychromic.records import GenerationRow
+from polychromic.tasks.base import Task
+
+if TYPE_CHECKING:
+    from polychromic.experiment.given import GivenExperiment
+
+_AUDITED_PROMPTS = 100
+
+RowsByArmSeed = Mapping[tuple[str, int], Sequence[GenerationRow]]
+ExtraByArmSeed = Mapping[tuple[str, int], Mapping[str, Mapping[str, float]]]
 
 
 def compare_run(experiment: Experiment, folder: RunFolder) -> Comparison:
@@ -26,6 +41,20 @@ def compare_run(experiment: Experiment, folder: RunFolder) -> Comparison:
         raise DataError(
             f"{folder.root}: no generations of {', '.join(missing)}; `polychromic run` or `evaluate` makes them"
         )
+    headline = experiment.evaluation.sampling_parameters()[0].label
+    return compare_rows(experiment, rows, build_task(experiment.task), headline=headline)
+
+
+def compare_rows(
+    experiment: Experiment | GivenExperiment,
+    rows: RowsByArmSeed,
+    task: Task,
+    *,
+    headline: str,
+    extra: ExtraByArmSeed | None = None,
+    notes: Sequence[Caution] = (),
+) -> Comparison:
+    """Measure rows as the experiment says, compare its arms, and ask what its checker is worth."""
     settings = experiment.evaluation
     embedder = None
     if settings.embedder is not None:
@@ -34,14 +63,25 @@ def compare_run(experiment: Experiment, folder: RunFolder) -> Comparison:
         embedder = load_embedder(settings.embedder)
     tables = measure_arms(
         rows,
-        pass_threshold=build_task(experiment.task).pass_threshold,
+        pass_threshold=task.pass_threshold,
         cluster_distance=settings.cluster_distance,
         embedder=embedder,
+        extra=extra,
         workers=experiment.run.workers,
     )
     return compare(
         tables,
         baseline=experiment.comparison.baseline,
         criteria=experiment.comparison.levels(),
-        headline=settings.sampling_parameters()[0].label,
+        headline=headline,
+        audit=_audit(task, experiment),
+        notes=notes,
     )
+
+
+def _audit(task: Task, experiment: Experiment | GivenExperiment) -> CheckerAudit | None:
+    """What the checker says of controls, None for a task that has no checker."""
+    prompts = task.prompts(experiment.evaluation.split)[:_AUDITED_PROMPTS]
+    audit = audit_checker(task.check, prompts, pass_threshold=task.pass_threshold)
+    judged = any(control.unjudged < control.n for control in audit.controls.values())
+    return audit if judged else None

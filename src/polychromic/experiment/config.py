@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from polychromic.errors import ConfigError
 from polychromic.evaluation.criteria import DEFAULT_LEVELS, Criterion, CriterionDirection, Levels
 from polychromic.evaluation.settings import EvaluationSettings
-from polychromic.experiment.problems import describe_problems
+from polychromic.experiment.problems import config_error, describe_problems
 from polychromic.models.settings import ModelSettings
 from polychromic.settings import Settings
 from polychromic.tasks.settings import TaskSettings
@@ -123,9 +123,7 @@ class Experiment(Settings):
     @field_validator("name")
     @classmethod
     def _is_a_folder_name(cls, name: str) -> str:
-        if not _NAME.fullmatch(name):
-            raise ValueError("expected letters, digits, '.', '_' and '-' (it names the run's folder)")
-        return name
+        return folder_name(name)
 
     @field_validator("seeds")
     @classmethod
@@ -137,10 +135,7 @@ class Experiment(Settings):
     @model_validator(mode="after")
     def _arms_resolve(self) -> Self:
         for name in self.arms:
-            if not _NAME.fullmatch(name):
-                raise ValueError(
-                    f"arms.{name}: expected letters, digits, '.', '_' and '-' (it names a folder)"
-                )
+            folder_name(name, place=f"arms.{name}: ")
             self.arm(name)
         if self.comparison.baseline not in self.arms:
             raise ValueError(
@@ -193,8 +188,8 @@ class Experiment(Settings):
         the file's folder.
         """
         path = Path(path)
-        content = _read_yaml(path, overrides)
-        return cls.from_mapping(_with_absolute_paths(content, path.resolve().parent), source=str(path))
+        content = read_yaml(path, overrides)
+        return cls.from_mapping(with_absolute_paths(content, path.resolve().parent), source=str(path))
 
     @classmethod
     def from_mapping(cls, content: Mapping[str, Any], *, source: str = "experiment") -> Experiment:
@@ -202,12 +197,18 @@ class Experiment(Settings):
         try:
             return cls.model_validate(content)
         except ValidationError as error:
-            problems = describe_problems(error, cls)
-        listed = "\n".join(f"  {problem}" for problem in problems)
-        raise ConfigError(f"{source}: {len(problems)} problem{'s' * (len(problems) > 1)}\n{listed}")
+            raise config_error(error, cls, source) from None
 
 
-def _read_yaml(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+def folder_name(name: str, *, place: str = "") -> str:
+    """The name of a run or an arm, which names a folder too; raises ValueError where it cannot."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{place}expected letters, digits, '.', '_' and '-' (it names a folder)")
+    return name
+
+
+def read_yaml(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """The sections of an experiment file, not checked yet, with overrides put in; raises ConfigError."""
     import yaml
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -228,7 +229,7 @@ def _read_yaml(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-def _with_absolute_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
+def with_absolute_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Make the values that name files absolute; a model source is a path only where such a folder exists."""
     content = dict(content)
     task = content.get("task")

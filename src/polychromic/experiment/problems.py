@@ -8,7 +8,16 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from polychromic.errors import ConfigError
+
 _ROOT_PREFIX = "Value error, "
+
+
+def config_error(error: ValidationError, model: type[BaseModel], source: str) -> ConfigError:
+    """All problems of a file (or of what `source` names) in one error."""
+    problems = describe_problems(error, model)
+    listed = "\n".join(f"  {problem}" for problem in problems)
+    return ConfigError(f"{source}: {len(problems)} problem{'s' * (len(problems) > 1)}\n{listed}")
 
 
 def describe_problems(error: ValidationError, model: type[BaseModel], *, prefix: str = "") -> list[str]:

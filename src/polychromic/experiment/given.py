@@ -1,0 +1,204 @@
+"""Comparing generations made anywhere: an experiment without a model, whose arms are files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from polychromic.errors import ConfigError, DataError
+from polychromic.evaluation.cautions import Caution
+from polychromic.evaluation.given import GivenGenerations, RowsByArmSeed, read_given
+from polychromic.evaluation.settings import EvaluationSettings
+from polychromic.evaluation.wording import listed
+from polychromic.experiment.compare import compare_rows
+from polychromic.experiment.config import (
+    ComparisonSettings,
+    Experiment,
+    RunSettings,
+    folder_name,
+    read_yaml,
+    with_absolute_paths,
+)
+from polychromic.experiment.folder import RunFolder, read_resolved
+from polychromic.experiment.problems import config_error
+from polychromic.experiment.provenance import installed_versions
+from polychromic.experiment.run import RunResult
+from polychromic.experiment.tasks import build_task
+from polychromic.files import remove_folder, sha256_file, strict_json, write_json, write_text
+from polychromic.settings import Settings
+from polychromic.tasks.settings import TaskSettings
+
+
+class GivenExperiment(Settings):
+    """What compares files of generations: a task that checks them, and what success means.
+
+    `from_file` reads an experiment file with `name` and `task`; `evaluation`, `comparison` and `run` are optional, and
+    what is about training is passed over, so that the file of a whole experiment serves as well.
+    """
+
+    name: str
+    task: TaskSettings
+    generations: dict[str, list[str]] = Field(min_length=2)
+    """Arm → its files, one a seed unless their lines say otherwise."""
+    evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
+    comparison: ComparisonSettings = Field(default_factory=ComparisonSettings)
+    run: RunSettings = Field(default_factory=RunSettings)
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_folder_name(cls, name: str) -> str:
+        return folder_name(name)
+
+    @model_validator(mode="after")
+    def _arms_are_known(self) -> Self:
+        for arm, files in self.generations.items():
+            folder_name(arm, place=f"generations.{arm}: ")
+            if len(set(files)) < len(files):
+                raise ValueError(f"generations.{arm}: the same file is given twice; each file is one seed")
+        if self.comparison.baseline not in self.generations:
+            names = listed(list(self.generations))
+            raise ValueError(
+                f"comparison.baseline is {self.comparison.baseline!r}, but there are generations of {names}; "
+                f"add comparison.baseline={next(iter(self.generations))}"
+            )
+        return self
+
+    @property
+    def arms(self) -> list[str]:
+        """The arms in the order in which they were given."""
+        return list(self.generations)
+
+    @classmethod
+    def from_file(
+        cls, path: str | Path, generations: Mapping[str, Sequence[str]], overrides: Sequence[str] = ()
+    ) -> GivenExperiment:
+        """Read an experiment file for the comparison of these files; raises ConfigError that lists every problem.
+
+        The first arm is the baseline unless the file names one. A custom task needs no more than a `test` file.
+        """
+        content = with_absolute_paths(read_yaml(Path(path), overrides), Path(path).resolve().parent)
+        of_training = Experiment.model_fields.keys() - cls.model_fields.keys()
+        kept = {key: value for key, value in content.items() if key not in of_training}
+        kept["generations"] = {
+            arm: [str(Path(file).resolve()) for file in files] for arm, files in generations.items()
+        }
+        comparison = kept.get("comparison") or {}
+        if isinstance(comparison, dict):
+            kept["comparison"] = {"baseline": next(iter(generations), "")} | comparison
+        task = kept.get("task")
+        if isinstance(task, dict) and task.get("name") == "custom" and "test" in task:
+            kept["task"] = {"train": task["test"], "validation": task["test"]} | task
+        return cls.from_mapping(kept, source=str(path))
+
+    @classmethod
+    def from_mapping(cls, content: Mapping[str, Any], *, source: str) -> GivenExperiment:
+        """Check a mapping with these sections; `source` names it in messages."""
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise config_error(error, cls, source) from None
+
+
+def split_arguments(
+    generations: Sequence[str], others: Sequence[str]
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Files by arm, and the overrides, from `NAME=FILE` options and the free arguments of the command line.
+
+    A free argument whose key is no section is a further NAME=FILE: `--generations a=1.jsonl b=2.jsonl`. Raises
+    ConfigError for one that is neither.
+    """
+    sections = GivenExperiment.model_fields.keys() | Experiment.model_fields.keys()
+    overrides = [one for one in others if one.partition("=")[0].partition(".")[0] in sections]
+    files: dict[str, list[str]] = {}
+    for one in [*generations, *(one for one in others if one not in overrides)]:
+        name, separator, file = one.partition("=")
+        if not separator or not name or not file:
+            raise ConfigError(f"--generations {one}: expected NAME=FILE, such as baseline=baseline.jsonl")
+        files.setdefault(name, []).append(file)
+    return files, overrides
+
+
+def evaluate_given(experiment: GivenExperiment, folder: RunFolder) -> RunResult:
+    """Check, measure and compare the files, and leave a run folder with rows, comparison and report.
+
+    An earlier comparison of files in the folder is replaced. Raises ConfigError where the folder holds a run, and
+    DataError that lists what is wrong with the files.
+    """
+    from polychromic.report.build import write_report
+
+    _require_no_run(folder)
+    settings = experiment.evaluation
+    task = build_task(experiment.task)
+    default = settings.sampling_parameters()[0]
+    files = {arm: [Path(file) for file in paths] for arm, paths in experiment.generations.items()}
+    given = read_given(files, task, task.prompts(settings.split), default)
+    headline = _headline(given.rows, default.label)
+    comparison = compare_rows(
+        experiment, given.rows, task, headline=headline, notes=_notes(given, default.label)
+    )
+    _write_inputs(experiment, folder, given.rows)
+    write_json(folder.comparison, comparison.to_json())
+    write_report(
+        folder.root,
+        comparison,
+        arms=experiment.arms,
+        seeds=sorted({seed for _, seed in given.rows}),
+        pass_threshold=task.pass_threshold,
+    )
+    return RunResult(folder, comparison)
+
+
+def _require_no_run(folder: RunFolder) -> None:
+    if folder.experiment.exists() and "generations" not in read_resolved(folder.experiment):
+        raise ConfigError(
+            f"{folder.root} holds a run with trained arms; choose another place for the comparison of files with "
+            "--out, or another name with name=..."
+        )
+
+
+def _headline(rows: RowsByArmSeed, preferred: str) -> str:
+    """The way of sampling that all arms and seeds share, the experiment's own first."""
+    labels = [list(dict.fromkeys(row.sampling.label for row in members)) for members in rows.values()]
+    shared = [label for label in labels[0] if all(label in others for others in labels)]
+    if not shared:
+        ways = "; ".join(f"{arm}: {', '.join(found)}" for (arm, _), found in zip(rows, labels, strict=True))
+        raise DataError(
+            f"no way of sampling is common to all files ({ways}); sample at equal settings, or remove temperature, "
+            "top_p and min_p from the lines to compare them as they are"
+        )
+    return preferred if preferred in shared else shared[0]
+
+
+def _notes(given: GivenGenerations, assumed_label: str) -> list[Caution]:
+    notes = [
+        Caution(
+            "sampling not stated",
+            arm,
+            f"{arm}: lines do not say how they were sampled and are taken for {assumed_label}",
+        )
+        for arm in given.assumed
+    ]
+    if given.counted_in_words:
+        text = "lengths are words, not tokens: not every line has its n_tokens"
+        notes.append(Caution("length", "", text))
+    return notes
+
+
+def _write_inputs(experiment: GivenExperiment, folder: RunFolder, rows: RowsByArmSeed) -> None:
+    """What the comparison was made from: settings, hashes of the files, and the checked rows."""
+    import yaml
+
+    for arm in experiment.arms:
+        remove_folder(folder.root / arm)
+    settings = experiment.model_dump(mode="json")
+    write_text(folder.experiment, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    files = [file for paths in experiment.generations.values() for file in paths]
+    hashes = {os.fspath(file): sha256_file(Path(file)) for file in files}
+    write_json(folder.provenance, {"packages": installed_versions(), "data_sha256": hashes})
+    for (arm, seed), members in rows.items():
+        lines = "".join(strict_json(row.to_json()) + "\n" for row in members)
+        write_text(folder.generations(arm, seed), lines)

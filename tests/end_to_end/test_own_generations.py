@@ -1,0 +1,54 @@
+"""Files of generations compared from the command line, without a model: the example that ships."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+EXAMPLE = Path("examples/own_generations")
+COMMAND = [sys.executable, "-m", "polychromic", "evaluate", str(EXAMPLE / "experiment.yaml")]
+
+
+def evaluate(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_two_files_become_a_report_with_a_frontier_and_a_verdict(tmp_path):
+    files = [f"{name}={EXAMPLE / name}.jsonl" for name in ("baseline", "ours")]
+    result = evaluate("--generations", *files, "--out", str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("ours meets the minimum criteria")
+    folder = tmp_path / "own-generations"
+    comparison = json.loads((folder / "comparison.json").read_text())
+    assert comparison["headline"] == "T=1"
+    assert {point["sampling"] for point in comparison["frontier"]} == {"T=1", "T=0.7"}
+    assert "Jupiter" in (folder / "report.html").read_text()
+
+
+def test_no_model_library_is_loaded(tmp_path):
+    code = (
+        "import sys\n"
+        "from polychromic.cli import app\n"
+        f"sys.argv = ['polychromic', 'evaluate', {str(EXAMPLE / 'experiment.yaml')!r}, '--out', {str(tmp_path)!r},\n"
+        f"  '--generations', {'a=' + str(EXAMPLE / 'ours.jsonl')!r}, '--generations',\n"
+        f"  {'b=' + str(EXAMPLE / 'baseline.jsonl')!r}, 'comparison.baseline=a']\n"
+        "try:\n"
+        "    app()\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        "print(sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.stdout.strip().endswith("[]"), result.stdout + result.stderr
+
+
+def test_bad_lines_are_one_message(tmp_path):
+    (tmp_path / "bad.jsonl").write_text('{"id": "planets", "text": "Mars"}\n{"id": "planet"}\n')
+    result = evaluate("--generations", f"a={tmp_path / 'bad.jsonl'}", f"b={EXAMPLE / 'ours.jsonl'}")
+    assert result.returncode == 1
+    assert "2 bad lines" in result.stderr
+    assert 'bad.jsonl:1: prompt id "planets" is not one of the 16 prompts' in result.stderr
+    assert "bad.jsonl:2: text: is missing" in result.stderr
+    assert "Traceback" not in result.stderr
