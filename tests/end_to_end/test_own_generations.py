@@ -6,11 +6,15 @@ import sys
 from pathlib import Path
 
 EXAMPLE = Path("examples/own_generations")
-COMMAND = [sys.executable, "-m", "polychromic", "evaluate", str(EXAMPLE / "experiment.yaml")]
+
+
+def polychromic(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "polychromic", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def evaluate(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=120, check=False)
+    return polychromic("evaluate", str(EXAMPLE / "experiment.yaml"), *arguments)
 
 
 def test_two_files_become_a_report_with_a_frontier_and_a_verdict(tmp_path):
@@ -22,7 +26,11 @@ def test_two_files_become_a_report_with_a_frontier_and_a_verdict(tmp_path):
     comparison = json.loads((folder / "comparison.json").read_text())
     assert comparison["headline"] == "T=1"
     assert {point["sampling"] for point in comparison["frontier"]} == {"T=1", "T=0.7"}
-    assert "Jupiter" in (folder / "report.html").read_text()
+    page = (folder / "report.html").read_bytes()
+    assert b"Jupiter" in page
+    rebuilt = polychromic("report", str(folder))
+    assert rebuilt.returncode == 0, rebuilt.stderr
+    assert (folder / "report.html").read_bytes() == page
 
 
 def test_no_model_library_is_loaded(tmp_path):

@@ -15,5 +15,11 @@ def report(run_folder: RunFolderPath) -> None:
     folder = RunFolder(run_folder)
     if not folder.experiment.is_file():
         raise ConfigError(f"{run_folder}: not a run folder (experiment.yaml is missing)")
-    chosen = Experiment.from_mapping(read_resolved(folder.experiment), source=str(folder.experiment))
+    content, source = read_resolved(folder.experiment), str(folder.experiment)
+    if "generations" in content:
+        from polychromic.experiment.given import GivenExperiment, evaluate_given
+
+        show_result(evaluate_given(GivenExperiment.from_mapping(content, source=source), folder))
+        return
+    chosen = Experiment.from_mapping(content, source=source)
     show_result(RunResult(folder, compare_and_report(chosen, folder)))

@@ -1,7 +1,7 @@
 """From generations to a claim that survives review: measures a prompt, paired statistics, and a verdict."""
 
 from polychromic.evaluation.audit_checker import CheckerAudit, audit_checker
-from polychromic.evaluation.ceilings import Possibility, criterion_possible
+from polychromic.evaluation.ceilings import Possibility, criterion_possible, impossible_criteria
 from polychromic.evaluation.compare import compare
 from polychromic.evaluation.comparison import Comparison
 from polychromic.evaluation.criteria import DEFAULT_LEVELS, MINIMUM, STRONG, Criterion, Levels
@@ -40,6 +40,7 @@ __all__ = [
     "criterion_possible",
     "detectable_effect",
     "find_metric",
+    "impossible_criteria",
     "judge_means",
     "means_table",
     "measure_arms",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +45,17 @@ def criterion_possible(criterion: Criterion, baseline_value: float) -> Possibili
         return Possibility(True, needed, reach)
     word = "exceed" if criterion.sign > 0 else "fall below"
     return Possibility(False, needed, f"{reach}, and it cannot {word} {number(bound)}")
+
+
+def impossible_criteria(criteria: Iterable[Criterion], baseline_means: Mapping[str, float]) -> list[str]:
+    """A sentence for each criterion that arithmetic rules out from the baseline's means, by metric key.
+
+    Metrics whose baseline is not known rule nothing out. Usable before a run: with a probe of the base model, or as
+    soon as the baseline arm has been sampled.
+    """
+    known = (one for one in criteria if one.metric in baseline_means)
+    judged = [criterion_possible(one, baseline_means[one.metric]) for one in known]
+    return list(dict.fromkeys(one.sentence for one in judged if not one.possible))
 
 
 def share_at_bound(a_P: Floats, b_P: Floats, metric_key: str) -> float:

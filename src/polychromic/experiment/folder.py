@@ -72,7 +72,9 @@ def open_run_folder(experiment: Experiment, out: Path, *, fresh: bool = False) -
     content = resolved_yaml(experiment)
     if folder.experiment.exists():
         different = _differing_keys(read_resolved(folder.experiment), experiment.model_dump(mode="json"))
-        if different:
+        if different and not folder.comparison.exists() and _CRITERIA.issuperset(different):
+            write_text(folder.experiment, content)
+        elif different:
             raise ConfigError(
                 f"{folder.root} holds a run with other settings ({', '.join(different[:5])}); continue it with its "
                 "own settings, start anew with --fresh, or choose another place with --out"
@@ -104,6 +106,8 @@ def read_resolved(path: Path) -> dict[str, Any]:
 
 # How the work is spread does not change what it is: these may differ between starts.
 _FREE = {"run"}
+# Criteria may be corrected as long as nothing has been compared: afterwards they would be chosen by the result.
+_CRITERIA = {"comparison.minimum", "comparison.strong"}
 
 
 def _differing_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

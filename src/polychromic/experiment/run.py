@@ -15,6 +15,7 @@ from polychromic.experiment.folder import RunFolder, open_run_folder
 from polychromic.experiment.jobs import Job, OnEvent, Stage
 from polychromic.experiment.progress import open_progress
 from polychromic.experiment.provenance import differing_versions, provenance
+from polychromic.experiment.room import refuse_impossible_criteria
 from polychromic.experiment.tasks import build_task
 from polychromic.experiment.workers import run_jobs
 from polychromic.files import append_jsonl, read_json, write_json
@@ -94,6 +95,8 @@ def _run_jobs(experiment: Experiment, folder: RunFolder, jobs: list[Job], on_eve
     def on_done(job: Job, ledger: list[dict[str, Any]]) -> None:
         if ledger:
             append_jsonl(folder.ledger, ledger)
+        if job.arm == experiment.comparison.baseline:
+            refuse_impossible_criteria(experiment, folder)
 
     run_jobs(jobs, experiment.run.workers, on_event, on_done)
 

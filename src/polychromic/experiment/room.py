@@ -1,0 +1,71 @@
+"""Whether the baseline leaves room for the criteria: known once it is sampled, before the other arms cost anything."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from polychromic.errors import ConfigError
+from polychromic.evaluation.ceilings import impossible_criteria
+from polychromic.evaluation.collect import read_generations
+from polychromic.evaluation.group_metrics import MeasureOptions
+from polychromic.evaluation.measure import measure_rows
+from polychromic.experiment.config import Experiment
+from polychromic.experiment.folder import RunFolder
+from polychromic.experiment.tasks import build_task
+
+logger = logging.getLogger(__name__)
+
+
+def refuse_impossible_criteria(experiment: Experiment, folder: RunFolder) -> None:
+    """Raise ConfigError where the sampled baseline rules out a criterion that the file states and work is left to do.
+
+    Default criteria that are ruled out are only warned about: nobody asked for them. Metrics that need an embedder
+    are left to the comparison.
+    """
+    if not _work_is_left(experiment, folder):
+        return
+    levels = experiment.comparison.levels()
+    criteria = [criterion for level in levels.values() for criterion in level]
+    sentences = impossible_criteria(criteria, baseline_means(experiment, folder))
+    if not sentences:
+        return
+    stated = experiment.comparison.minimum or experiment.comparison.strong
+    text = (
+        f"the baseline arm {experiment.comparison.baseline!r} rules out what comparison asks for: "
+        f"{'; '.join(sentences)}. State another criterion (or a harder task); what was done is kept"
+    )
+    if stated:
+        raise ConfigError(text)
+    logger.warning("%s", text)
+
+
+def baseline_means(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
+    """Means of the criteria's metrics at the headline over the seeds sampled so far; empty without generations."""
+    headline = experiment.evaluation.sampling_parameters()[0].label
+    options = MeasureOptions(
+        build_task(experiment.task).pass_threshold, experiment.evaluation.cluster_distance
+    )
+    asked = {one.metric for level in experiment.comparison.levels().values() for one in level}
+    found: dict[str, list[float]] = {}
+    for seed in experiment.seeds:
+        rows = read_generations(folder.generations(experiment.comparison.baseline, seed))
+        rows = [row for row in rows if row.sampling.label == headline]
+        if not rows:
+            continue
+        sampled = measure_rows(rows, options).sampled[headline]
+        for key in asked:
+            values_P = sampled.metric(key)
+            if values_P is not None and not np.isnan(values_P).all():
+                found.setdefault(key, []).append(float(np.nanmean(values_P)))
+    return {key: float(np.mean(means)) for key, means in found.items()}
+
+
+def _work_is_left(experiment: Experiment, folder: RunFolder) -> bool:
+    others = [arm for arm in experiment.arms if arm != experiment.comparison.baseline]
+    return any(
+        not folder.generations(arm, seed).exists() and not (folder.job(arm, seed) / "adapter").exists()
+        for arm in others
+        for seed in experiment.seeds
+    )
