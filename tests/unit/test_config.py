@@ -59,6 +59,10 @@ def test_an_arm_changes_only_its_own_keys():
         ("training.epochs=2", "state either steps or epochs"),
         ("diversity.set_size=8", "needs at least 9 generations a prompt, got training.generations = 8"),
         ("run.tracking=[clipboard]", "unknown tracker 'clipboard'"),
+        (
+            "model.chat_template_options.tokenize=false",
+            r"model.chat_template_options: 'tokenize' is set by training and sampling themselves",
+        ),
     ],
 )
 def test_one_clear_message_names_the_key(tmp_path, override, expected):

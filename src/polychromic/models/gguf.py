@@ -27,6 +27,8 @@ def convert_gguf(source: Path, folder: Path, extra_files: Sequence[Path] = ()) -
         tokenizer.save_pretrained(staging)
         for file in extra_files:
             shutil.copyfile(file, staging / file.name)
+        for file in staging.iterdir():
+            file.chmod(0o644)  # safetensors writes for its owner alone; a shared cache is read by all
 
 
 def _require_gguf_package() -> None:

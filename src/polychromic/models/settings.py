@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from polychromic.settings import Settings
+
+_RESERVED_TEMPLATE_OPTIONS = {
+    "add_generation_prompt",
+    "chat_template",
+    "continue_final_message",
+    "conversation",
+    "return_dict",
+    "return_tensors",
+    "tokenize",
+}
 
 
 class AdapterSettings(Settings):
@@ -37,3 +47,15 @@ class ModelSettings(Settings):
     """Passed to the tokenizer's chat template, such as `enable_thinking: false`."""
     gradient_checkpointing: bool = False
     adapter: AdapterSettings = Field(default_factory=AdapterSettings)
+
+    @field_validator("chat_template_options")
+    @classmethod
+    def _leaves_the_form_alone(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """Training and sampling decide themselves where an answer begins and that they get token ids."""
+        reserved = sorted(set(options) & _RESERVED_TEMPLATE_OPTIONS)
+        if reserved:
+            raise ValueError(
+                f"{reserved[0]!r} is set by training and sampling themselves; expected options that the model's own "
+                "template reads, such as enable_thinking"
+            )
+        return options
