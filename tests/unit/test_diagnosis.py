@@ -121,6 +121,7 @@ SOUND = {
     "train/passing": 0.4, "groups/clusters": 4.0, "generation/truncated": 0.01, "generation/tokens": 20.0,
     "generation/entropy": 1.0, "groups/no_signal": 0.2, "groups/diversity_signal": 0.8,
     "train/diversity_gradient_share": 0.3, "train/diversity_loss_share": 0.2,
+    "train/diversity_score": 0.3, "groups/distance": 0.8,
 }  # fmt: skip
 
 
@@ -130,6 +131,7 @@ SOUND = {
         ("collapse", {"groups/clusters": 1.5}, {}),
         ("gibberish-growth", {"generation/entropy": 3.0}, {}),
         ("length-hacking", {"generation/tokens": 40.0}, {}),
+        ("gate-eats-diversity", {"groups/distance": 0.5, "train/diversity_score": 0.4}, {}),
         ("reward-without-signal", {"groups/no_signal": 0.95}, {}),
         ("far-from-the-start", {"train/kl": 25.0}, {}),
         ("language-switching", {}, {"other_script": 0.4}),

@@ -222,6 +222,23 @@ def length_hacking(evidence: ArmEvidence) -> Finding | None:
     )
 
 
+def gate_eats_diversity(evidence: ArmEvidence) -> Finding | None:
+    """The gated score rose and the answers came closer together."""
+    trace = evidence.trace
+    before, after = trace.early("groups/distance"), trace.late("groups/distance")
+    score = (trace.early("train/diversity_score"), trace.late("train/diversity_score"))
+    if evidence.weight == 0 or not (after < 0.85 * before and score[1] > score[0]):
+        return None
+    share = trace.mean("train/diversity_gate_share")
+    return Finding(
+        "gate-eats-diversity",
+        "warning",
+        f"the gated score rose from {score[0]:.2f} to {score[1]:.2f} while the raw distance between answers fell from "
+        f"{before:.2f} to {after:.2f}; {_percent(share)} of the credit came from the gate",
+        "use gate: passing, or no gate under a quality floor (weight: auto, mode: floor); judge by the frontier",
+    )
+
+
 def reward_without_signal(evidence: ArmEvidence) -> Finding | None:
     """Most groups are all right or all wrong at the end: nothing left to learn from."""
     silent = evidence.trace.late("groups/no_signal")
@@ -276,6 +293,7 @@ SYMPTOMS: tuple[Rule, ...] = (
     collapse,
     entropy_explosion,
     length_hacking,
+    gate_eats_diversity,
     reward_without_signal,
     far_from_the_start,
     other_language,

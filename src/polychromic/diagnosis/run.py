@@ -121,6 +121,8 @@ _COURSES: Mapping[str, tuple[str, str]] = {
     "train/quality_loss": ("quality loss", ".3f"),
     "groups/clusters": ("distinct answers a group", ".2f"),
     "train/diversity_score": ("diversity score", ".3f"),
+    "groups/distance": ("raw distance", ".2f"),
+    "train/diversity_gate_share": ("gate's share of the credit", ".0%"),
     "generation/entropy": ("entropy (nats a token)", ".2f"),
     "generation/tokens": ("tokens an answer", ".1f"),
     "generation/truncated": ("cut answers", ".1%"),

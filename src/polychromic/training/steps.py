@@ -15,6 +15,7 @@ from polychromic.objective.losses import cross_entropy_loss, kl_to_reference, po
 from polychromic.records import Generation, Group, Prompt, SamplingParameters
 from polychromic.sampling.local import LocalSampler
 from polychromic.seeding import child_seed
+from polychromic.training.credit import distance_metrics
 from polychromic.training.gradients import GradientAccumulator, GradientMeasurement, Term
 from polychromic.training.groups import (
     FloatArray,
@@ -213,6 +214,8 @@ class StepMaker:
             metrics |= group_metrics(sampled)
         if sampled is not None and self.run.diversity.is_active:
             metrics |= loss_metrics(quality_loss, sampled.diversity_score, weight)
+            if self.run.diversity.objective == "distance":
+                metrics |= distance_metrics(sampled.signals, self.run.diversity)
             metrics["groups/diversity_signal"] = float(np.any(sampled.diversity_PN, axis=1).mean())
         if measurement is not None:
             metrics |= {
