@@ -67,6 +67,10 @@ class PreflightReport:
         }
 
 
+class CheckSkippedError(PolychromicError):
+    """A check that cannot say anything, because an earlier one has failed."""
+
+
 Check = Callable[["Probe"], Finding]
 
 
@@ -79,8 +83,10 @@ def carry_out(
         started = time.perf_counter()
         try:
             finding = check(probe)
+        except CheckSkippedError as error:
+            finding = Finding("skipped", str(error))
         except PolychromicError as error:
-            finding = Finding("failed", str(error), "see the message")
+            finding = Finding("failed", str(error))
         seconds = time.perf_counter() - started
         result = CheckResult(
             number, name, finding.status, finding.result, finding.mend, seconds, finding.figures

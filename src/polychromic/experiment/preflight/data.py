@@ -55,6 +55,8 @@ def _content(prompt: Prompt) -> str:
 
 
 def _lengths(probe: Probe, train: Sequence[Prompt]) -> tuple[str, int]:
+    if probe.model_failure:
+        return "lengths unknown without the model", 0
     language_model, settings = probe.language_model, probe.baseline.training
     report = length_report(
         language_model.tokenizer,

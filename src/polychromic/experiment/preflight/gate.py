@@ -38,7 +38,10 @@ def _show_if_noteworthy(check: CheckResult) -> None:
 
 
 def _failures(report: PreflightReport) -> str:
-    listed = "\n".join(f"  {one.number} {one.name}: {one.result} → {one.mend}" for one in report.failed)
+    listed = "\n".join(
+        f"  {one.number} {one.name}: {one.result}{f' → {one.mend}' if one.mend else ''}"
+        for one in report.failed
+    )
     return (
         f"preflight: {len(report.failed)} of {len(report.checks)} checks failed, nothing was trained\n{listed}\n"
         "  (run.preflight=false starts without the checks)"

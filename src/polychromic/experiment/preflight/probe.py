@@ -18,6 +18,7 @@ from polychromic.evaluation.group_metrics import MeasureOptions
 from polychromic.evaluation.measure import measure_rows
 from polychromic.evaluation.tables import SampledTable
 from polychromic.experiment.config import Arm, Experiment
+from polychromic.experiment.preflight.checks import CheckSkippedError
 from polychromic.experiment.tasks import build_task
 from polychromic.models.loading import LanguageModel, load_language_model
 from polychromic.records import GenerationRow, Prompt, SamplingParameters
@@ -83,9 +84,12 @@ class Probe:
 
     @property
     def language_model(self) -> LanguageModel:
-        """The baseline arm's model as training would start with it. Raises ModelError again once it has failed."""
+        """The baseline arm's model as training would start with it.
+
+        Raises ModelError at first and CheckSkippedError from then on where it cannot be loaded.
+        """
         if self.model_failure:
-            raise ModelError("skipped: the model could not be loaded")
+            raise CheckSkippedError("needs the model")
         try:
             return self._language_model
         except ModelError as error:
