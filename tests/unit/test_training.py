@@ -221,3 +221,12 @@ def test_a_floor_that_follows_the_baseline_moves_the_weight(run, baseline, rises
     weights_seen = [row["train/diversity_weight"] for row in read_jsonl(run.folder / "metrics.jsonl")]
     assert weights_seen[0] == 1.0
     assert all((later > earlier) == rises for earlier, later in itertools.pairwise(weights_seen))
+
+
+@pytest.mark.parametrize(("signal", "measured"), [("reward", [0, 4, 8]), ("references", [0, 3, 6, 9])])
+def test_gradient_shares_are_measured_on_steps_that_have_a_diversity_term(run, signal, measured):
+    """Past bug: beside references, shares were measured every 25th step and diversity sampled every 3rd."""
+    maker = Trainer(run).maker
+    maker.run = dataclasses.replace(run, training=settings(signal=signal, gradient_share_every=4))
+    assert [step for step in range(10) if maker._measures(step)] == measured
+    assert all(maker._samples_diversity(step) for step in measured)

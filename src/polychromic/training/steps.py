@@ -77,11 +77,21 @@ class StepMaker:
 
     def make(self, step: int, prompts: Sequence[Prompt], weight: float) -> StepOutcome:
         """Gradient and metrics of `step` for its prompts at diversity weight λ."""
-        measure = step % self.run.training.gradient_share_every == 0 and self.run.diversity.is_active
-        accumulator = GradientAccumulator(self.parameters, separate=measure)
+        accumulator = GradientAccumulator(self.parameters, separate=self._measures(step))
         if self.run.training.signal == "reward":
             return self._from_reward(step, prompts, weight, accumulator)
         return self._from_references(step, prompts, weight, accumulator)
+
+    def _samples_diversity(self, step: int) -> bool:
+        """Whether the step has a diversity term: every one in reward training, every m-th beside references."""
+        every = self.run.diversity.every_n_steps if self.run.training.signal == "references" else 1
+        return self.run.diversity.is_active and step % every == 0
+
+    def _measures(self, step: int) -> bool:
+        """Whether the step measures its gradients: only steps with a diversity term have two to compare."""
+        every = self.run.diversity.every_n_steps if self.run.training.signal == "references" else 1
+        rounds = max(1, self.run.training.gradient_share_every // every)
+        return self._samples_diversity(step) and step // every % rounds == 0
 
     def _from_reward(
         self, step: int, prompts: Sequence[Prompt], weight: float, accumulator: GradientAccumulator
@@ -102,7 +112,7 @@ class StepMaker:
         cross_entropy = self._cross_entropy(prompts, accumulator)
         settings = self.run.diversity
         sampled = None
-        if settings.is_active and step % settings.every_n_steps == 0:
+        if self._samples_diversity(step):
             sampled = self._sample(step, prompts[: settings.max_examples], settings.n_generations)
             # Sampled every m-th step, weighed m times: J keeps its meaning whatever m is.
             scale = weight * settings.every_n_steps
