@@ -23,6 +23,7 @@ CautionKind = Literal[
     "missing rewards",
     "truncated",
     "prompts left out",
+    "missing answers",
     "checker",
     "sampling not stated",
 ]
@@ -173,13 +174,19 @@ def seed_cautions(contrasts: Contrasts, metrics: Sequence[str], alpha: float) ->
 def fault_cautions(
     means: Mapping[str, Mapping[str, float]], n_prompts: int, n_left_out: int
 ) -> Iterator[Caution]:
-    """Missing rewards, truncated texts and prompts that not every arm has; `means` by arm and metric."""
+    """Missing rewards and answers, truncated texts, and prompts that not every arm has; `means` by arm and metric."""
     for arm, of_arm in means.items():
         if of_arm.get("missing", 0.0) > _MISSING and "reward" in of_arm:
             text = (
                 f"{arm}: {100 * of_arm['missing']:.1f} % of rewards are missing, because the checker failed"
             )
             yield Caution("missing rewards", arm, text)
+        if of_arm.get("unanswered", 0.0) > _MISSING:
+            text = (
+                f"{arm}: {100 * of_arm['unanswered']:.1f} % of the answers asked for were not given; what needs many "
+                "answers is measured only on prompts that have them"
+            )
+            yield Caution("missing answers", arm, text)
         if of_arm.get("truncated", 0.0) > _TRUNCATED:
             text = f"{arm}: {100 * of_arm['truncated']:.0f} % of texts were cut off at the token limit"
             yield Caution("truncated", arm, text)

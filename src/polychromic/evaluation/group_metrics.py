@@ -51,7 +51,7 @@ def measure_answers(
 ) -> GroupMetrics:
     """All metrics of one group; those without a meaning there are nan."""
     labels_N = _partition(group, options, embeddings_ND)
-    draws = options.draws or len(group)
+    draws = options.draws or max(1, len(group))
     curves = _curves(group, options.pass_threshold, labels_N)
     values = dict(measure_group(group.texts, options.measures, embeddings=embeddings_ND).values)
     values["clusters"] = expected_clusters(labels_N, draws)
@@ -61,9 +61,10 @@ def measure_answers(
     values["reward"] = _mean(group.rewards)
     values["best_of_n"] = expected_best(group.rewards, draws)
     values["judge"] = _mean(group.judgements)
-    values["tokens"] = float(group.n_tokens.mean())
-    values["truncated"] = float(group.truncated.mean())
-    values["missing"] = float(np.isnan(group.rewards).mean())
+    values["tokens"] = _mean(group.n_tokens)
+    values["truncated"] = _mean(group.truncated)
+    values["missing"] = _mean(np.isnan(group.rewards))
+    values["unanswered"] = group.n_missing / (len(group) + group.n_missing)
     return GroupMetrics(values, curves)
 
 
@@ -97,10 +98,10 @@ def _curves(group: AnswerGroup, pass_threshold: float, labels_N: NDArray[np.int6
     # Hitting a cluster is passing with that cluster as the only right answer. Equal sizes have equal curves.
     sizes, n_clusters = np.unique(sizes, return_counts=True)
     counts = np.append(sizes, passing.sum())
-    curves = pass_at_k_curve(n_known, counts, len(group))
+    curves = pass_at_k_curve(n_known, counts, max(1, len(group)))
     return {"pass": curves[-1], "distinct_correct": n_clusters @ curves[:-1] if len(sizes) else curves[-1]}
 
 
-def _mean(values: Floats) -> float:
+def _mean(values: NDArray[np.float64] | NDArray[np.bool_]) -> float:
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else math.nan

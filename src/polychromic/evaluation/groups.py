@@ -20,7 +20,7 @@ class AnswerGroup:
     """N answers to one prompt. Arrays [N]; rewards and judgements are nan where their checker failed.
 
     `forms` are keys of answers that count as the same, None where the task has none. `errors` are the reasons of
-    missing rewards.
+    missing rewards. `n_missing` answers were asked for and not given: they are in none of the arrays.
     """
 
     prompt_id: str
@@ -31,6 +31,7 @@ class AnswerGroup:
     truncated: Floats
     forms: list[str] | None
     errors: list[str]
+    n_missing: int = 0
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -67,6 +68,9 @@ def _group(prompt_id: str, rows: list[GenerationRow], has_forms: bool) -> Answer
                 f"prompt {prompt_id!r} has two generations of index {first.index} at {first.sampling.label}; "
                 "expected each once (were two files joined?)"
             )
+    reasons = [row.error or "no reason given" for row in rows if row.reward is None]
+    n_asked = len(rows)
+    rows = [row for row in rows if row.finish != "missing"]
     return AnswerGroup(
         prompt_id,
         [row.text for row in rows],
@@ -75,7 +79,8 @@ def _group(prompt_id: str, rows: list[GenerationRow], has_forms: bool) -> Answer
         np.array([row.n_tokens for row in rows], dtype=np.float64),
         np.array([row.finish == "length" for row in rows], dtype=np.float64),
         [row.text if row.cluster is None else row.cluster for row in rows] if has_forms else None,
-        [row.error or "no reason given" for row in rows if row.reward is None],
+        reasons,
+        n_asked - len(rows),
     )
 
 

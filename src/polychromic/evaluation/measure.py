@@ -106,9 +106,12 @@ def _measure_groups(
 
 
 def _common(groups: list[AnswerGroup], count: Callable[[AnswerGroup], int]) -> int:
-    """The largest number (at least 1) that 95 % of the prompts have in each of their groups."""
+    """The largest number (at least 1) that 95 % of the prompts have in each of their groups.
+
+    Groups from which the model left answers out do not count: one arm that fails at that would shrink all others.
+    """
     least: dict[str, int] = {}
-    for group in groups:
+    for group in [group for group in groups if not group.n_missing] or groups:
         number = count(group)
         least[group.prompt_id] = min(number, least.get(group.prompt_id, number))
     return max(1, int(np.quantile(list(least.values()), 0.05, method="lower")))
@@ -153,7 +156,8 @@ def _measure_chunk(chunk: list[Embedded], options: MeasureOptions) -> list[Group
 def _columns(
     prompts: tuple[str, ...], measured: Mapping[str, GroupMetrics], extra: Mapping[str, Mapping[str, float]]
 ) -> SampledTable:
-    """Arrays over all prompts; a prompt that was not sampled this way is nan, an all-nan metric is left out."""
+    """Arrays over all prompts; a prompt that was not sampled this way is nan. An all-nan metric is left out, and so is
+    the share of answers not given where all were."""
     first = next(iter(measured.values()))
     values = {
         key: np.array([measured[p].values[key] if p in measured else np.nan for p in prompts])
@@ -164,6 +168,8 @@ def _columns(
         key: _stack([measured[p].curves[key] if p in measured else None for p in prompts])
         for key in first.curves
     }
+    if not np.nansum(values["unanswered"]):
+        del values["unanswered"]
     return SampledTable(
         {key: column for key, column in values.items() if not np.isnan(column).all()},
         {key: curve for key, curve in curves.items() if not np.isnan(curve).all()},

@@ -13,6 +13,8 @@ from polychromic.evaluation.compare import Comparison, compare
 from polychromic.evaluation.measure import measure_arms
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.folder import RunFolder
+from polychromic.experiment.references import METRIC as PERPLEXITY
+from polychromic.experiment.references import read_perplexities
 from polychromic.experiment.tasks import build_task
 from polychromic.records import GenerationRow
 from polychromic.tasks.base import Task
@@ -42,7 +44,10 @@ def compare_run(experiment: Experiment, folder: RunFolder) -> Comparison:
             f"{folder.root}: no generations of {', '.join(missing)}; `polychromic run` or `evaluate` makes them"
         )
     headline = experiment.evaluation.sampling_parameters()[0].label
-    return compare_rows(experiment, rows, build_task(experiment.task), headline=headline)
+    extra = {
+        key: {PERPLEXITY: values} for key in rows if (values := read_perplexities(folder.references(*key)))
+    }
+    return compare_rows(experiment, rows, build_task(experiment.task), headline=headline, extra=extra)
 
 
 def compare_rows(

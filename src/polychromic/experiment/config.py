@@ -30,6 +30,15 @@ class Arm(Settings):
     diversity: DiversitySettings
     untrained: bool = False
     """Evaluate the base model as it is."""
+    verbalised: int | None = Field(default=None, ge=2, le=20)
+    """Ask the untrained model for this many different answers at once, each with its probability, and count each as a
+    generation (Zhang et al., 2025, arXiv:2510.01171): diversity without training."""
+
+    @model_validator(mode="after")
+    def _verbalised_is_untrained(self) -> Self:
+        if self.verbalised is not None and not self.untrained:
+            raise ValueError("verbalised sampling is an arm without training; add untrained: true")
+        return self
 
     @model_validator(mode="after")
     def _sets_fit_into_groups(self) -> Self:
@@ -163,20 +172,21 @@ class Experiment(Settings):
     def arm(self, name: str) -> Arm:
         """The arm with every section filled in. Raises ConfigError where the arm's keys do not fit."""
         changes = dict(self.arms[name])
-        untrained = changes.pop("untrained", False)
+        flags = {key: changes.pop(key) for key in ("untrained", "verbalised") if key in changes}
         sections: dict[str, Any] = {
             key: getattr(self, key).model_dump() for key in ("model", "training", "diversity")
         }
         unknown = set(changes) - set(sections)
         if unknown:
             raise ValueError(
-                f"arms.{name}.{sorted(unknown)[0]}: unknown key, expected model, training, diversity or untrained"
+                f"arms.{name}.{sorted(unknown)[0]}: unknown key, expected model, training, diversity, untrained or "
+                "verbalised"
             )
         merged: dict[str, Any] = {
             key: _merge(section, changes.get(key) or {}) for key, section in sections.items()
         }
         try:
-            return Arm(name=name, untrained=untrained, **merged)
+            return Arm(name=name, **flags, **merged)
         except ValidationError as error:
             raise ValueError("; ".join(describe_problems(error, Arm, prefix=f"arms.{name}"))) from error
 

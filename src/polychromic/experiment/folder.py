@@ -60,6 +60,10 @@ class RunFolder:
         """Generations of one arm with one seed."""
         return self.job(arm, seed) / "generations.jsonl"
 
+    def references(self, arm: str, seed: int) -> Path:
+        """Cross-entropy of the evaluation prompts' references under one arm with one seed."""
+        return self.job(arm, seed) / "references.jsonl"
+
 
 def open_run_folder(experiment: Experiment, out: Path, *, fresh: bool = False) -> RunFolder:
     """The folder of this experiment below `out`, made if missing.

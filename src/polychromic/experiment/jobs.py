@@ -6,14 +6,21 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from polychromic.errors import TrainingError
 from polychromic.experiment.config import Arm, Experiment
 from polychromic.experiment.floors import baseline_quality
 from polychromic.experiment.folder import RunFolder
 from polychromic.experiment.tasks import build_task
+
+if TYPE_CHECKING:
+    from polychromic.evaluation.collect import CollectionPlan
+    from polychromic.models.loading import LanguageModel
+    from polychromic.sampling.base import Sampler
+    from polychromic.tasks.base import Task
 
 Stage = Literal["train", "evaluate"]
 
@@ -100,28 +107,21 @@ def _train(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
 
 
 def _evaluate(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
-    """Sample the evaluation prompts; the number of sampled tokens, or None where nothing was left to do."""
-    from polychromic.evaluation.collect import CollectionPlan, collect
-    from polychromic.models.loading import load_language_model
-    from polychromic.sampling.local import LocalSampler
+    """Sample the evaluation prompts and score their references; the number of sampled tokens, or None where nothing
+    was left to do."""
+    from polychromic.evaluation.collect import collect
+    from polychromic.experiment.references import score_references
 
-    settings = job.experiment.evaluation
-    task = build_task(job.experiment.task)
     folder = RunFolder(job.root)
-    # Arms share the random numbers of a prompt: what differs between them is the policy.
-    plan = CollectionPlan(
-        prompts=tuple(task.prompts(settings.split)[: settings.prompts]),
-        samples=settings.samples,
-        ways=tuple(settings.sampling_parameters()),
-        names=(job.experiment.name, job.seed),
-        max_sequences=settings.max_sequences,
-    )
+    task = build_task(job.experiment.task)
+    plan = _collection_plan(job, task)
 
-    def sampler() -> LocalSampler:
+    @cache
+    def load_model() -> LanguageModel:
+        from polychromic.models.loading import load_language_model
+
         adapter = None if arm.untrained else folder.job(arm.name, job.seed) / "adapter"
-        return LocalSampler(
-            load_language_model(arm.model, adapter=adapter, trainable=False), settings.max_sequences
-        )
+        return load_language_model(arm.model, adapter=adapter, trainable=False)
 
     worked = False
 
@@ -130,5 +130,38 @@ def _evaluate(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
         worked = True
         on_event(JobEvent(arm.name, job.seed, "evaluate", done, total, {}))
 
-    rows = collect(plan, sampler, task, folder.generations(arm.name, job.seed), on_chunk)
+    rows = collect(
+        plan,
+        lambda: _sampler(arm, load_model(), plan.max_sequences),
+        task,
+        folder.generations(arm.name, job.seed),
+        on_chunk,
+    )
+    # Verbalised prompts are not those that the references answer.
+    if arm.verbalised is None:
+        worked |= score_references(folder.references(arm.name, job.seed), plan.prompts, load_model)
     return sum(row.n_tokens for row in rows) if worked else None
+
+
+def _collection_plan(job: Job, task: Task) -> CollectionPlan:
+    """What is sampled. Arms share the random numbers of a prompt: what differs between them is the policy."""
+    from polychromic.evaluation.collect import CollectionPlan
+
+    settings = job.experiment.evaluation
+    return CollectionPlan(
+        prompts=tuple(task.prompts(settings.split)[: settings.prompts]),
+        samples=settings.samples,
+        ways=tuple(settings.sampling_parameters()),
+        names=(job.experiment.name, job.seed),
+        max_sequences=settings.max_sequences,
+    )
+
+
+def _sampler(arm: Arm, language_model: LanguageModel, max_sequences: int) -> Sampler:
+    from polychromic.sampling.local import LocalSampler
+    from polychromic.sampling.verbalised import VerbalisedSampler
+
+    sampler = LocalSampler(language_model, max_sequences)
+    if arm.verbalised is None:
+        return sampler
+    return VerbalisedSampler(sampler, language_model.tokenizer, arm.verbalised)
