@@ -111,3 +111,25 @@ def test_other_settings_in_one_folder_are_refused_by_key(whole):
     assert "training.learning_rate" in stderr
     assert "--fresh" in stderr
     assert "Traceback" not in stderr
+
+
+def test_a_run_goes_on_when_the_shell_that_started_it_is_gone(tmp_path):
+    """Past bug: `nohup polychromic run … &` stopped when its terminal closed, since its parent was gone."""
+    command = [
+        *POLYCHROMIC,
+        "train",
+        "experiments/quickstart.yaml",
+        *SMALL,
+        "seeds=[0]",
+        "--out",
+        str(tmp_path),
+    ]
+    subprocess.run(
+        ["sh", "-c", '"$@" </dev/null >/dev/null 2>&1 &', "sh", *command],
+        check=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    adapters = [tmp_path / "quickstart" / arm / "seed-0" / "adapter" for arm in ("baseline", "coverage")]
+    deadline = time.monotonic() + 240
+    while not all(adapter.is_dir() for adapter in adapters):
+        assert time.monotonic() < deadline, "the run ended with its shell"
+        time.sleep(0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -93,12 +94,13 @@ def _train(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
     if arm.untrained or run.adapter.exists():
         return None
     tokens = 0
-    parent = os.getppid()
+    # A worker must not outlive its run; the run itself may outlive the shell that started it.
+    parent = os.getppid() if multiprocessing.parent_process() is not None else None
 
     def on_step(done: int, total: int, metrics: Mapping[str, float]) -> None:
         nonlocal tokens
         tokens += round(metrics.get("generation/total_tokens", 0))
-        if os.getppid() != parent:
+        if parent is not None and os.getppid() != parent:
             raise TrainingError("the process that started this job is gone; run again to continue")
         on_event(JobEvent(arm.name, job.seed, "train", done, total, metrics))
 
