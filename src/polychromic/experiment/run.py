@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,8 @@ def do_jobs(
     """Train and sample every arm and seed (or the chosen ones), with progress on the terminal."""
     _check_before_work(experiment)
     _write_provenance(experiment, folder)
+    if "train" in stages and _training_is_left(experiment, folder):
+        _show_lengths(experiment)
     waves = [
         [
             Job(experiment, arm, seed, folder.root, stages)
@@ -111,6 +114,26 @@ def _check_before_work(experiment: Experiment) -> None:
             f"has {n_test}; lower it or add prompts"
         )
     task.prompts("train")
+    if any(experiment.arm(arm).verbalised for arm in experiment.arms):
+        from polychromic.experiment.tokens import require_chat_for_verbalised
+
+        require_chat_for_verbalised(experiment)
+
+
+def _training_is_left(experiment: Experiment, folder: RunFolder) -> bool:
+    trained = [arm for arm in experiment.arms if not experiment.arm(arm).untrained]
+    return any(
+        not (folder.job(arm, seed) / "adapter").exists() for arm in trained for seed in experiment.seeds
+    )
+
+
+def _show_lengths(experiment: Experiment) -> None:
+    """Say how long prompts and references are: what is over a limit is never cut in silence."""
+    from polychromic.experiment.tokens import length_lines
+
+    lines = length_lines(experiment, build_task(experiment.task))
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()
 
 
 def _write_provenance(experiment: Experiment, folder: RunFolder) -> None:

@@ -20,7 +20,7 @@ from polychromic.records import Prompt
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass
@@ -48,8 +48,7 @@ class LanguageModel:
     @property
     def context_length(self) -> int:
         """Most tokens that prompt and answer may have together."""
-        stated: Any = getattr(self.model.config, "max_position_embeddings", None)
-        return stated or 1 << 30
+        return context_length(self.model.config)
 
     def require_room(
         self, prompts: Sequence[Prompt], encoded: Sequence[Sequence[int]], new_tokens: int
@@ -93,29 +92,21 @@ def load_language_model(
 
 def load_base(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The base model in evaluation mode with frozen weights, and its tokenizer."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    place = resolve_source(settings.source)
-    options: dict[str, Any] = {
-        "revision": settings.revision or "main",
-        "trust_remote_code": settings.trust_remote_code,
-    }
+    tokenizer = load_tokenizer(settings)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    options: dict[str, Any] = {}
     if settings.quantization == "nf4":
-        options["quantization_config"] = _nf4_config(settings, device)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(place, **options_for_tokenizer(options))
+        options = {"quantization_config": _nf4_config(settings, device), "device_map": {"": 0}}
+    with _loading_failures(settings):
         model = AutoModelForCausalLM.from_pretrained(
-            place,
+            resolve_source(settings.source),
             dtype=getattr(torch, settings.dtype),
             use_safetensors=True,
-            **({"device_map": {"": 0}} if settings.quantization == "nf4" else {}),
             **options,
+            **_hub_options(settings),
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"model.source: {settings.source} could not be loaded as a causal language model: {error}"
-        ) from error
     if settings.quantization == "none":
         model.to(torch.device(device))  # pyright: ignore[reportArgumentType]  # a wrapper hides Module.to
     if settings.gradient_checkpointing:
@@ -125,9 +116,42 @@ def load_base(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedToken
     return model.eval(), tokenizer
 
 
-def options_for_tokenizer(options: dict[str, Any]) -> dict[str, Any]:
-    """The loading options that a tokenizer understands."""
-    return {key: options[key] for key in ("revision", "trust_remote_code")}
+def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
+    """The tokenizer alone; raises ModelError where the source is missing or has none."""
+    from transformers import AutoTokenizer
+
+    with _loading_failures(settings):
+        return AutoTokenizer.from_pretrained(resolve_source(settings.source), **_hub_options(settings))
+
+
+def load_context_length(settings: ModelSettings) -> int:
+    """Most tokens that prompt and answer may have together, read without loading the weights."""
+    from transformers import AutoConfig
+
+    with _loading_failures(settings):
+        return context_length(
+            AutoConfig.from_pretrained(resolve_source(settings.source), **_hub_options(settings))
+        )
+
+
+def context_length(config: PretrainedConfig) -> int:
+    """The stated number of positions, or more than anyone needs where a model states none."""
+    stated: Any = getattr(config, "max_position_embeddings", None)
+    return stated or 1 << 30
+
+
+def _hub_options(settings: ModelSettings) -> dict[str, Any]:
+    return {"revision": settings.revision or "main", "trust_remote_code": settings.trust_remote_code}
+
+
+@contextmanager
+def _loading_failures(settings: ModelSettings) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"model.source: {settings.source} could not be loaded as a causal language model: {error}"
+        ) from error
 
 
 def _nf4_config(settings: ModelSettings, device: str) -> Any:
