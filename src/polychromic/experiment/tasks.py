@@ -33,4 +33,6 @@ def build_task(settings: TaskSettings) -> Task:
         judge=settings.judge,
         pass_threshold=settings.pass_threshold,
         embedder=settings.embedder,
+        checker_seconds=settings.checker_seconds,
+        checker_memory_gb=settings.checker_memory_gb,
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from polychromic.records import Check, Prompt
-from polychromic.tasks.checkers import load_checker, run_checker
+from polychromic.tasks.checkers import BUILT_IN, run_checker
 from polychromic.tasks.files import FileTask
+from polychromic.tasks.isolation import isolated_checker
 
 
 class CustomTask(FileTask):
@@ -28,18 +30,30 @@ class CustomTask(FileTask):
         judge: str | None = None,
         pass_threshold: float = 0.5,
         embedder: str = "minilm",
+        checker_seconds: float = 10.0,
+        checker_memory_gb: float = 8.0,
     ):
         super().__init__(train, validation, test, embedder)
         self.pass_threshold = pass_threshold
-        self._check = load_checker(checker) if checker else None
-        self._judge = load_checker(judge) if judge else None
+        limits = {"seconds": checker_seconds, "memory_gb": checker_memory_gb}
+        self._check = checker_runner(checker, **limits) if checker else None
+        self._judge = checker_runner(judge, **limits) if judge else None
 
     def check(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Check]:
         """The training checker's word; an exception or an impossible value is a Check with the reason."""
         if self._check is None:
             return [Check(None, "task.checker is not set")] * len(texts)
-        return run_checker(self._check, prompts, texts)
+        return self._check(prompts, texts)
 
     def judge(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Check] | None:
         """The second checker's word, or None where none is named."""
-        return run_checker(self._judge, prompts, texts) if self._judge else None
+        return self._judge(prompts, texts) if self._judge else None
+
+
+def checker_runner(
+    name: str, *, seconds: float, memory_gb: float
+) -> Callable[[Sequence[Prompt], Sequence[str]], list[Check]]:
+    """Runs the named checker on pairs: built-in ones here, the user's own code in a process of its own."""
+    if name in BUILT_IN:
+        return partial(run_checker, BUILT_IN[name])
+    return isolated_checker(name, seconds=seconds, memory_gb=memory_gb).run

@@ -43,6 +43,10 @@ class CustomSettings(FileSettings):
     """`exact_match`, `contains`, `rouge_l`, `module:function` or `path/to/file.py:function`."""
     judge: str | None = None
     """A second checker, used in evaluation only."""
+    checker_seconds: float = Field(default=10.0, gt=0)
+    """Longest time for one text. A checker of the user's runs in a process of its own, which is ended after that."""
+    checker_memory_gb: float = Field(default=8.0, gt=0)
+    """Most address space of that process."""
     pass_threshold: float = Field(default=0.5, ge=0, le=1)
     embedder: str = "minilm"
 

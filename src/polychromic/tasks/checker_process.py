@@ -1,0 +1,79 @@
+"""The other side of `isolation`: a process of its own that runs one checker of the user's.
+
+    python -m polychromic.tasks.checker_process CHECKER MEMORY_BYTES
+
+Reads one JSON object a line (prompt, text) and answers one (reward, error); the first line says whether the checker
+could be loaded. What the checker prints, or reads from standard input, never meets this conversation.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from typing import IO, Any
+
+from polychromic.errors import CheckerError
+from polychromic.files import strict_json
+from polychromic.records import Message, Prompt
+from polychromic.tasks.checkers import load_checker, run_checker
+
+
+def main() -> None:
+    """Serve until the conversation ends."""
+    requests, answers = _take_over_standard_streams()
+    _limit_memory(int(sys.argv[2]))
+    waiting: queue.Queue[Mapping[str, Any]] = queue.Queue()
+    threading.Thread(target=_listen, args=(requests, waiting), daemon=True).start()
+    try:
+        checker = load_checker(sys.argv[1])
+    except CheckerError as error:
+        _say(answers, {"error": str(error)})
+        return
+    _say(answers, {"ready": True})
+    while True:
+        request = waiting.get()
+        [check] = run_checker(checker, [_prompt(request["prompt"])], [request["text"]])
+        _say(answers, {"reward": check.reward, "error": check.error})
+
+
+def _take_over_standard_streams() -> tuple[IO[bytes], IO[bytes]]:
+    """The real streams under other numbers; standard input is empty from here on, and output goes nowhere."""
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nowhere, stream)
+    return requests, answers
+
+
+def _limit_memory(n_bytes: int) -> None:
+    try:
+        import resource
+    except ImportError:  # not on Windows; the time limit still holds
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (n_bytes, n_bytes))
+
+
+def _listen(requests: IO[bytes], waiting: queue.Queue[Mapping[str, Any]]) -> None:
+    """Queue requests; when the other side is gone, end this process and whatever the checker has started."""
+    for line in requests:
+        waiting.put(json.loads(line))
+    os.killpg(0, signal.SIGKILL)
+
+
+def _say(answers: IO[bytes], content: Mapping[str, Any]) -> None:
+    answers.write(strict_json(content).encode() + b"\n")
+    answers.flush()
+
+
+def _prompt(fields: Mapping[str, Any]) -> Prompt:
+    messages = tuple(Message(**message) for message in fields["messages"])
+    return Prompt(fields["id"], messages, tuple(fields["references"]), fields["meta"])
+
+
+if __name__ == "__main__":
+    main()

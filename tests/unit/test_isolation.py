@@ -1,0 +1,147 @@
+"""Checkers that raise, hang, leak, print, fork or die take nothing down and leave nothing behind."""
+
+import os
+import time
+
+import pytest
+
+from polychromic.errors import CheckerError
+from polychromic.records import Check, Prompt, as_messages
+from polychromic.tasks.isolation import IsolatedChecker, isolated_checker
+
+PROMPTS = [Prompt("p", as_messages("Q"), ("A",), {"k": [1]})]
+
+
+@pytest.fixture
+def checker(tmp_path):
+    opened = []
+
+    def build(source, **limits):
+        (tmp_path / "mine.py").write_text(source)
+        opened.append(
+            IsolatedChecker(f"{tmp_path / 'mine.py'}:check", **{"seconds": 5.0, "memory_gb": 4.0, **limits})
+        )
+        return opened[-1]
+
+    yield build
+    for one in opened:
+        one.close()
+
+
+def ask(checker, *texts):
+    return checker.run(PROMPTS * len(texts), texts)
+
+
+def test_prompt_and_text_arrive_whole(checker):
+    seen = checker("def check(prompt, text):\n    return (prompt.text, prompt.references, prompt.meta, text) == "
+                   "('Q', ('A',), {'k': [1]}, 'naïve \\n\\x00 \\ud800')")  # fmt: skip
+    assert ask(seen, "naïve \n\x00 \ud800", "other") == [Check(1.0), Check(0.0)]
+
+
+def test_an_exception_is_a_reason(checker):
+    assert ask(checker("def check(prompt, text):\n    return 1 / 0\n"), "x") == [
+        Check(None, "ZeroDivisionError: division by zero")
+    ]
+
+
+def test_printing_and_reading_do_not_disturb_the_conversation(checker):
+    noisy = checker(
+        "import os, sys\nprint('at import')\n"
+        "def check(prompt, text):\n"
+        "    print('{\"reward\": 1.0}'); os.write(1, b'raw'); sys.stderr.write('x' * 200_000)\n"
+        "    return 0.25 if sys.stdin.read() == '' else 1.0\n"
+    )
+    assert ask(noisy, "a", "b") == [Check(0.25), Check(0.25)]
+
+
+def test_a_checker_that_hangs_is_stopped_and_the_next_text_is_judged(checker):
+    hanging = checker(
+        "import time\ndef check(prompt, text):\n    time.sleep(60 if text == 'hang' else 0)\n    return 1.0\n",
+        seconds=1.0,
+    )
+    started = time.monotonic()
+    first, second = ask(hanging, "hang", "fine")
+    assert first == Check(None, "the checker did not answer within 1 s and was stopped")
+    assert second == Check(1.0)
+    assert time.monotonic() - started < 20
+
+
+def test_a_checker_that_leaks_is_a_memory_error(checker):
+    leaking = checker("def check(prompt, text):\n    return len(bytearray(3 * 2**30)) > 0\n", memory_gb=2.0)
+    [check] = ask(leaking, "x")
+    assert check.reward is None
+    assert "MemoryError" in check.error
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        ("os._exit(3)", "exit code 3"),
+        ("os.kill(os.getpid(), 9)", "killed by SIGKILL"),
+        ("os.abort()", "SIGABRT"),
+    ],
+)
+def test_a_checker_that_dies_is_started_again(checker, end, reason):
+    dying = checker(
+        f"import os\ndef check(prompt, text):\n    if text == 'die':\n        {end}\n    return 1.0\n"
+    )
+    first, second = ask(dying, "die", "fine")
+    assert first.reward is None
+    assert reason in first.error
+    assert second == Check(1.0)
+
+
+def processes_with(mark):
+    found = []
+    for name in os.listdir("/proc"):  # noqa: PTH208
+        try:
+            with open(f"/proc/{name}/environ", "rb") as stream:  # noqa: PTH123
+                if name.isdigit() and mark in stream.read():
+                    found.append(int(name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks for processes in /proc")  # noqa: PTH112
+def test_what_a_checker_forks_is_ended_with_it(checker, monkeypatch):
+    monkeypatch.setenv("POLYCHROMIC_TEST_MARK", "forks-of-this-test")
+    forking = checker(
+        "import os, time\ndef check(prompt, text):\n    if os.fork() == 0:\n        time.sleep(600)\n    return 1.0\n"
+    )
+    assert ask(forking, "a", "b") == [Check(1.0), Check(1.0)]
+    assert len(processes_with(b"forks-of-this-test")) == 3
+    forking.close()
+    deadline = time.monotonic() + 10
+    while processes_with(b"forks-of-this-test"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_one_that_fails_again_and_again_ends_with_its_reason(checker):
+    dying = checker("import os\ndef check(prompt, text):\n    os._exit(1)\n")
+    with pytest.raises(CheckerError, match=r"failed 10 times in a row: .*exit code 1"):
+        ask(dying, *"abcdefghijkl")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("import not_there\n", "cannot be imported: ModuleNotFoundError"),
+        ("import os; os._exit(4)\n", "exit code 4"),
+    ],
+)
+def test_one_that_cannot_be_loaded_says_so_at_once(checker, source, message):
+    with pytest.raises(CheckerError, match=message):
+        checker(source)
+
+
+def test_a_changed_file_is_another_checker(tmp_path):
+    file = tmp_path / "mine.py"
+    values = []
+    for value in (0.25, 0.75):
+        file.write_text(f"def check(prompt, text):\n    return {value}\n")
+        shared = isolated_checker(f"{file}:check", seconds=5.0, memory_gb=4.0)
+        assert shared is isolated_checker(f"{file}:check", seconds=5.0, memory_gb=4.0)
+        values += [check.reward for check in ask(shared, "x")]
+    assert values == [0.25, 0.75]
