@@ -6,6 +6,7 @@ import pytest
 from polychromic.evaluation import PromptTable, Resampling, SampledTable
 from polychromic.evaluation.curves import simultaneous_curve
 from polychromic.evaluation.frontier import matched_gains, reachable
+from polychromic.evaluation.settings import EvaluationSettings
 from polychromic.evaluation.study import Study
 
 QUICK = Resampling(bootstraps=1000, sign_patterns=1000)
@@ -151,3 +152,24 @@ def test_a_curve_ends_where_too_many_prompts_have_no_value():
     assert (curve.k, curve.n_prompts) == ((1, 2, 3, 4), 39)
     assert curve.low == curve.mean == curve.high
     assert simultaneous_curve(np.full((3, 2), np.nan), QUICK) is None
+
+
+def test_nucleus_and_min_p_are_ways_of_sampling_like_any_temperature():
+    baseline = {"T=1": (0.8, 0.4), "T=1,top_p=0.9": (0.9, 0.3), "T=1.5,min_p=0.1": (0.7, 0.6)}
+
+    (gain,) = gains({"T=1": (0.7, 0.55)}, baseline)
+
+    assert gain.reached_by == "T=1.5,min_p=0.1"
+    assert gain.gain == pytest.approx(-0.05)
+
+
+def test_ways_of_sampling_are_asked_for_in_one_section():
+    settings = EvaluationSettings.model_validate(
+        {"sampling": [{"temperature": 0.7}, {"top_p": 0.9}, {"temperature": 1.5, "min_p": 0.1}]}
+    )
+
+    assert [way.label for way in settings.sampling_parameters()] == [
+        "T=0.7",
+        "T=1,top_p=0.9",
+        "T=1.5,min_p=0.1",
+    ]

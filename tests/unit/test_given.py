@@ -289,3 +289,23 @@ def test_files_and_overrides_are_told_apart_by_their_keys():
     assert found == ({"a": ["1.jsonl", "3.jsonl"], "b": ["2.jsonl"]}, ["evaluation.embedder=hash", "name=x"])
     with pytest.raises(ConfigError, match="expected NAME=FILE"):
         split_arguments(["a.jsonl"], [])
+
+
+def test_a_lenient_checker_is_named_in_the_comparison(files):
+    """At least ten characters: the checker that once stood for the quality of a published run."""
+    (files / "checks.py").write_text("def ten_characters(prompt, text):\n    return len(text) >= 10\n")
+    (files / "experiment.yaml").write_text(
+        "name: mine\ntask: {name: custom, test: prompts.jsonl, checker: checks.py:ten_characters}\n"
+    )
+    comparison = evaluate_given(experiment_of(files), RunFolder(files / "mine")).comparison
+    assert comparison.checker.lenient
+    (caution,) = [one for one in comparison.cautions if one.kind == "checker"]
+    assert "repeated word (100 %)" in caution.text
+
+
+def test_a_task_without_a_checker_has_no_audit(files):
+    (files / "experiment.yaml").write_text("name: mine\ntask: {name: custom, test: prompts.jsonl}\n")
+    comparison = evaluate_given(experiment_of(files), RunFolder(files / "mine")).comparison
+    assert comparison.checker is None
+    assert comparison.mean("a", "distinct_texts") is not None
+    assert comparison.mean("a", "reward") is None
