@@ -27,3 +27,18 @@ class PreflightError(PolychromicError):
 
 class TrainingError(PolychromicError):
     """Training that cannot go on, with the reason found."""
+
+
+class BudgetError(PolychromicError):
+    """The stated cap of time or money is reached; the message says what is left to do and what it would cost."""
+
+
+class StoppedError(PolychromicError):
+    """Work that ended at a safe point because it was asked to. Everything done is kept."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message, exit_code)
+        self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        return self.args[0]

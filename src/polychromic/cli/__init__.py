@@ -11,6 +11,7 @@ import typer
 
 from polychromic import __version__
 from polychromic.cli.audit import audit
+from polychromic.cli.cost import cost
 from polychromic.cli.diagnose import diagnose
 from polychromic.cli.evaluate import evaluate
 from polychromic.cli.init import init
@@ -18,7 +19,7 @@ from polychromic.cli.preflight import preflight
 from polychromic.cli.report import report
 from polychromic.cli.run import run
 from polychromic.cli.train import train
-from polychromic.errors import PolychromicError
+from polychromic.errors import PolychromicError, StoppedError
 
 app = typer.Typer(
     name="polychromic",
@@ -27,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (run, preflight, train, evaluate, report, diagnose, audit, init):
+for verb in (run, preflight, train, evaluate, report, diagnose, cost, audit, init):
     app.command()(verb)
 
 
@@ -60,6 +61,9 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app()
+    except StoppedError as stopped:
+        typer.echo(str(stopped), err=True)
+        sys.exit(stopped.exit_code)
     except PolychromicError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)

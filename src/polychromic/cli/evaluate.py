@@ -29,13 +29,18 @@ def evaluate(
     if generations:
         _compare_files(experiment, generations, overrides or [], out)
         return
-    from polychromic.experiment.folder import open_run_folder
-    from polychromic.experiment.run import RunResult, as_experiment, compare_and_report, do_jobs
+    from polychromic.experiment.run import (
+        RunResult,
+        as_experiment,
+        compare_and_report,
+        do_jobs,
+        working_folder,
+    )
 
     chosen = as_experiment(experiment, overrides or ())
-    folder = open_run_folder(chosen, out)
-    do_jobs(chosen, folder, ("evaluate",))
-    show_result(RunResult(folder, compare_and_report(chosen, folder)))
+    with working_folder(chosen, out) as folder:
+        do_jobs(chosen, folder, ("evaluate",))
+        show_result(RunResult(folder, compare_and_report(chosen, folder)))
 
 
 def _compare_files(experiment: Path, generations: list[str], others: list[str], out: Path) -> None:

@@ -20,13 +20,12 @@ def train(
 ) -> None:
     """Train arms without evaluating them."""
     from polychromic.errors import ConfigError
-    from polychromic.experiment.folder import open_run_folder
-    from polychromic.experiment.run import as_experiment, do_jobs
+    from polychromic.experiment.run import as_experiment, do_jobs, working_folder
 
     chosen = as_experiment(experiment, overrides or ())
     unknown = set(arm or ()) - set(chosen.arms)
     if unknown:
         raise ConfigError(f"--arm {sorted(unknown)[0]}: no such arm; the file has {', '.join(chosen.arms)}")
-    folder = open_run_folder(chosen, out, fresh=fresh)
-    do_jobs(chosen, folder, ("train",), arms=arm, seeds=seed)
+    with working_folder(chosen, out, fresh=fresh) as folder:
+        do_jobs(chosen, folder, ("train",), arms=arm, seeds=seed)
     typer.echo(f"adapters are in {folder.root}")

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from polychromic.errors import ConfigError
 from polychromic.evaluation.criteria import DEFAULT_LEVELS, Criterion, CriterionDirection, Levels
 from polychromic.evaluation.settings import EvaluationSettings
+from polychromic.experiment.budget import BudgetSettings
 from polychromic.experiment.problems import config_error, describe_problems
 from polychromic.models.settings import ModelSettings
 from polychromic.settings import Settings
@@ -127,6 +128,7 @@ class Experiment(Settings):
     seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
     comparison: ComparisonSettings = Field(default_factory=ComparisonSettings)
+    budget: BudgetSettings = Field(default_factory=BudgetSettings)
     run: RunSettings = Field(default_factory=RunSettings)
 
     @field_validator("name")

@@ -8,7 +8,7 @@ from typing import Any
 
 from polychromic.errors import ConfigError, DataError
 from polychromic.experiment.config import Experiment
-from polychromic.files import remove_folder, write_text
+from polychromic.files import read_json, remove_folder, sha256_file, write_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,16 @@ class RunFolder:
         return self.root / "ledger.jsonl"
 
     @property
+    def heartbeat(self) -> Path:
+        """Ledger rows of what is running now; left behind by a kill."""
+        return self.root / ".running.json"
+
+    @property
+    def owner(self) -> Path:
+        """Which process holds the folder's lock."""
+        return self.root / ".owner.json"
+
+    @property
     def comparison(self) -> Path:
         """The comparison and the verdict."""
         return self.root / "comparison.json"
@@ -72,10 +82,13 @@ def open_run_folder(experiment: Experiment, out: Path, *, fresh: bool = False) -
     """
     folder = RunFolder(out / experiment.name)
     if fresh:
-        remove_folder(folder.root)
+        _empty(folder)
     content = resolved_yaml(experiment)
     if folder.experiment.exists():
-        different = _differing_keys(read_resolved(folder.experiment), experiment.model_dump(mode="json"))
+        old, new = read_resolved(folder.experiment), experiment.model_dump(mode="json")
+        different = [
+            ".".join(path) for path in _differing(old, new) if not _same_data(folder, path, old, new)
+        ]
         if different and not folder.comparison.exists() and _CRITERIA.issuperset(different):
             write_text(folder.experiment, content)
         elif different:
@@ -86,6 +99,38 @@ def open_run_folder(experiment: Experiment, out: Path, *, fresh: bool = False) -
     else:
         write_text(folder.experiment, content)
     return folder
+
+
+def _empty(folder: RunFolder) -> None:
+    """Delete everything but the lock, which this process holds."""
+    for path in folder.root.glob("*"):
+        if path.is_dir():
+            remove_folder(path)
+        else:
+            path.unlink()
+
+
+def _same_data(folder: RunFolder, path: tuple[str, ...], old: Any, new: Any) -> bool:
+    """Whether two different paths name one content: a project may move to another folder or machine."""
+    for key in path:
+        old, new = old.get(key), new.get(key)
+        if old is None or new is None:
+            return False
+    if not isinstance(old, str) or not isinstance(new, str) or not folder.provenance.exists():
+        return False
+    (file, function), (old_file, old_function) = data_file(new), data_file(old)
+    recorded = read_json(folder.provenance)["data_sha256"].get(old_file)
+    return function == old_function and Path(file).is_file() and sha256_file(Path(file)) == recorded
+
+
+def data_file(value: str) -> tuple[str, str]:
+    """The file that a path in an experiment stands for, and what is named inside it: of a checker its function, of an
+    adapter folder its weights."""
+    file, separator, function = value.rpartition(".py:")
+    if separator:
+        return f"{file}.py", function
+    adapter = Path(value) / "adapter_model.safetensors"
+    return (str(adapter), "adapter") if Path(value).suffix == "" else (value, "")
 
 
 def resolved_yaml(experiment: Experiment) -> str:
@@ -109,19 +154,22 @@ def read_resolved(path: Path) -> dict[str, Any]:
 
 
 # How the work is spread does not change what it is: these may differ between starts.
-_FREE = {"run"}
+_FREE = {"run", "budget"}
 # Criteria may be corrected as long as nothing has been compared: afterwards they would be chosen by the result.
 _CRITERIA = {"comparison.minimum", "comparison.strong"}
 
 
-def _differing_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+def _differing(
+    old: dict[str, Any], new: dict[str, Any], above: tuple[str, ...] = ()
+) -> list[tuple[str, ...]]:
+    """Paths of the keys whose values differ."""
     different = []
     for key in sorted(old.keys() | new.keys()):
-        if not prefix and key in _FREE:
+        if not above and key in _FREE:
             continue
         one, other = old.get(key), new.get(key)
         if isinstance(one, dict) and isinstance(other, dict):
-            different += _differing_keys(one, other, f"{prefix}{key}.")
+            different += _differing(one, other, (*above, key))
         elif one != other:
-            different.append(f"{prefix}{key}")
+            different.append((*above, key))
     return different

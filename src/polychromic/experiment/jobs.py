@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from polychromic.errors import TrainingError
+from polychromic import stopping
 from polychromic.experiment.config import Arm, Experiment
 from polychromic.experiment.floors import baseline_quality
 from polychromic.experiment.folder import RunFolder
@@ -77,7 +75,7 @@ def carry_out(job: Job, on_event: OnEvent) -> list[dict[str, Any]]:
 
 def _train(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
     """Train the arm; the number of sampled tokens, or None where nothing was left to do."""
-    from polychromic.training.loop import ArmRun, train_arm
+    from polychromic.training.loop import ArmRun, is_trained, train_arm
 
     run = ArmRun(
         experiment=job.experiment.name,
@@ -91,17 +89,13 @@ def _train(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
         tracking=tuple(job.experiment.run.tracking),
         baseline_quality=baseline_quality(job.experiment, arm.name, job.seed, RunFolder(job.root)),
     )
-    if arm.untrained or run.adapter.exists():
+    if arm.untrained or is_trained(run.folder):
         return None
     tokens = 0
-    # A worker must not outlive its run; the run itself may outlive the shell that started it.
-    parent = os.getppid() if multiprocessing.parent_process() is not None else None
 
     def on_step(done: int, total: int, metrics: Mapping[str, float]) -> None:
         nonlocal tokens
         tokens += round(metrics.get("generation/total_tokens", 0))
-        if parent is not None and os.getppid() != parent:
-            raise TrainingError("the process that started this job is gone; run again to continue")
         on_event(JobEvent(arm.name, job.seed, "train", done, total, metrics))
 
     train_arm(run, on_step)
@@ -131,6 +125,7 @@ def _evaluate(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
         nonlocal worked
         worked = True
         on_event(JobEvent(arm.name, job.seed, "evaluate", done, total, {}))
+        stopping.stop_if_requested(f"{arm.name}/seed-{job.seed} keeps its {done} generations")
 
     rows = collect(
         plan,

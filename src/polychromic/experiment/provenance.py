@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from polychromic.experiment.config import Experiment
+from polychromic.experiment.folder import data_file
 from polychromic.files import sha256_file
 from polychromic.models.settings import ModelSettings
 from polychromic.models.sources import resolve_source
-from polychromic.tasks.settings import FileSettings
+from polychromic.tasks.settings import CustomSettings, FileSettings
 
 _PACKAGES = ("polychromic", "torch", "transformers", "peft", "accelerate", "numpy", "scipy", "statsmodels")
 _PACKAGES += ("sentence-transformers", "scikit-learn", "tokenizers", "safetensors")
@@ -25,8 +26,6 @@ def provenance(experiment: Experiment) -> dict[str, Any]:
     """Everything needed to say later what produced the numbers."""
     import torch
 
-    task = experiment.task
-    files = [task.train, task.validation, task.test] if isinstance(task, FileSettings) else []
     return {
         "command": sys.argv,
         "python": platform.python_version(),
@@ -39,10 +38,25 @@ def provenance(experiment: Experiment) -> dict[str, Any]:
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": _git("status", "--porcelain"),
         "uncommitted_diff": (_git("diff", "HEAD") or "")[:_LONGEST_DIFF],
-        "data_sha256": {name: sha256_file(Path(name)) for name in files},
+        "data_sha256": {name: sha256_file(Path(name)) for name in _data_files(experiment)},
         "models": {model.source: _weights(model) for model in _models(experiment)},
         "seeds": experiment.seeds,
     }
+
+
+def _data_files(experiment: Experiment) -> list[str]:
+    """The task's files, checkers that are files, and adapters that training continues from."""
+    task = experiment.task
+    files = [task.train, task.validation, task.test] if isinstance(task, FileSettings) else []
+    checkers = [task.checker, task.judge] if isinstance(task, CustomSettings) else []
+    starts = [model.adapter.start_from for model in _models(experiment)]
+    named = [
+        *files,
+        *(name for name in checkers if name and ".py:" in name),
+        *(path for path in starts if path),
+    ]
+    found = dict.fromkeys(data_file(name)[0] for name in named)
+    return [file for file in found if Path(file).is_file()]
 
 
 def _models(experiment: Experiment) -> list[ModelSettings]:

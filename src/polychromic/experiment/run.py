@@ -9,17 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from polychromic.errors import ConfigError
+from polychromic import stopping
+from polychromic.errors import BudgetError, ConfigError, StoppedError
 from polychromic.experiment.config import Experiment
+from polychromic.experiment.cost import run_cost
 from polychromic.experiment.floors import in_order_of_need
-from polychromic.experiment.folder import RunFolder, open_run_folder
-from polychromic.experiment.jobs import Job, OnEvent, Stage
+from polychromic.experiment.folder import RunFolder
+from polychromic.experiment.jobs import Job, JobEvent, OnEvent, Stage
+from polychromic.experiment.ledger import Ledger
 from polychromic.experiment.progress import open_progress
 from polychromic.experiment.provenance import differing_versions, provenance
 from polychromic.experiment.room import refuse_impossible_criteria
 from polychromic.experiment.tasks import build_task
 from polychromic.experiment.workers import run_jobs
-from polychromic.files import append_jsonl, read_json, write_json
+from polychromic.experiment.working import working_folder
+from polychromic.files import read_json, write_json
 
 if TYPE_CHECKING:
     from polychromic.evaluation import Comparison
@@ -47,14 +51,14 @@ def run(
     Raises PolychromicError with a message for people; what was done is kept.
     """
     experiment = as_experiment(experiment, overrides)
-    folder = open_run_folder(experiment, Path(out), fresh=fresh)
-    if experiment.run.preflight:
-        from polychromic.experiment.preflight.gate import require_preflight
+    with working_folder(experiment, Path(out), fresh=fresh) as folder:
+        if experiment.run.preflight:
+            from polychromic.experiment.preflight.gate import require_preflight
 
-        _check_before_work(experiment)
-        require_preflight(experiment, folder)
-    do_jobs(experiment, folder, ("train", "evaluate"))
-    return RunResult(folder, compare_and_report(experiment, folder))
+            _check_before_work(experiment)
+            require_preflight(experiment, folder)
+        do_jobs(experiment, folder, ("train", "evaluate"))
+        return RunResult(folder, compare_and_report(experiment, folder))
 
 
 def as_experiment(experiment: Experiment | str | Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -89,15 +93,44 @@ def do_jobs(
         ]
         for wave in in_order_of_need(experiment, list(arms or experiment.arms))
     ]
-    with open_progress([job for jobs in waves for job in jobs]) as on_event:
-        for jobs in waves:
-            _run_jobs(experiment, folder, jobs, on_event)
+    ledger = Ledger(folder, experiment.budget)
+    with open_progress([job for jobs in waves for job in jobs]) as show:
+
+        def on_event(event: JobEvent) -> None:
+            ledger.on_event(event)
+            show(event)
+
+        try:
+            for jobs in waves:
+                require_budget(experiment, folder, ledger)
+                _run_jobs(experiment, folder, jobs, on_event, ledger)
+        except StoppedError:
+            ledger.close()
+            require_budget(experiment, folder, ledger)
+            raise
+        finally:
+            ledger.close()
 
 
-def _run_jobs(experiment: Experiment, folder: RunFolder, jobs: list[Job], on_event: OnEvent) -> None:
-    def on_done(job: Job, ledger: list[dict[str, Any]]) -> None:
-        if ledger:
-            append_jsonl(folder.ledger, ledger)
+def require_budget(experiment: Experiment, folder: RunFolder, ledger: Ledger) -> None:
+    """Raise BudgetError where a cap is reached and work is left: what is left, and what it would cost."""
+    reached = experiment.budget.exceeded(ledger.seconds)
+    cost = run_cost(experiment, folder)
+    if not reached or not cost.left:
+        return
+    left = ", ".join(f"{arm}/seed-{seed} {stage}" for arm, seed, stage in cost.left)
+    known = "" if cost.left_seconds is None else f", about {cost.left_seconds / 3600:.2f} machine hours"
+    priced = "" if cost.left_dollars is None else f" (${cost.left_dollars:.2f})"
+    raise BudgetError(
+        f"{reached}; everything done is kept. Left to do{known}{priced}: {left}. Raise the cap and run again"
+    )
+
+
+def _run_jobs(
+    experiment: Experiment, folder: RunFolder, jobs: list[Job], on_event: OnEvent, ledger: Ledger
+) -> None:
+    def on_done(job: Job, rows: list[dict[str, Any]]) -> None:
+        ledger.on_done(job, rows)
         if job.arm == experiment.comparison.baseline:
             refuse_impossible_criteria(experiment, folder)
 
@@ -149,6 +182,8 @@ def _write_provenance(experiment: Experiment, folder: RunFolder) -> None:
 def compare_and_report(experiment: Experiment, folder: RunFolder) -> Comparison:
     """Measure the generations of all arms and seeds, compare them, and write comparison.json and the reports."""
     from polychromic.experiment.compare import compare_run
+
+    stopping.stop_if_requested("everything sampled is kept")
     from polychromic.report.build import write_report
 
     comparison = compare_run(experiment, folder)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
 import os
 import queue
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import replace
 from typing import Any
 
+from polychromic import stopping
 from polychromic.experiment.jobs import Job, JobEvent, OnEvent, carry_out
 
 OnJobDone = Callable[[Job, list[dict[str, Any]]], None]
@@ -30,23 +33,41 @@ def run_jobs(jobs: Sequence[Job], workers: int, on_event: OnEvent, on_done: OnJo
     threads = max(1, (os.cpu_count() or 1) // workers)
     context = multiprocessing.get_context("spawn")
     events: Any = context.Queue()
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(events,))
+    stop: Any = context.Event()
+    pool = ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_start_worker, initargs=(events, stop)
+    )
     try:
         pending: dict[Future[list[dict[str, Any]]], Job] = {
             pool.submit(_work, replace(job, threads=threads)): job for job in jobs
         }
         while pending:
             finished, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+            if stopping.requested():
+                stop.set()
             _drain(events, on_event)
             for future in finished:
                 on_done(pending.pop(future), future.result())
     finally:
+        # What is still running may stop too: it continues from its checkpoint.
+        stop.set()
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker(events: Any) -> None:
+def _start_worker(events: Any, stop: Any) -> None:
     global _events  # noqa: PLW0603  # one queue a process, set once before any work
     _events = events
+    stopping.listen()
+    stopping.watch(stop.is_set)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker must not outlive its run: two writers on one file would mix their rows."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
 
 
 def _work(job: Job) -> list[dict[str, Any]]:

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
+from polychromic import stopping
 from polychromic.errors import TrainingError
-from polychromic.files import atomic_folder, write_json
+from polychromic.files import atomic_folder, read_json, sha256_file, write_json
 from polychromic.models.loading import LanguageModel, load_language_model, save_adapter
 from polychromic.models.settings import ModelSettings
 from polychromic.records import Prompt
@@ -37,6 +38,8 @@ from polychromic.training.tracking import MetricsFile, open_trackers
 from polychromic.training.weights import after_step, controller_state, diversity_controller, restored
 
 logger = logging.getLogger(__name__)
+
+_WEIGHTS = "adapter_model.safetensors"
 
 OnStep = Callable[[int, int, Mapping[str, float]], None]
 """Called after every step with (steps done, steps in all, metrics)."""
@@ -69,7 +72,7 @@ def train_arm(run: ArmRun, on_step: OnStep | None = None) -> Path:
 
     Raises TrainingError where training cannot go on, naming the cause; the last checkpoint is kept.
     """
-    if run.adapter.exists():
+    if is_trained(run.folder):
         return run.adapter
     trainer = Trainer(run)
     trackers = open_trackers(
@@ -82,11 +85,28 @@ def train_arm(run: ArmRun, on_step: OnStep | None = None) -> Path:
                 tracker.log(metrics, trainer.steps_done)
             if on_step:
                 on_step(trainer.steps_done, trainer.total_steps, metrics)
+            if stopping.requested():
+                trainer.save_checkpoint()
+                stopping.stop_if_requested(
+                    f"{run.arm}/seed-{run.seed} is kept after step {trainer.steps_done}"
+                )
     finally:
         for tracker in trackers:
             tracker.close()
     trainer.save_adapter()
     return run.adapter
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether the arm's folder holds a finished adapter, whole as it was written; a damaged one is reported."""
+    adapter, ending = folder / "adapter", folder / "training.json"
+    if not adapter.exists() or not ending.exists():
+        return False
+    weights = adapter / _WEIGHTS
+    if weights.is_file() and sha256_file(weights) == read_json(ending)["adapter_sha256"]:
+        return True
+    logger.warning("%s: missing or damaged; it is made again from the last checkpoint", weights)
+    return False
 
 
 class Trainer:
@@ -144,7 +164,7 @@ class Trainer:
         metrics |= {"train/gradient_norm": float(norm), "time/step_seconds": time.perf_counter() - started}
         self.metrics_file.log(metrics, self.steps_done)
         if self.steps_done % self.run.training.checkpoint_every == 0 or self.finished:
-            self._save_checkpoint()
+            self.save_checkpoint()
         return metrics
 
     def save_adapter(self) -> None:
@@ -159,9 +179,11 @@ class Trainer:
         }
         if self.validation is not None:
             ending["best_step"] = self.validation.state.best_step
-        write_json(self.run.folder / "training.json", ending)
         with atomic_folder(self.run.adapter) as staging:
             save_adapter(self.language_model.model, staging)  # type: ignore[arg-type]
+            ending["adapter_sha256"] = sha256_file(staging / _WEIGHTS)
+        # Last: an adapter without this file is one whose writing was cut short.
+        write_json(self.run.folder / "training.json", ending)
 
     def _batch(self, step: int) -> list[Prompt]:
         """The prompts of a step: every epoch is a fresh permutation, decided by (experiment, seed, epoch)."""
@@ -185,7 +207,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.run.training.learning_rate * factor
 
-    def _save_checkpoint(self) -> None:
+    def save_checkpoint(self) -> None:
+        """Write where training stands; again at the same step changes nothing."""
         model = self.language_model.model
         state = {
             "controller": controller_state(self.controller),

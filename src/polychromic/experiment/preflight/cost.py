@@ -85,7 +85,14 @@ def time_and_money(probe: Probe) -> Finding:
         _job_tokens(probe, arm) for arm in map(experiment.arm, experiment.arms)
     )
     text = f"about {_duration(seconds)}"
-    figures = {"seconds": seconds, "tokens": tokens, "text": text}
+    dollars = experiment.budget.dollars(seconds)
+    text += "" if dollars is None else f", ${dollars:.2f}"
+    figures = {"seconds": seconds, "tokens": tokens, "dollars": dollars, "text": text}
+    exceeded = experiment.budget.exceeded(seconds)
+    if exceeded:
+        return Finding(
+            "warned", f"{text}: more than the budget allows", f"{exceeded}: raise it or do less", figures
+        )
     return Finding("passed", f"{text}, {tokens / 1e6:.1f} M sampled tokens", figures=figures)
 
 

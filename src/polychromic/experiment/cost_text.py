@@ -1,0 +1,46 @@
+"""A run's cost in lines of text."""
+
+from __future__ import annotations
+
+from polychromic.experiment.cost import RunCost
+
+
+def cost_lines(cost: RunCost) -> list[str]:
+    """Spent by arm and stage, the total, what is left, and what a percent of gain cost."""
+    lines = [f"{'arm':<20} {'stage':<10} {'hours':>8} {'tokens':>14} {'dollars':>9}"]
+    lines += [
+        f"{one.arm:<20} {one.stage:<10} {one.seconds / 3600:>8.3f} {one.tokens:>14,} {_dollars(one.dollars):>9}"
+        for one in cost.stages
+    ]
+    lines.append(f"spent: {_price(cost.seconds, cost.dollars)}")
+    lines.append(_left(cost))
+    for gain in cost.gains:
+        price = _price(gain.seconds_a_percent, gain.dollars_a_percent)
+        lines.append(f"{gain.arm}: {gain.metric} {gain.percent:+.1f} %, {price} a percent")
+    return lines
+
+
+def _left(cost: RunCost) -> str:
+    if not cost.left:
+        return "left: nothing"
+    named = ", ".join(f"{arm}/seed-{seed} {stage}" for arm, seed, stage in cost.left)
+    if cost.left_seconds is None:
+        return f"left: {named} (not projected: no such stage has ended yet; `polychromic preflight` estimates it)"
+    whole = None if cost.dollars is None or cost.left_dollars is None else cost.dollars + cost.left_dollars
+    projected = _price(cost.seconds + cost.left_seconds, whole)
+    return f"left: {_price(cost.left_seconds, cost.left_dollars)}, whole run {projected}: {named}"
+
+
+def _price(seconds: float, dollars: float | None) -> str:
+    time = (
+        f"{seconds:.1f} s"
+        if seconds < 120
+        else f"{seconds / 60:.1f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.2f} h"
+    )
+    return time if dollars is None else f"{time}, ${_dollars(dollars)}"
+
+
+def _dollars(dollars: float | None) -> str:
+    return "–" if dollars is None else f"{dollars:.4f}" if dollars < 0.1 else f"{dollars:.2f}"

@@ -1,0 +1,118 @@
+"""What the work took: time, tokens and dollars by arm, seed and stage, over all starts and kills of a run.
+
+Seconds are those of a job; machine seconds are its share of the machine's: jobs side by side add up to wall time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from polychromic import stopping
+from polychromic.experiment.budget import BudgetSettings
+from polychromic.experiment.folder import RunFolder
+from polychromic.experiment.jobs import Job, JobEvent
+from polychromic.files import append_jsonl, read_json, read_jsonl, write_json
+
+_SECONDS_BETWEEN_HEARTBEATS = 10.0
+Key = tuple[str, int, str]
+BUDGET = "its budget"
+
+
+@dataclass
+class _Running:
+    seconds: float = 0.0
+    machine_seconds: float = 0.0
+    tokens: int = 0
+
+
+class Ledger:
+    """Follows a run through its events. Every few seconds running work is written down, so that a kill loses little."""
+
+    def __init__(
+        self, folder: RunFolder, budget: BudgetSettings, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.folder = folder
+        self.budget = budget
+        self.clock = clock
+        self.running: dict[Key, _Running] = {}
+        self._recover()
+        self.finished_seconds = spent_seconds(read_jsonl(folder.ledger))
+        self.last_tick = self.last_heartbeat = clock()
+
+    @property
+    def seconds(self) -> float:
+        """Machine seconds of all starts so far."""
+        return self.finished_seconds + sum(one.machine_seconds for one in self.running.values())
+
+    def on_event(self, event: JobEvent) -> None:
+        """Take note of a job's progress, and ask the run to stop where a cap is reached."""
+        self._tick()
+        running = self.running.setdefault((event.arm, event.seed, event.stage), _Running())
+        running.tokens += round(event.metrics.get("generation/total_tokens", 0))
+        if self.clock() - self.last_heartbeat >= _SECONDS_BETWEEN_HEARTBEATS:
+            self.last_heartbeat = self.clock()
+            write_json(self.folder.heartbeat, self._rows())
+        if self.budget.exceeded(self.seconds):
+            stopping.request(BUDGET)
+
+    def on_done(self, job: Job, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write the rows of a finished job; its own clock is more exact than the events."""
+        self._tick()
+        finished = []
+        for row in rows:
+            running = self.running.pop((job.arm, job.seed, row["stage"]), _Running())
+            share = running.machine_seconds / running.seconds if running.seconds else 1.0
+            finished.append(self._priced({**row, "machine_seconds": row["seconds"] * share}))
+        self._append(finished)
+
+    def close(self) -> None:
+        """Write down what was running when the work ended early."""
+        self._tick()
+        self._append(self._rows())
+        self.running.clear()
+        self.folder.heartbeat.unlink(missing_ok=True)
+
+    def _tick(self) -> None:
+        now = self.clock()
+        elapsed, self.last_tick = now - self.last_tick, now
+        for running in self.running.values():
+            running.seconds += elapsed
+            running.machine_seconds += elapsed / len(self.running)
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [
+            self._priced(
+                {
+                    "arm": arm,
+                    "seed": seed,
+                    "stage": stage,
+                    "seconds": one.seconds,
+                    "tokens": one.tokens,
+                    "machine_seconds": one.machine_seconds,
+                    "interrupted": True,
+                }
+            )
+            for (arm, seed, stage), one in self.running.items()
+        ]
+
+    def _priced(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {**row, "dollars": self.budget.dollars(row["machine_seconds"])}
+
+    def _append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        if rows:
+            append_jsonl(self.folder.ledger, rows)
+        self.finished_seconds = spent_seconds(read_jsonl(self.folder.ledger))
+
+    def _recover(self) -> None:
+        """A heartbeat that is still there is of a start that was killed: its work was paid for."""
+        if self.folder.heartbeat.exists():
+            append_jsonl(self.folder.ledger, read_json(self.folder.heartbeat))
+            self.folder.heartbeat.unlink()
+
+
+def spent_seconds(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Machine seconds of ledger rows; those of older runs count their job's seconds."""
+    return sum(row.get("machine_seconds", row["seconds"]) for row in rows)

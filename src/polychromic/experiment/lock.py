@@ -1,0 +1,41 @@
+"""One process at a time works on a run folder. A dead owner's lock is free at once: the system holds it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+from polychromic.errors import ConfigError
+from polychromic.experiment.folder import RunFolder
+from polychromic.files import read_json, write_json
+
+
+@contextmanager
+def hold(folder: RunFolder) -> Iterator[None]:
+    """Hold the folder's lock. Raises ConfigError that names the owner where another process has it."""
+    from filelock import FileLock, Timeout
+
+    folder.root.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.root / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(
+            f"{folder.root}: {_owner(folder)}; wait for it, or use another place with --out"
+        ) from None
+    try:
+        started = datetime.now().astimezone().isoformat(timespec="seconds")
+        write_json(folder.owner, {"pid": os.getpid(), "started": started})
+        yield
+    finally:
+        folder.owner.unlink(missing_ok=True)
+        lock.release()
+
+
+def _owner(folder: RunFolder) -> str:
+    if not folder.owner.exists():
+        return "another process works on this run"
+    owner = read_json(folder.owner)
+    return f"process {owner['pid']} works on this run since {owner['started']}"

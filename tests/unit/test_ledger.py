@@ -1,0 +1,152 @@
+"""Time, tokens and dollars are counted across stops and kills; jobs side by side add up to wall time."""
+
+import pytest
+
+from polychromic import stopping
+from polychromic.experiment.budget import BudgetSettings
+from polychromic.experiment.config import Experiment
+from polychromic.experiment.cost import projected_seconds, run_cost
+from polychromic.experiment.cost_text import cost_lines
+from polychromic.experiment.folder import RunFolder
+from polychromic.experiment.jobs import Job, JobEvent
+from polychromic.experiment.ledger import BUDGET, Ledger, spent_seconds
+from polychromic.files import append_jsonl, read_json, read_jsonl, write_json
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def event(arm, tokens=0, stage="train"):
+    return JobEvent(arm, 0, stage, 1, 9, {"generation/total_tokens": tokens})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder(tmp_path / "run")
+
+
+@pytest.fixture(autouse=True)
+def no_wish():
+    with stopping.listening():
+        yield
+
+
+def row(arm, seconds, stage="train"):
+    return {"arm": arm, "seed": 0, "stage": stage, "seconds": seconds, "tokens": 7}
+
+
+def job(arm):
+    return Job(None, arm, 0, None)
+
+
+def test_jobs_side_by_side_share_the_machine(folder):
+    clock = Clock()
+    ledger = Ledger(folder, BudgetSettings(dollars_per_hour=3600.0), clock)
+    ledger.on_event(event("a"))
+    clock.now = 10.0
+    ledger.on_event(event("b"))  # a alone for 10 s
+    clock.now = 30.0
+    ledger.on_done(job("a"), [row("a", 30.0)])  # both for 20 s
+    clock.now = 50.0
+    ledger.on_done(job("b"), [row("b", 40.0)])  # b alone for 20 s
+    rows = read_jsonl(folder.ledger)
+    assert [(one["arm"], one["machine_seconds"], one["dollars"]) for one in rows] == [
+        ("a", 20, 20),
+        ("b", 30, 30),
+    ]
+    assert ledger.seconds == spent_seconds(rows) == 50.0
+
+
+def test_a_kill_loses_at_most_the_time_since_the_last_heartbeat(folder):
+    clock = Clock()
+    first = Ledger(folder, BudgetSettings(), clock)
+    for clock.now in (0.0, 4.0, 11.0, 15.0):
+        first.on_event(event("a", tokens=100))
+    assert read_json(folder.heartbeat)[0]["seconds"] == 11.0
+    second = Ledger(folder, BudgetSettings(), clock)  # the first one was killed
+    assert second.seconds == 11.0
+    [kept] = read_jsonl(folder.ledger)
+    assert (kept["tokens"], kept["interrupted"]) == (300, True)
+    assert not folder.heartbeat.exists()
+
+
+def test_work_that_is_stopped_is_written_down_whole(folder):
+    clock = Clock()
+    ledger = Ledger(folder, BudgetSettings(), clock)
+    ledger.on_event(event("a", tokens=5))
+    clock.now = 3.0
+    ledger.close()
+    ledger.close()
+    assert [(one["seconds"], one["tokens"]) for one in read_jsonl(folder.ledger)] == [(3.0, 5)]
+
+
+@pytest.mark.parametrize("caps", [{"max_hours": 0.01}, {"max_dollars": 0.02, "dollars_per_hour": 2.0}])
+def test_a_cap_asks_the_run_to_stop(folder, caps):
+    clock = Clock()
+    append_jsonl(folder.ledger, [row("a", 30.0)])  # of an earlier start, before machine seconds were kept
+    ledger = Ledger(folder, BudgetSettings(**caps), clock)
+    ledger.on_event(event("b"))
+    clock.now = 5.9
+    ledger.on_event(event("b"))
+    assert not stopping.requested()
+    clock.now = 6.0
+    ledger.on_event(event("b"))
+    assert stopping.requested()
+    with pytest.raises(stopping.StoppedError, match=f"stopped by {BUDGET}"):
+        stopping.stop_if_requested("kept")
+
+
+def test_dollars_need_a_price():
+    with pytest.raises(ValueError, match="max_dollars needs dollars_per_hour"):
+        BudgetSettings(max_dollars=3.0)
+
+
+def experiment():
+    return Experiment.from_mapping({
+        "name": "priced", "task": {"name": "arithmetic"}, "model": {"source": "polychromic:arithmetic-tiny"},
+        "training": {"signal": "reward", "steps": 9}, "arms": {"baseline": {}, "other": {}}, "seeds": [0, 1],
+        "evaluation": {"prompts": 2, "samples": 2}, "budget": {"dollars_per_hour": 36.0},
+    })  # fmt: skip
+
+
+def test_what_is_left_is_priced_from_what_was_done(folder):
+    append_jsonl(folder.ledger, [row("baseline", 100.0), row("baseline", 20.0, "evaluate")])
+    write_json(folder.heartbeat, [row("other", 50.0)])
+    (folder.job("baseline", 0) / "adapter").mkdir(parents=True)
+    folder.generations("baseline", 0).write_text("{}\n" * 4)
+    cost = run_cost(experiment(), folder)
+    assert cost.seconds == 170.0
+    assert cost.dollars == pytest.approx(1.7)
+    assert len(cost.left) == 6  # training and evaluation of baseline/1, other/0 and other/1
+    assert cost.left_seconds == 3 * 100.0 + 3 * 20.0
+    lines = cost_lines(cost)
+    assert "spent: 2.8 min, $1.70" in lines
+    assert any(line.startswith("left: 6.0 min, $3.60, whole run 8.8 min, $5.30") for line in lines)
+
+
+def test_a_stage_that_never_ended_is_not_projected():
+    assert projected_seconds([("a", 0, "evaluate")], [row("a", 5.0)]) is None
+    assert projected_seconds([("a", 0, "train")], [{**row("a", 5.0), "interrupted": True}]) is None
+    assert projected_seconds([("b", 0, "train")], [row("a", 5.0)]) == 5.0
+    assert projected_seconds([], []) == 0.0
+
+
+def test_gain_is_priced_by_the_arms_own_share(folder):
+    append_jsonl(folder.ledger, [row("baseline", 100.0), row("other", 60.0)])
+    outcome = {
+        "arm": "other", "criterion": {"metric": "distinct_2", "direction": "higher"},
+        "evidence": {"comparison": {"relative_difference": 0.12}},
+    }  # fmt: skip
+    worse = {**outcome, "criterion": {"metric": "self_bleu", "direction": "lower"}}
+    write_json(folder.comparison, {"verdict": {"levels": [{"outcomes": [outcome, worse]}]}})
+    [gain] = run_cost(experiment(), folder).gains
+    assert (gain.metric, gain.percent) == ("distinct_2", pytest.approx(12.0))
+    assert gain.seconds_a_percent == pytest.approx(5.0)
+    assert gain.dollars_a_percent == pytest.approx(0.05)

@@ -1,0 +1,120 @@
+"""A run folder is held by one process, survives a move, and says in words when it cannot be written."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from polychromic import stopping
+from polychromic.errors import ConfigError, PolychromicError, StoppedError
+from polychromic.experiment.config import Experiment
+from polychromic.experiment.folder import RunFolder, open_run_folder
+from polychromic.experiment.lock import hold
+from polychromic.experiment.provenance import provenance
+from polychromic.experiment.working import working_folder
+from polychromic.files import write_json
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from polychromic.experiment.folder import RunFolder
+from polychromic.experiment.lock import hold
+with hold(RunFolder(Path(sys.argv[1]))):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def experiment(folder, name="held"):
+    for split in ("train", "validation", "test"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{split}.jsonl").write_text(
+            json.dumps({"id": split, "prompt": split, "references": ["r"]}) + "\n"
+        )
+    (folder / "mine.py").write_text("def check(prompt, text):\n    return 1.0\n")
+    content = {
+        "name": name, "model": {"source": "polychromic:arithmetic-tiny"},
+        "task": {"name": "custom", "checker": "mine.py:check",
+                 **{split: f"{split}.jsonl" for split in ("train", "validation", "test")}},
+        "training": {"signal": "reward", "steps": 1}, "arms": {"baseline": {}, "other": {}},
+    }  # fmt: skip
+    (folder / "experiment.yaml").write_text(json.dumps(content))
+    return Experiment.from_file(folder / "experiment.yaml")
+
+
+def test_a_second_process_is_refused_and_a_dead_owner_is_not_waited_for(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(folder.root)], stdout=subprocess.PIPE) as owner:
+        assert owner.stdout.readline() == b"held\n"
+        with pytest.raises(ConfigError, match=rf"process {owner.pid} works on this run since"), hold(folder):
+            pass
+        owner.send_signal(signal.SIGKILL)
+    with hold(folder):
+        assert json.loads(folder.owner.read_text())["pid"] == os.getpid()
+    assert not folder.owner.exists()
+
+
+def test_a_project_that_moved_continues_its_run(tmp_path):
+    before, after = experiment(tmp_path / "here"), experiment(tmp_path / "there")
+    folder = open_run_folder(before, tmp_path / "runs")
+    write_json(folder.provenance, provenance(before))
+    assert open_run_folder(after, tmp_path / "runs") == folder
+    (tmp_path / "there" / "train.jsonl").write_text("{}\n")
+    with pytest.raises(ConfigError, match=r"other settings \(task.train\)"):
+        open_run_folder(after, tmp_path / "runs")
+
+
+def test_fresh_empties_the_folder_but_keeps_its_lock(tmp_path):
+    one = experiment(tmp_path / "here")
+    with working_folder(one, tmp_path / "runs") as folder:
+        (folder.job("baseline", 0)).mkdir(parents=True)
+        (folder.root / "report.html").write_text("old")
+        with (
+            pytest.raises(ConfigError, match="works on this run"),
+            working_folder(one, tmp_path / "runs", fresh=True),
+        ):
+            pass
+        assert (folder.root / "report.html").exists()
+    with working_folder(one, tmp_path / "runs", fresh=True) as folder:
+        assert {path.name for path in folder.root.glob("*")} == {"experiment.yaml"}
+
+
+def test_a_full_disk_is_one_sentence(tmp_path):
+    with (
+        pytest.raises(PolychromicError, match=r"held: cannot be written: No space left on device.*run again"),
+        working_folder(experiment(tmp_path / "here"), tmp_path / "runs"),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_the_first_signal_is_a_wish_and_the_block_ends_it(number, code):
+    before = signal.getsignal(number)
+    with stopping.listening():
+        stopping.stop_if_requested("nothing yet")
+        signal.raise_signal(number)
+        time.sleep(0)
+        with pytest.raises(StoppedError, match="7 steps are kept; run the same command again") as caught:
+            stopping.stop_if_requested("7 steps are kept")
+        assert caught.value.exit_code == code
+    assert signal.getsignal(number) == before
+    assert not stopping.requested()
+
+
+def test_a_second_signal_ends_the_process_at_once():
+    script = (
+        "import time\nfrom polychromic import stopping\nstopping.listen()\nprint('on', flush=True)\n"
+        "time.sleep(60)\ntime.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == -signal.SIGTERM
