@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint slow clean
+.PHONY: demo test lint slow faults fuzz clean
+KILLS ?= 50
+FUZZ ?= 20000
 
 demo: $(INSTALLED)
 	$(BIN)/polychromic run experiments/quickstart.yaml
@@ -15,6 +17,15 @@ test: $(INSTALLED)
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m "slow or network"
+
+# Kills runs at random moments; the last line says how many were killed, how many ended identical, and how many lost.
+faults: $(INSTALLED)
+	$(BIN)/python -m pytest tests/faults -k "not killed"
+	$(BIN)/python -m tests.faults.storm --kills $(KILLS) --workers 2
+
+# Mutated experiment and data files, FUZZ of each.
+fuzz: $(INSTALLED)
+	FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/fuzz
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ from polychromic.cli.report import report
 from polychromic.cli.run import run
 from polychromic.cli.train import train
 from polychromic.errors import PolychromicError, StoppedError
+from polychromic.plain_text import PlainFormatter, plain_text
 
 app = typer.Typer(
     name="polychromic",
@@ -48,9 +49,9 @@ def _options(
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more of what is done.")] = False,
 ) -> None:
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(message)s", stream=sys.stderr
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PlainFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
 
 
 def main() -> None:
@@ -62,10 +63,10 @@ def main() -> None:
     try:
         app()
     except StoppedError as stopped:
-        typer.echo(str(stopped), err=True)
+        typer.echo(plain_text(str(stopped)), err=True)
         sys.exit(stopped.exit_code)
     except PolychromicError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(plain_text(f"error: {error}"), err=True)
         sys.exit(1)
     except KeyboardInterrupt:
         typer.echo("stopped; run the same command again to continue", err=True)

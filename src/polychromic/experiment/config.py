@@ -9,11 +9,11 @@ from typing import Any, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from polychromic.errors import ConfigError
 from polychromic.evaluation.criteria import DEFAULT_LEVELS, Criterion, CriterionDirection, Levels
 from polychromic.evaluation.settings import EvaluationSettings
 from polychromic.experiment.budget import BudgetSettings
 from polychromic.experiment.problems import config_error, describe_problems
+from polychromic.experiment.yaml_file import read_yaml
 from polychromic.models.settings import ModelSettings
 from polychromic.settings import Settings
 from polychromic.tasks.settings import TaskSettings
@@ -217,28 +217,6 @@ def folder_name(name: str, *, place: str = "") -> str:
     if not _NAME.fullmatch(name):
         raise ValueError(f"{place}expected letters, digits, '.', '_' and '-' (it names a folder)")
     return name
-
-
-def read_yaml(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """The sections of an experiment file, not checked yet, with overrides put in; raises ConfigError."""
-    import yaml
-    from omegaconf import DictConfig, OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such experiment file; `polychromic init` writes one to start from")
-    try:
-        loaded = OmegaConf.load(path)
-        if not isinstance(loaded, DictConfig) or not loaded:
-            raise ConfigError(f"{path}: expected sections (name, task, model, training, arms), found none")
-        for override in overrides:
-            if "=" not in override:
-                raise ConfigError(f"override {override!r}: expected key=value, such as training.steps=20")
-        merged = OmegaConf.merge(loaded, OmegaConf.from_dotlist(list(overrides)))
-        content: Any = OmegaConf.to_container(merged, resolve=True)
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a readable YAML file: {error}") from error
-    return {str(key): value for key, value in content.items()}
 
 
 def with_absolute_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:

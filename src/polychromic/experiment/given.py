@@ -20,7 +20,6 @@ from polychromic.experiment.config import (
     Experiment,
     RunSettings,
     folder_name,
-    read_yaml,
     with_absolute_paths,
 )
 from polychromic.experiment.folder import RunFolder, read_resolved
@@ -28,6 +27,7 @@ from polychromic.experiment.problems import config_error
 from polychromic.experiment.provenance import installed_versions
 from polychromic.experiment.run import RunResult
 from polychromic.experiment.tasks import build_task
+from polychromic.experiment.yaml_file import read_yaml
 from polychromic.files import remove_folder, sha256_file, strict_json, write_json, write_text
 from polychromic.settings import Settings
 from polychromic.tasks.settings import TaskSettings

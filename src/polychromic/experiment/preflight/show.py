@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from polychromic.experiment.preflight.checks import CheckResult, Status
+from polychromic.plain_text import plain_text
 
 _MARKS: dict[Status, tuple[str, str]] = {
     "passed": ("✓", "green"),
@@ -19,7 +20,7 @@ def show_check(check: CheckResult, console: Console | None = None) -> None:
     """Print number, name, result, mend and time of a check. Text from data is never read as markup."""
     console = console or Console()
     mark, style = _MARKS[check.status]
-    head = Text.assemble((f"{check.number:>2} {mark} ", style), (check.name, "bold"), f"  {check.result}")
+    head = Text.assemble((f"{check.number:>2} {mark} ", style), (check.name, "bold"), f"  {plain_text(check.result)}")
     console.print(head.append(f"  ({check.seconds:.1f} s)", "dim"), soft_wrap=True)
     if check.mend:
-        console.print(Text(f"     → {check.mend}", style), soft_wrap=True)
+        console.print(Text(f"     → {plain_text(check.mend)}", style), soft_wrap=True)

@@ -1,0 +1,36 @@
+"""Text from models and files made fit for a terminal: it may name things, it may not steer."""
+
+from __future__ import annotations
+
+import logging
+import unicodedata
+
+_KEPT = "\n\t"
+# Characters that reorder or hide what stands around them: bidirectional marks and embeddings, zero-width ones.
+_STEERING = frozenset("\u061c\u200b\u200e\u200f\u2028\u2029\ufeff") | {
+    chr(code) for code in range(0x202A, 0x202F)
+}
+_STEERING |= {chr(code) for code in range(0x2066, 0x206A)}
+
+
+def plain_text(text: str) -> str:
+    """The text with control codes, direction marks and lone surrogates written as escapes such as `\\x1b`."""
+    return "".join(_escaped(character) if _steers(character) else character for character in text)
+
+
+def _steers(character: str) -> bool:
+    if character in _KEPT:
+        return False
+    return unicodedata.category(character) in ("Cc", "Cs") or character in _STEERING
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+class PlainFormatter(logging.Formatter):
+    """Log lines as plain text."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record's line, fit for a terminal."""
+        return plain_text(super().format(record))
