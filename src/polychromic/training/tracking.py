@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +17,10 @@ from polychromic.errors import ConfigError
 from polychromic.files import append_jsonl, read_jsonl, strict_json, write_text
 
 logger = logging.getLogger(__name__)
+
+_LONGEST_QUEUE = 1000
+_SECONDS_TO_CLOSE = 10.0
+_MOST_FAILURES = 20
 
 
 class Tracker(Protocol):
@@ -85,14 +93,62 @@ class HostedTracker:
         self._module.finish()
 
 
+class BackgroundTracker:
+    """A tracker in a thread of its own: one that is slow, refused or broken neither stops training nor slows it.
+
+    Numbers that do not fit into the queue are dropped for this tracker (metrics.jsonl has them all). The first
+    failure is said; after many in a row the tracker is given up.
+    """
+
+    def __init__(self, name: str, build: Callable[[], Tracker]) -> None:
+        self.name = name
+        self._waiting: queue.Queue[tuple[dict[str, float], int] | None] = queue.Queue(_LONGEST_QUEUE)
+        self._thread = threading.Thread(target=self._work, args=(build,), daemon=True)
+        self._thread.start()
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Hand the numbers over and return at once."""
+        with contextlib.suppress(queue.Full):
+            self._waiting.put_nowait((dict(metrics), step))
+
+    def close(self) -> None:
+        """Give the tracker a few seconds to finish."""
+        with contextlib.suppress(queue.Full):
+            self._waiting.put(None, timeout=_SECONDS_TO_CLOSE)
+        self._thread.join(_SECONDS_TO_CLOSE)
+        if self._thread.is_alive():
+            logger.warning("tracker %s did not finish in time; metrics.jsonl is whole", self.name)
+
+    def _work(self, build: Callable[[], Tracker]) -> None:
+        # Everything happens in this thread: some trackers keep their run in a variable of the thread.
+        failures = 0
+        try:
+            tracker = build()
+        except Exception as error:  # noqa: BLE001 - the tracker boundary: other people's services must not end a run
+            logger.warning("tracker %s could not start (%s); metrics.jsonl goes on", self.name, error)
+            return
+        while (item := self._waiting.get()) is not None and failures < _MOST_FAILURES:
+            try:
+                tracker.log(*item)
+                failures = 0
+            except Exception as error:  # noqa: BLE001 - the tracker boundary again
+                failures += 1
+                if failures in (1, _MOST_FAILURES):
+                    logger.warning("tracker %s failed %d times in a row: %s", self.name, failures, error)
+        with contextlib.suppress(Exception):
+            tracker.close()
+
+
 def open_trackers(names: Sequence[str], folder: Path, *, project: str, run_name: str) -> list[Tracker]:
     """The trackers asked for. Raises ConfigError with the install command where a package is missing."""
     trackers: list[Tracker] = []
     for name in names:
         if name == "tensorboard":
-            trackers.append(TensorBoardTracker(folder))
+            _require("torch.utils.tensorboard", name)
+            trackers.append(BackgroundTracker(name, partial(TensorBoardTracker, folder)))
         else:
-            trackers.append(HostedTracker(name, folder, project, run_name))
+            _require(name, name)
+            trackers.append(BackgroundTracker(name, partial(HostedTracker, name, folder, project, run_name)))
     return trackers
 
 

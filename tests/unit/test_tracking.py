@@ -1,0 +1,85 @@
+"""A tracker that is slow, refused or broken neither stops a run nor holds it up."""
+
+import threading
+
+import pytest
+
+from polychromic.errors import ConfigError
+from polychromic.files import read_jsonl
+from polychromic.training import tracking
+from polychromic.training.tracking import BackgroundTracker, MetricsFile, open_trackers
+
+
+class Recorder:
+    """Keeps what it is given; may fail or wait."""
+
+    def __init__(self, failing=False, gate=None):
+        self.failing, self.gate = failing, gate
+        self.seen, self.closed = [], False
+
+    def log(self, metrics, step):
+        if self.gate is not None:
+            self.gate.wait()
+        if self.failing:
+            raise ConnectionError("500 Internal Server Error")
+        self.seen.append((step, metrics))
+
+    def close(self):
+        self.closed = True
+
+
+def test_numbers_arrive_in_order_and_the_tracker_is_closed():
+    recorder = Recorder()
+    tracker = BackgroundTracker("probe", lambda: recorder)
+    for step in range(50):
+        tracker.log({"x": float(step)}, step)
+    tracker.close()
+    assert recorder.seen == [(step, {"x": float(step)}) for step in range(50)]
+    assert recorder.closed
+
+
+def test_a_tracker_that_hangs_holds_nothing_up(monkeypatch, caplog):
+    monkeypatch.setattr(tracking, "_SECONDS_TO_CLOSE", 0.05)
+    gate = threading.Event()
+    tracker = BackgroundTracker("slow", lambda: Recorder(gate=gate))
+    for step in range(3000):  # more than the queue holds
+        tracker.log({"x": 1.0}, step)
+    tracker.close()
+    assert "tracker slow did not finish in time" in caplog.text
+    gate.set()
+
+
+def test_a_tracker_that_fails_is_said_once_and_given_up(caplog):
+    recorder = Recorder(failing=True)
+    tracker = BackgroundTracker("broken", lambda: recorder)
+    for step in range(100):
+        tracker.log({"x": 1.0}, step)
+    tracker.close()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"tracker broken failed {n} times in a row: 500 Internal Server Error" for n in (1, 20)
+    ]
+    assert recorder.closed
+
+
+def test_a_tracker_that_cannot_start_is_said(caplog):
+    def refuse():
+        raise ConnectionRefusedError("connection refused")
+
+    tracker = BackgroundTracker("refused", refuse)
+    tracker.log({"x": 1.0}, 1)
+    tracker.close()
+    assert "tracker refused could not start (connection refused)" in caplog.text
+
+
+def test_a_missing_package_is_known_at_once(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    with pytest.raises(ConfigError, match=r"pip install 'polychromic\[wandb\]'"):
+        open_trackers(["wandb"], tmp_path, project="p", run_name="r")
+
+
+def test_rows_after_a_checkpoint_are_dropped_on_resuming(tmp_path):
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    for step in range(1, 6):
+        file.log({"x": step}, step)
+    file.rewind(3)
+    assert [row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl")] == [1, 2, 3]
