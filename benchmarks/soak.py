@@ -121,9 +121,8 @@ def outage(folder: Path, steps: int) -> None:
             seconds[name].append(time.process_time() - started)
     plain = statistics.median(seconds["no tracker"])
     for name, taken in seconds.items():
-        print(
-            f"{name}: {1000 * statistics.median(taken):.1f} ms CPU a step, {100 * (statistics.median(taken) / plain - 1):+.1f} %"
-        )
+        median = statistics.median(taken)
+        print(f"{name}: {1000 * median:.1f} ms CPU a step, {100 * (median / plain - 1):+.1f} %")
 
 
 if __name__ == "__main__":
