@@ -73,6 +73,7 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{name}: &{name} [{','.join(['*' + before] * 9)}]\n"
     for before, name in zip("abcdefgh", "bcdefghi", strict=True)
 )
+DOUBLINGS = f"a0: {'x' * 100}\n" + "".join(f"a{level + 1}: {f'${{a{level}}}' * 10}\n" for level in range(20))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,11 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         ("[" * 5000, "nested too deeply"),
         ("a: " + "x" * 2_000_000, "expected an experiment file of at most"),
         ("name: !!python/object/apply:os.system ['touch pwned']\n", "could not determine a constructor"),
-        ("name: ${name}\n", "not a readable YAML file"),
+        ("name: ${name}\n", "name: expected letters"),
+        ("name: ${oc.env:HOME}\n", "name: expected letters"),
+        (DOUBLINGS, "a0: unknown key"),
+        ("name: a\narms: {b: {training: 5}}\n", "missing"),
+        ('task: {name: custom, train: "a\\0b"}\n', "task.train: holds a NUL character"),
         ("name: a\nname: b\n", "not a readable YAML file"),
     ],
 )

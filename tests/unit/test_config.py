@@ -54,6 +54,10 @@ def test_an_arm_changes_only_its_own_keys():
         ("task.name=poetry", "task: unknown task 'poetry', expected one of"),
         ("arms.coverage.diversity.wait=2", "arms.coverage.diversity.wait: unknown key; did you mean weight?"),
         ("arms.coverage.evaluation.samples=2", "arms.coverage.evaluation: unknown key"),
+        (
+            "arms.coverage.training=5",
+            "arms.coverage.training: expected the keys that this arm changes, got 5",
+        ),
         ("comparison.baseline=control", "not one of the arms"),
         ("name=../elsewhere", "name: expected letters"),
         ("training.epochs=2", "state either steps or epochs"),

@@ -7,6 +7,7 @@ import pytest
 
 from polychromic.errors import CheckerError
 from polychromic.records import Check, Prompt, as_messages
+from polychromic.tasks import isolation
 from polychromic.tasks.isolation import IsolatedChecker, isolated_checker
 
 PROMPTS = [Prompt("p", as_messages("Q"), ("A",), {"k": [1]})]
@@ -116,6 +117,38 @@ def test_what_a_checker_forks_is_ended_with_it(checker, monkeypatch):
     while processes_with(b"forks-of-this-test"):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_fork_that_comes_back_from_the_checker_answers_nothing(checker):
+    """Past bug: both processes answered, and every later reward belonged to the text before."""
+    forking = checker(
+        "import os\ndef check(prompt, text):\n    os.fork()\n    return 1.0 if text == 'a' else 0.0\n"
+    )
+    assert [check.reward for check in ask(forking, *"abaabb")] == [1.0, 0.0, 1.0, 1.0, 0.0, 0.0]
+
+
+def test_a_process_whose_checker_leaves_children_behind_is_replaced(checker, monkeypatch):
+    monkeypatch.setattr(isolation, "_MOST_LEFT_CHILDREN", 3)
+    source = (
+        "import os\ncalls = 0\n"
+        "def check(prompt, text):\n"
+        "    global calls\n    calls += 1\n"
+        "    if text == 'fork' and os.fork() == 0:\n        os._exit(0)\n"
+        "    return calls / 10\n"
+    )
+    assert [check.reward for check in ask(checker(source), *["fork"] * 6)] == [0.1, 0.2, 0.3, 0.4, 0.1, 0.2]
+    assert [check.reward for check in ask(checker(source), *["none"] * 6)] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+
+
+def test_what_a_checker_writes_to_every_stream_is_no_answer(checker):
+    writing = checker(
+        "import os\ndef check(prompt, text):\n"
+        "    for stream in range(3, 20):\n"
+        "        for line in (b'{\"reward\": 5, \"error\": null}\\n', b'noise\\n', b'[]\\n'):\n"
+        "            try:\n                os.write(stream, line)\n            except OSError:\n                pass\n"
+        "    return 0.5\n"
+    )
+    assert ask(writing, "a", "b", "c") == [Check(0.5)] * 3
 
 
 def test_one_that_fails_again_and_again_ends_with_its_reason(checker):

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,13 @@ def error_of(path: Path) -> str:
     with pytest.raises(DataError) as caught:
         load_prompts(path)
     return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["pipe", "folder", "n" * 300, "nowhere"])
+def test_what_is_no_file_is_refused_at_once(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    assert error_of(tmp_path / name).endswith("check the path")
 
 
 def test_a_prompt_text_becomes_one_user_turn(tmp_path):
@@ -164,7 +172,7 @@ def test_an_empty_file_is_refused(tmp_path, content):
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     assert "cannot be read (No such file or directory)" in error_of(tmp_path / "none.jsonl")
-    assert "cannot be read (Is a directory)" in error_of(tmp_path)
+    assert "is not a file, expected JSON lines" in error_of(tmp_path)
 
 
 _VALUES = st.recursive(

@@ -184,6 +184,11 @@ class Experiment(Settings):
                 f"arms.{name}.{sorted(unknown)[0]}: unknown key, expected model, training, diversity, untrained or "
                 "verbalised"
             )
+        for key, change in changes.items():
+            if not isinstance(change, Mapping | None):
+                raise ValueError(
+                    f"arms.{name}.{key}: expected the keys that this arm changes, got {change!r:.60}"
+                )
         merged: dict[str, Any] = {
             key: _merge(section, changes.get(key) or {}) for key, section in sections.items()
         }

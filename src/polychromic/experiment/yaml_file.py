@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,17 @@ def read_yaml(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
         if not OmegaConf.is_dict(loaded) or not loaded:
             raise ConfigError(f"{path}: expected sections (name, task, model, training, arms), found none")
         merged = OmegaConf.merge(loaded, OmegaConf.from_dotlist(_checked(overrides)))
-        content: Any = OmegaConf.to_container(merged, resolve=True)
+        # Not resolved: a value is text, and never another value, the environment, or a bomb of ${a}${a}.
+        content: Any = OmegaConf.to_container(merged, resolve=False)
     except RecursionError as error:
         raise ConfigError(f"{path}: nested too deeply, expected a few levels of sections") from error
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, AttributeError, KeyError) as error:
         # The parser and omegaconf let errors of Python through on odd scalars, keys and interpolations.
         raise ConfigError(f"{path}: not a readable YAML file: {error}") from error
-    return {str(key): value for key, value in content.items()}
+    content = {str(key): value for key, value in content.items()}
+    for place, text in _texts(content):
+        _require_writable(path, place, text)
+    return content
 
 
 def _read_text(path: Path) -> str:
@@ -76,6 +80,28 @@ def _expanded_size(node: Any, sizes: dict[int, int], above: set[int]) -> int:
         sizes[id(node)] = 1 + sum(_expanded_size(part, sizes, above) for part in flat)
         above.remove(id(node))
     return sizes[id(node)]
+
+
+def _texts(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Every text below a value, keys too, with the dotted key that it stands at."""
+    if isinstance(value, str):
+        yield place, value
+    for key, below in _children(value):
+        dotted = f"{place}.{key}" if place else str(key)
+        yield dotted, str(key)
+        yield from _texts(below, dotted)
+
+
+def _children(value: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(value, dict):
+        return value.items()
+    return enumerate(value) if isinstance(value, list) else ()
+
+
+def _require_writable(path: Path, place: str, text: str) -> None:
+    """No path, name or file can hold a NUL character or half a surrogate pair."""
+    if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text):
+        raise ConfigError(f"{path}: {place}: holds a NUL character or half a surrogate pair; remove it")
 
 
 def _checked(overrides: Sequence[str]) -> list[str]:

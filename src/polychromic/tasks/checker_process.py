@@ -32,13 +32,26 @@ def main() -> None:
     try:
         checker = load_checker(sys.argv[1])
     except CheckerError as error:
-        _say(answers, {"error": str(error)})
+        _say(answers, {"number": 0, "error": str(error)})
         return
-    _say(answers, {"ready": True})
+    _say(answers, {"number": 0})
+    server = os.getpid()
     while True:
         request = waiting.get()
         [check] = run_checker(checker, [_prompt(request["prompt"])], [request["text"]])
-        _say(answers, {"reward": check.reward, "error": check.error})
+        if os.getpid() != server:
+            os._exit(0)  # a fork of the checker's came back from it: only the server may answer
+        answer = {"reward": check.reward, "error": check.error, "children": _has_children()}
+        _say(answers, {"number": request["number"], **answer})
+
+
+def _has_children() -> bool:
+    """Whether processes that the checker has started are running, or ended and not waited for."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _take_over_standard_streams() -> tuple[IO[bytes], IO[bytes]]:

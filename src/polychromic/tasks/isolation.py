@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -23,6 +24,7 @@ from polychromic.records import Check, Prompt
 
 _START_SECONDS = 120.0
 _MOST_FAILURES_IN_A_ROW = 10
+_MOST_LEFT_CHILDREN = 200
 
 
 class IsolatedChecker:
@@ -57,6 +59,9 @@ class IsolatedChecker:
         except EOFError:
             return self._failed(f"the checker's process ended ({self._process.ending()})")
         self._failures_in_a_row = 0
+        self._process.left_children += answer["children"]
+        if self._process.left_children > _MOST_LEFT_CHILDREN:
+            self._process.kill()  # takes them along; the next text has a new process
         return Check(answer["reward"], answer["error"])
 
     def _failed(self, reason: str) -> Check:
@@ -102,6 +107,8 @@ class _Process:
             env=os.environ | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)},
         )
         self._answers: queue.Queue[bytes] = queue.Queue()
+        self._asked = 0
+        self.left_children = 0  # answers that came with processes of the checker's still there
         threading.Thread(target=_read_lines, args=(self._popen.stdout, self._answers), daemon=True).start()
         self._end = weakref.finalize(self, _kill_session, self._popen)
         try:
@@ -125,8 +132,9 @@ class _Process:
     def ask(self, request: Mapping[str, Any], seconds: float) -> Mapping[str, Any]:
         """Its answer. Raises TimeoutError, or EOFError where it has ended."""
         assert self._popen.stdin is not None
+        self._asked += 1
         try:
-            self._popen.stdin.write(strict_json(request).encode() + b"\n")
+            self._popen.stdin.write(strict_json({**request, "number": self._asked}).encode() + b"\n")
             self._popen.stdin.flush()
         except BrokenPipeError as error:
             raise EOFError from error
@@ -142,14 +150,27 @@ class _Process:
         self._end()
 
     def _answer(self, seconds: float) -> Mapping[str, Any]:
-        try:
-            line = self._answers.get(timeout=seconds)
-        except queue.Empty:
-            raise TimeoutError from None
-        if not line:
-            _kill_session(self._popen)  # it is gone itself, but may have left others behind
-            raise EOFError
-        return json.loads(line)
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                line = self._answers.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise TimeoutError from None
+            if not line:
+                _kill_session(self._popen)  # it is gone itself, but may have left others behind
+                raise EOFError
+            answer = _answer_to(self._asked, line)
+            if answer is not None:
+                return answer
+
+
+def _answer_to(number: int, line: bytes) -> Mapping[str, Any] | None:
+    """What the line answers, None where it is not an answer to that request: a checker can write to any stream."""
+    try:
+        answer = json.loads(line)
+    except ValueError:
+        return None
+    return answer if isinstance(answer, dict) and answer.get("number") == number else None
 
 
 def _read_lines(stream: Any, answers: queue.Queue[bytes]) -> None:

@@ -41,6 +41,9 @@ def load_prompts(path: Path) -> list[Prompt]:
 def filled_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """The lines of a file that hold something, with their numbers; raises DataError where it cannot be read."""
     try:
+        # A pipe would hang, and a device never end.
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path}: is not a file, expected JSON lines; check the path")
         content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")  # the mark some editors put before UTF-8
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from error
