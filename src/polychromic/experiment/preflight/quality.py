@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from polychromic.diversity.embedder import load_embedder
 from polychromic.diversity.selftest import check_measures
 from polychromic.evaluation.audit_checker import audit_checker
-from polychromic.evaluation.ceilings import criterion_possible
+from polychromic.evaluation.ceilings import impossible_criteria
 from polychromic.experiment.preflight.checks import Finding
 from polychromic.experiment.preflight.probe import Probe
 
@@ -55,14 +55,13 @@ def room_to_improve(probe: Probe) -> Finding:
     shown = {key: value for key in keys if not math.isnan(value := probe.metric(key))}
     result = "untrained: " + ", ".join(f"{key} {value:.3f}" for key, value in shown.items())
     criteria = [one for level in probe.experiment.comparison.levels().values() for one in level]
-    possible = [criterion_possible(one, probe.metric(one.metric)) for one in criteria]
-    impossible = [one.sentence for one in possible if not one.possible]
+    impossible = impossible_criteria(criteria, {one.metric: probe.metric(one.metric) for one in criteria})
     edges = _at_an_edge(shown, f"pass@{n}")
     if not impossible and not edges:
         return Finding("passed", result, figures=shown)
     return Finding(
         "warned",
-        f"{result}. {'. '.join([*dict.fromkeys(impossible), *edges])}",
+        f"{result}. {'. '.join([*impossible, *edges])}",
         "a criterion that the untrained model already rules out is going to come out as impossible: state another "
         "one, or make the task harder",
         shown,
