@@ -131,6 +131,7 @@ SOUND = {
         ("collapse", {"groups/clusters": 1.5}, {}),
         ("gibberish-growth", {"generation/entropy": 3.0}, {}),
         ("length-hacking", {"generation/tokens": 40.0}, {}),
+        ("length-hacking", {"generation/tokens": 27.0, "generation/truncated": 0.6}, {}),
         ("gate-eats-diversity", {"groups/distance": 0.5, "train/diversity_score": 0.4}, {}),
         ("reward-without-signal", {"groups/no_signal": 0.95}, {}),
         ("far-from-the-start", {"train/kl": 25.0}, {}),

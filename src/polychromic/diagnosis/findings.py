@@ -210,15 +210,20 @@ def entropy_explosion(evidence: ArmEvidence) -> Finding | None:
 
 
 def length_hacking(evidence: ArmEvidence) -> Finding | None:
-    """Answers that grow while the score does."""
-    before, after = evidence.trace.early("generation/tokens"), evidence.trace.late("generation/tokens")
-    if not (after > 1.5 * before and after > before + 5):
+    """Answers that grow while the score does, or that grow into the token limit."""
+    trace = evidence.trace
+    before, after = trace.early("generation/tokens"), trace.late("generation/tokens")
+    cut_before, cut_after = trace.early("generation/truncated"), trace.late("generation/truncated")
+    much_longer = after > 1.5 * before and after > before + 5
+    if not (much_longer or cut_after > cut_before + 0.25):
         return None
     return Finding(
         "length-hacking",
         "warning",
-        f"answers grew from {before:.0f} to {after:.0f} tokens while training",
-        "look whether checker or diversity measure pays for length; compare at matched length (rarefied Distinct-n)",
+        f"answers grew from {before:.0f} to {after:.0f} tokens while training, and {_percent(cut_after)} of them are cut at "
+        f"max_new_tokens = {evidence.max_new_tokens} ({_percent(cut_before)} at the beginning)",
+        "look whether checker or diversity measure pays for length; let the checker refuse answers that were cut, raise "
+        "max_new_tokens, and compare at matched length (rarefied Distinct-n)",
     )
 
 
