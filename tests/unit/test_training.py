@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 from polychromic.errors import CheckerError, TrainingError
 from polychromic.files import read_jsonl
 from polychromic.models.loading import load_base
-from polychromic.records import Check
+from polychromic.records import Check, SamplingParameters
+from polychromic.sampling.local import LocalSampler
 from polychromic.tasks.arithmetic import ArithmeticTask
+from polychromic.training.groups import sample_groups
 from polychromic.training.loop import ArmRun, Trainer, schedule_factor, train_arm
 from polychromic.training.settings import DiversitySettings, TrainingSettings
 
@@ -230,3 +232,20 @@ def test_gradient_shares_are_measured_on_steps_that_have_a_diversity_term(run, s
     maker.run = dataclasses.replace(run, training=settings(signal=signal, gradient_share_every=4))
     assert [step for step in range(10) if maker._measures(step)] == measured
     assert all(maker._samples_diversity(step) for step in measured)
+
+
+@pytest.mark.parametrize(("cut_answers", "rewards"), [("judge", {0.0, 1.0}), ("fail", {0.0})])
+def test_an_answer_that_was_cut_may_count_for_nothing(tiny_model, cut_answers, rewards):
+    """Past bug: a checker that liked half-sentences taught a model never to end (90 % of its answers were cut)."""
+
+    class EveryOther(ArithmeticTask):
+        def check(self, prompts, texts):
+            return [Check(float(index % 2)) for index in range(len(texts))]
+
+    task = EveryOther(64, 16, 16)
+    prompts = task.prompts("train")[:2]
+    parameters = SamplingParameters(max_new_tokens=3)  # an answer takes eight tokens
+    groups = sample_groups(
+        LocalSampler(tiny_model), task, prompts, 4, parameters, [0, 1], cut_answers=cut_answers
+    )
+    assert {reward for group in groups for reward in group.rewards} == rewards

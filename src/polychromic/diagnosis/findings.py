@@ -220,10 +220,10 @@ def length_hacking(evidence: ArmEvidence) -> Finding | None:
     return Finding(
         "length-hacking",
         "warning",
-        f"answers grew from {before:.0f} to {after:.0f} tokens while training, and {_percent(cut_after)} of them are cut at "
-        f"max_new_tokens = {evidence.max_new_tokens} ({_percent(cut_before)} at the beginning)",
-        "look whether checker or diversity measure pays for length; let the checker refuse answers that were cut, raise "
-        "max_new_tokens, and compare at matched length (rarefied Distinct-n)",
+        f"answers grew from {before:.0f} to {after:.0f} tokens while training, and {_percent(cut_after)} of them are "
+        f"cut at max_new_tokens = {evidence.max_new_tokens} ({_percent(cut_before)} at the beginning)",
+        "checker or diversity measure pays for length: set training.cut_answers: fail, raise max_new_tokens, and "
+        "compare at matched length (rarefied Distinct-n)",
     )
 
 

@@ -90,6 +90,12 @@ class ValidationWatch:
         )
         seeds = [child_seed(*names, prompt.id) for prompt in self.prompts]
         groups = sample_groups(
-            self.sampler, self.run.task, self.prompts, self.settings.samples, parameters, seeds
+            self.sampler,
+            self.run.task,
+            self.prompts,
+            self.settings.samples,
+            parameters,
+            seeds,
+            cut_answers=self.run.training.cut_answers,
         )
         return float(np.nanmean([group.rewards for group in groups]))

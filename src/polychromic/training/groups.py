@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from polychromic.errors import CheckerError
 from polychromic.models.chat import encode_prompt
 from polychromic.models.loading import LanguageModel
 from polychromic.objective import set_advantages, subset_mean
-from polychromic.records import Group, Prompt, SamplingParameters
+from polychromic.records import Check, Group, Prompt, SamplingParameters
 from polychromic.sampling.base import Sampler
 from polychromic.tasks.base import Task
 from polychromic.training.sequences import TokenSequence
@@ -40,11 +41,19 @@ def sample_groups(
     n: int,
     parameters: SamplingParameters,
     seeds: Sequence[int],
+    *,
+    cut_answers: Literal["judge", "fail"] = "judge",
 ) -> list[Group]:
-    """n generations a prompt, each with its check."""
+    """n generations a prompt, each with its check; with `fail` one that the token limit cut gets a reward of 0."""
     generations = sampler.sample(prompts, n, parameters, seeds)
     pairs = [(prompt, one.text) for prompt, group in zip(prompts, generations, strict=True) for one in group]
     checks = task.check([prompt for prompt, _ in pairs], [text for _, text in pairs])
+    if cut_answers == "fail":
+        members = [one for group in generations for one in group]
+        checks = [
+            Check(0.0) if one.finish == "length" else check
+            for one, check in zip(members, checks, strict=True)
+        ]
     return [
         Group(prompt, tuple(group), tuple(checks[index * n : (index + 1) * n]))
         for index, (prompt, group) in enumerate(zip(prompts, generations, strict=True))

@@ -44,6 +44,9 @@ class TrainingSettings(Settings):
     temperature: float = Field(default=1.0, gt=0)
     """Of the sampled groups; log-probabilities are those of the tempered policy that was sampled."""
     max_new_tokens: int = Field(default=64, ge=1)
+    cut_answers: Literal["judge", "fail"] = "judge"
+    """What a generation that `max_new_tokens` cut is worth: the checker's word on what there is, or a reward of 0. A
+    checker that likes half-sentences teaches a model never to end."""
     max_length: int = Field(default=512, ge=2)
     """Tokens of prompt plus reference; longer pairs are left out and counted."""
     kl_weight: float = Field(default=0.0, ge=0)

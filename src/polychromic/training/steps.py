@@ -125,7 +125,9 @@ class StepMaker:
         run, settings = self.run, self.run.training
         parameters = SamplingParameters(settings.temperature, max_new_tokens=settings.max_new_tokens)
         seeds = [child_seed(run.experiment, run.arm, run.seed, step, prompt.id) for prompt in prompts]
-        groups = sample_groups(self.sampler, run.task, prompts, n, parameters, seeds)
+        groups = sample_groups(
+            self.sampler, run.task, prompts, n, parameters, seeds, cut_answers=settings.cut_answers
+        )
         require_working_checker(groups, settings.max_checker_failures)
         needs_distances = run.diversity.objective in ("distance", "vendi", "logdet")
         signals = group_signals(run.task, groups, with_distances=needs_distances and run.diversity.is_active)
