@@ -6,7 +6,7 @@ For ΔW = s · B A the Frobenius inner product of two updates is s₁ s₂ · tr
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,12 +78,15 @@ def adapter_distance(arm: Mapping[str, Update], baseline: Mapping[str, Update]) 
         raise ValueError(f"the adapters have different modules, such as {odd!r} in one only")
     modules = tuple(_module_distance(name, arm[name], baseline[name]) for name in arm)
     return AdapterDistance(
-        *(
-            math.sqrt(sum(getattr(one, kind) ** 2 for one in modules))
-            for kind in ("norm", "baseline_norm", "distance")
-        ),
-        modules,
+        norm=_together(one.norm for one in modules),
+        baseline_norm=_together(one.baseline_norm for one in modules),
+        distance=_together(one.distance for one in modules),
+        modules=modules,
     )
+
+
+def _together(norms: Iterable[float]) -> float:
+    return math.sqrt(sum(norm**2 for norm in norms))
 
 
 def _module_distance(name: str, one: Update, other: Update) -> ModuleDistance:

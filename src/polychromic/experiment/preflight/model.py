@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from polychromic.experiment.preflight.checks import Finding
@@ -16,7 +18,8 @@ def model_loads(probe: Probe) -> Finding:
     n_all = sum(p.numel() for p in model.parameters())
     n_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     size = f"{n_all / 1e6:.2f} M parameters, {n_trained / 1e6:.2f} M trained"
-    vocabulary = model.get_input_embeddings().num_embeddings
+    embeddings: Any = model.get_input_embeddings()
+    vocabulary: int = embeddings.num_embeddings
     ids = torch.arange(8, device=language_model.device)[None] % vocabulary
     changed = ids.clone()
     changed[0, -1] = (ids[0, -1] + 1) % vocabulary
