@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -96,11 +96,16 @@ def quality_advantages(signals: GroupSignals, settings: TrainingSettings) -> Flo
     return set_advantages("reward", 1, rewards=signals.rewards_PN, baseline=settings.quality_baseline)
 
 
-def diversity_advantages(signals: GroupSignals, settings: DiversitySettings) -> tuple[FloatArray, FloatArray]:
-    """Advantages [P, N] of the diversity objective and its unbiased estimate [P] for each group."""
+def diversity_advantages(
+    signals: GroupSignals, settings: DiversitySettings, coefficients: Mapping[int, float] | None = None
+) -> tuple[FloatArray, FloatArray]:
+    """Advantages [P, N] of the diversity objective and its unbiased estimate [P] for each group.
+
+    `coefficients` are those of the fitted baseline, from earlier steps; None before there are any.
+    """
     inputs = objective_inputs(signals, settings)
     advantages_PN = set_advantages(
-        settings.objective, settings.set_size, baseline=settings.baseline, **inputs
+        settings.objective, settings.set_size, baseline=settings.baseline, coefficients=coefficients, **inputs
     )
     score_P = subset_mean(settings.objective, settings.set_size, **inputs)
     return advantages_PN, score_P

@@ -18,6 +18,7 @@ from polychromic.errors import TrainingError
 from polychromic.files import atomic_folder, read_json, sha256_file, write_json
 from polychromic.models.loading import LanguageModel, load_language_model, save_adapter
 from polychromic.models.settings import ModelSettings
+from polychromic.objective import FittedBaseline
 from polychromic.records import Prompt
 from polychromic.seeding import child_seed, numpy_generator
 from polychromic.tasks.base import Task
@@ -213,6 +214,7 @@ class Trainer:
         state = {
             "controller": controller_state(self.controller),
             "silence": self.silence.state(),
+            "fitted_baseline": self.maker.fitted.to_state(),
             "validation": self.validation.state.to_json() if self.validation is not None else None,
         }
         checkpoint = Checkpoint(
@@ -228,6 +230,7 @@ class Trainer:
             restore_optimizer(model, self.optimizer, checkpoint.optimizer)
             self.controller = restored(self.controller, checkpoint.state["controller"])
             self.silence.restore(checkpoint.state["silence"])
+            self.maker.fitted = FittedBaseline.from_state(checkpoint.state["fitted_baseline"])
             if self.validation is not None:
                 self.validation.restore(checkpoint.state["validation"])
             self.steps_done = checkpoint.step

@@ -10,6 +10,7 @@ from polychromic.settings import Settings
 
 ObjectiveName = Literal["reward", "pass_at_k", "distance", "coverage", "polychromic", "vendi", "logdet"]
 BaselineName = Literal["none", "leave_one_out", "leave_one_out_minus_one"]
+DiversityBaselineName = Literal["none", "leave_one_out", "leave_one_out_minus_one", "fitted"]
 
 
 class EarlyStopping(Settings):
@@ -82,7 +83,9 @@ class DiversitySettings(Settings):
     trained first. In place of `quality_floor`."""
     objective: ObjectiveName = "coverage"
     set_size: int = Field(default=4, ge=1)
-    baseline: BaselineName = "leave_one_out"
+    baseline: DiversityBaselineName = "leave_one_out"
+    """`fitted` mixes leave-one-out means of all set sizes with coefficients that earlier steps showed to be best: as
+    unbiased as the others, often with less variance (docs/objective.md)."""
     gate: Literal["product", "passing", "none"] = "product"
     """How `distance` treats quality: weigh each pair by both rewards, count passing generations only, or not at all."""
     n_generations: int = Field(default=5, ge=2)

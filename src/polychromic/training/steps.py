@@ -10,12 +10,13 @@ import numpy as np
 import torch
 
 from polychromic.models.loading import LanguageModel, reference_policy
-from polychromic.objective import gradient_share
+from polychromic.objective import FittedBaseline, gradient_share
 from polychromic.objective.losses import cross_entropy_loss, kl_to_reference, policy_gradient_loss
 from polychromic.records import Generation, Group, Prompt, SamplingParameters
 from polychromic.sampling.local import LocalSampler
 from polychromic.seeding import child_seed
 from polychromic.training.credit import distance_metrics
+from polychromic.training.fitted import learn_from
 from polychromic.training.gradients import GradientAccumulator, GradientMeasurement, Term
 from polychromic.training.groups import (
     FloatArray,
@@ -70,6 +71,8 @@ class StepMaker:
         self.sampler = LocalSampler(language_model, run.training.micro_batch)
         self.parameters = [p for p in language_model.model.parameters() if p.requires_grad]
         self.prompts = run.task.prompts("train")
+        self.fitted = FittedBaseline()
+        """Of the steps so far; part of a checkpoint."""
         self.references: ReferenceSequences | None = None
         if run.training.signal == "references":
             self.references = reference_sequences(language_model, self.prompts, run.training.max_length)
@@ -134,8 +137,12 @@ class StepMaker:
         quality_PN = quality_advantages(signals, settings)
         diversity_PN, score = np.zeros_like(quality_PN), 0.0
         if run.diversity.is_active:
-            diversity_PN, score_P = diversity_advantages(signals, run.diversity)
+            fitted = run.diversity.baseline == "fitted"
+            coefficients = self.fitted.coefficients if fitted else None
+            diversity_PN, score_P = diversity_advantages(signals, run.diversity, coefficients)
             score = float(np.nanmean(score_P))
+            if fitted:
+                self.fitted = learn_from(self.fitted, groups, signals, run.diversity)
         sequences = group_sequences(self.language_model, groups)
         return SampledGroups(groups, signals, sequences, quality_PN, diversity_PN, score)
 

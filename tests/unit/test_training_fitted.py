@@ -1,0 +1,87 @@
+"""`baseline: fitted` in training: coefficients of earlier steps only, kept over a stop, unbiased as promised."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from polychromic.files import read_jsonl
+from polychromic.objective import FittedBaseline, set_advantages
+from polychromic.tasks.arithmetic import ArithmeticTask
+from polychromic.training.fitted import learn_from
+from polychromic.training.groups import diversity_advantages, objective_inputs
+from polychromic.training.loop import ArmRun, Trainer, train_arm
+from polychromic.training.settings import DiversitySettings, TrainingSettings
+
+
+@pytest.fixture
+def run(tmp_path, tiny_settings):
+    training = TrainingSettings(
+        signal="reward", steps=4, prompts_per_step=6, generations=6, max_new_tokens=16, learning_rate=1e-3,
+        checkpoint_every=1,
+    )  # fmt: skip
+    diversity = DiversitySettings(weight=1.0, set_size=3, baseline="fitted")
+    return ArmRun(
+        "fitted",
+        "coverage",
+        0,
+        tmp_path / "run",
+        ArithmeticTask(64, 16, 16),
+        tiny_settings,
+        training,
+        diversity,
+    )
+
+
+def weights(adapter):
+    return load_file(adapter / "adapter_model.safetensors")
+
+
+def test_the_first_step_is_leave_one_out_and_later_ones_are_not(run):
+    trainer = Trainer(run)
+    assert trainer.maker.fitted.coefficients is None
+    trainer.step()
+    after_one = trainer.maker.fitted.coefficients
+    assert set(after_one) == {1, 2, 3, 4, 5}
+    trainer.step()
+    assert trainer.maker.fitted.coefficients != after_one
+
+
+def test_a_step_uses_the_coefficients_of_the_steps_before_it(run):
+    """Fitted on the group itself, the estimator would be biased."""
+    trainer = Trainer(run)
+    trainer.step()
+    before = trainer.maker.fitted
+    sampled = trainer.maker._sample(1, trainer.prompts[:6], 6)
+    inputs = objective_inputs(sampled.signals, run.diversity)
+    expected = set_advantages("coverage", 3, baseline="fitted", coefficients=before.coefficients, **inputs)
+    np.testing.assert_array_equal(sampled.diversity_PN, expected)
+    assert trainer.maker.fitted == learn_from(before, sampled.groups, sampled.signals, run.diversity)
+
+
+def test_a_run_stopped_after_any_step_ends_bit_identical(run, tmp_path):
+    whole = weights(train_arm(run))
+    for stop in (1, 3):
+        other = dataclasses.replace(run, folder=tmp_path / f"stopped-{stop}")
+        trainer = Trainer(other)
+        for _ in range(stop):
+            trainer.step()
+        resumed = weights(train_arm(other))
+        assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert len(read_jsonl(run.folder / "metrics.jsonl")) == 4
+
+
+def test_without_coefficients_it_is_leave_one_out(run):
+    sampled = Trainer(run).maker._sample(0, ArithmeticTask(64, 16, 16).prompts("train")[:6], 6)
+    fitted, _ = diversity_advantages(sampled.signals, run.diversity)
+    plain = run.diversity.model_copy(update={"baseline": "leave_one_out"})
+    np.testing.assert_allclose(fitted, diversity_advantages(sampled.signals, plain)[0], atol=1e-12)
+
+
+def test_its_state_survives_a_checkpoint(run):
+    trainer = Trainer(run)
+    assert FittedBaseline.from_state(trainer.maker.fitted.to_state()) == FittedBaseline()
+    trainer.step()
+    assert FittedBaseline.from_state(trainer.maker.fitted.to_state()) == trainer.maker.fitted
