@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -103,6 +104,19 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         remove_folder(staging)
         raise
+
+
+_LEFTOVER = re.compile(r"\..+\.([a-z0-9_]{8}|retired)")
+
+
+def remove_leftovers(root: Path) -> None:
+    """Delete what writes that a kill cut short left below `root`; only for a folder in which nobody else writes."""
+    found = [path for path in root.rglob(".*") if _LEFTOVER.fullmatch(path.name)]
+    for path in found:
+        if path.is_dir():
+            remove_folder(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def remove_folder(path: Path) -> None:

@@ -28,6 +28,13 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
+def log_plainly(level: int) -> None:
+    """Send log lines of at least `level` to standard error as plain text."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(PlainFormatter("%(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+
+
 class PlainFormatter(logging.Formatter):
     """Log lines as plain text."""
 

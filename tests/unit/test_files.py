@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polychromic.errors import DataError
-from polychromic.files import append_jsonl, atomic_folder, read_json, read_jsonl, strict_json, write_json
+from polychromic.files import (
+    append_jsonl,
+    atomic_folder,
+    read_json,
+    read_jsonl,
+    remove_leftovers,
+    strict_json,
+    write_json,
+)
 
 
 def test_a_torn_last_line_is_dropped_on_reading_and_cut_before_appending(tmp_path: Path):
@@ -69,3 +77,30 @@ def test_unreadable_json_names_the_file(tmp_path: Path):
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(DataError, match=r"bad\.json"):
         read_json(tmp_path / "bad.json")
+
+
+def test_what_killed_writes_left_is_removed_and_nothing_else(tmp_path: Path):
+    """Past bug: every kill within a checkpoint left a copy of weights and optimizer behind for good."""
+    kept = [".lock", ".owner.json", ".running.json", "arm/adapter/adapter_config.json", ".git/config"]
+    torn = [
+        "arm/checkpoints/.step-000002.a1b2c3d_/weights",
+        "arm/.adapter.retired/x",
+        ".report.html.zzzzzzzz",
+    ]
+    for name in (*kept, *torn):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    remove_leftovers(tmp_path)
+    assert sorted(
+        path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()
+    ) == sorted(kept)
+
+
+def test_the_names_of_unfinished_writes_are_those_that_are_removed(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(Path, "replace", lambda self, target: None)  # a kill just before the rename
+    write_json(tmp_path / "state.json", {})
+    unfinished = atomic_folder(tmp_path / "step-000002")
+    unfinished.__enter__()
+    assert len(list(tmp_path.iterdir())) == 2
+    remove_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -77,6 +77,14 @@ def test_a_kill_loses_at_most_the_time_since_the_last_heartbeat(folder):
     assert not folder.heartbeat.exists()
 
 
+def test_a_heartbeat_is_counted_once_though_its_recovery_was_killed(folder):
+    rows = [row("a", 11.0), row("b", 12.0)]
+    append_jsonl(folder.ledger, [row("c", 1.0), *rows])
+    write_json(folder.heartbeat, rows)
+    assert Ledger(folder, BudgetSettings(), Clock()).seconds == 24.0
+    assert not folder.heartbeat.exists()
+
+
 def test_work_that_is_stopped_is_written_down_whole(folder):
     clock = Clock()
     ledger = Ledger(folder, BudgetSettings(), clock)

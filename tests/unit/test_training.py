@@ -12,11 +12,13 @@ import torch
 from safetensors.torch import load_file
 
 from polychromic.errors import CheckerError, TrainingError
-from polychromic.files import read_jsonl
+from polychromic.files import read_jsonl, write_json
 from polychromic.models.loading import load_base
 from polychromic.records import Check, SamplingParameters
 from polychromic.sampling.local import LocalSampler
 from polychromic.tasks.arithmetic import ArithmeticTask
+from polychromic.training.checkpoint import latest_checkpoint
+from polychromic.training.finished import is_trained
 from polychromic.training.groups import sample_groups
 from polychromic.training.loop import ArmRun, Trainer, schedule_factor, train_arm
 from polychromic.training.settings import DiversitySettings, TrainingSettings
@@ -71,6 +73,42 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(run, tmp_path
     (newest / "weights.safetensors").write_bytes(bytes(content))
     assert all(torch.equal(whole[name], tensor) for name, tensor in weights(train_arm(other)).items())
     assert "damaged" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "", '{"step": 3, "sha256": 1}', None])
+def test_a_checkpoint_whose_state_is_damaged_is_passed_over(run, content, caplog):
+    trainer = Trainer(run)
+    for _ in range(3):
+        trainer.step()
+    before, newest = sorted((run.folder / "checkpoints").iterdir())[-2:]
+    state = newest / "state.json"
+    # A digit changed is JSON all the same.
+    state.write_text(state.read_text().replace('"step": 3', '"step": 2') if content is None else content)
+    assert f"step-{latest_checkpoint(run.folder / 'checkpoints').step:06d}" == before.name
+    assert "taking the checkpoint before it" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "name", ["adapter/adapter_config.json", "adapter/adapter_model.safetensors", "training.json"]
+)
+@pytest.mark.parametrize("damage", ["removed", "changed"])
+def test_a_finished_adapter_is_made_again_where_any_of_its_files_is_damaged(run, name, damage, caplog):
+    whole = {path: path.read_bytes() for path in sorted(train_arm(run).iterdir())}
+    file = run.folder / name
+    if damage == "removed":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-3])
+    assert not is_trained(run.folder)
+    assert damage == "removed" or "missing or damaged; it is made again" in caplog.text
+    assert {path: path.read_bytes() for path in sorted(train_arm(run).iterdir())} == whole
+    assert is_trained(run.folder)
+
+
+def test_an_adapter_of_an_earlier_version_without_hashes_counts_as_trained(run):
+    train_arm(run)
+    write_json(run.folder / "training.json", {"steps": 3})
+    assert is_trained(run.folder)
 
 
 def test_the_adapter_loads_with_plain_peft_and_differs_from_the_base(run, tiny_settings):

@@ -11,9 +11,11 @@ import time
 import pytest
 
 from polychromic import stopping
-from polychromic.errors import ConfigError, PolychromicError, StoppedError
+from polychromic.errors import ConfigError, PolychromicError, StoppedError, TrainingError
+from polychromic.experiment import workers
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.folder import RunFolder, open_run_folder
+from polychromic.experiment.jobs import Job
 from polychromic.experiment.lock import hold
 from polychromic.experiment.provenance import provenance
 from polychromic.experiment.working import working_folder
@@ -23,6 +25,7 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from polychromic.experiment.folder import RunFolder
+from polychromic.experiment.jobs import Job
 from polychromic.experiment.lock import hold
 with hold(RunFolder(Path(sys.argv[1]))):
     print("held", flush=True)
@@ -118,3 +121,19 @@ def test_a_second_signal_ends_the_process_at_once():
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=10) == -signal.SIGTERM
+
+
+def _killed(job):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_ends_the_run_with_a_sentence(tmp_path, monkeypatch):
+    """Past bug: the kernel's memory killer took a worker, and the run ended with a traceback."""
+    one = experiment(tmp_path / "here")
+    jobs = [Job(one, arm, 0, tmp_path / "runs" / "held") for arm in one.arms]
+    # The worker unpickles the function by name, so that this one takes the place of the work.
+    monkeypatch.setattr(workers, "_work", _killed)
+    with pytest.raises(
+        TrainingError, match=r"a worker process was ended from outside.*run again to continue"
+    ):
+        workers.run_jobs(jobs, 2, lambda event: None, lambda job, rows: None)

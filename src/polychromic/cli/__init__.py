@@ -20,7 +20,7 @@ from polychromic.cli.report import report
 from polychromic.cli.run import run
 from polychromic.cli.train import train
 from polychromic.errors import PolychromicError, StoppedError
-from polychromic.plain_text import PlainFormatter, plain_text
+from polychromic.plain_text import log_plainly, plain_text
 
 app = typer.Typer(
     name="polychromic",
@@ -49,9 +49,7 @@ def _options(
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more of what is done.")] = False,
 ) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(PlainFormatter("%(message)s"))
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
+    log_plainly(logging.INFO if verbose else logging.WARNING)
 
 
 def main() -> None:

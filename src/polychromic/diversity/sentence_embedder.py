@@ -40,7 +40,9 @@ class SentenceEmbedder:
         from sentence_transformers import SentenceTransformer
 
         try:
-            self._model = SentenceTransformer(source, device=device).eval()
+            # No pickles, and no code of the model's own.
+            weights = {"use_safetensors": True}
+            self._model = SentenceTransformer(source, device=device, model_kwargs=weights).eval()
         except (OSError, ValueError) as error:
             raise ModelError(
                 f"could not load the embedder {source!r}: {error}\n"

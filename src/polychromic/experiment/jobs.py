@@ -75,7 +75,8 @@ def carry_out(job: Job, on_event: OnEvent) -> list[dict[str, Any]]:
 
 def _train(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
     """Train the arm; the number of sampled tokens, or None where nothing was left to do."""
-    from polychromic.training.loop import ArmRun, is_trained, train_arm
+    from polychromic.training.finished import is_trained
+    from polychromic.training.loop import ArmRun, train_arm
 
     run = ArmRun(
         experiment=job.experiment.name,

@@ -109,7 +109,10 @@ class Ledger:
     def _recover(self) -> None:
         """A heartbeat that is still there is of a start that was killed: its work was paid for."""
         if self.folder.heartbeat.exists():
-            append_jsonl(self.folder.ledger, read_json(self.folder.heartbeat))
+            rows = read_json(self.folder.heartbeat)
+            # Equal rows at the end: the start that recovered them was killed before it could remove the heartbeat.
+            if read_jsonl(self.folder.ledger)[-len(rows) :] != rows:
+                append_jsonl(self.folder.ledger, rows)
             self.folder.heartbeat.unlink()
 
 

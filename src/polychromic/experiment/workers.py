@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -9,11 +10,14 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from typing import Any
 
 from polychromic import stopping
+from polychromic.errors import TrainingError
 from polychromic.experiment.jobs import Job, JobEvent, OnEvent, carry_out
+from polychromic.plain_text import log_plainly
 
 OnJobDone = Callable[[Job, list[dict[str, Any]]], None]
 
@@ -47,16 +51,29 @@ def run_jobs(jobs: Sequence[Job], workers: int, on_event: OnEvent, on_done: OnJo
                 stop.set()
             _drain(events, on_event)
             for future in finished:
-                on_done(pending.pop(future), future.result())
+                on_done(pending.pop(future), _result(future))
     finally:
         # What is still running may stop too: it continues from its checkpoint.
         stop.set()
         pool.shutdown(cancel_futures=True)
 
 
+def _result(future: Future[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The ledger rows of a job; raises TrainingError where its process died."""
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise TrainingError(
+            "a worker process was ended from outside, often because memory ran out; everything up to its last "
+            "checkpoint is kept. Lower run.workers, training.micro_batch or evaluation.max_sequences, and run "
+            "again to continue"
+        ) from error
+
+
 def _start_worker(events: Any, stop: Any) -> None:
     global _events  # noqa: PLW0603  # one queue a process, set once before any work
     _events = events
+    log_plainly(logging.WARNING)
     stopping.listen()
     stopping.watch(stop.is_set)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -14,6 +14,7 @@ from polychromic.errors import PolychromicError
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.folder import RunFolder, open_run_folder
 from polychromic.experiment.lock import hold
+from polychromic.files import remove_leftovers
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
@@ -28,6 +29,7 @@ def working_folder(experiment: Experiment, out: Path, *, fresh: bool = False) ->
     root = out / experiment.name
     try:
         with hold(RunFolder(root)), stopping.listening():
+            remove_leftovers(root)
             yield open_run_folder(experiment, out, fresh=fresh)
     except OSError as error:
         if error.errno not in _DISK_ERRORS:

@@ -8,7 +8,7 @@ from typing import Any
 
 from polychromic.errors import ConfigError
 
-_MOST_BYTES = 1_000_000
+_MOST_BYTES = 100_000  # and what is slow to read grows with the square: 1:59:59:59:… is one number in base 60
 _MOST_NODES = 20_000  # an experiment file has some hundred
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 
 from polychromic.errors import DataError, ModelError
 from polychromic.files import read_json, write_json
@@ -194,10 +195,15 @@ def _attach_fresh(base: PreTrainedModel, settings: AdapterSettings, *, quantized
 def _attach_saved(base: PreTrainedModel, folder: Path, trainable: bool) -> PeftModel:
     from peft import PeftModel
 
-    if not (folder / "adapter_config.json").is_file():
-        raise ModelError(f"{folder}: expected a PEFT adapter folder (adapter_config.json is missing)")
-    with _known_peft_warnings():
-        return PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
+    # peft would also take a pickle, adapter_model.bin.
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder}: expected a PEFT adapter folder ({name} is missing)")
+    try:
+        with _known_peft_warnings():
+            return PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
+    except (SafetensorError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{folder}: the adapter is damaged or is not of this model: {error}") from error
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from polychromic.errors import DataError, TrainingError
-from polychromic.files import atomic_folder, read_json, remove_folder, sha256_file, write_json
+from polychromic.files import atomic_folder, read_json, remove_folder, sha256_file, strict_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -37,10 +38,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     with atomic_folder(target) as staging:
         save_file(_contiguous(checkpoint.weights), staging / _TENSORS[0])
         save_file(_contiguous(checkpoint.optimizer), staging / _TENSORS[1])
+        record = {"step": checkpoint.step, "state": checkpoint.state}
         hashes = {name: sha256_file(staging / name) for name in _TENSORS}
-        write_json(
-            staging / "state.json", {"step": checkpoint.step, "sha256": hashes, "state": checkpoint.state}
-        )
+        write_json(staging / "state.json", {**record, "sha256": {**hashes, "state.json": _digest(record)}})
     for old in _numbered(folder)[:-keep]:
         remove_folder(old)
     return target
@@ -58,12 +58,23 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
 
 def _read(folder: Path) -> Checkpoint:
     record = read_json(folder / "state.json")
-    for name in _TENSORS:
-        if sha256_file(folder / name) != record["sha256"][name]:
+    if not isinstance(record, dict) or not isinstance(record.get("sha256"), dict):
+        raise TrainingError(f"{folder / 'state.json'}: damaged (it holds no hashes)")
+    hashes = record.pop("sha256")
+    found = {name: sha256_file(folder / name) for name in _TENSORS} | {"state.json": _digest(record)}
+    # Checkpoints of earlier versions hold no hash of their state.
+    expected = {"state.json": found["state.json"], **hashes}
+    for name, digest in found.items():
+        if expected.get(name) != digest:
             raise TrainingError(f"{folder / name}: damaged (its hash is not the one written with it)")
     return Checkpoint(
         record["step"], load_file(folder / _TENSORS[0]), load_file(folder / _TENSORS[1]), record["state"]
     )
+
+
+def _digest(record: Any) -> str:
+    """SHA-256 of the record's JSON."""
+    return hashlib.sha256(strict_json(record).encode()).hexdigest()
 
 
 def _numbered(folder: Path) -> list[Path]:

@@ -15,7 +15,7 @@ import torch
 
 from polychromic import stopping
 from polychromic.errors import TrainingError
-from polychromic.files import atomic_folder, read_json, sha256_file, write_json
+from polychromic.files import atomic_folder
 from polychromic.models.loading import LanguageModel, load_language_model, save_adapter
 from polychromic.models.settings import ModelSettings
 from polychromic.objective import FittedBaseline
@@ -32,6 +32,7 @@ from polychromic.training.checkpoint import (
     trainable_weights,
 )
 from polychromic.training.early_stopping import ValidationWatch
+from polychromic.training.finished import is_trained, write_ending
 from polychromic.training.settings import DiversitySettings, TrainingSettings
 from polychromic.training.silence import SilenceWatch
 from polychromic.training.steps import StepMaker
@@ -39,8 +40,6 @@ from polychromic.training.tracking import MetricsFile, open_trackers
 from polychromic.training.weights import after_step, controller_state, diversity_controller, restored
 
 logger = logging.getLogger(__name__)
-
-_WEIGHTS = "adapter_model.safetensors"
 
 OnStep = Callable[[int, int, Mapping[str, float]], None]
 """Called after every step with (steps done, steps in all, metrics)."""
@@ -96,18 +95,6 @@ def train_arm(run: ArmRun, on_step: OnStep | None = None) -> Path:
             tracker.close()
     trainer.save_adapter()
     return run.adapter
-
-
-def is_trained(folder: Path) -> bool:
-    """Whether the arm's folder holds a finished adapter, whole as it was written; a damaged one is reported."""
-    adapter, ending = folder / "adapter", folder / "training.json"
-    if not adapter.exists() or not ending.exists():
-        return False
-    weights = adapter / _WEIGHTS
-    if weights.is_file() and sha256_file(weights) == read_json(ending)["adapter_sha256"]:
-        return True
-    logger.warning("%s: missing or damaged; it is made again from the last checkpoint", weights)
-    return False
 
 
 class Trainer:
@@ -182,9 +169,7 @@ class Trainer:
             ending["best_step"] = self.validation.state.best_step
         with atomic_folder(self.run.adapter) as staging:
             save_adapter(self.language_model.model, staging)  # type: ignore[arg-type]
-            ending["adapter_sha256"] = sha256_file(staging / _WEIGHTS)
-        # Last: an adapter without this file is one whose writing was cut short.
-        write_json(self.run.folder / "training.json", ending)
+        write_ending(self.run.folder, ending)
 
     def _batch(self, step: int) -> list[Prompt]:
         """The prompts of a step: every epoch is a fresh permutation, decided by (experiment, seed, epoch)."""

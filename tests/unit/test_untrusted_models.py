@@ -1,0 +1,138 @@
+"""Weights and adapters from anywhere: no code of theirs runs, no pickle is read, no wheel writes outside the cache."""
+
+import json
+import pickle
+import shutil
+import zipfile
+
+import pytest
+import torch
+
+from polychromic import wheels
+from polychromic.diversity.sentence_embedder import SentenceEmbedder
+from polychromic.errors import ModelError
+from polychromic.files import sha256_file
+from polychromic.models.loading import load_language_model
+from polychromic.models.settings import ModelSettings
+from polychromic.models.sources import resolve_source
+from polychromic.training.loop import save_adapter
+from polychromic.wheels import PinnedWheel, fetch_wheel
+
+CODE = """
+from pathlib import Path
+Path({marker!r}).write_text("run")
+from transformers import LlamaConfig, LlamaForCausalLM
+class Config(LlamaConfig):
+    model_type = "evil"
+class Model(LlamaForCausalLM):
+    config_class = Config
+"""
+
+
+class Payload:
+    """A pickle that writes a file when it is read."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return exec, (f"open({str(self.marker)!r}, 'w').write('run')",)
+
+
+@pytest.fixture
+def marker(tmp_path):
+    return tmp_path / "code-was-run"
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A copy of the packaged model, to be made evil."""
+    return shutil.copytree(resolve_source("polychromic:arithmetic-tiny"), tmp_path / "model")
+
+
+def test_code_of_a_model_is_not_run_unless_the_file_says_so(model, marker):
+    config = json.loads((model / "config.json").read_text())
+    config |= {"model_type": "evil", "architectures": ["Model"]}
+    config["auto_map"] = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
+    (model / "config.json").write_text(json.dumps(config))
+    (model / "evil.py").write_text(CODE.format(marker=str(marker)))
+    with pytest.raises(ModelError, match="trust_remote_code"):
+        load_language_model(ModelSettings(source=str(model)))
+    assert not marker.exists()
+
+
+def test_pickled_weights_are_not_read(model, marker):
+    (model / "model.safetensors").unlink()
+    (model / "pytorch_model.bin").write_bytes(pickle.dumps(Payload(marker)))
+    with pytest.raises(ModelError, match="safetensors"):
+        load_language_model(ModelSettings(source=str(model)))
+    assert not marker.exists()
+
+
+@pytest.fixture
+def adapter(tmp_path, tiny_settings):
+    save_adapter(load_language_model(tiny_settings, seed=1).model, tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def test_a_pickled_adapter_is_not_read(adapter, tiny_settings, marker):
+    (adapter / "adapter_model.safetensors").unlink()
+    (adapter / "adapter_model.bin").write_bytes(pickle.dumps(Payload(marker)))
+    with pytest.raises(ModelError, match=r"adapter_model\.safetensors is missing"):
+        load_language_model(tiny_settings, adapter=adapter)
+    assert not marker.exists()
+
+
+def test_a_damaged_adapter_is_named(adapter, tiny_settings):
+    weights = adapter / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    with pytest.raises(ModelError, match="the adapter is damaged or is not of this model"):
+        load_language_model(tiny_settings, adapter=adapter)
+
+
+def test_an_embedder_brings_no_code_and_no_pickle(tmp_path, model, marker):
+    folder = tmp_path / "embedder"
+    folder.mkdir()
+    (folder / "evil.py").write_text(f"open({str(marker)!r}, 'w').write('run')\nclass Evil: pass\n")
+    modules = [{"idx": 0, "name": "0", "path": "", "type": "evil.Evil"}]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ModelError, match="third-party code"):
+        SentenceEmbedder(str(folder))
+    (model / "model.safetensors").unlink()
+    torch.save({}, model / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="safetensors"):
+        SentenceEmbedder(str(model))
+    assert not marker.exists()
+
+
+def test_a_crafted_wheel_writes_nothing_outside_the_cache(tmp_path, monkeypatch):
+    """Only pinned members are taken out, and their paths are checked by us rather than by the archive."""
+    archive = tmp_path / "pkg-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(archive, "w") as content:
+        for name in (
+            "pkg/config.json",
+            "../../outside.txt",
+            "/tmp/polychromic-outside.txt",
+            "pkg/../../up.txt",
+        ):
+            content.writestr(name, "x")
+        link = zipfile.ZipInfo("pkg/link")
+        link.external_attr = 0o120777 << 16
+        content.writestr(link, "/etc")
+    monkeypatch.setenv("POLYCHROMIC_CACHE", str(tmp_path / "cache" / "deep"))
+    monkeypatch.setattr(wheels, "_download", lambda wheel, _: archive)
+    folder = fetch_wheel(
+        PinnedWheel("pkg", "1.0", sha256_file(archive), (("pkg/config.json", None), ("pkg/link", None)))
+    )
+    assert sorted(
+        path.name
+        for path in tmp_path.rglob("*")
+        if path.is_file() and path != archive and "lock" not in path.name
+    ) == [
+        "config.json",
+        "link",
+    ]
+    assert not (folder / "pkg" / "link").is_symlink()
+    for member in ("../../outside.txt", "/tmp/polychromic-outside.txt", "pkg/../../up.txt"):
+        with pytest.raises(ModelError, match="is not unpacked"):
+            fetch_wheel(PinnedWheel("pkg", "1.0", sha256_file(archive), ((member, None),)))
