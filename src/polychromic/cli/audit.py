@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from polychromic.cli.options import Overrides
+
+if TYPE_CHECKING:
+    from polychromic.objective.audit import Audit
+
 
 def audit(
+    experiment: Annotated[
+        Path | None,
+        typer.Argument(metavar="[EXPERIMENT.yaml]", help="Audit every arm's objective and λ instead."),
+    ] = None,
+    overrides: Overrides = None,
     objective: Annotated[
         str, typer.Option(help="An objective, such as coverage or polychromic.")
     ] = "coverage",
@@ -19,28 +30,75 @@ def audit(
     diversity_weight: Annotated[
         float | None, typer.Option(help="λ of reward + λ objective; the objective alone if left out.")
     ] = None,
+    gate: Annotated[str, typer.Option(help="Of distance and vendi: product, passing or none.")] = "product",
 ) -> None:
     """Say where an objective's optimum puts its probability: on right answers, or where being wrong pays."""
+    if experiment is not None:
+        _audit_experiment(experiment, overrides or [], wrong_clusters, correct_modes)
+        return
+    for wrong in _numbers(wrong_clusters):
+        _show(_audited(objective, set_size, wrong, correct_modes, diversity_weight, gate))
+
+
+def _audit_experiment(path: Path, overrides: list[str], wrong_clusters: str, correct_modes: int) -> None:
+    from polychromic.experiment.run import as_experiment
+
+    chosen = as_experiment(path, overrides)
+    for arm in map(chosen.arm, chosen.arms):
+        settings = arm.diversity
+        if arm.untrained or not settings.is_active:
+            typer.echo(f"{arm.name}: no diversity term")
+            continue
+        weight = 1.0 if settings.weight == "auto" else settings.weight
+        tuned = " (tuned while training; audited at 1)" if settings.weight == "auto" else ""
+        quality = (
+            "reward"
+            if arm.training.signal == "reward"
+            else "share of right answers, standing in for references"
+        )
+        typer.echo(
+            f"{arm.name}: {quality} + {weight:g}{tuned} × {settings.objective}, K = {settings.set_size}, "
+            f"gate: {settings.gate}"
+        )
+        for wrong in _numbers(wrong_clusters):
+            _show(
+                _audited(settings.objective, settings.set_size, wrong, correct_modes, weight, settings.gate),
+                "  ",
+            )
+
+
+def _audited(
+    objective: str, set_size: int, wrong: int, correct_modes: int, weight: float | None, gate: str
+) -> Audit:
     from polychromic.errors import ConfigError
     from polychromic.objective.audit import audit as audit_objective
 
     try:
-        found = [
-            audit_objective(
-                objective,  # type: ignore[arg-type]  # an unknown name is refused with the known ones
-                set_size,
-                int(wrong),
-                correct_modes=correct_modes,
-                diversity_weight=diversity_weight,
-            )
-            for wrong in wrong_clusters.split(",")
-        ]
+        return audit_objective(
+            objective,  # type: ignore[arg-type]  # an unknown name is refused with the known ones
+            set_size,
+            wrong,
+            correct_modes=correct_modes,
+            diversity_weight=weight,
+            gate=gate,  # type: ignore[arg-type]
+        )
     except ValueError as error:
         raise ConfigError(f"audit: {error}") from error
-    for one in found:
-        typer.echo(
-            f"{one.wrong_clusters} wrong clusters: P(correct) = {one.p_correct:.3f}, "
-            f"{one.effective_modes:.2f} of {one.correct_modes} correct answers in use"
-        )
-        if one.warning:
-            typer.echo(f"  warning: {one.warning}")
+
+
+def _numbers(text: str) -> list[int]:
+    from polychromic.errors import ConfigError
+
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"--wrong-clusters {text!r}: expected whole numbers such as 1,3,6") from error
+
+
+def _show(one: Audit, indent: str = "") -> None:
+    typer.echo(
+        f"{indent}{one.wrong_clusters} wrong clusters: P(correct) = {one.p_correct:.3f}, "
+        f"{one.effective_modes:.2f} of {one.correct_modes} correct answers in use"
+    )
+    if one.warning:
+        typer.echo(f"{indent}  warning: {one.warning}")

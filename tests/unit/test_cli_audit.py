@@ -1,0 +1,60 @@
+"""`polychromic audit`: the published score's weakness by numbers, and the arms of an experiment file."""
+
+import pytest
+from typer.testing import CliRunner
+
+from polychromic.cli import app
+from polychromic.errors import ConfigError
+
+
+def audit(*arguments):
+    result = CliRunner().invoke(app, ["audit", *arguments], catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.stdout
+
+
+def test_the_published_score_prefers_being_wrong():
+    out = audit("--objective", "polychromic", "--set-size", "4", "--wrong-clusters", "1,3,6")
+    for wrong, share in ((1, "0.794"), (3, "0.718"), (6, "0.693")):
+        assert f"{wrong} wrong clusters: P(correct) = {share}" in out
+    assert out.count("warning: being wrong pays") == 3
+
+
+def test_coverage_is_right_and_even():
+    out = audit("--objective", "coverage", "--correct-modes", "3", "--wrong-clusters", "2")
+    assert "P(correct) = 1.000, 3.00 of 3 correct answers in use" in out
+    assert "warning" not in out
+
+
+def test_every_arm_of_a_file_is_audited_with_its_weight():
+    out = audit("experiments/arithmetic-weights.yaml", "--correct-modes", "2", "--wrong-clusters", "2")
+    assert "baseline: no diversity term" in out
+    assert "conservative: reward + 0.3 × coverage, K = 4" in out
+    assert "floor: reward + 1 (tuned while training; audited at 1) × coverage" in out
+    assert out.count("P(correct) = 1.000") == 4
+
+
+def test_an_override_changes_what_is_audited():
+    out = audit("experiments/quickstart.yaml", "diversity.objective=polychromic", "--wrong-clusters", "3")
+    assert "reward + 1.5 × polychromic" in out
+
+
+def test_a_file_trained_from_references_says_what_stands_in_for_them():
+    out = audit("experiments/replies.yaml", "--wrong-clusters", "1")
+    assert (
+        "moderate: share of right answers, standing in for references + 1 × distance, K = 2, gate: product"
+        in out
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--objective", "beauty"], "audit: objective is 'beauty'"),
+        (["--wrong-clusters", "few"], "expected whole numbers such as 1,3,6"),
+        (["--set-size", "0"], "set_size is 0"),
+    ],
+)
+def test_bad_values_are_one_message(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        audit(*arguments)
