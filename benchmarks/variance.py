@@ -62,7 +62,7 @@ def design(objective: str, gate: str, arrays: Mapping[str, np.ndarray]) -> Float
     return np.stack([none_QN, *columns], axis=-1)
 
 
-def fit(forms: Sequence[FloatArray], prior_groups: float = 1.0) -> dict[int, float]:
+def fit(forms: Sequence[FloatArray], prior_groups: float = 8.0) -> dict[int, float]:
     """The shipped solver on the second moments of some groups (or on exact expectations)."""
     stacked = np.stack(forms)
     equations = BaselineEquations(

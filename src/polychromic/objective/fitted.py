@@ -111,7 +111,7 @@ class FittedBaseline:
     """
 
     decay: float = 15 / 16
-    prior_groups: float = 1.0
+    prior_groups: float = 8.0
     set_sizes: tuple[int, ...] = ()
     prior: tuple[float, ...] = ()
     matrix: tuple[tuple[float, ...], ...] = ()
