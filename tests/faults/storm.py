@@ -28,6 +28,7 @@ SMALL = (
     "comparison.minimum=[{metric: distinct_correct, direction: higher, relative_change: 0.1}]",
 )  # fmt: skip
 MARK = "POLYCHROMIC_STORM"
+PATIENCE = 1800.0  # seconds: the machine may be busy with other work
 LEAVES_CLEANLY = {143, -signal.SIGTERM}  # the latter before the run has begun to listen
 
 
@@ -63,7 +64,7 @@ def whole_run(out: Path, workers: int) -> tuple[dict[str, bytes], float]:
     """Artefacts of an untouched run, and its seconds."""
     started = time.monotonic()
     process = start(out, workers)
-    _, errors = process.communicate(timeout=600)
+    _, errors = process.communicate(timeout=PATIENCE)
     if process.returncode:
         raise RuntimeError(f"the untouched run failed: {errors}")
     return artefacts(out / "quickstart"), time.monotonic() - started
@@ -76,10 +77,10 @@ def killed_run(out: Path, workers: int, seconds: float, chance: random.Random, m
         process = start(out, workers)
         number = chance.choices([signal.SIGKILL, signal.SIGTERM], [3, 1])[0]
         try:
-            process.communicate(timeout=chance.uniform(0.0, seconds) if kills < most else 600)
+            process.communicate(timeout=chance.uniform(0.0, seconds) if kills < most else PATIENCE)
         except subprocess.TimeoutExpired:
             process.send_signal(number)
-            _, errors = process.communicate(timeout=120)
+            _, errors = process.communicate(timeout=PATIENCE)
             kills += 1
             _check_ending(number, process.returncode, errors)
             _wait_for_workers(out)
