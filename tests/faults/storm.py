@@ -60,6 +60,11 @@ def artefacts(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(found)}
 
 
+def leftovers(out: Path) -> list[Path]:
+    """Unfinished writes that nobody removed."""
+    return [path for path in out.rglob(".*") if path.name not in (".lock",)]
+
+
 def whole_run(out: Path, workers: int) -> tuple[dict[str, bytes], float]:
     """Artefacts of an untouched run, and its seconds."""
     started = time.monotonic()
@@ -123,10 +128,12 @@ def storm(kills: int, seed: int, workers: int, folder: Path, *, kills_a_run: int
     chance = random.Random(seed)
     expected, seconds = whole_run(folder / "whole", workers)
     tally = Tally()
+    number = 0
     while tally.kills < kills:
-        out = folder / f"killed-{tally.kills}"
+        number += 1
+        out = folder / f"killed-{number}"
         hits = killed_run(out, workers, seconds, chance, min(kills_a_run, kills - tally.kills))
-        same = artefacts(out / "quickstart") == expected
+        same = artefacts(out / "quickstart") == expected and not leftovers(out)
         tally.kills += hits
         tally.identical += hits if same else 0
         tally.lost += 0 if same else hits

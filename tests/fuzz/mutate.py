@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import random
+from collections.abc import Iterator
+from typing import Any
 
 NASTY = (
     *rb"""
@@ -65,6 +68,72 @@ def _value(content: bytes, chance: random.Random) -> bytes:
     key, colon, _ = lines[at].partition(b":")
     lines[at] = key + colon + b" " + chance.choice(NASTY) if colon else lines[at]
     return b"\n".join(lines)
+
+
+ODD_VALUES = (
+    *(None, True, False, 0, -1, 1, 2, 0.5, 1e308, 10**30, float("nan"), float("inf"), "", "a\0b", "x" * 5000),
+    *(
+        [],
+        {},
+        [[]],
+        [None],
+        {"a": {"b": {}}},
+        ["x", "x"],
+        {"name": "custom"},
+        "custom",
+        "replies",
+        "${name}",
+        "%s{0}",
+    ),
+    *(
+        "../" * 50,
+        "/",
+        ".",
+        "no/such/file",
+        "a:b",
+        "a.py:f",
+        "<b>",
+        "\x1b[2J",
+        "\u202e",
+        "auto",
+        "none",
+        "1e-5",
+        "09",
+    ),
+)
+
+
+def mutate_tree(tree: Any, chance: random.Random) -> Any:
+    """A copy of plain nested data with one to three values replaced, removed, renamed or moved."""
+    tree = copy.deepcopy(tree)
+    for _ in range(chance.randint(1, 3)):
+        places = list(_places(tree))
+        if places:
+            parent, key = chance.choice(places)
+            _change(parent, key, chance, [holder[name] for holder, name in places])
+    return tree
+
+
+def _places(tree: Any) -> Iterator[tuple[Any, Any]]:
+    """Every (parent, key) below a value."""
+    for key, below in list(tree.items() if isinstance(tree, dict) else enumerate(tree)):
+        yield tree, key
+        if isinstance(below, dict | list):
+            yield from _places(below)
+
+
+def _change(parent: Any, key: Any, chance: random.Random, values: list[Any]) -> None:
+    change = chance.choice(("odd", "odd", "other", "remove", "rename", "wrap"))
+    if change == "odd":
+        parent[key] = copy.deepcopy(chance.choice(ODD_VALUES))
+    elif change == "other":
+        parent[key] = copy.deepcopy(chance.choice(values))
+    elif change == "remove":
+        del parent[key]
+    elif change == "wrap":
+        parent[key] = chance.choice(([parent[key]], {"name": parent[key]}))
+    elif isinstance(parent, dict):
+        parent[chance.choice(("", "name", str(key)[:-1], str(key).upper(), "a.b"))] = parent.pop(key)
 
 
 MUTATIONS = (_insert, _cut, _truncate, _flip, _lines, _value)
