@@ -1,5 +1,9 @@
 """The reports: one self-contained page, the same bytes every time, hostile text stays text."""
 
+import base64
+import csv
+import gzip
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -10,7 +14,7 @@ from rich.console import Console
 from polychromic.evaluation import Criterion, Resampling, compare, measure_arms
 from polychromic.files import append_jsonl
 from polychromic.records import GenerationRow, SamplingParameters
-from polychromic.report.build import work_table, write_report
+from polychromic.report.build import spent, work_table, write_report
 from polychromic.report.terminal import show_comparison
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\x1b[31m"
@@ -82,7 +86,8 @@ def test_the_page_asks_for_nothing_and_hostile_text_stays_text(run):
 
 def test_the_explorer_holds_every_answer(run):
     page = (run[0] / "report.html").read_text()
-    samples = json.loads(re.search(r'id="samples">(.*?)</script>', page, re.DOTALL).group(1))
+    packed = re.search(r'id="samples" data-threshold="1.0">(.*?)</script>', page, re.DOTALL).group(1)
+    samples = json.loads(gzip.decompress(base64.b64decode(packed)))
     assert len(samples) == 8
     assert {one["text"] for one in samples[0]["arms"]["diverse"]} == {"a b", "c d", "e f", HOSTILE}
     assert sum(one["count"] for one in samples[0]["arms"]["baseline"]) == 4
@@ -95,7 +100,37 @@ def test_reports_are_the_same_bytes_every_time(run):
     assert before == {
         path.name: path.read_bytes() for path in [*root.glob("report.*"), *root.glob("figures/*")]
     }
-    assert "pass.svg" in before
+    assert {"pass.svg", "pass.pdf", "pass.csv"} <= set(before)
+
+
+def drawn_rows(root, name):
+    return csv.DictReader(io.StringIO((root / "figures" / f"{name}.csv").read_text()))
+
+
+def test_the_data_of_a_figure_is_what_is_drawn(run):
+    root, comparison = run
+    rows = list(drawn_rows(root, "pass"))
+    curve = next(one.curve for one in comparison.curves if (one.arm, one.name) == ("diverse", "pass"))
+    drawn = [(float(row["x"]), float(row["y"])) for row in rows if row["series"] == "diverse"]
+    assert [x for x, _ in drawn] == list(curve.k)
+    assert [y for _, y in drawn] == pytest.approx(list(curve.mean))
+    assert (root / "figures" / "pass.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_shares_stand_side_by_side_and_paired_differences_are_sorted(run):
+    root, _ = run
+    panels = {row["panel"] for row in drawn_rows(root, "shares")}
+    assert panels == {"share of the loss"}  # no gradient share was measured in this run
+    rows = list(drawn_rows(root, "paired-differences"))
+    differences = [float(row["y"]) for row in rows if row["series"] == "diverse"]
+    assert differences == sorted(differences)
+    assert len(differences) == 8
+
+
+def test_time_and_money_stand_in_the_first_lines():
+    row = {"arm": "a", "stage": "train", "seconds": 240.0, "tokens": 1}
+    assert spent([{**row, "machine_seconds": 120.0, "dollars": 0.5}, row]) == "6 minutes, $0.50"
+    assert spent([{**row, "seconds": 9000.0}]) == "2.5 hours"
 
 
 def test_the_verdict_stands_first_everywhere(run, capsys):

@@ -182,10 +182,11 @@ def _write_provenance(experiment: Experiment, folder: RunFolder) -> None:
 def compare_and_report(experiment: Experiment, folder: RunFolder) -> Comparison:
     """Measure the generations of all arms and seeds, compare them, and write comparison.json and the reports."""
     from polychromic.experiment.compare import compare_run
-
-    stopping.stop_if_requested("everything sampled is kept")
+    from polychromic.experiment.diagnose import diagnose_run
     from polychromic.report.build import write_report
 
+    stopping.stop_if_requested("everything sampled is kept")
+    trained = any(not experiment.arm(arm).untrained for arm in experiment.arms)
     comparison = compare_run(experiment, folder)
     write_json(folder.comparison, comparison.to_json())
     write_report(
@@ -194,5 +195,6 @@ def compare_and_report(experiment: Experiment, folder: RunFolder) -> Comparison:
         arms=list(experiment.arms),
         seeds=experiment.seeds,
         pass_threshold=build_task(experiment.task).pass_threshold,
+        diagnosis=diagnose_run(experiment, folder) if trained else None,
     )
     return comparison

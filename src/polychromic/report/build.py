@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from polychromic.diagnosis import Diagnosis
 from polychromic.evaluation import Comparison, criteria_table, means_table, to_latex, to_markdown
 from polychromic.evaluation.collect import read_generations
 from polychromic.files import read_jsonl, strict_json, write_text
 from polychromic.records import GenerationRow
 from polychromic.report.figures import arm_colors, draw_figures
 
-_PROMPTS_SHOWN = 40
-
 
 def write_report(
-    root: Path, comparison: Comparison, *, arms: Sequence[str], seeds: Sequence[int], pass_threshold: float
+    root: Path,
+    comparison: Comparison,
+    *,
+    arms: Sequence[str],
+    seeds: Sequence[int],
+    pass_threshold: float,
+    diagnosis: Diagnosis | None = None,
 ) -> Path:
     """Write all reports below `root` and return the page's path. The same inputs give the same bytes."""
     training = {
@@ -26,6 +33,9 @@ def write_report(
     figures = draw_figures(comparison, training)
     for figure in figures:
         write_text(root / "figures" / f"{figure.name}.svg", figure.svg)
+        write_text(root / "figures" / f"{figure.name}.csv", figure.data)
+        (root / "figures" / f"{figure.name}.pdf").write_bytes(figure.pdf)
+    ledger = read_jsonl(root / "ledger.jsonl")
     samples = sample_groups(root, comparison, arms, seeds[0])
     page = (
         _environment()
@@ -37,8 +47,11 @@ def write_report(
             means=means_table(comparison),
             figures=figures,
             colors=_script_json(arm_colors(comparison.arms, comparison.baseline)),
-            work=work_table(read_jsonl(root / "ledger.jsonl")),
-            samples=_script_json(samples),
+            work=work_table(ledger),
+            spent=spent(ledger),
+            n_seeds=len(seeds),
+            diagnosis=diagnosis.arms if diagnosis else (),
+            samples=_packed(samples),
             pass_threshold=pass_threshold,
         )
     )
@@ -62,6 +75,14 @@ def markdown_report(name: str, comparison: Comparison) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def spent(ledger: Sequence[Mapping[str, Any]]) -> str:
+    """Time and money of the whole run in words."""
+    minutes = sum(row.get("machine_seconds", row["seconds"]) for row in ledger) / 60
+    dollars = [row["dollars"] for row in ledger if row.get("dollars") is not None]
+    price = f", ${sum(dollars):.2f}" if dollars else ""
+    return f"{minutes:.0f} minutes{price}" if minutes < 120 else f"{minutes / 60:.1f} hours{price}"
+
+
 def work_table(ledger: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Minutes and tokens by arm and stage."""
     minutes: Counter[tuple[str, str]] = Counter()
@@ -75,7 +96,7 @@ def work_table(ledger: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def sample_groups(root: Path, comparison: Comparison, arms: Sequence[str], seed: int) -> list[dict[str, Any]]:
-    """For the first prompts, each arm's answers of one seed at the headline: equal ones counted, passing ones first."""
+    """For every prompt, each arm's answers of one seed at the headline: equal ones counted, passing ones first."""
     by_prompt: dict[str, dict[str, list[GenerationRow]]] = {}
     for arm in arms:
         for row in read_generations(root / arm / f"seed-{seed}" / "generations.jsonl"):
@@ -83,16 +104,27 @@ def sample_groups(root: Path, comparison: Comparison, arms: Sequence[str], seed:
                 by_prompt.setdefault(row.prompt_id, {}).setdefault(arm, []).append(row)
     return [
         {"prompt": prompt, "arms": {arm: _counted(rows) for arm, rows in answers.items()}}
-        for prompt, answers in list(by_prompt.items())[:_PROMPTS_SHOWN]
+        for prompt, answers in by_prompt.items()
     ]
 
 
 def _counted(rows: Sequence[GenerationRow]) -> list[dict[str, Any]]:
     groups: dict[str, list[GenerationRow]] = {}
     for row in rows:
-        groups.setdefault(row.cluster or row.text, []).append(row)
-    ordered = sorted(groups.values(), key=lambda group: (-(group[0].reward or 0.0), -len(group)))
-    return [{"text": group[0].text, "count": len(group), "reward": group[0].reward} for group in ordered]
+        if row.finish != "missing":  # an answer that verbalised sampling did not give
+            groups.setdefault(row.cluster or row.text, []).append(row)
+    ordered = sorted(groups.items(), key=lambda item: (-(item[1][0].reward or 0.0), -len(item[1])))
+    return [
+        {"text": group[0].text, "count": len(group), "reward": group[0].reward, "cluster": label}
+        for label, group in ordered
+    ]
+
+
+def _packed(value: Any) -> str:
+    """JSON, compressed and in base64: the page unpacks it when it opens."""
+    return base64.b64encode(gzip.compress(strict_json(value).encode(), compresslevel=9, mtime=0)).decode(
+        "ascii"
+    )
 
 
 def _script_json(value: Any) -> Any:

@@ -1,7 +1,8 @@
-"""The figures of the page as SVG text: one colour an arm, the same in every figure, the same bytes every time."""
+"""The figures of the page as SVG and PDF with their data: one colour an arm in all of them, always the same bytes."""
 
 from __future__ import annotations
 
+import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,9 @@ class Figure:
     name: str
     caption: str
     svg: str
+    pdf: bytes
+    data: str
+    """What is drawn, as CSV: series, x, y."""
 
 
 def arm_colors(arms: Sequence[str], baseline: str) -> dict[str, str]:
@@ -57,8 +61,20 @@ def draw_figures(comparison: Comparison, training: TrainingRows) -> list[Figure]
             )
     if comparison.frontier:
         figures.append(_draw("frontier", _FRONTIER_CAPTION, lambda axes: _frontier(axes, comparison, colors)))
+    if comparison.scrutiny:
+        figures.append(
+            _draw("paired-differences", _PAIRED_CAPTION, lambda axes: _paired(axes, comparison, colors))
+        )
+    return [*figures, *_training_figures(training, colors)]
+
+
+def _training_figures(training: TrainingRows, colors: Mapping[str, str]) -> list[Figure]:
+    def is_known(key: str) -> bool:
+        return any(row.get(key) is not None for seeds in training.values() for rows in seeds for row in rows)
+
+    figures = []
     for key, title, caption in _TRAINING:
-        if any(key in row for seeds in training.values() for rows in seeds for row in rows):
+        if is_known(key):
             figures.append(
                 _draw(
                     key.replace("/", "-"),
@@ -66,6 +82,10 @@ def draw_figures(comparison: Comparison, training: TrainingRows) -> list[Figure]
                     lambda axes, k=key, t=title: _training(axes, training, colors, k, t),
                 )
             )
+    if is_known(_SHARES[0][0]):
+        figures.append(
+            _draw("shares", _SHARES_CAPTION, lambda *axes: _shares(axes, training, colors), panels=2)
+        )
     return figures
 
 
@@ -98,31 +118,55 @@ _TRAINING = (
         "Different answers in a sampled group: falls where a model collapses.",
     ),
     (
-        "train/diversity_loss_share",
-        "share of the loss",
-        "The diversity term's share of the loss says nothing about training …",
+        "generation/entropy",
+        "entropy (nats a token)",
+        "Entropy of the sampled policy: falls as a model collapses.",
     ),
-    (
-        "train/diversity_gradient_share",
-        "share of the gradient",
-        "… its share of the gradient does. A detached score has any share of the loss and none of the gradient.",
-    ),
+    ("generation/tokens", "tokens an answer", "Length of the sampled answers: growth may be length hacking."),
+)
+_PAIRED_CAPTION = (
+    "Each prompt's difference to the baseline, sorted, with the mean (dashed). A gain that a few prompts make looks "
+    "different from one that most share."
+)
+_SHARES = (
+    ("train/diversity_loss_share", "share of the loss"),
+    ("train/diversity_gradient_share", "share of the gradient"),
+)
+_SHARES_CAPTION = (
+    "The diversity term's share of the loss (left) says nothing about training, its share of the gradient (right) "
+    "everything: a detached score has any share of the loss and none of the gradient."
 )
 
 
-def _draw(name: str, caption: str, paint: Callable[[Any], None]) -> Figure:
+def _draw(name: str, caption: str, paint: Callable[..., None], *, panels: int = 1) -> Figure:
     import matplotlib as mpl
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure as Canvas
 
     with mpl.rc_context(_STYLE):
-        figure = Canvas(figsize=(5.2, 3.2), layout="constrained")
+        figure = Canvas(figsize=(5.2 if panels == 1 else 7.2, 3.2), layout="constrained")
         FigureCanvasSVG(figure)
-        paint(figure.subplots())
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    return Figure(name, caption, svg[svg.index("<svg") :])
+        axes = [figure.add_subplot(1, panels, number + 1) for number in range(panels)]
+        paint(*axes)
+        svg = io.StringIO()
+        figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
+        pdf = io.BytesIO()
+        FigureCanvasPdf(figure).print_pdf(pdf, metadata={"CreationDate": None, "Creator": "polychromic"})
+    text = svg.getvalue()
+    return Figure(name, caption, text[text.index("<svg") :], pdf.getvalue(), _drawn_data(axes))
+
+
+def _drawn_data(axes: Sequence[Any]) -> str:
+    """Every line of the panels as CSV rows: panel, series, x, y."""
+    stream = io.StringIO()
+    table = csv.writer(stream, lineterminator="\n")
+    table.writerow(["panel", "series", "x", "y"])
+    for panel in axes:
+        for line in panel.get_lines():
+            series = (line.get_gid() or line.get_label()).replace(r"\$", "$")
+            table.writerows([panel.get_ylabel(), series, x, y] for x, y in zip(*line.get_data(), strict=True))
+    return stream.getvalue()
 
 
 def _curves(axes: Any, comparison: Comparison, colors: Mapping[str, str], name: str, title: str) -> None:
@@ -169,12 +213,38 @@ def _training(
         lines = [line for line in lines if len(line)]
         if not lines:
             continue
-        for line in lines:
-            axes.plot(line[:, 0], line[:, 1], color=colors[arm], alpha=0.3, lw=0.8)
+        for number, line in enumerate(lines):
+            axes.plot(
+                line[:, 0], line[:, 1], color=colors[arm], alpha=0.3, lw=0.8, gid=f"{arm} seed {number}"
+            )
         length = min(map(len, lines))
         mean = np.mean([line[:length] for line in lines], axis=0)
         axes.plot(mean[:, 0], mean[:, 1], color=colors[arm], lw=1.8, label=_plain(arm))
     axes.set(xlabel="step", ylabel=title)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
+
+
+def _shares(panels: Sequence[Any], training: TrainingRows, colors: Mapping[str, str]) -> None:
+    for axes, (key, title) in zip(panels, _SHARES, strict=True):
+        _training(axes, training, colors, key, title)
+        axes.set_ylim(0.0, 1.0)
+
+
+def _paired(axes: Any, comparison: Comparison, colors: Mapping[str, str]) -> None:
+    """Of the first criterion's metric."""
+    metric = comparison.scrutiny[0].metric
+    for one in comparison.scrutiny:
+        if one.metric != metric:
+            continue
+        differences = np.sort(np.array(one.differences, dtype=float))
+        differences = differences[~np.isnan(differences)]
+        prompts = np.arange(1, len(differences) + 1)
+        axes.plot(prompts, differences, color=colors[one.arm], label=_plain(one.arm))
+        if len(differences):
+            axes.axhline(differences.mean(), color=colors[one.arm], ls="--", lw=1, gid=f"{one.arm} mean")
+    axes.axhline(0.0, color="#999999", lw=0.8, gid="zero")
+    axes.set(xlabel="prompts, sorted", ylabel=f"{find_metric(metric).name}: arm − baseline")
     axes.legend()
 
 
