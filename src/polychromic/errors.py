@@ -36,9 +36,9 @@ class BudgetError(PolychromicError):
 class StoppedError(PolychromicError):
     """Work that ended at a safe point because it was asked to. Everything done is kept."""
 
-    def __init__(self, message: str, exit_code: int = 1) -> None:
-        super().__init__(message, exit_code)
-        self.exit_code = exit_code
+    def __init__(self, reason: str, done: str, exit_code: int = 1) -> None:
+        super().__init__(reason, done, exit_code)
+        self.reason, self.done, self.exit_code = reason, done, exit_code
 
     def __str__(self) -> str:
-        return self.args[0]
+        return f"stopped by {self.reason}; {self.done}; run the same command again to continue"

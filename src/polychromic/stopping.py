@@ -70,10 +70,7 @@ def stop_if_requested(done: str) -> None:
     """At a safe point: raise StoppedError if asked to; `done` says what is kept."""
     if requested():
         reason = _wish.reason or "the run's end"
-        raise StoppedError(
-            f"stopped by {reason}; {done}; run the same command again to continue",
-            exit_code=_EXIT_CODES.get(reason, _OTHER_EXIT_CODE),
-        )
+        raise StoppedError(reason, done, _EXIT_CODES.get(reason, _OTHER_EXIT_CODE))
 
 
 def _remember(number: int, _frame: FrameType | None) -> None:

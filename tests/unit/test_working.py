@@ -123,6 +123,26 @@ def test_a_second_signal_ends_the_process_at_once():
         assert process.wait(timeout=10) == -signal.SIGTERM
 
 
+def _stopped(job):
+    while not stopping.requested():
+        time.sleep(0.01)
+    stopping.stop_if_requested("7 steps are kept")
+
+
+def test_workers_stop_for_the_reason_of_their_run(tmp_path, monkeypatch):
+    """Past bug: SIGTERM with workers ended with their exit code and "the run's end"."""
+    one = experiment(tmp_path / "here")
+    jobs = [Job(one, arm, 0, tmp_path / "runs" / "held") for arm in one.arms]
+    monkeypatch.setattr(workers, "_work", _stopped)
+    with stopping.listening():
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(
+            StoppedError, match="stopped by SIGTERM; 7 steps are kept; run the same"
+        ) as caught:
+            workers.run_jobs(jobs, 2, lambda event: None, lambda job, rows: None)
+    assert caught.value.exit_code == 143
+
+
 def _killed(job):
     os.kill(os.getpid(), signal.SIGKILL)
 

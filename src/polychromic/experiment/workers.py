@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from polychromic import stopping
-from polychromic.errors import TrainingError
+from polychromic.errors import StoppedError, TrainingError
 from polychromic.experiment.jobs import Job, JobEvent, OnEvent, carry_out
 from polychromic.plain_text import log_plainly
 
@@ -59,9 +59,12 @@ def run_jobs(jobs: Sequence[Job], workers: int, on_event: OnEvent, on_done: OnJo
 
 
 def _result(future: Future[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """The ledger rows of a job; raises TrainingError where its process died."""
+    """The ledger rows of a job; raises StoppedError where it was asked to stop, TrainingError where it died."""
     try:
         return future.result()
+    except StoppedError as stopped:
+        stopping.stop_if_requested(stopped.done)  # the worker knows that it should stop, this process why
+        raise
     except BrokenProcessPool as error:
         raise TrainingError(
             "a worker process was ended from outside, often because memory ran out; everything up to its last "
