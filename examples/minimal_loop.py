@@ -3,7 +3,8 @@
     python examples/minimal_loop.py [--weight 1.0] [--steps 60]
 
 Trains the packaged arithmetic model (all its weights) from an exact checker: the reward, plus λ times the number of
-distinct right answers in a random set of four. Prints pass@1 and distinct right answers of 32 before and after.
+distinct right answers in a random set of four. Prints pass@1 and distinct right answers of 32 before and after: with
+--steps 150 on one core 0.270 and 3.04 became 0.428 and 2.02 (λ = 1), or 0.452 and 1.63 (λ = 0).
 """
 
 from __future__ import annotations
