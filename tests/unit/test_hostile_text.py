@@ -2,8 +2,11 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
+from collections import Counter
+from html.parser import HTMLParser
 
 import pytest
 from hypothesis import given
@@ -11,12 +14,14 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from polychromic.errors import DataError
+from polychromic.evaluation import Criterion, Resampling, compare, measure_arms
 from polychromic.evaluation.rendering import to_latex, to_markdown
 from polychromic.experiment.preflight.checks import CheckResult
 from polychromic.experiment.preflight.show import show_check
 from polychromic.files import append_jsonl, read_jsonl
 from polychromic.plain_text import plain_text
 from polychromic.records import GenerationRow, SamplingParameters
+from polychromic.report.build import write_report
 from polychromic.tasks.jsonl import load_prompts
 
 HOSTILE = [
@@ -88,9 +93,83 @@ def test_tables_keep_their_shape(cell):
     assert len(markdown) == 3
     assert markdown[2].replace("\\|", "").count("|") == 3
     assert "<script" not in markdown[2]
-    latex = to_latex(table)
-    assert "\\input{" not in latex
-    assert "\\write18" not in latex
+
+
+LATEX_WRITTEN = re.compile(
+    r"\\text(backslash|asciicircum|asciitilde|less|greater)\{\}|\\[{}$&#_%]|\$(-|\\geq)\$|\{[\[*]\}"
+)
+
+
+@given(anything)
+def test_a_latex_cell_has_no_command_of_its_own(cell):
+    table = [["metric", "value"], [cell, "1"], [cell, cell]]
+    lines = to_latex(table).strip("\n").split("\n")
+    assert len(lines) == 8
+    for line in lines[4:6]:
+        assert line.endswith(r" \\")
+        cells = LATEX_WRITTEN.sub("", line.removesuffix(r" \\")).split(" & ")
+        assert len(cells) == 2
+        assert not re.search(r"[\\{}$&#^_~%\[*]", "".join(cells))
+        assert "".join(cells).isprintable()
+
+
+def report_of(folder, texts):
+    """The page, and the reports beside it, of a small run whose answers, prompt ids and reasons are these texts."""
+
+    def rows(arm):
+        return [
+            GenerationRow(
+                f"prompt-{p} {texts[p % len(texts)]}", i, f"{text} {i if arm else 0}", 3, "stop",
+                SamplingParameters(), 0, reward=None if i == 1 else float(i % 2 == p % 2),
+                error=text if i == 1 else None, cluster=f"{text} {i}",
+            )
+            for p in range(6)
+            for i, text in enumerate(texts)
+        ]  # fmt: skip
+
+    by_arm = {"baseline": rows(0), "diverse": rows(1)}
+    for arm, found in by_arm.items():
+        append_jsonl(folder / arm / "seed-0" / "generations.jsonl", [row.to_json() for row in found])
+        append_jsonl(folder / arm / "seed-0" / "metrics.jsonl", [{"step": 1, "train/reward": 0.5}])
+    tables = measure_arms({(arm, 0): found for arm, found in by_arm.items()}, pass_threshold=1.0)
+    criteria = {"minimum": [Criterion("distinct_2", "higher", 0.12)]}
+    comparison = compare(tables, baseline="baseline", criteria=criteria, resampling=Resampling())
+    write_report(folder, comparison, arms=list(by_arm), seeds=[0], pass_threshold=1.0)
+    return folder
+
+
+class Structure(HTMLParser):
+    """The elements of a page in order, and the attributes that run code or ask for something."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.active = [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.active += [
+            (tag, key, value)
+            for key, value in attrs
+            if key.startswith("on") or "javascript:" in (value or "")
+        ]
+
+
+def test_no_text_of_a_run_becomes_markup_in_its_reports(tmp_path):
+    hostile = report_of(tmp_path / "hostile", HOSTILE)
+    # Letters in their place: the same words and lengths, so that the reports say nearly the same.
+    letters = [re.sub(r"\S", chr(ord("a") + index), text) for index, text in enumerate(HOSTILE)]
+    plain = report_of(tmp_path / "plain", letters)
+    pages = [Structure((folder / "report.html").read_text(encoding="utf-8")) for folder in (hostile, plain)]
+    warnings = {"li", "b"}  # one more or less, as the measures differ
+    counts = [Counter(tag for tag in page.tags if tag not in warnings) for page in pages]
+    assert counts[0] == counts[1]
+    assert pages[0].active == pages[1].active == []
+    for name in ("report.html", "report.md", "results.tex"):
+        content = (hostile / name).read_text(encoding="utf-8")
+        assert not set(content) & set("\x1b\x9b\x07\x00\u202e"), name
+    assert "<script" not in (hostile / "report.md").read_text()
+    assert "\\write18" not in (hostile / "results.tex").read_text()
 
 
 @given(anything)

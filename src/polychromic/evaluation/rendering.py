@@ -30,6 +30,9 @@ _LATEX = {
     "%": r"\%",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
+    # At the start of a row these would belong to the \\ before it, which takes a star and a length.
+    "[": "{[}",
+    "*": "{*}",
     "−": r"$-$",
     "–": "--",
     "≥": r"$\geq$",
