@@ -20,7 +20,7 @@ slow: $(INSTALLED)
 
 # Kills runs at random moments; the last line says how many were killed, how many ended identical, and how many lost.
 faults: $(INSTALLED)
-	$(BIN)/python -m pytest tests/faults -k "not killed"
+	$(BIN)/python -m pytest tests/faults -m "" -k "not killed"
 	$(BIN)/python -m tests.faults.storm --kills $(KILLS) --workers 2
 
 # Mutated experiment and data files, FUZZ of each.

@@ -123,10 +123,18 @@ def _processes(mark: bytes) -> list[int]:
     return found
 
 
-def storm(kills: int, seed: int, workers: int, folder: Path, *, kills_a_run: int = 8) -> Tally:
-    """Whole runs cut short until `kills` kills have hit."""
+def storm(
+    kills: int,
+    seed: int,
+    workers: int,
+    folder: Path,
+    whole: tuple[dict[str, bytes], float],
+    *,
+    kills_a_run: int = 8,
+) -> Tally:
+    """Whole runs cut short until `kills` kills have hit; `whole` is what `whole_run` returned."""
     chance = random.Random(seed)
-    expected, seconds = whole_run(folder / "whole", workers)
+    expected, seconds = whole
     tally = Tally()
     number = 0
     while tally.kills < kills:
@@ -151,7 +159,8 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        tally = storm(options.kills, options.seed, options.workers, Path(folder))
+        whole = whole_run(Path(folder) / "whole", options.workers)
+        tally = storm(options.kills, options.seed, options.workers, Path(folder), whole)
     print(tally)  # noqa: T201
     return 1 if tally.lost else 0
 

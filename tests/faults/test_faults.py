@@ -1,107 +1,113 @@
 """What may happen to a run on a rented machine: kills, a full disk, torn and missing files."""
 
 import os
+import shutil
 import subprocess
-import sys
+import time
+from contextlib import contextmanager
 
 import pytest
-from tests.faults.storm import SMALL, artefacts, start, storm
+from tests.faults.storm import PATIENCE, artefacts, start, storm, whole_run
 
-KILLS = int(os.environ.get("KILLS", "3"))
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_killed_runs_end_like_untouched_ones(tmp_path, workers):
-    tally = storm(KILLS, seed=workers, workers=workers, folder=tmp_path)
-    assert str(tally) == f"killed {tally.kills}, identical {tally.kills}, lost 0"
-    assert tally.kills >= KILLS
+KILLS = int(os.environ.get("KILLS", "2"))
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
+    """Folder, artefacts and seconds of an untouched run."""
     out = tmp_path_factory.mktemp("whole")
-    finish(out)
-    return out
+    return out, *whole_run(out, workers=1)
+
+
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_killed_runs_end_like_untouched_ones(whole, tmp_path, workers):
+    tally = storm(KILLS, seed=workers, workers=workers, folder=tmp_path, whole=whole[1:])
+    assert str(tally) == f"killed {tally.kills}, identical {tally.kills}, lost 0"
+    assert tally.kills >= KILLS
 
 
 def finish(out):
     process = start(out, workers=1)
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     return errors
 
 
-def copy(whole, tmp_path):
-    subprocess.run(["cp", "-r", f"{whole}/quickstart", str(tmp_path)], check=True)
-    return tmp_path / "quickstart"
+def refused(out):
+    process = start(out, workers=1)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1, errors
+    assert "Traceback" not in errors
+    return errors
 
 
-@pytest.mark.parametrize("damage", ["removed", "cut"])
-def test_a_damaged_adapter_is_made_again(whole, tmp_path, damage):
-    root = copy(whole, tmp_path)
-    weights = root / "coverage" / "seed-1" / "adapter" / "adapter_model.safetensors"
-    if damage == "removed":
-        weights.unlink()
-    else:
-        weights.write_bytes(weights.read_bytes()[:-100])
-    assert "missing or damaged; it is made again" in finish(tmp_path)
-    assert artefacts(root) == artefacts(whole / "quickstart")
-
-
-def test_a_torn_last_line_is_written_again(whole, tmp_path):
-    root = copy(whole, tmp_path)
+def test_damage_is_said_and_made_good(whole, tmp_path):
+    """At once: an adapter removed, a torn last line, and the newest checkpoint of an unfinished arm cut short."""
+    subprocess.run(["cp", "-r", f"{whole[0]}/quickstart", str(tmp_path)], check=True)
+    root = tmp_path / "quickstart"
+    (root / "coverage" / "seed-1" / "adapter" / "adapter_model.safetensors").unlink()
     generations = root / "baseline" / "seed-0" / "generations.jsonl"
     generations.write_bytes(generations.read_bytes()[:-40])
-    finish(tmp_path)
-    assert artefacts(root) == artefacts(whole / "quickstart")
-
-
-def test_a_checkpoint_cut_short_is_passed_over(whole, tmp_path):
-    root = copy(whole, tmp_path)
-    job = root / "baseline" / "seed-1"
-    subprocess.run(["rm", "-r", str(job / "adapter"), str(job / "generations.jsonl")], check=True)
-    newest = sorted((job / "checkpoints").iterdir())[-1] / "weights.safetensors"
+    unfinished = root / "baseline" / "seed-1"
+    shutil.rmtree(unfinished / "adapter")
+    (unfinished / "generations.jsonl").unlink()
+    newest = sorted((unfinished / "checkpoints").iterdir())[-1] / "weights.safetensors"
     newest.write_bytes(newest.read_bytes()[:1000])
-    assert "taking the checkpoint before it" in finish(tmp_path)
-    assert artefacts(root) == artefacts(whole / "quickstart")
+    errors = finish(tmp_path)
+    assert "coverage/seed-1/adapter/adapter_model.safetensors: missing or damaged; it is made again" in errors
+    assert f"{newest}: damaged" in errors
+    assert "taking the checkpoint before it" in errors
+    assert artefacts(root) == whole[1]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root")
-def test_a_full_disk_is_said_and_nothing_is_lost(whole, tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(disk)], capture_output=True, check=False
-    )
+def test_a_second_process_is_refused(whole, tmp_path):
+    first = start(tmp_path, workers=2)
+    try:
+        owner = tmp_path / "quickstart" / ".owner.json"
+        while not owner.exists():
+            assert first.poll() is None
+            time.sleep(0.05)
+        assert f"process {first.pid} works on this run since" in refused(tmp_path)
+    finally:
+        first.kill()
+        first.communicate()
+
+
+@contextmanager
+def small_disk(folder, options):
+    """A disk of its own; skips where none can be mounted."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    mount = subprocess.run(command, capture_output=True, check=False)
     if mount.returncode:
         pytest.skip(f"no tmpfs here: {mount.stderr.decode().strip()}")
     try:
-        process = start(disk, workers=1)
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 1, errors
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root")
+@pytest.mark.parametrize("size", ["3m", "6m", "9m"])
+def test_a_full_disk_is_said_and_nothing_is_lost(whole, tmp_path, size):
+    disk = tmp_path / "disk"
+    with small_disk(disk, f"size={size}"):
+        errors = refused(disk)
         assert "No space left on device" in errors
         assert "run again to continue" in errors
-        assert "Traceback" not in errors
         subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
         finish(disk)
-        assert artefacts(disk / "quickstart") == artefacts(whole / "quickstart")
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+        assert artefacts(disk / "quickstart") == whole[1]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a read-only disk takes root")
+def test_a_read_only_disk_is_one_sentence(tmp_path):
+    with small_disk(tmp_path / "disk", "ro"):
+        assert "cannot be written: Read-only file system" in refused(tmp_path / "disk")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
     tmp_path.chmod(0o500)
-    command = [
-        sys.executable,
-        "-m",
-        "polychromic",
-        "run",
-        "experiments/quickstart.yaml",
-        *SMALL,
-        "--out",
-        str(tmp_path),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 1
-    assert "cannot be written: Permission denied" in done.stderr
+    assert "cannot be written: Permission denied" in refused(tmp_path)
