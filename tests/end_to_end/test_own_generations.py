@@ -1,6 +1,9 @@
 """Files of generations compared from the command line, without a model: the example that ships."""
 
+import base64
+import gzip
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +30,9 @@ def test_two_files_become_a_report_with_a_frontier_and_a_verdict(tmp_path):
     assert comparison["headline"] == "T=1"
     assert {point["sampling"] for point in comparison["frontier"]} == {"T=1", "T=0.7"}
     page = (folder / "report.html").read_bytes()
-    assert b"Jupiter" in page
+    packed = re.search(rb'id="samples"[^>]*>(.*?)</script>', page, re.DOTALL)
+    assert packed is not None
+    assert b"Jupiter" in gzip.decompress(base64.b64decode(packed.group(1)))
     rebuilt = polychromic("report", str(folder))
     assert rebuilt.returncode == 0, rebuilt.stderr
     assert (folder / "report.html").read_bytes() == page

@@ -7,7 +7,9 @@ import pytest
 
 from polychromic.errors import ConfigError
 from polychromic.records import Prompt, as_messages
+from polychromic.tasks import arithmetic
 from polychromic.tasks.arithmetic import ArithmeticTask, random_problems
+from polychromic.tasks.settings import ArithmeticSettings
 
 
 def problem(numbers, target):
@@ -69,3 +71,12 @@ def test_distances_see_through_commuted_operands():
 def test_a_size_of_zero_is_refused_by_key():
     with pytest.raises(ConfigError, match="train_problems"):
         ArithmeticTask(train_problems=0)
+
+
+def test_more_problems_than_there_are_is_an_error_and_no_endless_search(monkeypatch):
+    """Past bug, found by fuzzing: a file that asked for ten thousand test problems hung for ever."""
+    monkeypatch.setattr(arithmetic, "_FRUITLESS_DRAWS", 50)
+    with pytest.raises(ConfigError, match=r"task: 5000 test problems asked for, and the 50 draws"):
+        ArithmeticTask(test_problems=5000).prompts("test")
+    with pytest.raises(ValueError, match="less than or equal to 600"):
+        ArithmeticSettings(name="arithmetic", test_problems=5000)

@@ -9,11 +9,13 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from polychromic.errors import DataError
 from polychromic.files import read_json
+
+if TYPE_CHECKING:  # a report of given texts has a diagnosis too, and must not wait for torch
+    import torch
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,10 +50,21 @@ class Problem:
         return next(split for split, tenths in _SPLIT_TENTHS.items() if tenth in tenths)
 
 
+_FRUITLESS_DRAWS = 1000
+"""Draws in a row without a new problem after which the search ends."""
+
+
 @lru_cache(maxsize=16)
 def _distinct_problems(split: Split, wanted: int, seed: int) -> tuple[Prompt, ...]:
     found: dict[Problem, None] = {}
+    fruitless = 0
     for problem, _ in random_problems(split, seed):
+        fruitless = fruitless + 1 if problem in found else 0
+        if fruitless == _FRUITLESS_DRAWS:
+            raise ConfigError(
+                f"task: {wanted} {split} problems asked for, and the {fruitless} draws after the {len(found)}th "
+                "found no other; ask for fewer"
+            )
         found.setdefault(problem)
         if len(found) == wanted:
             break

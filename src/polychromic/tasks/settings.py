@@ -10,12 +10,15 @@ from polychromic.settings import Settings
 
 
 class ArithmeticSettings(Settings):
-    """Four numbers and a target, checked exactly."""
+    """Four numbers and a target, checked exactly.
+
+    There are 6,908 training, 860 validation and 853 test problems; the rarest would take long to draw.
+    """
 
     name: Literal["arithmetic"]
-    train_problems: int = Field(default=4096, ge=1)
-    validation_problems: int = Field(default=200, ge=1)
-    test_problems: int = Field(default=200, ge=1)
+    train_problems: int = Field(default=4096, ge=1, le=5000)
+    validation_problems: int = Field(default=200, ge=1, le=600)
+    test_problems: int = Field(default=200, ge=1, le=600)
     seed: int = 0
 
 
