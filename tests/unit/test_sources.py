@@ -26,7 +26,8 @@ def test_an_existing_relative_folder_wins_over_a_hub_id(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("source", ["./missing", "/missing/model", "~/missing-model", "a/b/c", "../x"])
-def test_a_missing_folder_is_named(source):
+def test_a_missing_folder_is_named(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match="there is no folder") as caught:
         resolve_source(source)
     assert repr(source) in str(caught.value)
