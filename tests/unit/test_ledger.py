@@ -64,6 +64,18 @@ def test_jobs_side_by_side_share_the_machine(folder):
     assert ledger.seconds == spent_seconds(rows) == 50.0
 
 
+def test_a_stage_that_ended_takes_no_share_of_the_next_ones_time(folder):
+    """Past bug: while a job sampled, its training still counted as running, and the machine's time was split."""
+    clock = Clock()
+    ledger = Ledger(folder, BudgetSettings(dollars_per_hour=3600.0), clock)
+    ledger.on_event(event("a"))
+    clock.now = 10.0
+    ledger.on_event(event("a", stage="evaluate"))
+    clock.now = 16.0
+    ledger.on_done(job("a"), [row("a", 10.0), row("a", 6.0, stage="evaluate")])
+    assert [one["machine_seconds"] for one in read_jsonl(folder.ledger)] == [10.0, 6.0]
+
+
 def test_a_kill_loses_at_most_the_time_since_the_last_heartbeat(folder):
     clock = Clock()
     first = Ledger(folder, BudgetSettings(), clock)

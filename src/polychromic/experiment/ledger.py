@@ -26,6 +26,8 @@ class _Running:
     seconds: float = 0.0
     machine_seconds: float = 0.0
     tokens: int = 0
+    ended: bool = False
+    """Whether its job went on to the next stage; the row is written when the whole job is done."""
 
 
 class Ledger:
@@ -50,6 +52,8 @@ class Ledger:
     def on_event(self, event: JobEvent) -> None:
         """Take note of a job's progress, and ask the run to stop where a cap is reached."""
         self._tick()
+        for (arm, seed, stage), one in self.running.items():
+            one.ended |= (arm, seed) == (event.arm, event.seed) and stage != event.stage
         running = self.running.setdefault((event.arm, event.seed, event.stage), _Running())
         running.tokens += round(event.metrics.get("generation/total_tokens", 0))
         if self.clock() - self.last_heartbeat >= _SECONDS_BETWEEN_HEARTBEATS:
@@ -78,9 +82,10 @@ class Ledger:
     def _tick(self) -> None:
         now = self.clock()
         elapsed, self.last_tick = now - self.last_tick, now
-        for running in self.running.values():
+        working = [one for one in self.running.values() if not one.ended]
+        for running in working:
             running.seconds += elapsed
-            running.machine_seconds += elapsed / len(self.running)
+            running.machine_seconds += elapsed / len(working)
 
     def _rows(self) -> list[dict[str, Any]]:
         return [

@@ -20,6 +20,7 @@ from polychromic.training.steps import StepMaker, StepOutcome
 _WANTED_SHARE = 0.3
 _FAINT_SHARE = 0.01
 _ENOUGH_SECONDS = 40.0  # an arm is not probed any longer than this once it has been timed at all
+_QUICK_SECONDS = 2.0  # while steps took less than this together, more are timed
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +81,9 @@ def probe_arm(probe: Probe, arm: Arm) -> ProbedArm:
     every = arm.diversity.every_n_steps if arm.training.signal == "references" else 1
     first, warm_up = _timed(maker, 0)
     sampling, plain, tokens = [], [], [first.metrics.get("generation/total_tokens", 0.0)]
-    for step in (every, 1, 2 * every, 2):
-        if sum(sampling) + sum(plain) > _ENOUGH_SECONDS:
+    # A step that samples and one that does not (where there are such), by turns.
+    for number, step in enumerate((every, 1, 2 * every, 2, 3 * every, every + 1, 4 * every, every + 2)):
+        if sum(sampling) + sum(plain) > (_ENOUGH_SECONDS if number < 4 else _QUICK_SECONDS):
             break
         outcome, seconds = _timed(maker, step)
         sampled = "generation/total_tokens" in outcome.metrics

@@ -28,6 +28,7 @@ from polychromic.tasks.base import Task
 
 PROBE_PROMPTS = 20
 PROBE_SAMPLES = 16
+_QUICK_SECONDS = 5.0  # what is over sooner is done again: the first time also warms up caches and allocator
 
 if TYPE_CHECKING:
     from polychromic.experiment.preflight.gradients import ProbedArm
@@ -121,7 +122,13 @@ class Probe:
             max_sequences=settings.max_sequences,
         )
         sampler = LocalSampler(self.language_model, settings.max_sequences)
-        sampler.sample(prompts[:1], 1, SamplingParameters(max_new_tokens=2), [0])  # the first call warms up
+        sampler.sample(prompts[:1], 1, SamplingParameters(max_new_tokens=2), [0])  # the first call is slow
+        found = self._collected(plan, sampler)
+        if found.seconds < _QUICK_SECONDS:
+            found = min(found, self._collected(plan, sampler), key=lambda one: one.seconds)
+        return found
+
+    def _collected(self, plan: CollectionPlan, sampler: LocalSampler) -> ProbeGenerations:
         with tempfile.TemporaryDirectory() as folder:
             started = time.perf_counter()
             rows = collect(plan, lambda: sampler, self.task, Path(folder) / "generations.jsonl")
