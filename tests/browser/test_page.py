@@ -1,21 +1,19 @@
-"""The page in a real browser, from a file, with the network off: the explorer works and hostile answers stay text."""
+"""The page in a real browser, from a file, with the network off: it works, is accessible, and runs nothing hostile."""
 
-import shutil
-import subprocess
-from html.parser import HTMLParser
+import json
+import os
+import re
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from playwright.sync_api import expect
 
 from polychromic.evaluation import Criterion, Resampling, compare, measure_arms
+from polychromic.evaluation.study import Study
 from polychromic.files import append_jsonl
 from polychromic.records import GenerationRow, SamplingParameters
 from polychromic.report.build import write_report
-
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: `apt-get install chromium`")
 
 HOSTILE = [
     "</script><script>document.title='pwned'</script>",
@@ -28,99 +26,151 @@ HOSTILE = [
 def rows(arm, texts):
     return [
         GenerationRow(
-            f"prompt {p} & <b>", i, text, 3, "stop", SamplingParameters(1.0), 0,
-            reward=float((i + p) % 3 == 0 or (arm == "diverse" and p == 5)), cluster=text,
+            f"prompt {p} & <b>", i, text, 3, "stop", SamplingParameters(temperature), 0,
+            reward=float((i + p) % 3 == 0 or (arm == "diverse" and p == 5)), cluster=None,
         )
-        for p in range(8) for i, text in enumerate(texts)
+        for temperature in (0.7, 1.0) for p in range(8) for i, text in enumerate(texts)
     ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     root = tmp_path_factory.mktemp("run")
-    by_arm = {"baseline": rows("baseline", ["same", "same", "same", *HOSTILE]),
-              "diverse": rows("diverse", ["a b", "c d", "e f", *HOSTILE])}  # fmt: skip
+    by_arm = {
+        "baseline": rows("baseline", ["the same answer", "the same answer", "The same  answer!", *HOSTILE]),
+        "diverse": rows("diverse", ["nothing alike", "quite another", "0123456789", *HOSTILE]),
+    }
     for arm, found in by_arm.items():
         append_jsonl(root / arm / "seed-0" / "generations.jsonl", [row.to_json() for row in found])
+        metrics = [{"step": step, "train/reward": step / 9} for step in range(1, 9)]
+        append_jsonl(root / arm / "seed-0" / "metrics.jsonl", metrics)
+        work = {"arm": arm, "seed": 0, "stage": "train", "seconds": 90.0, "tokens": 1200, "dollars": 0.5}
+        append_jsonl(root / "ledger.jsonl", [work])
     tables = measure_arms({(arm, 0): found for arm, found in by_arm.items()}, pass_threshold=1.0)
-    criteria = {"minimum": [Criterion("distinct_2", "higher", 0.12)]}
+    criteria = {"minimum": [Criterion("distinct_2", "higher", 0.12), Criterion("pass@2", "higher", 0.1)]}
     comparison = compare(tables, baseline="baseline", criteria=criteria, resampling=Resampling())
-    return write_report(root, comparison, arms=list(by_arm), seeds=[0], pass_threshold=1.0)
+    return write_report(
+        root, comparison, arms=list(by_arm), seeds=[0], pass_threshold=1.0, study=Study.of(tables),
+        prompt_texts={f"prompt {p} & <b>": f"Question {p}? {HOSTILE[p % 4]}" for p in range(8)},
+    )  # fmt: skip
 
 
-class Dom(HTMLParser):
-    """Text by class name, and tags."""
-
-    def __init__(self, source):
-        super().__init__()
-        self.open, self.texts, self.tags, self.title = [], {}, [], ""
-        self.feed(source)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.open.append(dict(attrs).get("class") or dict(attrs).get("id") or tag)
-
-    def handle_endtag(self, tag):
-        if self.open:
-            self.open.pop()
-
-    def handle_data(self, data):
-        if self.open:
-            self.texts.setdefault(self.open[-1], []).append(data)
+VIEWS = {
+    "light": {"color_scheme": "light"},
+    "dark": {"color_scheme": "dark"},
+    "phone": {"width": 390, "height": 844, "has_touch": True, "is_mobile": True},
+}
 
 
-def browse(page, tmp_path, fragment="", script=""):
-    """The document after the page's scripts have run, and what the console said. `script` is added to the page."""
-    shown = page
-    if script:
-        shown = tmp_path / "driven.html"
-        shown.write_text(page.read_text().replace("</body>", f"<script>{script}</script></body>"))
-    command = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
-        "--virtual-time-budget=5000",
-        "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom",
-        f"{shown.as_uri()}{fragment}",
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    return Dom(done.stdout), console
+@pytest.mark.parametrize("view", VIEWS)
+def test_it_opens_without_a_network_fits_and_asks_for_nothing(page, looking_at, view, tmp_path):
+    with looking_at(page.as_uri(), **VIEWS[view]) as seen:
+        assert seen.console == []
+        assert seen.requests == [page.as_uri()]
+        assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        picture = Path(os.environ.get("SCREENSHOTS", tmp_path)) / f"page-{view}.png"
+        seen.page.screenshot(path=picture, full_page=True)
+        assert picture.stat().st_size > 20_000
 
 
-def test_the_first_prompt_is_shown_and_hostile_answers_stay_text(page, tmp_path):
-    dom, console = browse(page, tmp_path)
-    assert console == []
-    shown = "".join(text for texts in dom.texts.values() for text in texts)
-    assert "pwned" not in "".join(dom.texts.get("title", []))
-    for text in HOSTILE[:3]:
-        assert text in shown
-    assert dom.tags.count("img") == 0
-    assert "8 of 8 prompts" in "".join(dom.texts["summary"])
+@pytest.mark.parametrize("view", VIEWS)
+def test_axe_finds_no_serious_fault(page, looking_at, view):
+    from axe_playwright_python.sync_playwright import Axe
+
+    with looking_at(page.as_uri(), **VIEWS[view]) as seen:
+        seen.page.locator(".number").first.focus()
+        found = Axe().run(seen.page).response
+    assert len(found["passes"]) > 20
+    serious = [one for one in found["violations"] if one["impact"] in ("serious", "critical")]
+    assert serious == []
 
 
-def test_a_link_leads_to_one_prompt(page, tmp_path):
-    dom, console = browse(page, tmp_path, fragment="#prompt=" + quote("prompt 5 & <b>"))
-    assert console == []
-    assert dom.texts["figures"][1].startswith("7 of 7 pass")
+def test_hostile_answers_stay_text(page, looking_at):
+    with looking_at(page.as_uri()) as seen:
+        shown = seen.page.locator("#arms").inner_text()
+        assert all(text in shown for text in HOSTILE[:3])
+        assert seen.page.locator("#asked").inner_text() == f"Question 0? {HOSTILE[0]}"
+        assert seen.page.locator("main img, main object, main iframe").count() == 0
+        assert "pwned" not in seen.page.title()
+        assert seen.console == []
 
 
-LATER = "setTimeout(() => { %s }, 500);"
+def test_a_link_leads_to_one_prompt(page, looking_at):
+    with looking_at(page.as_uri() + "#prompt=" + quote("prompt 5 & <b>")) as seen:
+        assert seen.page.locator("#asked").inner_text().startswith("Question 5?")
+        assert seen.page.locator(".figures").nth(1).inner_text().startswith("7 of 7 pass")
+    with looking_at(page.as_uri() + "#prompt=%E0%A4%A") as seen:  # no valid escape
+        assert seen.page.locator("#asked").inner_text().startswith("Question 0?")
+        assert seen.console == []
 
 
-def test_search_narrows_and_order_brings_the_largest_gain_first(page, tmp_path):
-    order = (
-        "const o = document.getElementById('order'); o.value = 'gain'; o.dispatchEvent(new Event('change'));"
-    )
-    dom, console = browse(page, tmp_path, script=LATER % order)
-    assert console == []
-    assert dom.texts["figures"][1].startswith("7 of 7 pass")
-    search = "const s = document.getElementById('search'); s.value = 'PROMPT 3'; "
-    search += "s.dispatchEvent(new Event('input'));"
-    dom, _ = browse(page, tmp_path, script=LATER % search)
-    assert "1 of 8 prompts" in "".join(dom.texts["summary"])
+def test_search_narrows_and_order_brings_the_largest_gain_first(page, looking_at):
+    with looking_at(page.as_uri()) as seen:
+        seen.page.select_option("#order", label="largest gain in Pass@2")
+        gains = json.loads(
+            seen.page.evaluate(
+                "JSON.stringify([...document.querySelectorAll('#prompt option')].map(o => o.text))"
+            )
+        )
+        assert len(gains) == 8
+        assert gains[0] == "prompt 5 & <b>"
+        seen.page.select_option("#order", label="largest loss in Pass@2")
+        assert seen.page.locator("#prompt option").last.inner_text() == "prompt 5 & <b>"
+        seen.page.fill("#search", "QUESTION 3")
+        assert seen.page.locator("#found").inner_text() == "1 of 8 prompts"
+        assert seen.page.locator("#asked").inner_text().startswith("Question 3?")
+        seen.page.fill("#search", "no such thing")
+        assert seen.page.locator("#arms").inner_text() == ""
+        assert seen.console == []
 
 
-def test_arrow_keys_go_from_prompt_to_prompt(page, tmp_path):
-    press = "document.body.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight', bubbles: true}));"
-    dom, console = browse(page, tmp_path, script=LATER % (press + "document.title = location.hash;"))
-    assert console == []
-    assert "prompt%201" in "".join(dom.texts["title"])
+def test_near_duplicates_share_a_group_and_show_their_wordings(page, looking_at):
+    with looking_at(page.as_uri()) as seen:
+        group = seen.page.locator("#arms section").first.locator("li", has_text="the same answer").first
+        assert group.locator(".count").inner_text() == "3×"
+        group.locator("summary").click()
+        assert "The same  answer!" in group.locator("details").text_content()
+
+
+def test_everything_can_be_reached_by_keyboard(page, looking_at):
+    with looking_at(page.as_uri()) as seen:
+        seen.page.keyboard.press("ArrowRight")
+        seen.page.keyboard.press("ArrowRight")
+        seen.page.keyboard.press("ArrowLeft")
+        expect(seen.page.locator("#asked")).to_contain_text("Question 1?")
+        seen.page.keyboard.press("/")
+        assert seen.page.evaluate("document.activeElement.id") == "search"
+        seen.page.keyboard.press("ArrowRight")  # moves in the field, not between prompts
+        assert seen.page.locator("#asked").inner_text().startswith("Question 1?")
+
+
+def test_what_stands_behind_a_number_is_one_hover_tap_or_tab_away(page, looking_at):
+    with looking_at(page.as_uri()) as seen:
+        number = seen.page.get_by_role("button", name=re.compile("%")).first
+        detail = seen.page.get_by_role("tooltip")
+        number.hover()
+        text = detail.inner_text()
+        assert "8 prompts" in text
+        assert "1 training seed" in text
+        assert "95 % interval" in text
+        assert "sign-flip permutation test" in text
+        seen.page.mouse.move(0, 0)
+        assert detail.count() == 0  # hidden elements have no role
+        number.focus()
+        assert detail.is_visible()
+        assert number.get_attribute("aria-describedby") == "detail"
+        seen.page.keyboard.press("Escape")
+        assert detail.count() == 0
+    with looking_at(page.as_uri(), **VIEWS["phone"]) as seen:
+        seen.page.locator(".number").first.tap()
+        assert seen.page.get_by_role("tooltip").is_visible()
+
+
+def test_a_prompt_is_copied_as_json(page, looking_at):
+    with looking_at(page.as_uri(), permissions=["clipboard-read", "clipboard-write"]) as seen:
+        seen.page.click("#copy")
+        expect(seen.page.locator("#found")).to_have_text("copied")
+        copied = json.loads(seen.page.evaluate("navigator.clipboard.readText()"))
+    assert copied["prompt"] == "prompt 0 & <b>"
+    assert set(copied["arms"]) == {"baseline", "diverse"}
+    assert "search" not in copied

@@ -14,8 +14,9 @@ from rich.console import Console
 from polychromic.evaluation import Criterion, Resampling, compare, measure_arms
 from polychromic.files import append_jsonl
 from polychromic.records import GenerationRow, SamplingParameters
-from polychromic.report.build import spent, work_table, write_report
+from polychromic.report.build import write_report
 from polychromic.report.terminal import show_comparison
+from polychromic.report.work import spent, work_table
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\x1b[31m"
 
@@ -80,17 +81,21 @@ def test_the_page_asks_for_nothing_and_hostile_text_stays_text(run):
     elements = Elements()
     elements.feed(page)
     assert elements.dangerous == []
-    assert elements.tags.count("script") == 3
+    assert elements.tags.count("script") == 4
     assert "alert(1)</script>" not in page
 
 
 def test_the_explorer_holds_every_answer(run):
     page = (run[0] / "report.html").read_text()
     packed = re.search(r'id="samples" data-threshold="1.0">(.*?)</script>', page, re.DOTALL).group(1)
-    samples = json.loads(gzip.decompress(base64.b64decode(packed)))
+    samples = json.loads(gzip.decompress(base64.b64decode(packed)))["prompts"]
     assert len(samples) == 8
-    assert {one["text"] for one in samples[0]["arms"]["diverse"]} == {"a b", "c d", "e f", HOSTILE}
-    assert sum(one["count"] for one in samples[0]["arms"]["baseline"]) == 4
+    diverse, baseline = (
+        [one for group in samples[0]["arms"][arm] for one in group["wordings"]]
+        for arm in ("diverse", "baseline")
+    )
+    assert {text for text, _, _ in diverse} == {"a b", "c d", "e f", HOSTILE}
+    assert sum(count for _, count, _ in baseline) == 4
 
 
 def test_reports_are_the_same_bytes_every_time(run):

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
 from polychromic.cli.options import RunFolderPath, show_result
 
 
-def report(run_folder: RunFolderPath) -> None:
+def report(
+    run_folder: RunFolderPath,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch", help="Serve the page to this machine, with live curves while the run goes on."
+        ),
+    ] = False,
+    port: Annotated[int, typer.Option(help="With --watch: the port, 0 for any that is free.")] = 0,
+) -> None:
     """Build the comparison and the page anew from a run's generations."""
+    if watch:
+        _serve(run_folder, port)
+        return
     from polychromic.errors import ConfigError
     from polychromic.experiment.config import Experiment
     from polychromic.experiment.folder import RunFolder, read_resolved
@@ -23,3 +40,15 @@ def report(run_folder: RunFolderPath) -> None:
         return
     chosen = Experiment.from_mapping(content, source=source)
     show_result(RunResult(folder, compare_and_report(chosen, folder)))
+
+
+def _serve(run_folder: Path, port: int) -> None:
+    """Until the user ends it; the run itself is only read."""
+    from polychromic.experiment.watch import page_server
+
+    with page_server(run_folder, port) as server:
+        typer.echo(f"watching {run_folder} at {server.address} (Ctrl-C ends it)")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            typer.echo("")

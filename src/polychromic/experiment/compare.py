@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from polychromic.errors import DataError
@@ -11,6 +12,7 @@ from polychromic.evaluation.cautions import Caution
 from polychromic.evaluation.collect import read_generations
 from polychromic.evaluation.compare import Comparison, compare
 from polychromic.evaluation.measure import measure_arms
+from polychromic.evaluation.study import Study
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.folder import RunFolder
 from polychromic.experiment.references import METRIC as PERPLEXITY
@@ -28,7 +30,15 @@ RowsByArmSeed = Mapping[tuple[str, int], Sequence[GenerationRow]]
 ExtraByArmSeed = Mapping[tuple[str, int], Mapping[str, Mapping[str, float]]]
 
 
-def compare_run(experiment: Experiment, folder: RunFolder) -> Comparison:
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A comparison, and the values prompt by prompt that it was made from."""
+
+    comparison: Comparison
+    study: Study
+
+
+def compare_run(experiment: Experiment, folder: RunFolder) -> Compared:
     """Measure what every arm and seed generated and compare the arms.
 
     Raises DataError where an arm and seed has no generations yet.
@@ -58,7 +68,7 @@ def compare_rows(
     headline: str,
     extra: ExtraByArmSeed | None = None,
     notes: Sequence[Caution] = (),
-) -> Comparison:
+) -> Compared:
     """Measure rows as the experiment says, compare its arms, and ask what its checker is worth."""
     settings = experiment.evaluation
     embedder = None
@@ -74,7 +84,7 @@ def compare_rows(
         extra=extra,
         workers=experiment.run.workers,
     )
-    return compare(
+    comparison = compare(
         tables,
         baseline=experiment.comparison.baseline,
         criteria=experiment.comparison.levels(),
@@ -82,6 +92,7 @@ def compare_rows(
         audit=_audit(task, experiment),
         notes=notes,
     )
+    return Compared(comparison, Study.of(tables))
 
 
 def _audit(task: Task, experiment: Experiment | GivenExperiment) -> CheckerAudit | None:

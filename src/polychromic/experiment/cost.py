@@ -81,12 +81,13 @@ def left_to_do(experiment: Experiment, folder: RunFolder) -> list[tuple[str, int
         for seed in experiment.seeds:
             if not experiment.arm(arm).untrained and not (folder.job(arm, seed) / "adapter").is_dir():
                 left.append((arm, seed, "train"))
-            if _n_lines(folder, arm, seed) < wanted:
+            if n_generations(folder, arm, seed) < wanted:
                 left.append((arm, seed, "evaluate"))
     return left
 
 
-def _n_lines(folder: RunFolder, arm: str, seed: int) -> int:
+def n_generations(folder: RunFolder, arm: str, seed: int) -> int:
+    """Rows written so far."""
     path = folder.generations(arm, seed)
     return path.read_bytes().count(b"\n") if path.exists() else 0
 

@@ -31,15 +31,15 @@ def _left(cost: RunCost) -> str:
     return f"left: {_price(cost.left_seconds, cost.left_dollars)}, whole run {projected}: {named}"
 
 
+def duration(seconds: float) -> str:
+    """Seconds in the unit that reads best, such as `7.1 min`."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.2f} h"
+
+
 def _price(seconds: float, dollars: float | None) -> str:
-    time = (
-        f"{seconds:.1f} s"
-        if seconds < 120
-        else f"{seconds / 60:.1f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.2f} h"
-    )
-    return time if dollars is None else f"{time}, ${_dollars(dollars)}"
+    return duration(seconds) if dollars is None else f"{duration(seconds)}, ${_dollars(dollars)}"
 
 
 def _dollars(dollars: float | None) -> str:

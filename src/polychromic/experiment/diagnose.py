@@ -22,6 +22,13 @@ def open_finished_or_running(root: Path) -> tuple[Experiment, RunFolder]:
 
 def diagnose_run(experiment: Experiment, folder: RunFolder) -> Diagnosis:
     """Diagnose a run and write diagnosis.json. Raises ConfigError where no arm has begun to train."""
+    diagnosis = diagnosis_of(experiment, folder)
+    write_json(folder.diagnosis, diagnosis.to_json())
+    return diagnosis
+
+
+def diagnosis_of(experiment: Experiment, folder: RunFolder) -> Diagnosis:
+    """What can be said of a run by now; nothing is written. Raises ConfigError where no arm has begun to train."""
     baseline = experiment.comparison.baseline
     names = [baseline, *(name for name in experiment.arms if name != baseline)]
     arms = [_facts(experiment.arm(name)) for name in names if not experiment.arm(name).untrained]
@@ -31,7 +38,6 @@ def diagnose_run(experiment: Experiment, folder: RunFolder) -> Diagnosis:
         raise ConfigError(
             f"{folder.root}: no arm has begun to train; `polychromic run` or `train` starts them"
         )
-    write_json(folder.diagnosis, diagnosis.to_json())
     return diagnosis
 
 

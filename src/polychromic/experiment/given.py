@@ -137,19 +137,21 @@ def evaluate_given(experiment: GivenExperiment, folder: RunFolder) -> RunResult:
     files = {arm: [Path(file) for file in paths] for arm, paths in experiment.generations.items()}
     given = read_given(files, task, task.prompts(settings.split), default)
     headline = _headline(given.rows, default.label)
-    comparison = compare_rows(
+    compared = compare_rows(
         experiment, given.rows, task, headline=headline, notes=_notes(given, default.label)
     )
     _write_inputs(experiment, folder, given.rows)
-    write_json(folder.comparison, comparison.to_json())
+    write_json(folder.comparison, compared.comparison.to_json())
     write_report(
         folder.root,
-        comparison,
+        compared.comparison,
         arms=experiment.arms,
         seeds=sorted({seed for _, seed in given.rows}),
         pass_threshold=task.pass_threshold,
+        study=compared.study,
+        prompt_texts={prompt.id: prompt.text for prompt in task.prompts(settings.split)},
     )
-    return RunResult(folder, comparison)
+    return RunResult(folder, compared.comparison)
 
 
 def _require_no_run(folder: RunFolder) -> None:

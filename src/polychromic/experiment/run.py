@@ -183,18 +183,23 @@ def compare_and_report(experiment: Experiment, folder: RunFolder) -> Comparison:
     """Measure the generations of all arms and seeds, compare them, and write comparison.json and the reports."""
     from polychromic.experiment.compare import compare_run
     from polychromic.experiment.diagnose import diagnose_run
+    from polychromic.experiment.model_cards import write_model_cards
     from polychromic.report.build import write_report
 
     stopping.stop_if_requested("everything sampled is kept")
     trained = any(not experiment.arm(arm).untrained for arm in experiment.arms)
-    comparison = compare_run(experiment, folder)
-    write_json(folder.comparison, comparison.to_json())
+    task = build_task(experiment.task)
+    compared = compare_run(experiment, folder)
+    write_json(folder.comparison, compared.comparison.to_json())
     write_report(
         folder.root,
-        comparison,
+        compared.comparison,
         arms=list(experiment.arms),
         seeds=experiment.seeds,
-        pass_threshold=build_task(experiment.task).pass_threshold,
+        pass_threshold=task.pass_threshold,
         diagnosis=diagnose_run(experiment, folder) if trained else None,
+        study=compared.study,
+        prompt_texts={prompt.id: prompt.text for prompt in task.prompts(experiment.evaluation.split)},
     )
-    return comparison
+    write_model_cards(experiment, folder, compared.comparison)
+    return compared.comparison

@@ -11,6 +11,7 @@ import psutil
 import torch
 
 from polychromic.experiment.config import Arm
+from polychromic.experiment.cost_text import duration
 from polychromic.experiment.preflight.checks import Finding
 from polychromic.experiment.preflight.probe import Probe
 from polychromic.models.chat import encode_prompt
@@ -84,7 +85,7 @@ def time_and_money(probe: Probe) -> Finding:
     tokens = len(experiment.seeds) * sum(
         _job_tokens(probe, arm) for arm in map(experiment.arm, experiment.arms)
     )
-    text = f"about {_duration(seconds)}"
+    text = f"about {duration(seconds)}"
     dollars = experiment.budget.dollars(seconds)
     text += "" if dollars is None else f", ${dollars:.2f}"
     figures = {"seconds": seconds, "tokens": tokens, "dollars": dollars, "text": text}
@@ -146,9 +147,3 @@ def _makespan(jobs: Sequence[float], workers: int) -> float:
     for job in jobs:
         heapq.heappush(free, heapq.heappop(free) + job)
     return max(free)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

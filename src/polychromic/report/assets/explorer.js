@@ -1,0 +1,152 @@
+"use strict";
+// Generated text only ever becomes a text node.
+(() => {
+  const byId = id => document.getElementById(id);
+  const node = (tag, text, name) => { const made = document.createElement(tag); made.textContent = text; if (name) made.className = name; return made; };
+  const colors = JSON.parse(byId("colors").textContent);
+  const threshold = Number(byId("samples").dataset.threshold);
+  const HUES = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a6d3b", "#7b3f8c"];
+  let data = { metrics: [], prompts: [], baseline: "" };
+  let shown = [];
+
+  async function unpack(text) {
+    const bytes = Uint8Array.from(atob(text.trim()), letter => letter.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return JSON.parse(await new Response(stream).text());
+  }
+
+  const passes = wording => wording[2] !== null && wording[2] >= threshold;
+  const count = wordings => wordings.reduce((sum, one) => sum + one[1], 0);
+  const passing = group => group.wordings.filter(passes);
+
+  // Searched only when somebody searches: lower-case copies of everything would double what the page holds.
+  function searchText(sample) {
+    const answers = Object.values(sample.arms).flatMap(groups => groups.flatMap(group => group.wordings.map(one => one[0])));
+    return [sample.prompt, sample.text, ...answers].join("\n").toLowerCase();
+  }
+
+  // The largest difference of any arm to the baseline in a metric, so oriented that more is better.
+  function gain(sample, index) {
+    const base = sample.values[data.baseline]?.[index] ?? null;
+    const others = Object.entries(sample.values).filter(([arm]) => arm !== data.baseline).map(([, values]) => values[index]);
+    const differences = others.filter(value => value !== null && base !== null).map(value => data.metrics[index].sign * (value - base));
+    return differences.length ? Math.max(...differences) : null;
+  }
+
+  function inOrder(samples, order) {
+    if (order === "file") return samples;
+    const [direction, index] = order.split(":");
+    const sign = direction === "gain" ? -1 : 1;
+    const ranked = samples.map(sample => [gain(sample, Number(index)), sample]);
+    // Prompts without a value stand last.
+    ranked.sort((a, b) => (a[0] === null) - (b[0] === null) || sign * (a[0] - b[0]));
+    return ranked.map(([, sample]) => sample);
+  }
+
+  function answerItem(group) {
+    const item = node("li", ""), n = count(group.wordings), passed = count(passing(group));
+    item.style.setProperty("--group", HUES[group.group % HUES.length]);
+    const mark = node("span", passed ? "✓" : "", "mark"), body = node("div", "");
+    if (passed) { mark.setAttribute("role", "img"); mark.setAttribute("aria-label", passed === n ? "passes" : `${passed} of ${n} pass`); }
+    body.append(node("div", group.wordings[0][0] || "(empty)"));
+    if (group.wordings.length > 1) {
+      const more = document.createElement("details"), list = node("ul", "");
+      list.append(...group.wordings.slice(1).map(one => node("li", `${one[1]}× ${passes(one) ? "✓ " : ""}${one[0] || "(empty)"}`)));
+      more.append(node("summary", `${group.wordings.length - 1} more wordings`), list);
+      body.append(more);
+    }
+    item.append(node("span", n + "×", "count"), mark, body);
+    return item;
+  }
+
+  function armColumn(arm, groups) {
+    const column = document.createElement("section"), title = node("h3", arm), list = node("ul", "", "answers");
+    const n = count(groups.flatMap(group => group.wordings)), passed = count(groups.flatMap(passing));
+    title.style.borderColor = colors[arm];
+    list.append(...groups.map(answerItem));
+    column.append(title, node("p", `${passed} of ${n} pass; ${groups.length} different, ${groups.filter(group => passing(group).length).length} of them pass`, "figures"), list);
+    return column;
+  }
+
+  // All seeds, where the answers below are one seed's.
+  function valueTable(sample) {
+    const arms = Object.entries(sample.values);
+    if (!data.metrics.length || !arms.length) return [];
+    const table = document.createElement("table"), head = table.createTHead().insertRow(), body = table.createTBody();
+    const scroll = node("div", "", "scroll");
+    for (const name of ["mean of all seeds", ...data.metrics.map(metric => metric.name)]) { const cell = node("th", name); cell.scope = "col"; head.append(cell); }
+    for (const [arm, values] of arms) {
+      const row = body.insertRow(), name = node("th", arm);
+      name.scope = "row";
+      row.append(name, ...values.map(value => node("td", value === null ? "–" : String(value))));
+    }
+    scroll.tabIndex = 0;
+    scroll.setAttribute("role", "region");
+    scroll.setAttribute("aria-label", "The prompt's measures");
+    scroll.append(table);
+    return [scroll];
+  }
+
+  function show(sample) {
+    byId("asked").textContent = sample.text;
+    byId("asked").hidden = !sample.text;
+    byId("values").replaceChildren(...valueTable(sample));
+    byId("arms").replaceChildren(...Object.entries(sample.arms).map(([arm, groups]) => armColumn(arm, groups)));
+  }
+
+  function list() {
+    const words = byId("search").value.toLowerCase();
+    shown = inOrder(data.prompts.filter(sample => !words || (sample.search ??= searchText(sample)).includes(words)), byId("order").value);
+    byId("prompt").replaceChildren(...shown.map((sample, index) => new Option(sample.prompt, index)));
+    byId("found").textContent = `${shown.length} of ${data.prompts.length} prompts`;
+    follow();
+  }
+
+  function follow() {
+    let wanted = "";
+    try { wanted = decodeURIComponent(location.hash.replace(/^#prompt=/, "")); } catch { /* a broken link leads to the first prompt */ }
+    const index = Math.max(0, shown.findIndex(sample => sample.prompt === wanted));
+    byId("prompt").value = index;
+    if (shown.length) show(shown[index]);
+    else for (const id of ["arms", "values", "asked"]) byId(id).replaceChildren();
+  }
+
+  function choose(index) {
+    if (index < 0 || index >= shown.length) return;
+    byId("prompt").value = index;  // at once: the hash is followed later, and keys may come faster
+    location.hash = "prompt=" + encodeURIComponent(shown[index].prompt);
+  }
+
+  async function copy() {
+    const { search, ...sample } = shown[Number(byId("prompt").value)] ?? {};
+    try {
+      await navigator.clipboard.writeText(JSON.stringify(sample, null, 2));
+      byId("found").textContent = "copied";
+    } catch {
+      byId("found").textContent = "the browser does not let this page copy";
+    }
+  }
+
+  function listen() {
+    byId("prompt").addEventListener("change", event => choose(Number(event.target.value)));
+    byId("search").addEventListener("input", list);
+    byId("order").addEventListener("change", () => { history.replaceState(null, "", location.pathname + location.search); list(); });
+    byId("copy").addEventListener("click", copy);
+    document.addEventListener("keydown", event => {
+      if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea")) return;
+      if (event.key === "ArrowRight") choose(Number(byId("prompt").value) + 1);
+      if (event.key === "ArrowLeft") choose(Number(byId("prompt").value) - 1);
+      if (event.key === "/") { event.preventDefault(); byId("search").focus(); }
+    });
+    window.addEventListener("hashchange", follow);
+  }
+
+  unpack(byId("samples").textContent).then(found => {
+    data = found;
+    data.metrics.forEach((metric, index) => {
+      if (metric.stated) byId("order").append(new Option(`largest gain in ${metric.name}`, `gain:${index}`), new Option(`largest loss in ${metric.name}`, `loss:${index}`));
+    });
+    listen();
+    list();
+  });
+})();

@@ -1,0 +1,56 @@
+"""A real browser without a network; where there is none these tests are skipped with the reason."""
+
+import shutil
+from contextlib import contextmanager
+
+import pytest
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+
+
+def pytest_collection_modifyitems(items):
+    if CHROMIUM is None:
+        for item in items:
+            if "/browser/" in str(item.path):
+                item.add_marker(pytest.mark.skip(reason="no chromium here: `apt-get install chromium`"))
+
+
+@pytest.fixture(scope="session")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+class Seen:
+    """What a page said and asked for while it was looked at."""
+
+    def __init__(self, page):
+        self.page, self.console, self.requests = page, [], []
+        page.on("console", lambda message: self.console.append(message.text))
+        page.on("pageerror", lambda error: self.console.append(str(error)))
+        page.on("dialog", lambda dialog: (self.console.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda request: self.requests.append(request.url))
+
+
+@pytest.fixture
+def looking_at(browser):
+    """A function that opens an address in a fresh context and yields what is seen there."""
+
+    @contextmanager
+    def look(address, *, offline=True, width=1100, height=900, wait_for=".answers li", **options):
+        context = browser.new_context(offline=offline, viewport={"width": width, "height": height}, **options)
+        seen = Seen(context.new_page())
+        seen.page.goto(address)
+        seen.page.wait_for_selector(wait_for)
+        try:
+            yield seen
+        finally:
+            context.close()
+
+    return look
