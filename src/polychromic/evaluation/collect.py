@@ -13,8 +13,8 @@ from polychromic.sampling.base import Sampler
 from polychromic.seeding import child_seed
 from polychromic.tasks.base import Task
 
-OnChunk = Callable[[int, int], None]
-"""Called after every chunk with (generations done, generations in all)."""
+OnChunk = Callable[[int, int, int], None]
+"""Called after every chunk with (generations done, generations in all, tokens sampled in the chunk)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def collect(
         append_jsonl(path, [row.to_json() for row in fresh])
         rows += fresh
         if on_chunk:
-            on_chunk(done, total)
+            on_chunk(done, total, sum(row.n_tokens for row in fresh))
     return rows
 
 

@@ -12,10 +12,10 @@ def cost_lines(cost: RunCost) -> list[str]:
         f"{one.arm:<20} {one.stage:<10} {one.seconds / 3600:>8.3f} {one.tokens:>14,} {_dollars(one.dollars):>9}"
         for one in cost.stages
     ]
-    lines.append(f"spent: {_price(cost.seconds, cost.dollars)}")
+    lines.append(f"spent: {priced_duration(cost.seconds, cost.dollars)}")
     lines.append(_left(cost))
     for gain in cost.gains:
-        price = _price(gain.seconds_a_percent, gain.dollars_a_percent)
+        price = priced_duration(gain.seconds_a_percent, gain.dollars_a_percent)
         lines.append(f"{gain.arm}: {gain.metric} {gain.percent:+.1f} %, {price} a percent")
     return lines
 
@@ -27,8 +27,8 @@ def _left(cost: RunCost) -> str:
     if cost.left_seconds is None:
         return f"left: {named} (not projected: no such stage has ended yet; `polychromic preflight` estimates it)"
     whole = None if cost.dollars is None or cost.left_dollars is None else cost.dollars + cost.left_dollars
-    projected = _price(cost.seconds + cost.left_seconds, whole)
-    return f"left: {_price(cost.left_seconds, cost.left_dollars)}, whole run {projected}: {named}"
+    projected = priced_duration(cost.seconds + cost.left_seconds, whole)
+    return f"left: {priced_duration(cost.left_seconds, cost.left_dollars)}, whole run {projected}: {named}"
 
 
 def duration(seconds: float) -> str:
@@ -38,7 +38,8 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.2f} h"
 
 
-def _price(seconds: float, dollars: float | None) -> str:
+def priced_duration(seconds: float, dollars: float | None) -> str:
+    """Time, and what it costs where there is a price: `7.1 min, $0.31`."""
     return duration(seconds) if dollars is None else f"{duration(seconds)}, ${_dollars(dollars)}"
 
 

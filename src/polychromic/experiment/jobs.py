@@ -104,8 +104,8 @@ def _train(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
 
 
 def _evaluate(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
-    """Sample the evaluation prompts and score their references; the number of sampled tokens, or None where nothing
-    was left to do."""
+    """Sample the evaluation prompts and score their references; the number of tokens sampled now, or None where
+    nothing was left to do."""
     from polychromic.evaluation.collect import collect
     from polychromic.experiment.references import score_references
 
@@ -120,15 +120,17 @@ def _evaluate(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
         adapter = None if arm.untrained else folder.job(arm.name, job.seed) / "adapter"
         return load_language_model(arm.model, adapter=adapter, trainable=False)
 
-    worked = False
+    worked, sampled = False, 0
 
-    def on_chunk(done: int, total: int) -> None:
-        nonlocal worked
+    def on_chunk(done: int, total: int, tokens: int) -> None:
+        nonlocal worked, sampled
         worked = True
-        on_event(JobEvent(arm.name, job.seed, "evaluate", done, total, {}))
+        sampled += tokens
+        metrics = {"generation/total_tokens": float(tokens)}
+        on_event(JobEvent(arm.name, job.seed, "evaluate", done, total, metrics))
         stopping.stop_if_requested(f"{arm.name}/seed-{job.seed} keeps its {done} generations")
 
-    rows = collect(
+    collect(
         plan,
         lambda: _sampler(arm, load_model(), plan.max_sequences),
         task,
@@ -138,7 +140,7 @@ def _evaluate(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
     # Verbalised prompts are not those that the references answer.
     if arm.verbalised is None:
         worked |= score_references(folder.references(arm.name, job.seed), plan.prompts, load_model)
-    return sum(row.n_tokens for row in rows) if worked else None
+    return sampled if worked else None
 
 
 def _collection_plan(job: Job, task: Task) -> CollectionPlan:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from polychromic import stopping
 from polychromic.errors import BudgetError, ConfigError, StoppedError
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.cost import run_cost
+from polychromic.experiment.cost import left_to_do, run_cost
 from polychromic.experiment.floors import in_order_of_need
 from polychromic.experiment.folder import RunFolder
 from polychromic.experiment.jobs import Job, JobEvent, OnEvent, Stage
 from polychromic.experiment.ledger import Ledger
 from polychromic.experiment.progress import open_progress
+from polychromic.experiment.projection import Projection
 from polychromic.experiment.provenance import differing_versions, provenance
 from polychromic.experiment.room import refuse_impossible_criteria
 from polychromic.experiment.tasks import build_task
@@ -94,7 +95,9 @@ def do_jobs(
         for wave in in_order_of_need(experiment, list(arms or experiment.arms))
     ]
     ledger = Ledger(folder, experiment.budget)
-    with open_progress([job for jobs in waves for job in jobs]) as show:
+    wanted = {(job.arm, job.seed, stage) for jobs in waves for job in jobs for stage in stages}
+    projection = Projection(wanted.intersection(left_to_do(experiment, folder)), experiment.run.workers)
+    with open_progress(projection, experiment.budget.dollars) as show:
 
         def on_event(event: JobEvent) -> None:
             ledger.on_event(event)
