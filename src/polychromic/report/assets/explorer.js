@@ -10,7 +10,8 @@
   let shown = [];
 
   async function unpack(text) {
-    const bytes = Uint8Array.from(atob(text.trim()), letter => letter.charCodeAt(0));
+    const letters = atob(text.trim()), bytes = new Uint8Array(letters.length);
+    for (let i = 0; i < letters.length; i++) bytes[i] = letters.charCodeAt(i);  // many times faster than Uint8Array.from
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
     return JSON.parse(await new Response(stream).text());
   }
