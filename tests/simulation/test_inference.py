@@ -78,7 +78,9 @@ def test_false_alarms_of_the_sign_flip_test(null, n_prompts, found):
 
     p_values = [test.p_value for test in sign_flip_tests(x_PM, n_resamples=PATTERNS, seed=2)]
 
-    assert 0.04 <= found(rejected(p_values)) <= 0.06
+    # Thirty differences in eighths, many of them 0, have few p-values near 5 %: an exact test must stay below it.
+    least = 0.03 if null is bounded and n_prompts < 200 else 0.04
+    assert least <= found(rejected(p_values)) <= 0.06
 
 
 @pytest.mark.parametrize("n_prompts", [30, 200])
@@ -98,7 +100,7 @@ def test_coverage_over_prompts(null, n_prompts, found):
 def intervals_of(x_SPM):
     draws_BM = bootstrap_means(x_SPM.mean(axis=0), n_resamples=BOOTSTRAPS, seed=4)
     columns = range(x_SPM.shape[2])
-    return np.array([interval_over_seeds(x_SPM[:, :, m], draws_BM[:, m], "BCa", 0.95) for m in columns])
+    return np.array([interval_over_seeds(x_SPM[:, :, m], draws_BM[:, m], 0.95) for m in columns])
 
 
 def coverage(intervals, truth=0.0):

@@ -82,7 +82,7 @@ def mean_intervals(cells: Sequence[Floats], resampling: Resampling) -> list[Inte
         x_PM = np.stack([cells[index].mean(axis=0) for index in members], axis=-1)
         draws_BM = bootstrap_means(x_PM, n_resamples=resampling.bootstraps, seed=resampling.seed)
         for index, draws_B in zip(members, draws_BM.T, strict=True):
-            found[index] = interval_over_seeds(cells[index], draws_B, "percentile", resampling.confidence)
+            found[index] = interval_over_seeds(cells[index], draws_B, resampling.confidence)
     return [found[index] for index in range(len(cells))]
 
 
@@ -94,10 +94,14 @@ def indices_by_key(keys: Iterable[Hashable]) -> dict[Hashable, list[int]]:
     return positions
 
 
-def interval_over_seeds(x_SP: Floats, draws_B: Floats, method: Method, confidence: float) -> Interval:
-    """Interval of a mean over new prompts and seeds, given the bootstrap draws of its mean over prompts."""
+def interval_over_seeds(x_SP: Floats, draws_B: Floats, confidence: float) -> Interval:
+    """Interval of a mean over new prompts and seeds, given the bootstrap draws of its mean over prompts.
+
+    Percentiles at the expanded confidence: with heavy tails they cover what they promise where BCa, whose acceleration
+    is then mostly noise, does not (docs/results/evaluation.md).
+    """
     x_P = x_SP.mean(axis=0)
     if len(x_P) < 2:
         return math.nan, math.nan
-    low, high = bootstrap_interval(x_P, draws_B, method, expanded_confidence(len(x_P), confidence))
+    low, high = bootstrap_interval(x_P, draws_B, "percentile", expanded_confidence(len(x_P), confidence))
     return widen_for_seeds(float(x_P.mean()), low, high, x_SP, confidence)

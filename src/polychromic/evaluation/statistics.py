@@ -120,7 +120,7 @@ def _compare_block(
             b_SPM[:, :, m],
             flips[m],
             _intervals(x_SPM[:, :, m], drawn_BM[:, m], two_way_BM[:, m], resampling.confidence),
-            interval_over_seeds(ratio_SPM[:, :, m], drawn_BM[:, n_metrics + m], "BCa", resampling.confidence),
+            interval_over_seeds(ratio_SPM[:, :, m], drawn_BM[:, n_metrics + m], resampling.confidence),
             dropped[m],
             resampling,
         )
@@ -139,7 +139,7 @@ def _relative_cells(a_SPM: Floats, b_SPM: Floats) -> Floats:
 def _intervals(x_SP: Floats, draws_B: Floats, two_way_B: Floats, confidence: float) -> dict[str, Interval]:
     x_P = x_SP.mean(axis=0)
     return {
-        "ci": interval_over_seeds(x_SP, draws_B, "BCa", confidence),
+        "ci": interval_over_seeds(x_SP, draws_B, confidence),
         "percentile": bootstrap_interval(x_P, draws_B, "percentile", confidence),
         "bca": bootstrap_interval(x_P, draws_B, "BCa", confidence),
         "two_way": bootstrap_interval(x_P, two_way_B, "percentile", confidence),
@@ -195,7 +195,7 @@ def _method(flip: SignFlip, n_seeds: int, resampling: Resampling) -> str:
     seeds = f", seeds averaged within arm and joined by Student's t ({n_seeds} seeds)" if n_seeds > 1 else ""
     return (
         f"paired by prompt; sign-flip permutation test over prompts ({patterns}); "
-        f"BCa bootstrap interval ({resampling.bootstraps:,} resamples, expanded){seeds}"
+        f"percentile bootstrap interval ({resampling.bootstraps:,} resamples, expanded){seeds}"
     )
 
 
