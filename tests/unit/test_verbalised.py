@@ -245,3 +245,13 @@ def test_an_arm_is_verbalised_and_untrained():
         ConfigError, match=r"arms\.asked\.verbalised: input should be greater than or equal to 2"
     ):
         quickstart(untrained=True, verbalised=1)
+
+
+def test_an_experiment_without_trained_arms_needs_no_training_section():
+    content = Experiment.from_file("experiments/quickstart.yaml").model_dump(mode="json")
+    del content["training"]
+    content["comparison"]["baseline"] = "each"
+    untrained = {"each": {"untrained": True}, "asked": {"untrained": True, "verbalised": 5}}
+    assert Experiment.from_mapping(content | {"arms": untrained}).arm("each").untrained
+    with pytest.raises(ConfigError, match=r"training: missing"):
+        Experiment.from_mapping(content | {"arms": untrained | {"trained": {}}})

@@ -131,6 +131,17 @@ class Experiment(Settings):
     budget: BudgetSettings = Field(default_factory=BudgetSettings)
     run: RunSettings = Field(default_factory=RunSettings)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _untrained_arms_need_no_training(cls, content: Any) -> Any:
+        """Where no arm is trained the section says nothing, and may be left out."""
+        arms = content.get("arms") if isinstance(content, Mapping) else None
+        if not isinstance(arms, Mapping) or not arms or "training" in content:
+            return content
+        if all(isinstance(arm, Mapping) and arm.get("untrained") is True for arm in arms.values()):
+            return {**content, "training": {"signal": "reward", "steps": 1}}
+        return content
+
     @field_validator("name")
     @classmethod
     def _is_a_folder_name(cls, name: str) -> str:
