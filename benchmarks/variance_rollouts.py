@@ -68,8 +68,8 @@ def _print_score(name: str, forms: list[list[tuple[FloatArray, FloatArray]]], no
     halves = (range(0, len(forms), 2), range(1, len(forms), 2))
     for half, others in (halves, halves[::-1]):
         mixes = {
-            "fitted": fit([one for p in others for one, _ in forms[p]]),
-            "surprisal": fit([one for p in others for _, one in forms[p]]),
+            "fitted": fit(_in_turn([forms[p] for p in others], which=0)),
+            "surprisal": fit(_in_turn([forms[p] for p in others], which=1)),
             **PUBLISHED,
         }
         for p in half:
@@ -80,6 +80,11 @@ def _print_score(name: str, forms: list[list[tuple[FloatArray, FloatArray]]], no
     print_row(
         name, *(f"{value / signal:.3g}" for value in variance.values()), *(f"{ratio:.2f}" for ratio in ratios)
     )
+
+
+def _in_turn(forms: list[list[tuple[FloatArray, FloatArray]]], which: int) -> FloatArray:
+    """The forms [groups, X, X] of several prompts, the first group of each first, as batches in training are."""
+    return np.stack([groups[g][which] for g in range(len(forms[0])) for groups in forms])
 
 
 def _form(rollout: Rollout, objective: str, gate: str) -> tuple[tuple[FloatArray, FloatArray], torch.Tensor]:

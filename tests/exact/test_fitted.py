@@ -15,6 +15,7 @@ from enumeration import (
 
 from polychromic.objective import (
     FittedBaseline,
+    TrackRecord,
     baseline_equations,
     cross_fitted_coefficients,
     set_advantages,
@@ -104,8 +105,9 @@ def test_coefficients_fitted_on_the_group_itself_are_biased():
     equations = baseline_equations("coverage", set_size, **policy.arrays(outcomes))
     total = np.zeros(4)
     for row in range(len(outcomes)):
-        own = replace(equations, matrix_PMM=equations.matrix_PMM[[row]], target_PM=equations.target_PM[[row]])
-        mix = FittedBaseline().update(own).coefficients
+        twice = [row, row]
+        own = replace(equations, matrix_PMM=equations.matrix_PMM[twice], target_PM=equations.target_PM[twice])
+        mix = {size: column[0] for size, column in cross_fitted_coefficients(own).items()}
         group = {name: values[[row]] for name, values in policy.arrays(outcomes).items()}
         advantages = set_advantages("coverage", set_size, baseline="fitted", coefficients=mix, **group)
         total += weights[row] * gradient_estimates(advantages, outcomes[[row]], policy)[0]
@@ -121,12 +123,15 @@ def test_the_limit_of_much_data_has_the_least_variance_of_any_mix(objective):
     equations = baseline_equations(
         objective, set_size, score_gram=softmax_score_gram(policy, outcomes), **arrays
     )
+    with_an_empty_one = np.concatenate([[0.0], weights])
+    everything = [0, *range(len(weights))]
     weighted = replace(
         equations,
-        matrix_PMM=equations.matrix_PMM * weights[:, None, None],
-        target_PM=equations.target_PM * weights[:, None],
+        matrix_PMM=equations.matrix_PMM[everything] * with_an_empty_one[:, None, None],
+        target_PM=equations.target_PM[everything] * with_an_empty_one[:, None],
     )
-    mix = FittedBaseline(prior_groups=1e-6).update(weighted).coefficients
+    fitted = cross_fitted_coefficients(weighted, prior_groups=1e-6)
+    mix = {size: column[0] for size, column in fitted.items()}
 
     def variance(**options) -> float:
         advantages = set_advantages(objective, set_size, **arrays, **options)
@@ -135,9 +140,9 @@ def test_the_limit_of_much_data_has_the_least_variance_of_any_mix(objective):
     least = variance(baseline="fitted", coefficients=mix)
     for baseline in ("none", "leave_one_out", "leave_one_out_minus_one"):
         assert least <= variance(baseline=baseline) + 1e-9
-    for size in mix:
+    for size, value in mix.items():
         for step in (-0.05, 0.05):
-            assert least <= variance(baseline="fitted", coefficients={**mix, size: mix[size] + step}) + 1e-6
+            assert least <= variance(baseline="fitted", coefficients={**mix, size: value + step}) + 1e-6
 
 
 def test_without_coefficients_it_is_leave_one_out():
@@ -150,23 +155,81 @@ def test_without_coefficients_it_is_leave_one_out():
     )
 
 
-def test_without_data_the_fit_is_leave_one_out_and_state_survives_json():
-    policy = random_policy(4, seed=1)
-    arrays = policy.arrays(policy.tuples(4)[0][:10])
-    fit = FittedBaseline(prior_groups=1e9).update(baseline_equations("coverage", 3, **arrays))
-    assert fit.coefficients == pytest.approx({1: 0.0, 2: 0.0, 3: 1.0}, abs=1e-6)
-    fit = FittedBaseline().update(baseline_equations("coverage", 3, **arrays))
-    again = FittedBaseline.from_state(json.loads(json.dumps(fit.to_state())))
-    assert again == fit
-    assert again.coefficients == fit.coefficients
+def batches_of(policy, correct, n_batches, rng, *, objective="distance", n=8, set_size=4):
+    """Equations of batches of 8 groups that the policy sampled; every outcome is at distance 1 from the others."""
+    rewards = np.isin(np.arange(len(policy)), correct).astype(float)
+    for _ in range(n_batches):
+        outcomes = rng.choice(len(policy), (8, n), p=policy)
+        yield baseline_equations(
+            objective,
+            set_size,
+            rewards=rewards[outcomes],
+            clusters=outcomes,
+            distances=(outcomes[:, :, None] != outcomes[:, None, :]).astype(float),
+            gates=rewards[outcomes],
+            score_gram=softmax_gram(policy[outcomes], outcomes, float(policy @ policy)),
+        )
+
+
+MIXED = np.array([0.30, 0.25, 0.15, 0.12, 0.10, 0.08])
+COLLAPSED = np.array([0.85, 0.05, 0.04, 0.03, 0.02, 0.01])
+
+
+def after(batches, **options):
+    fit = FittedBaseline(**options)
+    for batch in batches:
+        fit = fit.update(batch)
+    return fit
+
+
+def test_it_starts_as_leave_one_out_and_its_state_survives_json():
     assert FittedBaseline().coefficients is None
+    fits = [after(batches_of(MIXED, [0, 1, 2], n, np.random.default_rng(5))) for n in (1, 2, 5)]
+    leave_one_out = {size: float(size == 4) for size in range(1, 8)}
+    assert fits[0].coefficients == leave_one_out, "no fit has met a later batch yet"
+    assert fits[1].coefficients == leave_one_out, "one later batch is as likely luck"
+    assert fits[2].coefficients != leave_one_out
+    for fit in fits:
+        again = FittedBaseline.from_state(json.loads(json.dumps(fit.to_state())))
+        assert again == fit
+        assert again.coefficients == fit.coefficients
+    stubborn = after(batches_of(MIXED, [0, 1, 2], 5, np.random.default_rng(5)), prior_groups=1e12)
+    assert stubborn.coefficients == pytest.approx(leave_one_out, abs=1e-6)
+
+
+def test_the_record_of_earlier_fits_decides_how_far_a_fit_is_followed():
+    """Where signal is rare a plain fit lost a quarter to leave_one_out; where there is much it is followed."""
+    trusted = [
+        after(batches_of(MIXED, [0, 1, 2], 16, np.random.default_rng(seed))).record.trust for seed in range(5)
+    ]
+    doubted = [
+        after(batches_of(COLLAPSED, [1, 3, 5], 16, np.random.default_rng(seed))).record.trust
+        for seed in range(20)
+    ]
+    assert min(trusted) > 0.8
+    assert np.mean(doubted) < 0.25
+
+
+def test_trust_is_the_step_that_would_have_paid():
+    prior, direction = np.array([0.0, 1.0]), np.array([1.0, 0.0])
+    matrix = np.diag([2.0, 1.0])
+
+    def record(slopes):
+        found = TrackRecord()
+        for slope in slopes:
+            found = found.after(direction, prior, matrix, np.array([slope, 1.0]), decay=1.0)
+        return found
+
+    assert TrackRecord().trust == 0.0
+    assert record([3.0] * 9).trust == 1.0  # best step 3/2, savings 4 each: t = 3
+    assert record([1.5] * 9).trust == pytest.approx(0.75)  # best step 3/4, savings 1 each: t = 3
+    assert record([1.5] * 2).trust == pytest.approx(0.75 * (2**0.5 - 1))  # the same, seen twice: t = √2
+    assert record([1.5]).trust == 0.0  # and once: t = 1, as likely noise
+    assert record([0.9] * 9).trust == 0.0  # going all the way would have cost 0.2 each
 
 
 def test_old_batches_are_forgotten():
-    policy = random_policy(4, seed=1)
-    outcomes = policy.tuples(4)[0]
-    first = baseline_equations("coverage", 2, **policy.arrays(outcomes[:50]))
-    second = baseline_equations("coverage", 2, **policy.arrays(outcomes[150:200]))
+    first, second = batches_of(MIXED, [0, 1, 2], 2, np.random.default_rng(6))
     forgetful = FittedBaseline(decay=0.0).update(first).update(second)
-    assert forgetful.coefficients == pytest.approx(FittedBaseline().update(second).coefficients)
-    assert FittedBaseline().update(first).update(second).coefficients != pytest.approx(forgetful.coefficients)
+    assert forgetful.matrix == FittedBaseline().update(second).matrix
+    assert FittedBaseline().update(first).update(second).matrix != forgetful.matrix

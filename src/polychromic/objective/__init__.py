@@ -22,6 +22,7 @@ from polychromic.objective.fitted import (
     softmax_gram,
     surprisal_gram,
 )
+from polychromic.objective.track_record import TrackRecord
 
 __all__ = [
     "BaselineEquations",
@@ -30,6 +31,7 @@ __all__ = [
     "FloorController",
     "Observation",
     "ShareController",
+    "TrackRecord",
     "WeightController",
     "baseline_equations",
     "cross_fitted_coefficients",

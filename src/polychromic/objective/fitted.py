@@ -15,7 +15,7 @@ keep; any approximation of G costs efficiency only, never bias.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -24,9 +24,13 @@ from polychromic.objective.hypergeometric import FloatArray
 from polychromic.objective.inputs import Groups, Objective, label_codes, read_groups
 from polychromic.objective.kernel_scores import GateRule
 from polychromic.objective.set_scores import SetScore, mix_of_means, with_member_mean
+from polychromic.objective.track_record import TrackRecord
 
 DENSE_SET_SIZES = 15
 """Up to this many set sizes all of 1..N−1 enter the mix; in larger groups, about as many, spread by ratio."""
+
+RECORD_DECAY = 0.25
+"""Power of `decay` with which the record of earlier fits fades: evidence of rare signal is itself rare."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +110,10 @@ class FittedBaseline:
     """A mix fitted on the batches so far. Immutable: `update` returns the next one.
 
     Use `coefficients` for a batch *before* `update` has seen it. `decay` forgets: 15/16 remembers about 16
-    batches, as the policy moves. `prior_groups` is how many groups' evidence leave_one_out counts for; until data
-    speak, the mix is leave_one_out. `to_state` and `from_state` make it plain JSON and back.
+    batches, as the policy moves. `prior_groups` is how many groups' evidence leave_one_out counts for. The mix goes
+    from leave_one_out towards the fit only as far as its `record` on later batches, kept four times as long, says that
+    this pays: it is leave_one_out for the first three batches, and stays so where signal is rare. `to_state` and
+    `from_state` make it plain JSON and back.
     """
 
     decay: float = 15 / 16
@@ -117,20 +123,23 @@ class FittedBaseline:
     matrix: tuple[tuple[float, ...], ...] = ()
     target: tuple[float, ...] = ()
     n_groups: float = 0.0
+    record: TrackRecord = field(default_factory=TrackRecord)
 
     @property
     def coefficients(self) -> dict[int, float] | None:
         """By set size, for `set_advantages(baseline="fitted", coefficients=...)`; None before any update."""
         if not self.set_sizes:
             return None
-        solved = _solve(
-            np.array(self.matrix),
-            np.array(self.target),
-            np.array(self.prior),
-            self.n_groups,
-            self.prior_groups,
+        mix_M = np.array(self.prior) + self.record.trust * self._direction()
+        return dict(zip(self.set_sizes, mix_M.tolist(), strict=True))
+
+    def _direction(self) -> FloatArray:
+        """From leave_one_out to the least-squares fit on the batches so far."""
+        prior_M = np.array(self.prior)
+        fit_M = _solve(
+            np.array(self.matrix), np.array(self.target), prior_M, self.n_groups, self.prior_groups
         )
-        return dict(zip(self.set_sizes, solved.tolist(), strict=True))
+        return fit_M - prior_M
 
     def update(self, equations: BaselineEquations) -> Self:
         """With a batch's equations added. Raises ValueError where they are of another mix."""
@@ -140,11 +149,16 @@ class FittedBaseline:
                 "keep one FittedBaseline for each objective and group size"
             )
         matrix, target = equations.matrix_PMM.sum(axis=0), equations.target_PM.sum(axis=0)
+        record = self.record
         if self.set_sizes:
+            record = record.after(
+                self._direction(), equations.prior_M, matrix, target, self.decay**RECORD_DECAY
+            )
             matrix = matrix + self.decay * np.array(self.matrix)
             target = target + self.decay * np.array(self.target)
         return replace(
             self,
+            record=record,
             set_sizes=equations.set_sizes,
             prior=tuple(equations.prior_M.tolist()),
             matrix=tuple(map(tuple, matrix.tolist())),
@@ -156,13 +170,14 @@ class FittedBaseline:
         """Plain numbers and lists."""
         state = {name: getattr(self, name) for name in ("decay", "prior_groups", "n_groups")}
         lists = {name: list(getattr(self, name)) for name in ("set_sizes", "prior", "target")}
-        return state | lists | {"matrix": [list(row) for row in self.matrix]}
+        return state | lists | {"matrix": [list(row) for row in self.matrix], "record": asdict(self.record)}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
         """Inverse of `to_state`, also after a trip through JSON."""
         lists = {name: tuple(state[name]) for name in ("set_sizes", "prior", "target")}
-        return cls(**{**state, **lists, "matrix": tuple(map(tuple, state["matrix"]))})
+        record = TrackRecord(**state["record"])
+        return cls(**{**state, **lists, "matrix": tuple(map(tuple, state["matrix"])), "record": record})
 
 
 def surprisal_gram(logprobs: Any, texts: Any) -> FloatArray:

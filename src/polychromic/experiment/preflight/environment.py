@@ -36,14 +36,12 @@ def room_on_disk(probe: Probe) -> Finding:
     """Whether adapters, checkpoints and generations of all arms and seeds fit."""
     experiment = probe.experiment
     parameters = sum(p.numel() for p in probe.language_model.model.parameters() if p.requires_grad)
-    # A checkpoint holds the weights and both moments of AdamW; two are kept while a third is written.
-    per_arm = (
-        parameters * 4 * (1 + 3 * (max(arm.training.keep_checkpoints for arm in probe.trained_arms) + 1))
-    )
+    # A checkpoint holds the weights and both moments of AdamW; one more than is kept while the next is written.
+    copies = sum(1 + 3 * (arm.training.keep_checkpoints + 1) for arm in probe.trained_arms)
     settings = experiment.evaluation
     rows = len(probe.evaluation_prompts) * settings.samples * len(settings.sampling)
     generations = rows * (_BYTES_A_GENERATION + settings.max_new_tokens * _BYTES_A_TOKEN)
-    needed = (per_arm + generations) * len(experiment.arms) * len(experiment.seeds)
+    needed = (parameters * 4 * copies + generations * len(experiment.arms)) * len(experiment.seeds)
     free = shutil.disk_usage(_existing(probe.folder)).free
     result = f"about {needed / 1e9:.2f} GB needed, {free / 1e9:.1f} GB free at {_existing(probe.folder)}"
     if needed > free:
