@@ -152,6 +152,16 @@ def test_the_verb_ends_with_1_and_prints_json(tmp_path):
     assert json.loads(result.stdout)["passed"] is False
 
 
+def test_an_experiment_without_trained_arms_is_checked_too(tmp_path):
+    """Room on disk was taken from the checkpoints of trained arms, of which there were none."""
+    content = {key: value for key, value in SMALL.items() if key not in ("training", "diversity")}
+    arms = {"baseline": {"untrained": True}, "same": {"untrained": True}}
+    report, checks = results(Experiment.from_mapping({**content, "arms": arms}), tmp_path)
+    assert not report.failed
+    assert checks["longest batch"].result.startswith("no arm is trained")
+    assert checks["time and money"].figures["tokens"] == pytest.approx(2 * 12 * 16 * 8, rel=0.25)
+
+
 def test_workers_take_the_next_job_as_they_become_free():
     assert _makespan([3.0, 1.0, 1.0, 1.0], workers=2) == 3.0
     assert _makespan([1.0, 1.0, 3.0], workers=2) == 4.0

@@ -27,6 +27,11 @@ _MOST_SHARE_OF_MEMORY = 0.9
 
 def longest_batch_fits(probe: Probe) -> Finding:
     """The longest prompts with answers of full length, forward and backward."""
+    if not probe.trained_arms:
+        used, there = _memory()
+        return Finding(
+            "passed", f"no arm is trained; sampling took at most {used / 1e9:.1f} of {there / 1e9:.0f} GB"
+        )
     language_model, training = probe.language_model, probe.baseline.training
     sequences = _longest_sequences(probe, language_model)
     started = time.perf_counter()
