@@ -74,6 +74,41 @@ def test_a_checker_that_leaks_is_a_memory_error(checker):
     assert "MemoryError" in check.error
 
 
+def test_a_checker_that_leaks_bit_by_bit_is_started_anew(checker):
+    """Past bug: once its memory was gone, it failed for every later text."""
+    source = (
+        "kept = []\n"
+        "def check(prompt, text):\n    kept.append(bytearray(int(text) * 2**20))\n    return len(kept) / 100\n"
+    )
+    # An allocation that is never touched takes address space, which is what is limited, and no time.
+    checks = ask(checker(source, memory_gb=1.5, seconds=60.0), *["450"] * 8)
+    failed = [index for index, check in enumerate(checks) if check.reward is None]
+    assert failed
+    assert all("MemoryError" in checks[index].error for index in failed)
+    assert all(checks[index + 1] == Check(0.01) for index in failed if index + 1 < len(checks))
+
+
+@pytest.mark.parametrize("number", ["10**400", "-(10**5000)", "float('nan')", "float('inf')", "1 + 1j", "1.01"])
+def test_an_impossible_number_is_a_reason(checker, number):
+    """Past bug: a whole number too large for a float ended the process, and the reason named a signal."""
+    [check] = ask(checker(f"def check(prompt, text):\n    return {number}\n"), "x")
+    assert check.reward is None
+    assert check.error.startswith("the checker returned ")
+    assert "expected a number from 0 to 1" in check.error
+
+
+def test_a_reason_is_short_and_cannot_fail_itself(checker):
+    """Past bug: a message of a megabyte was written beside every generation."""
+    source = (
+        "class Bad(Exception):\n    def __str__(self):\n        raise RuntimeError\n"
+        "def check(prompt, text):\n    raise Bad if text == 'bad' else ValueError('x' * 2**20)\n"
+    )
+    bad, long = ask(checker(source), "bad", "long")
+    assert bad == Check(None, "Bad: (Bad that cannot be shown: RuntimeError)")
+    assert long.error.endswith("... (1,048,576 characters)")
+    assert len(long.error) < 600
+
+
 @pytest.mark.parametrize(
     ("end", "reason"),
     [
@@ -117,6 +152,41 @@ def test_what_a_checker_forks_is_ended_with_it(checker, monkeypatch):
     while processes_with(b"forks-of-this-test"):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks for processes in /proc")  # noqa: PTH112
+def test_what_leaves_the_group_neither_holds_the_run_up_nor_lives_on(checker, monkeypatch):
+    """Past bug: a child in a session of its own kept our end of its pipe open, and stopping the checker waited for it."""
+    monkeypatch.setenv("POLYCHROMIC_TEST_MARK", "escapes-of-this-test")
+    escaping = checker(
+        "import os, subprocess, time\n"
+        "def check(prompt, text):\n"
+        "    subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+        "    if os.fork() == 0:\n        os.setsid()\n        time.sleep(600)\n"
+        "    time.sleep(600 if text == 'hang' else 0)\n    return 1.0\n",
+        seconds=2.0,
+    )
+    started = time.monotonic()
+    assert [check.reward for check in ask(escaping, "hang", "fine")] == [None, 1.0]
+    assert time.monotonic() - started < 30
+    escaping.close()
+    assert processes_with(b"escapes-of-this-test") == []
+
+
+def test_a_process_that_reads_no_more_does_not_hold_the_run_up(checker):
+    """Past bug: a text larger than a pipe holds was written for ever to a process that had stopped."""
+    stopping = checker(
+        "import os, signal, threading\n"
+        "def check(prompt, text):\n"
+        "    if text == 'stop':\n        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGSTOP)).start()\n"
+        "    return 1.0\n",
+        seconds=2.0,
+    )
+    assert ask(stopping, "stop") == [Check(1.0)]
+    time.sleep(0.5)
+    first, second = ask(stopping, "x" * 2**20, "y" * 2**20)
+    assert first == Check(None, "the checker did not answer within 2 s and was stopped")
+    assert second == Check(1.0)
 
 
 def test_a_fork_that_comes_back_from_the_checker_answers_nothing(checker):

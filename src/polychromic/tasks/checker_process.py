@@ -21,6 +21,7 @@ from polychromic.errors import CheckerError
 from polychromic.files import strict_json
 from polychromic.records import Message, Prompt
 from polychromic.tasks.checkers import load_checker, run_checker
+from polychromic.tasks.reaping import MARK, kill_marked
 
 
 def main() -> None:
@@ -42,6 +43,8 @@ def main() -> None:
         if os.getpid() != server:
             os._exit(0)  # a fork of the checker's came back from it: only the server may answer
         answer = {"reward": check.reward, "error": check.error, "children": _has_children()}
+        # What has leaked away does not come back: every later text would fail too.
+        answer["exhausted"] = "MemoryError" in (check.error or "").partition(":")[0]
         _say(answers, {"number": request["number"], **answer})
 
 
@@ -75,6 +78,7 @@ def _listen(requests: IO[bytes], waiting: queue.Queue[Mapping[str, Any]]) -> Non
     """Queue requests; when the other side is gone, end this process and whatever the checker has started."""
     for line in requests:
         waiting.put(json.loads(line))
+    kill_marked(os.environ[MARK])
     os.killpg(0, signal.SIGKILL)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import Any
 from polychromic.errors import CheckerError
 from polychromic.records import Check, Prompt
 
+_LONGEST_REASON = 500
 CheckFunction = Callable[[Prompt, str], Any]
 """Called as `check(prompt, text)`; returns a number from 0 to 1, a bool, or None where it cannot tell."""
 
@@ -79,13 +79,23 @@ def _run_one(function: CheckFunction, prompt: Prompt, text: str) -> Check:
     try:
         value = function(prompt, text)
         plain = value.item() if hasattr(value, "item") else value  # numpy and torch scalars
+        if isinstance(plain, (bool, int, float)) and 0 <= plain <= 1:
+            return Check(float(plain))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the checker boundary: a failure is no reward, and says why
-        return Check(None, f"{type(error).__name__}: {error}")
+        return Check(None, f"{type(error).__name__}: {_in_words(error, str)}")
     if plain is None:
         return Check(None, "the checker returned None: it cannot tell")
-    if not isinstance(plain, (bool, int, float)) or not math.isfinite(plain) or not 0 <= plain <= 1:
-        return Check(None, f"the checker returned {plain!r}, expected a number from 0 to 1, a bool or None")
-    return Check(float(plain))
+    shown = _in_words(plain, repr)
+    return Check(None, f"the checker returned {shown}, expected a number from 0 to 1, a bool or None")
+
+
+def _in_words(value: Any, words: Callable[[Any], str]) -> str:
+    """`words(value)`, cut where it is long: it ends in a row of a file, once a generation."""
+    try:
+        text = words(value)
+    except Exception as error:  # noqa: BLE001 - the checker boundary again: these words may be the user's code
+        return f"({type(value).__name__} that cannot be shown: {type(error).__name__})"
+    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}... ({len(text):,} characters)"
 
 
 def _load_file(path: Path, name: str) -> ModuleType:

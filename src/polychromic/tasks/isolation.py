@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,10 +22,12 @@ from typing import Any
 from polychromic.errors import CheckerError
 from polychromic.files import sha256_file, strict_json
 from polychromic.records import Check, Prompt
+from polychromic.tasks.reaping import MARK, kill_marked
 
 _START_SECONDS = 120.0
 _MOST_FAILURES_IN_A_ROW = 10
 _MOST_LEFT_CHILDREN = 200
+_PIPE_HOLDS = 2**15  # bytes that a pipe takes though nobody reads; Linux takes twice as many
 
 
 class IsolatedChecker:
@@ -60,8 +63,9 @@ class IsolatedChecker:
             return self._failed(f"the checker's process ended ({self._process.ending()})")
         self._failures_in_a_row = 0
         self._process.left_children += answer["children"]
-        if self._process.left_children > _MOST_LEFT_CHILDREN:
-            self._process.kill()  # takes them along; the next text has a new process
+        if self._process.left_children > _MOST_LEFT_CHILDREN or answer["exhausted"]:
+            # Takes its children and what it has leaked along; the next text has a new process.
+            self._process.kill()
         return Check(answer["reward"], answer["error"])
 
     def _failed(self, reason: str) -> Check:
@@ -98,19 +102,20 @@ class _Process:
             name,
             str(int(memory_gb * 2**30)),
         ]
+        mark = uuid.uuid4().hex
         self._popen = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path), MARK: mark},
         )
         self._answers: queue.Queue[bytes] = queue.Queue()
         self._asked = 0
         self.left_children = 0  # answers that came with processes of the checker's still there
         threading.Thread(target=_read_lines, args=(self._popen.stdout, self._answers), daemon=True).start()
-        self._end = weakref.finalize(self, _kill_session, self._popen)
+        self._end = weakref.finalize(self, _end_all, self._popen, mark)
         try:
             first = self._answer(_START_SECONDS)
         except TimeoutError as error:
@@ -131,13 +136,12 @@ class _Process:
 
     def ask(self, request: Mapping[str, Any], seconds: float) -> Mapping[str, Any]:
         """Its answer. Raises TimeoutError, or EOFError where it has ended."""
-        assert self._popen.stdin is not None
         self._asked += 1
-        try:
-            self._popen.stdin.write(strict_json({**request, "number": self._asked}).encode() + b"\n")
-            self._popen.stdin.flush()
-        except BrokenPipeError as error:
-            raise EOFError from error
+        payload = strict_json({**request, "number": self._asked}).encode() + b"\n"
+        if len(payload) <= _PIPE_HOLDS:
+            _write(self._popen.stdin, payload)
+        else:  # a process that has stopped reading must not hold us up beyond its time
+            threading.Thread(target=_write, args=(self._popen.stdin, payload), daemon=True).start()
         return self._answer(seconds)
 
     def ending(self) -> str:
@@ -157,7 +161,7 @@ class _Process:
             except queue.Empty:
                 raise TimeoutError from None
             if not line:
-                _kill_session(self._popen)  # it is gone itself, but may have left others behind
+                self.kill()  # it is gone itself, but may have left others behind
                 raise EOFError
             answer = _answer_to(self._asked, line)
             if answer is not None:
@@ -173,17 +177,27 @@ def _answer_to(number: int, line: bytes) -> Mapping[str, Any] | None:
     return answer if isinstance(answer, dict) and answer.get("number") == number else None
 
 
+def _write(stream: Any, payload: bytes) -> None:
+    """Write; where the other side has ended, the missing answer tells."""
+    with suppress(BrokenPipeError, ValueError):  # the latter of a stream closed meanwhile
+        stream.write(payload)
+        stream.flush()
+
+
 def _read_lines(stream: Any, answers: queue.Queue[bytes]) -> None:
-    """Queue every line, and an empty one at the end."""
-    for line in stream:
-        answers.put(line)
+    """Queue every line, and an empty one at the end; only the reader may close what it reads."""
+    with stream:
+        for line in stream:
+            answers.put(line)
     answers.put(b"")
 
 
-def _kill_session(popen: subprocess.Popen[bytes]) -> None:
+def _end_all(popen: subprocess.Popen[bytes], mark: str) -> None:
+    """End the process, its session, and what it started elsewhere; that may hold the other ends of our pipes."""
     with suppress(ProcessLookupError):
         os.killpg(popen.pid, signal.SIGKILL)
+    kill_marked(mark)
     popen.wait()
-    for stream in (popen.stdin, popen.stdout):
-        if stream is not None and not stream.closed:
-            stream.close()
+    if popen.stdin is not None:
+        with suppress(BrokenPipeError):  # what it has not read
+            popen.stdin.close()
