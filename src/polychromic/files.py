@@ -81,7 +81,11 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling folder that becomes `path` if the block succeeds (an existing `path` is replaced)."""
+    """Yield a temporary sibling folder that becomes `path` if the block succeeds (an existing `path` is replaced).
+
+    A folder cannot be renamed over another one: between two renames the old content is called `.NAME.retired`, and
+    `remove_leftovers` puts it back if a kill left it there alone.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
@@ -89,6 +93,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         for file in staging.rglob("*"):
             if file.is_file():
                 _sync_file(file)
+            elif file.is_dir():
+                sync_folder(file)
+        sync_folder(staging)
         umask = os.umask(0)
         os.umask(umask)
         staging.chmod(0o777 & ~umask)
@@ -110,10 +117,16 @@ _LEFTOVER = re.compile(r"\..+\.([a-z0-9_]{8}|retired)")
 
 
 def remove_leftovers(root: Path) -> None:
-    """Delete what writes that a kill cut short left below `root`; only for a folder in which nobody else writes."""
+    """Delete what writes that a kill cut short left below `root`; only for a folder in which nobody else writes.
+
+    What was retired is put back where its successor never came to be.
+    """
     found = [path for path in root.rglob(".*") if _LEFTOVER.fullmatch(path.name)]
     for path in found:
-        if path.is_dir():
+        retired = path.with_name(path.name.removeprefix(".").removesuffix(".retired"))
+        if path.name.endswith(".retired") and not retired.exists():
+            path.replace(retired)
+        elif path.is_dir():
             remove_folder(path)
         else:
             path.unlink(missing_ok=True)
@@ -130,11 +143,14 @@ def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Append rows, one JSON object a line, and fsync. A torn last line left by a crash is cut off first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     payload = "".join(strict_json(row) + "\n" for row in rows)
+    is_new = not path.exists()
     with path.open("ab+") as stream:
         _cut_torn_line(stream)
         stream.write(payload.encode("utf-8"))
         stream.flush()
         os.fsync(stream.fileno())
+    if is_new:
+        sync_folder(path.parent)
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

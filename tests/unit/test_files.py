@@ -84,7 +84,7 @@ def test_what_killed_writes_left_is_removed_and_nothing_else(tmp_path: Path):
     kept = [".lock", ".owner.json", ".running.json", "arm/adapter/adapter_config.json", ".git/config"]
     torn = [
         "arm/checkpoints/.step-000002.a1b2c3d_/weights",
-        "arm/.adapter.retired/x",
+        "arm/.adapter.retired/x",  # its successor is there
         ".report.html.zzzzzzzz",
     ]
     for name in (*kept, *torn):
@@ -104,3 +104,26 @@ def test_the_names_of_unfinished_writes_are_those_that_are_removed(tmp_path: Pat
     assert len(list(tmp_path.iterdir())) == 2
     remove_leftovers(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_was_being_replaced_comes_back(tmp_path: Path, monkeypatch):
+    """Past bug: a kill between the two renames lost the old folder too, the only checkpoint for example."""
+    target = tmp_path / "step-000050"
+    with atomic_folder(target) as staging:
+        (staging / "weights").write_text("old")
+
+    renamed = Path.replace
+
+    def killed_at_the_second(self, to):
+        if to == target:
+            raise KeyboardInterrupt
+        return renamed(self, to)
+
+    monkeypatch.setattr(Path, "replace", killed_at_the_second)
+    with pytest.raises(KeyboardInterrupt), atomic_folder(target) as staging:
+        (staging / "weights").write_text("new")
+    assert not target.exists()
+    monkeypatch.undo()
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000050"]
+    assert (target / "weights").read_text() == "old"

@@ -88,7 +88,9 @@ def test_a_checker_that_leaks_bit_by_bit_is_started_anew(checker):
     assert all(checks[index + 1] == Check(0.01) for index in failed if index + 1 < len(checks))
 
 
-@pytest.mark.parametrize("number", ["10**400", "-(10**5000)", "float('nan')", "float('inf')", "1 + 1j", "1.01"])
+@pytest.mark.parametrize(
+    "number", ["10**400", "-(10**5000)", "float('nan')", "float('inf')", "1 + 1j", "1.01"]
+)
 def test_an_impossible_number_is_a_reason(checker, number):
     """Past bug: a whole number too large for a float ended the process, and the reason named a signal."""
     [check] = ask(checker(f"def check(prompt, text):\n    return {number}\n"), "x")
@@ -156,7 +158,7 @@ def test_what_a_checker_forks_is_ended_with_it(checker, monkeypatch):
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks for processes in /proc")  # noqa: PTH112
 def test_what_leaves_the_group_neither_holds_the_run_up_nor_lives_on(checker, monkeypatch):
-    """Past bug: a child in a session of its own kept our end of its pipe open, and stopping the checker waited for it."""
+    """Past bug: a child in a session of its own kept our pipe open, and stopping the checker waited for it."""
     monkeypatch.setenv("POLYCHROMIC_TEST_MARK", "escapes-of-this-test")
     escaping = checker(
         "import os, subprocess, time\n"

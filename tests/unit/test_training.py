@@ -17,7 +17,7 @@ from polychromic.models.loading import load_base
 from polychromic.records import Check, SamplingParameters
 from polychromic.sampling.local import LocalSampler
 from polychromic.tasks.arithmetic import ArithmeticTask
-from polychromic.training.checkpoint import latest_checkpoint
+from polychromic.training.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from polychromic.training.finished import is_trained
 from polychromic.training.groups import sample_groups
 from polychromic.training.loop import ArmRun, Trainer, schedule_factor, train_arm
@@ -86,6 +86,42 @@ def test_a_checkpoint_whose_state_is_damaged_is_passed_over(run, content, caplog
     state.write_text(state.read_text().replace('"step": 3', '"step": 2') if content is None else content)
     assert f"step-{latest_checkpoint(run.folder / 'checkpoints').step:06d}" == before.name
     assert "taking the checkpoint before it" in caplog.text
+
+
+def checkpoint(step):
+    return Checkpoint(step, {"a": torch.full((2,), float(step))}, {"a|step": torch.tensor(step)}, {"n": step})
+
+
+def steps_kept(folder):
+    return sorted(int(path.name.removeprefix("step-")) for path in folder.iterdir())
+
+
+def test_the_last_few_checkpoints_are_kept_by_number(tmp_path):
+    """Past bug: sorted by name, step 1,000,000 came before step 999,999 and was deleted as the oldest."""
+    for step in (999_998, 999_999, 1_000_000):
+        save_checkpoint(tmp_path, checkpoint(step), keep=2)
+    assert steps_kept(tmp_path) == [999_999, 1_000_000]
+    assert latest_checkpoint(tmp_path).step == 1_000_000
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_damaged_checkpoint_does_not_push_out_a_whole_one(tmp_path, caplog, keep):
+    """Past bug: a damaged later checkpoint counted as kept, so that one saved before it was deleted at once."""
+    for step in (50, 100):
+        save_checkpoint(tmp_path, checkpoint(step), keep=2)
+    (tmp_path / "step-000100" / "weights.safetensors").write_bytes(b"torn")
+    assert latest_checkpoint(tmp_path).step == 50
+    save_checkpoint(tmp_path, checkpoint(60), keep=keep)
+    assert steps_kept(tmp_path) == [50, 60][-keep:]
+    assert latest_checkpoint(tmp_path).step == 60
+
+
+def test_where_no_checkpoint_is_whole_it_is_said(tmp_path, caplog):
+    save_checkpoint(tmp_path, checkpoint(50), keep=2)
+    (tmp_path / "step-000050" / "optimizer.safetensors").unlink()
+    assert latest_checkpoint(tmp_path) is None
+    assert "optimizer.safetensors" in caplog.text
+    assert "none before it: starting anew" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,11 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
-    """Write `folder/step-N` and delete all but the last `keep` checkpoints."""
+    """Write `folder/step-N` and delete all but the last `keep` checkpoints up to it.
+
+    Later ones go too: training stands before them only where they were found damaged, and counting them as kept would
+    push out whole ones.
+    """
     target = folder / f"step-{checkpoint.step:06d}"
     with atomic_folder(target) as staging:
         save_file(_contiguous(checkpoint.weights), staging / _TENSORS[0])
@@ -41,18 +45,22 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         record = {"step": checkpoint.step, "state": checkpoint.state}
         hashes = {name: sha256_file(staging / name) for name in _TENSORS}
         write_json(staging / "state.json", {**record, "sha256": {**hashes, "state.json": _digest(record)}})
-    for old in _numbered(folder)[:-keep]:
-        remove_folder(old)
+    kept = [path for path in _numbered(folder) if _step(path) <= checkpoint.step][-keep:]
+    for other in _numbered(folder):
+        if other not in kept:
+            remove_folder(other)
     return target
 
 
 def latest_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest checkpoint that is whole; a damaged one is reported and the one before it is taken."""
-    for candidate in reversed(_numbered(folder)):
+    candidates = _numbered(folder)
+    while candidates:
         try:
-            return _read(candidate)
+            return _read(candidates.pop())
         except (DataError, TrainingError, OSError) as error:
-            logger.warning("%s; taking the checkpoint before it", error)
+            instead = "taking the checkpoint before it" if candidates else "none before it: starting anew"
+            logger.warning("%s; %s", error, instead)
     return None
 
 
@@ -80,7 +88,11 @@ def _digest(record: Any) -> str:
 def _numbered(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+    return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=_step)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def _contiguous(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
