@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import time
 from contextlib import contextmanager
@@ -67,7 +68,7 @@ def test_a_second_process_is_refused(whole, tmp_path):
         while not owner.exists():
             assert first.poll() is None
             time.sleep(0.05)
-        assert f"process {first.pid} works on this run since" in refused(tmp_path)
+        assert f"process {first.pid} on {socket.gethostname()} works on this run since" in refused(tmp_path)
     finally:
         first.kill()
         first.communicate()
@@ -105,6 +106,17 @@ def test_a_full_disk_is_said_and_nothing_is_lost(whole, tmp_path, size):
 def test_a_read_only_disk_is_one_sentence(tmp_path):
     with small_disk(tmp_path / "disk", "ro"):
         assert "cannot be written: Read-only file system" in refused(tmp_path / "disk")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a read-only disk takes root")
+def test_a_run_whose_disk_became_read_only_is_one_sentence(whole, tmp_path):
+    disk = tmp_path / "disk"
+    with small_disk(disk, "size=200m"):
+        subprocess.run(["cp", "-r", f"{whole[0]}/quickstart", str(disk)], check=True)
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        errors = refused(disk)
+        assert "quickstart: cannot be written: " in errors
+        assert "run again to continue" in errors
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

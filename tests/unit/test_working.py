@@ -54,12 +54,29 @@ def test_a_second_process_is_refused_and_a_dead_owner_is_not_waited_for(tmp_path
     folder = RunFolder(tmp_path / "run")
     with subprocess.Popen([sys.executable, "-c", HOLDER, str(folder.root)], stdout=subprocess.PIPE) as owner:
         assert owner.stdout.readline() == b"held\n"
-        with pytest.raises(ConfigError, match=rf"process {owner.pid} works on this run since"), hold(folder):
+        with (
+            pytest.raises(ConfigError, match=rf"process {owner.pid} on \S+ works on this run since"),
+            hold(folder),
+        ):
             pass
         owner.send_signal(signal.SIGKILL)
     with hold(folder):
         assert json.loads(folder.owner.read_text())["pid"] == os.getpid()
     assert not folder.owner.exists()
+
+
+@pytest.mark.parametrize(
+    "left", [{"pid": os.getppid(), "host": "elsewhere", "started": "then"}, {"pid": 1}, []]
+)
+def test_what_a_dead_owner_left_written_holds_nothing(tmp_path, left):
+    """Its process id may belong to a living process by now, or to one of another machine."""
+    folder = RunFolder(tmp_path / "run")
+    write_json(folder.owner, left)
+    with hold(folder):
+        assert json.loads(folder.owner.read_text())["pid"] == os.getpid()
+        write_json(folder.owner, left)
+        with pytest.raises(ConfigError, match="works on this run"), hold(folder):
+            pass
 
 
 def test_a_project_that_moved_continues_its_run(tmp_path):

@@ -1,13 +1,17 @@
-"""One process at a time works on a run folder. A dead owner's lock is free at once: the system holds it."""
+"""One process at a time works on a run folder. A dead owner's lock is free at once: the system holds it.
+
+What `.owner.json` says is for people alone: a process id may be another's by now, or one of another machine.
+"""
 
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 
-from polychromic.errors import ConfigError
+from polychromic.errors import ConfigError, DataError
 from polychromic.experiment.folder import RunFolder
 from polychromic.files import read_json, write_json
 
@@ -27,15 +31,17 @@ def hold(folder: RunFolder) -> Iterator[None]:
         ) from None
     try:
         started = datetime.now().astimezone().isoformat(timespec="seconds")
-        write_json(folder.owner, {"pid": os.getpid(), "started": started})
+        write_json(folder.owner, {"pid": os.getpid(), "host": socket.gethostname(), "started": started})
         yield
     finally:
-        folder.owner.unlink(missing_ok=True)
+        with suppress(OSError):  # such as of a disk that has become read-only: what counts is the lock
+            folder.owner.unlink(missing_ok=True)
         lock.release()
 
 
 def _owner(folder: RunFolder) -> str:
-    if not folder.owner.exists():
+    try:
+        owner = read_json(folder.owner)
+        return f"process {owner['pid']} on {owner['host']} works on this run since {owner['started']}"
+    except (DataError, KeyError, TypeError):  # it is just starting or ending, or is of an earlier version
         return "another process works on this run"
-    owner = read_json(folder.owner)
-    return f"process {owner['pid']} works on this run since {owner['started']}"

@@ -16,7 +16,8 @@ from polychromic.experiment.folder import RunFolder, open_run_folder
 from polychromic.experiment.lock import hold
 from polychromic.files import remove_leftovers
 
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+_DISK_ERRORS |= {errno.ESTALE, errno.ENOLCK, errno.EOPNOTSUPP}  # of folders on other machines
 
 
 @contextmanager
