@@ -1,5 +1,7 @@
 """Time, tokens and dollars are counted across stops and kills; jobs side by side add up to wall time."""
 
+import itertools
+
 import pytest
 
 from polychromic import stopping
@@ -8,8 +10,8 @@ from polychromic.experiment.config import Experiment
 from polychromic.experiment.cost import projected_seconds, run_cost
 from polychromic.experiment.cost_text import cost_lines
 from polychromic.experiment.folder import RunFolder
-from polychromic.experiment.jobs import Job, JobEvent
-from polychromic.experiment.ledger import BUDGET, Ledger, spent_seconds
+from polychromic.experiment.jobs import Job, JobEvent, carry_out
+from polychromic.experiment.ledger import BUDGET, Ledger, paid, spent_seconds
 from polychromic.files import append_jsonl, read_json, read_jsonl, write_json
 
 
@@ -121,6 +123,37 @@ def test_a_cap_asks_the_run_to_stop(folder, caps):
     assert stopping.requested()
     with pytest.raises(stopping.StoppedError, match=f"stopped by {BUDGET}"):
         stopping.stop_if_requested("kept")
+
+
+def test_work_of_no_arm_is_paid_for_too(folder, monkeypatch):
+    """Past bug: preflight, minutes on a rented machine, was in no sum."""
+    ticks = itertools.chain([0.0, 90.0, 100.0, 100.2], itertools.repeat(200.0))
+    monkeypatch.setattr("polychromic.experiment.ledger.time.monotonic", lambda: next(ticks))
+    budget = BudgetSettings(dollars_per_hour=40.0)
+    with pytest.raises(KeyError), paid(folder, budget, "preflight"):
+        raise KeyError
+    with paid(folder, budget, "preflight"):  # passed already: no work
+        pass
+    [kept] = read_jsonl(folder.ledger)
+    assert (kept["stage"], kept["machine_seconds"], kept["dollars"]) == ("preflight", 90.0, 1.0)
+    cost = run_cost(experiment(), folder)
+    assert cost.seconds == Ledger(folder, budget).seconds == 90.0
+    assert any(line.split()[0] == "preflight" for line in cost_lines(cost))
+
+
+def test_loading_a_model_is_paid_for_by_starts_that_are_killed(folder, tiny_settings, monkeypatch):
+    """Past bug: a start counted from its first step, so that loading weights again and again cost nothing."""
+    begun = []
+
+    def load(*_, **__):
+        begun.append("loads")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("polychromic.training.loop.load_language_model", load)
+    small = experiment()
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(Job(small, "baseline", 0, folder.root), begun.append)
+    assert begun == [JobEvent("baseline", 0, "train", 0, 0, {}), "loads"]
 
 
 def test_dollars_need_a_price():

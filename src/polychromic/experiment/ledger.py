@@ -1,12 +1,14 @@
 """What the work took: time, tokens and dollars by arm, seed and stage, over all starts and kills of a run.
 
-Seconds are those of a job; machine seconds are its share of the machine's: jobs side by side add up to wall time.
+Rows of no arm are of work that all share, such as preflight. Seconds are those of a job; machine seconds are its share of
+the machine's: jobs side by side add up to wall time.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +19,7 @@ from polychromic.experiment.jobs import Job, JobEvent
 from polychromic.files import append_jsonl, read_json, read_jsonl, write_json
 
 _SECONDS_BETWEEN_HEARTBEATS = 10.0
+_LEAST_SECONDS = 1.0  # what took less was not work: it had been done before
 Key = tuple[str, int, str]
 BUDGET = "its budget"
 
@@ -119,6 +122,20 @@ class Ledger:
             if read_jsonl(self.folder.ledger)[-len(rows) :] != rows:
                 append_jsonl(self.folder.ledger, rows)
             self.folder.heartbeat.unlink()
+
+
+@contextmanager
+def paid(folder: RunFolder, budget: BudgetSettings, stage: str) -> Iterator[None]:
+    """Write down what the block took, also where it ends in an error."""
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        seconds = time.monotonic() - started
+        if seconds >= _LEAST_SECONDS:
+            row = {"arm": "", "seed": None, "stage": stage, "seconds": seconds, "tokens": 0}
+            priced = {**row, "machine_seconds": seconds, "dollars": budget.dollars(seconds)}
+            append_jsonl(folder.ledger, [priced])
 
 
 def spent_seconds(rows: Sequence[Mapping[str, Any]]) -> float:

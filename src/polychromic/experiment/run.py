@@ -16,7 +16,7 @@ from polychromic.experiment.cost import left_to_do, run_cost
 from polychromic.experiment.floors import in_order_of_need
 from polychromic.experiment.folder import RunFolder
 from polychromic.experiment.jobs import Job, JobEvent, OnEvent, Stage
-from polychromic.experiment.ledger import Ledger
+from polychromic.experiment.ledger import Ledger, paid
 from polychromic.experiment.progress import open_progress
 from polychromic.experiment.projection import Projection
 from polychromic.experiment.provenance import differing_versions, provenance
@@ -57,7 +57,8 @@ def run(
             from polychromic.experiment.preflight.gate import require_preflight
 
             _check_before_work(experiment)
-            require_preflight(experiment, folder)
+            with paid(folder, experiment.budget, "preflight"):
+                require_preflight(experiment, folder)
         do_jobs(experiment, folder, ("train", "evaluate"))
         return RunResult(folder, compare_and_report(experiment, folder))
 
@@ -101,7 +102,8 @@ def do_jobs(
 
         def on_event(event: JobEvent) -> None:
             ledger.on_event(event)
-            show(event)
+            if event.total:
+                show(event)
 
         try:
             for jobs in waves:
