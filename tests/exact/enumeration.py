@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
+from math import factorial, prod
 
 import numpy as np
 
 from polychromic.objective import set_advantages
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ToyPolicy:
     """A softmax policy over M outcomes, each with a reward, a cluster, a gate and distances to the others."""
 
@@ -29,6 +30,16 @@ class ToyPolicy:
         """Every ordered tuple of n outcomes [M^n, n] and its probability [M^n]."""
         outcomes = np.array(list(itertools.product(range(len(self.probabilities_M)), repeat=n)))
         return outcomes, self.probabilities_M[outcomes].prod(axis=1)
+
+    def multisets(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Every multiset of n outcomes [Q, n] with the probability [Q] of all tuples that are an order of it.
+
+        For functions that treat the members of a group alike the sum over these is the sum over all tuples.
+        """
+        m = len(self.probabilities_M)
+        outcomes = np.array(list(itertools.combinations_with_replacement(range(m), n)))
+        orders = [factorial(n) // prod(map(factorial, np.bincount(row).tolist())) for row in outcomes]
+        return outcomes, self.probabilities_M[outcomes].prod(axis=1) * np.array(orders)
 
     def arrays(self, outcomes_QN: np.ndarray) -> dict[str, np.ndarray]:
         """What `set_advantages` reads, for Q groups."""
