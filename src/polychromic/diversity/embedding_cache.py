@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import sqlite3
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +19,20 @@ from polychromic.diversity.embedder import Embedder
 from polychromic.errors import DataError
 
 _KEYS_A_QUERY = 500
+_CHECKSUM_BYTES = 4
+# The last one is what SQLite says of a header from the future, and of tables with other columns.
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
+
+Result = TypeVar("Result")
+_log = logging.getLogger(__name__)
 
 
 class CachedEmbedder:
     """An embedder that computes each text once. Processes may share the file, and it may be deleted at any time.
 
-    Embeddings are written every `texts_a_write` texts, so that little is lost when a long run is stopped.
+    Embeddings are written every `texts_a_write` texts, so that little is lost when a long run is stopped. What damage
+    has left unreadable is computed again: an entry that fails its checksum is replaced, and a file that is no database
+    any more is set aside as `….sqlite.damaged`, both with a warning.
     """
 
     def __init__(self, embedder: Embedder, folder: Path, *, texts_a_write: int = 20_000):
@@ -33,50 +44,110 @@ class CachedEmbedder:
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Float32 [n, d] with rows of length 1, read from the file where it has them.
 
-        Raises DataError where the file cannot be read or written, or is not such a cache.
+        Raises DataError where the file cannot be read or written: locked, no space left, no permission.
         """
         keys = [text_key(text) for text in texts]
         by_key = dict(zip(keys, texts, strict=True))
+        found = self._with_file(lambda file: _read(file, list(by_key)))
+        damaged = [key for key, vector in found.items() if vector is None]
+        if damaged:
+            _log.warning(
+                "%s: %d embeddings fail their checksum and are computed again", self.path, len(damaged)
+            )
+        kept = {key: vector for key, vector in found.items() if vector is not None}
+        missing = [key for key in by_key if key not in kept]
+        for start in range(0, len(missing), self._texts_a_write):
+            some = missing[start : start + self._texts_a_write]
+            computed = self._embedder.encode([by_key[key] for key in some])
+            self._with_file(lambda file, rows=(some, computed): _write(file, *rows))
+            kept.update(zip(some, computed, strict=True))
+        return np.stack([kept[key] for key in keys]) if keys else self._embedder.encode([])
+
+    def _with_file(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        """The work on the file; on a new one where the file turns out to be damaged."""
         try:
-            found = self._read(list(by_key))
-            missing = [key for key in by_key if key not in found]
-            for start in range(0, len(missing), self._texts_a_write):
-                some = missing[start : start + self._texts_a_write]
-                computed = self._embedder.encode([by_key[key] for key in some])
-                self._write(some, computed)
-                found.update(zip(some, computed, strict=True))
-        except sqlite3.OperationalError as error:  # locked, full or read-only: the file itself may be whole
+            try:
+                with closing(_connect(self.path)) as file:
+                    return work(file)
+            except sqlite3.Error as error:
+                if not _is_damage(error):
+                    raise
+                self._set_aside(error)
+                with closing(_connect(self.path)) as file:
+                    return work(file)
+        except (sqlite3.Error, OSError) as error:
             raise DataError(f"{self.path}: cannot use the cache of embeddings: {error}") from error
-        except sqlite3.DatabaseError as error:
-            raise DataError(f"{self.path}: not a cache of embeddings: {error}; delete the file") from error
-        return np.stack([found[key] for key in keys]) if keys else self._embedder.encode([])
 
-    def _connect(self) -> sqlite3.Connection:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(self.path, timeout=60)
-        connection.execute(
-            "CREATE TABLE IF NOT EXISTS embeddings (key BLOB PRIMARY KEY, vector BLOB) WITHOUT ROWID"
-        )
-        return connection
-
-    def _read(self, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float32]]:
-        found: dict[bytes, NDArray[np.float32]] = {}
-        with closing(self._connect()) as connection:
-            for start in range(0, len(keys), _KEYS_A_QUERY):
-                some = keys[start : start + _KEYS_A_QUERY]
-                marks = ",".join("?" * len(some))
-                query = f"SELECT key, vector FROM embeddings WHERE key IN ({marks})"
-                found |= {
-                    key: np.frombuffer(vector, "<f4") for key, vector in connection.execute(query, some)
-                }
-        return found
-
-    def _write(self, keys: Sequence[bytes], embeddings: NDArray[np.float32]) -> None:
-        rows = ((key, row.astype("<f4").tobytes()) for key, row in zip(keys, embeddings, strict=True))
-        with closing(self._connect()) as connection, connection:
-            connection.executemany("INSERT OR IGNORE INTO embeddings VALUES (?, ?)", rows)
+    def _set_aside(self, error: sqlite3.Error) -> None:
+        if _is_whole(self.path):  # another process was quicker, and has put a new file in its place
+            return
+        aside = self.path.with_name(f"{self.path.name}.damaged")
+        _log.warning("%s: not a cache of embeddings (%s); kept as %s", self.path, error, aside.name)
+        # A journal left beside it would be played back into the new file.
+        self.path.with_name(f"{self.path.name}-journal").unlink(missing_ok=True)
+        self.path.replace(aside)
 
 
 def text_key(text: str) -> bytes:
     """The first 16 bytes of the SHA-256 of the text's UTF-8 form."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(path, timeout=60)
+    connection.text_factory = bytes  # damage can turn a blob into a text, which need not be UTF-8
+    try:
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS embeddings (key BLOB PRIMARY KEY, vector BLOB) WITHOUT ROWID"
+        )
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        with closing(_connect(path)) as file:
+            return file.execute("PRAGMA quick_check(1)").fetchone() == (b"ok",)
+    except sqlite3.Error as error:
+        if not _is_damage(error):
+            raise
+        return False
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    """Whether the file is to blame; of one that is locked, read-only or on a full disk it may be whole."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF in _DAMAGE
+
+
+def _read(file: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float32] | None]:
+    """The vectors that the file has, None where one fails its checksum."""
+    found: dict[bytes, NDArray[np.float32] | None] = {}
+    for start in range(0, len(keys), _KEYS_A_QUERY):
+        some = keys[start : start + _KEYS_A_QUERY]
+        marks = ",".join("?" * len(some))
+        query = f"SELECT key, vector FROM embeddings WHERE key IN ({marks})"
+        found |= {key: _unpack(blob) for key, blob in file.execute(query, some)}
+    return found
+
+
+def _write(file: sqlite3.Connection, keys: Sequence[bytes], embeddings: NDArray[np.float32]) -> None:
+    rows = ((key, _pack(row)) for key, row in zip(keys, embeddings, strict=True))
+    with file:
+        file.executemany("INSERT OR REPLACE INTO embeddings VALUES (?, ?)", rows)
+
+
+def _pack(vector: NDArray[np.float32]) -> bytes:
+    data = vector.astype("<f4").tobytes()
+    return data + zlib.crc32(data).to_bytes(_CHECKSUM_BYTES, "little")
+
+
+def _unpack(blob: object) -> NDArray[np.float32] | None:
+    if not isinstance(blob, bytes):
+        return None
+    data, checksum = blob[:-_CHECKSUM_BYTES], blob[-_CHECKSUM_BYTES:]
+    if zlib.crc32(data).to_bytes(_CHECKSUM_BYTES, "little") != checksum:
+        return None
+    return np.frombuffer(data, "<f4")

@@ -26,10 +26,14 @@ class HashedNgramEmbedder:
         """Float32 [n, d] with rows of length 1."""
         embeddings_ND = np.zeros((len(texts), self.dimensions), dtype=np.float32)
         for row, text in zip(embeddings_ND, texts, strict=True):
-            hashes = np.array([zlib.crc32(ngram) for ngram in self._ngrams(text)], dtype=np.int64)
-            signs = np.where(hashes & 1, 1.0, -1.0)
-            np.add.at(row, (hashes >> 1) % self.dimensions, signs)
+            self._add(row, self._ngrams(text))
+            if not row.any():  # every n-gram met another of the other sign: the text stands as one
+                self._add(row, [text.encode("utf-8", "surrogatepass")])
         return embeddings_ND / np.linalg.norm(embeddings_ND, axis=1, keepdims=True)
+
+    def _add(self, row: NDArray[np.float32], ngrams: Sequence[bytes]) -> None:
+        hashes = np.array([zlib.crc32(ngram) for ngram in ngrams], dtype=np.int64)
+        np.add.at(row, (hashes >> 1) % self.dimensions, np.where(hashes & 1, 1.0, -1.0))
 
     def _ngrams(self, text: str) -> list[bytes]:
         # The marks keep the start and end apart from the middle, and give the empty text an n-gram of its own.

@@ -54,8 +54,9 @@ def ead(
     totals = ngram_totals(texts, n, lowercase=lowercase, tokens=tokens)
     if not len(totals):
         return math.nan
-    missed = (1 - 1 / vocabulary_size) ** int(totals.sum())
-    return len(totals) / (vocabulary_size * (1 - missed))
+    # V (1 − ((V − 1) / V)^C), without the cancellation that a large V brings.
+    seen = 1.0 if vocabulary_size == 1 else -math.expm1(int(totals.sum()) * math.log1p(-1 / vocabulary_size))
+    return len(totals) / (vocabulary_size * seen)
 
 
 def compression_ratio(texts: Texts) -> float:

@@ -9,6 +9,8 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
+from polychromic.diversity.signature import function_name
+
 Tokenizer = Callable[[str], Sequence[str]]
 Integers = NDArray[np.int64]
 
@@ -43,7 +45,7 @@ class TokenOptions:
     @property
     def label(self) -> str:
         """The tokenizer's name, for signatures."""
-        return self.tokens if isinstance(self.tokens, str) else getattr(self.tokens, "__qualname__", "custom")
+        return self.tokens if isinstance(self.tokens, str) else function_name(self.tokens)
 
     def split(self, texts: Sequence[str]) -> list[Sequence[str]]:
         """The tokens of each text."""

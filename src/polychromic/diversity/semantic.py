@@ -11,6 +11,9 @@ _TOLERANCE = (
     1e-5  # what single-precision embeddings leave of exact symmetry, unit diagonals and eigenvalues ≥ 0
 )
 
+_ROUNDING = float(np.finfo(np.float64).eps)
+_TINY = float(np.finfo(np.float64).tiny)
+
 Floats = NDArray[np.floating]
 
 
@@ -36,17 +39,22 @@ def cosine_distances(embeddings: ArrayLike) -> Floats:
     return distances_NN
 
 
-def vendi_score(kernel: ArrayLike, q: float = 1.0) -> float:
+def vendi_score(kernel: ArrayLike, q: float = 1.0, *, weights: ArrayLike | None = None) -> float:
     """Effective number of different items, in [1, N]; higher is more diverse. nan for an empty kernel.
 
     The exponential of the Rényi entropy of order q ≥ 0 (inf allowed; 1 is Shannon's) of the eigenvalues of K/N,
     for a [N, N] similarity kernel: symmetric, with ones on the diagonal, positive semi-definite. Small q counts
-    rare items, large q only common ones.
-    Raises ValueError for a kernel that is not such, or q < 0; `vendi_score_from_embeddings` takes embeddings.
+    rare items, large q only common ones. `weights` [N] are the items' shares of the whole, equal unless given.
+    Raises ValueError for a kernel or weights that are not such, or q < 0; `vendi_score_from_embeddings` takes
+    embeddings.
     Source: Friedman and Dieng 2023, The Vendi Score, definition 3.1; Pasarkar and Dieng 2024, Cousins of the
     Vendi Score, equation 3, for q ≠ 1.
     """
-    return float(_spectral_diversity(np.linalg.eigvalsh(_require_kernel(kernel)), q))
+    kernel_NN = _require_kernel(kernel)
+    if weights is not None:
+        roots_N = np.sqrt(_require_weights(weights, len(kernel_NN)))
+        kernel_NN = kernel_NN * np.outer(roots_N, roots_N)
+    return float(_spectral_diversity(_eigenvalues(kernel_NN), q))
 
 
 def vendi_score_from_embeddings(embeddings: ArrayLike, q: float = 1.0) -> float:
@@ -62,10 +70,10 @@ def vendi_scores(embeddings_PND: ArrayLike, q: float = 1.0) -> Floats:
 def _vendi(rows: Floats, q: float) -> Floats:
     n, d = rows.shape[-2:]
     if n <= d:
-        return _spectral_diversity(np.linalg.eigvalsh(_cosines(rows)), q)
+        return _spectral_diversity(_eigenvalues(_cosines(rows)), q)
     # The product of the columns has the same eigenvalues above 0, and fewer of them.
     unit = _unit(rows)
-    return _spectral_diversity(np.linalg.eigvalsh(np.swapaxes(unit, -1, -2) @ unit), q)
+    return _spectral_diversity(_eigenvalues(np.swapaxes(unit, -1, -2) @ unit), q)
 
 
 def _cosines(rows: Floats) -> Floats:
@@ -73,6 +81,19 @@ def _cosines(rows: Floats) -> Floats:
     products = rows @ np.swapaxes(rows, -1, -2)
     lengths = _require_lengths(np.sqrt(np.diagonal(products, axis1=-2, axis2=-1)))
     return products / (lengths[..., :, None] * lengths[..., None, :])
+
+
+def _eigenvalues(symmetric: Floats) -> Floats:
+    """[..., M] ascending eigenvalues of symmetric [..., M, M]."""
+    if symmetric.ndim > 2 or not symmetric.size:
+        return np.linalg.eigvalsh(symmetric)
+    from scipy.linalg.lapack import dsyevd
+
+    # The routine that numpy calls too, without its checks, which take longer than a small matrix does.
+    eigenvalues, _, failed = dsyevd(symmetric, compute_v=0)
+    if failed:
+        raise np.linalg.LinAlgError(f"eigenvalues did not converge (LAPACK dsyevd: {failed})")
+    return eigenvalues
 
 
 def _unit(rows: Floats) -> Floats:
@@ -90,9 +111,8 @@ def _require_rows(embeddings: ArrayLike, n_axes: int = 2) -> Floats:
 
 
 def _require_lengths(lengths: Floats) -> Floats:
-    usable = np.isfinite(lengths) & (lengths > 0)
-    if not usable.all():
-        where = np.argwhere(~usable)[0].tolist()
+    if not (lengths.min(initial=1.0) > 0 and lengths.max(initial=1.0) < math.inf):  # false for nan, too
+        where = np.argwhere(~(np.isfinite(lengths) & (lengths > 0)))[0].tolist()
         length = lengths[tuple(where)]
         raise ValueError(f"embeddings{where} has length {length}; expected a finite row that is not zero")
     return lengths
@@ -118,6 +138,13 @@ def _require_kernel(kernel: ArrayLike) -> Floats:
     return kernel_NN
 
 
+def _require_weights(weights: ArrayLike, n: int) -> Floats:
+    weights_N = np.asarray(weights, dtype=np.float64)
+    if weights_N.shape != (n,) or not (weights_N >= 0).all() or abs(weights_N.sum() - 1.0) > _TOLERANCE:
+        raise ValueError(f"weights={weights_N.tolist()}: expected {n} shares of at least 0 that sum to 1")
+    return weights_N
+
+
 def _spectral_diversity(eigenvalues: Floats, q: float) -> Floats:
     """exp of the order-q entropy of ascending eigenvalues [..., M] scaled to sum to 1; nan where M is 0."""
     if not q >= 0:
@@ -128,12 +155,17 @@ def _spectral_diversity(eigenvalues: Floats, q: float) -> Floats:
     if (eigenvalues[..., :1] < -_TOLERANCE * largest).any():
         smallest = float(eigenvalues[..., 0].min())
         raise ValueError(f"kernel is not positive semi-definite: its smallest eigenvalue is {smallest:.3g}")
+    if abs(q - 1.0) < 1e-8:  # the limit: the general form is 0/0 here
+        positive = np.maximum(eigenvalues, _TINY)
+        total = positive.sum(axis=-1)
+        return total * np.exp(-(positive * np.log(positive)).sum(axis=-1) / total)
     # Rounding leaves tiny eigenvalues where there is none; at small q they would count as items.
-    is_kept = eigenvalues > largest * eigenvalues.shape[-1] * np.finfo(np.float64).eps
+    is_kept = eigenvalues > largest * (eigenvalues.shape[-1] * _ROUNDING)
     kept = np.where(is_kept, eigenvalues, 0.0)
     shares = kept / kept.sum(axis=-1, keepdims=True)
     if q == math.inf:
         return 1.0 / shares[..., -1]
-    if abs(q - 1.0) < 1e-9:  # the limit: the general form is 0/0 here
-        return np.exp(-(shares * np.log(np.where(is_kept, shares, 1.0))).sum(axis=-1))
-    return (is_kept * shares**q).sum(axis=-1) ** (1.0 / (1.0 - q))
+    # Shares are taken relative to the largest, whose power would underflow at large q.
+    top = shares[..., -1]
+    powers = (is_kept * (shares / top[..., None]) ** q).sum(axis=-1)
+    return np.exp((np.log(powers) + q * np.log(top)) / (1.0 - q))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,12 +22,15 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_threads_lock = Lock()
+
 
 class SentenceEmbedder:
     """A sentence-transformers model by hub id or folder.
 
     Texts are sorted by token count, so that a batch of at most `token_budget` tokens holds little padding. What
-    is past the model's `max_seq_length` is cut, with a warning. `name` ends in the hash of the weights.
+    is past the model's `max_seq_length` is cut, with a warning. `name` ends in the hash of weights and configuration.
     """
 
     def __init__(
@@ -50,12 +54,13 @@ class SentenceEmbedder:
             ) from error
         # A core is busy with few tokens, an accelerator needs many; too many only cost a retry with half.
         self.token_budget = token_budget or (1024 if self._model.device.type == "cpu" else 65_536)
-        self.name = name or f"{Path(source).name}@{_weights_hash(self._model)[:8]}"
+        self.name = name or f"{Path(source).name}@{_model_hash(self._model)[:8]}"
         # A fast tokenizer used by two threads at once raises "Already borrowed".
         self._tokenizer_lock = Lock()
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Float32 [n, d] with rows of length 1; equal texts are computed once."""
+        texts = [_without_lone_surrogates(text) for text in texts]
         rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
         unique = list(rows)
         batches = list(self._batches(unique))
@@ -96,7 +101,7 @@ class SentenceEmbedder:
         """One forward pass, or the halves' where memory runs out."""
         try:
             return self._forward(texts)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
             if len(texts) == 1:
@@ -120,33 +125,57 @@ class SentenceEmbedder:
             return torch.nn.functional.normalize(embeddings_BD.float(), dim=1).cpu().numpy()
 
 
+def _without_lone_surrogates(text: str) -> str:
+    """The text with halves of surrogate pairs replaced by U+FFFD: tokenizers refuse them, and JSON can hold them."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 @contextmanager
 def _workers(device: str) -> Iterator[ThreadPoolExecutor]:
     """On a CPU as many workers as torch has threads, one thread each: batches of short texts are too small to be
     split over cores without waiting. One worker elsewhere."""
     import torch
 
-    n_threads = torch.get_num_threads()
-    try:
-        if device == "cpu":
-            torch.set_num_threads(1)
-        with ThreadPoolExecutor(n_threads if device == "cpu" else 1) as pool:
+    if device != "cpu":
+        with ThreadPoolExecutor(1) as pool:
             yield pool
-    finally:
-        torch.set_num_threads(n_threads)
+        return
+    # One caller at a time: the second would take the first one's single thread for the setting to go back to.
+    with _threads_lock:
+        n_threads = torch.get_num_threads()
+        try:
+            torch.set_num_threads(1)
+            with ThreadPoolExecutor(n_threads) as pool:
+                yield pool
+        finally:
+            torch.set_num_threads(n_threads)
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def _is_out_of_memory(error: Exception) -> bool:
     import torch
 
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # Allocators of other devices, and cuBLAS for its workspace, raise a plain RuntimeError.
+    return any(sign in str(error) for sign in _OUT_OF_MEMORY)
 
 
-def _weights_hash(model: SentenceTransformer) -> str:
+def _model_hash(model: SentenceTransformer) -> str:
+    """SHA-256 of what an embedding depends on: weights, modules with their settings, prompt and tokenizer."""
     import torch
 
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    modules: list[Any] = list(model)
+    settings = [
+        (type(one).__name__, one.get_config_dict() if hasattr(one, "get_config_dict") else {})
+        for one in modules
+    ]
+    prompt = model.prompts.get(model.default_prompt_name or "")
+    digest.update(json.dumps([settings, prompt, model.max_seq_length], sort_keys=True, default=str).encode())
+    tokenizer: Any = getattr(model.tokenizer, "backend_tokenizer", model.tokenizer)
+    if hasattr(tokenizer, "to_str"):
+        digest.update(tokenizer.to_str().encode())
     return digest.hexdigest()
