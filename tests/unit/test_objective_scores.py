@@ -5,7 +5,8 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+import torch
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from polychromic.objective import set_advantages, subset_mean
@@ -59,10 +60,12 @@ def by_enumeration(objective, gate, arrays, set_size):
 
 @st.composite
 def groups(draw):
+    """Rewards real, binary or with ties; clusters from one for all to one each."""
     n = draw(st.integers(2, 10))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     distances = rng.random((n, n))
-    rewards = rng.random(n) if draw(st.booleans()) else rng.integers(0, 2, n).astype(float)
+    kinds = st.sampled_from([rng.random(n), rng.integers(0, 2, n) * 1.0, rng.integers(0, 4, n) / 3])
+    rewards = draw(kinds)
     return {
         "rewards": rewards,
         "clusters": rng.integers(0, draw(st.integers(1, n)), n),
@@ -72,7 +75,7 @@ def groups(draw):
 
 
 @pytest.mark.parametrize(("objective", "gate"), CLOSED_FORMS)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(arrays=groups(), data=st.data())
 def test_closed_forms_agree_with_enumeration_of_all_subsets(objective, gate, arrays, data):
     if gate == "passing":
@@ -90,6 +93,42 @@ def test_closed_forms_agree_with_enumeration_of_all_subsets(objective, gate, arr
     np.testing.assert_allclose(advantages("leave_one_out_minus_one"), share * (with_N - less_N), atol=1e-12)
     if set_size < n:
         np.testing.assert_allclose(advantages("leave_one_out"), share * (with_N - without_N), atol=1e-12)
+    size = data.draw(st.integers(1, n - 1))
+    other_N = by_enumeration(objective, gate, arrays, size)[2]
+    fitted = set_advantages(
+        objective, set_size, gate=gate, baseline="fitted", coefficients={size: -0.7, 0: 0.2}, **arrays
+    )
+    np.testing.assert_allclose(fitted, share * (with_N + 0.7 * other_N - 0.2), atol=1e-12)
+
+
+# An ungated distance has nothing that could be missing.
+@pytest.mark.parametrize(("objective", "gate"), [one for one in CLOSED_FORMS if one[1] != "none"])
+@settings(max_examples=15, deadline=None)
+@given(arrays=groups(), data=st.data())
+def test_missing_values_are_as_if_never_drawn(objective, gate, arrays, data):
+    """A nan reward or gate, in a batch beside a whole group, in numpy and in torch."""
+    if gate == "passing":
+        arrays = {**arrays, "gates": (arrays["gates"] > 0.4).astype(float)}
+    n, smallest = len(arrays["rewards"]), 2 if objective == "distance" else 1
+    assume(n > smallest)
+    missing = data.draw(st.integers(0, n - 1))
+    kept = np.arange(n) != missing
+    rest = {name: values[kept] for name, values in arrays.items()}
+    rest["distances"] = arrays["distances"][np.ix_(kept, kept)]
+    batch = {name: np.stack([values, values]) for name, values in arrays.items()}
+    for name in ("rewards", "gates"):
+        batch[name][0, missing] = np.nan
+    arguments = {"gate": gate, "baseline": data.draw(st.sampled_from(["none", "leave_one_out_minus_one"]))}
+    set_size = data.draw(st.integers(smallest, n - 1))
+    found = set_advantages(objective, set_size, **arguments, **batch)
+    alone = set_advantages(objective, set_size, **arguments, **rest)
+    np.testing.assert_allclose(found[0][kept], alone, atol=1e-14)
+    assert found[0][missing] == 0.0
+    np.testing.assert_array_equal(found[1], set_advantages(objective, set_size, **arguments, **arrays))
+    tensors = {name: torch.as_tensor(values) for name, values in batch.items()}
+    np.testing.assert_array_equal(set_advantages(objective, set_size, **arguments, **tensors).numpy(), found)
+    means = subset_mean(objective, set_size, gate=gate, **batch)
+    assert means[0] == pytest.approx(subset_mean(objective, set_size, gate=gate, **rest), abs=1e-14)
 
 
 def large_group(n=1024, clusters=300):
@@ -97,25 +136,34 @@ def large_group(n=1024, clusters=300):
     distances = rng.random((n, n))
     return {
         "rewards": rng.random(n),
-        "clusters": rng.integers(0, clusters, n),
+        "clusters": rng.permutation(np.arange(n) % clusters),
         "distances": (distances + distances.T) / 2,
         "gates": rng.integers(0, 2, n).astype(float),
     }
 
 
-@pytest.mark.parametrize("baseline", ["leave_one_out", "leave_one_out_minus_one"])
+SPREAD_SIZES = np.unique(np.geomspace(1, 1023, 16).round().astype(int)).tolist()
+"""About as many set sizes as the fitted baseline mixes in a group of 1024."""
+
+
+@pytest.mark.parametrize("baseline", ["none", "leave_one_out", "leave_one_out_minus_one", "fitted"])
 @pytest.mark.parametrize(("objective", "gate"), CLOSED_FORMS)
 def test_a_group_of_1024_is_finite_and_takes_under_5_ms(objective, gate, baseline):
     arrays = large_group()
+    options = {"coefficients": dict.fromkeys(SPREAD_SIZES, 0.05)} if baseline == "fitted" else {}
+
+    def run(set_size):
+        return set_advantages(objective, set_size, gate=gate, baseline=baseline, **arrays, **options)
+
     for set_size in (2, 16, 512, 1023):
-        advantages = set_advantages(objective, set_size, gate=gate, baseline=baseline, **arrays)
+        advantages = run(set_size)
         assert np.isfinite(advantages).all()
         assert advantages.any()
     # Processor time, and the best of many: a busy machine must not fail this test.
     best = np.inf
     for _ in range(30):
         started = time.process_time()
-        set_advantages(objective, 16, gate=gate, baseline=baseline, **arrays)
+        run(16)
         best = min(best, time.process_time() - started)
     assert best < 0.005
 
