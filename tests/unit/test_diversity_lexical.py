@@ -89,6 +89,12 @@ def test_rarefied_distinct_n_does_not_fall_with_length_as_distinct_n_does():
     assert rarefied_distinct_n(long, 1, 300) == pytest.approx(rarefied_distinct_n(short, 1, 300), abs=0.1)
 
 
+def test_ead_of_a_large_vocabulary_is_distinct_n():
+    # As V grows no draw repeats another; (1 − 1/V)^C lost four digits at V = 10^12.
+    assert ead(["a b a", "c"], 1, 10**12) == pytest.approx(0.75, abs=1e-9)
+    assert ead(["a b a", "c"], 1, 1) == 3.0
+
+
 @pytest.mark.parametrize("texts", [[], [""], ["", ""], [" ", "  "]])
 def test_nothing_to_compress_is_nan(texts):
     assert math.isnan(compression_ratio(texts))

@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import pytest
 from polychromic.diversity import (
     DIRECTIONS,
     MeasureSettings,
+    Signature,
     check_measures,
     distinct_n,
     load_embedder,
@@ -19,6 +21,7 @@ from polychromic.diversity import (
     vendi_score_from_embeddings,
 )
 from polychromic.diversity import measurement as measurement_module
+from polychromic.diversity.ngrams import rouge_words
 
 TEXTS = ["The cat sat on the mat", "the cat ran", "a dog"]
 EMBEDDINGS = np.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
@@ -81,6 +84,39 @@ def test_numbers_measured_in_another_way_are_refused():
         require_comparable(ours["distinct_1"], ours["distinct_2"])
     with pytest.raises(ValueError, match="different measures"):
         require_comparable(ours["self_bleu"], ours["rouge_l"])
+
+
+class Splitter:
+    def __init__(self, separator):
+        self.separator = separator
+
+    def split(self, text):
+        return text.split(self.separator)
+
+
+@pytest.mark.parametrize(
+    "tokens", [lambda text: text.split("a"), Splitter("a").split, partial(str.split, sep="a")], ids=str
+)
+def test_a_function_that_nothing_identifies_is_never_comparable(tokens):
+    # Two lambdas, or one method of two objects, have one name between them: their values looked comparable.
+    signature = measure_signatures(MeasureSettings(tokens=tokens), 3)["self_bleu"]
+    assert "tokens:unnamed function" in str(signature)
+    with pytest.raises(ValueError, match="tokens is a function that nothing identifies"):
+        require_comparable(signature, signature)
+
+
+def test_a_function_of_a_module_is_named_by_it():
+    signature = measure_signatures(MeasureSettings(tokens=rouge_words), 3)["self_bleu"]
+    assert "tokens:polychromic.diversity.ngrams.rouge_words|" in str(signature)
+    require_comparable(signature, signature)
+    assert "tokens:builtins.list|" in str(measure_signatures(MeasureSettings(tokens=list), 3)["rouge_l"])
+
+
+def test_a_printed_signature_can_be_read_back():
+    for signature in measure_signatures(MeasureSettings(embedder="a|b:c@1"), 3).values():
+        assert Signature.parse(str(signature)) == signature
+    with pytest.raises(ValueError, match="expected measure"):
+        Signature.parse("self_bleu|n4")
 
 
 def test_every_measure_passes_its_self_test():

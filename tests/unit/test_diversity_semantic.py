@@ -82,6 +82,35 @@ def test_vendi_score_is_continuous_at_order_one():
     assert vendi_score(kernel, 1 + 1e-6) == pytest.approx(vendi_score(kernel, 1.0), abs=1e-5)
 
 
+@pytest.mark.parametrize("q", [300.0, 1e4, 1e12])
+def test_large_orders_do_not_underflow(q):
+    # (1/3)^1000 is 0 in double precision, which gave an infinite number of items.
+    assert vendi_score(np.eye(3), q) == pytest.approx(3.0, rel=1e-12)
+    kernel = [[1, 0.9, 0], [0.9, 1, 0], [0, 0, 1]]
+    assert vendi_score(kernel, q) == pytest.approx(vendi_score(kernel, math.inf), rel=2 / q)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 6), st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.3, 0.999, 1.0, 1.001, 2.0, 7.0]))
+def test_vendi_score_is_the_textbook_formula(n, seed, q):
+    shares = np.random.default_rng(seed).dirichlet(np.ones(n))
+    entropy = -(shares * np.log(shares)).sum() if q == 1 else np.log((shares**q).sum()) / (1 - q)
+    # Items that are all different, with unequal weights, have those weights as eigenvalues.
+    assert vendi_score(np.eye(n), q, weights=shares) == pytest.approx(math.exp(entropy), rel=1e-9)
+
+
+def test_two_equal_halves_weigh_like_one_item():
+    twice = [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+    assert vendi_score(twice, weights=[0.25, 0.25, 0.5]) == pytest.approx(2.0, abs=1e-12)
+    assert vendi_score(twice, weights=[0.0, 0.5, 0.5]) == pytest.approx(2.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("weights", [[0.5, 0.5], [1.5, -0.5, 0.0], [0.5, 0.5, 0.5], [math.nan, 0.5, 0.5]])
+def test_weights_that_are_no_shares_are_refused(weights):
+    with pytest.raises(ValueError, match="expected 3 shares"):
+        vendi_score(np.eye(3), weights=weights)
+
+
 @settings(deadline=None)
 @given(shapes, st.integers(0, 2**32 - 1))
 def test_higher_orders_count_fewer_items(shape, seed):

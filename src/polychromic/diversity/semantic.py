@@ -87,7 +87,7 @@ def _eigenvalues(symmetric: Floats) -> Floats:
     """[..., M] ascending eigenvalues of symmetric [..., M, M]."""
     if symmetric.ndim > 2 or not symmetric.size:
         return np.linalg.eigvalsh(symmetric)
-    from scipy.linalg.lapack import dsyevd
+    from scipy.linalg.lapack import dsyevd  # pyright: ignore[reportAttributeAccessIssue]
 
     # The routine that numpy calls too, without its checks, which take longer than a small matrix does.
     eigenvalues, _, failed = dsyevd(symmetric, compute_v=0)
