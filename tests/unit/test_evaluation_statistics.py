@@ -280,11 +280,13 @@ def test_margin_test_shows_no_loss_where_there_is_none():
         margin_test(same, b, 0.0)
 
 
-@pytest.mark.parametrize(("loss", "p_value"), [(0.01, 0.0), (0.03, 1.0)])
+@pytest.mark.parametrize(("loss", "p_value"), [(0.01, 2.0**-10), (0.03, 1.0)])
 def test_margin_test_of_values_without_spread(loss, p_value):
+    """Past bug: p was 0, however few the prompts were; two equal prompts proved that nothing was lost."""
     b = np.full((1, 10), 0.5)
 
     assert margin_test(b - loss, b, 0.02).p_value == p_value
+    assert margin_test(b[:, :2], b[:, :2], 0.02).p_value == 0.25
 
 
 def test_power_agrees_with_its_inverse():

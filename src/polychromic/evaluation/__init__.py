@@ -5,6 +5,7 @@ from polychromic.evaluation.ceilings import Possibility, criterion_possible, imp
 from polychromic.evaluation.compare import compare
 from polychromic.evaluation.comparison import Comparison
 from polychromic.evaluation.criteria import DEFAULT_LEVELS, MINIMUM, STRONG, Criterion, Levels
+from polychromic.evaluation.equal_length import at_equal_length
 from polychromic.evaluation.group_metrics import MeasureOptions
 from polychromic.evaluation.intervals import Resampling
 from polychromic.evaluation.measure import measure_arms, measure_rows
@@ -34,6 +35,7 @@ __all__ = [
     "SampledTable",
     "Verdict",
     "all_pass_at_k",
+    "at_equal_length",
     "audit_checker",
     "compare",
     "criteria_table",

@@ -7,16 +7,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 from polychromic.evaluation.audit_checker import CheckerAudit
+from polychromic.evaluation.equal_length import LENGTH_CHANGE
 from polychromic.evaluation.frontier import MatchedGain
 from polychromic.evaluation.metrics import find_metric
 from polychromic.evaluation.outcomes import CriterionOutcome
 from polychromic.evaluation.statistics import PairedComparison
-from polychromic.evaluation.wording import number, plural, signed, signed_percent
+from polychromic.evaluation.tables import PromptTable
+from polychromic.evaluation.wording import listed, number, plural, signed, signed_percent
 
 CautionKind = Literal[
     "reward hacking",
     "temperature",
     "length",
+    "number of answers",
     "saturated",
     "underpowered",
     "few seeds",
@@ -32,11 +35,9 @@ Contrasts = Mapping[tuple[str, str], PairedComparison]
 """Comparisons at the headline way of sampling, by (arm, metric key)."""
 
 _SATURATED = 0.5
-_LENGTH_CHANGE = 0.10
 _LEAST_SEEDS = 3
 _MISSING, _TRUNCATED, _LEFT_OUT = 0.01, 0.05, 0.05
-# Its value grows with the length of the texts, and what stands beside it does not.
-_LENGTH_MATCHED = {"distinct_1": "rarefied_distinct_2", "distinct_2": "rarefied_distinct_2"}
+_AT_EQUAL_BIGRAMS = {"distinct_2": "rarefied_distinct_2"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,24 +108,31 @@ def _temperature_text(gain: MatchedGain) -> str:
     return ""
 
 
-def length_cautions(contrasts: Contrasts, arms: Sequence[str], alpha: float) -> Iterator[Caution]:
-    """Arms whose texts differ in length, and gains that vanish when length is matched."""
+def length_cautions(
+    contrasts: Contrasts, equal_length: Contrasts, arms: Sequence[str], alpha: float
+) -> Iterator[Caution]:
+    """Arms whose texts differ in length, and differences that vanish when length is matched: by rarefying, or where
+    `equal_length` compares texts cut to the same lengths."""
     for arm in arms:
         tokens = contrasts.get((arm, "tokens"))
-        if tokens and abs(tokens.relative_difference) > _LENGTH_CHANGE and tokens.p_value < alpha:
+        if tokens and abs(tokens.relative_difference) > LENGTH_CHANGE and tokens.p_value < alpha:
             text = (
                 f"{arm}: texts are {signed_percent(tokens.relative_difference)} in length ({number(tokens.mean_a)} "
                 f"against {number(tokens.mean_b)} tokens); read diversity by the rarefied measure"
             )
             yield Caution("length", arm, text)
-        for key, matched_key in _LENGTH_MATCHED.items():
-            plain, matched = contrasts.get((arm, key)), contrasts.get((arm, matched_key))
-            if plain and matched and plain.p_value < alpha and not _confirms(plain, matched, alpha):
-                text = (
-                    f"{arm}: {find_metric(key).name} {signed_percent(plain.relative_difference)} vanishes when length "
-                    f"is matched ({find_metric(matched_key).name} {signed_percent(matched.relative_difference)})"
-                )
-                yield Caution("length", arm, text)
+        matched = {
+            key: (f"{find_metric(other).name} ", contrasts.get((arm, other)))
+            for key, other in _AT_EQUAL_BIGRAMS.items()
+        } | {
+            key: ("with texts cut to equal lengths ", comparison)
+            for (of_arm, key), comparison in equal_length.items()
+            if of_arm == arm and key not in _AT_EQUAL_BIGRAMS
+        }
+        for key, (how, comparison) in matched.items():
+            text = _vanishing(key, contrasts.get((arm, key)), comparison, how, alpha)
+            if text:
+                yield Caution("length", arm, f"{arm}: {text}")
 
 
 def criterion_cautions(outcomes: Sequence[CriterionOutcome]) -> Iterator[Caution]:
@@ -171,6 +179,21 @@ def seed_cautions(contrasts: Contrasts, metrics: Sequence[str], alpha: float) ->
             yield Caution("few seeds", arm, text)
 
 
+def answer_cautions(tables: Mapping[tuple[str, int], PromptTable]) -> Iterator[Caution]:
+    """Arms with more answers a prompt than the measures of texts saw, because another has fewer."""
+    most: dict[str, int] = {}
+    for (arm, _), table in tables.items():
+        most[arm] = max(most.get(arm, 0), *table.most_answers.values(), 0)
+    seen = next(iter(tables.values())).answers
+    more = [f"{arm} ({n})" for arm, n in most.items() if n > seen]
+    if seen and more:
+        text = (
+            f"not every arm has as many answers to every prompt as {listed(more)}: measures of texts see the first "
+            f"{seen} of each prompt, and a prompt with fewer is left out of them"
+        )
+        yield Caution("number of answers", "", text)
+
+
 def fault_cautions(
     means: Mapping[str, Mapping[str, float]], n_prompts: int, n_left_out: int
 ) -> Iterator[Caution]:
@@ -199,6 +222,18 @@ def checker_cautions(audit: CheckerAudit | None) -> Iterator[Caution]:
     """A checker that passes what it must not, or does not pass the references: every quality rests on it."""
     if audit is not None and (audit.lenient or audit.harsh):
         yield Caution("checker", "", f"{audit.sentence} Every quality here rests on this checker")
+
+
+def _vanishing(
+    key: str, plain: PairedComparison | None, matched: PairedComparison | None, how: str, alpha: float
+) -> str:
+    """Said of a significant difference that does not stay when length is matched, else nothing."""
+    if plain is None or matched is None or plain.p_value >= alpha or _confirms(plain, matched, alpha):
+        return ""
+    return (
+        f"{find_metric(key).name} {signed_percent(plain.relative_difference)} vanishes when length is matched "
+        f"({how}{signed_percent(matched.relative_difference)})"
+    )
 
 
 def _confirms(plain: PairedComparison, matched: PairedComparison, alpha: float) -> bool:

@@ -12,6 +12,7 @@ from polychromic.evaluation.audit_checker import CheckerAudit
 from polychromic.evaluation.cautions import (
     Caution,
     Contrasts,
+    answer_cautions,
     checker_cautions,
     criterion_cautions,
     fault_cautions,
@@ -24,6 +25,7 @@ from polychromic.evaluation.ceilings import share_at_bound
 from polychromic.evaluation.comparison import ArmCurve, ArmMean, Comparison, Contrast, Scrutiny
 from polychromic.evaluation.criteria import DEFAULT_LEVELS, Criterion, Levels
 from polychromic.evaluation.curves import simultaneous_curve
+from polychromic.evaluation.equal_length import EqualLength
 from polychromic.evaluation.equivalence import margin_test
 from polychromic.evaluation.frontier import MatchedGain, matched_gains
 from polychromic.evaluation.intervals import Interval, Resampling, mean_intervals
@@ -80,14 +82,16 @@ def compare(
     resampling: Resampling | None = None,
     quality_metric: str | None = None,
     audit: CheckerAudit | None = None,
+    equal_length: EqualLength | None = None,
     notes: Sequence[Caution] = (),
 ) -> Comparison:
     """Compare every arm with the baseline and judge it by the criteria.
 
     `tables` are by (arm, seed) in the order in which arms are shown. `headline` is the way of sampling that the
     criteria are judged at (the first of the baseline's unless named). `quality_metric` is the quality of the
-    frontier: the judge where there is one, else the reward. `audit` says what the checker is worth, and `notes` are
-    cautions of the caller's own; both are kept and shown.
+    frontier: the judge where there is one, else the reward. `audit` says what the checker is worth, `equal_length`
+    (from `at_equal_length`) what the arms are with texts of the same lengths, and `notes` are cautions of the
+    caller's own; all are kept and shown.
     Raises ValueError where the baseline, another arm or the headline is missing, or the prompts do not meet.
     """
     plan = _plan(tables, baseline, criteria, headline, resampling or Resampling())
@@ -95,6 +99,7 @@ def compare(
     at_headline = {
         (one.arm, one.metric): one.comparison for one in contrasts if one.sampling == plan.headline
     }
+    at_equal_length = _at_equal_length(equal_length or {}, plan)
     means = _means(plan)
     gains = _frontier(plan, quality_metric)
     hacking = reward_hacking(at_headline, _gaps(plan), baseline, plan.alpha)
@@ -110,7 +115,13 @@ def compare(
         *hacking,
         *checker_cautions(audit),
         *temperature_cautions(gains, at_headline, plan.headline, plan.alpha),
-        *length_cautions(at_headline, plan.others, plan.alpha),
+        *length_cautions(
+            at_headline,
+            {(one.arm, one.metric): one.comparison for one in at_equal_length},
+            plan.others,
+            plan.alpha,
+        ),
+        *answer_cautions(tables),
         *criterion_cautions(outcomes),
         *seed_cautions(at_headline, plan.asked, plan.alpha),
         *fault_cautions(
@@ -127,6 +138,7 @@ def compare(
         prompts=plan.study.prompts,
         means=means,
         contrasts=contrasts,
+        equal_length=at_equal_length,
         scrutiny=_scrutiny(plan),
         frontier=gains,
         curves=_curves(plan),
@@ -172,6 +184,16 @@ def _contrasts(plan: _Plan) -> tuple[Contrast, ...]:
                     pairs.append(pair)
     compared = paired_comparisons(pairs, resampling=plan.resampling)
     return tuple(Contrast(*name, comparison) for name, comparison in zip(named, compared, strict=True))
+
+
+def _at_equal_length(cells: EqualLength, plan: _Plan) -> tuple[Contrast, ...]:
+    """What was measured on texts cut to equal lengths, compared like anything else."""
+    defined = {key: pair for key, pair in cells.items() if not np.isnan(pair[0] + pair[1]).any(axis=0).all()}
+    compared = paired_comparisons(list(defined.values()), resampling=plan.resampling)
+    return tuple(
+        Contrast(arm, plan.headline, metric, comparison)
+        for (arm, metric), comparison in zip(defined, compared, strict=True)
+    )
 
 
 def _metrics(plan: _Plan, arm: str, label: str) -> list[str]:

@@ -87,6 +87,8 @@ class Comparison:
     resampling: Resampling
     checker: CheckerAudit | None = None
     """What the training checker says of texts known to be good or bad; None where it was not asked."""
+    equal_length: tuple[Contrast, ...] = ()
+    """Contrasts with texts cut to equal lengths, of arms whose lengths differ from the baseline's."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain mapping with its schema version; what is undefined (nan) is null."""

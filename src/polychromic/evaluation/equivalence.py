@@ -38,8 +38,11 @@ def margin_test(a_SP: Floats, b_SP: Floats, margin: float, sign: float = 1.0) ->
     difference = float(x_SP.mean())
     if len(a_P) < 2:
         return MarginTest(1.0, float("nan"), 1.0)
-    if not has_spread(a_P - b_P):  # and so no t statistic
-        p_value, p_above = float(difference <= -margin), float(difference >= margin)
+    if not has_spread(a_P - b_P):
+        # No t statistic; flipping the signs of equal distances from the margin has one most extreme pattern of 2^P.
+        least = 2.0 ** -len(a_P)
+        p_value = least if difference > -margin else 1.0
+        p_above = least if difference < margin else 1.0
     else:
         _, (_, p_value, _), (_, p_above, _) = ttost_paired(a_P, b_P, -margin, margin)
     two_sided = p_over_seeds(x_SP, null=-margin)

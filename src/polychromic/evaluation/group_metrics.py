@@ -29,12 +29,14 @@ class MeasureOptions:
     A reward of at least `pass_threshold` passes. Where the task knows no canonical form and there are
     embeddings, answers closer than `cluster_distance` (1 − cosine) count as the same. `draws` is the number of
     generations that `clusters`, `distinct_correct` and `best_of_n` are expected values among (None: all of the
-    group). `measures` is passed on to the diversity measures.
+    group). `answers` is the number of generations, the first of each group, that the measures of texts and embeddings
+    see (None: all of the group); a group with fewer has none of them. `measures` is passed on to these measures.
     """
 
     pass_threshold: float
     cluster_distance: float = 0.25
     draws: int | None = None
+    answers: int | None = None
     measures: MeasureSettings = field(default_factory=MeasureSettings)
 
 
@@ -53,7 +55,7 @@ def measure_answers(
     labels_N = _partition(group, options, embeddings_ND)
     draws = options.draws or max(1, len(group))
     curves = _curves(group, options.pass_threshold, labels_N)
-    values = dict(measure_group(group.texts, options.measures, embeddings=embeddings_ND).values)
+    values = _diversity(group.texts, options, embeddings_ND)
     values["clusters"] = expected_clusters(labels_N, draws)
     values["distinct_correct"] = (
         float(curves["distinct_correct"][draws - 1]) if draws <= len(group) else math.nan
@@ -66,6 +68,16 @@ def measure_answers(
     values["missing"] = _mean(np.isnan(group.rewards))
     values["unanswered"] = group.n_missing / (len(group) + group.n_missing)
     return GroupMetrics(values, curves)
+
+
+def _diversity(
+    texts: list[str], options: MeasureOptions, embeddings_ND: NDArray[np.float32] | None
+) -> dict[str, float]:
+    """The diversity measures of the first `options.answers` texts: more texts repeat more, whoever wrote them."""
+    n = options.answers or len(texts)
+    kept_ND = embeddings_ND[:n] if embeddings_ND is not None else None
+    values = measure_group(texts[:n], options.measures, embeddings=kept_ND).values
+    return dict(values) if len(texts) >= n else dict.fromkeys(values, math.nan)
 
 
 def expected_best(rewards: Floats, k: int) -> float:

@@ -52,11 +52,11 @@ def measure_arms(
     extra: Mapping[tuple[str, int], Mapping[str, Mapping[str, float]]] | None = None,
     workers: int = 1,
 ) -> dict[tuple[str, int], PromptTable]:
-    """Tables of all arms and seeds that may be compared: measured at one bigram budget and one number of draws.
+    """Tables of all arms and seeds that may be compared: at one number of answers, of draws and of bigrams.
 
-    Both are the largest that 95 % of the prompts have in every arm, seed and way of sampling, so that no arm gains
-    by talking longer or by being sampled more often. `extra` is that of `measure_rows`, by arm and seed. Groups are
-    measured in `workers` processes.
+    Each is the largest that 95 % of the prompts have in every arm, seed and way of sampling, so that no arm gains by
+    talking longer or by being sampled less or more often. `extra` is that of `measure_rows`, by arm and seed. Groups
+    are measured in `workers` processes.
     Raises ValueError where an arm and seed has no row, or a generation appears twice.
     """
     empty = [key for key, rows in rows_by_arm_seed.items() if not rows]
@@ -66,11 +66,12 @@ def measure_arms(
         )
     grouped = {key: group_rows(rows) for key, rows in rows_by_arm_seed.items()}
     everything = [group for labels in grouped.values() for groups in labels.values() for group in groups]
-    options = MeasureOptions(pass_threshold, cluster_distance, draws=_common(everything, _n_rewarded))
+    answers = _common(everything, len)
+    options = MeasureOptions(pass_threshold, cluster_distance, _common(everything, _n_rewarded), answers)
     # One bigram is always distinct: a budget of 1 would measure nothing.
-    budget = max(2, _common(everything, _n_bigrams))
+    budget = max(2, _common(everything, lambda group: _n_bigrams(group.texts[:answers])))
     options = replace(options, measures=replace(options.measures, budget=budget))
-    with _open_pool(workers) as pool:
+    with open_pool(workers) as pool:
         return {
             key: _measure_groups(labels, options, embedder, (extra or {}).get(key, {}), pool)
             for key, labels in grouped.items()
@@ -87,6 +88,7 @@ def _measure_groups(
     named = replace(options.measures, embedder=embedder.name if embedder else "none")
     options = replace(options, measures=named)
     groups = [group for members in by_label.values() for group in members]
+    answers = options.answers or max(map(len, groups))
     prompts = tuple(sorted({group.prompt_id for group in groups}))
     spread = pool.map if pool else map
     measured = chain.from_iterable(
@@ -100,18 +102,21 @@ def _measure_groups(
         prompts,
         sampled,
         _cluster_method(groups[0], options, embedder),
-        _signatures(options, max(map(len, groups)), sampled),
+        _signatures(options, answers, sampled),
         dict(Counter(error for group in groups for error in group.errors)),
+        answers,
+        {label: max(map(len, members)) for label, members in by_label.items()},
     )
 
 
 def _common(groups: list[AnswerGroup], count: Callable[[AnswerGroup], int]) -> int:
     """The largest number (at least 1) that 95 % of the prompts have in each of their groups.
 
-    Groups from which the model left answers out do not count: one arm that fails at that would shrink all others.
+    Groups that lack half of the answers asked for, or more, do not count: one arm that fails to answer would shrink
+    all others.
     """
     least: dict[str, int] = {}
-    for group in [group for group in groups if not group.n_missing] or groups:
+    for group in [group for group in groups if group.n_missing < max(1, len(group))] or groups:
         number = count(group)
         least[group.prompt_id] = min(number, least.get(group.prompt_id, number))
     return max(1, int(np.quantile(list(least.values()), 0.05, method="lower")))
@@ -122,12 +127,13 @@ def _n_rewarded(group: AnswerGroup) -> int:
     return known or len(group)
 
 
-def _n_bigrams(group: AnswerGroup) -> int:
-    return sum(max(len(text.split()) - 1, 0) for text in group.texts)
+def _n_bigrams(texts: Sequence[str]) -> int:
+    return sum(max(len(text.split()) - 1, 0) for text in texts)
 
 
 @contextmanager
-def _open_pool(workers: int) -> Iterator[Executor | None]:
+def open_pool(workers: int) -> Iterator[Executor | None]:
+    """That many worker processes, and None for one: then the work is done in this process."""
     if workers <= 1:
         yield None
         return

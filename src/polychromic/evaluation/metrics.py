@@ -85,10 +85,15 @@ def find_metric(key: str) -> Metric:
         known = ", ".join(["pass@K", "distinct_correct@K", *METRICS])
         raise ValueError(f"metric {key!r} is not known; expected one of {known} (K a whole number)")
     curve, k = at_k
+    needs = f"{_CHECKER}, and at least {k} judged answers a prompt" if k > 1 else _CHECKER
     if curve == "pass":
-        return Metric(key, f"Pass@{k}", "higher", "quality" if k == 1 else "both", needs=_CHECKER)
+        return Metric(key, f"Pass@{k}", "higher", "quality" if k == 1 else "both", needs=needs)
     return replace(
-        METRICS["distinct_correct"], key=key, name=f"Distinct correct answers of {k}", highest=float(k)
+        METRICS["distinct_correct"],
+        key=key,
+        name=f"Distinct correct answers of {k}",
+        highest=float(k),
+        needs=needs,
     )
 
 

@@ -159,6 +159,7 @@ def _summary(
     x_P = x_SP.mean(axis=0)
     n_seeds, n_prompts = x_SP.shape
     mean_b = float(b_SP.mean())
+    n_informative = int(np.count_nonzero(without_noise(x_P)))
     sd = float(x_P.std(ddof=1)) if n_prompts > 1 else math.nan
     return PairedComparison(
         difference=float(x_P.mean()),
@@ -175,7 +176,7 @@ def _summary(
         minimum_detectable_effect=detectable_effect(n_prompts, ALPHA, POWER) * sd,
         n_prompts=n_prompts,
         n_seeds=n_seeds,
-        n_informative=int(np.count_nonzero(without_noise(x_P))),
+        n_informative=n_informative,
         n_dropped=n_dropped,
         mean_a=float(a_SP.mean()),
         mean_b=mean_b,
@@ -184,18 +185,21 @@ def _summary(
         bca=intervals["bca"],
         two_way=intervals["two_way"],
         confidence=resampling.confidence,
-        method=_method(flip, n_seeds, resampling),
+        method=_method(flip, n_seeds, n_informative, resampling),
     )
 
 
-def _method(flip: SignFlip, n_seeds: int, resampling: Resampling) -> str:
+def _method(flip: SignFlip, n_seeds: int, n_informative: int, resampling: Resampling) -> str:
     patterns = (
         f"exact, {flip.n_patterns:,} patterns" if flip.exact else f"{flip.n_patterns:,} random patterns"
     )
     seeds = f", seeds averaged within arm and joined by Student's t ({n_seeds} seeds)" if n_seeds > 1 else ""
+    floor = f"with {n_informative:,} prompts that differ p cannot fall below {flip.p_floor:.2g}"
+    if n_seeds > 1:
+        floor += f", and flipping {n_seeds} seeds alone could not go below {2.0 ** (1 - n_seeds):.2g}"
     return (
         f"paired by prompt; sign-flip permutation test over prompts ({patterns}); "
-        f"percentile bootstrap interval ({resampling.bootstraps:,} resamples, expanded){seeds}"
+        f"percentile bootstrap interval ({resampling.bootstraps:,} resamples, expanded){seeds}; {floor}"
     )
 
 

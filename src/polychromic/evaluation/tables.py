@@ -13,7 +13,7 @@ from polychromic.evaluation.metrics import split_at_k
 
 Floats = NDArray[np.float64]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,8 @@ class PromptTable:
     """One arm's and seed's measurements: `sampled` by label (`T=1`), the headline first; prompts sorted by id.
 
     `clusters` says how equal answers were found, `signatures` how each diversity measure was made, and
-    `missing` why rewards are missing: reasons with their counts.
+    `missing` why rewards are missing: reasons with their counts. `answers` is the number of answers that the measures
+    of texts saw of every prompt (0: not known), and `most_answers` by label the most that a prompt has.
     """
 
     prompts: tuple[str, ...]
@@ -56,6 +57,8 @@ class PromptTable:
     clusters: str = "text"
     signatures: Mapping[str, str] = field(default_factory=dict)
     missing: Mapping[str, int] = field(default_factory=dict)
+    answers: int = 0
+    most_answers: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain mapping for `write_json` (nan becomes null); `from_json` is its inverse."""
@@ -69,6 +72,8 @@ class PromptTable:
             "clusters": self.clusters,
             "signatures": dict(self.signatures),
             "missing": dict(self.missing),
+            "answers": self.answers,
+            "most_answers": dict(self.most_answers),
         }
 
     @classmethod
@@ -85,7 +90,15 @@ class PromptTable:
             label: SampledTable(_arrays(parts["values"]), _arrays(parts["curves"]))
             for label, parts in data["sampled"].items()
         }
-        return cls(tuple(data["prompts"]), sampled, data["clusters"], data["signatures"], data["missing"])
+        return cls(
+            tuple(data["prompts"]),
+            sampled,
+            data["clusters"],
+            data["signatures"],
+            data["missing"],
+            data["answers"],
+            data["most_answers"],
+        )
 
 
 def _arrays(columns: Mapping[str, ArrayLike]) -> dict[str, Floats]:

@@ -11,6 +11,7 @@ from polychromic.evaluation.audit_checker import CheckerAudit, audit_checker
 from polychromic.evaluation.cautions import Caution
 from polychromic.evaluation.collect import read_generations
 from polychromic.evaluation.compare import Comparison, compare
+from polychromic.evaluation.equal_length import at_equal_length
 from polychromic.evaluation.measure import measure_arms
 from polychromic.evaluation.study import Study
 from polychromic.experiment.config import Experiment
@@ -90,6 +91,12 @@ def compare_rows(
         criteria=experiment.comparison.levels(),
         headline=headline,
         audit=_audit(task, experiment),
+        equal_length=at_equal_length(
+            rows,
+            baseline=experiment.comparison.baseline,
+            headline=headline,
+            workers=experiment.run.workers,
+        ),
         notes=notes,
     )
     return Compared(comparison, Study.of(tables))

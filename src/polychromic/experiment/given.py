@@ -42,7 +42,7 @@ class GivenExperiment(Settings):
 
     name: str
     task: TaskSettings
-    generations: dict[str, list[str]] = Field(min_length=2)
+    generations: dict[str, list[str]]
     """Arm → its files, one a seed unless their lines say otherwise."""
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
     comparison: ComparisonSettings = Field(default_factory=ComparisonSettings)
@@ -55,6 +55,11 @@ class GivenExperiment(Settings):
 
     @model_validator(mode="after")
     def _arms_are_known(self) -> Self:
+        if len(self.generations) < 2:
+            raise ValueError(
+                f"generations: only {listed(list(self.generations)) or 'nothing'} is given, expected files of at least two "
+                "arms; add --generations NAME=FILE"
+            )
         for arm, files in self.generations.items():
             folder_name(arm, place=f"generations.{arm}: ")
             if len(set(files)) < len(files):

@@ -1,0 +1,118 @@
+"""What is left of a difference in diversity when two arms' texts are cut to the same lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polychromic.diversity import measure_group
+from polychromic.evaluation.groups import AnswerGroup, group_rows
+from polychromic.evaluation.measure import open_pool
+from polychromic.records import GenerationRow
+
+Floats = NDArray[np.float64]
+EqualLength = Mapping[tuple[str, str], tuple[Floats, Floats]]
+"""Cells [seeds, prompts] of an arm and of the baseline at equal lengths, by (arm, metric key)."""
+
+LENGTH_CHANGE = 0.10
+"""Relative difference in length from which two arms' texts are called of different length."""
+
+_MOST_ANSWERS = 16
+"""Enough to see whether a difference stays; all of 64 would double the time that an evaluation takes."""
+_AT_ONCE = 64
+
+Values = Mapping[str, float]
+Texts = Mapping[str, list[str]]
+"""One arm's and seed's texts by prompt id."""
+
+
+def at_equal_length(
+    rows_by_arm_seed: Mapping[tuple[str, int], Sequence[GenerationRow]],
+    *,
+    baseline: str,
+    headline: str,
+    workers: int = 1,
+) -> EqualLength:
+    """Measures of texts at `headline` for every arm whose texts are 10 % longer or shorter than the baseline's.
+
+    For each prompt and pair of seeds the arms' texts are cut to the very same lengths in words
+    (`cut_to_equal_lengths`), and as many texts of each, 16 at most, are measured in `workers` processes. Seeds are
+    paired as in a comparison. Measures of embeddings, and prompts that an arm lacks, are left out.
+    """
+    texts = {key: _texts(rows, headline) for key, rows in rows_by_arm_seed.items()}
+    of_baseline = {seed: found for (arm, seed), found in texts.items() if arm == baseline}
+    longer_or_shorter: dict[str, list[tuple[Texts, Texts]]] = {}
+    for arm in dict.fromkeys(arm for arm, _ in rows_by_arm_seed if arm != baseline):
+        own = {seed: found for (name, seed), found in texts.items() if name == arm}
+        if _differ_in_length(own.values(), of_baseline.values()):
+            longer_or_shorter[arm] = _paired_seeds(own, of_baseline)
+    if not longer_or_shorter:
+        return {}
+    with open_pool(workers) as pool:
+        return {
+            (arm, key): cells
+            for arm, pairs in longer_or_shorter.items()
+            for key, cells in _measure_pairs(pairs, pool).items()
+        }
+
+
+def cut_to_equal_lengths(a: Sequence[str], b: Sequence[str]) -> tuple[list[str], list[str]]:
+    """As many texts of both, cut so that both have the same lengths in words.
+
+    The first texts of each are taken. The shortest of a and the shortest of b are cut to the shorter of the two, and
+    so on up to the longest, so that no text loses more than it must.
+    """
+    n = min(len(a), len(b))
+    words_a, words_b = ([text.split() for text in texts[:n]] for texts in (a, b))
+    order_a, order_b = (sorted(range(n), key=lambda i: len(words[i])) for words in (words_a, words_b))
+    for i, j in zip(order_a, order_b, strict=True):
+        length = min(len(words_a[i]), len(words_b[j]))
+        words_a[i], words_b[j] = words_a[i][:length], words_b[j][:length]
+    return [" ".join(words) for words in words_a], [" ".join(words) for words in words_b]
+
+
+def _texts(rows: Sequence[GenerationRow], headline: str) -> Texts:
+    groups: list[AnswerGroup] = group_rows(rows).get(headline, [])
+    return {group.prompt_id: group.texts for group in groups}
+
+
+def _differ_in_length(a: Iterable[Texts], b: Iterable[Texts]) -> bool:
+    of_a, of_b = _mean_length(a), _mean_length(b)
+    return abs(of_a - of_b) > LENGTH_CHANGE * of_b
+
+
+def _mean_length(arm: Iterable[Texts]) -> float:
+    lengths = [len(text.split()) for texts in arm for text in chain.from_iterable(texts.values())]
+    return float(np.mean(lengths)) if lengths else 0.0
+
+
+def _paired_seeds(own: Mapping[int, Texts], of_baseline: Mapping[int, Texts]) -> list[tuple[Texts, Texts]]:
+    if len(own) == 1 or len(of_baseline) == 1:
+        return [(a, b) for a in own.values() for b in of_baseline.values()]
+    return [(own[seed], of_baseline[seed]) for seed in own if seed in of_baseline]
+
+
+def _measure_pairs(
+    pairs: Sequence[tuple[Texts, Texts]], pool: Executor | None
+) -> dict[str, tuple[Floats, Floats]]:
+    prompts = sorted(set.intersection(*(set(texts) for pair in pairs for texts in pair))) if pairs else []
+    if not prompts:
+        return {}
+    both = [(a[prompt][:_MOST_ANSWERS], b[prompt][:_MOST_ANSWERS]) for a, b in pairs for prompt in prompts]
+    chunks = [both[start : start + _AT_ONCE] for start in range(0, len(both), _AT_ONCE)]
+    spread = pool.map if pool else map
+    values = list(chain.from_iterable(spread(_measure_chunk, chunks)))
+    # Texts of equal lengths have equally many bigrams: Distinct-2 needs no budget here.
+    keys = [key for key in values[0][0] if not key.startswith("rarefied")]
+    shape = (len(pairs), len(prompts), 2)
+    cells = {key: np.array([[side[key] for side in one] for one in values]).reshape(shape) for key in keys}
+    return {key: (cell[..., 0], cell[..., 1]) for key, cell in cells.items()}
+
+
+def _measure_chunk(chunk: Sequence[tuple[list[str], list[str]]]) -> list[tuple[Values, Values]]:
+    cut = [cut_to_equal_lengths(a, b) for a, b in chunk]
+    return [(measure_group(a).values, measure_group(b).values) for a, b in cut]
