@@ -174,11 +174,15 @@ class Experiment(Settings):
             if not arm.diversity.follows_baseline:
                 continue
             ours, theirs = arm.training, baseline.training
-            same = (ours.signal, ours.prompts_per_step) == (theirs.signal, theirs.prompts_per_step)
+            shared = {"signal", "prompts_per_step"}
+            if ours.signal == "references":
+                shared |= {"validation_every", "validation_prompts", "max_length"}
+            same = ours.model_dump(include=shared) == theirs.model_dump(include=shared)
             if arm.name == baseline.name or baseline.untrained or not same:
                 raise ValueError(
                     f"arms.{arm.name}.diversity.floor_margin is measured from the arm {baseline.name!r} step by step: "
-                    "that must be another, trained arm with the same training.signal and training.prompts_per_step"
+                    "that must be another, trained arm with the same "
+                    f"{' and '.join(f'training.{key}' for key in sorted(shared))}"
                 )
         return self
 

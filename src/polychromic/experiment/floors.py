@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from polychromic.errors import ConfigError
@@ -17,10 +18,17 @@ def in_order_of_need(experiment: Experiment, arms: Sequence[str]) -> list[list[s
     return [wave for wave in (first, followers) if wave]
 
 
+def is_measured_from(experiment: Experiment, arm: str) -> bool:
+    """Whether the floor of another arm follows this one."""
+    others = [experiment.arm(name).diversity for name in experiment.arms if name != arm]
+    return arm == experiment.comparison.baseline and any(other.follows_baseline for other in others)
+
+
 def baseline_quality(experiment: Experiment, arm: str, seed: int, folder: RunFolder) -> tuple[float, ...]:
     """The baseline's quality at each step of this seed, empty for an arm that does not follow it.
 
-    Raises ConfigError where the baseline has not been trained yet.
+    Mean reward, or minus the cross-entropy of validation references: nan at steps that did not measure it.
+    Raises ConfigError where the baseline has not been trained yet, or not with a look at validation references.
     """
     if not experiment.arm(arm).diversity.follows_baseline:
         return ()
@@ -31,4 +39,12 @@ def baseline_quality(experiment: Experiment, arm: str, seed: int, folder: RunFol
             f"arms.{arm}: diversity.floor_margin is measured from the trained arm {baseline!r}, and {job / 'adapter'} "
             f"does not exist; train it first: --arm {baseline} --seed {seed}"
         )
-    return tuple(-row["train/quality_loss"] for row in read_jsonl(job / "metrics.jsonl"))
+    references = experiment.arm(arm).training.signal == "references"
+    key = "validation/cross_entropy" if references else "train/quality_loss"
+    quality = tuple(-row.get(key, math.nan) for row in read_jsonl(job / "metrics.jsonl"))
+    if all(map(math.isnan, quality)):
+        raise ConfigError(
+            f"arms.{arm}: diversity.floor_margin is measured from {key} of {job / 'metrics.jsonl'}, which has none: "
+            f"the arm {baseline!r} was trained without another arm that follows it; start anew with --fresh"
+        )
+    return quality

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from polychromic import stopping
 from polychromic.experiment.config import Arm, Experiment
-from polychromic.experiment.floors import baseline_quality
+from polychromic.experiment.floors import baseline_quality, is_measured_from
 from polychromic.experiment.folder import RunFolder
 from polychromic.experiment.tasks import build_task
 
@@ -26,7 +26,10 @@ Stage = Literal["train", "evaluate"]
 
 @dataclass(frozen=True, slots=True)
 class JobEvent:
-    """Progress of a job: steps or generations done of all, with the step's metrics while training."""
+    """Progress of a job: steps or generations done of all, with the step's metrics while training.
+
+    A stage's first event, before its model is loaded, has a total of 0: work begins here, and so does its price.
+    """
 
     arm: str
     seed: int
@@ -89,9 +92,11 @@ def _train(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
         diversity=arm.diversity,
         tracking=tuple(job.experiment.run.tracking),
         baseline_quality=baseline_quality(job.experiment, arm.name, job.seed, RunFolder(job.root)),
+        is_measured_from=is_measured_from(job.experiment, arm.name),
     )
     if arm.untrained or is_trained(run.folder):
         return None
+    on_event(_beginning(job, "train"))
     tokens = 0
 
     def on_step(done: int, total: int, metrics: Mapping[str, float]) -> None:
@@ -117,6 +122,7 @@ def _evaluate(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
     def load_model() -> LanguageModel:
         from polychromic.models.loading import load_language_model
 
+        on_event(_beginning(job, "evaluate"))
         adapter = None if arm.untrained else folder.job(arm.name, job.seed) / "adapter"
         return load_language_model(arm.model, adapter=adapter, trainable=False)
 
@@ -141,6 +147,10 @@ def _evaluate(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
     if arm.verbalised is None:
         worked |= score_references(folder.references(arm.name, job.seed), plan.prompts, load_model)
     return sampled if worked else None
+
+
+def _beginning(job: Job, stage: Stage) -> JobEvent:
+    return JobEvent(job.arm, job.seed, stage, 0, 0, {})
 
 
 def _collection_plan(job: Job, task: Task) -> CollectionPlan:

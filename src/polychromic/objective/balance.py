@@ -17,7 +17,7 @@ MISSING = float("nan")
 class Observation:
     """What a training step showed; nan for what it did not measure.
 
-    quality: mean reward, or minus the cross-entropy per token: what a floor speaks of.
+    quality: mean reward, or minus the cross-entropy per token of validation references: what a floor speaks of.
     quality_norm, diversity_norm: norms of the gradients of J_quality and of *λ* J_diversity.
     """
 
@@ -53,12 +53,14 @@ def gradient_share(quality_norm: float, diversity_norm: float) -> float:
 
 
 def gradient_cosine(product: float, quality_norm: float, diversity_norm: float) -> float:
-    """Cosine between the two gradients from their inner product and norms; nan where either is zero.
+    """Cosine between the two gradients from their inner product and norms; nan where either is zero or not finite.
 
     Below 0 the two terms pull against each other: diversity is then bought with quality.
     """
     scale = quality_norm * diversity_norm
-    return max(-1.0, min(1.0, product / scale)) if scale > 0 else math.nan
+    # min and max would make a number of nan.
+    known = 0.0 < scale < math.inf and math.isfinite(product)
+    return max(-1.0, min(1.0, product / scale)) if known else math.nan
 
 
 @dataclass(frozen=True, slots=True)

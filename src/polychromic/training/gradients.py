@@ -1,6 +1,7 @@
 """Gradients of the quality and the diversity term, kept apart on the steps that measure their shares.
 
 The diversity term is measured in two halves of the step's prompts: where they agree is signal, where not is noise.
+Where its score is gated, the gate's part of it is measured as well; the distance's part is the rest.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import torch
 
 from polychromic.objective import gradient_cosine
 
-Term = Literal["quality", "diversity_even", "diversity_odd"]
+Term = Literal["quality", "diversity_even", "diversity_odd", "diversity_gate"]
 TERMS: tuple[Term, ...] = ("quality", "diversity_even", "diversity_odd")
+"""What the gradient is the sum of; `diversity_gate`, a part of the diversity terms, is measured and never added."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +25,16 @@ class GradientMeasurement:
     """Norms of both terms' gradients over all trainable parameters, and the cosine between them (nan if one is 0).
 
     `diversity_signal_to_noise` estimates ‖E g‖² / tr Cov(g) of the step's diversity gradient g over the choice of
-    prompts and generations; one step's value may be negative. nan where g is 0.
+    prompts and generations; one step's value may be negative. nan where g is 0, or from one prompt alone.
+    `gate_norm` and `distance_norm` are those of the two parts of g (`training.credit`); nan where it is not gated.
     """
 
     quality_norm: float
     diversity_norm: float
     cosine: float
     diversity_signal_to_noise: float
+    gate_norm: float = math.nan
+    distance_norm: float = math.nan
 
 
 class GradientAccumulator:
@@ -42,11 +47,15 @@ class GradientAccumulator:
             term: [torch.zeros_like(parameter) for parameter in self.parameters] if separate else []
             for term in TERMS
         }
+        self._gate: list[torch.Tensor] | None = None
         for parameter in self.parameters:
             parameter.grad = None
 
     def add(self, losses: Mapping[Term, torch.Tensor]) -> None:
-        """Backpropagate the terms of one micro-batch. A term without a gradient path adds nothing."""
+        """Backpropagate the terms of one micro-batch. A term without a gradient path adds nothing.
+
+        `diversity_gate` may only be among them where the terms are kept apart.
+        """
         connected: dict[Term, torch.Tensor] = {
             term: loss for term, loss in losses.items() if loss.requires_grad
         }
@@ -59,12 +68,22 @@ class GradientAccumulator:
             gradients = torch.autograd.grad(
                 loss, self.parameters, retain_graph=number < len(connected), allow_unused=True
             )
-            for total, gradient in zip(self._by_term[term], gradients, strict=True):
+            for total, gradient in zip(self._totals(term), gradients, strict=True):
                 if gradient is not None:
                     total.add_(gradient)
 
-    def finish(self) -> GradientMeasurement | None:
-        """Leave the sum in `parameter.grad`; return the measurement if the terms were kept apart."""
+    def _totals(self, term: Term) -> list[torch.Tensor]:
+        if term != "diversity_gate":
+            return self._by_term[term]
+        if self._gate is None:
+            self._gate = [torch.zeros_like(parameter) for parameter in self.parameters]
+        return self._gate
+
+    def finish(self, n_prompts: int) -> GradientMeasurement | None:
+        """Leave the sum in `parameter.grad`; return the measurement if the terms were kept apart.
+
+        n_prompts: prompts of the diversity term, the even ones of which made up one half.
+        """
         if not self.separate:
             return None
         quality, even, odd = (self._by_term[term] for term in TERMS)
@@ -76,14 +95,25 @@ class GradientAccumulator:
             quality_norm,
             diversity_norm,
             gradient_cosine(_product(quality, diversity), quality_norm, diversity_norm),
-            _signal_to_noise(even, odd),
+            _signal_to_noise(even, odd, n_prompts),
+            gate_norm=math.nan if self._gate is None else _norm(self._gate),
+            distance_norm=math.nan
+            if self._gate is None
+            else _norm([whole - part for whole, part in zip(diversity, self._gate, strict=True)]),
         )
 
 
-def _signal_to_noise(even: Sequence[torch.Tensor], odd: Sequence[torch.Tensor]) -> float:
-    """Of g = even + odd, two independent halves: E⟨even, odd⟩ = ‖E g‖² / 4 and E‖even − odd‖² = tr Cov(g)."""
-    noise = _norm([one - other for one, other in zip(even, odd, strict=True)]) ** 2
-    return 4.0 * _product(even, odd) / noise if noise > 0 else math.nan
+def _signal_to_noise(even: Sequence[torch.Tensor], odd: Sequence[torch.Tensor], n_prompts: int) -> float:
+    """Of g = even + odd, the sums over the shares e and o = 1 − e of a step's independent prompts.
+
+    E⟨even, odd⟩ = e o ‖E g‖² and E‖even / e − odd / o‖² = tr Cov(g) / (e o).
+    """
+    share = (n_prompts + 1) // 2 / n_prompts
+    both = share * (1.0 - share)
+    if both == 0.0:
+        return math.nan
+    noise = _norm([one / share - two / (1.0 - share) for one, two in zip(even, odd, strict=True)]) ** 2 * both
+    return _product(even, odd) / both / noise if noise > 0 else math.nan
 
 
 def _product(ones: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> float:

@@ -34,12 +34,15 @@ from polychromic.training.checkpoint import (
 from polychromic.training.early_stopping import ValidationWatch
 from polychromic.training.finished import is_trained, write_ending
 from polychromic.training.settings import DiversitySettings, TrainingSettings
-from polychromic.training.silence import SilenceWatch
-from polychromic.training.steps import StepMaker
+from polychromic.training.silence import SilenceWatch, infinite_term
+from polychromic.training.steps import StepMaker, StepOutcome
 from polychromic.training.tracking import MetricsFile, open_trackers
 from polychromic.training.weights import after_step, controller_state, diversity_controller, restored
 
 logger = logging.getLogger(__name__)
+
+_LAST_STEPS = 10
+"""Of a baseline that stopped earlier: what stands for its quality from then on."""
 
 OnStep = Callable[[int, int, Mapping[str, float]], None]
 """Called after every step with (steps done, steps in all, metrics)."""
@@ -59,7 +62,16 @@ class ArmRun:
     diversity: DiversitySettings
     tracking: tuple[str, ...] = ()
     baseline_quality: tuple[float, ...] = ()
-    """Quality of the baseline arm at each step of this seed: what `diversity.floor_margin` is measured from."""
+    """Quality of the baseline arm at each step of this seed, nan where it was not measured: what
+    `diversity.floor_margin` is measured from."""
+    is_measured_from: bool = False
+    """Whether another arm's floor follows this one, so that it has to measure what floors speak of."""
+
+    @property
+    def measures_held_out(self) -> bool:
+        """Whether the cross-entropy of validation references is measured: only where a floor asks for it."""
+        asked = self.diversity.holds_floor or self.is_measured_from
+        return asked and self.training.signal == "references"
 
     @property
     def adapter(self) -> Path:
@@ -111,7 +123,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=run.training.learning_rate, weight_decay=run.training.weight_decay
         )
-        self.controller = diversity_controller(run.diversity)
+        self.controller = diversity_controller(run.diversity, run.training)
         self.silence = SilenceWatch(run.diversity)
         self.validation = ValidationWatch(run, self.language_model) if run.training.early_stopping else None
         self.maker = StepMaker(run, self.language_model)
@@ -135,13 +147,13 @@ class Trainer:
         torch.manual_seed(
             child_seed(self.run.experiment, self.run.arm, self.run.seed, "dropout", self.steps_done)
         )
-        outcome = self.maker.make(self.steps_done, self._batch(self.steps_done), self.controller.weight)
-        self.silence.observe(outcome)
+        outcome = self._make()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.run.training.max_gradient_norm)
         if not math.isfinite(float(norm)):
             raise TrainingError(
-                f"{self.run.arm}/seed-{self.run.seed}: the gradient is not finite at step {self.steps_done + 1}; "
-                "lower training.learning_rate or use dtype float32 (the last checkpoint is kept)"
+                f"{self.run.arm}/seed-{self.run.seed}: {infinite_term(outcome)} is not finite "
+                f"at step {self.steps_done + 1}; lower training.learning_rate or use dtype float32 (the last "
+                "checkpoint is kept)"
             )
         self.optimizer.step()
         self.controller = after_step(self.controller, outcome, self._baseline_quality())
@@ -154,6 +166,18 @@ class Trainer:
         if self.steps_done % self.run.training.checkpoint_every == 0 or self.finished:
             self.save_checkpoint()
         return metrics
+
+    def _make(self) -> StepOutcome:
+        """The step's gradient. Keeps a checkpoint where the diversity term has been silent too long, and raises."""
+        fitted = self.maker.fitted
+        outcome = self.maker.make(self.steps_done, self._batch(self.steps_done), self.controller.weight)
+        try:
+            self.silence.observe(outcome)
+        except TrainingError:
+            self.maker.fitted = fitted  # the checkpoint is of before this step
+            self.save_checkpoint()
+            raise
+        return outcome
 
     def save_adapter(self) -> None:
         """Write the adapter (the best one where early stopping chose) and how training ended."""
@@ -186,7 +210,11 @@ class Trainer:
         known = self.run.baseline_quality
         if not self.run.diversity.follows_baseline:
             return None
-        return known[self.steps_done] if self.steps_done < len(known) else statistics.fmean(known[-10:])
+        if self.steps_done < len(known):
+            return known[self.steps_done]
+        measured = [quality for quality in known if not math.isnan(quality)]
+        # Validation references are the same every time: their last figure stands for itself.
+        return statistics.fmean(measured[-1 if self.run.measures_held_out else -_LAST_STEPS :])
 
     def _set_learning_rate(self) -> None:
         factor = schedule_factor(self.run.training, self.steps_done, self.total_steps)

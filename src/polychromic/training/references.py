@@ -25,7 +25,7 @@ class ReferenceSequences:
 
 
 def reference_sequences(
-    language_model: LanguageModel, prompts: Sequence[Prompt], max_length: int
+    language_model: LanguageModel, prompts: Sequence[Prompt], max_length: int, *, split: str = "training"
 ) -> ReferenceSequences:
     """Encode every reference once. Raises DataError where nothing is left to learn from."""
     by_prompt: dict[str, list[TokenSequence]] = {}
@@ -42,7 +42,7 @@ def reference_sequences(
             by_prompt.setdefault(prompt.id, []).append(TokenSequence(tuple(example.input_ids), n_prompt))
     if not by_prompt:
         raise DataError(
-            f"training.signal is references, but none of {len(prompts)} training prompts has one that fits into "
+            f"training.signal is references, but none of {len(prompts)} {split} prompts has one that fits into "
             f"{max_length} tokens ({n_too_long} are longer); raise training.max_length or add references"
         )
     return ReferenceSequences(by_prompt, n_too_long)

@@ -56,6 +56,11 @@ class TrainingSettings(Settings):
     checkpoint_every: int = Field(default=50, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
     gradient_share_every: int = Field(default=25, ge=1)
+    validation_every: int = Field(default=10, ge=1)
+    """Where the signal is `references` and an arm holds a quality floor: how often the cross-entropy of validation
+    references, which is that quality, is measured."""
+    validation_prompts: int = Field(default=32, ge=1)
+    """How many validation prompts it is measured on."""
     max_checker_failures: float = Field(default=0.2, ge=0, le=1)
     """Share of a step's generations the checker may fail on before training stops."""
     early_stopping: EarlyStopping | None = None
@@ -77,10 +82,10 @@ class DiversitySettings(Settings):
     floor: as much diversity as keeps quality above `quality_floor`, or within `floor_margin` of the baseline arm."""
     target_share: float = Field(default=0.3, gt=0, lt=1)
     quality_floor: float | None = None
-    """Mean training reward, or minus the cross-entropy per token, that `mode: floor` holds."""
+    """Mean training reward, or minus the cross-entropy per token of validation references, that `mode: floor` holds."""
     floor_margin: float | None = Field(default=None, ge=0)
-    """How far quality may lie below the baseline arm's at the same step, on the same prompts and seed. The baseline is
-    trained first. In place of `quality_floor`."""
+    """How far quality may lie below the baseline arm's at the same step, on the same prompts and seed; in nats a token
+    where the signal is `references`. The baseline is trained first. In place of `quality_floor`."""
     objective: ObjectiveName = "coverage"
     set_size: int = Field(default=4, ge=1)
     baseline: DiversityBaselineName = "leave_one_out"
@@ -112,7 +117,12 @@ class DiversitySettings(Settings):
     @property
     def follows_baseline(self) -> bool:
         """Whether the floor is the baseline arm's own quality, so that the baseline has to be trained first."""
-        return self.weight == "auto" and self.mode == "floor" and self.floor_margin is not None
+        return self.holds_floor and self.floor_margin is not None
+
+    @property
+    def holds_floor(self) -> bool:
+        """Whether λ follows a quality floor."""
+        return self.weight == "auto" and self.mode == "floor"
 
     @property
     def is_active(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from polychromic.objective.losses import cross_entropy_loss, kl_to_reference, po
 from polychromic.records import Generation, Group, Prompt, SamplingParameters
 from polychromic.sampling.local import LocalSampler
 from polychromic.seeding import child_seed
-from polychromic.training.credit import distance_metrics
+from polychromic.training.credit import distance_metrics, gate_part, has_gate_part
 from polychromic.training.fitted import learn_from
 from polychromic.training.gradients import GradientAccumulator, GradientMeasurement, Term
 from polychromic.training.groups import (
@@ -28,6 +29,7 @@ from polychromic.training.groups import (
     require_working_checker,
     sample_groups,
 )
+from polychromic.training.held_out import HeldOutReferences
 from polychromic.training.references import ReferenceSequences, reference_sequences
 from polychromic.training.sequences import TokenSequence, answer_logprobs, micro_batches
 
@@ -45,7 +47,8 @@ class StepOutcome:
     diversity_has_signal: bool
     measurement: GradientMeasurement | None
     quality: float
-    """Mean reward, or minus the cross-entropy per token: what a quality floor speaks of."""
+    """What a quality floor speaks of: mean reward, or minus the cross-entropy of validation references per token (nan
+    on steps that do not measure it)."""
     signals: GroupSignals | None
     truncated: float
 
@@ -60,6 +63,8 @@ class SampledGroups:
     quality_PN: FloatArray
     diversity_PN: FloatArray
     diversity_score: float
+    gate_PN: FloatArray | None
+    """The part of `diversity_PN` that the quality gate is paid, where pairs are weighed by their rewards."""
 
 
 class StepMaker:
@@ -77,6 +82,7 @@ class StepMaker:
         if run.training.signal == "references":
             self.references = reference_sequences(language_model, self.prompts, run.training.max_length)
             self.prompts = [prompt for prompt in self.prompts if prompt.id in self.references.by_prompt]
+        self.held_out = HeldOutReferences(run, language_model) if run.measures_held_out else None
 
     def make(self, step: int, prompts: Sequence[Prompt], weight: float) -> StepOutcome:
         """Gradient and metrics of `step` for its prompts at diversity weight λ."""
@@ -103,7 +109,7 @@ class StepMaker:
         divergence = self._policy_gradient(sampled, accumulator, quality_scale=1.0, diversity_scale=weight)
         reward = float(np.nanmean(sampled.signals.rewards_PN))
         outcome = self._outcome(
-            accumulator.finish(), weight, quality=reward, quality_loss=-reward, sampled=sampled
+            accumulator.finish(len(prompts)), weight, quality=reward, quality_loss=-reward, sampled=sampled
         )
         if divergence is not None:
             outcome.metrics["train/kl"] = divergence
@@ -112,6 +118,7 @@ class StepMaker:
     def _from_references(
         self, step: int, prompts: Sequence[Prompt], weight: float, accumulator: GradientAccumulator
     ) -> StepOutcome:
+        held_out = self.held_out.cross_entropy(step) if self.held_out else math.nan
         cross_entropy = self._cross_entropy(prompts, accumulator)
         settings = self.run.diversity
         sampled = None
@@ -120,9 +127,16 @@ class StepMaker:
             # Sampled every m-th step, weighed m times: J keeps its meaning whatever m is.
             scale = weight * settings.every_n_steps
             self._policy_gradient(sampled, accumulator, quality_scale=0.0, diversity_scale=scale)
-        return self._outcome(
-            accumulator.finish(), weight, quality=-cross_entropy, quality_loss=cross_entropy, sampled=sampled
+        outcome = self._outcome(
+            accumulator.finish(min(len(prompts), settings.max_examples)),
+            weight,
+            quality=-held_out,
+            quality_loss=cross_entropy,
+            sampled=sampled,
         )
+        if not math.isnan(held_out):
+            outcome.metrics["validation/cross_entropy"] = held_out
+        return outcome
 
     def _sample(self, step: int, prompts: Sequence[Prompt], n: int) -> SampledGroups:
         run, settings = self.run, self.run.training
@@ -135,16 +149,18 @@ class StepMaker:
         needs_distances = run.diversity.objective in ("distance", "vendi", "logdet")
         signals = group_signals(run.task, groups, with_distances=needs_distances and run.diversity.is_active)
         quality_PN = quality_advantages(signals, settings)
-        diversity_PN, score = np.zeros_like(quality_PN), 0.0
+        diversity_PN, score, gate_PN = np.zeros_like(quality_PN), 0.0, None
         if run.diversity.is_active:
             fitted = run.diversity.baseline == "fitted"
             coefficients = self.fitted.coefficients if fitted else None
             diversity_PN, score_P = diversity_advantages(signals, run.diversity, coefficients)
             score = float(np.nanmean(score_P))
+            if has_gate_part(run.diversity):
+                gate_PN = gate_part(signals, run.diversity, coefficients)
             if fitted:
                 self.fitted = learn_from(self.fitted, groups, signals, run.diversity)
         sequences = group_sequences(self.language_model, groups)
-        return SampledGroups(groups, signals, sequences, quality_PN, diversity_PN, score)
+        return SampledGroups(groups, signals, sequences, quality_PN, diversity_PN, score, gate_PN)
 
     def _policy_gradient(
         self,
@@ -159,41 +175,50 @@ class StepMaker:
         Dropout is off: this is the sampled policy.
         """
         self.language_model.model.eval()
-        device = self.language_model.device
         n_prompts = len(sampled.groups)
-        quality_B = torch.tensor(
-            sampled.quality_PN.ravel() * quality_scale, dtype=torch.float32, device=device
-        )
-        diversity_B = torch.tensor(
-            sampled.diversity_PN.ravel() * diversity_scale, dtype=torch.float32, device=device
-        )
-        prompt_B = torch.arange(len(diversity_B), device=device) // sampled.diversity_PN.shape[1]
-        halves: dict[Term, torch.Tensor] = {
-            "diversity_even": diversity_B * (prompt_B % 2 == 0),
-            "diversity_odd": diversity_B * (prompt_B % 2 == 1),
-        }
+        credits = self._credits(sampled, quality_scale, diversity_scale, split_gate=accumulator.separate)
         kl_weight = self.run.training.kl_weight if quality_scale else 0.0
         divergence = 0.0
         rows = list(range(len(sampled.sequences)))
         if kl_weight == 0.0:
             # An advantage of zero has no gradient: such generations need no forward pass.
-            rows = ((quality_B != 0) | (diversity_B != 0)).nonzero()[:, 0].tolist()
+            rows = torch.stack(list(credits.values())).any(dim=0).nonzero()[:, 0].tolist()
         sequences = [sampled.sequences[row] for row in rows]
         for batch in micro_batches(sequences, self.run.training.micro_batch):
-            chosen = torch.tensor([rows[index] for index in batch], device=device)
+            chosen = torch.tensor([rows[index] for index in batch], device=self.language_model.device)
             members = [sequences[index] for index in batch]
             answers = answer_logprobs(self.language_model, members, temperature=self.run.training.temperature)
             logprobs_BT, mask_BT = answers.logprobs_BT, answers.mask_BT
-            quality = policy_gradient_loss(logprobs_BT, mask_BT, quality_B[chosen]) / n_prompts
+            losses: dict[Term, torch.Tensor] = {
+                term: policy_gradient_loss(logprobs_BT, mask_BT, credit_B[chosen]) / n_prompts
+                for term, credit_B in credits.items()
+            }
             if kl_weight:
                 kl = self._kl(members, logprobs_BT, mask_BT) / len(rows)
-                quality = quality + kl_weight * kl
+                losses["quality"] = losses["quality"] + kl_weight * kl
                 divergence += float(kl.detach())
-            losses: dict[Term, torch.Tensor] = {"quality": quality}
-            for term, share_B in halves.items():
-                losses[term] = policy_gradient_loss(logprobs_BT, mask_BT, share_B[chosen]) / n_prompts
             accumulator.add(losses)
         return divergence if kl_weight else None
+
+    def _credits(
+        self, sampled: SampledGroups, quality_scale: float, diversity_scale: float, *, split_gate: bool
+    ) -> dict[Term, torch.Tensor]:
+        """The scaled advantages [P·N] of each term: diversity in two halves of the prompts, and its gate's part."""
+        device = self.language_model.device
+
+        def scaled(advantages_PN: FloatArray, scale: float) -> torch.Tensor:
+            return torch.tensor(advantages_PN.ravel() * scale, dtype=torch.float32, device=device)
+
+        diversity_B = scaled(sampled.diversity_PN, diversity_scale)
+        prompt_B = torch.arange(len(diversity_B), device=device) // sampled.diversity_PN.shape[1]
+        credits: dict[Term, torch.Tensor] = {
+            "quality": scaled(sampled.quality_PN, quality_scale),
+            "diversity_even": diversity_B * (prompt_B % 2 == 0),
+            "diversity_odd": diversity_B * (prompt_B % 2 == 1),
+        }
+        if split_gate and sampled.gate_PN is not None:
+            credits["diversity_gate"] = scaled(sampled.gate_PN, diversity_scale)
+        return credits
 
     def _kl(
         self, members: Sequence[TokenSequence], logprobs_BT: torch.Tensor, mask_BT: torch.Tensor
@@ -234,18 +259,10 @@ class StepMaker:
         if sampled is not None and self.run.diversity.is_active:
             metrics |= loss_metrics(quality_loss, sampled.diversity_score, weight)
             if self.run.diversity.objective == "distance":
-                metrics |= distance_metrics(sampled.signals, self.run.diversity)
+                metrics |= distance_metrics(sampled.signals, sampled.diversity_PN, sampled.gate_PN)
             metrics["groups/diversity_signal"] = float(np.any(sampled.diversity_PN, axis=1).mean())
         if measurement is not None:
-            metrics |= {
-                "train/diversity_gradient_share": gradient_share(
-                    measurement.quality_norm, measurement.diversity_norm
-                ),
-                "train/gradient_cosine": measurement.cosine,
-                "train/quality_gradient_norm": measurement.quality_norm,
-                "train/diversity_gradient_norm": measurement.diversity_norm,
-                "train/diversity_signal_to_noise": measurement.diversity_signal_to_noise,
-            }
+            metrics |= measurement_metrics(measurement)
         return StepOutcome(
             metrics=metrics,
             diversity_weight=weight,
@@ -256,6 +273,28 @@ class StepMaker:
             signals=sampled.signals if sampled is not None else None,
             truncated=metrics.get("generation/truncated", 0.0),
         )
+
+
+def measurement_metrics(measurement: GradientMeasurement) -> dict[str, float]:
+    """Norms, shares, cosine and signal-to-noise under their names; the gate's share only where there is a gate."""
+    metrics = {
+        "train/diversity_gradient_share": gradient_share(
+            measurement.quality_norm, measurement.diversity_norm
+        ),
+        "train/gradient_cosine": measurement.cosine,
+        "train/quality_gradient_norm": measurement.quality_norm,
+        "train/diversity_gradient_norm": measurement.diversity_norm,
+        "train/diversity_signal_to_noise": measurement.diversity_signal_to_noise,
+    }
+    if not math.isnan(measurement.gate_norm):
+        metrics |= {
+            "train/diversity_gate_gradient_norm": measurement.gate_norm,
+            "train/diversity_distance_gradient_norm": measurement.distance_norm,
+            "train/diversity_gate_gradient_share": gradient_share(
+                measurement.distance_norm, measurement.gate_norm
+            ),
+        }
+    return metrics
 
 
 def loss_metrics(quality_loss: float, diversity_score: float, weight: float) -> dict[str, float]:

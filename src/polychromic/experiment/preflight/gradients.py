@@ -88,7 +88,8 @@ def probe_arm(probe: Probe, arm: Arm) -> ProbedArm:
         outcome, seconds = _timed(maker, step)
         sampled = "generation/total_tokens" in outcome.metrics
         (sampling if sampled else plain).append(seconds)
-        tokens += [outcome.metrics["generation/total_tokens"]] * sampled
+        if sampled:
+            tokens.append(outcome.metrics["generation/total_tokens"])
     return ProbedArm(
         first,
         sampling_seconds=min(sampling, default=warm_up),
@@ -116,7 +117,7 @@ def diversity_gradient_reaches_the_weights(probe: Probe) -> Finding:
         quality, diversity = probed.norms
         figures[arm.name] = share = _shares(arm, quality, diversity)
         if not diversity > 0 or not math.isfinite(diversity):
-            silent.append(f"{arm.name}: {silence_cause(probed.first)}")
+            silent.append(f"{arm.name}: {silence_cause(probed.first, arm.diversity)}")
             continue
         lines.append(
             f"{arm.name} {_at_weight(arm, share)}; λ = {share['weight_for_30_percent']:.2g} gives 30 %"
