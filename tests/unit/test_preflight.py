@@ -88,6 +88,18 @@ def test_a_checker_that_passes_everything_is_called_lenient(tmp_path):
     assert checks["checker"].figures["repeated word"] == 1.0
 
 
+def test_training_from_references_is_probed_on_plain_and_on_sampling_steps(tmp_path):
+    """A step without a diversity term samples no tokens: the probe once fell over the first one."""
+    training = SMALL["training"] | {"signal": "references"}
+    task = files_task(tmp_path, "def check(prompt, text):\n    return float('*' in text)\n")
+    evaluation = SMALL["evaluation"] | {"prompts": 8}
+    _, checks = results(small(task=task, training=training, evaluation=evaluation), tmp_path)
+    assert checks["diversity gradient"].figures["coverage"]["share"] > 0
+    # 20 steps, each third of which samples 4 prompts × 5 answers in one arm; 8 × 16 of each arm at the end.
+    tokens = checks["time and money"].figures["tokens"]
+    assert tokens == pytest.approx((7 * 4 * 5 + 2 * 8 * 16) * 8, rel=0.3)
+
+
 def test_prompts_in_training_and_test_are_named(tmp_path):
     task = files_task(tmp_path, "def check(prompt, text):\n    return 0.5\n")
     evaluation = {**SMALL["evaluation"], "prompts": 8}
