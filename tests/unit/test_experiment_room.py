@@ -70,6 +70,7 @@ def test_a_finished_run_is_reported_and_not_refused(tmp_path):
 
 def test_criteria_may_be_corrected_until_something_was_compared(tmp_path):
     folder = open_run_folder(stated(), tmp_path)
+    folder.job("baseline", 0).mkdir(parents=True)
     corrected = stated([ASKED[0] | {"relative_change": 0.001}])
     open_run_folder(corrected, tmp_path)
     assert "0.001" in folder.experiment.read_text()

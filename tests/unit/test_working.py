@@ -14,7 +14,7 @@ from polychromic import stopping
 from polychromic.errors import ConfigError, PolychromicError, StoppedError, TrainingError
 from polychromic.experiment import workers
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.folder import RunFolder, open_run_folder
+from polychromic.experiment.folder import RunFolder, open_run_folder, read_resolved
 from polychromic.experiment.jobs import Job
 from polychromic.experiment.lock import hold
 from polychromic.experiment.provenance import provenance
@@ -82,11 +82,22 @@ def test_what_a_dead_owner_left_written_holds_nothing(tmp_path, left):
 def test_a_project_that_moved_continues_its_run(tmp_path):
     before, after = experiment(tmp_path / "here"), experiment(tmp_path / "there")
     folder = open_run_folder(before, tmp_path / "runs")
+    folder.job("baseline", 0).mkdir(parents=True)
     write_json(folder.provenance, provenance(before))
     assert open_run_folder(after, tmp_path / "runs") == folder
     (tmp_path / "there" / "train.jsonl").write_text("{}\n")
     with pytest.raises(ConfigError, match=r"other settings \(task.train\)"):
         open_run_folder(after, tmp_path / "runs")
+
+
+def test_a_start_that_did_no_work_holds_nobody_to_its_settings(tmp_path):
+    """A mistyped path once asked for --fresh when it was corrected."""
+    mistyped, corrected = experiment(tmp_path / "here"), experiment(tmp_path / "there")
+    folder = open_run_folder(mistyped, tmp_path / "runs")
+    write_json(folder.provenance, {"data_sha256": {}})
+    assert open_run_folder(corrected, tmp_path / "runs") == folder
+    assert read_resolved(folder.experiment)["task"]["train"] == corrected.task.train
+    assert not folder.provenance.exists()
 
 
 def test_fresh_empties_the_folder_but_keeps_its_lock(tmp_path):

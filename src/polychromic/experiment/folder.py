@@ -62,6 +62,11 @@ class RunFolder:
         """The page."""
         return self.root / "report.html"
 
+    @property
+    def has_work(self) -> bool:
+        """Whether any arm was begun or anything compared; arms have folders, what comes before them are files."""
+        return self.comparison.exists() or any(path.is_dir() for path in self.root.iterdir())
+
     def job(self, arm: str, seed: int) -> Path:
         """Folder of one arm with one seed."""
         return self.root / arm / f"seed-{seed}"
@@ -78,7 +83,8 @@ class RunFolder:
 def open_run_folder(experiment: Experiment, out: Path, *, fresh: bool = False) -> RunFolder:
     """The folder of this experiment below `out`, made if missing.
 
-    Raises ConfigError where the folder holds a run of other settings: mixing two would make neither true.
+    Raises ConfigError where the folder holds work of other settings: mixing two would make neither true. A start
+    that was stopped before any work (a path mistyped, a check that failed) holds nobody to its settings.
     """
     folder = RunFolder(out / experiment.name)
     if fresh:
@@ -89,7 +95,11 @@ def open_run_folder(experiment: Experiment, out: Path, *, fresh: bool = False) -
         different = [
             ".".join(path) for path in _differing(old, new) if not _same_data(folder, path, old, new)
         ]
-        if different and not folder.comparison.exists() and _CRITERIA.issuperset(different):
+        if different and not folder.has_work:
+            for made_before_work in (folder.provenance, folder.preflight):
+                made_before_work.unlink(missing_ok=True)
+            write_text(folder.experiment, content)
+        elif different and not folder.comparison.exists() and _CRITERIA.issuperset(different):
             write_text(folder.experiment, content)
         elif different:
             raise ConfigError(
