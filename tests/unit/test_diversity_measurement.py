@@ -121,15 +121,41 @@ def test_a_printed_signature_can_be_read_back():
 
 def test_every_measure_passes_its_self_test():
     checks = check_measures(load_embedder("hash"))
-    assert [check.measure for check in checks] == list(DIRECTIONS)
+    clusters = [f"clusters_by_{how}" for how in ("text", "form", "embedding", "judge")]
+    assert [check.measure for check in checks] == [*DIRECTIONS, "ead_2", *clusters]
+    assert [check.measure for check in checks if not check.passed] == []
+    assert {(check.identical, check.mixed, check.different) for check in checks[-4:]} == {(1, 5, 8)}
+
+
+@pytest.mark.network
+@pytest.mark.filterwarnings("default")  # loading third-party weights may warn; the values decide
+def test_every_measure_passes_its_self_test_with_the_pinned_model(tmp_path):
+    checks = check_measures(load_embedder("minilm", cache_folder=tmp_path))
     assert [check.measure for check in checks if not check.passed] == []
 
 
 @pytest.mark.parametrize("broken", [0.0, math.nan])
-def test_the_self_test_catches_a_measure_that_fell_silent(monkeypatch, broken):
+@pytest.mark.parametrize(
+    ("module", "function", "measures"),
+    [
+        ("measurement", "rarefied_distinct_n", ["rarefied_distinct_2"]),
+        ("measurement", "distinct_n", ["distinct_1", "distinct_2", "distinct_3"]),
+        ("measurement", "self_bleu", ["self_bleu"]),
+        ("measurement", "rouge_l", ["rouge_l"]),
+        ("measurement", "compression_ratio", ["compression_ratio"]),
+        ("measurement", "n_clusters", ["distinct_texts"]),
+        ("measurement", "semantic_distance", ["semantic_distance"]),
+        ("measurement", "vendi_score_from_embeddings", ["vendi"]),
+        ("selftest", "ead", ["ead_2"]),
+        ("selftest", "cluster_by_form", ["clusters_by_form"]),
+        ("selftest", "cluster_by_embedding", ["clusters_by_embedding"]),
+        ("selftest", "cluster_by_judge", ["clusters_by_judge"]),
+    ],
+)
+def test_the_self_test_catches_each_measure_that_fell_silent(monkeypatch, module, function, measures, broken):
     # The origin of this project: a metric whose data was missing returned 0 for every group.
-    monkeypatch.setattr(measurement_module, "self_bleu", lambda *_, **__: broken)
-    assert [check.measure for check in check_measures() if not check.passed] == ["self_bleu"]
+    monkeypatch.setattr(f"polychromic.diversity.{module}.{function}", lambda *_, **__: broken)
+    assert [check.measure for check in check_measures() if not check.passed] == measures
 
 
 def test_the_self_test_catches_a_measure_that_points_the_wrong_way(monkeypatch):

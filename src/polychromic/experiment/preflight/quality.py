@@ -18,16 +18,19 @@ _NEAR = 0.02
 
 def measures_order_known_groups(probe: Probe) -> Finding:
     """Every measure puts identical, mixed and different texts in order: none is silently 0."""
-    name = probe.experiment.evaluation.embedder
-    checks = check_measures(load_embedder(name) if name else None)
+    embedder = load_embedder(probe.experiment.evaluation.embedder or "hash")
+    checks = check_measures(embedder)
     wrong = [check.measure for check in checks if not check.passed]
     if wrong:
         return Finding(
             "failed",
-            f"out of order on known groups: {', '.join(wrong)}",
+            f"out of order on known groups: {', '.join(wrong)} (embedder: {embedder.name})",
             "choose another embedder, or report the measure as broken",
         )
-    return Finding("passed", f"{len(checks)} measures order identical < mixed < different groups")
+    return Finding(
+        "passed",
+        f"{len(checks)} measures order identical < mixed < different groups, those of meaning by {embedder.name}",
+    )
 
 
 def checker_tells_good_from_bad(probe: Probe) -> Finding:
