@@ -200,7 +200,7 @@ def stream(arguments: argparse.Namespace) -> None:
     start = time.process_time()
     for done, texts in enumerate(zipf_groups(n_groups, 64, 20, seed=0), start=1):
         measure_group(texts, settings, embeddings=rng.normal(size=(64, 384)))
-        if done % (n_groups // 10) == 0:
+        if done % (n_groups // 10) == 0 or done == n_groups:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             seconds = time.process_time() - start
             print(f"{done * 64:9,d} generations  {seconds:7.1f} s  peak memory {peak:.0f} MiB", flush=True)

@@ -11,6 +11,7 @@ _TOLERANCE = (
     1e-5  # what single-precision embeddings leave of exact symmetry, unit diagonals and eigenvalues ≥ 0
 )
 
+_FEW = 32  # rows, up to which a product of two matrices was the faster
 _ROUNDING = float(np.finfo(np.float64).eps)
 _TINY = float(np.finfo(np.float64).tiny)
 
@@ -70,15 +71,17 @@ def vendi_scores(embeddings_PND: ArrayLike, q: float = 1.0) -> Floats:
 def _vendi(rows: Floats, q: float) -> Floats:
     n, d = rows.shape[-2:]
     if n <= d:
-        return _spectral_diversity(_eigenvalues(_cosines(rows)), q)
+        # A BLAS that sees a matrix times its own transpose takes longer than for two matrices, where rows are few.
+        others = rows.copy() if n <= _FEW else rows
+        return _spectral_diversity(_eigenvalues(_cosines(rows, others)), q)
     # The product of the columns has the same eigenvalues above 0, and fewer of them.
     unit = _unit(rows)
     return _spectral_diversity(_eigenvalues(np.swapaxes(unit, -1, -2) @ unit), q)
 
 
-def _cosines(rows: Floats) -> Floats:
-    """[..., N, N] cosines of all pairs of rows."""
-    products = rows @ np.swapaxes(rows, -1, -2)
+def _cosines(rows: Floats, others: Floats | None = None) -> Floats:
+    """[..., N, N] cosines of all pairs of rows; `others` are the rows again, where they lie elsewhere in memory."""
+    products = rows @ np.swapaxes(rows if others is None else others, -1, -2)
     lengths = _require_lengths(np.sqrt(np.diagonal(products, axis1=-2, axis2=-1)))
     return products / (lengths[..., :, None] * lengths[..., None, :])
 
@@ -151,16 +154,17 @@ def _spectral_diversity(eigenvalues: Floats, q: float) -> Floats:
         raise ValueError(f"q={q}: expected an order of at least 0 (inf is allowed)")
     if eigenvalues.shape[-1] == 0:
         return np.full(eigenvalues.shape[:-1], math.nan)
-    largest = eigenvalues[..., -1:]
-    if (eigenvalues[..., :1] < -_TOLERANCE * largest).any():
-        smallest = float(eigenvalues[..., 0].min())
-        raise ValueError(f"kernel is not positive semi-definite: its smallest eigenvalue is {smallest:.3g}")
+    smallest, largest = eigenvalues[..., 0], eigenvalues[..., -1]
+    if (smallest < -_TOLERANCE * largest).any():
+        raise ValueError(
+            f"kernel is not positive semi-definite: its smallest eigenvalue is {smallest.min():.3g}"
+        )
     if abs(q - 1.0) < 1e-8:  # the limit: the general form is 0/0 here
         positive = np.maximum(eigenvalues, _TINY)
         total = positive.sum(axis=-1)
         return total * np.exp(-(positive * np.log(positive)).sum(axis=-1) / total)
     # Rounding leaves tiny eigenvalues where there is none; at small q they would count as items.
-    is_kept = eigenvalues > largest * (eigenvalues.shape[-1] * _ROUNDING)
+    is_kept = eigenvalues > largest[..., None] * (eigenvalues.shape[-1] * _ROUNDING)
     kept = np.where(is_kept, eigenvalues, 0.0)
     shares = kept / kept.sum(axis=-1, keepdims=True)
     if q == math.inf:
