@@ -5,10 +5,11 @@ import shutil
 from collections import namedtuple
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from polychromic.cli import app
-from polychromic.errors import PreflightError
+from polychromic.errors import ModelError, PreflightError
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.preflight import preflight
 from polychromic.experiment.preflight.cost import _makespan
@@ -134,6 +135,14 @@ def test_a_missing_model_fails_once_and_the_other_checks_still_speak(tmp_path):
 def test_quantization_without_a_gpu_is_one_clear_line(tmp_path):
     _, checks = results(small(model={**SMALL["model"], "quantization": "nf4"}), tmp_path)
     assert "needs a CUDA device" in checks["versions and device"].result
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine can do it")
+def test_the_qwen_experiment_says_at_once_what_it_needs(tmp_path):
+    """It once asked the hub for the model, and tried again for a minute, before saying so."""
+    experiment = Experiment.from_file("experiments/qwen3-8b-replies.yaml")
+    with pytest.raises(ModelError, match=r"^model.quantization: nf4 \(QLoRA\) needs a CUDA device"):
+        run(experiment, out=tmp_path)
 
 
 def test_a_full_disk_fails(tmp_path, monkeypatch):

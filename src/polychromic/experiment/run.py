@@ -143,7 +143,14 @@ def _run_jobs(
 
 
 def _check_before_work(experiment: Experiment) -> None:
-    """What can be known before a model is loaded: data files are read, prompts counted, trackers present."""
+    """What can be known before a model is loaded: data files are read, prompts counted, quantization possible here."""
+    quantized = [
+        arm.model for arm in map(experiment.arm, experiment.arms) if arm.model.quantization != "none"
+    ]
+    if quantized:
+        from polychromic.models.loading import require_quantization_support
+
+        require_quantization_support(quantized[0])
     task = build_task(experiment.task)
     n_test = len(task.prompts(experiment.evaluation.split))
     if n_test < experiment.evaluation.prompts:

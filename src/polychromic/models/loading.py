@@ -95,11 +95,12 @@ def load_base(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedToken
     """The base model in evaluation mode with frozen weights, and its tokenizer."""
     from transformers import AutoModelForCausalLM
 
+    require_quantization_support(settings)
     tokenizer = load_tokenizer(settings)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     options: dict[str, Any] = {}
     if settings.quantization == "nf4":
-        options = {"quantization_config": _nf4_config(settings, device), "device_map": {"": 0}}
+        options = {"quantization_config": _nf4_config(settings), "device_map": {"": 0}}
     with _loading_failures(settings):
         model = AutoModelForCausalLM.from_pretrained(
             resolve_source(settings.source),
@@ -155,16 +156,20 @@ def _loading_failures(settings: ModelSettings) -> Iterator[None]:
         ) from error
 
 
-def _nf4_config(settings: ModelSettings, device: str) -> Any:
+def require_quantization_support(settings: ModelSettings) -> None:
+    """Raise ModelError where the settings ask for quantization and this machine cannot do it; nothing is fetched."""
     from importlib.util import find_spec
 
-    from transformers import BitsAndBytesConfig
-
-    if device != "cuda" or find_spec("bitsandbytes") is None:
+    if settings.quantization == "nf4" and not (torch.cuda.is_available() and find_spec("bitsandbytes")):
         raise ModelError(
             "model.quantization: nf4 (QLoRA) needs a CUDA device and the bitsandbytes package; "
-            "run on a GPU machine after `pip install polychromic[qlora]`, or set model.quantization=none"
+            "run on a GPU machine after `pip install 'polychromic[qlora]'`, or set model.quantization=none"
         )
+
+
+def _nf4_config(settings: ModelSettings) -> Any:
+    from transformers import BitsAndBytesConfig
+
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from polychromic.errors import ModelError
 from polychromic.experiment.preflight.checks import Finding
 from polychromic.experiment.preflight.probe import Probe
 from polychromic.experiment.provenance import installed_versions
@@ -19,16 +22,17 @@ def versions_and_device(probe: Probe) -> Finding:
     """Which libraries and which device the run would use; QLoRA without a GPU cannot run."""
     import torch
 
+    from polychromic.models.loading import require_quantization_support
+
     versions = installed_versions()
     named = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "peft"))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
-    quantized = [arm.name for arm in probe.trained_arms if arm.model.quantization != "none"]
-    if quantized and not torch.cuda.is_available():
-        return Finding(
-            "failed",
-            f"{named}; {device}; arm {quantized[0]} asks for quantization, which needs a CUDA device",
-            "run on a GPU machine, or set model.quantization=none",
-        )
+    for arm in probe.trained_arms:
+        try:
+            require_quantization_support(arm.model)
+        except ModelError as error:
+            problem, _, mend = str(error).partition("; ")
+            return Finding("failed", f"{named}; {device}; arm {arm.name}: {problem}", mend)
     return Finding("passed", f"{named}; {device}", figures={"versions": versions, "device": device})
 
 
@@ -55,10 +59,11 @@ def _existing(folder: Path) -> Path:
 
 
 _TRACKER_MODULES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
+_REACH_SECONDS = 5.0
 
 
 def trackers(probe: Probe) -> Finding:
-    """Whether the trackers asked for are installed; metrics.jsonl is always written."""
+    """Whether the trackers asked for are installed and their service answers; metrics.jsonl is always written."""
     asked = probe.experiment.run.tracking
     if not asked:
         return Finding("passed", "metrics.jsonl only; no tracker asked for")
@@ -69,6 +74,29 @@ def trackers(probe: Probe) -> Finding:
             f"run.tracking: {', '.join(missing)} not installed",
             f"pip install 'polychromic[{','.join(missing)}]', or leave it out",
         )
-    offline = "wandb" in asked and "WANDB_API_KEY" not in os.environ
-    note = "; wandb logs offline (no WANDB_API_KEY)" if offline else ""
-    return Finding("passed", f"{', '.join(asked)} installed{note}")
+    result = f"{', '.join(asked)} installed"
+    if "wandb" not in asked:
+        return Finding("passed", f"{result}; written on this machine")
+    return _wandb(result)
+
+
+def _wandb(result: str) -> Finding:
+    """Weights & Biases is the one tracker that needs a service."""
+    mode = os.environ.get("WANDB_MODE")
+    if mode in ("offline", "disabled") or (mode is None and "WANDB_API_KEY" not in os.environ):
+        why = f"WANDB_MODE={mode}" if mode else "no WANDB_API_KEY"
+        return Finding("passed", f"{result}; wandb logs offline ({why})")
+    if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
+        return Finding("passed", f"{result}; wandb is behind a proxy and was not tried")
+    address = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    place = urlsplit(address)
+    try:
+        port = place.port or (80 if place.scheme == "http" else 443)
+        socket.create_connection((place.hostname or "", port), timeout=_REACH_SECONDS).close()
+    except (OSError, ValueError) as error:
+        return Finding(
+            "warned",
+            f"{result}; {address} cannot be reached ({error})",
+            "set WANDB_MODE=offline and `wandb sync` later; metrics.jsonl is written either way",
+        )
+    return Finding("passed", f"{result}; {address} answers")
