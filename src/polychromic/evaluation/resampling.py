@@ -35,6 +35,15 @@ class SignFlip:
     exact: bool
 
 
+@dataclass(frozen=True, slots=True)
+class MeanDraws:
+    """Bootstrap draws [B, M] of column means, and each draw's distance from the mean in its own standard errors
+    (nan where all values drawn are equal)."""
+
+    means_BM: Floats
+    t_BM: Floats
+
+
 def sign_flip_tests(x_PM: Floats, *, n_resamples: int = 100_000, seed: int = 0) -> list[SignFlip]:
     """Test for each column whether its values over prompts are symmetric about 0; statistic |mean|.
 
@@ -87,6 +96,21 @@ def bootstrap_means(x_PM: Floats, *, n_resamples: int = 9999, seed: int = 0) -> 
     """[B, M] column means over prompts drawn with replacement; the draws of `scipy.stats.bootstrap(rng=seed)`."""
     counts = _drawn_counts(len(x_PM), n_resamples, seed)
     return np.concatenate([counts_BP.astype(np.float64) @ x_PM for counts_BP in counts]) / len(x_PM)
+
+
+def studentised_means(x_PM: Floats, *, n_resamples: int = 9999, seed: int = 0) -> MeanDraws:
+    """The draws of `bootstrap_means` with their Student's t. Source: Efron and Tibshirani 1993, section 12.5."""
+    centre_M = x_PM.mean(axis=0)
+    moved_PM = x_PM - centre_M
+    drawn = bootstrap_means(
+        np.concatenate([moved_PM, moved_PM**2], axis=1), n_resamples=n_resamples, seed=seed
+    )
+    shift_BM, square_BM = np.split(drawn, 2, axis=1)
+    variance_BM = square_BM - shift_BM**2
+    # One value drawn again and again leaves rounding noise for a variance.
+    defined_BM = variance_BM > ROUNDING * square_BM
+    error_BM = np.sqrt(np.where(defined_BM, variance_BM, 1.0) / max(len(x_PM) - 1, 1))
+    return MeanDraws(centre_M + shift_BM, np.where(defined_BM, shift_BM / error_BM, np.nan))
 
 
 def two_way_bootstrap_means(x_SPM: Floats, *, n_resamples: int = 9999, seed: int = 0) -> Floats:

@@ -20,8 +20,8 @@ from polychromic.evaluation.intervals import (
 from polychromic.evaluation.power import detectable_effect
 from polychromic.evaluation.resampling import (
     SignFlip,
-    bootstrap_means,
     sign_flip_tests,
+    studentised_means,
     two_way_bootstrap_means,
 )
 from polychromic.evaluation.rounding import without_noise
@@ -111,16 +111,20 @@ def _compare_block(
     n_seeds, _, n_metrics = x_SPM.shape
     ratio_SPM = _relative_cells(a_SPM, b_SPM)
     draws = {"n_resamples": resampling.bootstraps, "seed": resampling.seed}
-    drawn_BM = bootstrap_means(np.concatenate([x_SPM, ratio_SPM], axis=-1).mean(axis=0), **draws)
-    two_way_BM = two_way_bootstrap_means(x_SPM, **draws) if n_seeds > 1 else drawn_BM
+    drawn = studentised_means(np.concatenate([x_SPM, ratio_SPM], axis=-1).mean(axis=0), **draws)
+    of_difference, of_ratio = (
+        list(zip(drawn.means_BM.T[half], drawn.t_BM.T[half], strict=True))
+        for half in (slice(n_metrics), slice(n_metrics, None))
+    )
+    two_way_BM = two_way_bootstrap_means(x_SPM, **draws) if n_seeds > 1 else drawn.means_BM
     flips = sign_flip_tests(x_SPM.mean(axis=0), n_resamples=resampling.sign_patterns, seed=resampling.seed)
     return [
         _summary(
             a_SPM[:, :, m],
             b_SPM[:, :, m],
             flips[m],
-            _intervals(x_SPM[:, :, m], drawn_BM[:, m], two_way_BM[:, m], resampling.confidence),
-            interval_over_seeds(ratio_SPM[:, :, m], drawn_BM[:, n_metrics + m], resampling.confidence),
+            _intervals(x_SPM[:, :, m], *of_difference[m], two_way_BM[:, m], resampling.confidence),
+            interval_over_seeds(ratio_SPM[:, :, m], *of_ratio[m], resampling.confidence),
             dropped[m],
             resampling,
         )
@@ -136,10 +140,12 @@ def _relative_cells(a_SPM: Floats, b_SPM: Floats) -> Floats:
         return (a_SPM - ratio * b_SPM) / mean_b + ratio - 1.0
 
 
-def _intervals(x_SP: Floats, draws_B: Floats, two_way_B: Floats, confidence: float) -> dict[str, Interval]:
+def _intervals(
+    x_SP: Floats, draws_B: Floats, t_B: Floats, two_way_B: Floats, confidence: float
+) -> dict[str, Interval]:
     x_P = x_SP.mean(axis=0)
     return {
-        "ci": interval_over_seeds(x_SP, draws_B, confidence),
+        "ci": interval_over_seeds(x_SP, draws_B, t_B, confidence),
         "percentile": bootstrap_interval(x_P, draws_B, "percentile", confidence),
         "bca": bootstrap_interval(x_P, draws_B, "BCa", confidence),
         "two_way": bootstrap_interval(x_P, two_way_B, "percentile", confidence),
@@ -199,7 +205,7 @@ def _method(flip: SignFlip, n_seeds: int, n_informative: int, resampling: Resamp
         floor += f", and flipping {n_seeds} seeds alone could not go below {2.0 ** (1 - n_seeds):.2g}"
     return (
         f"paired by prompt; sign-flip permutation test over prompts ({patterns}); "
-        f"percentile bootstrap interval ({resampling.bootstraps:,} resamples, expanded){seeds}; {floor}"
+        f"the wider of percentile and t bootstrap interval ({resampling.bootstraps:,} resamples){seeds}; {floor}"
     )
 
 
