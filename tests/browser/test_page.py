@@ -33,6 +33,9 @@ def rows(arm, texts):
     ]  # fmt: skip
 
 
+SEEDS = (3, 5)
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     root = tmp_path_factory.mktemp("run")
@@ -41,16 +44,19 @@ def page(tmp_path_factory):
         "diverse": rows("diverse", ["nothing alike", "quite another", "0123456789", *HOSTILE]),
     }
     for arm, found in by_arm.items():
-        append_jsonl(root / arm / "seed-0" / "generations.jsonl", [row.to_json() for row in found])
-        metrics = [{"step": step, "train/reward": step / 9} for step in range(1, 9)]
-        append_jsonl(root / arm / "seed-0" / "metrics.jsonl", metrics)
-        work = {"arm": arm, "seed": 0, "stage": "train", "seconds": 90.0, "tokens": 1200, "dollars": 0.5}
+        for seed in SEEDS:
+            append_jsonl(root / arm / f"seed-{seed}" / "generations.jsonl", [row.to_json() for row in found])
+            metrics = [{"step": step, "train/reward": step / 9} for step in range(1, 9)]
+            append_jsonl(root / arm / f"seed-{seed}" / "metrics.jsonl", metrics)
+        work = {"arm": arm, "seed": 3, "stage": "train", "seconds": 90.0, "tokens": 1200, "dollars": 0.5}
         append_jsonl(root / "ledger.jsonl", [work])
-    tables = measure_arms({(arm, 0): found for arm, found in by_arm.items()}, pass_threshold=1.0)
+    tables = measure_arms(
+        {(arm, seed): found for arm, found in by_arm.items() for seed in SEEDS}, pass_threshold=1.0
+    )
     criteria = {"minimum": [Criterion("distinct_2", "higher", 0.12), Criterion("pass@2", "higher", 0.1)]}
     comparison = compare(tables, baseline="baseline", criteria=criteria, resampling=Resampling())
     return write_report(
-        root, comparison, arms=list(by_arm), seeds=[0], pass_threshold=1.0, study=Study.of(tables),
+        root, comparison, arms=list(by_arm), seeds=SEEDS, pass_threshold=1.0, study=Study.of(tables),
         prompt_texts={f"prompt {p} & <b>": f"Question {p}? {HOSTILE[p % 4]}" for p in range(8)},
     )  # fmt: skip
 
@@ -113,14 +119,14 @@ def test_search_narrows_and_order_brings_the_largest_gain_first(page, looking_at
             )
         )
         assert len(gains) == 8
-        assert gains[0] == "prompt 5 & <b>"
+        assert gains[0].startswith("prompt 5 & <b>: Question 5? ")
         seen.page.select_option("#order", label="largest loss in Pass@2")
-        assert seen.page.locator("#prompt option").last.inner_text() == "prompt 5 & <b>"
+        assert seen.page.locator("#prompt option").last.inner_text().startswith("prompt 5 & <b>")
         seen.page.fill("#search", "QUESTION 3")
-        assert seen.page.locator("#found").inner_text() == "1 of 8 prompts"
+        expect(seen.page.locator("#found")).to_have_text("1 of 8 prompts")
         assert seen.page.locator("#asked").inner_text().startswith("Question 3?")
         seen.page.fill("#search", "no such thing")
-        assert seen.page.locator("#arms").inner_text() == ""
+        expect(seen.page.locator("#arms")).to_have_text("")
         assert seen.console == []
 
 
@@ -146,12 +152,12 @@ def test_everything_can_be_reached_by_keyboard(page, looking_at):
 
 def test_what_stands_behind_a_number_is_one_hover_tap_or_tab_away(page, looking_at):
     with looking_at(page.as_uri()) as seen:
-        number = seen.page.get_by_role("button", name=re.compile("%")).first
+        number = seen.page.locator(".criteria td .number", has_text=re.compile("%")).first
         detail = seen.page.get_by_role("tooltip")
         number.hover()
         text = detail.inner_text()
         assert "8 prompts" in text
-        assert "1 training seed" in text
+        assert "2 training seeds" in text
         assert "95 % interval" in text
         assert "sign-flip permutation test" in text
         seen.page.mouse.move(0, 0)
@@ -166,6 +172,85 @@ def test_what_stands_behind_a_number_is_one_hover_tap_or_tab_away(page, looking_
         assert seen.page.get_by_role("tooltip").is_visible()
 
 
+def test_the_first_screen_answers_in_words_and_says_what_it_took(page, looking_at):
+    with looking_at(page.as_uri()) as seen:
+        verdict = seen.page.locator(".verdict").inner_text()
+        assert verdict.startswith(("Yes: ", "No: ", "Not decided: ", "It cannot be: "))
+        assert "the chance that one of 2 answers passes" in verdict
+        facts = seen.page.locator(".facts").first
+        assert facts.inner_text().startswith(
+            "8 prompts · 7 answers each · 2 training seeds · sampled at T=0.7"
+        )
+        assert "3.0 machine minutes, $1.00" in facts.inner_text()
+        facts.locator(".number", has_text="machine minutes").hover()
+        assert "baseline train 1.5" in seen.page.get_by_role("tooltip").inner_text()
+        for shown in (".verdict", ".criteria", ".facts >> nth=0"):
+            box = seen.page.locator(shown).bounding_box()
+            assert box["y"] + box["height"] < 900  # without scrolling
+
+
+def test_a_number_beyond_the_screen_tells_when_the_keyboard_scrolls_to_it(page, looking_at):
+    """The scrolling itself once closed what the focus had opened."""
+    with looking_at(page.as_uri()) as seen:
+        number = seen.page.locator("#values .number").first
+        number.evaluate("one => one.focus()")
+        seen.page.wait_for_timeout(300)
+        assert seen.page.get_by_role("tooltip").is_visible()
+        box, at = seen.page.locator("#detail").bounding_box(), number.bounding_box()
+        assert abs(box["y"] - at["y"]) < 250
+        seen.page.evaluate("scrollTo(0, 0)")
+        expect(seen.page.locator("#detail")).to_be_hidden()
+
+
+def test_every_number_of_a_prompt_says_its_seeds(page, looking_at):
+    with looking_at(page.as_uri()) as seen:
+        seen.page.locator("#values .number").first.hover()
+        assert "seed 3" in seen.page.get_by_role("tooltip").inner_text()
+        assert "seed 5" in seen.page.get_by_role("tooltip").inner_text()
+
+
+def test_a_group_pointed_at_is_marked_in_every_arm_and_has_one_colour(page, looking_at):
+    with looking_at(page.as_uri()) as seen:
+        answers = seen.page.locator(".answers > li", has_text="7*7")
+        assert answers.count() == 2  # one an arm
+        answers.first.hover()
+        marked = seen.page.locator(".answers > li.same")
+        assert marked.count() == 2
+        groups = marked.evaluate_all("all => all.map(one => [one.dataset.group, one.style.cssText])")
+        assert groups[0] == groups[1]
+        assert "--group" in groups[0][1]
+
+
+def test_on_paper_nothing_is_cut_and_what_needs_a_screen_is_left_out(page, looking_at):
+    with looking_at(page.as_uri(), width=700) as seen:
+        seen.page.emulate_media(media="print")
+        assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert not seen.page.locator(".explorer").is_visible()
+        assert seen.page.locator("figcaption").first.is_visible()
+        assert seen.page.pdf(format="A4").startswith(b"%PDF")
+
+
+def test_arms_have_one_colour_everywhere_light_and_dark(page, looking_at):
+    shades = {}
+    for scheme in ("light", "dark"):
+        with looking_at(page.as_uri(), color_scheme=scheme) as seen:
+            color = "one => getComputedStyle(one).backgroundColor"
+            swatch = seen.page.locator(".criteria .swatch").first.evaluate(color)
+            title = (
+                seen.page.locator(".arms h3")
+                .nth(1)
+                .evaluate("one => getComputedStyle(one).borderBottomColor")
+            )
+            line = seen.page.locator("#figure-pass path").evaluate_all(
+                "all => all.map(one => getComputedStyle(one).stroke)"
+            )
+            assert swatch == title
+            assert swatch in line
+            shades[scheme] = swatch
+    assert shades["light"] == "rgb(0, 114, 178)"
+    assert shades["dark"] != shades["light"]
+
+
 def test_a_prompt_is_copied_as_json(page, looking_at):
     with looking_at(page.as_uri(), permissions=["clipboard-read", "clipboard-write"]) as seen:
         seen.page.click("#copy")
@@ -173,4 +258,7 @@ def test_a_prompt_is_copied_as_json(page, looking_at):
         copied = json.loads(seen.page.evaluate("navigator.clipboard.readText()"))
     assert copied["prompt"] == "prompt 0 & <b>"
     assert set(copied["arms"]) == {"baseline", "diverse"}
-    assert "search" not in copied
+    baseline = copied["arms"]["baseline"]
+    assert len(baseline["measures"]["pass@2"]["seeds"]) == 2
+    assert sum(one["count"] for one in baseline["answers"]) == 7
+    assert {"group", "text", "count", "reward"} == set(baseline["answers"][0])

@@ -7,16 +7,22 @@ import io
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
+from unittest.mock import patch
 
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from polychromic.evaluation import Criterion, Resampling, compare, measure_arms
+from polychromic.evaluation.rendering import escape_markdown
 from polychromic.files import append_jsonl
 from polychromic.records import GenerationRow, SamplingParameters
 from polychromic.report.build import write_report
+from polychromic.report.comparison_figures import comparison_figures
 from polychromic.report.terminal import show_comparison
-from polychromic.report.work import spent, work_table
+from polychromic.report.training_figures import training_figures
+from polychromic.report.work import ArmWork, spent, work_table
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\x1b[31m"
 
@@ -81,18 +87,19 @@ def test_the_page_asks_for_nothing_and_hostile_text_stays_text(run):
     elements = Elements()
     elements.feed(page)
     assert elements.dangerous == []
-    assert elements.tags.count("script") == 4
+    assert elements.tags.count("script") == 5
     assert "alert(1)</script>" not in page
 
 
 def test_the_explorer_holds_every_answer(run):
     page = (run[0] / "report.html").read_text()
-    packed = re.search(r'id="samples" data-threshold="1.0">(.*?)</script>', page, re.DOTALL).group(1)
-    samples = json.loads(gzip.decompress(base64.b64decode(packed)))["prompts"]
-    assert len(samples) == 8
+    index, part = (
+        json.loads(gzip.decompress(base64.b64decode(re.search(pattern, page, re.DOTALL).group(1))))
+        for pattern in (r'id="samples" data-threshold="1.0">(.*?)</script>', r'class="part">(.*?)</script>')
+    )
+    assert len(index["prompts"]) == len(part) == 8
     diverse, baseline = (
-        [one for group in samples[0]["arms"][arm] for one in group["wordings"]]
-        for arm in ("diverse", "baseline")
+        [one for group in part[0][arm] for one in group["wordings"]] for arm in ("diverse", "baseline")
     )
     assert {text for text, _, _ in diverse} == {"a b", "c d", "e f", HOSTILE}
     assert sum(count for _, count, _ in baseline) == 4
@@ -119,6 +126,9 @@ def test_the_data_of_a_figure_is_what_is_drawn(run):
     drawn = [(float(row["x"]), float(row["y"])) for row in rows if row["series"] == "diverse"]
     assert [x for x, _ in drawn] == list(curve.k)
     assert [y for _, y in drawn] == pytest.approx(list(curve.mean))
+    for edge in ("low", "high"):
+        band = [float(row["y"]) for row in rows if row["series"] == f"diverse: {edge}"]
+        assert band == pytest.approx(list(getattr(curve, edge)))
     assert (root / "figures" / "pass.pdf").read_bytes().startswith(b"%PDF")
 
 
@@ -132,10 +142,80 @@ def test_shares_stand_side_by_side_and_paired_differences_are_sorted(run):
     assert len(differences) == 8
 
 
+def curves(rows_by_seed, key="train/reward"):
+    """Points of the drawn curves by series: training rows of one arm by seed."""
+    rows = {seed: [{"step": step, key: value} for step, value in of] for seed, of in rows_by_seed.items()}
+    figure = next(one for one in training_figures({"a": rows}, {"a": "#0072B2"}) if key in _keys(one))
+    drawn = {}
+    for row in csv.DictReader(io.StringIO(figure.data)):
+        drawn.setdefault(row["series"], []).append((float(row["x"]), float(row["y"])))
+    return drawn
+
+
+def _keys(figure):
+    return {
+        "train-reward": ["train/reward"],
+        "shares": ["train/diversity_gradient_share", "train/diversity_loss_share"],
+    }[figure.name]
+
+
+def test_what_is_measured_rarely_is_not_smoothed_and_seeds_keep_their_names():
+    """Gradient shares, measured every 25 steps, were once averaged over 375 of them."""
+    rare = curves({3: [(1, 0.0), (26, 1.0), (51, 0.5)]}, "train/diversity_gradient_share")
+    assert rare["a seed 3"] == [(1.0, 0.0), (26.0, 1.0), (51.0, 0.5)]
+    often = curves({7: [(step, float(step)) for step in range(1, 31)]})
+    assert often["a seed 7"][29] == (30.0, pytest.approx(23.0))  # mean of 16 … 30
+
+
+def test_the_mean_curve_holds_the_steps_that_all_seeds_have():
+    drawn = curves({0: [(1, 0.0), (2, 0.0), (3, 0.0)], 1: [(1, 1.0), (2, 1.0)], 2: []})
+    assert drawn["a"] == [(1.0, 0.5), (2.0, 0.5)]
+
+
+def test_shares_of_loss_and_gradient_have_the_same_steps_on_the_same_place():
+    rows = [{"step": step, "train/diversity_loss_share": 0.5} for step in range(1, 101)]
+    rows[0]["train/diversity_gradient_share"] = 0.0
+    with patch("polychromic.report.training_figures.draw") as draw:
+        training_figures({"a": {0: rows}}, {"a": "#0072B2"})
+    panels = Figure().subplots(1, 2)
+    draw.call_args.args[3](*panels)
+    limits = [axes.get_xlim() for axes in panels]
+    assert limits[0] == limits[1]
+    assert limits[0][1] >= 100
+
+
+def test_a_gain_points_up_where_lower_is_better(tmp_path):
+    """The axis says gain, and a fall of Self-BLEU is one."""
+    by_arm = {
+        "baseline": rows(["a b c d"] * 4),
+        "diverse": rows(["a b c d", "e f g h", "i j k l", "m n o p"]),
+    }
+    tables = measure_arms({(arm, 0): found for arm, found in by_arm.items()}, pass_threshold=1.0)
+    comparison = compare(
+        tables, baseline="baseline", criteria={"minimum": [Criterion("self_bleu", "lower", 0.1)]}
+    )
+    work = {arm: ArmWork(1.0, 2.0) for arm in by_arm}
+    figures = comparison_figures(comparison, work, {"baseline": "#767676", "diverse": "#0072B2"})
+    cost = next(one for one in figures if one.name == "cost-gain")
+    points = {row["series"]: row for row in csv.DictReader(io.StringIO(cost.data))}
+    assert cost.title == "Dollars against gain"
+    assert float(points["diverse"]["x"]) == 2.0
+    assert float(points["diverse"]["y"]) > 50
+
+
 def test_time_and_money_stand_in_the_first_lines():
     row = {"arm": "a", "stage": "train", "seconds": 240.0, "tokens": 1}
-    assert spent([{**row, "machine_seconds": 120.0, "dollars": 0.5}, row]) == "6 minutes, $0.50"
-    assert spent([{**row, "seconds": 9000.0}]) == "2.5 hours"
+    assert spent([{**row, "machine_seconds": 120.0, "dollars": 0.5}, row]) == "6.0 machine minutes, $0.50"
+    assert spent([{**row, "seconds": 9000.0}]) == "2.5 machine hours"
+    assert spent([{**row, "seconds": 38.0}]) == "38 machine seconds"
+    assert spent([]) == ""  # files made elsewhere took nothing here
+
+
+def test_the_table_of_time_adds_up_to_what_the_first_lines_say():
+    """Workers that share a machine once made its minutes count twice in the table."""
+    row = {"arm": "a", "seed": 0, "stage": "train", "seconds": 120.0, "machine_seconds": 60.0, "tokens": 5}
+    table = work_table([row, {**row, "arm": "b"}])
+    assert table[1:] == [["a", "train", "1.0", "5"], ["b", "train", "1.0", "5"], ["all", "", "2.0", "10"]]
 
 
 def test_the_verdict_stands_first_everywhere(run, capsys):
@@ -155,3 +235,29 @@ def test_a_terminal_gets_no_control_codes_from_data(run):
 def test_work_is_summed_over_seeds_and_restarts():
     ledger = [{"arm": "a", "stage": "train", "seconds": 60, "tokens": 1000}] * 2
     assert work_table(ledger)[1] == ["a", "train", "2.0", "2,000"]
+
+
+def test_report_md_holds_what_the_page_says(run):
+    root, comparison = run
+    text = (root / "report.md").read_text()
+    for part in (
+        "## Before you believe it",
+        "## What to see",
+        "## All measures at T=1",
+        "## Time and money",
+        "## How it was measured",
+        "8 prompts · 4 answers each · 1 training seed · sampled at T=1 · 1.5 machine minutes · no price stated",
+        "Figure 1. Pass@k.",
+        "Paired by prompt; sign-flip permutation test",
+        "estimator:1-C(n-c,k)/C(n,k)",
+    ):
+        assert part.replace("|", "\\|") in text, part
+    for signature in comparison.signatures.values():
+        assert escape_markdown(signature) in text
+
+
+def test_the_report_of_the_folder_one_stands_in_has_its_name(run, monkeypatch):
+    root, comparison = run
+    monkeypatch.chdir(root)
+    write_report(Path(), comparison, arms=["baseline", "diverse"], seeds=[0], pass_threshold=1.0)
+    assert f"<h1>{root.name}</h1>" in (root / "report.html").read_text()

@@ -49,7 +49,7 @@ def test_the_page_shows_curves_and_what_is_left(run, server):
     status, page = ask(server, f"/{server.token}/")
     assert status == 200
     assert "This run goes on" in page
-    assert "Reward of the sampled groups" in page
+    assert "Mean reward of the sampled groups." in page
     assert progress_table(*run)[1:] == [
         ["baseline", "0", "3", "0 of 38,400"],
         ["coverage", "0", "0", "0 of 38,400"],

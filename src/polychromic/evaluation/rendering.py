@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 
 from polychromic.evaluation.comparison import Comparison
 from polychromic.evaluation.criteria import Criterion
 from polychromic.evaluation.metrics import find_metric
 from polychromic.evaluation.outcomes import CriterionOutcome, Evidence
-from polychromic.evaluation.wording import number, signed, signed_percent
+from polychromic.evaluation.wording import estimate, number, short_p, signed, signed_percent
 
 Table = list[list[str]]
 """Rows of plain, unescaped cells, the header first."""
@@ -124,7 +123,7 @@ def _criterion_row(outcome: CriterionOutcome) -> list[str]:
         number(evidence.mean_baseline) if evidence else "–",
         number(evidence.mean_arm) if evidence else "–",
         *(_change_cells(outcome.criterion, evidence) if evidence else ("–", "–")),
-        "–" if math.isnan(outcome.p_adjusted) else f"{outcome.p_adjusted:.2g}",
+        short_p(outcome.p_adjusted),
         f"{outcome.status} (worse)" if worse else outcome.status,
     ]
 
@@ -147,7 +146,7 @@ def _mean_cell(comparison: Comparison, arm: str, metric: str) -> str:
     mean = comparison.mean(arm, metric)
     if mean is None:
         return "–"
-    return f"{mean.mean:.4g} [{mean.low:.4g}, {mean.high:.4g}]"
+    return estimate(mean.mean, mean.low, mean.high)
 
 
 def _aligned(table: Table) -> list[str]:

@@ -24,6 +24,31 @@ def number(value: float) -> str:
     return f"{value:.5g}".replace("-", "−") if math.isfinite(value) else "–"
 
 
+def estimate(mean: float, low: float, high: float) -> str:
+    """A mean with its interval, both to two digits of the interval's half-width: "0.103 [0.082, 0.124]"."""
+    places = decimal_places(low, high)
+    if places is None:
+        return f"{number(mean)} [{number(low)}, {number(high)}]"
+    return f"{_fixed(mean, places)} [{_fixed(low, places)}, {_fixed(high, places)}]"
+
+
+def decimal_places(low: float, high: float) -> int | None:
+    """Decimals that show two digits of an interval's half-width; None for an empty or unknown one."""
+    width = (high - low) / 2
+    if not (math.isfinite(width) and width > 0):
+        return None
+    return min(max(1 - math.floor(math.log10(width)), 0), 9)
+
+
+def short_p(p_value: float) -> str:
+    """A p-value for a table's cell: two digits, small ones bounded, "–" where there is none."""
+    if math.isnan(p_value):
+        return "–"
+    if p_value < 0.0001:
+        return "< 0.0001"
+    return f"{p_value:.{1 - math.floor(math.log10(p_value))}f}" if p_value < 1 else "1"
+
+
 def p_text(p_value: float) -> str:
     """ "p = 0.012", with small ones bounded and an unknown one said."""
     if math.isnan(p_value):
@@ -39,6 +64,10 @@ def listed(items: list[str]) -> str:
 def plural(count: int, noun: str) -> str:
     """ "1 seed", "3 seeds"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _fixed(value: float, places: int) -> str:
+    return f"{round(value, places) + 0.0:,.{places}f}".replace("-", "−")
 
 
 def _sign(value: float) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from polychromic.evaluation import Comparison, criteria_table, means_table, to_markdown
@@ -10,16 +12,21 @@ from polychromic.evaluation.rendering import Table, escape_markdown
 from polychromic.experiment.config import Arm, Experiment
 from polychromic.experiment.folder import RunFolder
 from polychromic.files import read_json, write_text
+from polychromic.models.sources import known_sources
+from polychromic.tasks.settings import ArithmeticSettings
 
 _LOADING = """\
 ```python
-from peft import AutoPeftModelForCausalLM
-from transformers import AutoTokenizer
+{imports}
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = AutoPeftModelForCausalLM.from_pretrained("FOLDER")  # the folder of this file
-tokenizer = AutoTokenizer.from_pretrained(model.peft_config["default"].base_model_name_or_path)
+base = {base}
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base{options}), ".")  # "." is this folder
+tokenizer = AutoTokenizer.from_pretrained(base{options})
 ```
 """
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
 def write_model_cards(experiment: Experiment, folder: RunFolder, comparison: Comparison) -> None:
@@ -58,19 +65,62 @@ def model_card(
     parts += [
         escape_markdown(f"{one.kind}: {one.text}") for one in comparison.cautions if one.arm == arm.name
     ]
-    return "\n\n".join(part.rstrip("\n") for part in [*parts, "## Loading", _LOADING]) + "\n"
+    parts += ["## Loading", _loading(arm), _sampling(experiment, arm, comparison)]
+    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 
 
 def _front_matter(arm: Arm) -> str:
+    """What a model hub reads. It refuses a base model that is not one of its own names."""
     import yaml
 
+    source = arm.model.source
     facts = {
-        "base_model": arm.model.source,
+        **({"base_model": source} if _HUB_ID.fullmatch(source) and not Path(source).exists() else {}),
         "library_name": "peft",
         "pipeline_tag": "text-generation",
         "tags": ["lora", "diversity", "polychromic"],
     }
     return f"---\n{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---"
+
+
+def _loading(arm: Arm) -> str:
+    """Code that loads the adapter wherever its base model can be had, whatever folder that lay in while training."""
+    model = arm.model
+    is_own = model.source in known_sources()
+    options = {"revision": model.revision, "trust_remote_code": model.trust_remote_code or None}
+    return _LOADING.format(
+        imports="from polychromic.models.sources import resolve_source" if is_own else "",
+        base=f"resolve_source({model.source!r})" if is_own else repr(model.source),
+        options="".join(f", {name}={value!r}" for name, value in options.items() if value is not None),
+    ).replace("```python\n\n", "```python\n")
+
+
+def _sampling(experiment: Experiment, arm: Arm, comparison: Comparison) -> str:
+    quantized = ""
+    if arm.model.quantization != "none":
+        quantized = (
+            f" The base was held in {arm.model.quantization} while training: load it so for the same answers."
+        )
+    options = arm.model.chat_template_options
+    template = f" (with {options})" if options else ""
+    return escape_markdown(
+        f"Prompts were put into the tokenizer's chat template{template} where it has one, and as they are where it has "
+        f"none; answers were sampled at {comparison.headline}, at most {experiment.evaluation.max_new_tokens} tokens."
+        + quantized
+    )
+
+
+def _data(experiment: Experiment) -> str:
+    """Where the prompts came from; the hashes of files stand beside it."""
+    task = experiment.task
+    if isinstance(task, ArithmeticSettings):
+        return (
+            f"generated with seed {task.seed}: {task.train_problems:,} training, "
+            f"{task.validation_problems:,} validation and {task.test_problems:,} test problems"
+        )
+    return ", ".join(
+        f"{split} {Path(getattr(task, split)).name}" for split in ("train", "validation", "test")
+    )
 
 
 def _training_facts(experiment: Experiment, arm: Arm, seed: int, made_of: Mapping[str, Any]) -> Table:
@@ -79,6 +129,7 @@ def _training_facts(experiment: Experiment, arm: Arm, seed: int, made_of: Mappin
     facts = {
         "base model": arm.model.source,
         "task": experiment.task.name,
+        "data": _data(experiment),
         **{f"data {name}": f"sha256 {digest}" for name, digest in made_of.get("data_sha256", {}).items()},
         **{f"weights {name}": f"sha256 {digest}" for name, digest in _weight_hashes(arm, made_of)},
         "signal": training.signal,

@@ -54,7 +54,6 @@ def run_page(experiment: Experiment, folder: RunFolder) -> str:
         PageContent(
             name=folder.root.name,
             spent=spent(ledger),
-            n_seeds=len(experiment.seeds),
             figures=[],
             curves=training_figures(training_rows(folder.root, arms, experiment.seeds), colors),
             colors=colors,

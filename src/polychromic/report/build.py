@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from polychromic.diagnosis import Diagnosis
-from polychromic.evaluation import Comparison, criteria_table, means_table, to_latex, to_markdown
-from polychromic.evaluation.rendering import escape_markdown
+from polychromic.evaluation import Comparison, criteria_table, to_latex
 from polychromic.evaluation.study import Study
 from polychromic.files import read_jsonl, write_text
 from polychromic.report.comparison_figures import comparison_figures
 from polychromic.report.drawing import Figure, arm_colors
+from polychromic.report.markdown import markdown_report
 from polychromic.report.page import PageContent, render_page
 from polychromic.report.samples import explorer_data
 from polychromic.report.training_figures import TrainingRows, training_figures
@@ -36,58 +36,32 @@ def write_report(
     """
     ledger = read_jsonl(root / "ledger.jsonl")
     colors = arm_colors(comparison.arms, comparison.baseline)
-    figures = comparison_figures(comparison, arm_work(ledger), colors)
+    figures = comparison_figures(comparison, arm_work(ledger), colors, study)
     curves = training_figures(training_rows(root, arms, seeds), colors)
     _write_figures(root / "figures", [*figures, *curves])
     page = PageContent(
-        name=root.name,
+        name=root.resolve().name,
         spent=spent(ledger),
-        n_seeds=len(seeds),
         figures=figures,
         curves=curves,
         colors=colors,
         work=work_table(ledger),
         comparison=comparison,
         diagnosis=diagnosis,
-        samples=explorer_data(root, comparison, arms, seeds[0], prompt_texts=prompt_texts or {}, study=study),
+        samples=explorer_data(root, comparison, prompt_texts=prompt_texts or {}, study=study),
         pass_threshold=pass_threshold,
     )
     write_text(root / "report.html", render_page(page))
-    write_text(root / "report.md", markdown_report(root.name, comparison, [*figures, *curves], diagnosis))
+    write_text(root / "report.md", markdown_report(page))
     write_text(root / "results.tex", to_latex(criteria_table(comparison)))
     return root / "report.html"
-
-
-def markdown_report(
-    name: str, comparison: Comparison, figures: Sequence[Figure], diagnosis: Diagnosis | None
-) -> str:
-    """Verdict, tables, warnings, figures and diagnosis as Markdown."""
-    parts = [
-        f"# {escape_markdown(name)}",
-        escape_markdown(comparison.verdict.sentence),
-        to_markdown(criteria_table(comparison)),
-        "\n".join(f"- {escape_markdown(f'{one.kind}: {one.text}')}" for one in comparison.cautions),
-        *(
-            f"![{figure.name}](figures/{figure.name}.svg)\n\n{escape_markdown(figure.caption)}"
-            for figure in figures
-        ),
-        f"## All measures at {escape_markdown(comparison.headline)} over {comparison.n_prompts} prompts",
-        to_markdown(means_table(comparison)),
-    ]
-    if diagnosis:
-        parts.append("## What the training did")
-        for arm in diagnosis.arms:
-            findings = [f"{one.kind}: {one.sentence}. To mend it: {one.mend}." for one in arm.findings]
-            lines = [*arm.summary, *(findings or ["Nothing looks wrong."])]
-            listed = "\n".join(f"- {escape_markdown(line)}" for line in lines)
-            parts.append(f"### {escape_markdown(arm.arm)}\n\n{listed}")
-    return "\n\n".join(part.rstrip("\n") for part in parts if part) + "\n"
 
 
 def training_rows(root: Path, arms: Sequence[str], seeds: Sequence[int]) -> TrainingRows:
     """What every arm and seed logged while training; empty lists where there is nothing yet."""
     return {
-        arm: [read_jsonl(root / arm / f"seed-{seed}" / "metrics.jsonl") for seed in seeds] for arm in arms
+        arm: {seed: read_jsonl(root / arm / f"seed-{seed}" / "metrics.jsonl") for seed in seeds}
+        for arm in arms
     }
 
 

@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from polychromic.evaluation import Comparison, criteria_table, find_metric, means_table
+from polychromic.evaluation import Comparison, find_metric
+from polychromic.evaluation.metrics import split_at_k
 from polychromic.evaluation.outcomes import CriterionOutcome
 from polychromic.evaluation.statistics import PairedComparison
-from polychromic.evaluation.wording import number, p_text, plural, signed, signed_percent
+from polychromic.evaluation.wording import (
+    decimal_places,
+    estimate,
+    number,
+    p_text,
+    plural,
+    short_p,
+    signed,
+    signed_percent,
+)
+from polychromic.report.measures import how_made, meaning
 
-_CHANGE, _STATUS = slice(3, 8), 8
-"""Columns of the criteria table: from the baseline's mean to p, and the status."""
+_CRITERIA_HEADER = (
+    "criterion",
+    "arm",
+    "baseline",
+    "arm's value",
+    "change",
+    "{:g} % interval",
+    "p (Holm)",
+    "status",
+)
+_GROUPS: tuple[tuple[str, str], ...] = (
+    ("quality", "Quality"),
+    ("both", "Quality and diversity together"),
+    ("diversity", "Diversity"),
+    ("length", "Length"),
+    ("fault", "Faults"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,40 +48,101 @@ class Cell:
     detail: str = ""
 
 
-def criteria_cells(comparison: Comparison) -> list[list[Cell]]:
-    """The criteria table, header first, with how every change was measured and why its status."""
-    header, *rows = criteria_table(comparison)
-    outcomes = [outcome for level in comparison.verdict.levels for outcome in level.outcomes]
+@dataclass(frozen=True, slots=True)
+class CellGroup:
+    """Rows of a table that belong together under a title."""
+
+    title: str
+    rows: list[list[Cell]]
+
+
+def criteria_header(comparison: Comparison) -> list[str]:
+    """The columns of the table of criteria."""
+    return [name.format(100 * comparison.resampling.confidence) for name in _CRITERIA_HEADER]
+
+
+def criteria_groups(comparison: Comparison) -> list[CellGroup]:
+    """The criteria level by level, with how every change was measured and why its status."""
     return [
-        [Cell(name) for name in header],
-        *(_criterion_cells(row, outcome) for row, outcome in zip(rows, outcomes, strict=True)),
+        CellGroup(
+            f"{_capital(level.name)} criteria", [_criterion_cells(comparison, one) for one in level.outcomes]
+        )
+        for level in comparison.verdict.levels
     ]
 
 
-def means_cells(comparison: Comparison) -> list[list[Cell]]:
-    """The table of means, header first, with seeds, prompts and method of every mean."""
-    header, *rows = means_table(comparison)
-    keys = dict.fromkeys(one.metric for one in comparison.means if one.sampling == comparison.headline)
+def means_groups(comparison: Comparison) -> list[CellGroup]:
+    """All means by kind of metric, what grows with k apart; behind each its seeds, prompts and method."""
+    keys = list(dict.fromkeys(one.metric for one in comparison.means if one.sampling == comparison.headline))
+    plain = [key for key in keys if split_at_k(key) is None]
+    groups = [(title, [key for key in plain if find_metric(key).kind == kind]) for kind, title in _GROUPS]
+    for curve, title in (("pass", "Pass@k"), ("distinct_correct", "Distinct correct answers among k")):
+        groups.append((title, [key for key in keys if (split_at_k(key) or ("", 0))[0] == curve]))
     return [
-        [Cell(name) for name in header],
-        *(_mean_cells(comparison, key, row) for key, row in zip(keys, rows, strict=True)),
+        CellGroup(title, [_mean_cells(comparison, key) for key in found]) for title, found in groups if found
     ]
 
 
-def _criterion_cells(row: list[str], outcome: CriterionOutcome) -> list[Cell]:
-    cells = [Cell(text) for text in row]
-    compared = outcome.evidence.comparison if outcome.evidence else None
-    if compared is not None:
-        detail = _comparison_detail(compared)
-        if outcome.evidence and outcome.evidence.margin is not None:
-            detail += f" Here p asks whether it is worse by more than the margin: {p_text(outcome.p_value)}."
-        cells[_CHANGE] = [Cell(cell.text, detail) for cell in cells[_CHANGE]]
+def _criterion_cells(comparison: Comparison, outcome: CriterionOutcome) -> list[Cell]:
+    evidence, key = outcome.evidence, outcome.criterion.metric
+    worse = outcome.worse and outcome.status == "not met"
     reasons = [outcome.sentence, outcome.would_take and f"What it would take: {outcome.would_take}"]
-    cells[_STATUS] = Cell(row[_STATUS], ". ".join(reason for reason in reasons if reason))
-    return cells
+    compared = evidence.comparison if evidence else None
+    detail = comparison_detail(compared) if compared else ""
+    if evidence and evidence.margin is not None:
+        detail += f" Here p asks whether it is worse by more than the margin: {p_text(outcome.p_value)}."
+    values = [
+        Cell(_mean_text(comparison, arm, key, value), _mean_detail(comparison, arm, key))
+        for arm, value in (
+            (comparison.baseline, evidence.mean_baseline if evidence else math.nan),
+            (outcome.arm, evidence.mean_arm if evidence else math.nan),
+        )
+    ]
+    return [
+        Cell(outcome.criterion.text, metric_detail(comparison, key)),
+        Cell(outcome.arm),
+        *values,
+        *(Cell(text, detail) for text in (*_change_texts(outcome), short_p(outcome.p_adjusted))),
+        Cell(
+            f"{outcome.status} (worse)" if worse else outcome.status,
+            ". ".join(reason for reason in reasons if reason),
+        ),
+    ]
 
 
-def _comparison_detail(found: PairedComparison) -> str:
+def _mean_text(comparison: Comparison, arm: str, key: str, value: float) -> str:
+    mean = comparison.mean(arm, key)
+    return estimate(mean.mean, mean.low, mean.high).split(" [")[0] if mean else number(value)
+
+
+def _change_texts(outcome: CriterionOutcome) -> tuple[str, str]:
+    """The change and its interval: relative, or in the metric's unit for a margin and from a baseline of 0."""
+    evidence = outcome.evidence
+    if evidence is None:
+        return "–", "–"
+    absolute = outcome.criterion.direction == "not_worse" or not evidence.mean_baseline
+    change = evidence.difference if absolute else 100 * evidence.relative
+    unit = "" if absolute else " %"
+    found = evidence.comparison
+    if found is None:
+        return f"{signed(change)}{unit}", "–"
+    ends = (
+        (found.ci_low, found.ci_high)
+        if absolute
+        else (100 * found.relative_ci_low, 100 * found.relative_ci_high)
+    )
+    texts = [f"{_signed(value, decimal_places(*ends))}{unit}" for value in (change, *ends)]
+    return texts[0], f"{texts[1]} to {texts[2]}"
+
+
+def _signed(value: float, places: int | None) -> str:
+    if places is None or not math.isfinite(value):
+        return signed(value)
+    return f"{round(value, places) + 0.0:+,.{places}f}".replace("-", "−")
+
+
+def comparison_detail(found: PairedComparison) -> str:
+    """All that stands behind a difference: interval, prompts, seeds, tests, power and method."""
     seeds = ", ".join(signed(one) for one in found.seed_differences)
     sentences = [
         f"Arm {number(found.mean_a)}, baseline {number(found.mean_b)}: {signed(found.difference)} "
@@ -72,11 +160,12 @@ def _comparison_detail(found: PairedComparison) -> str:
     return ". ".join(sentences) + "."
 
 
-def _mean_cells(comparison: Comparison, key: str, row: list[str]) -> list[Cell]:
-    cells = [Cell(row[0], _metric_detail(comparison, key))]
-    for arm, text in zip(comparison.arms, row[1:], strict=True):
+def _mean_cells(comparison: Comparison, key: str) -> list[Cell]:
+    cells = [Cell(find_metric(key).name, metric_detail(comparison, key))]
+    for arm in comparison.arms:
         mean = comparison.mean(arm, key)
-        cells.append(Cell(text, "" if mean is None else _mean_detail(comparison, arm, key)))
+        text = "–" if mean is None else estimate(mean.mean, mean.low, mean.high)
+        cells.append(Cell(text, _mean_detail(comparison, arm, key)))
     return cells
 
 
@@ -101,11 +190,12 @@ def _mean_detail(comparison: Comparison, arm: str, key: str) -> str:
     return ". ".join(sentences) + "."
 
 
-def _metric_detail(comparison: Comparison, key: str) -> str:
+def metric_detail(comparison: Comparison, key: str) -> str:
+    """What a metric says, which way is better, and how it was made."""
     metric = find_metric(key)
-    signature = comparison.signatures.get(key)
-    parts = [f"{metric.better} is better" if metric.kind != "length" else "", signature or ""]
-    return "; ".join(part for part in parts if part)
+    better = "" if metric.kind == "length" else f"{_capital(metric.better)} is better"
+    parts = [meaning(key), better, how_made(comparison, key)]
+    return ". ".join(part for part in parts if part) + "."
 
 
 def _capital(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,70 +10,99 @@ import numpy as np
 
 from polychromic.evaluation import Comparison, find_metric
 from polychromic.evaluation.frontier import MatchedGain
-from polychromic.report.drawing import Colors, Figure, draw, plain
+from polychromic.evaluation.study import Study
+from polychromic.evaluation.wording import signed
+from polychromic.report.drawing import Colors, Figure, band, draw, plain
 from polychromic.report.work import ArmWork
 
+_BANDS = (
+    "Each band holds its whole curve at once with {confidence:g} % confidence over prompts (seeds averaged). Arms "
+    "answer the same prompts, so bands may overlap where the paired difference is clear: the criteria test that."
+)
 _CURVES = (
     (
         "pass",
         "pass@k",
-        "Pass@k: the chance that one of k answers passes. A collapsed model's curve is flat. Bands hold the whole "
-        "curve with 95 % confidence over prompts.",
+        "Pass@k",
+        "The chance that at least one of k answers passes. A collapsed model's curve is flat: more answers find "
+        "nothing new.",
     ),
     (
         "distinct_correct",
         "distinct correct answers",
-        "Distinct correct answers among k: a collapsed model gives the same one again. Bands hold the whole curve with "
-        "95 % confidence over prompts.",
+        "Distinct correct answers",
+        "How many different passing answers k answers hold. A collapsed model gives the same one again.",
     ),
 )
 _FRONTIER_CAPTION = (
-    "Quality against diversity, one point a way of sampling. Vertical lines are the gain at matched quality with its "
-    "interval: from what the baseline reaches at that quality at any temperature (tick) to the arm's point. A dotted "
-    "line says that the baseline was never sampled at that quality, and its nearest point stands in."
+    "Quality against diversity, a point for each way of sampling. Vertical lines are the gain at matched quality, from "
+    "the most that the baseline reaches at that quality by any temperature (tick) to the arm's point; the broad bar is "
+    "the gain's interval, and the legend has it in numbers. A dotted line says that the baseline was never sampled at "
+    "that quality and its nearest point stands in."
 )
 _PAIRED_CAPTION = (
-    "Each prompt's difference to the baseline, sorted, with the mean (dashed) and its interval (band). A gain that a "
-    "few prompts make looks different from one that most share."
+    "Each prompt's difference to the baseline, sorted{spread}. The dashed line is their mean, the band its interval. "
+    "A gain that a few prompts make looks different from one that most share."
 )
 _COST_CAPTION = (
-    "What each arm's training and sampling cost, against what it gained over the baseline with the interval of that "
-    "gain. Up and to the left is better."
+    "What each arm's training and sampling took, all seeds together, against what it gained over the baseline, with "
+    "the gain's interval. Up and to the left is better."
 )
+_QUIET = "#999999"
 
 
-def comparison_figures(comparison: Comparison, work: Mapping[str, ArmWork], colors: Colors) -> list[Figure]:
-    """All figures for which there is data. `work` holds what each arm took."""
-    figures = []
-    for name, title, caption in _CURVES:
-        if any(curve.name == name and curve.sampling == comparison.headline for curve in comparison.curves):
-            figures.append(
-                draw(name, caption, lambda axes, n=name, t=title: _curves(axes, comparison, colors, n, t))
-            )
+def comparison_figures(
+    comparison: Comparison, work: Mapping[str, ArmWork], colors: Colors, study: Study | None = None
+) -> list[Figure]:
+    """All figures for which there is data. `work` holds what each arm took; `study` adds the spread of seeds."""
+    bands = [_BANDS.format(confidence=100 * comparison.resampling.confidence), "Bands as for pass@k."]
+    figures = [
+        draw(
+            name,
+            title,
+            f"{caption} {bands[number]}",
+            lambda axes, n=name, t=label: _curves(axes, comparison, colors, n, t),
+        )
+        for number, (name, label, title, caption) in enumerate(_CURVES)
+        if any(curve.name == name and curve.sampling == comparison.headline for curve in comparison.curves)
+    ]
     if comparison.frontier:
-        figures.append(draw("frontier", _FRONTIER_CAPTION, lambda axes: _frontier(axes, comparison, colors)))
-    if comparison.scrutiny:
+        title = "Diversity at the same quality"
         figures.append(
-            draw("paired-differences", _PAIRED_CAPTION, lambda axes: _paired(axes, comparison, colors))
+            draw("frontier", title, _FRONTIER_CAPTION, lambda axes: _frontier(axes, comparison, colors))
+        )
+    if comparison.scrutiny:
+        spread = (
+            " (thin lines: from its lowest to its highest seed)" if _has_spread(comparison, study) else ""
+        )
+        caption = _PAIRED_CAPTION.format(spread=spread)
+        figures.append(
+            draw(
+                "paired-differences",
+                "Prompt by prompt",
+                caption,
+                lambda axes: _paired(axes, comparison, colors, study),
+            )
         )
         if comparison.scrutiny[0].arm in work:
+            priced = all(one.dollars is not None for one in work.values())
+            title = f"{'Dollars' if priced else 'Machine time'} against gain"
             figures.append(
-                draw("cost-gain", _COST_CAPTION, lambda axes: _cost(axes, comparison, work, colors))
+                draw("cost-gain", title, _COST_CAPTION, lambda axes: _cost(axes, comparison, work, colors))
             )
     return figures
 
 
-def _curves(axes: Any, comparison: Comparison, colors: Colors, name: str, title: str) -> None:
+def _curves(axes: Any, comparison: Comparison, colors: Colors, name: str, label: str) -> None:
     for one in comparison.curves:
         if one.name == name and one.sampling == comparison.headline:
-            axes.plot(one.curve.k, one.curve.mean, color=colors[one.arm], label=plain(one.arm))
-            axes.fill_between(
-                one.curve.k, one.curve.low, one.curve.high, color=colors[one.arm], alpha=0.15, lw=0
-            )
+            curve, color = one.curve, colors[one.arm]
+            axes.plot(curve.k, curve.mean, color=color, label=plain(one.arm))
+            band(axes, curve.k, curve.low, curve.high, color, one.arm)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.set(xlabel="k answers", ylabel=title)
-    axes.legend()
+    axes.set(xlabel="k answers", ylabel=label)
+    axes.legend(loc="upper left")
 
 
 def _frontier(axes: Any, comparison: Comparison, colors: Colors) -> None:
@@ -83,16 +113,32 @@ def _frontier(axes: Any, comparison: Comparison, colors: Colors) -> None:
             for label in dict.fromkeys(one.sampling for one in comparison.means if one.arm == arm)
             if (x := comparison.mean(arm, quality, label)) and (y := comparison.mean(arm, metric, label))
         )
-        axes.plot(
-            [x for x, _, _ in known], [y for _, y, _ in known], "o-", color=colors[arm], label=plain(arm)
-        )
+        xs, ys, _ = zip(*known, strict=True) if known else ((), (), ())
+        label = plain(f"{arm}{_gain_text(comparison, arm, metric, quality)}")
+        axes.plot(xs, ys, "o-", color=colors[arm], label=label, gid=arm)
+        # The baseline's words stand below its points, where no line of a gain ends.
+        offset, below = ((-4, -5), "top") if arm == comparison.baseline else ((5, 4), "bottom")
         for x, y, label in known:
-            axes.annotate(label, (x, y), textcoords="offset points", xytext=(5, 4), fontsize=8)
+            side = "right" if below == "top" else "left"
+            axes.annotate(
+                plain(label), (x, y), textcoords="offset points", xytext=offset, fontsize=8, ha=side, va=below
+            )
     for gain in comparison.frontier:
         if gain.metric == metric and gain.quality_metric == quality:
             _matched_gain(axes, gain, colors[gain.arm])
+    axes.margins(0.12)
     axes.set(xlabel=find_metric(quality).name, ylabel=find_metric(metric).name)
-    axes.legend()
+    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), borderpad=0.0)
+
+
+def _gain_text(comparison: Comparison, arm: str, metric: str, quality: str) -> str:
+    """What the legend says of an arm's gain at the headline way of sampling."""
+    wanted = (arm, comparison.headline, metric, quality)
+    for one in comparison.frontier:
+        if (one.arm, one.sampling, one.metric, one.quality_metric) == wanted:
+            gain, low, high = (signed(value) for value in (one.gain, one.low, one.high))
+            return f": {gain} [{low}, {high}] at {one.sampling}"
+    return ""
 
 
 def _matched_gain(axes: Any, gain: MatchedGain, color: str) -> None:
@@ -101,53 +147,87 @@ def _matched_gain(axes: Any, gain: MatchedGain, color: str) -> None:
     style = "-" if gain.position == "within" else ":"
     x, reach = gain.quality, gain.baseline_diversity
     sign = find_metric(gain.metric).sign
-    axes.plot([x, x], [reach, gain.diversity], ls=style, color=color, lw=1, alpha=0.8, gid=label)
+    axes.plot([x, x], [reach, gain.diversity], ls=style, color=color, lw=1.2, alpha=0.9, gid=label)
     axes.plot([x], [reach], marker="_", ms=9, color=color, gid=f"{label}: the baseline's reach")
     interval = [reach + sign * gain.low, reach + sign * gain.high]
     axes.plot(
-        [x, x], interval, color=color, lw=4, alpha=0.25, solid_capstyle="butt", gid=f"{label}: interval"
+        [x, x], interval, color=color, lw=5, alpha=0.25, solid_capstyle="butt", gid=f"{label}: interval"
     )
 
 
-def _paired(axes: Any, comparison: Comparison, colors: Colors) -> None:
+def _paired(axes: Any, comparison: Comparison, colors: Colors, study: Study | None) -> None:
     """Of the first criterion's metric."""
     metric = comparison.scrutiny[0].metric
     for one in comparison.scrutiny:
         if one.metric != metric:
             continue
-        differences = np.sort(np.array(one.differences, dtype=float))
-        differences = differences[~np.isnan(differences)]
-        prompts = np.arange(1, len(differences) + 1)
-        axes.plot(prompts, differences, color=colors[one.arm], label=plain(one.arm))
-        if len(differences):
-            axes.axhline(differences.mean(), color=colors[one.arm], ls="--", lw=1, gid=f"{one.arm} mean")
+        values = np.array(one.differences, dtype=float)
+        order = np.argsort(values, kind="stable")
+        order = order[~np.isnan(values[order])]
+        prompts, color = np.arange(1, len(order) + 1), colors[one.arm]
+        spread = _seed_spread(comparison, study, one.arm, metric)
+        if spread is not None:
+            low, high = spread[0][order], spread[1][order]
+            axes.vlines(prompts, low, high, color=color, alpha=0.25, lw=0.7)
+            for word, edge in (("lowest", low), ("highest", high)):
+                axes.plot(prompts, edge, visible=False, gid=f"{one.arm}: {word} seed")
+        axes.plot(prompts, values[order], color=color, label=plain(one.arm))
+        if len(order):
+            axes.axhline(values[order].mean(), color=color, ls="--", lw=1, gid=f"{one.arm} mean")
         contrast = comparison.contrast(one.arm, metric)
         if contrast is not None:
-            axes.axhspan(contrast.ci_low, contrast.ci_high, color=colors[one.arm], alpha=0.15, lw=0)
-    axes.axhline(0.0, color="#999999", lw=0.8, gid="zero")
-    axes.set(xlabel="prompts, sorted", ylabel=f"{find_metric(metric).name}: arm − baseline")
-    axes.legend()
+            ends = [contrast.ci_low] * 2, [contrast.ci_high] * 2
+            band(axes, [0, len(order) + 1], *ends, color, f"{one.arm} mean")
+    axes.axhline(0.0, color=_QUIET, lw=0.8, gid="zero")
+    axes.set(xlabel="prompts, sorted", ylabel=f"{find_metric(metric).name}:\narm − baseline")
+    axes.legend(loc="upper left")
+
+
+def _has_spread(comparison: Comparison, study: Study | None) -> bool:
+    metric = comparison.scrutiny[0].metric
+    return any(_seed_spread(comparison, study, one.arm, metric) is not None for one in comparison.scrutiny)
+
+
+def _seed_spread(
+    comparison: Comparison, study: Study | None, arm: str, metric: str
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """[P] lowest and highest difference of any seed; None with one seed, or where values by seed are not known."""
+    pair = study and study.pair(arm, comparison.baseline, comparison.headline, metric)
+    if not pair or len(pair[0]) < 2:
+        return None
+    differences = pair[0] - pair[1]
+    return differences.min(axis=0), differences.max(axis=0)
 
 
 def _cost(axes: Any, comparison: Comparison, work: Mapping[str, ArmWork], colors: Colors) -> None:
-    """The gain of the first criterion's metric: relative where the baseline is not zero."""
-    metric = comparison.scrutiny[0].metric
+    """The gain of the first criterion's metric, up where it is better: relative unless the baseline is at zero."""
+    metric = find_metric(comparison.scrutiny[0].metric)
     priced = all(one.dollars is not None for one in work.values())
-    base = work.get(comparison.baseline)
-    if base is not None:
-        at = base.dollars if priced else base.minutes
-        axes.plot([at], [0.0], "o", color=colors[comparison.baseline], label=plain(comparison.baseline))
-    for arm in comparison.arms:
-        contrast = comparison.contrast(arm, metric) if arm != comparison.baseline else None
-        if contrast is None or arm not in work:
-            continue
+    found = {
+        arm: contrast
+        for arm in comparison.arms
+        if arm != comparison.baseline and arm in work and (contrast := comparison.contrast(arm, metric.key))
+    }
+    relative = all(math.isfinite(one.relative_difference) for one in found.values())
+
+    def show(arm: str, gain: float) -> float | None:
         at = work[arm].dollars if priced else work[arm].minutes
-        low, high = 100 * contrast.relative_ci_low, 100 * contrast.relative_ci_high
-        axes.plot([at], [100 * contrast.relative_difference], "o", color=colors[arm], label=plain(arm))
-        axes.plot([at, at], [low, high], color=colors[arm], lw=2, alpha=0.5, gid=f"{arm}: interval")
-    axes.axhline(0.0, color="#999999", lw=0.8, gid="zero")
+        axes.plot([at], [gain], "o", color=colors[arm], label=plain(arm))
+        return at
+
+    if comparison.baseline in work:
+        show(comparison.baseline, 0.0)
+    for arm, one in found.items():
+        values = [one.difference, one.ci_low, one.ci_high]
+        if relative:
+            shares = [one.relative_difference, one.relative_ci_low, one.relative_ci_high]
+            values = [100 * share for share in shares]
+        gain, *ends = (metric.sign * value for value in values)
+        at = show(arm, gain)
+        axes.plot([at, at], ends, color=colors[arm], lw=2, alpha=0.5, gid=f"{arm}: interval")
+    axes.axhline(0.0, color=_QUIET, lw=0.8, gid="zero")
     axes.margins(0.15)
-    axes.set(
-        xlabel="dollars" if priced else "machine minutes", ylabel=f"{find_metric(metric).name}: gain (%)"
-    )
-    axes.legend()
+    axes.set_xlim(left=0.0)
+    unit = " (%)" if relative else ""
+    axes.set(xlabel="dollars" if priced else "machine minutes", ylabel=f"{metric.name}: gain{unit}")
+    axes.legend(loc="upper left")

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Okabe and Ito's colour-blind-safe palette; the baseline comes first and is grey.
+# Okabe and Ito's colour-blind-safe palette; the baseline comes first and is grey. The page's style sheet has a lighter
+# shade of each for a dark page, under the variable --c-HEX.
 _BASELINE_COLOR = "#767676"
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 # Near black on paper; in the page it becomes the text's own colour, so that a dark page has light axes.
@@ -17,6 +18,7 @@ _INK = "#010203"
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "polychromic",
+    "pdf.fonttype": 42,  # TrueType: journals refuse Type 3 fonts
     "font.family": "sans-serif",
     "font.size": 10,
     "text.color": _INK,
@@ -33,15 +35,17 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
 }
 _REFERENCE = re.compile(r'(\bid="|href="#|url\(#)')
+_PALETTE = re.compile("|".join([_BASELINE_COLOR, *_COLORS]), re.IGNORECASE)
 Colors = Mapping[str, str]
 """A colour for every arm."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A figure with the caption that says what to see in it."""
+    """A figure with its title and the caption that says what to see in it."""
 
     name: str
+    title: str
     caption: str
     svg: str
     pdf: bytes
@@ -55,7 +59,7 @@ def arm_colors(arms: Sequence[str], baseline: str) -> dict[str, str]:
     return {baseline: _BASELINE_COLOR} | {arm: _COLORS[i % len(_COLORS)] for i, arm in enumerate(others)}
 
 
-def draw(name: str, caption: str, paint: Callable[..., None], *, panels: int = 1) -> Figure:
+def draw(name: str, title: str, caption: str, paint: Callable[..., None], *, panels: int = 1) -> Figure:
     """Let `paint` fill the axes of one or more panels side by side."""
     import matplotlib as mpl
     from matplotlib.backends.backend_pdf import FigureCanvasPdf
@@ -72,13 +76,27 @@ def draw(name: str, caption: str, paint: Callable[..., None], *, panels: int = 1
         pdf = io.BytesIO()
         FigureCanvasPdf(figure).print_pdf(pdf, metadata={"CreationDate": None, "Creator": "polychromic"})
     text = svg.getvalue()
-    return Figure(name, caption, text[text.index("<svg") :], pdf.getvalue(), _drawn_data(axes))
+    return Figure(name, title, caption, text[text.index("<svg") :], pdf.getvalue(), _drawn_data(axes))
 
 
 def in_page(figure: Figure) -> str:
     """The SVG as part of a page: ids of its own, axes and text in the colour of the text around it, light or dark."""
-    svg = figure.svg.replace(_INK, "currentColor")
+    svg = _PALETTE.sub(lambda found: page_color(found[0]), figure.svg.replace(_INK, "currentColor"))
     return _REFERENCE.sub(lambda found: f"{found[1]}{figure.name}-", svg)
+
+
+def page_color(color: str) -> str:
+    """A colour of the palette as CSS that a dark page may lighten."""
+    return f"var(--c-{color[1:].upper()},{color})"
+
+
+def band(
+    axes: Any, x: Sequence[float], low: Sequence[float], high: Sequence[float], color: str, name: str
+) -> None:
+    """Fill between two curves, whose edges stand in the figure's data as `name: low` and `name: high`."""
+    axes.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
+    for edge, values in (("low", low), ("high", high)):
+        axes.plot(x, values, color=color, visible=False, gid=f"{name}: {edge}")
 
 
 def plain(text: str) -> str:

@@ -9,9 +9,12 @@ from typing import Any
 from polychromic.diagnosis import Diagnosis
 from polychromic.evaluation import Comparison
 from polychromic.files import strict_json
-from polychromic.report.cells import criteria_cells, means_cells
-from polychromic.report.drawing import Figure, in_page
-from polychromic.report.samples import packed
+from polychromic.report.cells import criteria_groups, criteria_header, means_groups
+from polychromic.report.drawing import Figure, in_page, page_color
+from polychromic.report.measures import signatures
+from polychromic.report.opening import facts, no_cautions, plain_verdict
+from polychromic.report.samples import answers_a_prompt, packed_parts
+from polychromic.report.training_figures import CURVES_NOTE
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,6 @@ class PageContent:
 
     name: str
     spent: str
-    n_seeds: int
     figures: Sequence[Figure]
     """What the evaluation found."""
     curves: Sequence[Figure]
@@ -40,26 +42,39 @@ class PageContent:
 def render_page(content: PageContent) -> str:
     """The page as HTML. The same content gives the same text."""
     comparison = content.comparison
+    numbered = _embedded([*content.figures, *content.curves])
+    n_answers = answers_a_prompt(content.samples) if content.samples else ""
+    samples, parts = packed_parts(content.samples) if content.samples else ("", [])
     return (
         _environment()
         .get_template("report.html.j2")
         .render(
             page=content,
             comparison=comparison,
-            criteria=criteria_cells(comparison) if comparison else [],
-            means=means_cells(comparison) if comparison else [],
-            figures=_embedded(content.figures),
-            curves=_embedded(content.curves),
+            verdict=plain_verdict(comparison) if comparison else [],
+            facts=facts(comparison, n_answers=n_answers, spent=content.spent, work=content.work)
+            if comparison
+            else [],
+            criteria_header=criteria_header(comparison) if comparison else [],
+            criteria=criteria_groups(comparison) if comparison else [],
+            means=means_groups(comparison) if comparison else [],
+            signatures=signatures(comparison) if comparison else {},
+            figures=numbered[: len(content.figures)],
+            curves=numbered[len(content.figures) :],
+            curves_note=CURVES_NOTE,
+            no_cautions=no_cautions(comparison) if comparison else "",
             diagnosis=content.diagnosis.arms if content.diagnosis else (),
-            colors=_script_json(content.colors),
-            samples=packed(content.samples) if content.samples else "",
+            arm_colors={arm: page_color(color) for arm, color in content.colors.items()},
+            colors=_script_json({arm: page_color(color) for arm, color in content.colors.items()}),
+            samples=samples,
+            parts=parts,
         )
     )
 
 
-def _embedded(figures: Sequence[Figure]) -> list[tuple[str, Any]]:
-    """Caption and markup of each figure."""
-    return [(figure.caption, _trusted(in_page(figure))) for figure in figures]
+def _embedded(figures: Sequence[Figure]) -> list[tuple[int, Figure, Any]]:
+    """Number, figure and markup of each."""
+    return [(number, figure, _trusted(in_page(figure))) for number, figure in enumerate(figures, start=1)]
 
 
 def _script_json(value: Any) -> Any:

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from polychromic.evaluation import Comparison, find_metric
 from polychromic.evaluation.collect import read_generations
 from polychromic.evaluation.study import Study
@@ -18,6 +20,8 @@ from polychromic.records import GenerationRow
 
 _ALIKE = 85.0
 """Two texts are near-duplicates from this share (in %) of equal characters on (rapidfuzz ratio), case aside."""
+
+_PROMPTS_A_PART = 50
 
 _SHOWN_METRICS = (
     "pass@1", "reward", "judge", "distinct_correct", "rarefied_distinct_2", "distinct_2", "self_bleu",
@@ -29,23 +33,22 @@ Answers = Mapping[str, Sequence[GenerationRow]]
 
 
 def explorer_data(
-    root: Path,
-    comparison: Comparison,
-    arms: Sequence[str],
-    seed: int,
-    *,
-    prompt_texts: Mapping[str, str],
-    study: Study | None,
+    root: Path, comparison: Comparison, *, prompt_texts: Mapping[str, str], study: Study | None
 ) -> dict[str, Any]:
-    """All that the sample explorer needs: metrics, and for every prompt its text, values by arm and answer groups."""
+    """All that the sample explorer needs: metrics, and for every prompt its text, values by arm and answer groups.
+
+    Answers are those of each arm's first seed, values those of all its seeds.
+    """
+    shown_seeds = {arm: comparison.seeds[arm][0] for arm in comparison.arms}
     by_prompt: dict[str, dict[str, list[GenerationRow]]] = {}
-    for arm in arms:
+    for arm, seed in shown_seeds.items():
         for row in read_generations(root / arm / f"seed-{seed}" / "generations.jsonl"):
             if row.sampling.label == comparison.headline:
                 by_prompt.setdefault(row.prompt_id, {}).setdefault(arm, []).append(row)
     metrics, values = _values(comparison, study)
     return {
         "baseline": comparison.baseline,
+        "seeds": comparison.seeds,
         "metrics": metrics,
         "prompts": [
             {
@@ -57,6 +60,18 @@ def explorer_data(
             for prompt, answers in by_prompt.items()
         ],
     }
+
+
+def answers_a_prompt(samples: Mapping[str, Any]) -> str:
+    """How many answers a prompt has in an arm, such as "64", or "60 to 64" where they differ."""
+    counts = {
+        sum(count for group in groups for _, count, _ in group["wordings"])
+        for prompt in samples["prompts"]
+        for groups in prompt["arms"].values()
+    }
+    if not counts:
+        return ""
+    return f"{min(counts):,}" if len(counts) == 1 else f"{min(counts):,} to {max(counts):,}"
 
 
 def answer_groups(answers: Answers) -> dict[str, list[dict[str, Any]]]:
@@ -78,8 +93,20 @@ def answer_groups(answers: Answers) -> dict[str, list[dict[str, Any]]]:
     return grouped
 
 
+def packed_parts(data: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """The explorer's data as the page holds it: all but the answers, and the answers in parts of some prompts each.
+
+    A page that opens unpacks the first and one of the parts; a search unpacks them all.
+    """
+    prompts = data["prompts"]
+    bare = [{key: value for key, value in prompt.items() if key != "arms"} for prompt in prompts]
+    arms = [prompt["arms"] for prompt in prompts]
+    parts = [arms[start : start + _PROMPTS_A_PART] for start in range(0, len(arms), _PROMPTS_A_PART)]
+    return packed({**data, "prompts": bare, "per_part": _PROMPTS_A_PART}), [packed(part) for part in parts]
+
+
 def packed(value: Any) -> str:
-    """JSON, compressed and in base64: the page unpacks it when it opens."""
+    """JSON, compressed and in base64: the page's script unpacks it."""
     return base64.b64encode(gzip.compress(strict_json(value).encode(), compresslevel=9, mtime=0)).decode(
         "ascii"
     )
@@ -120,8 +147,9 @@ def _best(wordings: Sequence[Sequence[Any]]) -> float:
 
 def _values(
     comparison: Comparison, study: Study | None
-) -> tuple[list[dict[str, Any]], dict[str, dict[str, list[float | None]]]]:
-    """The metrics shown with a prompt, and each prompt's values by arm (seeds averaged, None where undefined)."""
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, list[list[float | None]]]]]:
+    """The metrics shown with a prompt, and each prompt's values by arm: for every metric the mean, then each seed's
+    where there are several (None where undefined)."""
     if study is None:
         return [], {}
     stated = [one.metric for one in comparison.scrutiny]
@@ -134,13 +162,18 @@ def _values(
         {"key": key, "name": find_metric(key).name, "sign": find_metric(key).sign, "stated": key in stated}
         for key in keys
     ]
-    values: dict[str, dict[str, list[float | None]]] = {prompt: {} for prompt in study.prompts}
+    values: dict[str, dict[str, list[list[float | None]]]] = {prompt: {} for prompt in study.prompts}
     for arm in comparison.arms:
         cells = [study.cells(arm, comparison.headline, key) for key in keys]
-        means = [one.mean(axis=0).tolist() for one in cells if one is not None]
+        columns = [_with_mean(one) for one in cells if one is not None]
         for index, prompt in enumerate(study.prompts):
-            values[prompt][arm] = [_short(column[index]) for column in means]
+            values[prompt][arm] = [[_short(value) for value in column[:, index]] for column in columns]
     return metrics, values
+
+
+def _with_mean(cells_SP: np.ndarray) -> np.ndarray:
+    """[1 + S, P] the mean above the seeds, [1, P] for one seed."""
+    return np.vstack([cells_SP.mean(axis=0), cells_SP]) if len(cells_SP) > 1 else cells_SP
 
 
 def _short(value: float) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,29 +26,31 @@ def arm_work(ledger: LedgerRows) -> dict[str, ArmWork]:
 
 
 def spent(ledger: LedgerRows) -> str:
-    """Time and money of the whole run in words."""
+    """Time and money of the whole run in words; empty where nothing was spent here, as on files made elsewhere."""
+    if not ledger:
+        return ""
     minutes, dollars = _minutes(ledger), _dollars(ledger)
     price = "" if dollars is None else f", ${dollars:.2f}"
-    return f"{minutes:.0f} minutes{price}" if minutes < 120 else f"{minutes / 60:.1f} hours{price}"
+    if minutes < 1:
+        return f"{60 * minutes:.0f} machine seconds{price}"
+    if minutes < 120:
+        return f"{minutes:.{0 if minutes >= 10 else 1}f} machine minutes{price}"
+    return f"{minutes / 60:.1f} machine hours{price}"
 
 
 def work_table(ledger: LedgerRows) -> list[list[str]]:
-    """Job minutes, tokens, and dollars where there is a price, by arm and stage; the header first."""
-    minutes: defaultdict[tuple[str, str], float] = defaultdict(float)
-    tokens: defaultdict[tuple[str, str], int] = defaultdict(int)
-    dollars: defaultdict[tuple[str, str], float] = defaultdict(float)
-    for row in ledger:
-        key = (row["arm"], row["stage"])
-        minutes[key] += row["seconds"] / 60
-        tokens[key] += row["tokens"]
-        dollars[key] += row.get("dollars") or 0.0
+    """Machine minutes, tokens, and dollars where there is a price, by arm and stage; the header first, the sum last."""
+    stages = dict.fromkeys((row["arm"], row["stage"]) for row in ledger)
+    by_stage = {key: [row for row in ledger if (row["arm"], row["stage"]) == key] for key in stages}
     priced = _dollars(ledger) is not None
-    rows = [
-        [arm, stage, f"{minutes[arm, stage]:.1f}", f"{tokens[arm, stage]:,}"]
-        + ([f"{dollars[arm, stage]:.2f}"] if priced else [])
-        for arm, stage in minutes
-    ]
-    return [["arm", "stage", "minutes", "tokens sampled"] + (["dollars"] if priced else []), *rows]
+    header = ["arm", "stage", "machine minutes", "tokens sampled"] + (["dollars"] if priced else [])
+    rows = [[arm, stage, *_sums(found, priced)] for (arm, stage), found in by_stage.items()]
+    return [header, *rows, *([["all", "", *_sums(ledger, priced)]] if len(rows) > 1 else [])]
+
+
+def _sums(rows: LedgerRows, priced: bool) -> list[str]:
+    tokens = sum(row["tokens"] for row in rows)
+    return [f"{_minutes(rows):.1f}", f"{tokens:,}", *([f"{_dollars(rows) or 0.0:.2f}"] if priced else [])]
 
 
 def _minutes(ledger: LedgerRows) -> float:

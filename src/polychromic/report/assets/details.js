@@ -10,7 +10,11 @@
     box.textContent = number.dataset.detail;
     box.hidden = false;
     number.setAttribute("aria-describedby", "detail");
-    const at = number.getBoundingClientRect(), size = box.getBoundingClientRect();
+    place();
+  }
+
+  function place() {
+    const at = owner.getBoundingClientRect(), size = box.getBoundingClientRect();
     const below = at.bottom + 6 + size.height <= innerHeight;
     box.style.left = Math.max(8, Math.min(at.left, innerWidth - size.width - 8)) + "px";
     box.style.top = (below ? at.bottom + 6 : Math.max(8, at.top - size.height - 6)) + "px";
@@ -28,5 +32,10 @@
   document.addEventListener("pointerout", event => { if (numberAt(event) === owner && document.activeElement !== owner) hide(); });
   document.addEventListener("focusout", event => { if (numberAt(event)) hide(); });
   document.addEventListener("keydown", event => { if (event.key === "Escape") hide(); });
-  document.addEventListener("scroll", hide, { capture: true, passive: true });
+  // Going to a number by keyboard may scroll it into view: the box goes along, and ends where its number leaves the screen.
+  document.addEventListener("scroll", () => {
+    if (!owner) return;
+    const at = owner.getBoundingClientRect();
+    if (at.bottom < 0 || at.top > innerHeight) hide(); else place();
+  }, { capture: true, passive: true });
 })();

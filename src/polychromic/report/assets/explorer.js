@@ -5,9 +5,11 @@
   const node = (tag, text, name) => { const made = document.createElement(tag); made.textContent = text; if (name) made.className = name; return made; };
   const colors = JSON.parse(byId("colors").textContent);
   const threshold = Number(byId("samples").dataset.threshold);
-  const HUES = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a6d3b", "#7b3f8c"];
-  let data = { metrics: [], prompts: [], baseline: "" };
-  let shown = [];
+  // Beyond so many groups the colours begin again; their numbers do not.
+  const HUES = ["0072B2", "D55E00", "009E73", "CC79A7", "E69F00", "56B4E9"].map(hex => `var(--c-${hex},#${hex})`).concat("#8a6d3b", "#9a5bb0");
+  const packedParts = document.querySelectorAll("script.part"), parts = [];
+  let data = { metrics: [], prompts: [], baseline: "", seeds: {}, per_part: 1 };
+  let shown = [], wanted = null, everything = null, searches = 0;
 
   async function unpack(text) {
     const letters = atob(text.trim()), bytes = new Uint8Array(letters.length);
@@ -16,20 +18,26 @@
     return JSON.parse(await new Response(stream).text());
   }
 
+  // Answers are unpacked a part at a time, when one of its prompts is looked at.
+  const part = index => parts[index] ??= unpack(packedParts[index].textContent);
+  const partOf = sample => Math.floor(sample.at / data.per_part), inPart = sample => sample.at % data.per_part;
+  const armsOf = async sample => (await part(partOf(sample)))[inPart(sample)];
+
   const passes = wording => wording[2] !== null && wording[2] >= threshold;
   const count = wordings => wordings.reduce((sum, one) => sum + one[1], 0);
   const passing = group => group.wordings.filter(passes);
+  const plural = (n, noun) => `${n} ${noun}${n === 1 ? "" : "s"}`;
 
-  // Searched only when somebody searches: lower-case copies of everything would double what the page holds.
+  // Only when somebody searches: lower-case copies of everything would double what the page holds.
   function searchText(sample) {
-    const answers = Object.values(sample.arms).flatMap(groups => groups.flatMap(group => group.wordings.map(one => one[0])));
+    const answers = Object.values(everything[partOf(sample)][inPart(sample)]).flatMap(groups => groups.flatMap(group => group.wordings.map(one => one[0])));
     return [sample.prompt, sample.text, ...answers].join("\n").toLowerCase();
   }
 
   // The largest difference of any arm to the baseline in a metric, so oriented that more is better.
   function gain(sample, index) {
-    const base = sample.values[data.baseline]?.[index] ?? null;
-    const others = Object.entries(sample.values).filter(([arm]) => arm !== data.baseline).map(([, values]) => values[index]);
+    const base = sample.values[data.baseline]?.[index][0] ?? null;
+    const others = Object.entries(sample.values).filter(([arm]) => arm !== data.baseline).map(([, values]) => values[index][0]);
     const differences = others.filter(value => value !== null && base !== null).map(value => data.metrics[index].sign * (value - base));
     return differences.length ? Math.max(...differences) : null;
   }
@@ -47,16 +55,17 @@
   function answerItem(group) {
     const item = node("li", ""), n = count(group.wordings), passed = count(passing(group));
     item.style.setProperty("--group", HUES[group.group % HUES.length]);
-    const mark = node("span", passed ? "✓" : "", "mark"), body = node("div", "");
+    item.dataset.group = group.group;
+    const mark = node("span", passed ? "✓" : "", "mark"), body = node("div", "", "body"), id = node("span", `no. ${group.group + 1}`, "id");
     if (passed) { mark.setAttribute("role", "img"); mark.setAttribute("aria-label", passed === n ? "passes" : `${passed} of ${n} pass`); }
     body.append(node("div", group.wordings[0][0] || "(empty)"));
     if (group.wordings.length > 1) {
       const more = document.createElement("details"), list = node("ul", "");
       list.append(...group.wordings.slice(1).map(one => node("li", `${one[1]}× ${passes(one) ? "✓ " : ""}${one[0] || "(empty)"}`)));
-      more.append(node("summary", `${group.wordings.length - 1} more wordings`), list);
+      more.append(node("summary", `${plural(group.wordings.length - 1, "more wording")}`), list);
       body.append(more);
     }
-    item.append(node("span", n + "×", "count"), mark, body);
+    item.append(node("span", n + "×", "count"), mark, body, id);
     return item;
   }
 
@@ -70,16 +79,27 @@
   }
 
   // All seeds, where the answers below are one seed's.
+  function valueCell(arm, values) {
+    const cell = node("td", ""), [mean, ...seeds] = values.map(value => value === null ? "–" : String(value));
+    if (!seeds.length) { cell.textContent = mean; return cell; }
+    const number = node("span", mean, "number");
+    number.tabIndex = 0;
+    number.setAttribute("role", "button");
+    number.dataset.detail = `Mean of ${plural(seeds.length, "training seed")}: ${seeds.map((value, index) => `seed ${data.seeds[arm]?.[index]} ${value}`).join(", ")}. Over the prompt's answers of each seed.`;
+    cell.append(number);
+    return cell;
+  }
+
   function valueTable(sample) {
     const arms = Object.entries(sample.values);
     if (!data.metrics.length || !arms.length) return [];
     const table = document.createElement("table"), head = table.createTHead().insertRow(), body = table.createTBody();
-    const scroll = node("div", "", "scroll");
-    for (const name of ["mean of all seeds", ...data.metrics.map(metric => metric.name)]) { const cell = node("th", name); cell.scope = "col"; head.append(cell); }
+    const scroll = node("div", "", "scroll"), n_seeds = Math.max(...arms.map(([arm]) => data.seeds[arm]?.length ?? 1));
+    for (const name of [n_seeds > 1 ? `mean of ${n_seeds} seeds` : "arm", ...data.metrics.map(metric => metric.name)]) { const cell = node("th", name); cell.scope = "col"; head.append(cell); }
     for (const [arm, values] of arms) {
       const row = body.insertRow(), name = node("th", arm);
       name.scope = "row";
-      row.append(name, ...values.map(value => node("td", value === null ? "–" : String(value))));
+      row.append(name, ...values.map(value => valueCell(arm, value)));
     }
     scroll.tabIndex = 0;
     scroll.setAttribute("role", "region");
@@ -88,28 +108,42 @@
     return [scroll];
   }
 
-  function show(sample) {
+  async function show(sample) {
+    wanted = sample;
     byId("asked").textContent = sample.text;
     byId("asked").hidden = !sample.text;
     byId("values").replaceChildren(...valueTable(sample));
-    byId("arms").replaceChildren(...Object.entries(sample.arms).map(([arm, groups]) => armColumn(arm, groups)));
+    const arms = await armsOf(sample);
+    if (wanted === sample) byId("arms").replaceChildren(...Object.entries(arms).map(([arm, groups]) => armColumn(arm, groups)));
   }
 
-  function list() {
-    const words = byId("search").value.toLowerCase();
+  function label(sample) {
+    const text = sample.text.replace(/\s+/g, " ").trim();
+    return text ? `${sample.prompt}: ${text.length > 80 ? text.slice(0, 79) + "…" : text}` : sample.prompt;
+  }
+
+  async function list() {
+    const words = byId("search").value.toLowerCase(), search = ++searches;
+    if (words && !everything) {
+      byId("found").textContent = "searching…";
+      const unpacked = await Promise.all(Array.from(packedParts, (_, index) => part(index)));
+      everything ??= unpacked;
+      if (search !== searches) return;  // more has been typed meanwhile
+    }
     shown = inOrder(data.prompts.filter(sample => !words || (sample.search ??= searchText(sample)).includes(words)), byId("order").value);
-    byId("prompt").replaceChildren(...shown.map((sample, index) => new Option(sample.prompt, index)));
+    byId("prompt").replaceChildren(...shown.map((sample, index) => new Option(label(sample), index)));
     byId("found").textContent = `${shown.length} of ${data.prompts.length} prompts`;
     follow();
   }
 
   function follow() {
-    let wanted = "";
-    try { wanted = decodeURIComponent(location.hash.replace(/^#prompt=/, "")); } catch { /* a broken link leads to the first prompt */ }
-    const index = Math.max(0, shown.findIndex(sample => sample.prompt === wanted));
+    let linked = "";
+    try { linked = decodeURIComponent(location.hash.replace(/^#prompt=/, "")); } catch { /* a broken link leads to the first prompt */ }
+    const index = Math.max(0, shown.findIndex(sample => sample.prompt === linked));
     byId("prompt").value = index;
-    if (shown.length) show(shown[index]);
-    else for (const id of ["arms", "values", "asked"]) byId(id).replaceChildren();
+    if (shown.length) return show(shown[index]);
+    wanted = null;
+    for (const id of ["arms", "values", "asked"]) byId(id).replaceChildren();
   }
 
   function choose(index) {
@@ -118,14 +152,30 @@
     location.hash = "prompt=" + encodeURIComponent(shown[index].prompt);
   }
 
+  // Everything under its name, so that what is pasted elsewhere explains itself.
+  function asJson(sample, answers) {
+    const arms = Object.entries(answers).map(([arm, groups]) => [arm, {
+      measures: Object.fromEntries((sample.values[arm] ?? []).map(([mean, ...seeds], index) => [data.metrics[index].key, seeds.length ? { mean, seeds } : mean])),
+      answers: groups.flatMap(group => group.wordings.map(([text, count, reward]) => ({ group: group.group + 1, text, count, reward }))),
+    }]);
+    return JSON.stringify({ prompt: sample.prompt, text: sample.text, arms: Object.fromEntries(arms) }, null, 2);
+  }
+
   async function copy() {
-    const { search, ...sample } = shown[Number(byId("prompt").value)] ?? {};
+    const sample = shown[Number(byId("prompt").value)];
+    if (!sample) return;
     try {
-      await navigator.clipboard.writeText(JSON.stringify(sample, null, 2));
+      await navigator.clipboard.writeText(asJson(sample, await armsOf(sample)));
       byId("found").textContent = "copied";
     } catch {
       byId("found").textContent = "the browser does not let this page copy";
     }
+  }
+
+  // One group in every arm, while it is pointed at.
+  function mark(event) {
+    const item = event.target instanceof Element ? event.target.closest(".answers > li") : null;
+    for (const other of document.querySelectorAll(".answers > li")) other.classList.toggle("same", item !== null && other.dataset.group === item.dataset.group);
   }
 
   function listen() {
@@ -133,6 +183,7 @@
     byId("search").addEventListener("input", list);
     byId("order").addEventListener("change", () => { history.replaceState(null, "", location.pathname + location.search); list(); });
     byId("copy").addEventListener("click", copy);
+    for (const kind of ["pointerover", "pointerleave", "focusin"]) byId("arms").addEventListener(kind, mark);
     document.addEventListener("keydown", event => {
       if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea")) return;
       if (event.key === "ArrowRight") choose(Number(byId("prompt").value) + 1);
@@ -144,6 +195,7 @@
 
   unpack(byId("samples").textContent).then(found => {
     data = found;
+    data.prompts.forEach((sample, index) => { sample.at = index; });
     data.metrics.forEach((metric, index) => {
       if (metric.stated) byId("order").append(new Option(`largest gain in ${metric.name}`, `gain:${index}`), new Option(`largest loss in ${metric.name}`, `loss:${index}`));
     });

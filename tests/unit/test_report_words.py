@@ -1,0 +1,153 @@
+"""The first lines of the page and its numbers: what a manager reads, and what stands behind it."""
+
+import math
+
+import numpy as np
+import pytest
+
+from polychromic.evaluation import Criterion, PromptTable, Resampling, SampledTable, compare
+from polychromic.evaluation.wording import decimal_places, estimate, short_p
+from polychromic.report.cells import criteria_groups, criteria_header, means_groups
+from polychromic.report.measures import how_made, meaning, signatures
+from polychromic.report.opening import as_text, no_cautions, plain_verdict
+
+QUICK = Resampling(bootstraps=1000, sign_patterns=2000)
+N_PROMPTS, N_SEEDS = 60, 3
+
+
+def comparison_of(*, criteria, arms=("arm",), **shifts):
+    """Arms whose metrics differ from the baseline's by a shift (one for all arms, or one each)."""
+    base = {"pass@1": 0.5, "distinct_correct": 2.0, "self_bleu": 0.6, "tokens": 20.0, "distinct_2": 0.5}
+    tables = {}
+    for index, arm in enumerate(["base", *arms]):
+        for seed in range(N_SEEDS):
+            noise = np.random.default_rng(seed).normal(0.0, 0.05, (len(base), N_PROMPTS))
+            own = np.random.default_rng((seed, index)).normal(0.0, 0.02, (len(base), N_PROMPTS))
+            values = {}
+            for row, (key, mean) in enumerate(base.items()):
+                shift = shifts.get(key.replace("@", "_"), 0.0)
+                shift = shift[index - 1] if isinstance(shift, tuple) and index else shift
+                values[key] = mean + noise[row] + own[row] + (shift if index else 0.0)
+            passing = values.pop("pass@1")[:, None]
+            prompts = tuple(f"p{n:02}" for n in range(N_PROMPTS))
+            tables[arm, seed] = PromptTable(prompts, {"T=1": SampledTable(values, {"pass": passing})})
+    return compare(tables, baseline="base", criteria={"minimum": criteria}, resampling=QUICK)
+
+
+MORE = Criterion("distinct_correct", "higher", 0.5)
+KEPT = Criterion("pass@1", "not_worse", margin=0.05)
+
+
+def test_what_was_asked_and_reached_is_said_without_jargon():
+    words = as_text(plain_verdict(comparison_of(criteria=[MORE, KEPT], distinct_correct=1.4)))
+    assert words.startswith(
+        "Yes: arm does what was asked of it. Against base, different correct answers to a prompt rose by 70 % "
+        "and the chance that a single answer passes is no worse ("
+    )
+    assert words.endswith("; a loss of 0.05 was allowed).")
+    assert "p =" not in words
+
+
+def test_what_falls_short_says_by_how_much_and_which_way():
+    short = as_text(plain_verdict(comparison_of(criteria=[MORE], distinct_correct=0.4)))
+    assert short.startswith("No: arm falls short of what was asked. Against base, different correct answers")
+    assert "rose by 20 % where 50 % was asked." in short
+    wrong = as_text(plain_verdict(comparison_of(criteria=[MORE], distinct_correct=-0.4)))
+    assert "fell by 20 % where a rise was asked." in wrong
+    worse = as_text(plain_verdict(comparison_of(criteria=[KEPT], pass_1=-0.2)))
+    assert "the chance that a single answer passes is worse (−0.198; a loss of 0.05 was allowed)." in worse
+
+
+def test_what_no_model_could_reach_says_why():
+    found = comparison_of(criteria=[Criterion("distinct_2", "higher", 1.5)], distinct_2=0.1)
+    words = as_text(plain_verdict(found))
+    assert words.startswith("It cannot be: what was asked of arm lies beyond what there is to reach.")
+    assert found.verdict.levels[0].outcomes[0].sentence in words
+    assert "chance" not in words
+
+
+def test_a_fall_that_was_asked_is_a_yes():
+    words = as_text(
+        plain_verdict(comparison_of(criteria=[Criterion("self_bleu", "lower", 0.1)], self_bleu=-0.2))
+    )
+    assert words.startswith("Yes: ")
+    assert "the wording that answers share (Self-BLEU) fell by 33 %." in words
+
+
+def test_of_several_arms_the_one_that_came_furthest_is_named():
+    found = comparison_of(arms=("one", "two"), criteria=[MORE], distinct_correct=(0.0, 0.4))
+    assert as_text(plain_verdict(found)).startswith("No: no arm does what was asked; ")
+    reached = comparison_of(arms=("one", "two"), criteria=[MORE], distinct_correct=(0.0, 1.4))
+    assert as_text(plain_verdict(reached)).startswith("Yes: two does what was asked of it.")
+
+
+def test_a_metric_that_was_not_measured_is_said_to_be_missing():
+    words = as_text(plain_verdict(comparison_of(criteria=[Criterion("vendi", "higher", 0.1)])))
+    assert words.startswith("Not decided: this run cannot tell whether arm does what was asked.")
+    assert "(Vendi score) was not measured." in words
+
+
+def test_every_number_of_the_verdict_and_the_table_tells_interval_prompts_seeds_and_method():
+    found = comparison_of(criteria=[MORE, KEPT], distinct_correct=1.4)
+    numbers = [cell for cell in plain_verdict(found) if any(sign in cell.text for sign in "%−+")]
+    (level,) = criteria_groups(found)
+    for row in level.rows:
+        assert len(row) == len(criteria_header(found))
+        numbers += row[4:7]
+    assert len(numbers) == 2 + 2 * 3
+    for cell in numbers:
+        for part in ("95 % interval", "60 prompts", "3 training seeds", "sign-flip permutation test"):
+            assert part in cell.detail, cell
+    for row in level.rows:
+        for cell in row[2:4]:
+            assert "bootstrap over prompts" in cell.detail
+
+
+def test_a_change_its_interval_and_its_mean_have_decimals_that_fit():
+    (level,) = criteria_groups(comparison_of(criteria=[MORE], distinct_correct=1.4))
+    cells = [cell.text for cell in level.rows[0]]
+    assert cells[4].startswith("+70")
+    assert cells[5].count("%") == 2
+    assert cells[6] == "0.00050"  # the least that 2,000 patterns can give
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ((0.1027, 0.08201, 0.1235), "0.103 [0.082, 0.123]"),
+        ((9.419, 7.316, 11.54), "9.4 [7.3, 11.5]"),
+        ((1234.5, 1150.0, 1320.0), "1,234 [1,150, 1,320]"),
+        ((-0.001, -0.2, 0.2), "0.00 [−0.20, 0.20]"),
+        ((0.0, 0.0, 0.0), "0 [0, 0]"),
+        ((0.5, math.nan, math.nan), "0.5 [–, –]"),
+    ],
+)
+def test_an_estimate_shows_two_digits_of_its_half_width(values, text):
+    assert estimate(*values) == text
+
+
+def test_small_p_values_are_bounded_and_none_is_a_dash():
+    assert [short_p(p) for p in (3e-5, 0.0002, 0.05, 0.137, 1.0, math.nan)] == [
+        "< 0.0001", "0.00020", "0.050", "0.14", "1", "–",
+    ]  # fmt: skip
+    assert decimal_places(0.0, math.inf) is None
+
+
+def test_all_means_stand_in_one_group_each_and_every_measure_says_what_it_is():
+    found = comparison_of(criteria=[MORE], distinct_correct=1.4)
+    groups = means_groups(found)
+    shown = [row[0].text for group in groups for row in group.rows]
+    assert sorted(shown) == sorted(set(shown))
+    assert len(shown) == len({one.metric for one in found.means})
+    assert all(row[0].detail for group in groups for row in group.rows)
+    assert meaning("pass@8") == "Chance that at least one of 8 answers passes the checker"
+    assert how_made(found, "pass@1").startswith(
+        "pass|passes(reward >= pass_threshold)|estimator:1-C(n-c,k)/C(n,k)"
+    )
+    assert set(signatures(found)) >= {"pass@k", "distinct_correct"}
+
+
+def test_no_warning_names_only_what_was_looked_for():
+    found = comparison_of(criteria=[MORE], distinct_correct=1.4)
+    assert found.checker is None
+    assert "lenient checker" not in no_cautions(found)
