@@ -325,6 +325,10 @@ def test_default_levels_are_the_missions():
         ),
         ({"metric": "pass@1", "margin": 0.1}, "only not_worse takes one"),
         ({"metric": "pass@1", "relative_change": -0.1}, "expected 0 or more"),
+        (
+            {"metric": "self_bleu", "direction": "lower", "relative_change": 1.2},
+            "asks for a fall of more than 100 %",
+        ),
         ({"metric": "pass@1", "alpha": 5}, "alpha=5"),
         ({"metric": "pass@1", "direction": "up"}, "direction 'up'"),
     ],

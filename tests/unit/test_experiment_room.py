@@ -38,6 +38,22 @@ def test_the_sentence_of_the_origin():
     assert impossible_criteria(criteria, {}) == []
 
 
+def test_a_known_baseline_refuses_the_file_before_anything_is_run():
+    content = Experiment.from_file("experiments/quickstart.yaml").model_dump(mode="json")
+    known = {"baseline_values": {"pass@10": 0.998}}
+    for criteria in ({"minimum": ASKED}, {"strong": ASKED}, {}):  # the defaults ask for Pass@10 +25 % too
+        with pytest.raises(
+            ConfigError, match=r"comparison: Pass@10 \+25 % from 0\.998 needs 1\.2475, and it cannot exceed 1"
+        ):
+            Experiment.from_mapping(content | {"comparison": known | criteria})
+    room = {"baseline_values": {"pass@10": 0.8}, "minimum": ASKED}
+    assert Experiment.from_mapping(content | {"comparison": room}).comparison.baseline_values == {
+        "pass@10": 0.8
+    }
+    with pytest.raises(ConfigError, match=r"metric 'pass_10' is not known"):
+        Experiment.from_mapping(content | {"comparison": {"baseline_values": {"pass_10": 0.8}}})
+
+
 def test_a_run_is_refused_once_its_baseline_is_sampled(tmp_path):
     folder = RunFolder(tmp_path)
     refuse_impossible_criteria(stated(), folder)  # nothing is known yet

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from polychromic.evaluation.audit_checker import CheckerAudit
-from polychromic.evaluation.equal_length import LENGTH_CHANGE
 from polychromic.evaluation.frontier import MatchedGain
 from polychromic.evaluation.metrics import find_metric
 from polychromic.evaluation.outcomes import CriterionOutcome
@@ -27,6 +26,7 @@ CautionKind = Literal[
     "truncated",
     "prompts left out",
     "missing answers",
+    "undefined",
     "checker",
     "sampling not stated",
 ]
@@ -34,6 +34,8 @@ CautionKind = Literal[
 Contrasts = Mapping[tuple[str, str], PairedComparison]
 """Comparisons at the headline way of sampling, by (arm, metric key)."""
 
+LENGTH_CHANGE = 0.10
+"""Relative difference from which the texts of two arms are called of different length."""
 _SATURATED = 0.5
 _LEAST_SEEDS = 3
 _MISSING, _TRUNCATED, _LEFT_OUT = 0.01, 0.05, 0.05

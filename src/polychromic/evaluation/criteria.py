@@ -85,6 +85,11 @@ class Criterion:
                 f"{self._place}: relative_change={self.relative_change}; expected 0 or more "
                 "(the direction says which way)"
             )
+        if self.direction == "lower" and self.asked > 1:
+            raise ValueError(
+                f"{self._place}: relative_change={self.relative_change} with lower asks for a fall of more than 100 %, "
+                "and nothing here falls below 0; expected a share such as 0.1"
+            )
         if metric.kind != "length" and self.direction != metric.better:
             raise ValueError(f"{self._place}: direction {self.direction}, but {metric.better} is better here")
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polychromic.diversity import measure_group
+from polychromic.evaluation.cautions import LENGTH_CHANGE
 from polychromic.evaluation.groups import AnswerGroup, group_rows
 from polychromic.evaluation.measure import open_pool
 from polychromic.records import GenerationRow
@@ -17,9 +18,6 @@ from polychromic.records import GenerationRow
 Floats = NDArray[np.float64]
 EqualLength = Mapping[tuple[str, str], tuple[Floats, Floats]]
 """Cells [seeds, prompts] of an arm and of the baseline at equal lengths, by (arm, metric key)."""
-
-LENGTH_CHANGE = 0.10
-"""Relative difference in length from which two arms' texts are called of different length."""
 
 _MOST_ANSWERS = 16
 """Enough to see whether a difference stays; all of 64 would double the time that an evaluation takes."""

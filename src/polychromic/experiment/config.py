@@ -9,7 +9,9 @@ from typing import Any, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from polychromic.evaluation.ceilings import impossible_criteria
 from polychromic.evaluation.criteria import DEFAULT_LEVELS, Criterion, CriterionDirection, Levels
+from polychromic.evaluation.metrics import find_metric
 from polychromic.evaluation.settings import EvaluationSettings
 from polychromic.experiment.budget import BudgetSettings
 from polychromic.experiment.problems import config_error, describe_problems
@@ -86,6 +88,18 @@ class ComparisonSettings(Settings):
     minimum: list[CriterionSettings] | None = None
     """The criteria an arm must meet; the project's defaults where neither level is stated."""
     strong: list[CriterionSettings] | None = None
+    baseline_values: dict[str, float] = Field(default_factory=dict)
+    """What the baseline is known to reach, by metric key: a criterion that this rules out is refused on reading."""
+
+    @model_validator(mode="after")
+    def _criteria_are_possible(self) -> Self:
+        for key in self.baseline_values:
+            find_metric(key)
+        criteria = [criterion for level in self.levels().values() for criterion in level]
+        impossible = impossible_criteria(criteria, self.baseline_values)
+        if impossible:
+            raise ValueError(f"{'; '.join(impossible)}; state another criterion, or a harder task")
+        return self
 
     def levels(self) -> Levels:
         """The stated criteria by level, the deciding one first."""
