@@ -3,6 +3,11 @@
 import os
 
 import pytest
+from hypothesis import settings
+
+# A deadline is of the wall clock, and fails where a machine has other work to do.
+settings.register_profile("polychromic", deadline=None)
+settings.load_profile("polychromic")
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

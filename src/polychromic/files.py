@@ -16,6 +16,9 @@ from typing import Any
 from polychromic.errors import DataError
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
 def strict_json(value: Any, *, indent: int | None = None) -> str:
     """JSON text that every parser reads: nan and infinities become null, numpy scalars become plain numbers.
 
@@ -38,7 +41,7 @@ def _plain(value: Any) -> Any:
 
 def _has_surrogates(value: Any) -> bool:
     if isinstance(value, str):
-        return any("\ud800" <= character <= "\udfff" for character in value) if not value.isascii() else False
+        return not value.isascii() and _SURROGATE.search(value) is not None
     if isinstance(value, Mapping):
         return any(_has_surrogates(key) or _has_surrogates(item) for key, item in value.items())
     if isinstance(value, (list, tuple)):

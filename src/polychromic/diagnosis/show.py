@@ -6,21 +6,24 @@ from rich.console import Console
 from rich.text import Text
 
 from polychromic.diagnosis.run import Diagnosis
+from polychromic.plain_text import plain_text
 
 _STYLES = {"fault": "bold red", "warning": "yellow"}
 
 
 def show_diagnosis(name: str, diagnosis: Diagnosis, console: Console | None = None) -> None:
-    """Print every arm's summary, then its findings with their mends. Text from data is never read as markup."""
+    """Print every arm's summary, then its findings with their mends. Text from data is neither markup nor control codes."""
     console = console or Console()
-    console.print(Text(name, style="bold underline"))
+    console.print(Text(plain_text(name), style="bold underline"))
     for arm in diagnosis.arms:
-        console.print(Text(f"\n{arm.arm}", style="bold"))
+        console.print(Text(plain_text(f"\n{arm.arm}"), style="bold"))
         for sentence in arm.summary:
-            console.print(Text(f"  {sentence}"), soft_wrap=True)
+            console.print(Text(plain_text(f"  {sentence}")), soft_wrap=True)
         if not arm.findings:
             console.print(Text("  nothing looks wrong", style="green"))
         for number, finding in enumerate(arm.findings, start=1):
             style = _STYLES[finding.severity]
-            console.print(Text(f"  {number}. {finding.kind}: {finding.sentence}", style), soft_wrap=True)
-            console.print(Text(f"     → {finding.mend}"), soft_wrap=True)
+            console.print(
+                Text(plain_text(f"  {number}. {finding.kind}: {finding.sentence}"), style), soft_wrap=True
+            )
+            console.print(Text(plain_text(f"     → {finding.mend}")), soft_wrap=True)

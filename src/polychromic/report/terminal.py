@@ -9,29 +9,33 @@ from rich.table import Table
 from rich.text import Text
 
 from polychromic.evaluation import Comparison, criteria_table, means_table, summary_text
+from polychromic.plain_text import plain_text
 
 _STATUS_STYLES = {"met": "green", "not met": "red", "undecided": "yellow", "impossible": "magenta"}
 
 
 def show_comparison(comparison: Comparison, console: Console | None = None) -> None:
-    """Print verdict, criteria, means and warnings. Text from data is never read as markup."""
+    """Print verdict, criteria, means and warnings. Text from data is neither markup nor control codes."""
     console = console or Console()
     if not console.is_terminal:
         sys.stdout.write(summary_text(comparison))
         return
-    console.print(Text(comparison.verdict.sentence, style="bold"))
+    console.print(Text(plain_text(comparison.verdict.sentence), style="bold"))
     for rows in (criteria_table(comparison), means_table(comparison)):
         console.print(_rich_table(rows))
     for caution in comparison.cautions:
-        console.print(Text(f"{caution.kind}: {caution.text}", style="yellow"))
+        console.print(Text(plain_text(f"{caution.kind}: {caution.text}"), style="yellow"))
 
 
 def _rich_table(rows: list[list[str]]) -> Table:
     table = Table(header_style="bold", box=None, pad_edge=False)
     for cell in rows[0]:
-        table.add_column(Text(cell))
+        table.add_column(Text(plain_text(cell)))
     for row in rows[1:]:
         table.add_row(
-            *(Text(cell, style=_STATUS_STYLES.get(cell.removesuffix(" (worse)"), "")) for cell in row)
+            *(
+                Text(plain_text(cell), style=_STATUS_STYLES.get(cell.removesuffix(" (worse)"), ""))
+                for cell in row
+            )
         )
     return table
