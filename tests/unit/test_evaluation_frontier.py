@@ -142,6 +142,27 @@ def test_simultaneous_band_covers_the_curve_and_is_wider_than_a_single_interval(
     assert curve.mean == pytest.approx(x_PK.mean(axis=0))
 
 
+@pytest.mark.parametrize("n_prompts", [50, 200])
+def test_the_whole_curve_lies_in_its_band_as_often_as_promised(n_prompts):
+    """100 curves: fewer than 88 inside would have a chance of 0.2 % at 95 %."""
+    random = np.random.default_rng(4)
+    k = np.arange(1, 17)
+    truth = 1.0 - np.array([np.prod((0.6 + np.arange(i)) / (1.0 + np.arange(i))) for i in k])  # E (1 − p)^k
+    held = 0
+    for draw in range(100):
+        p_P1 = random.beta(0.4, 0.6, (n_prompts, 1))
+        curve = simultaneous_curve(1.0 - (1.0 - p_P1) ** k, Resampling(bootstraps=1000, seed=draw), 1.0)
+        held += all(low <= true <= high for low, true, high in zip(curve.low, truth, curve.high, strict=True))
+    assert held >= 88
+
+
+def test_bands_of_one_prompt_or_of_prompts_without_spread_stay_finite():
+    for x_PK in (np.array([[0.2, 0.4]]), np.array([[0.2, 0.4], [0.2, 0.5], [0.2, 0.5]])):
+        curve = simultaneous_curve(x_PK, QUICK)
+        assert np.isfinite([curve.low, curve.high]).all()
+        assert curve.low[0] == curve.high[0] == pytest.approx(0.2)
+
+
 def test_a_curve_ends_where_too_many_prompts_have_no_value():
     x_PK = np.ones((40, 5))
     x_PK[0, 2:] = np.nan

@@ -29,9 +29,7 @@ class Curve:
 def simultaneous_curve(x_PK: Floats, resampling: Resampling, highest: float = np.inf) -> Curve | None:
     """Curve of [prompts, k] values up to the largest k that 95 % of the prompts have; None where there is no such k.
 
-    The band is the mean ± q standard errors, q the quantile of the largest standardised deviation over all k in
-    the bootstrap, so that the whole curve lies inside with the stated confidence. Clipped to [0, `highest`].
-    Source: Montiel Olea and Plagborg-Møller 2019, Simultaneous Confidence Bands, algorithm 2.
+    The whole curve lies inside the band with the stated confidence. Clipped to [0, `highest`].
     """
     defined_K = (~np.isnan(x_PK)).mean(axis=0) >= _DEFINED_SHARE
     n_k = int(defined_K.argmin()) if not defined_K.all() else len(defined_K)
@@ -39,13 +37,8 @@ def simultaneous_curve(x_PK: Floats, resampling: Resampling, highest: float = np
     x_PK = x_PK[~np.isnan(x_PK).any(axis=1)]
     if not x_PK.size:
         return None
-    mean_K = x_PK.mean(axis=0)
-    draws_BK = bootstrap_means(x_PK, n_resamples=resampling.bootstraps, seed=resampling.seed)
-    error_K = draws_BK.std(axis=0, ddof=1)
-    moved_K = error_K > 0
-    deviations = np.abs(draws_BK[:, moved_K] - mean_K[moved_K]) / error_K[moved_K]
-    reach = float(np.quantile(deviations.max(axis=1), resampling.confidence)) if moved_K.any() else 0.0
-    low_K, high_K = mean_K - reach * error_K, mean_K + reach * error_K
+    mean_K, half_K = x_PK.mean(axis=0), _half_widths(x_PK, resampling)
+    low_K, high_K = mean_K - half_K, mean_K + half_K
     return Curve(
         tuple(range(1, n_k + 1)),
         tuple(mean_K.tolist()),
@@ -53,3 +46,28 @@ def simultaneous_curve(x_PK: Floats, resampling: Resampling, highest: float = np
         tuple(np.clip(high_K, 0.0, highest).tolist()),
         len(x_PK),
     )
+
+
+def _half_widths(x_PK: Floats, resampling: Resampling) -> Floats:
+    """[K] q standard errors, q the quantile of the largest t statistic over all k in the bootstrap.
+
+    Each draw is divided by its own standard error, as in the bootstrap-t: divided by the sample's, bands over 50 prompts
+    held the curve 90 % of the time where 95 % was promised. Source: the sup-t band of Montiel Olea and Plagborg-Møller
+    2019, Simultaneous Confidence Bands, section 2, its critical value from a bootstrap in place of normal draws.
+    """
+    n_prompts, n_k = x_PK.shape
+    mean_K, error_K = x_PK.mean(axis=0), x_PK.std(axis=0) / np.sqrt(n_prompts)
+    moved_K = error_K > 0
+    if not moved_K.any():
+        return np.zeros(n_k)
+    centred_PK = x_PK[:, moved_K] - mean_K[moved_K]
+    both = np.concatenate([centred_PK, centred_PK**2], axis=-1)
+    drawn = bootstrap_means(both, n_resamples=resampling.bootstraps, seed=resampling.seed)
+    deviation_BK, square_BK = np.split(drawn, 2, axis=-1)
+    spread_BK = np.sqrt(np.maximum(square_BK - deviation_BK**2, 0.0) / n_prompts)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t_BK = np.where(deviation_BK == 0.0, 0.0, np.abs(deviation_BK) / spread_BK)
+    largest_B = t_BK.max(axis=1)
+    # Draws of few prompts may be without spread: nothing finite then holds the curve, and the widest known stands in.
+    largest_B = np.minimum(largest_B, largest_B[np.isfinite(largest_B)].max(initial=0.0))
+    return float(np.quantile(largest_B, resampling.confidence)) * error_K
