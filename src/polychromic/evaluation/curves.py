@@ -51,9 +51,9 @@ def simultaneous_curve(x_PK: Floats, resampling: Resampling, highest: float = np
 def _half_widths(x_PK: Floats, resampling: Resampling) -> Floats:
     """[K] q standard errors, q the quantile of the largest t statistic over all k in the bootstrap.
 
-    Each draw is divided by its own standard error, as in the bootstrap-t: divided by the sample's, bands over 50 prompts
-    held the curve 90 % of the time where 95 % was promised. Source: the sup-t band of Montiel Olea and Plagborg-Møller
-    2019, Simultaneous Confidence Bands, section 2, its critical value from a bootstrap in place of normal draws.
+    Each draw is divided by its own standard error, as in the bootstrap-t: divided by the sample's, bands over 50
+    prompts held the curve 90 % of the time where 95 % was promised. Source: the sup-t band of Montiel Olea and
+    Plagborg-Møller 2019, Simultaneous Confidence Bands, section 2, its critical value from a bootstrap in place of normal draws.
     """
     n_prompts, n_k = x_PK.shape
     mean_K, error_K = x_PK.mean(axis=0), x_PK.std(axis=0) / np.sqrt(n_prompts)
