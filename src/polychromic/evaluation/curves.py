@@ -53,7 +53,7 @@ def _half_widths(x_PK: Floats, resampling: Resampling) -> Floats:
 
     Each draw is divided by its own standard error, as in the bootstrap-t: divided by the sample's, bands over 50
     prompts held the curve 90 % of the time where 95 % was promised. Source: the sup-t band of Montiel Olea and
-    Plagborg-Møller 2019, Simultaneous Confidence Bands, section 2, its critical value from a bootstrap in place of normal draws.
+    Plagborg-Møller 2019, Simultaneous Confidence Bands, section 2, its critical value from a bootstrap of means.
     """
     n_prompts, n_k = x_PK.shape
     mean_K, error_K = x_PK.mean(axis=0), x_PK.std(axis=0) / np.sqrt(n_prompts)
