@@ -104,15 +104,30 @@ def test_no_damage_to_the_file_changes_an_embedding(tmp_path):
         np.testing.assert_array_equal(cached.encode(texts), expected, err_msg=f"{kind} at {place}")
 
 
+def test_rows_of_another_version_are_left_to_it(tmp_path, caplog):
+    """Rows without checksums were once read as damaged here, and rows with them as NaN there."""
+    cached = CachedEmbedder(CountingEmbedder(), tmp_path)
+    with sqlite3.connect(cached.path) as file:
+        file.execute("CREATE TABLE embeddings (key BLOB PRIMARY KEY, vector BLOB) WITHOUT ROWID")
+        file.execute("INSERT INTO embeddings VALUES (?, ?)", [text_key("c"), b"as it was"])
+    assert np.isfinite(cached.encode(["c"])).all()
+    assert file.execute("SELECT vector FROM embeddings").fetchall() == [(b"as it was",)]
+    file.close()
+    assert not caplog.text
+
+
 def test_a_changed_entry_is_noticed_and_replaced(tmp_path, caplog):
     # A flipped sign keeps a vector's length: without a checksum it would be believed.
     cached = CachedEmbedder(CountingEmbedder(), tmp_path)
     expected = cached.encode(["a b c", "c"])
     with sqlite3.connect(cached.path) as file:
-        (blob,) = file.execute("SELECT vector FROM embeddings WHERE key = ?", [text_key("c")]).fetchone()
+        (blob,) = file.execute(
+            "SELECT vector FROM checked_embeddings WHERE key = ?", [text_key("c")]
+        ).fetchone()
         changed = np.frombuffer(blob[:-4], "<f4") * -1
         file.execute(
-            "UPDATE embeddings SET vector = ? WHERE key = ?", [changed.tobytes() + blob[-4:], text_key("c")]
+            "UPDATE checked_embeddings SET vector = ? WHERE key = ?",
+            [changed.tobytes() + blob[-4:], text_key("c")],
         )
     file.close()
     inner = CountingEmbedder()

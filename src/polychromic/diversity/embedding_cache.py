@@ -20,6 +20,8 @@ from polychromic.errors import DataError
 
 _KEYS_A_QUERY = 500
 _CHECKSUM_BYTES = 4
+# Named after how its rows are written: rename it when that changes, so that no version reads another's rows.
+_TABLE = "checked_embeddings"
 # The last one is what SQLite says of a header from the future, and of tables with other columns.
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
 
@@ -99,7 +101,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection.text_factory = bytes  # damage can turn a blob into a text, which need not be UTF-8
     try:
         connection.execute(
-            "CREATE TABLE IF NOT EXISTS embeddings (key BLOB PRIMARY KEY, vector BLOB) WITHOUT ROWID"
+            f"CREATE TABLE IF NOT EXISTS {_TABLE} (key BLOB PRIMARY KEY, vector BLOB) WITHOUT ROWID"
         )
     except sqlite3.Error:
         connection.close()
@@ -128,7 +130,7 @@ def _read(file: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, NDArra
     for start in range(0, len(keys), _KEYS_A_QUERY):
         some = keys[start : start + _KEYS_A_QUERY]
         marks = ",".join("?" * len(some))
-        query = f"SELECT key, vector FROM embeddings WHERE key IN ({marks})"
+        query = f"SELECT key, vector FROM {_TABLE} WHERE key IN ({marks})"
         found |= {key: _unpack(blob) for key, blob in file.execute(query, some)}
     return found
 
@@ -136,7 +138,7 @@ def _read(file: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, NDArra
 def _write(file: sqlite3.Connection, keys: Sequence[bytes], embeddings: NDArray[np.float32]) -> None:
     rows = ((key, _pack(row)) for key, row in zip(keys, embeddings, strict=True))
     with file:
-        file.executemany("INSERT OR REPLACE INTO embeddings VALUES (?, ?)", rows)
+        file.executemany(f"INSERT OR REPLACE INTO {_TABLE} VALUES (?, ?)", rows)
 
 
 def _pack(vector: NDArray[np.float32]) -> bytes:
