@@ -12,16 +12,17 @@ from polychromic.cli import app
 from polychromic.diagnosis import ArmTrace
 from polychromic.diagnosis.findings import CAUSES, SYMPTOMS, ArmEvidence, find
 from polychromic.diagnosis.run import ArmFacts, diagnose
-from polychromic.diagnosis.texts import main_script, text_figures
-from polychromic.diagnosis.weights import Update, adapter_distance
+from polychromic.diagnosis.texts import TextFigures
+from polychromic.diagnosis.weights import Update, adapter_distance, read_updates
 from polychromic.errors import TrainingError
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.folder import RunFolder, resolved_yaml
 from polychromic.files import write_text
-from polychromic.records import Check, GenerationRow, SamplingParameters
+from polychromic.records import Check
+from polychromic.sampling import local
 from polychromic.tasks.arithmetic import ArithmeticTask
 from polychromic.training.gradients import GradientAccumulator
-from polychromic.training.loop import ArmRun, train_arm
+from polychromic.training.loop import ArmRun, Trainer, train_arm
 from polychromic.training.settings import DiversitySettings, TrainingSettings
 
 
@@ -57,6 +58,18 @@ def train(root, tiny_settings, *, task=ArithmeticTask, weight=1.0, **training):
     facts = ArmFacts("arm", "reward", weight, settings.temperature, settings.max_new_tokens)
     [arm] = diagnose(root, [facts], [0]).arms
     return arm
+
+
+def never_end(monkeypatch):
+    """A model that has not learnt its end token: it is as likely as any other that never comes."""
+    forward = local._forward
+
+    def endless(language_model, *inputs):
+        logits_BV = forward(language_model, *inputs)
+        logits_BV[:, sorted(language_model.stop_ids)] = -1e4
+        return logits_BV
+
+    monkeypatch.setattr(local, "_forward", endless)
 
 
 def kinds(arm):
@@ -95,11 +108,13 @@ def test_a_weight_too_small_is_named_with_the_one_it_takes(tmp_path, tiny_settin
     [
         ("checker-passes-everything", {"task": AlwaysPasses}),
         ("identical-generations", {"temperature": 1e-5}),
-        ("never-ends", {"max_new_tokens": 3}),
+        ("never-ends", {}),
         ("gate-closed", {"task": NeverPasses}),
     ],
 )
-def test_planted_faults_are_named(tmp_path, tiny_settings, kind, changes):
+def test_planted_faults_are_named(tmp_path, tiny_settings, monkeypatch, kind, changes):
+    if kind == "never-ends":
+        never_end(monkeypatch)
     arm = train(tmp_path, tiny_settings, **changes)
     assert kinds(arm)[0] == kind
     assert arm.findings[0].severity == "fault"
@@ -112,10 +127,13 @@ def evidence(rows, **changes):
     values = {
         "trace": ArmTrace("arm", {0: [{"step": step, **row} for step, row in enumerate(rows, start=1)]}),
         "is_baseline": False, "signal": "reward", "weight": 1.0, "temperature": 1.0, "max_new_tokens": 64,
-        "distance": None, "other_script": math.nan,
+        "distance": None,
     }  # fmt: skip
     return ArmEvidence(**(values | changes))
 
+
+AT_HOME = TextFigures(20.0, 0.0, {"LATIN": 1.0}, {"English": 0.9})
+FOREIGN = TextFigures(20.0, 0.0, {"LATIN": 0.6, "CJK": 0.4}, {"English": 0.5})
 
 SOUND = {
     "train/passing": 0.4, "groups/clusters": 4.0, "generation/truncated": 0.01, "generation/tokens": 20.0,
@@ -135,7 +153,7 @@ SOUND = {
         ("gate-eats-diversity", {"groups/distance": 0.5, "train/diversity_score": 0.4}, {}),
         ("reward-without-signal", {"groups/no_signal": 0.95}, {}),
         ("far-from-the-start", {"train/kl": 25.0}, {}),
-        ("language-switching", {}, {"other_script": 0.4}),
+        ("language-switching", {}, {"texts": FOREIGN, "baseline_texts": AT_HOME}),
     ],
 )
 def test_symptoms_are_named_alone(kind, last, changes):
@@ -187,30 +205,94 @@ def test_equal_weights_at_a_positive_weight_are_a_fault():
     assert find(evidence([SOUND] * 10, distance=adapter_distance(update, update), is_baseline=True)) == []
 
 
-def row(text, **changes):
-    values = {
-        "prompt_id": "p", "index": 0, "text": text, "n_tokens": 4, "finish": "stop",
-        "sampling": SamplingParameters(), "sampling_seed": 0, "reward": 1.0,
-    }  # fmt: skip
-    return GenerationRow(**(values | changes))
+def test_an_arm_that_samples_nothing_while_it_trains_is_judged_by_what_was_evaluated():
+    silent = [{"train/quality_loss": 1.0}] * 5
+    cut = dataclasses.replace(AT_HOME, truncated=0.95)
+    [finding] = find(evidence(silent, is_baseline=True, weight=0.0, signal="references", texts=cut))
+    assert finding.kind == "never-ends"
+    assert "evaluated generations" in finding.sentence
 
 
-def test_scripts_are_told_by_letters():
-    assert main_script("Добрый day") == "CYRILLIC"
-    assert main_script("123 + 4 = ?") == ""
-    figures = text_figures([row("good day"), row("bonjour"), row("добрый"), row("12", finish="length")])
-    assert figures.script == "LATIN"
-    assert figures.other_script == pytest.approx(1 / 3)
-    assert figures.truncated == 0.25
+def test_answers_that_stopped_ending_are_no_model_that_never_learnt_to():
+    rows = [SOUND] * 8 + [SOUND | {"generation/truncated": 0.95, "generation/tokens": 60.0}] * 2
+    assert [finding.kind for finding in find(evidence(rows))] == ["length-hacking"]
 
 
-def test_the_verb_reads_a_run_that_is_still_going_on(tmp_path, tiny_settings):
+def test_rewards_below_the_threshold_are_a_signal_all_the_same():
+    """Past bug: nothing passed, and rewards that rose were said to give nothing to follow."""
+    [finding] = find(evidence([SOUND | {"train/passing": 0.0, "train/reward": 0.3}] * 5))
+    assert (finding.kind, finding.severity) == ("gate-closed", "warning")
+    assert "at most 0.30" in finding.sentence
+
+
+def test_movement_is_told_from_the_adapter_that_training_continued_from():
+    """Past bug: an adapter that stayed where it started was said to have moved by all that it held."""
+    at = {"q": Update(torch.ones(1, 3), torch.ones(4, 1), 1.0)}
+    further = {"q": Update(torch.ones(1, 3), 3 * torch.ones(4, 1), 1.0)}
+    assert adapter_distance(at, None).norm == pytest.approx(math.sqrt(12))
+    assert adapter_distance(at, None, at).norm == pytest.approx(0.0, abs=1e-6)
+    moved = adapter_distance(further, at, at)
+    assert moved.norm == pytest.approx(2 * math.sqrt(12))
+    assert moved.baseline_norm == pytest.approx(0.0, abs=1e-6)
+    assert moved.distance == pytest.approx(2 * math.sqrt(12))
+    assert math.isnan(adapter_distance(at, None).distance)
+
+
+def going(tmp_path, **more):
+    """The folder of a run that has only just been started."""
     experiment = Experiment.from_mapping({
         "name": "going", "task": {"name": "arithmetic"}, "model": {"source": "polychromic:arithmetic-tiny"},
-        "training": {"signal": "reward", "steps": 9}, "arms": {"baseline": {}, "later": {}},
+        "training": {"signal": "reward", "steps": 9}, "arms": {"baseline": {}, "later": {}}, **more,
     })  # fmt: skip
     folder = RunFolder(tmp_path / "going")
     write_text(folder.experiment, resolved_yaml(experiment))
+    return folder
+
+
+def test_a_run_that_is_training_tells_how_far_its_checkpoints_are_apart(tmp_path, tiny_settings):
+    """Past bug: of a running run nothing was said about the weights."""
+    adapter = tiny_settings.adapter.model_dump()
+    folder = going(tmp_path, model={"source": "polychromic:arithmetic-tiny", "adapter": adapter})
+    for arm, weight in (("baseline", 0.0), ("later", 1.0)):
+        training = TrainingSettings(
+            signal="reward", steps=9, prompts_per_step=4, generations=6, max_new_tokens=16, checkpoint_every=2,
+            learning_rate=1e-3,
+        )  # fmt: skip
+        trainer = Trainer(
+            ArmRun(
+                experiment="going", arm=arm, seed=0, folder=folder.job(arm, 0), task=ArithmeticTask(64, 16, 16),
+                model=tiny_settings, training=training, diversity=DiversitySettings(weight=weight, set_size=3),
+            )
+        )  # fmt: skip
+        for _ in range(3):
+            trainer.step()
+    result = CliRunner().invoke(app, ["diagnose", str(folder.root)])
+    assert result.exit_code == 0, result.output
+    assert "by the checkpoint of step 2" in result.output
+    assert "from the baseline's" in result.output
+    baseline, later = json.loads(folder.diagnosis.read_text())["arms"]
+    assert later["distance"]["norm"] > 0
+    assert later["distance"]["distance"] > 0
+    assert later["distance"]["baseline_norm"] == pytest.approx(baseline["distance"]["norm"])
+    # The scaling of an adapter that is on disk as a checkpoint: alpha / rank.
+    saved = trainer.run.folder / "adapter"
+    trainer.save_adapter()
+    now = adapter_distance(read_updates(saved), None).norm
+    assert 0.3 * now < later["distance"]["norm"] < 1.5 * now
+
+
+def test_runs_that_can_be_read_are_diagnosed_beside_one_that_cannot(tmp_path):
+    """Past bug: the first folder that was none kept the others from being read."""
+    folder = going(tmp_path)
+    write_text(folder.job("baseline", 0) / "metrics.jsonl", json.dumps({"step": 1, **SOUND}) + "\n")
+    result = CliRunner().invoke(app, ["diagnose", str(tmp_path / "none"), str(folder.root), str(folder.root)])
+    assert result.exit_code == 1
+    assert result.output.count("nothing looks wrong") == 2
+    assert "not a run folder" in str(result.exception)
+
+
+def test_the_verb_reads_a_run_that_is_still_going_on(tmp_path):
+    folder = going(tmp_path)
     refused = CliRunner().invoke(app, ["diagnose", str(folder.root)])
     assert "no arm has begun to train" in str(refused.exception)
 
@@ -221,6 +303,7 @@ def test_the_verb_reads_a_run_that_is_still_going_on(tmp_path, tiny_settings):
     assert "nothing looks wrong" in result.output
     written = json.loads(folder.diagnosis.read_text())
     assert [arm["arm"] for arm in written["arms"]] == ["baseline"]
+    assert written["arms"][0]["courses"]["groups/clusters"] == {"early": 4.0, "late": 4.0, "mean": 4.0}
     assert (
         dataclasses.asdict(
             diagnose(folder.root, [ArmFacts("baseline", "reward", 0.0, 1.0, 64)], [0]).arms[0]

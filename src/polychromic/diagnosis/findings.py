@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from polychromic.diagnosis.texts import TextFigures, switched
 from polychromic.diagnosis.traces import ArmTrace
 from polychromic.diagnosis.weights import AdapterDistance
 
@@ -14,6 +15,7 @@ Severity = Literal["fault", "warning"]
 
 GRADIENT_SHARE = "train/diversity_gradient_share"
 LOSS_SHARE = "train/diversity_loss_share"
+GATE_SHARE = "train/diversity_gate_gradient_share"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +39,9 @@ class ArmEvidence:
     temperature: float
     max_new_tokens: int
     distance: AdapterDistance | None
-    other_script: float
-    """Share of evaluated generations in another script than the baseline's, nan where there are none."""
+    texts: TextFigures | None = None
+    """Of the evaluated generations, None where there are none yet."""
+    baseline_texts: TextFigures | None = None
 
 
 Rule = Callable[[ArmEvidence], Finding | None]
@@ -61,14 +64,21 @@ def find(evidence: ArmEvidence) -> list[Finding]:
 
 
 def never_ends(evidence: ArmEvidence) -> Finding | None:
-    """Nearly every generation was cut."""
-    truncated = evidence.trace.late("generation/truncated")
+    """Nearly every generation was cut, from the beginning on: one that forgot how to end is another matter.
+
+    An arm that samples nothing while it trains is judged by what was evaluated.
+    """
+    truncated, where = evidence.trace.late("generation/truncated"), "the generations"
+    if math.isnan(truncated) and evidence.texts is not None:
+        truncated, where = evidence.texts.truncated, "the evaluated generations"
+    elif not evidence.trace.early("generation/truncated") >= 0.5:
+        return None
     if not truncated >= 0.9:
         return None
     return Finding(
         "never-ends",
         "fault",
-        f"{_percent(truncated)} of the generations were cut at max_new_tokens = {evidence.max_new_tokens}: the model "
+        f"{_percent(truncated)} of {where} were cut at max_new_tokens = {evidence.max_new_tokens}: the model "
         "does not end its answers",
         "train on references that end with the turn end first (the loss mask covers it), or raise max_new_tokens",
     )
@@ -78,6 +88,15 @@ def gate_closed(evidence: ArmEvidence) -> Finding | None:
     """Nothing ever passed."""
     if evidence.trace.largest("train/passing") != 0.0:
         return None
+    best = evidence.trace.largest("train/reward")
+    if best > 0.0:
+        return Finding(
+            "gate-closed",
+            "warning",
+            f"no generation ever reached the pass threshold (mean reward of a step at most {best:.2f}), so that "
+            "diversity among passing answers has nothing to follow",
+            "lower the threshold, train for quality first, or weigh by the reward itself (gate: product)",
+        )
     return Finding(
         "gate-closed",
         "fault",
@@ -234,12 +253,13 @@ def gate_eats_diversity(evidence: ArmEvidence) -> Finding | None:
     score = (trace.early("train/diversity_score"), trace.late("train/diversity_score"))
     if evidence.weight == 0 or not (after < 0.85 * before and score[1] > score[0]):
         return None
-    share = trace.mean("train/diversity_gate_share")
+    gradient, credit = trace.mean(GATE_SHARE), trace.mean("train/diversity_gate_share")
+    share, of_what = (credit, "credit") if math.isnan(gradient) else (gradient, "diversity gradient")
     return Finding(
         "gate-eats-diversity",
         "warning",
         f"the gated score rose from {score[0]:.2f} to {score[1]:.2f} while the raw distance between answers fell from "
-        f"{before:.2f} to {after:.2f}; {_percent(share)} of the credit came from the gate",
+        f"{before:.2f} to {after:.2f}; {_percent(share)} of the {of_what} came from the gate",
         "use gate: passing, or no gate under a quality floor (weight: auto, mode: floor); judge by the frontier",
     )
 
@@ -271,13 +291,17 @@ def far_from_the_start(evidence: ArmEvidence) -> Finding | None:
 
 
 def other_language(evidence: ArmEvidence) -> Finding | None:
-    """Answers in another script than the baseline's."""
-    if not evidence.other_script > 0.1:
+    """Answers in scripts or languages that the baseline uses less."""
+    if evidence.texts is None or evidence.baseline_texts is None:
+        return None
+    share, risen = switched(evidence.texts, evidence.baseline_texts)
+    if not share > 0.1:
         return None
     return Finding(
         "language-switching",
         "warning",
-        f"{_percent(evidence.other_script)} of the evaluated answers are in another script than the baseline's",
+        f"{_percent(share)} of the evaluated answers are in another language or script than the baseline's, most "
+        f"of all {risen.capitalize()}",
         "let the checker refuse answers in another language: switching is the cheapest diversity",
     )
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from polychromic.diagnosis.findings import GRADIENT_SHARE, LOSS_SHARE, ArmEvidence, Finding, find
+from polychromic.diagnosis.findings import GATE_SHARE, GRADIENT_SHARE, LOSS_SHARE, ArmEvidence, Finding, find
 from polychromic.diagnosis.texts import TextFigures, text_figures
 from polychromic.diagnosis.traces import ArmTrace
-from polychromic.diagnosis.weights import AdapterDistance, adapter_distance, read_updates
+from polychromic.diagnosis.weights import (
+    Adapted,
+    AdapterDistance,
+    ModuleDistance,
+    Update,
+    adapter_distance,
+    read_updates,
+)
 from polychromic.files import read_jsonl
 from polychromic.records import GenerationRow
 
@@ -28,6 +35,12 @@ class ArmFacts:
     weight: float | str
     temperature: float
     max_new_tokens: int
+    start: Path | None = None
+    """The adapter that training continued from."""
+
+
+UpdatesOf = Callable[[ArmFacts, int], Adapted | None]
+"""The weights of an arm with a seed as far as they are on disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +51,12 @@ class ArmDiagnosis:
     steps: int
     summary: tuple[str, ...]
     findings: tuple[Finding, ...]
+    courses: Mapping[str, Mapping[str, float]]
+    """Each metric's mean over the first fifth of the steps (`early`), the last fifth (`late`) and all of them."""
     distance: AdapterDistance | None
+    """Of the first seed in `relative_distances`, with its modules."""
+    relative_distances: Mapping[int, float]
+    """By seed: distance to the baseline's weights in units of how far that moved, nan without a baseline."""
     texts: TextFigures | None
 
 
@@ -53,35 +71,62 @@ class Diagnosis:
         return {"schema_version": SCHEMA_VERSION, "arms": [asdict(arm) for arm in self.arms]}
 
 
-def diagnose(root: Path, arms: Sequence[ArmFacts], seeds: Sequence[int], *, headline: str = "") -> Diagnosis:
+def diagnose(
+    root: Path,
+    arms: Sequence[ArmFacts],
+    seeds: Sequence[int],
+    *,
+    headline: str = "",
+    updates_of: UpdatesOf | None = None,
+) -> Diagnosis:
     """Diagnose the run below `root`; arms or seeds that have not begun are passed over.
 
-    `headline` is the sampling label whose generations are looked at. Raises DataError on a damaged file.
+    headline: the sampling label whose generations are looked at. updates_of: where to look for weights, by default
+    finished adapters alone. Raises DataError on a damaged file.
     """
-    baseline = arms[0].name
+    baseline = arms[0]
     texts = {arm.name: _texts(root / arm.name, seeds, headline) for arm in arms}
+    updates_of = updates_of or (lambda arm, seed: finished_updates(root / arm.name / f"seed-{seed}"))
     found = []
     for arm in arms:
         rows = {seed: read_jsonl(root / arm.name / f"seed-{seed}" / "metrics.jsonl") for seed in seeds}
         trace = ArmTrace(arm.name, {seed: some for seed, some in rows.items() if some})
         if not trace.seeds:
             continue
+        distances = _distances(arm, baseline, seeds, updates_of)
         evidence = ArmEvidence(
             trace=trace,
-            is_baseline=arm.name == baseline,
+            is_baseline=arm.name == baseline.name,
             signal=arm.signal,
             weight=_weight_in_effect(arm, trace),
             temperature=arm.temperature,
             max_new_tokens=arm.max_new_tokens,
-            distance=_distance(root, arm.name, baseline, seeds),
-            other_script=_other_script(texts[arm.name], texts[baseline]),
+            distance=distances[0] if distances else None,
+            texts=texts[arm.name],
+            baseline_texts=texts[baseline.name],
         )
-        summary = tuple(_summary(evidence))
-        findings = tuple(find(evidence))
         found.append(
-            ArmDiagnosis(arm.name, trace.steps, summary, findings, evidence.distance, texts[arm.name])
+            ArmDiagnosis(
+                arm.name,
+                trace.steps,
+                tuple(_summary(evidence, distances)),
+                tuple(find(evidence)),
+                {key: _figures(trace, key) for key in _LOGGED if not math.isnan(trace.mean(key))},
+                evidence.distance,
+                {one.seed: one.relative for one in distances},
+                evidence.texts,
+            )
         )
     return Diagnosis(tuple(found))
+
+
+def finished_updates(job: Path) -> Adapted | None:
+    """Of the adapter of a finished job, None of one that is not."""
+    return Adapted(read_updates(job / "adapter")) if (job / "adapter").is_dir() else None
+
+
+def _figures(trace: ArmTrace, key: str) -> dict[str, float]:
+    return {"early": trace.early(key), "late": trace.late(key), "mean": trace.mean(key)}
 
 
 def _weight_in_effect(arm: ArmFacts, trace: ArmTrace) -> float:
@@ -89,15 +134,26 @@ def _weight_in_effect(arm: ArmFacts, trace: ArmTrace) -> float:
     return weight if not math.isnan(weight) else float(arm.weight) if arm.weight != "auto" else math.nan
 
 
-def _distance(root: Path, arm: str, baseline: str, seeds: Sequence[int]) -> AdapterDistance | None:
-    """Of the first seed that both arms have finished; the baseline's to itself says how far it moved."""
+def _distances(
+    arm: ArmFacts, baseline: ArmFacts, seeds: Sequence[int], updates_of: UpdatesOf
+) -> list[AdapterDistance]:
+    """Of every seed whose weights are on disk; those with a baseline of the same progress come first."""
+    start = read_updates(arm.start) if arm.start else None
+    found = []
     for seed in seeds:
-        ours, theirs = (root / name / f"seed-{seed}" / "adapter" for name in (arm, baseline))
-        if ours.is_dir() and theirs.is_dir():
-            one, other = read_updates(ours), read_updates(theirs)
-            # Arms may adapt different modules; then no distance between them is defined.
-            return adapter_distance(one, other) if one.keys() == other.keys() else None
-    return None
+        ours, theirs = updates_of(arm, seed), updates_of(baseline, seed)
+        if ours is None:
+            continue
+        other = theirs.updates if theirs is not None and theirs.step == ours.step else None
+        # Arms may adapt different modules; then no distance between them is defined.
+        other = _if_alike(other, ours.updates)
+        one = adapter_distance(ours.updates, other, _if_alike(start, ours.updates))
+        found.append(replace(one, seed=seed, step=ours.step))
+    return sorted(found, key=lambda one: math.isnan(one.distance))
+
+
+def _if_alike(other: Mapping[str, Update] | None, ours: Mapping[str, Update]) -> Mapping[str, Update] | None:
+    return other if other is not None and other.keys() == ours.keys() else None
 
 
 def _texts(arm_root: Path, seeds: Sequence[int], headline: str) -> TextFigures | None:
@@ -110,29 +166,36 @@ def _texts(arm_root: Path, seeds: Sequence[int], headline: str) -> TextFigures |
     return text_figures(chosen) if chosen else None
 
 
-def _other_script(ours: TextFigures | None, baseline: TextFigures | None) -> float:
-    if ours is None or baseline is None or not baseline.script:
-        return math.nan
-    return ours.other_script if ours.script == baseline.script else 1.0 - ours.other_script
-
-
 _COURSES: Mapping[str, tuple[str, str]] = {
     "train/reward": ("reward", ".3f"),
     "train/quality_loss": ("quality loss", ".3f"),
     "groups/clusters": ("distinct answers a group", ".2f"),
     "train/diversity_score": ("diversity score", ".3f"),
     "groups/distance": ("raw distance", ".2f"),
-    "train/diversity_gate_share": ("gate's share of the credit", ".0%"),
+    GATE_SHARE: ("gate's share of the diversity gradient (the rest is the distance's)", ".0%"),
     "generation/entropy": ("entropy (nats a token)", ".2f"),
     "generation/tokens": ("tokens an answer", ".1f"),
     "generation/truncated": ("cut answers", ".1%"),
     "train/kl": ("KL to the start (nats)", ".2f"),
+    "validation/cross_entropy": ("validation cross-entropy (nats a token)", ".3f"),
 }
+_LOGGED = (
+    *_COURSES,
+    LOSS_SHARE,
+    GRADIENT_SHARE,
+    "train/diversity_weight",
+    "train/gradient_cosine",
+    "train/diversity_signal_to_noise",
+    "train/passing",
+    "groups/no_signal",
+    "groups/diversity_signal",
+)
 
 
-def _summary(evidence: ArmEvidence) -> list[str]:
+def _summary(evidence: ArmEvidence, distances: Sequence[AdapterDistance]) -> list[str]:
     trace = evidence.trace
-    sentences = [f"{len(trace.seeds)} seeds, {trace.steps} steps, signal: {evidence.signal}"]
+    n = len(trace.seeds)
+    sentences = [f"{n} seed{'s' * (n != 1)}, {trace.steps} steps, signal: {evidence.signal}"]
     if evidence.weight > 0:
         sentences.append(_pull(trace))
     courses = [
@@ -141,9 +204,24 @@ def _summary(evidence: ArmEvidence) -> list[str]:
         if not math.isnan(trace.early(key))
     ]
     sentences.append("; ".join(courses))
-    if evidence.distance is not None:
-        sentences.append(_moved(evidence.distance, evidence.is_baseline))
+    if evidence.texts is not None:
+        texts = evidence.texts
+        cut = f"{texts.truncated:.1%} of them cut"
+        sentences.append(f"evaluated answers: {texts.tokens:.1f} tokens, {cut}{_tongues(texts)}")
+    if distances:
+        sentences.append(_moved(distances, evidence.is_baseline))
     return sentences
+
+
+def _tongues(texts: TextFigures) -> str:
+    """Scripts and languages of a twentieth or more of the answers, where there is more than one of either."""
+    shown = [
+        f"{name.capitalize()} {share:.0%}"
+        for one in (texts.scripts, texts.languages)
+        for name, share in one.items()
+        if share >= 0.05 and len(one) > 1
+    ]
+    return f"; {', '.join(shown)}" if shown else ""
 
 
 def _pull(trace: ArmTrace) -> str:
@@ -165,13 +243,28 @@ def _course(first: float, last: float, form: str) -> str:
     return start if start == end else f"{start} → {end}"
 
 
-def _moved(distance: AdapterDistance, is_baseline: bool) -> str:
-    """Where the weights went, with the modules that moved furthest."""
-    if is_baseline:
-        return f"the weights moved by ‖ΔW‖ = {distance.norm:.3g}"
-    furthest = sorted(distance.modules, key=lambda module: -module.distance)[:_LARGEST_MODULES]
-    named = ", ".join(f"{module.module} {module.distance:.2g}" for module in furthest)
+def _moved(distances: Sequence[AdapterDistance], is_baseline: bool) -> str:
+    """Where the weights went, with the modules that moved furthest (or furthest apart) in the first seed."""
+    first = distances[0]
+    when = "" if first.step is None else f" by the checkpoint of step {first.step}"
+    moved = f"the weights moved by ‖ΔW‖ = {_by_seed(distances, lambda one: f'{one.norm:.3g}')}{when}"
+    if is_baseline or math.isnan(first.distance):
+        without = (
+            "" if is_baseline else "; the baseline's are not on disk at the same progress to compare with"
+        )
+        return f"{moved}{without}, most in {_furthest(first, lambda module: module.norm)}"
+    compared = [one for one in distances if not math.isnan(one.distance)]
     return (
-        f"the weights moved by ‖ΔW‖ = {distance.norm:.3g} and ended {distance.distance:.3g} from the baseline's "
-        f"({distance.relative:.0%} of how far that moved), furthest in {named}"
+        f"{moved} and ended {_by_seed(compared, lambda one: f'{one.distance:.3g}')} from the baseline's "
+        f"({_by_seed(compared, lambda one: f'{one.relative:.0%}')} of how far that moved), furthest in "
+        f"{_furthest(first, lambda module: module.distance)}"
     )
+
+
+def _by_seed(distances: Sequence[AdapterDistance], form: Callable[[AdapterDistance], str]) -> str:
+    return ", ".join(form(one) for one in distances)
+
+
+def _furthest(distance: AdapterDistance, by: Callable[[ModuleDistance], float]) -> str:
+    modules = sorted(distance.modules, key=by, reverse=True)[:_LARGEST_MODULES]
+    return ", ".join(f"{module.module} {by(module):.2g}" for module in modules)

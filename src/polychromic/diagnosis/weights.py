@@ -18,6 +18,9 @@ if TYPE_CHECKING:  # a report of given texts has a diagnosis too, and must not w
     import torch
 
 
+_A, _B = ".lora_A.weight", ".lora_B.weight"
+
+
 @dataclass(frozen=True, slots=True)
 class Update:
     """ΔW of one module: scaling · B [out, r] @ A [r, in]."""
@@ -28,8 +31,19 @@ class Update:
 
 
 @dataclass(frozen=True, slots=True)
+class Adapted:
+    """An arm's updates by module name: of its finished adapter, or (`step`) of a checkpoint while it trains."""
+
+    updates: Mapping[str, Update]
+    step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModuleDistance:
-    """‖ΔW‖ of one module in an arm, in the baseline, and of their difference (Frobenius norms)."""
+    """How far one module moved in an arm, in the baseline, and apart from it (Frobenius norms).
+
+    nan where there is no baseline of the same progress to compare with.
+    """
 
     module: str
     norm: float
@@ -39,12 +53,14 @@ class ModuleDistance:
 
 @dataclass(frozen=True, slots=True)
 class AdapterDistance:
-    """The same over all modules together, and each module."""
+    """The same over all modules together, and each module, of one seed; `step` where it is of checkpoints."""
 
     norm: float
     baseline_norm: float
     distance: float
     modules: tuple[ModuleDistance, ...]
+    seed: int = 0
+    step: int | None = None
 
     @property
     def relative(self) -> float:
@@ -61,24 +77,42 @@ def read_updates(adapter: Path) -> dict[str, Update]:
         raise DataError(
             f"{adapter}: expected a LoRA adapter (adapter_config.json and adapter_model.safetensors)"
         )
-    config = read_json(config_file)
-    scaling = config["lora_alpha"] / (math.sqrt(config["r"]) if config.get("use_rslora") else config["r"])
-    weights = load_file(weights_file)
-    modules = sorted(
-        name.removesuffix(".lora_A.weight") for name in weights if name.endswith(".lora_A.weight")
+    return updates_by_module(load_file(weights_file), adapter_scaling(adapter))
+
+
+def adapter_scaling(adapter: Path) -> float:
+    """What B A is multiplied by in a saved adapter."""
+    config = read_json(adapter / "adapter_config.json")
+    return config["lora_alpha"] / (math.sqrt(config["r"]) if config.get("use_rslora") else config["r"])
+
+
+def updates_by_module(weights: Mapping[str, torch.Tensor], scaling: float) -> dict[str, Update]:
+    """Updates from tensors named as PEFT saves them, or as it names them in a model (with the adapter's name)."""
+    plain = {name.replace(".default.weight", ".weight"): tensor for name, tensor in weights.items()}
+    modules = sorted(name.removesuffix(_A) for name in plain if name.endswith(_A))
+    return {module: Update(plain[module + _A], plain[module + _B], scaling) for module in modules}
+
+
+def adapter_distance(
+    arm: Mapping[str, Update],
+    baseline: Mapping[str, Update] | None,
+    start: Mapping[str, Update] | None = None,
+) -> AdapterDistance:
+    """How far two adapters of one base moved, and apart from each other; without `baseline`, how far one moved.
+
+    start: the adapter that training continued from, where it did not begin with an update of zero.
+    Raises ValueError where modules differ.
+    """
+    for other in (baseline, start):
+        if other is not None and arm.keys() != other.keys():
+            odd = sorted(arm.keys() ^ other.keys())[0]
+            raise ValueError(f"the adapters have different modules, such as {odd!r} in one only")
+    modules = tuple(
+        _module_distance(
+            name, arm[name], baseline[name] if baseline else None, start[name] if start else None
+        )
+        for name in arm
     )
-    return {
-        module: Update(weights[f"{module}.lora_A.weight"], weights[f"{module}.lora_B.weight"], scaling)
-        for module in modules
-    }
-
-
-def adapter_distance(arm: Mapping[str, Update], baseline: Mapping[str, Update]) -> AdapterDistance:
-    """How far two adapters of one base moved, and apart from each other. Raises ValueError where modules differ."""
-    if arm.keys() != baseline.keys():
-        odd = sorted(arm.keys() ^ baseline.keys())[0]
-        raise ValueError(f"the adapters have different modules, such as {odd!r} in one only")
-    modules = tuple(_module_distance(name, arm[name], baseline[name]) for name in arm)
     return AdapterDistance(
         norm=_together(one.norm for one in modules),
         baseline_norm=_together(one.baseline_norm for one in modules),
@@ -91,14 +125,19 @@ def _together(norms: Iterable[float]) -> float:
     return math.sqrt(sum(norm**2 for norm in norms))
 
 
-def _module_distance(name: str, one: Update, other: Update) -> ModuleDistance:
-    first, second, both = inner_product(one, one), inner_product(other, other), inner_product(one, other)
-    # Rounding may leave a tiny negative square where the updates are equal.
+def _module_distance(name: str, arm: Update, baseline: Update | None, start: Update | None) -> ModuleDistance:
+    def apart(one: Update, other: Update | None) -> float:
+        square = inner_product(one, one)
+        if other is not None:
+            square += inner_product(other, other) - 2.0 * inner_product(one, other)
+        # Rounding may leave a tiny negative square where the updates are equal.
+        return math.sqrt(max(square, 0.0))
+
     return ModuleDistance(
         name.removeprefix("base_model.model."),
-        math.sqrt(max(first, 0.0)),
-        math.sqrt(max(second, 0.0)),
-        math.sqrt(max(first + second - 2.0 * both, 0.0)),
+        apart(arm, start),
+        apart(baseline, start) if baseline else math.nan,
+        apart(arm, baseline) if baseline else math.nan,
     )
 
 

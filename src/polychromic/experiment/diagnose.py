@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from polychromic.diagnosis import Diagnosis
-from polychromic.diagnosis.run import ArmFacts, diagnose
+from polychromic.diagnosis.run import ArmFacts, diagnose, finished_updates
+from polychromic.diagnosis.weights import Adapted, adapter_scaling, updates_by_module
 from polychromic.errors import ConfigError
 from polychromic.experiment.config import Arm, Experiment
 from polychromic.experiment.folder import RunFolder, read_resolved
@@ -33,7 +34,13 @@ def diagnosis_of(experiment: Experiment, folder: RunFolder) -> Diagnosis:
     names = [baseline, *(name for name in experiment.arms if name != baseline)]
     arms = [_facts(experiment.arm(name)) for name in names if not experiment.arm(name).untrained]
     headline = experiment.evaluation.sampling_parameters()[0].label
-    diagnosis = diagnose(folder.root, arms, experiment.seeds, headline=headline)
+    diagnosis = diagnose(
+        folder.root,
+        arms,
+        experiment.seeds,
+        headline=headline,
+        updates_of=lambda arm, seed: _updates(experiment, folder, arm, seed),
+    )
     if not diagnosis.arms:
         raise ConfigError(
             f"{folder.root}: no arm has begun to train; `polychromic run` or `train` starts them"
@@ -41,11 +48,28 @@ def diagnosis_of(experiment: Experiment, folder: RunFolder) -> Diagnosis:
     return diagnosis
 
 
+def _updates(experiment: Experiment, folder: RunFolder, facts: ArmFacts, seed: int) -> Adapted | None:
+    """Of the finished adapter, or of the newest checkpoint of a job that is still training."""
+    from polychromic.training.checkpoint import latest_checkpoint
+
+    job = folder.job(facts.name, seed)
+    finished = finished_updates(job)
+    checkpoint = None if finished else latest_checkpoint(job / "checkpoints")
+    if checkpoint is None:
+        return finished
+    settings = experiment.arm(facts.name).model.adapter
+    scaling = adapter_scaling(facts.start) if facts.start else settings.alpha / settings.rank
+    return Adapted(updates_by_module(checkpoint.weights, scaling), checkpoint.step)
+
+
 def _facts(arm: Arm) -> ArmFacts:
+    start = arm.model.adapter.start_from
     return ArmFacts(
         arm.name,
         arm.training.signal,
         arm.diversity.weight,
         arm.training.temperature,
         arm.training.max_new_tokens,
+        # A project may have moved since: then movement is told from the base.
+        Path(start) if start and Path(start).is_dir() else None,
     )
