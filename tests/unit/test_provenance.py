@@ -1,10 +1,15 @@
 """provenance.json names everything that the numbers came from."""
 
+import hashlib
 import subprocess
+from pathlib import Path
 
+import polychromic
+from polychromic.experiment import provenance as module
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.provenance import differing_versions, provenance
+from polychromic.experiment.provenance import differing_versions, prompt_hashes, provenance
 from polychromic.files import sha256_file
+from polychromic.models.settings import ModelSettings
 from polychromic.models.sources import resolve_source
 
 
@@ -41,6 +46,84 @@ def test_outside_a_repository_there_is_no_commit(tmp_path, monkeypatch):
     record = provenance(experiment())
     assert record["commit"] is None
     assert record["uncommitted_diff"] == ""
+
+
+def test_the_checkout_that_the_package_runs_from_is_recorded_wherever_the_run_was_started(
+    tmp_path, monkeypatch
+):
+    """Past bug: only the repository around the current folder was, which need not be that of the code."""
+    monkeypatch.chdir(tmp_path)
+    package = Path(polychromic.__file__).parent
+    head = subprocess.run(
+        ["git", "-C", str(package), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    source = provenance(experiment())["polychromic_source"]
+    assert (source and source["commit"]) == (head.stdout.strip() or None)
+
+
+def test_an_installed_copy_inside_somebodys_repository_is_not_of_its_commit(tmp_path, monkeypatch):
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    copy = tmp_path / "site-packages" / "polychromic" / "experiment"
+    copy.mkdir(parents=True)
+    (copy.parent / "__init__.py").write_text("")
+    monkeypatch.setattr(module, "__file__", str(copy / "provenance.py"))
+    assert module._source_worktree() is None
+
+
+def test_changes_in_another_encoding_are_recorded_as_far_as_they_can_be_read(tmp_path, monkeypatch):
+    """Past bug: a changed file in Latin-1 ended the run before it began."""
+    monkeypatch.chdir(tmp_path)
+    for command in ("init -q", "config user.email a@b.c", "config user.name n"):
+        subprocess.run(["git", *command.split()], check=True)
+    (tmp_path / "file").write_bytes(b"before\n")
+    subprocess.run(["git", "add", "file"], check=True)
+    subprocess.run(["git", "commit", "-q", "-m", "one"], check=True)
+    (tmp_path / "file").write_bytes(b"caf\xe9\n")
+    assert "+caf\ufffd" in provenance(experiment())["uncommitted_diff"]
+
+
+def test_prompts_that_a_task_makes_are_hashed_too():
+    """Past bug: the arithmetic task has no files, and nothing said which problems a run was trained on."""
+    hashes = prompt_hashes(experiment())
+    assert set(hashes) == {"train", "validation", "test"}
+    assert len(set(hashes.values())) == 3
+    assert prompt_hashes(experiment()) == hashes
+    other = Experiment.from_mapping(experiment().model_dump() | {"task": {"name": "arithmetic", "seed": 1}})
+    assert not set(prompt_hashes(other).values()) & set(hashes.values())
+
+
+def test_a_hub_model_is_recorded_by_its_downloaded_commit_and_files(tmp_path, monkeypatch):
+    """Past bug: an id without a revision was recorded as just that, and nothing said which weights were meant."""
+    content = b"weights"
+    digest = hashlib.sha256(content).hexdigest()
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / ("c" * 40)
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    (blobs / digest).write_bytes(content)
+    (snapshot / "config.json").write_text("{}")
+    (snapshot / "model.safetensors").symlink_to(blobs / digest)
+    (snapshot / "other.safetensors").write_bytes(b"copied")
+    monkeypatch.setattr(module, "_cached_snapshot", lambda hub_id, revision: snapshot)
+    found = module._weights(ModelSettings(source="owner/name"))
+    assert found == {
+        "revision": None,
+        "commit": "c" * 40,
+        "sha256": {"model.safetensors": digest, "other.safetensors": hashlib.sha256(b"copied").hexdigest()},
+    }
+    monkeypatch.setattr(module, "_cached_snapshot", lambda hub_id, revision: None)
+    assert module._weights(ModelSettings(source="owner/name"))["sha256"] == {}
+
+
+def test_the_hubs_own_cache_is_looked_into(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--owner--name"
+    snapshot = repository / "snapshots" / ("d" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("d" * 40)
+    assert module._cached_snapshot("owner/name", "main") == snapshot
+    assert module._cached_snapshot("owner/other", "main") is None
 
 
 def test_versions_that_changed_between_starts_are_named():
