@@ -41,6 +41,7 @@ _CHECKER, _JUDGE, _EMBEDDER = "a checker", "a judge", "an embedder"
 METRICS: dict[str, Metric] = {
     metric.key: metric
     for metric in (
+        Metric("tokens", "Length in tokens", "higher", "length", 0.0, math.inf),
         Metric("rarefied_distinct_2", "Distinct-2 (rarefied)", "higher", "diversity"),
         Metric("distinct_1", "Distinct-1", "higher", "diversity"),
         Metric("distinct_2", "Distinct-2", "higher", "diversity"),
@@ -65,7 +66,6 @@ METRICS: dict[str, Metric] = {
             math.inf,
             "references and the model",
         ),
-        Metric("tokens", "Length in tokens", "higher", "length", 0.0, math.inf),
         Metric("truncated", "Share truncated", "lower", "fault"),
         Metric("missing", "Share of rewards missing", "lower", "fault"),
         Metric("unanswered", "Share of answers not given", "lower", "fault", needs="verbalised sampling"),

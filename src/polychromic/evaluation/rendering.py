@@ -6,6 +6,7 @@ import re
 
 from polychromic.evaluation.comparison import Comparison
 from polychromic.evaluation.criteria import Criterion
+from polychromic.evaluation.frontier import MatchedGain
 from polychromic.evaluation.metrics import find_metric
 from polychromic.evaluation.outcomes import CriterionOutcome, Evidence
 from polychromic.evaluation.wording import estimate, number, short_p, signed, signed_percent
@@ -35,25 +36,32 @@ _LATEX = {
     "−": r"$-$",
     "–": "--",
     "≥": r"$\geq$",
+    "→": r"$\to$",
 }
 
 
 def criteria_table(comparison: Comparison) -> Table:
-    """One row a level, arm and criterion: baseline, arm, change with interval, p and status."""
+    """One row a level, arm and criterion: baseline, arm, their lengths, change with interval, p and status."""
     header = [
         "level",
         "arm",
         "criterion",
         "baseline",
         "arm's value",
+        "lengths",
         "change",
-        "95 % interval",
+        f"{100 * comparison.resampling.confidence:g} % interval",
         "p (Holm)",
         "status",
     ]
-    rows = [_criterion_row(outcome) for level in comparison.verdict.levels for outcome in level.outcomes]
-    header[6] = f"{100 * comparison.resampling.confidence:g} % interval"
-    return [header, *rows]
+    outcomes = [outcome for level in comparison.verdict.levels for outcome in level.outcomes]
+    return [header, *(_criterion_row(outcome, lengths_text(comparison, outcome.arm)) for outcome in outcomes)]
+
+
+def lengths_text(comparison: Comparison, arm: str) -> str:
+    """Mean lengths of the baseline's texts and the arm's, "12.1 → 14.5": no diversity is to be read without them."""
+    lengths = [comparison.mean(name, "tokens") for name in (comparison.baseline, arm)]
+    return " → ".join("–" if one is None else f"{one.mean:.3g}" for one in lengths)
 
 
 def means_table(comparison: Comparison) -> Table:
@@ -68,9 +76,30 @@ def means_table(comparison: Comparison) -> Table:
     return [["metric", *comparison.arms], *rows]
 
 
+def gains_table(comparison: Comparison) -> Table:
+    """One row a metric, arm and way of sampling: the gain over what the baseline reaches at the same quality.
+
+    Only the header where the baseline was sampled in one way and so has no frontier.
+    """
+    header = [
+        "at matched quality",
+        "arm",
+        "sampled at",
+        "quality",
+        "arm's value",
+        "baseline's there",
+        "gain",
+        f"{100 * comparison.resampling.confidence:g} % interval",
+        "note",
+    ]
+    return [header, *(_gain_row(gain) for gain in comparison.frontier)]
+
+
 def summary_text(comparison: Comparison) -> str:
-    """The verdict, the criteria and the warnings as plain lines without control characters."""
+    """The verdict, the tables and the warnings as plain lines without control characters."""
     lines = [comparison.verdict.sentence, "", *_aligned(criteria_table(comparison))]
+    if comparison.frontier:
+        lines += ["", *_aligned(gains_table(comparison))]
     lines += ["", *_aligned(means_table(comparison))]
     lines += ["", *(f"{caution.kind}: {caution.text}" for caution in comparison.cautions)]
     return "\n".join(_printable(line).rstrip() for line in lines).rstrip() + "\n"
@@ -113,7 +142,30 @@ def escape_latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in _printable(text))
 
 
-def _criterion_row(outcome: CriterionOutcome) -> list[str]:
+def _gain_row(gain: MatchedGain) -> list[str]:
+    return [
+        find_metric(gain.metric).name,
+        gain.arm,
+        gain.sampling,
+        f"{find_metric(gain.quality_metric).name} {gain.quality:.3g}",
+        number(gain.diversity),
+        number(gain.baseline_diversity),
+        signed(gain.gain),
+        f"{signed(gain.low)} to {signed(gain.high)}",
+        _gain_note(gain),
+    ]
+
+
+def _gain_note(gain: MatchedGain) -> str:
+    if gain.reached_by:
+        return f"the baseline at {gain.reached_by} is as good and as diverse"
+    if gain.position == "within":
+        return ""
+    word = "at least" if gain.position == "above" else "at most"
+    return f"{word}: its quality is {gain.position} all of the baseline's"
+
+
+def _criterion_row(outcome: CriterionOutcome, lengths: str) -> list[str]:
     evidence = outcome.evidence
     worse = outcome.worse and outcome.status == "not met"
     return [
@@ -122,6 +174,7 @@ def _criterion_row(outcome: CriterionOutcome) -> list[str]:
         outcome.criterion.text,
         number(evidence.mean_baseline) if evidence else "–",
         number(evidence.mean_arm) if evidence else "–",
+        lengths,
         *(_change_cells(outcome.criterion, evidence) if evidence else ("–", "–")),
         short_p(outcome.p_adjusted),
         f"{outcome.status} (worse)" if worse else outcome.status,

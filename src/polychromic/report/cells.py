@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from polychromic.evaluation import Comparison, find_metric
 from polychromic.evaluation.metrics import split_at_k
 from polychromic.evaluation.outcomes import CriterionOutcome
+from polychromic.evaluation.rendering import lengths_text
 from polychromic.evaluation.statistics import PairedComparison
 from polychromic.evaluation.wording import (
     decimal_places,
@@ -26,6 +27,7 @@ _CRITERIA_HEADER = (
     "arm",
     "baseline",
     "arm's value",
+    "lengths",
     "change",
     "{:g} % interval",
     "p (Holm)",
@@ -102,6 +104,10 @@ def _criterion_cells(comparison: Comparison, outcome: CriterionOutcome) -> list[
         Cell(outcome.criterion.text, metric_detail(comparison, key)),
         Cell(outcome.arm),
         *values,
+        Cell(
+            lengths_text(comparison, outcome.arm),
+            "Mean lengths in tokens of the baseline's texts and the arm's",
+        ),
         *(Cell(text, detail) for text in (*_change_texts(outcome), short_p(outcome.p_adjusted))),
         Cell(
             f"{outcome.status} (worse)" if worse else outcome.status,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from polychromic.diagnosis import Diagnosis
-from polychromic.evaluation import Comparison, criteria_table, means_table, to_markdown
+from polychromic.evaluation import Comparison, criteria_table, gains_table, means_table, to_markdown
 from polychromic.evaluation.rendering import escape_markdown
 from polychromic.report.cells import comparison_detail
 from polychromic.report.measures import signatures
@@ -42,6 +42,8 @@ def _opening(page: PageContent, comparison: Comparison) -> Iterator[str]:
     yield escape_markdown(comparison.verdict.sentence)
     yield escape_markdown(as_text(rests_on, " · "))
     yield to_markdown(criteria_table(comparison))
+    if comparison.frontier:
+        yield to_markdown(gains_table(comparison))
     cautions = [f"- {escape_markdown(f'{one.kind}: {one.text}')}" for one in comparison.cautions]
     yield "## Before you believe it"
     yield "\n".join(cautions) or no_cautions(comparison)

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from polychromic.evaluation import Comparison, criteria_table, means_table, summary_text
+from polychromic.evaluation import Comparison, criteria_table, gains_table, means_table, summary_text
 from polychromic.plain_text import plain_text
 
 _STATUS_STYLES = {"met": "green", "not met": "red", "undecided": "yellow", "impossible": "magenta"}
@@ -21,7 +21,8 @@ def show_comparison(comparison: Comparison, console: Console | None = None) -> N
         sys.stdout.write(summary_text(comparison))
         return
     console.print(Text(plain_text(comparison.verdict.sentence), style="bold"))
-    for rows in (criteria_table(comparison), means_table(comparison)):
+    gains = [gains_table(comparison)] if comparison.frontier else []
+    for rows in (criteria_table(comparison), *gains, means_table(comparison)):
         console.print(_rich_table(rows))
     for caution in comparison.cautions:
         console.print(Text(plain_text(f"{caution.kind}: {caution.text}"), style="yellow"))
