@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from polychromic.errors import ConfigError
+from polychromic.experiment.tasks import build_task
 from polychromic.records import Prompt, as_messages
 from polychromic.tasks import arithmetic
 from polychromic.tasks.arithmetic import ArithmeticTask, random_problems
@@ -66,6 +67,13 @@ def test_every_problem_comes_with_a_solution_that_the_checker_accepts():
 def test_distances_see_through_commuted_operands():
     distances = ArithmeticTask().distances(["1+2", "2+1", "2*1"])
     np.testing.assert_array_equal(distances, [[0, 0, 1], [0, 0, 1], [1, 1, 0]])
+
+
+def test_regrouped_writings_are_one_answer_or_two_as_asked():
+    texts = ["8-3+2", "2+8-3"]
+    assert ArithmeticTask().distances(texts)[0, 1] == 0
+    settings = ArithmeticSettings(name="arithmetic", same_answer="commuted")
+    assert build_task(settings).distances(texts)[0, 1] == 1
 
 
 def test_a_size_of_zero_is_refused_by_key():

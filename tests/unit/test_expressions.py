@@ -10,6 +10,7 @@ from polychromic.tasks.expressions import (
     Leaf,
     Operation,
     canonical,
+    commuted,
     numbers_used,
     parse,
     render,
@@ -81,6 +82,13 @@ def test_reordered_and_regrouped_chains_are_one_answer(one, other):
     assert canonical(parse(one)) == canonical(parse(other))
 
 
+def test_swapped_operands_alone_are_one_answer_where_asked_for():
+    forms = [commuted(parse(text)) for text in ("8-3+2", "2+(8-3)", "8-(3-2)", "2+8-3", "8+2-3")]
+    assert forms == ["((8-3)+2)", "((8-3)+2)", "(8-(3-2))", "((2+8)-3)", "((2+8)-3)"]
+    assert commuted(parse("(2+1)*(4+3)")) == commuted(parse("(3+4)*(1+2)")) == "((1+2)*(3+4))"
+    assert commuted(parse("6/2")) != commuted(parse("2/6"))
+
+
 @pytest.mark.parametrize(
     ("one", "other"), [("2*3", "3+3"), ("8-3", "3-8"), ("6/2", "2/6"), ("1+2*3", "(1+2)*3")]
 )
@@ -97,6 +105,7 @@ def test_equal_canonical_forms_have_equal_values(expression):
         return
     swapped = _swap_commuting(expression)
     assert canonical(swapped) == form
+    assert commuted(swapped) == commuted(expression)
     assert value(swapped) == expected
 
 

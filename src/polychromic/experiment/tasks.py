@@ -14,7 +14,11 @@ def build_task(settings: TaskSettings) -> Task:
         from polychromic.tasks.arithmetic import ArithmeticTask
 
         return ArithmeticTask(
-            settings.train_problems, settings.validation_problems, settings.test_problems, settings.seed
+            settings.train_problems,
+            settings.validation_problems,
+            settings.test_problems,
+            settings.seed,
+            settings.same_answer,
         )
     files = {
         "train": Path(settings.train),

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +20,15 @@ from polychromic.tasks.expressions import (
     Leaf,
     Operation,
     canonical,
+    commuted,
     numbers_used,
     parse,
     render,
     value,
 )
+
+SameAnswer = Literal["regrouped", "commuted"]
+_FORMS = {"regrouped": canonical, "commuted": commuted}
 
 SMALLEST_TARGET, LARGEST_TARGET = 1, 20
 # Two tenths of all problems are kept away from training, whatever seed draws them.
@@ -83,12 +87,15 @@ class ArithmeticTask:
     """Problems drawn from random expressions, hence always solvable.
 
     reward: 1 for an expression that uses each number once and equals the target, else 0.
+    same_answer: what counts as one answer: `regrouped`, up to the order and grouping of + − and × ÷ chains, or
+        `commuted`, up to swapped operands of + and × alone.
     """
 
     train_problems: int = 4096
     validation_problems: int = 200
     test_problems: int = 200
     seed: int = 0
+    same_answer: SameAnswer = "regrouped"
 
     name = "arithmetic"
     pass_threshold = 1.0
@@ -117,9 +124,9 @@ class ArithmeticTask:
         return None
 
     def cluster(self, prompt: Prompt, text: str) -> str:
-        """Canonical form of the expression; unreadable answers are one cluster each, by their text."""
+        """The expression in the form that same answers share; unreadable answers are one cluster each, by their text."""
         try:
-            return canonical(parse(text))
+            return _FORMS[self.same_answer](parse(text))
         except ValueError:
             return f"unreadable:{text}"
 

@@ -81,6 +81,19 @@ def canonical(expression: Expression) -> str:
     return _chain(expression, "*/")
 
 
+def commuted(expression: Expression) -> str:
+    """A text that two expressions share exactly when swapping operands of + and × makes them equal.
+
+    Finer than `canonical`: `8-3+2` and `2+(8-3)` are one answer, `8-(3-2)` is another.
+    """
+    if isinstance(expression, Leaf):
+        return str(expression.value)
+    left, right = commuted(expression.left), commuted(expression.right)
+    if expression.operator in "+*":
+        left, right = sorted((left, right))
+    return f"({left}{expression.operator}{right})"
+
+
 def render(expression: Expression) -> str:
     """Infix text with only the parentheses that the grammar needs."""
     if isinstance(expression, Leaf):

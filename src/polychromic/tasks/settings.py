@@ -20,6 +20,8 @@ class ArithmeticSettings(Settings):
     validation_problems: int = Field(default=200, ge=1, le=600)
     test_problems: int = Field(default=200, ge=1, le=600)
     seed: int = 0
+    same_answer: Literal["regrouped", "commuted"] = "regrouped"
+    """What counts as one answer. `regrouped`: `8-(3-2)` and `2+8-3` do. `commuted`: only `8-3+2` and `2+(8-3)` do."""
 
 
 class FileSettings(Settings):
