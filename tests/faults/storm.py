@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 SIZES = {
@@ -201,7 +201,7 @@ def storm(
             tally.lost += 0 if same else hits
             print(f"{hits} kills: {'identical' if same else 'DIFFERENT'}", flush=True)  # noqa: T201
             number, hits = number + 1, 0
-        (folder / "storm.json").write_text(json.dumps([number, asdict(tally), hits]))
+        (folder / "storm.json").write_text(json.dumps([number, vars(tally), hits]))
     return tally
 
 

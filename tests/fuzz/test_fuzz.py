@@ -1,6 +1,8 @@
 """Mutated experiment and data files end in a clean result or in one error for people: no traceback, hang or bomb.
 
-FUZZ=20000 pytest tests/fuzz    runs as many of each (`make fuzz`); the default keeps `make test` short.
+FUZZ=20000 pytest tests/fuzz    runs as many of each (`make fuzz`); the default keeps `make test` short. Of data files
+half are prompts, half generations made elsewhere. FUZZ_SEED starts other mutations, so that a long search can be cut
+into pieces.
 """
 
 import json
@@ -11,6 +13,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +21,11 @@ import yaml
 from tests.fuzz.mutate import mutate, mutate_tree
 
 from polychromic.errors import CheckerError, ConfigError, DataError, PolychromicError
+from polychromic.evaluation.given import read_given
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.tasks import build_task
+from polychromic.records import SamplingParameters
+from polychromic.tasks.arithmetic import ArithmeticTask
 from polychromic.tasks.jsonl import load_prompts
 
 FUZZ = int(os.environ.get("FUZZ", "300"))
@@ -106,9 +112,23 @@ def test_mutated_experiment_files(tmp_path, capsys):
     assert min(outcomes["read"], outcomes["refused"]) > 0.02 * FUZZ
 
 
-def test_mutated_data_files(tmp_path, capsys):
-    chance = random.Random(SEED * 1000 + 2)
-    files = [path.read_bytes() for path in sorted(CORPUS.glob("*.jsonl"))]
+def read_generations_of(path):
+    """The file as generations of a task whose prompts have the names of the corpus."""
+    task = ArithmeticTask(4, 2, 2)
+    prompts = [
+        replace(one, id=name) for one, name in zip(task.prompts("train"), ("a", "b", "c"), strict=False)
+    ]
+    return read_given({"one": [path]}, task, prompts, SamplingParameters())
+
+
+@pytest.mark.parametrize(
+    ("what", "files", "read"),
+    [("prompts", "*.jsonl", load_prompts), ("generations", "generations/*.jsonl", read_generations_of)],
+)
+def test_mutated_data_files(tmp_path, capsys, what, files, read):
+    chance = random.Random(f"{SEED} {what}")
+    files = [path.read_bytes() for path in sorted(CORPUS.glob(files))]
+    n_files = FUZZ // 2
     lines = [json.loads(line) for content in files for line in content.splitlines()]
 
     def content(number):
@@ -117,10 +137,10 @@ def test_mutated_data_files(tmp_path, capsys):
         rows = [mutate_tree(row, chance) for row in chance.sample(lines, 3)]
         return b"\n".join(json.dumps(row).encode() for row in rows)
 
-    outcomes = survive(load_prompts, tmp_path / "fuzzed.jsonl", map(content, range(FUZZ)))
-    outcomes.show("data files", capsys)
-    assert outcomes.total() == FUZZ
-    assert min(outcomes["read"], outcomes["refused"]) > 0.02 * FUZZ
+    outcomes = survive(read, tmp_path / "fuzzed.jsonl", map(content, range(n_files)))
+    outcomes.show(f"data files ({what})", capsys)
+    assert outcomes.total() == n_files
+    assert min(outcomes["read"], outcomes["refused"]) > 0.02 * n_files
 
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(

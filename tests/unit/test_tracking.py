@@ -61,14 +61,20 @@ def test_a_tracker_that_fails_is_said_once_and_given_up(caplog):
     assert recorder.closed
 
 
-def test_a_tracker_that_cannot_start_is_said(caplog):
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(ConnectionRefusedError("connection refused"), "connection refused"), (TimeoutError(), "TimeoutError")],
+)
+def test_a_tracker_that_cannot_start_is_said(caplog, error, reason):
+    """Past bug: an error without a message was reported as "could not start ()"."""
+
     def refuse():
-        raise ConnectionRefusedError("connection refused")
+        raise error
 
     tracker = BackgroundTracker("refused", refuse)
     tracker.log({"x": 1.0}, 1)
     tracker.close()
-    assert "tracker refused could not start (connection refused)" in caplog.text
+    assert f"tracker refused could not start ({reason})" in caplog.text
 
 
 def test_a_missing_package_is_known_at_once(tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 _LONGEST_QUEUE = 1000
 _SECONDS_TO_CLOSE = 10.0
+_SECONDS_TO_START = 30.0  # wandb waits 90, and a process with an unreachable server as long to end
 _MOST_FAILURES = 20
 
 
@@ -81,7 +82,8 @@ class HostedTracker:
         if package == "wandb":
             # An interactive login prompt would hang an unattended run.
             offline = "WANDB_API_KEY" not in os.environ and "WANDB_MODE" not in os.environ
-            options |= {"dir": str(folder), "mode": "offline" if offline else None}
+            settings = self._module.Settings(init_timeout=_SECONDS_TO_START)
+            options |= {"dir": str(folder), "mode": "offline" if offline else None, "settings": settings}
         self._run = self._module.init(**options)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -125,7 +127,9 @@ class BackgroundTracker:
         try:
             tracker = build()
         except Exception as error:  # noqa: BLE001 - the tracker boundary: other people's services must not end a run
-            logger.warning("tracker %s could not start (%s); metrics.jsonl goes on", self.name, error)
+            logger.warning(
+                "tracker %s could not start (%s); metrics.jsonl goes on", self.name, _reason(error)
+            )
             return
         while (item := self._waiting.get()) is not None and failures < _MOST_FAILURES:
             try:
@@ -134,9 +138,16 @@ class BackgroundTracker:
             except Exception as error:  # noqa: BLE001 - the tracker boundary again
                 failures += 1
                 if failures in (1, _MOST_FAILURES):
-                    logger.warning("tracker %s failed %d times in a row: %s", self.name, failures, error)
+                    logger.warning(
+                        "tracker %s failed %d times in a row: %s", self.name, failures, _reason(error)
+                    )
         with contextlib.suppress(Exception):
             tracker.close()
+
+
+def _reason(error: Exception) -> str:
+    """Its message; its kind where it has none, such as a time-out."""
+    return str(error) or type(error).__name__
 
 
 def open_trackers(names: Sequence[str], folder: Path, *, project: str, run_name: str) -> list[Tracker]:
