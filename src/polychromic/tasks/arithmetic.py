@@ -124,7 +124,7 @@ class ArithmeticTask:
         return None
 
     def cluster(self, prompt: Prompt, text: str) -> str:
-        """The expression in the form that same answers share; unreadable answers are one cluster each, by their text."""
+        """The form that same answers share; unreadable answers are one cluster each, by their text."""
         try:
             return _FORMS[self.same_answer](parse(text))
         except ValueError:
