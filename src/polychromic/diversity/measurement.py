@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -53,11 +54,13 @@ class MeasureSettings:
 
 @dataclass(frozen=True, slots=True)
 class GroupMeasurements:
-    """What was measured of one group, by the keys of DIRECTIONS; a value is nan where its measure is undefined."""
+    """What was measured of one group, by the keys of DIRECTIONS; a value is nan where its measure is undefined, and
+    `undefined` says why, in words that are the same for all groups."""
 
     values: dict[str, float]
     counts: dict[str, int]
     signatures: dict[str, Signature]
+    undefined: dict[str, str]
 
 
 def measure_group(
@@ -75,8 +78,11 @@ def measure_group(
         embeddings_ND = _require_embeddings(embeddings, len(group), settings)
         values["semantic_distance"] = semantic_distance(embeddings_ND)
         values["vendi"] = vendi_score_from_embeddings(embeddings_ND, settings.q)
-    signatures = measure_signatures(settings, len(group))
-    return GroupMeasurements(values, _counts(group), {key: signatures[key] for key in values})
+    signatures, counts = measure_signatures(settings, len(group)), _counts(group)
+    undefined = {
+        key: _why_undefined(key, counts, settings) for key, value in values.items() if math.isnan(value)
+    }
+    return GroupMeasurements(values, counts, {key: signatures[key] for key in values}, undefined)
 
 
 @cache
@@ -120,6 +126,18 @@ def _counts(group: TokenizedGroup) -> dict[str, int]:
         "empty": int(np.sum(tokens_N == 0)),
         **{f"ngrams_{n}": int(np.maximum(tokens_N - n + 1, 0).sum()) for n in (1, 2, 3)},
     }
+
+
+def _why_undefined(measure: str, counts: Mapping[str, int], settings: MeasureSettings) -> str:
+    if not counts["generations"]:
+        return "no text"
+    if measure == "rarefied_distinct_2":
+        return f"fewer than {settings.budget} n-grams of length 2"
+    if measure.startswith("distinct_"):
+        return f"no n-gram of length {measure.removeprefix('distinct_')}"
+    if measure == "compression_ratio":
+        return "nothing but spaces"
+    return "fewer than 2 texts" if counts["generations"] < 2 else "no token in any text"
 
 
 def _require_embeddings(embeddings: ArrayLike, n_texts: int, settings: MeasureSettings) -> np.ndarray:

@@ -35,6 +35,7 @@ from polychromic.evaluation.robustness import robustness
 from polychromic.evaluation.statistics import ALPHA, PairedComparison, paired_comparison, paired_comparisons
 from polychromic.evaluation.study import Study
 from polychromic.evaluation.tables import PromptTable
+from polychromic.evaluation.undefined import undefined_cautions
 from polychromic.evaluation.verdict import judge
 from polychromic.evaluation.wording import plural
 
@@ -92,7 +93,8 @@ def compare(
     frontier: the judge where there is one, else the reward. `audit` says what the checker is worth, `equal_length`
     (from `at_equal_length`) what the arms are with texts of the same lengths, and `notes` are cautions of the
     caller's own; all are kept and shown.
-    Raises ValueError where the baseline, another arm or the headline is missing, or the prompts do not meet.
+    Raises ValueError where the baseline, another arm or the headline is missing, the prompts do not meet, or a measure
+    was made in different ways (`measure_arms` makes tables that may be compared).
     """
     plan = _plan(tables, baseline, criteria, headline, resampling or Resampling())
     contrasts = _contrasts(plan)
@@ -127,9 +129,9 @@ def compare(
         *fault_cautions(
             _headline_means(means, plan.headline), len(plan.study.prompts), plan.study.n_left_out
         ),
+        *undefined_cautions(tables, plan.headline),
         *notes,
     ]
-    first = next(iter(tables.values()))
     return Comparison(
         baseline=baseline,
         arms=tuple(plan.study.arms),
@@ -144,8 +146,8 @@ def compare(
         curves=_curves(plan),
         cautions=_each_once(cautions),
         verdict=verdict,
-        clusters=first.clusters,
-        signatures=first.signatures,
+        clusters=plan.study.clusters,
+        signatures=plan.study.signatures,
         resampling=plan.resampling,
         checker=audit,
     )

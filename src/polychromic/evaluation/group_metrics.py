@@ -42,10 +42,11 @@ class MeasureOptions:
 
 @dataclass(frozen=True, slots=True)
 class GroupMetrics:
-    """One group's values by metric key, and its curves [N] over k = 1..N."""
+    """One group's values by metric key, its curves [N] over k = 1..N, and why a measure of its texts is undefined."""
 
     values: dict[str, float]
     curves: dict[str, Floats]
+    undefined: dict[str, str]
 
 
 def measure_answers(
@@ -55,7 +56,7 @@ def measure_answers(
     labels_N = _partition(group, options, embeddings_ND)
     draws = options.draws or max(1, len(group))
     curves = _curves(group, options.pass_threshold, labels_N)
-    values = _diversity(group.texts, options, embeddings_ND)
+    values, undefined = _diversity(group.texts, options, embeddings_ND)
     values["clusters"] = expected_clusters(labels_N, draws)
     values["distinct_correct"] = (
         float(curves["distinct_correct"][draws - 1]) if draws <= len(group) else math.nan
@@ -67,17 +68,20 @@ def measure_answers(
     values["truncated"] = _mean(group.truncated)
     values["missing"] = _mean(np.isnan(group.rewards))
     values["unanswered"] = group.n_missing / (len(group) + group.n_missing)
-    return GroupMetrics(values, curves)
+    return GroupMetrics(values, curves, undefined)
 
 
 def _diversity(
     texts: list[str], options: MeasureOptions, embeddings_ND: NDArray[np.float32] | None
-) -> dict[str, float]:
-    """The diversity measures of the first `options.answers` texts: more texts repeat more, whoever wrote them."""
+) -> tuple[dict[str, float], dict[str, str]]:
+    """The diversity measures of the first `options.answers` texts, since more texts repeat more, whoever wrote them;
+    and why those that are nan are."""
     n = options.answers or len(texts)
     kept_ND = embeddings_ND[:n] if embeddings_ND is not None else None
-    values = measure_group(texts[:n], options.measures, embeddings=kept_ND).values
-    return dict(values) if len(texts) >= n else dict.fromkeys(values, math.nan)
+    measured = measure_group(texts[:n], options.measures, embeddings=kept_ND)
+    if len(texts) >= n:
+        return dict(measured.values), measured.undefined
+    return dict.fromkeys(measured.values, math.nan), dict.fromkeys(measured.values, f"fewer than {n} answers")
 
 
 def expected_best(rewards: Floats, k: int) -> float:

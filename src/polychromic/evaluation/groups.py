@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -37,13 +37,16 @@ class AnswerGroup:
         return len(self.texts)
 
 
-def group_rows(rows: Sequence[GenerationRow]) -> dict[str, list[AnswerGroup]]:
+def group_rows(
+    rows: Sequence[GenerationRow], *, has_forms: bool | None = None
+) -> dict[str, list[AnswerGroup]]:
     """Groups by sampling label in order of first appearance, each list sorted by prompt id.
 
+    `has_forms` says whether the task tells equal answers by their forms (None: it does where a row carries one).
     Raises ValueError where a prompt has two rows of one index under one way of sampling.
     """
     # One table has one notion of equal answers: task forms where any row carries one.
-    has_forms = any(row.cluster is not None for row in rows)
+    has_forms = carry_forms(rows) if has_forms is None else has_forms
     gathered: defaultdict[SamplingParameters, defaultdict[str, list[GenerationRow]]]
     gathered = defaultdict(lambda: defaultdict(list))
     for row in rows:
@@ -58,6 +61,11 @@ def group_rows(rows: Sequence[GenerationRow]) -> dict[str, list[AnswerGroup]]:
             _group(name, members, has_forms) for name, members in sorted(prompts.items())
         ]
     return groups
+
+
+def carry_forms(rows: Iterable[GenerationRow]) -> bool:
+    """Whether the task told the form of any answer."""
+    return any(row.cluster is not None for row in rows)
 
 
 def _group(prompt_id: str, rows: list[GenerationRow], has_forms: bool) -> AnswerGroup:

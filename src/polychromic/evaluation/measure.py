@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from polychromic.diversity import Embedder, measure_signatures
 from polychromic.evaluation.group_metrics import GroupMetrics, MeasureOptions, measure_answers
-from polychromic.evaluation.groups import AnswerGroup, group_rows
+from polychromic.evaluation.groups import AnswerGroup, carry_forms, group_rows
 from polychromic.evaluation.tables import PromptTable, SampledTable
+from polychromic.evaluation.undefined import count_reasons
 from polychromic.records import GenerationRow
 
 Floats = NDArray[np.float64]
@@ -64,7 +65,9 @@ def measure_arms(
         raise ValueError(
             f"rows_by_arm_seed: expected generations of every arm and seed; none for {empty or 'any'}"
         )
-    grouped = {key: group_rows(rows) for key, rows in rows_by_arm_seed.items()}
+    # An arm without one answer that has a form must not fall back on another notion of equal answers.
+    has_forms = carry_forms(chain.from_iterable(rows_by_arm_seed.values()))
+    grouped = {key: group_rows(rows, has_forms=has_forms) for key, rows in rows_by_arm_seed.items()}
     everything = [group for labels in grouped.values() for groups in labels.values() for group in groups]
     answers = _common(everything, len)
     options = MeasureOptions(pass_threshold, cluster_distance, _common(everything, _n_rewarded), answers)
@@ -94,10 +97,11 @@ def _measure_groups(
     measured = chain.from_iterable(
         spread(_measure_chunk, _embedded_chunks(groups, embedder), repeat(options))
     )
-    sampled = {}
+    sampled, undefined = {}, {}
     for label, members in by_label.items():
         own = {group.prompt_id: next(measured) for group in members}
         sampled[label] = _columns(prompts, own, extra)
+        undefined[label] = count_reasons(metrics.undefined for metrics in own.values())
     return PromptTable(
         prompts,
         sampled,
@@ -106,6 +110,7 @@ def _measure_groups(
         dict(Counter(error for group in groups for error in group.errors)),
         answers,
         {label: max(map(len, members)) for label, members in by_label.items()},
+        undefined,
     )
 
 

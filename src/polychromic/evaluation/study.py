@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from polychromic.diversity import Signature, require_comparable
 from polychromic.evaluation.tables import PromptTable, SampledTable
 
 Floats = NDArray[np.float64]
@@ -27,17 +28,32 @@ class Study:
 
     @classmethod
     def of(cls, tables: Mapping[tuple[str, int], PromptTable]) -> Study:
-        """Line up the tables; raises ValueError without a table, or where no prompt is in all of them."""
+        """Line up the tables.
+
+        Raises ValueError without a table, where no prompt is in all of them, or where the same measure was made in
+        different ways.
+        """
         if not tables:
             raise ValueError("tables: expected the measurements of at least two arms, got none")
         everywhere = set.intersection(*(set(table.prompts) for table in tables.values()))
         anywhere = set.union(*(set(table.prompts) for table in tables.values()))
         if not everywhere:
             raise ValueError("the arms share no prompt id; expected generations for the same prompts")
+        _require_one_way(tables)
         arms: dict[str, tuple[int, ...]] = {}
         for arm, seed in tables:
             arms[arm] = (*arms.get(arm, ()), seed)
         return cls(tables, tuple(sorted(everywhere)), arms, len(anywhere) - len(everywhere))
+
+    @property
+    def clusters(self) -> str:
+        """How equal answers were found, in every table."""
+        return next(iter(self.tables.values())).clusters
+
+    @property
+    def signatures(self) -> dict[str, str]:
+        """How each measure was made that some table has."""
+        return {key: text for table in self.tables.values() for key, text in table.signatures.items()}
 
     def labels(self, arm: str) -> list[str]:
         """The ways in which all seeds of an arm were sampled, headline first."""
@@ -102,3 +118,21 @@ class Study:
     def _kept(self, arm: str, seed: int) -> NDArray[np.int64]:
         """Positions of the study's prompts in one table (both are sorted by id)."""
         return np.searchsorted(self.tables[arm, seed].prompts, self.prompts)
+
+
+def _require_one_way(tables: Mapping[tuple[str, int], PromptTable]) -> None:
+    """Raise ValueError, naming arm and difference, where a measure was not made in one way in all tables."""
+    made: dict[str, tuple[str, Signature]] = {}
+    first = next(iter(tables.values()))
+    for (arm, _), table in tables.items():
+        if table.clusters != first.clusters:
+            raise ValueError(
+                f"arm {arm!r} has equal answers found by {table.clusters}, others by {first.clusters}; expected one way"
+            )
+        for key, text in table.signatures.items():
+            signature = Signature.parse(text)
+            other, known = made.setdefault(key, (arm, signature))
+            try:
+                require_comparable(known, signature)
+            except ValueError as error:
+                raise ValueError(f"arms {other!r} and {arm!r}: {error}") from error

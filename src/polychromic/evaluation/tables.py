@@ -49,7 +49,8 @@ class PromptTable:
 
     `clusters` says how equal answers were found, `signatures` how each diversity measure was made, and
     `missing` why rewards are missing: reasons with their counts. `answers` is the number of answers that the measures
-    of texts saw of every prompt (0: not known), and `most_answers` by label the most that a prompt has.
+    of texts saw of every prompt (0: not known), and `most_answers` by label the most that a prompt has. `undefined`
+    counts the prompts where a measure is nan: label → metric → reason → prompts.
     """
 
     prompts: tuple[str, ...]
@@ -59,6 +60,7 @@ class PromptTable:
     missing: Mapping[str, int] = field(default_factory=dict)
     answers: int = 0
     most_answers: Mapping[str, int] = field(default_factory=dict)
+    undefined: Mapping[str, Mapping[str, Mapping[str, int]]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain mapping for `write_json` (nan becomes null); `from_json` is its inverse."""
@@ -74,6 +76,7 @@ class PromptTable:
             "missing": dict(self.missing),
             "answers": self.answers,
             "most_answers": dict(self.most_answers),
+            "undefined": {label: dict(metrics) for label, metrics in self.undefined.items()},
         }
 
     @classmethod
@@ -98,6 +101,7 @@ class PromptTable:
             data["missing"],
             data["answers"],
             data["most_answers"],
+            data["undefined"],
         )
 
 

@@ -1,0 +1,47 @@
+"""Where measures are undefined and why: a number that is missing must not go unnoticed."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+
+from polychromic.evaluation.cautions import Caution
+from polychromic.evaluation.metrics import METRICS, find_metric
+from polychromic.evaluation.tables import PromptTable
+from polychromic.evaluation.wording import listed
+
+
+def count_reasons(reasons: Iterable[Mapping[str, str]]) -> dict[str, dict[str, int]]:
+    """metric → reason → number of groups, from each group's reasons by metric."""
+    counted: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for of_group in reasons:
+        for metric, reason in of_group.items():
+            counted[metric][reason] += 1
+    return {metric: dict(counts) for metric, counts in counted.items()}
+
+
+def undefined_cautions(tables: Mapping[tuple[str, int], PromptTable], label: str) -> Iterator[Caution]:
+    """For each arm the measures that some prompt lacks under one way of sampling, with the number and the reason."""
+    groups: Counter[str] = Counter()
+    lacking: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for (arm, _), table in tables.items():
+        groups[arm] += len(table.prompts)
+        for metric, reasons in table.undefined.get(label, {}).items():
+            for reason, n in reasons.items():
+                lacking[arm, reason][metric] += n
+    for arm in groups:
+        parts = [
+            f"{_named(counts)} of {groups[arm]} groups: {reason}"
+            for (of_arm, reason), counts in lacking.items()
+            if of_arm == arm
+        ]
+        if parts:
+            yield Caution("undefined", arm, f"{arm}: no value of {'; '.join(parts)}")
+
+
+def _named(counts: Mapping[str, int]) -> str:
+    """Measures that as many groups lack, together: "Distinct-2 and Distinct-3 in 10"."""
+    by_number: defaultdict[int, list[str]] = defaultdict(list)
+    for metric in sorted(counts, key=list(METRICS).index):
+        by_number[counts[metric]].append(find_metric(metric).name)
+    return ", ".join(f"{listed(names)} in {n}" for n, names in by_number.items())
