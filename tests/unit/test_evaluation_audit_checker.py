@@ -102,3 +102,22 @@ def test_the_arithmetic_checker_passes_its_audit_without_references():
 def test_no_prompts_is_an_error():
     with pytest.raises(ValueError, match="at least one prompt"):
         audit_checker(exact, [], pass_threshold=1.0)
+
+
+def test_without_references_replies_that_passed_are_shuffled():
+    """Past bug: a checker that never looks at the prompt was not caught where no prompt had references."""
+    prompts = [Prompt(f"p{index}", as_messages("Write.")) for index in range(6)]
+    replies = {f"p{index}": f"a fine text, number {index}" for index in range(5)}
+
+    audit = audit_checker(at_least_ten_characters, prompts, pass_threshold=1.0, replies=replies)
+
+    assert audit.controls["shuffled replies"].n == 5
+    assert audit.controls["shuffled references"].n == 0
+    assert "shuffled replies (100 %)" in audit.sentence
+
+
+def test_replies_are_not_needed_where_there_are_references():
+    audit = audit_checker(exact, PROMPTS, pass_threshold=1.0, replies={"p0": "x", "p1": "y"})
+
+    assert audit.controls["shuffled replies"].n == 0
+    assert not audit.lenient

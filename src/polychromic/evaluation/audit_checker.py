@@ -12,7 +12,7 @@ from polychromic.seeding import numpy_generator
 CheckFunction = Callable[[Sequence[Prompt], Sequence[str]], Sequence[Check]]
 
 GOOD = "references"
-BAD = ("shuffled references", "empty", "echoed prompt", "repeated word")
+BAD = ("shuffled references", "shuffled replies", "empty", "echoed prompt", "repeated word")
 
 _REPETITIONS = 20
 _FALLBACK_WORD = "the"
@@ -49,44 +49,49 @@ def audit_checker(
     pass_threshold: float,
     most_bad: float = 0.1,
     least_good: float = 0.5,
+    replies: Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> CheckerAudit:
     """Try a checker on references and on texts that should not pass.
 
-    Controls without a text to try (no references) are empty. Raises ValueError without prompts.
+    `replies` are texts that passed, by prompt id: shuffled across prompts they stand in where no prompt has
+    references. Controls without a text to try are empty. Raises ValueError without prompts.
     """
     if not prompts:
         raise ValueError("prompts: expected at least one prompt to audit the checker on")
     controls = {
-        name: _try(check, pairs, pass_threshold) for name, pairs in _control_texts(prompts, seed).items()
+        name: _try(check, pairs, pass_threshold)
+        for name, pairs in _control_texts(prompts, replies or {}, seed).items()
     }
     passing = [name for name in BAD if controls[name].pass_rate > most_bad]
     harsh = controls[GOOD].pass_rate < least_good
     return CheckerAudit(controls, bool(passing), harsh, _sentence(controls, passing, harsh))
 
 
-def _control_texts(prompts: Sequence[Prompt], seed: int) -> dict[str, list[tuple[Prompt, str]]]:
+def _control_texts(
+    prompts: Sequence[Prompt], replies: Mapping[str, str], seed: int
+) -> dict[str, list[tuple[Prompt, str]]]:
     with_references = [prompt for prompt in prompts if prompt.references]
+    replied = [] if with_references else [prompt for prompt in prompts if prompt.id in replies]
     return {
         GOOD: [(prompt, text) for prompt in with_references for text in prompt.references],
-        "shuffled references": _shuffled(with_references, seed),
+        "shuffled references": _shuffled(
+            [(prompt, prompt.references[0]) for prompt in with_references], seed
+        ),
+        "shuffled replies": _shuffled([(prompt, replies[prompt.id]) for prompt in replied], seed),
         "empty": [(prompt, "") for prompt in prompts],
         "echoed prompt": [(prompt, prompt.text) for prompt in prompts],
         "repeated word": [(prompt, " ".join([_first_word(prompt)] * _REPETITIONS)) for prompt in prompts],
     }
 
 
-def _shuffled(prompts: Sequence[Prompt], seed: int) -> list[tuple[Prompt, str]]:
-    """Each prompt with another's reference: the next one's in a random circle. Texts that are right anyway are left
-    out."""
-    order = numpy_generator("checker-audit", seed).permutation(len(prompts)).tolist()
-    circle = [prompts[index] for index in order]
+def _shuffled(answered: Sequence[tuple[Prompt, str]], seed: int) -> list[tuple[Prompt, str]]:
+    """Each prompt with another's text: the next one's in a random circle. Texts that are its own as well, or right
+    by its references, are left out."""
+    order = numpy_generator("checker-audit", seed).permutation(len(answered)).tolist()
+    circle = [answered[index] for index in order]
     pairs = zip(circle, [*circle[1:], *circle[:1]], strict=True)
-    return [
-        (prompt, other.references[0])
-        for prompt, other in pairs
-        if other.references[0] not in prompt.references
-    ]
+    return [(prompt, other) for (prompt, own), (_, other) in pairs if other not in (own, *prompt.references)]
 
 
 def _first_word(prompt: Prompt) -> str:

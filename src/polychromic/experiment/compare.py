@@ -90,7 +90,7 @@ def compare_rows(
         baseline=experiment.comparison.baseline,
         criteria=experiment.comparison.levels(),
         headline=headline,
-        audit=_audit(task, experiment),
+        audit=_audit(task, experiment, rows),
         equal_length=at_equal_length(
             rows,
             baseline=experiment.comparison.baseline,
@@ -102,9 +102,16 @@ def compare_rows(
     return Compared(comparison, Study.of(tables))
 
 
-def _audit(task: Task, experiment: Experiment | GivenExperiment) -> CheckerAudit | None:
+def _audit(task: Task, experiment: Experiment | GivenExperiment, rows: RowsByArmSeed) -> CheckerAudit | None:
     """What the checker says of controls, None for a task that has no checker."""
     prompts = task.prompts(experiment.evaluation.split)[:_AUDITED_PROMPTS]
-    audit = audit_checker(task.check, prompts, pass_threshold=task.pass_threshold)
+    passed = {
+        row.prompt_id: row.text
+        for (arm, _), members in rows.items()
+        if arm == experiment.comparison.baseline
+        for row in members
+        if row.reward is not None and row.reward >= task.pass_threshold
+    }
+    audit = audit_checker(task.check, prompts, pass_threshold=task.pass_threshold, replies=passed)
     judged = any(control.unjudged < control.n for control in audit.controls.values())
     return audit if judged else None
