@@ -84,6 +84,18 @@ def test_every_measure_that_some_arm_has_is_signed():
     assert "distinct_2" in comparison.signatures
 
 
+def test_the_number_of_clusters_is_signed_with_how_they_were_found_and_the_draws():
+    rows = {
+        ("baseline", 0): rows_of(forms=["a", "b", "a", "c"]),
+        ("arm", 0): rows_of(forms=["a", "b", "a", "c"]),
+    }
+    signatures = compared(measure_arms(rows, pass_threshold=0.5)).signatures
+    assert signatures["clusters"] == "clusters|same:the task's canonical form|k:4|version:1"
+    assert signatures["distinct_correct"] == (
+        "distinct_correct|passes:reward >= 0.5|same:the task's canonical form|k:4|version:1"
+    )
+
+
 def test_undefined_values_are_told_of_with_their_reason():
     mixed = rows_of(["yes", "no", "maybe", "yes"], n_prompts=5) + rows_of()[20:]
     tables = measure_arms({("baseline", 0): mixed, ("arm", 0): rows_of()}, pass_threshold=1.0)

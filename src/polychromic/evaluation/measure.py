@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polychromic.diversity import Embedder, measure_signatures
+from polychromic.diversity.signature import sign
 from polychromic.evaluation.group_metrics import GroupMetrics, MeasureOptions, measure_answers
 from polychromic.evaluation.groups import AnswerGroup, carry_forms, group_rows
 from polychromic.evaluation.tables import PromptTable, SampledTable
@@ -102,11 +103,12 @@ def _measure_groups(
         own = {group.prompt_id: next(measured) for group in members}
         sampled[label] = _columns(prompts, own, extra)
         undefined[label] = count_reasons(metrics.undefined for metrics in own.values())
+    clusters = _cluster_method(groups[0], options, embedder)
     return PromptTable(
         prompts,
         sampled,
-        _cluster_method(groups[0], options, embedder),
-        _signatures(options, answers, sampled),
+        clusters,
+        _signatures(options, answers, clusters, sampled),
         dict(Counter(error for group in groups for error in group.errors)),
         answers,
         {label: max(map(len, members)) for label, members in by_label.items()},
@@ -204,7 +206,14 @@ def _cluster_method(group: AnswerGroup, options: MeasureOptions, embedder: Embed
     return "same text"
 
 
-def _signatures(options: MeasureOptions, n: int, sampled: Mapping[str, SampledTable]) -> dict[str, str]:
+def _signatures(
+    options: MeasureOptions, n: int, clusters: str, sampled: Mapping[str, SampledTable]
+) -> dict[str, str]:
     present = {key for table in sampled.values() for key in table.values}
-    signatures = measure_signatures(options.measures, n)
+    drawn = {"same": clusters, "k": options.draws or "all"}
+    signatures = {
+        **measure_signatures(options.measures, n),
+        "clusters": sign("clusters", **drawn),
+        "distinct_correct": sign("distinct_correct", passes=f"reward >= {options.pass_threshold:g}", **drawn),
+    }
     return {key: str(signature) for key, signature in signatures.items() if key in present}
