@@ -23,7 +23,8 @@ from polychromic.objective import BaselineEquations, FittedBaseline, set_advanta
 
 FloatArray = NDArray[np.float64]
 N, K = 8, 4
-SIZES = tuple(range(1, N))
+SIZES = tuple(range(N))
+"""Of the mix; 0 is the constant."""
 SCORES = [
     ("reward", "product"),
     ("pass_at_k", "product"),
@@ -32,7 +33,12 @@ SCORES = [
     ("distance", "product"),
     ("distance", "passing"),
 ]
-PUBLISHED: dict[str, Mapping[int, float]] = {"none": {}, "leave-one-out": {K: 1.0}, "minus one": {K - 1: 1.0}}
+PUBLISHED: dict[str, Mapping[int, float]] = {
+    "none": {},
+    "leave-one-out": {K: 1.0},
+    "PKPO's sloo": {K: N / (N - 1)},
+    "minus one": {K - 1: 1.0},
+}
 MIXED = np.array([0.30, 0.25, 0.15, 0.12, 0.10, 0.08])
 COLLAPSED = np.array([0.85, 0.05, 0.04, 0.03, 0.02, 0.01])
 BATCHES, PROMPTS_PER_BATCH = 64, 8
@@ -40,7 +46,7 @@ BATCHES, PROMPTS_PER_BATCH = 64, 8
 
 @dataclass(frozen=True)
 class Moments:
-    """Of one prompt. form: E[Xᵀ G X] for X = [A_none, B_1 .. B_{N−1}] and the Gram matrix G of the scores."""
+    """Of one prompt. form: E[Xᵀ G X] for X = [A_none, B_0 .. B_{N−1}] and the Gram matrix G of the scores."""
 
     form: FloatArray
     squared_norm: float
@@ -150,7 +156,7 @@ def on_single_policies() -> None:
             ]
             values = [moments.variance(mix) for mix in PUBLISHED.values()]
             values += [float(np.mean(trials)), moments.variance(oracle(moments.form))]
-            ratio = values[1] / values[3]
+            ratio = moments.variance(PUBLISHED["leave-one-out"]) / values[len(PUBLISHED)]
             print_row(
                 name,
                 label(objective, gate),

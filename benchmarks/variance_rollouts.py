@@ -21,7 +21,7 @@ from polychromic.sampling.local import LocalSampler
 from polychromic.tasks.arithmetic import ArithmeticTask
 from polychromic.training.groups import GroupSignals, group_sequences, group_signals, sample_groups
 from polychromic.training.sequences import answer_logprobs
-from variance import PUBLISHED, SCORES, K, Moments, N, design, fit, label, print_header, print_row
+from variance import PUBLISHED, SCORES, SIZES, K, Moments, N, design, fit, label, print_header, print_row
 
 FloatArray = NDArray[np.float64]
 
@@ -99,7 +99,7 @@ def _form(rollout: Rollout, objective: str, gate: str) -> tuple[tuple[FloatArray
     design_NX = design(objective, gate, arrays)[0]
     forms = [design_NX.T @ gram @ design_NX for gram in (rollout.gram, rollout.surrogate_NN)]
     # Leave-one-out's gradient: any unbiased one serves to estimate the squared norm of the mean.
-    advantages_N = torch.tensor(design_NX[:, 0] - design_NX[:, K], dtype=torch.float32)
+    advantages_N = torch.tensor(design_NX[:, 0] - design_NX[:, 1 + SIZES.index(K)], dtype=torch.float32)
     return (forms[0], forms[1]), advantages_N @ rollout.gradients_ND
 
 

@@ -84,9 +84,7 @@ def test_two_prompts_cross_fitted_are_unbiased(objective):
         for row in range(q):
             pair = replace(
                 other,
-                matrix_PMM=np.stack(
-                    [np.broadcast_to(equations[p].matrix_PMM[row], (2, 2)), other.matrix_PMM[row]]
-                ),
+                matrix_PMM=np.stack([equations[p].matrix_PMM[row], other.matrix_PMM[row]]),
                 target_PM=np.stack([equations[p].target_PM[row], other.target_PM[row]]),
             )
             mix = {size: column[0] for size, column in cross_fitted_coefficients(pair).items()}
@@ -155,7 +153,7 @@ def test_without_coefficients_it_is_leave_one_out():
     )
 
 
-def batches_of(policy, correct, n_batches, rng, *, objective="distance", n=8, set_size=4):
+def batches_of(policy, correct, n_batches, rng, *, objective="distance", n=8, set_size=4, set_sizes=None):
     """Equations of batches of 8 groups that the policy sampled; every outcome is at distance 1 from the others."""
     rewards = np.isin(np.arange(len(policy)), correct).astype(float)
     for _ in range(n_batches):
@@ -168,6 +166,7 @@ def batches_of(policy, correct, n_batches, rng, *, objective="distance", n=8, se
             distances=(outcomes[:, :, None] != outcomes[:, None, :]).astype(float),
             gates=rewards[outcomes],
             score_gram=softmax_gram(policy[outcomes], outcomes, float(policy @ policy)),
+            set_sizes=set_sizes,
         )
 
 
@@ -185,7 +184,7 @@ def after(batches, **options):
 def test_it_starts_as_leave_one_out_and_its_state_survives_json():
     assert FittedBaseline().coefficients is None
     fits = [after(batches_of(MIXED, [0, 1, 2], n, np.random.default_rng(5))) for n in (1, 2, 5)]
-    leave_one_out = {size: float(size == 4) for size in range(1, 8)}
+    leave_one_out = {size: float(size == 4) for size in range(8)}
     assert fits[0].coefficients == leave_one_out, "no fit has met a later batch yet"
     assert fits[1].coefficients == leave_one_out, "one later batch is as likely luck"
     assert fits[2].coefficients != leave_one_out
@@ -198,16 +197,29 @@ def test_it_starts_as_leave_one_out_and_its_state_survives_json():
 
 
 def test_the_record_of_earlier_fits_decides_how_far_a_fit_is_followed():
-    """Where signal is rare a plain fit lost a quarter to leave_one_out; where there is much it is followed."""
-    trusted = [
-        after(batches_of(MIXED, [0, 1, 2], 16, np.random.default_rng(seed))).record.trust for seed in range(5)
-    ]
-    doubted = [
-        after(batches_of(COLLAPSED, [1, 3, 5], 16, np.random.default_rng(seed))).record.trust
-        for seed in range(20)
-    ]
+    """Where signal is rare a plain fit lost a quarter to leave_one_out; where there is much it is followed.
+
+    Without the constant, which pays even there.
+    """
+
+    def trust(policy, correct, seed):
+        rng = np.random.default_rng(seed)
+        return after(batches_of(policy, correct, 16, rng, set_sizes=range(1, 8))).record.trust
+
+    trusted = [trust(MIXED, [0, 1, 2], seed) for seed in range(5)]
+    doubted = [trust(COLLAPSED, [1, 3, 5], seed) for seed in range(20)]
     assert min(trusted) > 0.8
     assert np.mean(doubted) < 0.25
+
+
+def test_the_constant_serves_where_all_others_fail():
+    """Then every leave-one-out mean is 0, and without a constant nothing is taken off the one that passes."""
+    fit = after(batches_of(COLLAPSED, [1, 3, 5], 32, np.random.default_rng(0), objective="pass_at_k"))
+    assert fit.coefficients is not None
+    assert fit.coefficients[0] > 0.02
+    alone = {"rewards": [1.0, *[0.0] * 7], "baseline": "fitted"}
+    with_constant = set_advantages("pass_at_k", 4, coefficients=fit.coefficients, **alone)
+    assert with_constant[0] < set_advantages("pass_at_k", 4, rewards=alone["rewards"])[0]
 
 
 def test_trust_is_the_step_that_would_have_paid():

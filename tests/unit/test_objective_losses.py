@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from polychromic.objective.losses import (
     chunked_token_logprobs,
@@ -53,31 +54,47 @@ def test_a_frozen_head_gets_no_gradient_and_low_precision_gives_float32():
     assert head.grad is None
 
 
-def test_the_logits_never_exist_whole(monkeypatch):
-    """Every tensor that the forward and backward pass make stays at chunk × V or below B·T × D."""
-    hidden, head, ids = head_and_hidden()
-    sizes = []
-    original = torch.Tensor.__matmul__
+class LargestTensor(TorchDispatchMode):
+    """Elements of the largest tensor that any operation, forward or backward, has made."""
 
-    def recorded(self, other):
-        result = original(self, other)
-        sizes.append(tuple(result.shape))
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(tensor, torch.Tensor):
+                self.elements = max(self.elements, tensor.numel())
         return result
 
-    monkeypatch.setattr(torch.Tensor, "__matmul__", recorded)
-    chunked_token_logprobs(hidden, head, ids, chunk_tokens=4).sum().backward()
-    assert sizes
-    assert max(rows for rows, columns in sizes if columns == 11) <= 4
+
+def test_no_operation_makes_more_logits_than_a_chunk():
+    """B·T·V is 24,000 here, a chunk of logits 3,000; the largest tensor of all is the head's own gradient, V·D."""
+    hidden = torch.randn(2, 12, 4, requires_grad=True)
+    head = torch.randn(1000, 4, requires_grad=True)
+    ids = torch.randint(0, 1000, (2, 12))
+    with LargestTensor() as chunked:
+        chunked_token_logprobs(hidden, head, ids, chunk_tokens=3).sum().backward()
+    assert chunked.elements == 4000
+    with LargestTensor() as whole:
+        torch.log_softmax(hidden @ head.T, -1).gather(-1, ids[..., None]).sum().backward()
+    assert whole.elements == 24000
 
 
 def test_shapes_that_disagree_are_named():
     hidden, head, ids = head_and_hidden()
     with pytest.raises(ValueError, match=r"hidden_BTD is \(3, 5, 8\), token_ids_BT \(3, 4\)"):
         chunked_token_logprobs(hidden, head, ids[:, :4])
+    with pytest.raises(ValueError, match=r"temperature is 0.0, expected more than 0"):
+        chunked_token_logprobs(hidden, head, ids, temperature=0.0)
     with pytest.raises(ValueError, match="mask_BT"):
         cross_entropy_loss(torch.zeros(2, 3), torch.zeros(2, 2))
     with pytest.raises(ValueError, match="advantages_B is \\(2, 2\\), expected one for each of 2"):
         policy_gradient_loss(torch.zeros(2, 3), torch.ones(2, 3), torch.zeros(2, 2))
+    one_row, rows = torch.zeros(1, 3), torch.zeros(2, 3)
+    with pytest.raises(ValueError, match=r"old_logprobs_BT is \(1, 3\), expected \(2, 3\)"):
+        clipped_policy_gradient_loss(rows, one_row, torch.ones(2, 3), torch.zeros(2))
+    with pytest.raises(ValueError, match=r"reference_logprobs_BT is \(1, 3\), expected \(2, 3\)"):
+        kl_to_reference(rows, one_row, torch.ones(2, 3))
 
 
 LOGPROBS = torch.tensor([[-0.5, -1.0, -2.0], [-0.25, -3.0, float("-inf")]])

@@ -11,7 +11,12 @@ from polychromic.files import read_jsonl
 from polychromic.objective import FittedBaseline, set_advantages
 from polychromic.tasks.arithmetic import ArithmeticTask
 from polychromic.training.fitted import learn_from
-from polychromic.training.groups import diversity_advantages, objective_inputs
+from polychromic.training.groups import (
+    GroupSignals,
+    diversity_advantages,
+    diversity_signal,
+    objective_inputs,
+)
 from polychromic.training.loop import ArmRun, Trainer, train_arm
 from polychromic.training.settings import DiversitySettings, TrainingSettings
 
@@ -43,7 +48,7 @@ def test_the_first_step_is_leave_one_out_and_later_ones_are_not(run):
     trainer = Trainer(run)
     assert trainer.maker.fitted.coefficients is None
     trainer.step()
-    leave_one_out = {size: float(size == 3) for size in range(1, 6)}
+    leave_one_out = {size: float(size == 3) for size in range(6)}
     assert trainer.maker.fitted.coefficients == leave_one_out
     for _ in range(3):
         trainer.step()
@@ -88,3 +93,39 @@ def test_its_state_survives_a_checkpoint(run):
     for _ in range(3):
         trainer.step()
     assert FittedBaseline.from_state(trainer.maker.fitted.to_state()) == trainer.maker.fitted
+
+
+def test_a_mix_fitted_without_the_constant_goes_on_without_it(run):
+    """Checkpoints of before the constant: their mix is kept, not refused."""
+    trainer = Trainer(run)
+    sampled = trainer.maker._sample(0, trainer.prompts[:6], 6)
+    old = FittedBaseline(
+        set_sizes=(1, 2, 3), prior=(0.0, 0.0, 1.0), matrix=((0.0,) * 3,) * 3, target=(0.0,) * 3, n_groups=1.0
+    )
+    assert learn_from(old, sampled.groups, sampled.signals, run.diversity).set_sizes == (1, 2, 3)
+
+
+@pytest.mark.parametrize("baseline", ["fitted", "leave_one_out", "leave_one_out_minus_one"])
+def test_a_baseline_that_pays_every_group_makes_no_signal(baseline):
+    """Else a run whose groups had all become alike would never be stopped: its advantages are noise, but not zero."""
+    rewards = np.array([[1.0] * 4, [0.0] * 4, [1.0, 0.0, 0.0, 0.0]])
+    signals = GroupSignals(rewards, rewards, np.zeros((3, 4), dtype=np.int64), np.zeros((3, 4, 4)))
+    settings = DiversitySettings(weight=1.0, set_size=2, baseline=baseline)
+    advantages, _ = diversity_advantages(signals, settings, {0: 0.1, 2: 0.9})
+    assert advantages[1].any() == (baseline == "fitted")
+    assert diversity_signal(signals, settings).tolist() == [False, False, True]
+
+
+def test_vendi_with_more_subsets_than_are_scored_trains(run):
+    """10,626 subsets of 4 out of 24: without a generator of its own this run ended at its first step."""
+    several = dataclasses.replace(
+        run,
+        training=run.training.model_copy(update={"generations": 24, "prompts_per_step": 2, "steps": 2}),
+        diversity=run.diversity.model_copy(update={"objective": "vendi", "set_size": 4}),
+    )
+    trainer = Trainer(several)
+    again = Trainer(several)
+    one, other = (each.maker._sample(0, each.prompts[:2], 24) for each in (trainer, again))
+    np.testing.assert_array_equal(one.diversity_PN, other.diversity_PN)
+    for _ in range(2):
+        trainer.step()

@@ -1,6 +1,6 @@
 """The fitted baseline: the mix of leave-one-out means that earlier groups, or other prompts, show to be best.
 
-    b_i = Σ_m c_m L_m,i,   L_m,i = mean of f over the m-subsets of the other generations.
+    b_i = c_0 + Σ_m c_m L_m,i,   L_m,i = mean of f over the m-subsets of the other generations.
 
 For any coefficients c that the group itself had no part in, b_i does not depend on generation i and the gradient
 estimator stays exactly unbiased; its second moment is quadratic in c,
@@ -27,7 +27,8 @@ from polychromic.objective.set_scores import SetScore, mix_of_means, with_member
 from polychromic.objective.track_record import TrackRecord
 
 DENSE_SET_SIZES = 15
-"""Up to this many set sizes all of 1..N−1 enter the mix; in larger groups, about as many, spread by ratio."""
+"""Up to this many set sizes all of 1..N−1 enter the mix beside the constant; in larger groups, about as many, spread by
+ratio."""
 
 RECORD_DECAY = 0.25
 """Power of `decay` with which the record of earlier fits fades: evidence of rare signal is itself rare."""
@@ -64,8 +65,9 @@ def baseline_equations(
     score_gram: [P, N, N] (or [N, N]): inner products of the scores ∇log π(y_i), or a stand-in such as
         `surprisal_gram`. None is the identity, plain regression of the credit: right where scores of different
         generations are orthogonal and of one length, and it can lose to leave_one_out where they are not.
-    set_sizes: the set sizes of the mix, by default 1..N−1; 0 stands for a constant. A constant helps where prompts
-        are alike, but gives groups without any signal an advantage, and so noise.
+    set_sizes: the set sizes of the mix, by default 0..N−1, where 0 stands for a constant. The constant is worth much
+        where all other generations fail and every mean is 0 (docs/results/variance.md); it gives groups without any
+        signal small advantages, whose expected gradient is zero. Leave it out to keep those at exactly zero.
     Groups with missing values count for nothing.
     """
     groups = read_groups(
@@ -240,7 +242,7 @@ def _check_set_sizes(set_sizes: Sequence[int] | None, set_size: int, n: int) -> 
         spread = np.unique(np.geomspace(1, n - 1, min(n - 1, DENSE_SET_SIZES)).round().astype(int))
         chosen = range(1, n) if n - 1 <= DENSE_SET_SIZES else spread.tolist()
         near = {size for size in (set_size - 1, set_size) if 1 <= size <= n - 1}
-        return tuple(sorted(near.union(chosen)))
+        return tuple(sorted(near.union(chosen, [0])))
     if min(set_size, n - 1) not in set_sizes or not all(0 <= size < n for size in set_sizes):
         raise ValueError(
             f"set_sizes is {tuple(set_sizes)}, expected sizes from 0 to {n - 1} that include {min(set_size, n - 1)}, "

@@ -29,12 +29,16 @@ def chunked_token_logprobs(
     hidden_BTD: hidden states that predict the tokens. Logits are made for `chunk_tokens` tokens at a time (by
     default as many as fit 2^25 logits) and made again in the backward pass, so that [B, T, V] never exists whole.
     Gradients reach `hidden_BTD`, and `head_weight_VD` where it is trained; second derivatives are not offered.
-    Raises ValueError where shapes disagree.
+    Raises ValueError where shapes disagree or the temperature is not positive.
     """
     if hidden_BTD.shape[:-1] != token_ids_BT.shape or hidden_BTD.shape[-1] != head_weight_VD.shape[-1]:
         raise ValueError(
             f"hidden_BTD is {tuple(hidden_BTD.shape)}, token_ids_BT {tuple(token_ids_BT.shape)} and head_weight_VD "
             f"{tuple(head_weight_VD.shape)}: expected [B, T, D], [B, T] and [V, D]"
+        )
+    if not temperature > 0:
+        raise ValueError(
+            f"temperature is {temperature}, expected more than 0: greedy decoding has no gradient"
         )
     chunk = chunk_tokens or max(1, _LOGITS_AT_ONCE // head_weight_VD.shape[0])
     logprobs_M = _TokenLogprobs.apply(
@@ -123,6 +127,7 @@ def clipped_policy_gradient_loss(
     later updates are biased, by the clip and because ρ of one token ignores how the tokens before it shifted.
     """
     _check_shapes(logprobs_BT, mask_BT, advantages_B)
+    _check_same("old_logprobs_BT", old_logprobs_BT, logprobs_BT)
     # Padding may hold anything, and exp(inf − inf) would turn the masked sum into nan.
     difference_BT = (logprobs_BT - old_logprobs_BT.detach()).masked_fill(mask_BT == 0, 0.0)
     ratio_BT = difference_BT.exp()
@@ -150,6 +155,7 @@ def kl_to_reference(
     which each token answers for its own δ and, through the low-variance k3, for all that follow it. Unbiased.
     """
     _check_shapes(logprobs_BT, mask_BT)
+    _check_same("reference_logprobs_BT", reference_logprobs_BT, logprobs_BT)
     with torch.no_grad():
         delta_BT = (logprobs_BT - reference_logprobs_BT).masked_fill(mask_BT == 0, 0.0)
         k3_BT = torch.expm1(-delta_BT) + delta_BT
@@ -176,4 +182,13 @@ def _check_shapes(
         raise ValueError(
             f"advantages_B is {tuple(advantages_B.shape)}, expected one for each of {len(logprobs_BT)} generations; "
             "flatten [P, N] to [P·N]"
+        )
+
+
+def _check_same(name: str, other_BT: torch.Tensor, logprobs_BT: torch.Tensor) -> None:
+    """Broadcasting would compare every generation with one of them, and say nothing."""
+    if other_BT.shape != logprobs_BT.shape:
+        raise ValueError(
+            f"{name} is {tuple(other_BT.shape)}, expected {tuple(logprobs_BT.shape)} like logprobs_BT: "
+            "log-probabilities of the same tokens"
         )

@@ -13,7 +13,11 @@ from polychromic.training.settings import DiversitySettings
 
 
 def learn_from(
-    baseline: FittedBaseline, groups: Sequence[Group], signals: GroupSignals, settings: DiversitySettings
+    baseline: FittedBaseline,
+    groups: Sequence[Group],
+    signals: GroupSignals,
+    settings: DiversitySettings,
+    generator: np.random.Generator | None = None,
 ) -> FittedBaseline:
     """The baseline for the next step, once this step's groups have had their advantages.
 
@@ -26,6 +30,8 @@ def learn_from(
         settings.objective,
         settings.set_size,
         score_gram=surprisal_gram(logprobs_PN, texts_PN),
+        set_sizes=baseline.set_sizes or None,  # a resumed run keeps the mix that it began with
+        generator=generator,
         **objective_inputs(signals, settings),
     )
     return baseline.update(equations)

@@ -97,18 +97,41 @@ def quality_advantages(signals: GroupSignals, settings: TrainingSettings) -> Flo
 
 
 def diversity_advantages(
-    signals: GroupSignals, settings: DiversitySettings, coefficients: Mapping[int, float] | None = None
+    signals: GroupSignals,
+    settings: DiversitySettings,
+    coefficients: Mapping[int, float] | None = None,
+    generator: np.random.Generator | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     """Advantages [P, N] of the diversity objective and its unbiased estimate [P] for each group.
 
-    `coefficients` are those of the fitted baseline, from earlier steps; None before there are any.
+    `coefficients` are those of the fitted baseline, from earlier steps; None before there are any. `generator` draws
+    subsets where `vendi` or `logdet` has too many to score all.
     """
-    inputs = objective_inputs(signals, settings)
+    inputs = {**objective_inputs(signals, settings), "generator": generator}
     advantages_PN = set_advantages(
         settings.objective, settings.set_size, baseline=settings.baseline, coefficients=coefficients, **inputs
     )
     score_P = subset_mean(settings.objective, settings.set_size, **inputs)
     return advantages_PN, score_P
+
+
+def diversity_signal(
+    signals: GroupSignals, settings: DiversitySettings, generator: np.random.Generator | None = None
+) -> NDArray[np.bool_]:
+    """[P]: whether some generation of a group earns more credit than another.
+
+    Asked of leave-one-out advantages: other baselines give advantages to groups without any signal too, whose
+    gradient is noise around zero.
+    """
+    n = signals.rewards_PN.shape[1]
+    advantages_PN = set_advantages(
+        settings.objective,
+        settings.set_size,
+        baseline="leave_one_out" if settings.set_size < n else settings.baseline,
+        generator=generator,
+        **objective_inputs(signals, settings),
+    )
+    return np.any(advantages_PN != 0.0, axis=1)
 
 
 def objective_inputs(signals: GroupSignals, settings: DiversitySettings) -> dict:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from polychromic.models.loading import LanguageModel, reference_policy
 from polychromic.objective import FittedBaseline, gradient_share
 from polychromic.objective.losses import cross_entropy_loss, kl_to_reference, policy_gradient_loss
 from polychromic.records import Generation, Group, Prompt, SamplingParameters
 from polychromic.sampling.local import LocalSampler
-from polychromic.seeding import child_seed
+from polychromic.seeding import child_seed, numpy_generator
 from polychromic.training.credit import distance_metrics, gate_part, has_gate_part
 from polychromic.training.fitted import learn_from
 from polychromic.training.gradients import GradientAccumulator, GradientMeasurement, Term
@@ -23,6 +24,7 @@ from polychromic.training.groups import (
     FloatArray,
     GroupSignals,
     diversity_advantages,
+    diversity_signal,
     group_sequences,
     group_signals,
     quality_advantages,
@@ -62,6 +64,7 @@ class SampledGroups:
     sequences: list[TokenSequence]
     quality_PN: FloatArray
     diversity_PN: FloatArray
+    diversity_signal_P: NDArray[np.bool_]
     diversity_score: float
     gate_PN: FloatArray | None
     """The part of `diversity_PN` that the quality gate is paid, where pairs are weighed by their rewards."""
@@ -150,17 +153,21 @@ class StepMaker:
         signals = group_signals(run.task, groups, with_distances=needs_distances and run.diversity.is_active)
         quality_PN = quality_advantages(signals, settings)
         diversity_PN, score, gate_PN = np.zeros_like(quality_PN), 0.0, None
+        signal_P = np.zeros(len(groups), dtype=bool)
         if run.diversity.is_active:
             fitted = run.diversity.baseline == "fitted"
             coefficients = self.fitted.coefficients if fitted else None
-            diversity_PN, score_P = diversity_advantages(signals, run.diversity, coefficients)
+            # vendi and logdet score sampled subsets where there are too many; nothing else draws from it.
+            subsets = numpy_generator(run.experiment, "subsets", run.arm, run.seed, step)
+            diversity_PN, score_P = diversity_advantages(signals, run.diversity, coefficients, subsets)
+            signal_P = diversity_signal(signals, run.diversity, subsets)
             score = float(np.nanmean(score_P))
             if has_gate_part(run.diversity):
                 gate_PN = gate_part(signals, run.diversity, coefficients)
             if fitted:
-                self.fitted = learn_from(self.fitted, groups, signals, run.diversity)
+                self.fitted = learn_from(self.fitted, groups, signals, run.diversity, subsets)
         sequences = group_sequences(self.language_model, groups)
-        return SampledGroups(groups, signals, sequences, quality_PN, diversity_PN, score, gate_PN)
+        return SampledGroups(groups, signals, sequences, quality_PN, diversity_PN, signal_P, score, gate_PN)
 
     def _policy_gradient(
         self,
@@ -260,14 +267,14 @@ class StepMaker:
             metrics |= loss_metrics(quality_loss, sampled.diversity_score, weight)
             if self.run.diversity.objective == "distance":
                 metrics |= distance_metrics(sampled.signals, sampled.diversity_PN, sampled.gate_PN)
-            metrics["groups/diversity_signal"] = float(np.any(sampled.diversity_PN, axis=1).mean())
+            metrics["groups/diversity_signal"] = float(sampled.diversity_signal_P.mean())
         if measurement is not None:
             metrics |= measurement_metrics(measurement)
         return StepOutcome(
             metrics=metrics,
             diversity_weight=weight,
             diversity_sampled=sampled is not None and self.run.diversity.is_active,
-            diversity_has_signal=sampled is not None and bool(np.any(sampled.diversity_PN)),
+            diversity_has_signal=sampled is not None and bool(sampled.diversity_signal_P.any()),
             measurement=measurement if sampled is not None else None,
             quality=quality,
             signals=sampled.signals if sampled is not None else None,
@@ -310,7 +317,7 @@ def loss_metrics(quality_loss: float, diversity_score: float, weight: float) -> 
 def group_metrics(sampled: SampledGroups) -> dict[str, float]:
     """What the sampled groups look like: reward, clusters, length, truncation, groups without any signal."""
     generations = [one for group in sampled.groups for one in group.generations]
-    silent_P = ~(np.any(sampled.quality_PN, axis=1) | np.any(sampled.diversity_PN, axis=1))
+    silent_P = ~(np.any(sampled.quality_PN, axis=1) | sampled.diversity_signal_P)
     clusters = [len(set(codes)) for codes in sampled.signals.clusters_PN.tolist()]
     return {
         "train/reward": float(np.nanmean(sampled.signals.rewards_PN)),
