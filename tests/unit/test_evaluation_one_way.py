@@ -1,8 +1,10 @@
 """Two numbers are compared only where they were measured in one way, and a number that is missing is told of."""
 
+import io
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
 from polychromic.diversity import MeasureSettings, load_embedder
 from polychromic.evaluation import Resampling, compare, measure_arms, summary_text
@@ -10,6 +12,7 @@ from polychromic.evaluation.group_metrics import MeasureOptions
 from polychromic.evaluation.measure import measure_rows
 from polychromic.evaluation.tables import PromptTable
 from polychromic.records import GenerationRow, SamplingParameters
+from polychromic.report.terminal import show_comparison
 
 QUICK = Resampling(bootstraps=1000, sign_patterns=2000)
 TEXTS = ["the cat sat down", "a dog ran off", "the cat ran off", "one bird sang"]
@@ -106,6 +109,16 @@ def test_undefined_values_are_told_of_with_their_reason():
     assert "Distinct-2 in 5 of 20 groups: no n-gram of length 2" in texts["baseline"]
     assert "Distinct-3 in 5 of 20 groups: no n-gram of length 3" in texts["baseline"]
     assert texts["baseline"] in summary_text(comparison)
+
+
+def test_the_terminal_names_what_made_the_embeddings():
+    rows = {("baseline", 0): rows_of(), ("arm", 0): rows_of()}
+    comparison = compared(measure_arms(rows, pass_threshold=1.0, embedder=load_embedder("hash")))
+    line = "vendi: vendi|q:1.0|kernel:cosine|embedder:hashed-char-ngrams-2-4-d1024|k:4|version:1"
+    assert line in summary_text(comparison).splitlines()
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=200, color_system=None)
+    show_comparison(comparison, terminal)
+    assert line in [shown.rstrip() for shown in terminal.file.getvalue().splitlines()]
 
 
 def test_a_prompt_with_too_few_answers_is_told_of():

@@ -95,13 +95,21 @@ def gains_table(comparison: Comparison) -> Table:
     return [header, *(_gain_row(gain) for gain in comparison.frontier)]
 
 
+def signature_lines(comparison: Comparison) -> list[str]:
+    """How each measure of the means was made, one a line; numbers whose lines differ must not be compared."""
+    shown = {one.metric for one in comparison.means if one.sampling == comparison.headline}
+    made = [f"{key}: {signature}" for key, signature in comparison.signatures.items() if key in shown]
+    return ["how each measure was made:", *made] if made else []
+
+
 def summary_text(comparison: Comparison) -> str:
-    """The verdict, the tables and the warnings as plain lines without control characters."""
+    """The verdict, the tables, the warnings and the signatures as plain lines without control characters."""
     lines = [comparison.verdict.sentence, "", *_aligned(criteria_table(comparison))]
     if comparison.frontier:
         lines += ["", *_aligned(gains_table(comparison))]
     lines += ["", *_aligned(means_table(comparison))]
     lines += ["", *(f"{caution.kind}: {caution.text}" for caution in comparison.cautions)]
+    lines += ["", *signature_lines(comparison)]
     return "\n".join(_printable(line).rstrip() for line in lines).rstrip() + "\n"
 
 

@@ -51,9 +51,8 @@ def how_made(comparison: Comparison, key: str) -> str:
     if at_k is not None:
         curve, k = at_k
         return f"{curve}|" + _ESTIMATORS[curve].format(k=k, clusters=comparison.clusters)
-    if key in ("clusters", "distinct_correct"):
-        return f"{key}|same:{comparison.clusters}"
-    return comparison.signatures.get(key, "")
+    fallback = f"{key}|same:{comparison.clusters}" if key in ("clusters", "distinct_correct") else ""
+    return comparison.signatures.get(key, fallback)
 
 
 def signatures(comparison: Comparison) -> dict[str, str]:

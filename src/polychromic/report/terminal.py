@@ -9,13 +9,14 @@ from rich.table import Table
 from rich.text import Text
 
 from polychromic.evaluation import Comparison, criteria_table, gains_table, means_table, summary_text
+from polychromic.evaluation.rendering import signature_lines
 from polychromic.plain_text import plain_text
 
 _STATUS_STYLES = {"met": "green", "not met": "red", "undecided": "yellow", "impossible": "magenta"}
 
 
 def show_comparison(comparison: Comparison, console: Console | None = None) -> None:
-    """Print verdict, criteria, means and warnings. Text from data is neither markup nor control codes."""
+    """Print verdict, criteria, means, warnings and signatures. Text from data is neither markup nor control codes."""
     console = console or Console()
     if not console.is_terminal:
         sys.stdout.write(summary_text(comparison))
@@ -26,6 +27,8 @@ def show_comparison(comparison: Comparison, console: Console | None = None) -> N
         console.print(_rich_table(rows))
     for caution in comparison.cautions:
         console.print(Text(plain_text(f"{caution.kind}: {caution.text}"), style="yellow"))
+    for line in signature_lines(comparison):
+        console.print(Text(plain_text(line), style="dim"))
 
 
 def _rich_table(rows: list[list[str]]) -> Table:
