@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from polychromic.experiment.config import Arm
+from polychromic.experiment.floors import is_measured_from
 from polychromic.experiment.preflight.checks import Finding
 from polychromic.experiment.preflight.probe import Probe
 from polychromic.models.loading import load_language_model
@@ -17,6 +18,7 @@ from polychromic.training.loop import ArmRun
 from polychromic.training.silence import silence_cause
 from polychromic.training.steps import StepMaker, StepOutcome
 
+_MOST_MEASURED_STEPS = 4  # where rewards are rare, one batch without any says nothing of the next
 _WANTED_SHARE = 0.3
 _FAINT_SHARE = 0.01
 _ENOUGH_SECONDS = 40.0  # an arm is not probed any longer than this once it has been timed at all
@@ -28,11 +30,13 @@ class ProbedArm:
     """First steps of an arm without an update; gradient norms are those at λ = 1."""
 
     first: StepOutcome
-    """The measured step."""
+    """The measured step: the first one with a diversity signal, if one of the first few has any."""
     sampling_seconds: float
     """A step that samples: every one in reward training, every m-th where the signal is references."""
     plain_seconds: float
     tokens_a_sampling_step: float
+    held_out_seconds: float
+    """A measurement of validation cross-entropy; 0 where no quality floor asks for it."""
 
     @property
     def norms(self) -> tuple[float, float]:
@@ -46,40 +50,45 @@ def probe_arms(probe: Probe) -> dict[str, ProbedArm]:
     found: dict[str, ProbedArm] = {}
     by_settings: dict[str, ProbedArm] = {}
     for arm in probe.trained_arms:
-        key = _settings_but_weight(arm)
+        run = _arm_run(probe, arm)
+        key = _settings_but_weight(arm, run)
         if key not in by_settings:
-            by_settings[key] = probe_arm(probe, arm)
+            by_settings[key] = _probe_arm(probe, arm, run)
         found[arm.name] = by_settings[key]
     return found
 
 
-def _settings_but_weight(arm: Arm) -> str:
-    excluded = {
-        "name": True,
-        "diversity": {"weight", "mode", "target_share", "quality_floor", "floor_margin"},
-    }
-    return f"{arm.diversity.is_active} {arm.model_dump_json(exclude=excluded)}"
-
-
-def probe_arm(probe: Probe, arm: Arm) -> ProbedArm:
-    """Compute some first steps of an arm and throw the gradients away."""
-    language_model = probe.language_model
-    if arm.model != probe.baseline.model:
-        language_model = load_language_model(arm.model, seed=child_seed(arm.name) % 2**31)
-    run = ArmRun(
+def _arm_run(probe: Probe, arm: Arm) -> ArmRun:
+    return ArmRun(
         experiment=probe.experiment.name,
         arm=arm.name,
         seed=probe.experiment.seeds[0],
         folder=Path("never-written"),
         task=probe.task,
         model=arm.model,
-        # Only step 0 measures its gradients, so that the others take what a plain step takes.
-        training=arm.training.model_copy(update={"gradient_share_every": 10**9}),
+        training=arm.training,
         diversity=arm.diversity,
+        is_measured_from=is_measured_from(probe.experiment, arm.name),
     )
+
+
+def _settings_but_weight(arm: Arm, run: ArmRun) -> str:
+    excluded = {
+        "name": True,
+        "diversity": {"weight", "mode", "target_share", "quality_floor", "floor_margin"},
+    }
+    return f"{arm.diversity.is_active} {run.measures_held_out} {arm.model_dump_json(exclude=excluded)}"
+
+
+def _probe_arm(probe: Probe, arm: Arm, run: ArmRun) -> ProbedArm:
+    """Compute some first steps of an arm and throw the gradients away."""
+    language_model = probe.language_model
+    if arm.model != probe.baseline.model:
+        language_model = load_language_model(arm.model, seed=child_seed(arm.name) % 2**31)
     maker = StepMaker(run, language_model)
+    held_out_seconds = _held_out_seconds(maker)
     every = arm.diversity.every_n_steps if arm.training.signal == "references" else 1
-    first, warm_up = _timed(maker, 0)
+    first, warm_up = _measured(maker, every)
     sampling, plain, tokens = [], [], [first.metrics.get("generation/total_tokens", 0.0)]
     # A step that samples and one that does not (where there are such), by turns.
     for number, step in enumerate((every, 1, 2 * every, 2, 3 * every, every + 1, 4 * every, every + 2)):
@@ -95,7 +104,35 @@ def probe_arm(probe: Probe, arm: Arm) -> ProbedArm:
         sampling_seconds=min(sampling, default=warm_up),
         plain_seconds=min(plain, default=0.0),
         tokens_a_sampling_step=sum(tokens) / len(tokens),
+        held_out_seconds=held_out_seconds,
     )
+
+
+def _held_out_seconds(maker: StepMaker) -> float:
+    """Time of one look at validation references, which the timed steps are then spared."""
+    if maker.held_out is None:
+        return 0.0
+    started = time.perf_counter()
+    maker.held_out.measure()
+    maker.held_out = None
+    return time.perf_counter() - started
+
+
+def _measured(maker: StepMaker, every: int) -> tuple[StepOutcome, float]:
+    """A step that measures its gradients, and its seconds; the maker's later steps take what a plain step takes."""
+    run = maker.run
+    maker.run = _measuring_every(run, 1)
+    outcome, seconds = _timed(maker, 0)
+    for number in range(1, _MOST_MEASURED_STEPS):
+        if outcome.diversity_has_signal or not run.diversity.is_active:
+            break
+        outcome, seconds = _timed(maker, number * every)
+    maker.run = _measuring_every(run, 10**9)
+    return outcome, seconds
+
+
+def _measuring_every(run: ArmRun, steps: int) -> ArmRun:
+    return replace(run, training=run.training.model_copy(update={"gradient_share_every": steps}))
 
 
 def _timed(maker: StepMaker, step: int) -> tuple[StepOutcome, float]:

@@ -76,7 +76,8 @@ def _at_an_edge(metrics: Mapping[str, float], last: str) -> list[str]:
     full = [
         f"{key} is {metrics[key]:.3f}, which cannot rise"
         for key in ("pass@1", last)
-        if metrics[key] >= 1 - _NEAR
+        if metrics.get(key, math.nan) >= 1 - _NEAR
     ]
-    empty = [f"{last} is {metrics[last]:.3f}: hardly any reward to learn from"] * (metrics[last] <= _NEAR)
-    return [*full, *empty]
+    if metrics.get(last, math.nan) <= _NEAR:
+        return [*full, f"{last} is {metrics[last]:.3f}: hardly any reward to learn from"]
+    return full

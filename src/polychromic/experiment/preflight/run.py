@@ -9,10 +9,11 @@ from pathlib import Path
 
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.preflight.checks import Check, CheckResult, PreflightReport, carry_out
-from polychromic.experiment.preflight.cost import longest_batch_fits, time_and_money
+from polychromic.experiment.preflight.cost import time_and_money
 from polychromic.experiment.preflight.data import prompts_and_references
 from polychromic.experiment.preflight.environment import room_on_disk, trackers, versions_and_device
 from polychromic.experiment.preflight.gradients import diversity_gradient_reaches_the_weights
+from polychromic.experiment.preflight.memory import longest_batch_fits
 from polychromic.experiment.preflight.model import answers_begin_and_end, model_loads
 from polychromic.experiment.preflight.probe import Probe
 from polychromic.experiment.preflight.quality import (

@@ -1,0 +1,231 @@
+"""Single checks of preflight, each against a planted fault: model, turn end, memory, trackers, rare rewards."""
+
+import dataclasses
+import importlib.machinery
+import json
+import socket
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from polychromic.experiment.config import Experiment
+from polychromic.experiment.preflight import environment, gradients, memory, model, quality
+from polychromic.experiment.preflight.probe import Probe
+from polychromic.models.loading import LanguageModel
+from polychromic.records import Check
+from polychromic.tasks.arithmetic import ArithmeticTask
+
+SMALL = {
+    "name": "small",
+    "task": {"name": "arithmetic", "train_problems": 64, "validation_problems": 20, "test_problems": 12},
+    "model": {"source": "polychromic:arithmetic-tiny", "adapter": {"rank": 4}},
+    "training": {"signal": "reward", "steps": 20, "prompts_per_step": 4, "generations": 8, "max_new_tokens": 16},
+    "diversity": {"objective": "coverage", "set_size": 4},
+    "arms": {"baseline": {}, "coverage": {"diversity": {"weight": 1.0}}},
+    "evaluation": {"prompts": 12, "samples": 16, "max_new_tokens": 20},
+}  # fmt: skip
+
+
+@pytest.fixture
+def probe(tmp_path):
+    return Probe(Experiment.from_mapping(SMALL), tmp_path / "runs" / "small")
+
+
+class Shifted(torch.nn.Module):
+    """Sees one token ahead."""
+
+    def __init__(self, base, ahead):
+        super().__init__()
+        self.base, self.ahead = base, ahead
+
+    def get_input_embeddings(self):
+        return self.base.get_input_embeddings()
+
+    def forward(self, input_ids):
+        return SimpleNamespace(logits=self.base(input_ids=input_ids.roll(-self.ahead, dims=1)).logits)
+
+
+@pytest.mark.parametrize(("ahead", "status"), [(0, "passed"), (1, "failed")])
+def test_a_model_that_sees_later_tokens_is_not_causal(probe, ahead, status):
+    whole = probe.language_model
+    probe._language_model = LanguageModel(
+        Shifted(whole.model, ahead), whole.tokenizer, whole.stop_ids, whole.chat_options
+    )
+    found = model.model_loads(probe)
+    assert found.status == status
+    assert ("not causal" in found.result) == (status == "failed")
+
+
+def test_an_answer_end_that_sampling_does_not_know_is_a_fault(probe):
+    assert model.answers_begin_and_end(probe).status == "passed"
+    probe._language_model = dataclasses.replace(probe.language_model, stop_ids=frozenset({7}))
+    found = model.answers_begin_and_end(probe)
+    assert found.status == "failed"
+    assert "sampling does not stop there" in found.result
+    assert "eos_token_id" in found.mend
+
+
+def test_the_longest_batches_are_trained_on_and_sampled_to_their_limit(probe, monkeypatch):
+    sampled = []
+    sample = memory.LocalSampler.sample
+
+    def seen(self, prompts, n, parameters, seeds):
+        sampled.extend(one for group in sample(self, prompts, n, parameters, seeds) for one in group)
+        return [sampled]
+
+    monkeypatch.setattr(memory.LocalSampler, "sample", seen)
+    found = memory.longest_batch_fits(probe)
+    assert found.status == "passed"
+    assert "32 sampled answers of up to 2" in found.result  # 4 × 8, prompt of 10 or 11 tokens and 16 new ones
+    assert "forward and backward" in found.result
+    # 12 test prompts × 16 at the end are more than the 4 × 8 of a training step, and none ends early.
+    assert "192 generations of 20 tokens" in found.result
+    assert {len(one.token_ids) for one in sampled} == {20}
+    assert len(sampled) == 192
+    assert all(parameter.grad is None for parameter in probe.language_model.model.parameters())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+@pytest.mark.parametrize("where", ["answer_logprobs", "LocalSampler"])
+def test_a_batch_that_does_not_fit_is_a_failed_check_on_any_device(probe, monkeypatch, error, where):
+    """Past bug: only CUDA's error was known, and sampling was not tried at all."""
+
+    def full(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(
+        memory, where, full if where == "answer_logprobs" else lambda *_: SimpleNamespace(sample=full)
+    )
+    found = memory.longest_batch_fits(probe)
+    assert found.status == "failed"
+    assert "do not fit" in found.result
+    assert "micro_batch" in found.mend
+    monkeypatch.setattr(
+        memory, "answer_logprobs", lambda *args, **kwargs: (_ for _ in ()).throw(RuntimeError("shape"))
+    )
+    with pytest.raises(RuntimeError, match="shape"):
+        memory.longest_batch_fits(probe)
+
+
+def references(tmp_path, **training):
+    for split in ("train", "validation", "test"):
+        rows = [
+            {"id": f"{split}-{i}", "prompt": f"1,2,3,{i}=9:", "references": ["1+2+3" + "+1" * i]}
+            for i in range(1, 9)
+        ]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {
+        "name": "custom",
+        **{split: str(tmp_path / f"{split}.jsonl") for split in ("train", "validation", "test")},
+    }
+    changes = {
+        "task": {**task, "checker": "contains"},
+        "training": {**SMALL["training"], "signal": "references", **training},
+        "evaluation": {**SMALL["evaluation"], "prompts": 8},
+        "arms": {
+            "baseline": {},
+            "floor": {"diversity": {"weight": "auto", "floor_margin": 0.1}},
+            "fixed": {"diversity": {"weight": 1.0}},
+        },
+    }
+    return Probe(Experiment.from_mapping({**SMALL, **changes}), tmp_path / "runs" / "small")
+
+
+def test_the_longest_references_are_tried_where_they_are_learnt(tmp_path):
+    """Past bug: beside references, only sampled answers were tried, which may be far shorter."""
+    probe = references(tmp_path)
+    batches = memory._training_batches(probe)
+    # The longest four references: 1,2,3,8=9: and 1+2+3 with eight times +1, and the end.
+    assert [len(batch) for batch in batches.values()] == [4, 20]
+    first = next(iter(batches.values()))
+    assert [one.n_answer for one in first] == [22, 20, 18, 16]
+
+
+def test_looking_at_validation_references_is_priced_where_a_floor_does(tmp_path):
+    probe = references(tmp_path, validation_every=5)
+    assert probe.arms["floor"].held_out_seconds > 0
+    assert probe.arms["baseline"].held_out_seconds > 0
+    assert probe.arms["fixed"].held_out_seconds == 0
+
+
+class RareRewards(ArithmeticTask):
+    """Nothing passes in the first batches that are looked at."""
+
+    def __init__(self, silent_calls):
+        super().__init__(64, 20, 12)
+        self.calls, self.silent_calls = 0, silent_calls
+
+    def check(self, prompts, texts):
+        self.calls += 1
+        return [Check(float(self.calls > self.silent_calls and index % 2)) for index in range(len(texts))]
+
+
+@pytest.mark.parametrize(("silent_calls", "status"), [(2, "passed"), (10**6, "failed")])
+def test_one_batch_without_any_reward_does_not_fail_the_gradient_probe(probe, silent_calls, status):
+    """Past bug: where rewards are rare, the first batch alone decided that the gate was closed."""
+    probe.experiment = probe.experiment.model_copy(
+        update={"arms": {"coverage": SMALL["arms"]["coverage"]} | SMALL["arms"]}
+    )
+    probe.task = RareRewards(silent_calls)
+    probe.trained_arms = [probe.experiment.arm("coverage")]
+    found = gradients.diversity_gradient_reaches_the_weights(probe)
+    assert found.status == status
+    assert ("gate is closed" in found.result) == (status == "failed")
+
+
+def test_a_metric_that_nobody_knows_is_no_edge():
+    """Past bug: without any verdict of the checker there is no pass@1, and looking for it ended preflight."""
+    assert quality._at_an_edge({"distinct_2": 0.5}, "pass@16") == []
+    assert quality._at_an_edge({"pass@1": 0.99, "pass@16": 1.0}, "pass@16") == [
+        "pass@1 is 0.990, which cannot rise",
+        "pass@16 is 1.000, which cannot rise",
+    ]
+    assert "hardly any reward" in quality._at_an_edge({"pass@1": 0.0, "pass@16": 0.01}, "pass@16")[0]
+
+
+@pytest.fixture
+def wandb(probe, monkeypatch):
+    probe.experiment = Experiment.from_mapping({**SMALL, "run": {"tracking": ["wandb"]}})
+    monkeypatch.setattr(environment, "find_spec", lambda name: importlib.machinery.ModuleSpec(name, None))
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "HTTPS_PROXY", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    return probe
+
+
+def test_a_tracker_without_an_account_logs_offline(wandb, monkeypatch):
+    assert "offline (no WANDB_API_KEY)" in environment.trackers(wandb).result
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert "offline (WANDB_MODE=offline)" in environment.trackers(wandb).result
+
+
+def test_a_tracker_is_reached_or_named_as_out_of_reach(wandb, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setenv("WANDB_BASE_URL", address)
+        found = environment.trackers(wandb)
+    assert (found.status, f"{address} answers" in found.result) == ("passed", True)
+    found = environment.trackers(wandb)  # the server is gone
+    assert found.status == "warned"
+    assert "cannot be reached" in found.result
+    assert "WANDB_MODE=offline" in found.mend
+    monkeypatch.setenv("WANDB_BASE_URL", "nowhere")
+    assert environment.trackers(wandb).status == "warned"
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:1")
+    assert "behind a proxy and was not tried" in environment.trackers(wandb).result
+
+
+def test_a_tracker_that_is_not_installed_fails_with_its_command(probe, monkeypatch):
+    probe.experiment = Experiment.from_mapping({**SMALL, "run": {"tracking": ["trackio"]}})
+    monkeypatch.setattr(environment, "find_spec", lambda name: None)
+    found = environment.trackers(probe)
+    assert found.status == "failed"
+    assert "pip install 'polychromic[trackio]'" in found.mend
