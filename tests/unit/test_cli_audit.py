@@ -15,8 +15,12 @@ def audit(*arguments):
 
 def test_the_published_score_prefers_being_wrong():
     out = audit("--objective", "polychromic", "--set-size", "4", "--wrong-clusters", "1,3,6")
-    for wrong, share in ((1, "0.794"), (3, "0.718"), (6, "0.693")):
-        assert f"{wrong} wrong clusters: P(correct) = {share}" in out
+    for wrong, share in (
+        ("1 wrong cluster", "0.794"),
+        ("3 wrong clusters", "0.718"),
+        ("6 wrong clusters", "0.693"),
+    ):
+        assert f"{wrong}: P(correct) = {share}, 1.00 of 1 correct answer in use" in out
     assert out.count("warning: being wrong pays") == 3
 
 
@@ -32,6 +36,31 @@ def test_every_arm_of_a_file_is_audited_with_its_weight():
     assert "conservative: reward + 0.3 × coverage, K = 4" in out
     assert "floor: reward + 1 (tuned while training; audited at 1) × coverage" in out
     assert out.count("P(correct) = 1.000") == 4
+
+
+def test_where_no_right_answer_is_in_use_no_number_is_made_up():
+    """It said "nan of 1 correct answers in use"."""
+    out = audit("--objective", "distance", "--wrong-clusters", "2")
+    assert "2 wrong clusters: P(correct) = 0.000, none of 1 correct answer in use" in out
+    assert "being wrong costs nothing" in out
+
+
+@pytest.mark.parametrize(
+    "objective", ["reward", "pass_at_k", "coverage", "polychromic", "distance", "vendi", "logdet"]
+)
+@pytest.mark.parametrize("gate", ["product", "passing", "none"])
+def test_any_objective_and_gate_of_an_experiment_file(objective, gate):
+    changes = (f"diversity.objective={objective}", f"diversity.gate={gate}", "diversity.set_size=3")
+    out = audit("experiments/quickstart.yaml", *changes, "--wrong-clusters", "2", "--correct-modes", "2")
+    assert f"reward + 1.5 × {objective}, K = 3, gate: {gate}" in out
+    assert out.count("P(correct) = ") == 1
+    assert "sampled subsets" not in out
+
+
+def test_an_arm_whose_subsets_are_sampled_in_training_says_so():
+    vendi = ("diversity.objective=vendi", "diversity.set_size=4", "training.generations=24")
+    out = audit("experiments/quickstart.yaml", *vendi, "--wrong-clusters", "1")
+    assert "training scores 2048 sampled subsets of the 10626 that 24 generations have" in out
 
 
 def test_an_override_changes_what_is_audited():
@@ -53,6 +82,8 @@ def test_a_file_trained_from_references_says_what_stands_in_for_them():
         (["--objective", "beauty"], "audit: objective is 'beauty'"),
         (["--wrong-clusters", "few"], "expected whole numbers such as 1,3,6"),
         (["--set-size", "0"], "set_size is 0"),
+        (["--objective", "distance", "--set-size", "1"], "set_size is 1, expected at least 2 for 'distance'"),
+        (["--gate", "soft"], "gate is 'soft'"),
     ],
 )
 def test_bad_values_are_one_message(arguments, message):

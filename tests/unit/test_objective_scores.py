@@ -9,7 +9,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from polychromic.objective import set_advantages, subset_mean
+from polychromic.objective import sampled_subsets, set_advantages, subset_mean
 
 CLOSED_FORMS = [
     ("reward", "product"),
@@ -195,6 +195,8 @@ def test_sampled_subsets_agree_with_all_of_them(objective):
 def test_too_many_subsets_without_a_generator_say_what_to_pass():
     with pytest.raises(ValueError, match=r"10626 subsets of 4 out of 24.*generator="):
         set_advantages("vendi", 4, distances=np.zeros((24, 24)))
+    assert [sampled_subsets("vendi", 4, n) for n in (20, 21, 24)] == [0, 2048, 2048]
+    assert sampled_subsets("coverage", 4, 1024) == 0
 
 
 @pytest.mark.parametrize(

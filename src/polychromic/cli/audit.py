@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import comb, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import typer
 from polychromic.cli.options import Overrides
 
 if TYPE_CHECKING:
+    from polychromic.experiment.config import Arm
     from polychromic.objective.audit import Audit
 
 
@@ -30,7 +32,9 @@ def audit(
     diversity_weight: Annotated[
         float | None, typer.Option(help="λ of reward + λ objective; the objective alone if left out.")
     ] = None,
-    gate: Annotated[str, typer.Option(help="Of distance and vendi: product, passing or none.")] = "product",
+    gate: Annotated[
+        str, typer.Option(help="Of distance, vendi and logdet: product, passing or none.")
+    ] = "product",
 ) -> None:
     """Say where an objective's optimum puts its probability: on right answers, or where being wrong pays."""
     if experiment is not None:
@@ -60,11 +64,26 @@ def _audit_experiment(path: Path, overrides: list[str], wrong_clusters: str, cor
             f"{arm.name}: {quality} + {weight:g}{tuned} × {settings.objective}, K = {settings.set_size}, "
             f"gate: {settings.gate}"
         )
+        _say_what_is_sampled(arm)
         for wrong in _numbers(wrong_clusters):
             _show(
                 _audited(settings.objective, settings.set_size, wrong, correct_modes, weight, settings.gate),
                 "  ",
             )
+
+
+def _say_what_is_sampled(arm: Arm) -> None:
+    """Training scores sampled subsets where there are too many; the audit itself sums over all kinds of set."""
+    from polychromic.objective import sampled_subsets
+
+    settings = arm.diversity
+    n = arm.training.generations if arm.training.signal == "reward" else settings.n_generations
+    drawn = sampled_subsets(settings.objective, settings.set_size, n)
+    if drawn:
+        typer.echo(
+            f"  note: training scores {drawn} sampled subsets of the {comb(n, settings.set_size)} that {n} generations "
+            "have: unbiased, with more variance"
+        )
 
 
 def _audited(
@@ -96,9 +115,13 @@ def _numbers(text: str) -> list[int]:
 
 
 def _show(one: Audit, indent: str = "") -> None:
+    from polychromic.objective.audit import count
+
+    used = "none" if isnan(one.effective_modes) else f"{one.effective_modes:.2f}"
+    noun = "answer" if one.correct_modes == 1 else "answers"
     typer.echo(
-        f"{indent}{one.wrong_clusters} wrong clusters: P(correct) = {one.p_correct:.3f}, "
-        f"{one.effective_modes:.2f} of {one.correct_modes} correct answers in use"
+        f"{indent}{count(one.wrong_clusters)}: P(correct) = {one.p_correct:.3f}, "
+        f"{used} of {one.correct_modes} correct {noun} in use"
     )
     if one.warning:
         typer.echo(f"{indent}  warning: {one.warning}")

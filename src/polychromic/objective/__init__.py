@@ -22,6 +22,7 @@ from polychromic.objective.fitted import (
     softmax_gram,
     surprisal_gram,
 )
+from polychromic.objective.kernel_scores import sampled_subsets
 from polychromic.objective.track_record import TrackRecord
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "cross_fitted_coefficients",
     "gradient_cosine",
     "gradient_share",
+    "sampled_subsets",
     "set_advantages",
     "softmax_gram",
     "subset_mean",

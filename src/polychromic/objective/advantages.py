@@ -45,11 +45,12 @@ def set_advantages(
         0 or 1), `none` ignores gates.
     baseline: `none` b = 0; `leave_one_out` mean of f over the K-subsets without i (needs N > K; RLOO, PKPO's
         `sloo`, Poly-EPO); `leave_one_out_minus_one` f of the same sets with i taken out (PKPO's `sloo-1`);
-        `fitted` Σ over set sizes m of coefficients[m] × mean of f over the m-subsets without i.
+        `fitted` Σ over set sizes m of coefficients[m] × mean of f over the m-subsets without i (1 for m = 0).
     coefficients: for `fitted`: {set size: coefficient, or [P] coefficients}, from `FittedBaseline` or
         `cross_fitted_coefficients`. They must owe nothing to the group they are used on: then the estimator is
         unbiased whatever they are. None is leave_one_out.
-    generator: draws subsets for `vendi` and `logdet` where they are too many to score all.
+    generator: draws subsets for `vendi` and `logdet` where there are more than 5,000 of them (N > 20 at K = 4); without
+        one that is an error, and `sampled_subsets` says beforehand how many are drawn.
 
     A nan reward or gate takes that generation out: its advantage is 0 and N is smaller for the rest. A group too
     small after that has advantages of 0 throughout, and so has one in which every generation earns the same credit.

@@ -65,7 +65,7 @@ def audit(
     Distances between different answers are 1; gates are the rewards. Raises ValueError on sizes that do not fit,
     or where more than MAX_SETS kinds of set would have to be summed over.
     """
-    _check(set_size, wrong_clusters, correct_modes, diversity_weight)
+    _check(objective, set_size, wrong_clusters, correct_modes, diversity_weight)
     rewards_M = np.repeat([1.0, 0.0], [correct_modes, wrong_clusters])
     polynomial = _objective_polynomial(objective, set_size, rewards_M, gate)
     weight = 1.0 if diversity_weight is None else diversity_weight
@@ -184,6 +184,11 @@ def _starts(m: int) -> list[FloatArray]:
     return [np.full(m, 1.0 / m), *corners, *rng.dirichlet(np.ones(m), size=_RANDOM_STARTS)]
 
 
+def count(wrong_clusters: int) -> str:
+    """How many wrong clusters, in words that agree."""
+    return f"{wrong_clusters} wrong cluster{'' if wrong_clusters == 1 else 's'}"
+
+
 def _report(correct_modes: int, wrong_clusters: int, optimum: _Optimum, best_correct_value: float) -> Audit:
     correct_C = optimum.probabilities_M[:correct_modes]
     p_correct = float(correct_C.sum())
@@ -192,7 +197,7 @@ def _report(correct_modes: int, wrong_clusters: int, optimum: _Optimum, best_cor
     if p_correct < _CERTAIN:
         pays = optimum.value > best_correct_value + 1e-6
         warning = (
-            f"being wrong {'pays' if pays else 'costs nothing'}: with {wrong_clusters} wrong clusters an optimum puts "
+            f"being wrong {'pays' if pays else 'costs nothing'}: with {count(wrong_clusters)} an optimum puts "
             f"{p_correct:.1%} of its probability on correct answers and scores {optimum.value:.4g}, against "
             f"{best_correct_value:.4g} for never being wrong; `coverage` has no such optimum"
         )
@@ -213,14 +218,16 @@ def _report(correct_modes: int, wrong_clusters: int, optimum: _Optimum, best_cor
     )
 
 
-def _check(set_size: int, wrong_clusters: int, correct_modes: int, diversity_weight: float | None) -> None:
+def _check(
+    objective: str, set_size: int, wrong_clusters: int, correct_modes: int, diversity_weight: float | None
+) -> None:
     for name, value, lowest in (
-        ("set_size", set_size, 1),
+        ("set_size", set_size, 2 if objective == "distance" else 1),
         ("wrong_clusters", wrong_clusters, 0),
         ("correct_modes", correct_modes, 1),
     ):
         if value < lowest:
-            raise ValueError(f"{name} is {value}, expected at least {lowest}")
+            raise ValueError(f"{name} is {value}, expected at least {lowest} for {objective!r}")
     if diversity_weight is not None and not 0.0 <= diversity_weight < float("inf"):
         raise ValueError(
             f"diversity_weight is {diversity_weight}, expected λ ≥ 0, or None for the objective alone"

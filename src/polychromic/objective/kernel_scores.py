@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import combinations
 from math import comb, log
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,6 +98,13 @@ def _effective_number(eigenvalues_MK: FloatArray) -> FloatArray:
     total_M = eigenvalues_MK.sum(axis=1)
     shares_MK = eigenvalues_MK / np.where(total_M > 0, total_M, 1.0)[:, None]
     return np.where(total_M > 0, np.exp(entr(shares_MK).sum(axis=1)), 0.0)
+
+
+def sampled_subsets(objective: str, set_size: int, n_generations: int) -> int:
+    """How many random subsets stand for all; 0 where nothing is sampled: few enough subsets, or a closed form."""
+    if objective not in get_args(KernelName) or comb(n_generations, set_size) <= MAX_SUBSETS:
+        return 0
+    return SAMPLED_SUBSETS
 
 
 @lru_cache(maxsize=64)
