@@ -9,7 +9,7 @@ from polychromic.experiment.budget import BudgetSettings
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.cost import projected_seconds, run_cost
 from polychromic.experiment.cost_text import cost_lines
-from polychromic.experiment.folder import RunFolder
+from polychromic.experiment.folder import RunFolder, open_run_folder, read_resolved
 from polychromic.experiment.jobs import Job, JobEvent, carry_out
 from polychromic.experiment.ledger import BUDGET, Ledger, paid, spent_seconds
 from polychromic.files import append_jsonl, read_json, read_jsonl, write_json
@@ -171,7 +171,7 @@ def experiment():
 
 def test_what_is_left_is_priced_from_what_was_done(folder):
     append_jsonl(folder.ledger, [row("baseline", 100.0), row("baseline", 20.0, "evaluate")])
-    write_json(folder.heartbeat, [row("other", 50.0)])
+    write_json(folder.heartbeat, [{**row("other", 50.0), "interrupted": True}])
     (folder.job("baseline", 0) / "adapter").mkdir(parents=True)
     folder.generations("baseline", 0).write_text("{}\n" * 4)
     cost = run_cost(experiment(), folder)
@@ -189,6 +189,61 @@ def test_a_stage_that_never_ended_is_not_projected():
     assert projected_seconds([("a", 0, "train")], [{**row("a", 5.0), "interrupted": True}]) is None
     assert projected_seconds([("b", 0, "train")], [row("a", 5.0)]) == 5.0
     assert projected_seconds([], []) == 0.0
+
+
+def begun(arm, seconds, reached, **more):
+    return {**row(arm, seconds), "reached": reached, "interrupted": True, **more}
+
+
+def test_work_that_was_stopped_is_projected_from_how_far_it_came():
+    """Past bug: a run that its cap had stopped in its first job could not say what the rest would cost."""
+    halfway = [begun("a", 30.0, 0.25), begun("a", 40.0, 0.5)]  # two starts
+    assert projected_seconds([("a", 0, "train")], halfway) == 70.0
+    assert projected_seconds([("a", 0, "train"), ("b", 1, "train")], halfway) == 70.0 + 140.0
+    assert projected_seconds([("a", 0, "train")], [begun("a", 9.0, 0.0)]) is None  # still loading
+    finished = {**row("a", 70.0), "seed": 1}
+    assert projected_seconds([("a", 0, "train")], [*halfway, finished]) == pytest.approx(0.5 * 140.0 / 1.5)
+
+
+def test_the_ledger_says_how_far_a_stage_came(folder):
+    clock = Clock()
+    ledger = Ledger(folder, BudgetSettings(), clock)
+    for done, total in ((0, 0), (1, 8), (2, 8)):
+        ledger.on_event(JobEvent("a", 0, "train", done, total, {}))
+        clock.now += 5.0
+    ledger.close()
+    [kept] = read_jsonl(folder.ledger)
+    assert (kept["seconds"], kept["reached"]) == (15.0, 0.25)
+
+
+def test_what_was_never_timed_is_preflights_estimate(folder):
+    append_jsonl(folder.ledger, [begun("baseline", 100.0, 0.5)])
+    figures = {"name": "time and money", "figures": {"seconds": 1000.0}}
+    write_json(folder.preflight, {"checks": [{"name": "data", "figures": {}}, figures]})
+    cost = run_cost(experiment(), folder)
+    assert (cost.left_seconds, cost.left_dollars) == (900.0, pytest.approx(9.0))
+    assert any(
+        "left: 15.0 min, $9.00 (preflight's estimate), whole run 16.7 min" in line
+        for line in cost_lines(cost)
+    )
+
+
+def test_starts_at_other_prices_keep_theirs(folder):
+    """Past bug: all seconds were priced at the last start's price, or at none."""
+    append_jsonl(folder.ledger, [{**begun("a", 3600.0, 0.5), "dollars": 4.0}, begun("a", 1800.0, 0.6)])
+    assert Ledger(folder, BudgetSettings(dollars_per_hour=2.0), Clock()).dollars == 4.0 + 1.0
+    assert Ledger(folder, BudgetSettings(), Clock()).dollars == 4.0
+    capped = Ledger(folder, BudgetSettings(dollars_per_hour=2.0, max_dollars=4.5), Clock())
+    assert capped.reached_cap == "budget.max_dollars = 4.5 is reached ($5 spent)"
+
+
+def test_a_run_folder_knows_the_last_price(tmp_path):
+    """Past bug: a price given to a later start was not known to `polychromic cost`."""
+    first = experiment()
+    folder = open_run_folder(first, tmp_path)
+    priced = first.model_copy(update={"budget": BudgetSettings(dollars_per_hour=9.0)})
+    open_run_folder(priced, tmp_path)
+    assert Experiment.from_mapping(read_resolved(folder.experiment)).budget.dollars_per_hour == 9.0
 
 
 def test_gain_is_priced_by_the_arms_own_share(folder):

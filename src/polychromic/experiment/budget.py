@@ -28,11 +28,14 @@ class BudgetSettings(Settings):
         """Price of machine seconds, None where no price is stated."""
         return None if self.dollars_per_hour is None else seconds / 3600 * self.dollars_per_hour
 
-    def exceeded(self, seconds: float) -> str:
-        """Which cap the machine seconds reach, in words; empty while there is room."""
-        dollars = self.dollars(seconds)
+    def exceeded(self, seconds: float, dollars: float | None = None) -> str:
+        """Which cap the machine seconds reach, in words; empty while there is room.
+
+        `dollars` where more is known of them than today's price: earlier starts may have had another.
+        """
+        dollars = self.dollars(seconds) if dollars is None else dollars
         if self.max_dollars is not None and dollars is not None and dollars >= self.max_dollars:
-            return f"budget.max_dollars = {self.max_dollars:g} is reached ({dollars:.2f} spent)"
+            return f"budget.max_dollars = {self.max_dollars:g} is reached (${dollars:.4g} spent)"
         if self.max_hours is not None and seconds >= self.max_hours * 3600:
             return f"budget.max_hours = {self.max_hours:g} is reached"
         return ""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.folder import RunFolder
-from polychromic.experiment.ledger import spent_seconds
+from polychromic.experiment.ledger import machine_seconds, spent_dollars, spent_seconds
 from polychromic.files import read_json, read_jsonl
 
 STAGES = ("train", "evaluate")
@@ -50,25 +49,30 @@ class RunCost:
     left_seconds: float | None
     left_dollars: float | None
     gains: tuple[Gain, ...]
+    left_by_preflight: bool = False
+    """Whether what is left is preflight's estimate, because some stage has never been timed."""
 
 
 def run_cost(experiment: Experiment, folder: RunFolder) -> RunCost:
     """Read the ledger, the heartbeat of a running start, and the comparison if there is one."""
     rows = read_jsonl(folder.ledger)
     running = read_json(folder.heartbeat) if folder.heartbeat.exists() else []
-    seconds = spent_seconds([*rows, *running])
+    everything = [*rows, *running]
+    seconds = spent_seconds(everything)
     left = left_to_do(experiment, folder)
-    left_seconds = projected_seconds(left, rows)
-    price = experiment.budget.dollars
-    stages = _by_stage([*rows, *running], experiment)
+    left_seconds = projected_seconds(left, everything)
+    by_preflight = _left_by_preflight(folder, seconds) if left_seconds is None else None
+    left_seconds = by_preflight if left_seconds is None else left_seconds
+    stages = _by_stage(everything, experiment)
     return RunCost(
         stages=stages,
         seconds=seconds,
-        dollars=price(seconds),
+        dollars=spent_dollars(everything, experiment.budget),
         left=tuple(left),
         left_seconds=left_seconds,
-        left_dollars=None if left_seconds is None else price(left_seconds),
+        left_dollars=None if left_seconds is None else experiment.budget.dollars(left_seconds),
         gains=tuple(_gains(read_json(folder.comparison), stages)) if folder.comparison.exists() else (),
+        left_by_preflight=by_preflight is not None,
     )
 
 
@@ -95,34 +99,56 @@ def n_generations(folder: RunFolder, arm: str, seed: int) -> int:
 def projected_seconds(
     left: Sequence[tuple[str, int, str]], rows: Sequence[Mapping[str, Any]]
 ) -> float | None:
-    """Machine seconds of what is left, from what the same stage took elsewhere: of the same arm if any seed is done.
+    """Machine seconds of what is left, at the pace of the same stage so far: of the same arm where any of it is done.
 
-    Work begun counts as whole. None where a stage that is left has not been finished by any arm.
+    Of work begun, the share that is not done counts. None where a stage that is left has not been begun by any arm.
     """
-    finished: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+    seconds: defaultdict[tuple[str, int, str], float] = defaultdict(float)
+    reached: defaultdict[tuple[str, int, str], float] = defaultdict(float)
     for row in rows:
-        if not row.get("interrupted"):
-            finished[row["arm"], row["stage"]].append(row.get("machine_seconds", row["seconds"]))
-            finished["", row["stage"]].append(row.get("machine_seconds", row["seconds"]))
+        share = row.get("reached") if row.get("interrupted") else 1.0
+        if share is not None:  # rows of older runs do not say how far they came
+            key = row["arm"], row["seed"], row["stage"]
+            seconds[key] += machine_seconds(row)
+            reached[key] = max(reached[key], share)
+
+    def pace(stage: str, arm: str | None = None) -> float | None:
+        alike = [key for key in seconds if key[2] == stage and arm in (None, key[0])]
+        done = sum(reached[key] for key in alike)
+        return sum(seconds[key] for key in alike) / done if done > 0 else None
+
     total = 0.0
-    for arm, _, stage in left:
-        known = finished.get((arm, stage)) or finished.get(("", stage))
-        if not known:
+    for arm, seed, stage in left:
+        whole = pace(stage, arm) or pace(stage)
+        if whole is None:
             return None
-        total += fmean(known)
+        total += whole * (1.0 - reached[arm, seed, stage])
     return total
 
 
+def _left_by_preflight(folder: RunFolder, spent: float) -> float | None:
+    """Machine seconds of the whole run by preflight's estimate, less those spent; None where it has not been made."""
+    if not folder.preflight.exists():
+        return None
+    for check in read_json(folder.preflight)["checks"]:
+        if check["name"] == "time and money" and check["figures"].get("seconds") is not None:
+            return max(0.0, check["figures"]["seconds"] - spent)
+    return None
+
+
 def _by_stage(rows: Sequence[Mapping[str, Any]], experiment: Experiment) -> tuple[StageCost, ...]:
-    seconds: Counter[tuple[str, str]] = Counter()
-    tokens: Counter[tuple[str, str]] = Counter()
+    by_stage: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
-        key = (row["arm"], row["stage"])
-        seconds[key] += row.get("machine_seconds", row["seconds"])
-        tokens[key] += row["tokens"]
+        by_stage.setdefault((row["arm"], row["stage"]), []).append(row)
     return tuple(
-        StageCost(arm, stage, taken, tokens[arm, stage], experiment.budget.dollars(taken))
-        for (arm, stage), taken in seconds.items()
+        StageCost(
+            arm,
+            stage,
+            spent_seconds(found),
+            sum(row["tokens"] for row in found),
+            spent_dollars(found, experiment.budget),
+        )
+        for (arm, stage), found in by_stage.items()
     )
 
 

@@ -28,7 +28,8 @@ def _left(cost: RunCost) -> str:
         return f"left: {named} (not projected: no such stage has ended yet; `polychromic preflight` estimates it)"
     whole = None if cost.dollars is None or cost.left_dollars is None else cost.dollars + cost.left_dollars
     projected = priced_duration(cost.seconds + cost.left_seconds, whole)
-    return f"left: {priced_duration(cost.left_seconds, cost.left_dollars)}, whole run {projected}: {named}"
+    source = " (preflight's estimate)" if cost.left_by_preflight else ""
+    return f"left: {priced_duration(cost.left_seconds, cost.left_dollars)}{source}, whole run {projected}: {named}"
 
 
 def duration(seconds: float) -> str:

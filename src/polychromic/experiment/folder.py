@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,9 @@ def open_run_folder(experiment: Experiment, out: Path, *, fresh: bool = False) -
                 f"{folder.root} holds a run with other settings ({', '.join(different[:5])}); continue it with its "
                 "own settings, start anew with --fresh, or choose another place with --out"
             )
+        elif any(old.get(key) != new.get(key) for key in _FREE):
+            # The price of the machine, for example: what looks at the folder later has to know the last one.
+            write_text(folder.experiment, _yaml(old | {key: new[key] for key in sorted(_FREE)}))
     else:
         write_text(folder.experiment, content)
     return folder
@@ -145,9 +149,13 @@ def data_file(value: str) -> tuple[str, str]:
 
 def resolved_yaml(experiment: Experiment) -> str:
     """The experiment as YAML with every default written out."""
+    return _yaml(experiment.model_dump(mode="json"))
+
+
+def _yaml(content: Mapping[str, Any]) -> str:
     import yaml
 
-    return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
 def read_resolved(path: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What the work took: time, tokens and dollars by arm, seed and stage, over all starts and kills of a run.
 
-Rows of no arm are of work that all share, such as preflight. Seconds are those of a job; machine seconds are its share of
-the machine's: jobs side by side add up to wall time.
+Rows of no arm are of work that all share, such as preflight. Seconds are those of a job; machine seconds are its share
+of the machine's: jobs side by side add up to wall time.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ class _Running:
     seconds: float = 0.0
     machine_seconds: float = 0.0
     tokens: int = 0
+    reached: float = 0.0
+    """Share of the stage that is done, that of earlier starts included."""
     ended: bool = False
     """Whether its job went on to the next stage; the row is written when the whole job is done."""
 
@@ -44,13 +46,23 @@ class Ledger:
         self.clock = clock
         self.running: dict[Key, _Running] = {}
         self._recover()
-        self.finished_seconds = spent_seconds(read_jsonl(folder.ledger))
+        self.finished = read_jsonl(folder.ledger)
         self.last_tick = self.last_heartbeat = clock()
 
     @property
     def seconds(self) -> float:
         """Machine seconds of all starts so far."""
-        return self.finished_seconds + sum(one.machine_seconds for one in self.running.values())
+        return spent_seconds([*self.finished, *self._rows()])
+
+    @property
+    def dollars(self) -> float | None:
+        """What these cost, None without a price."""
+        return spent_dollars([*self.finished, *self._rows()], self.budget)
+
+    @property
+    def reached_cap(self) -> str:
+        """Which cap is reached, in words; empty while there is room."""
+        return self.budget.exceeded(self.seconds, self.dollars)
 
     def on_event(self, event: JobEvent) -> None:
         """Take note of a job's progress, and ask the run to stop where a cap is reached."""
@@ -58,11 +70,12 @@ class Ledger:
         for (arm, seed, stage), one in self.running.items():
             one.ended |= (arm, seed) == (event.arm, event.seed) and stage != event.stage
         running = self.running.setdefault((event.arm, event.seed, event.stage), _Running())
+        running.reached = event.done / event.total if event.total else running.reached
         running.tokens += round(event.metrics.get("generation/total_tokens", 0))
         if self.clock() - self.last_heartbeat >= _SECONDS_BETWEEN_HEARTBEATS:
             self.last_heartbeat = self.clock()
             write_json(self.folder.heartbeat, self._rows())
-        if self.budget.exceeded(self.seconds):
+        if self.reached_cap:
             stopping.request(BUDGET)
 
     def on_done(self, job: Job, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -100,6 +113,7 @@ class Ledger:
                     "seconds": one.seconds,
                     "tokens": one.tokens,
                     "machine_seconds": one.machine_seconds,
+                    "reached": one.reached,
                     "interrupted": True,
                 }
             )
@@ -112,7 +126,7 @@ class Ledger:
     def _append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         if rows:
             append_jsonl(self.folder.ledger, rows)
-        self.finished_seconds = spent_seconds(read_jsonl(self.folder.ledger))
+        self.finished = read_jsonl(self.folder.ledger)
 
     def _recover(self) -> None:
         """A heartbeat that is still there is of a start that was killed: its work was paid for."""
@@ -139,5 +153,19 @@ def paid(folder: RunFolder, budget: BudgetSettings, stage: str) -> Iterator[None
 
 
 def spent_seconds(rows: Sequence[Mapping[str, Any]]) -> float:
-    """Machine seconds of ledger rows; those of older runs count their job's seconds."""
-    return sum(row.get("machine_seconds", row["seconds"]) for row in rows)
+    """Machine seconds of ledger rows."""
+    return sum(machine_seconds(row) for row in rows)
+
+
+def machine_seconds(row: Mapping[str, Any]) -> float:
+    """A row's share of the machine's time; rows of older runs count their job's seconds."""
+    return row.get("machine_seconds", row["seconds"])
+
+
+def spent_dollars(rows: Sequence[Mapping[str, Any]], budget: BudgetSettings) -> float | None:
+    """Dollars of ledger rows, each at the price of its start, at today's where that had none; None without a price."""
+    priced = [
+        budget.dollars(machine_seconds(row)) if row.get("dollars") is None else row["dollars"] for row in rows
+    ]
+    known = [dollars for dollars in priced if dollars is not None]
+    return sum(known) if known else budget.dollars(0.0)

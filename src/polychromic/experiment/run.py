@@ -13,6 +13,7 @@ from polychromic import stopping
 from polychromic.errors import BudgetError, ConfigError, StoppedError
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.cost import left_to_do, run_cost
+from polychromic.experiment.cost_text import priced_duration
 from polychromic.experiment.floors import in_order_of_need
 from polychromic.experiment.folder import RunFolder
 from polychromic.experiment.jobs import Job, JobEvent, OnEvent, Stage
@@ -119,15 +120,19 @@ def do_jobs(
 
 def require_budget(experiment: Experiment, folder: RunFolder, ledger: Ledger) -> None:
     """Raise BudgetError where a cap is reached and work is left: what is left, and what it would cost."""
-    reached = experiment.budget.exceeded(ledger.seconds)
+    reached = ledger.reached_cap
     cost = run_cost(experiment, folder)
     if not reached or not cost.left:
         return
     left = ", ".join(f"{arm}/seed-{seed} {stage}" for arm, seed, stage in cost.left)
-    known = "" if cost.left_seconds is None else f", about {cost.left_seconds / 3600:.2f} machine hours"
-    priced = "" if cost.left_dollars is None else f" (${cost.left_dollars:.2f})"
+    price = (
+        ""
+        if cost.left_seconds is None
+        else f" (about {priced_duration(cost.left_seconds, cost.left_dollars)}"
+    )
+    source = " by preflight's estimate)" if cost.left_by_preflight else ")" if price else ""
     raise BudgetError(
-        f"{reached}; everything done is kept. Left to do{known}{priced}: {left}. Raise the cap and run again"
+        f"{reached}; everything done is kept. Left to do{price}{source}: {left}. Raise the cap and run again"
     )
 
 
