@@ -68,6 +68,13 @@ def test_missing_rewards_drop_out(objective, baseline):
     np.testing.assert_array_equal(found[[1, 4]], [0.0, 0.0])
 
 
+def test_a_missing_generation_needs_no_label():
+    rewards, clusters = [1.0, 0.0, np.nan, 1.0], [0.0, 1.0, np.nan, 2.0]
+    found = set_advantages("coverage", 2, rewards=rewards, clusters=clusters)
+    rest = set_advantages("coverage", 2, rewards=[1.0, 0.0, 1.0], clusters=[0, 1, 2])
+    np.testing.assert_array_equal(found[[0, 1, 3]], rest)
+
+
 def test_missing_gates_drop_out_of_distances():
     rng = np.random.default_rng(1)
     distances = rng.random((5, 5))
@@ -129,6 +136,13 @@ ASYMMETRIC = np.array([[0.0, 0.5, 0.1], [0.4, 0.0, 0.1], [0.1, 0.1, 0.0]])
             r"clusters has shape \(2,\).*4 generations",
         ),
         ("coverage", 2, {"rewards": REWARDS}, r"clusters is None.*pass clusters="),
+        (
+            "coverage",
+            2,
+            {"rewards": REWARDS, "clusters": [[0, 1], [2]]},
+            r"clusters: expected an array of labels",
+        ),
+        ("coverage", 2, {"rewards": REWARDS, "clusters": [0, 1, np.nan, 2]}, r"clusters has nan at \(0, 2\)"),
         ("reward", 1, {}, r"rewards is None"),
         ("reward", 1, {"rewards": [[1.0], [1.0, 2.0]]}, r"rewards: expected an array of numbers"),
         ("reward", 1, {"rewards": 1.0}, r"rewards has shape \(\), expected \[N\] or \[P, N\]"),
@@ -149,6 +163,19 @@ ASYMMETRIC = np.array([[0.0, 0.5, 0.1], [0.4, 0.0, 0.1], [0.1, 0.1, 0.0]])
         ("distance", 2, {"distances": np.zeros((3, 3)), "gate": "soft"}, r"gate is 'soft', expected one of"),
         ("reward", 1, {"rewards": REWARDS, "baseline": "mean"}, r"baseline is 'mean', expected one of none"),
         ("reward", 1, {"rewards": REWARDS, "baseline": "fitted", "coefficients": {4: 1.0}}, r"set size 4"),
+        (
+            "reward",
+            1,
+            {"rewards": REWARDS, "baseline": "fitted", "coefficients": {1.5: 1.0}},
+            r"set size 1.5",
+        ),
+        (
+            "reward",
+            1,
+            {"rewards": REWARDS, "baseline": "fitted", "coefficients": [1.0]},
+            r"\{set size: coefficient\}",
+        ),
+        ("reward", 1, {"rewards": REWARDS, "coefficients": {1: 1.0}}, r"but baseline is 'leave_one_out'"),
         (
             "reward",
             1,

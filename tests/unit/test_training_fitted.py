@@ -111,7 +111,8 @@ def test_a_baseline_that_pays_every_group_makes_no_signal(baseline):
     rewards = np.array([[1.0] * 4, [0.0] * 4, [1.0, 0.0, 0.0, 0.0]])
     signals = GroupSignals(rewards, rewards, np.zeros((3, 4), dtype=np.int64), np.zeros((3, 4, 4)))
     settings = DiversitySettings(weight=1.0, set_size=2, baseline=baseline)
-    advantages, _ = diversity_advantages(signals, settings, {0: 0.1, 2: 0.9})
+    coefficients = {0: 0.1, 2: 0.9} if baseline == "fitted" else None
+    advantages, _ = diversity_advantages(signals, settings, coefficients)
     assert advantages[1].any() == (baseline == "fitted")
     assert diversity_signal(signals, settings).tolist() == [False, False, True]
 

@@ -62,6 +62,10 @@ def set_advantages(
         objective, rewards=rewards, clusters=clusters, distances=distances, gates=gates, gate=gate
     )
     _check_sizes(groups, set_size, baseline)
+    if coefficients is not None and baseline != "fitted":
+        raise ValueError(
+            f"coefficients are of baseline='fitted', but baseline is {baseline!r}: pass one or the other"
+        )
     mixes = _mixes(coefficients, set_size, groups) if baseline == "fitted" else None
     advantages_PN = np.zeros(groups.valid_PN.shape)
     needed = max(set_size + (baseline == "leave_one_out"), 2 if baseline == "fitted" else 1)
@@ -124,10 +128,12 @@ def _mixes(coefficients: Mapping[int, Any] | None, set_size: int, groups: Groups
     p, n = groups.valid_PN.shape
     if coefficients is None:
         return [{min(set_size, n - 1): 1.0}] * p
-    wrong = [size for size in coefficients if not 0 <= size < n]
+    if not isinstance(coefficients, Mapping):
+        raise ValueError(f"coefficients is {coefficients!r}, expected {{set size: coefficient}}")
+    wrong = [size for size in coefficients if size not in range(n)]
     if wrong:
         raise ValueError(
-            f"coefficients has set size {wrong[0]}, expected 0 to {n - 1} with {n} generations a group"
+            f"coefficients has set size {wrong[0]!r}, expected 0 to {n - 1} with {n} generations a group"
         )
     columns = {size: np.asarray(value, dtype=np.float64) for size, value in coefficients.items()}
     for size, column in columns.items():

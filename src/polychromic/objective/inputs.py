@@ -133,6 +133,8 @@ def read_groups(
     for name in ("rewards", "gates"):
         if name in arrays:
             valid_PN &= ~np.isnan(arrays[name])
+    if "clusters" in arrays:
+        _check_labels(arrays["clusters"], valid_PN)
     return Groups(
         objective=objective,  # type: ignore[arg-type]
         gate=gate,  # type: ignore[arg-type]
@@ -158,12 +160,11 @@ def _to_numpy(name: str, values: Any) -> NDArray[Any]:
     if _is_torch(values):
         values = values.detach().cpu()
         values = (values.double() if values.is_floating_point() else values).numpy()
-    if name == "clusters":
-        return np.asarray(values)
+    kind = "labels" if name == "clusters" else "numbers"
     try:
-        return np.asarray(values, dtype=np.float64)
+        return np.asarray(values, dtype=None if name == "clusters" else np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}: expected an array of numbers with rows of one length: {error}") from error
+        raise ValueError(f"{name}: expected an array of {kind} with rows of one length: {error}") from error
 
 
 def _restorer(values: list[Any]) -> Callable[[FloatArray], Any]:
@@ -222,6 +223,16 @@ def _check_range(name: str, array_PN: FloatArray, *, bounded: bool) -> None:
     if wrong.any():
         expected = "values in [0, 1]: rescale them" if bounded else "finite values"
         raise ValueError(f"{name} has {array_PN[wrong][0]:g} at {_first(wrong)}, expected {expected}")
+
+
+def _check_labels(labels_PN: NDArray[Any], valid_PN: NDArray[np.bool_]) -> None:
+    """A nan equals nothing, itself included: every answer without a label would count as a new one."""
+    unknown = np.not_equal(labels_PN, labels_PN) & valid_PN
+    if np.any(unknown):
+        raise ValueError(
+            f"clusters has nan at {_first(unknown)}, expected a label for every generation that has a reward: give "
+            "an answer that is like no other a label of its own, or make its reward nan"
+        )
 
 
 def _check_distances(distances_PNN: FloatArray) -> None:
