@@ -179,6 +179,17 @@ def test_a_locked_file_is_not_to_be_deleted(tmp_path, monkeypatch):
         CachedEmbedder(CountingEmbedder(), tmp_path).encode(["a"])
 
 
+def test_the_file_is_hardly_larger_than_the_vectors(tmp_path):
+    # Past bug: two thirds of the file were empty pages.
+    class Wide(CountingEmbedder):
+        def encode(self, texts):
+            return HashedNgramEmbedder(384).encode(texts)
+
+    cached = CachedEmbedder(Wide(), tmp_path)
+    cached.encode([f"text {i}" for i in range(2000)])
+    assert cached.path.stat().st_size < 1.15 * 2000 * 384 * 4
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(DataError, match=r"counting@1\.sqlite: cannot use the cache of embeddings"):

@@ -100,9 +100,9 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=60)
     connection.text_factory = bytes  # damage can turn a blob into a text, which need not be UTF-8
     try:
-        connection.execute(
-            f"CREATE TABLE IF NOT EXISTS {_TABLE} (key BLOB PRIMARY KEY, vector BLOB) WITHOUT ROWID"
-        )
+        # Ten vectors fill such a page; a smaller one, or a table without row ids, would leave most of it empty.
+        connection.execute("PRAGMA page_size = 16384")
+        connection.execute(f"CREATE TABLE IF NOT EXISTS {_TABLE} (key BLOB PRIMARY KEY, vector BLOB)")
     except sqlite3.Error:
         connection.close()
         raise
