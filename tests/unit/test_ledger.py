@@ -253,7 +253,10 @@ def test_gain_is_priced_by_the_arms_own_share(folder):
         "evidence": {"comparison": {"relative_difference": 0.12}},
     }  # fmt: skip
     worse = {**outcome, "criterion": {"metric": "self_bleu", "direction": "lower"}}
-    write_json(folder.comparison, {"verdict": {"levels": [{"outcomes": [outcome, worse]}]}})
+    # Past bug: a criterion whose metric was not measured stopped `polychromic cost` and the live page.
+    missing = {**outcome, "evidence": None}
+    outcomes = [missing, outcome, worse]
+    write_json(folder.comparison, {"verdict": {"levels": [{"outcomes": outcomes}]}})
     [gain] = run_cost(experiment(), folder).gains
     assert (gain.metric, gain.percent) == ("distinct_2", pytest.approx(12.0))
     assert gain.seconds_a_percent == pytest.approx(5.0)

@@ -92,3 +92,18 @@ def test_a_folder_that_is_no_run_and_a_port_that_is_taken_are_errors_for_people(
         page_server(tmp_path / "nothing")
     with pytest.raises(ConfigError, match=f"--port {server.server_port}: .*; choose another"):
         page_server(run[1].root, server.server_port)
+
+
+def test_a_browser_that_goes_away_is_no_error(server, capfd):
+    """Closing the tab in the middle of an answer once printed a traceback."""
+    for error in (BrokenPipeError(), ConnectionResetError()):
+        try:
+            raise error
+        except OSError:
+            server.handle_error(None, ("127.0.0.1", 1))
+    assert capfd.readouterr().err == ""
+    try:
+        raise ValueError("a real one")
+    except ValueError:
+        server.handle_error(None, ("127.0.0.1", 1))
+    assert "a real one" in capfd.readouterr().err

@@ -160,7 +160,9 @@ def _gains(comparison: Mapping[str, Any], stages: Sequence[StageCost]) -> list[G
         arm, metric, direction = (
             outcome["arm"], outcome["criterion"]["metric"], outcome["criterion"]["direction"]
         )  # fmt: skip
-        change = outcome["evidence"]["comparison"]["relative_difference"]
+        # A metric that was not measured has no evidence, and one of which only means are known no comparison.
+        compared = (outcome["evidence"] or {}).get("comparison") or {}
+        change = compared.get("relative_difference")
         if change is None or direction == "not_worse":
             continue
         percent = 100 * change * (1 if direction == "higher" else -1)

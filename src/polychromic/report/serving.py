@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hmac
 import secrets
+import sys
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock
+from typing import Any
 
 from polychromic.errors import PolychromicError
 
@@ -35,6 +37,11 @@ class PageServer(ThreadingHTTPServer):
     def address(self) -> str:
         """Where a browser on this machine finds the page."""
         return f"http://{HOST}:{self.server_port}/{self.token}/"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that went away before its answer came is no error; of everything else the cause is said."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
     def page(self) -> bytes:
         """The page of the current version."""
