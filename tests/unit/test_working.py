@@ -15,8 +15,10 @@ from polychromic.errors import ConfigError, PolychromicError, StoppedError, Trai
 from polychromic.experiment import workers
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.folder import RunFolder, open_run_folder, read_resolved
-from polychromic.experiment.jobs import Job
+from polychromic.experiment.jobs import Job, carry_out
 from polychromic.experiment.lock import hold
+from polychromic.experiment.preflight import gate
+from polychromic.experiment.preflight.checks import CheckResult
 from polychromic.experiment.provenance import provenance
 from polychromic.experiment.working import working_folder
 from polychromic.files import write_json
@@ -149,6 +151,35 @@ def test_a_second_signal_ends_the_process_at_once():
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=10) == -signal.SIGTERM
+
+
+def test_a_stop_while_nothing_has_begun_loads_no_model(tmp_path):
+    """Past bug: SIGTERM in preflight was heard after the first training step, when its grace had long passed."""
+    one = experiment(tmp_path / "here")
+    begun = []
+    with stopping.listening():
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(StoppedError, match="what was done before baseline/seed-0 train is kept"):
+            carry_out(Job(one, "baseline", 0, tmp_path / "runs" / "held"), begun.append)
+    assert begun == []
+
+
+def test_a_stop_in_preflight_ends_after_the_check(tmp_path, monkeypatch):
+    checks = []
+
+    def preflight(_experiment, _root, after_check):
+        for number in range(3):
+            checks.append(number)
+            if number == 1:
+                signal.raise_signal(signal.SIGTERM)
+            after_check(CheckResult(number, "data", "passed", "fine", "", 0.0, {}))
+
+    monkeypatch.setattr(gate, "preflight", preflight)
+    folder = RunFolder(tmp_path / "run")
+    with stopping.listening(), pytest.raises(StoppedError, match="stopped by SIGTERM") as caught:
+        gate.require_preflight(experiment(tmp_path / "here"), folder)
+    assert (checks, caught.value.exit_code) == ([0, 1], 143)
+    assert not folder.preflight.exists()
 
 
 def _stopped(job):

@@ -65,6 +65,7 @@ def carry_out(job: Job, on_event: OnEvent) -> list[dict[str, Any]]:
     arm = job.experiment.arm(job.arm)
     ledger = []
     for stage in job.stages:
+        stopping.stop_if_requested(f"what was done before {job.arm}/seed-{job.seed} {stage} is kept")
         started = time.monotonic()
         work = _train if stage == "train" else _evaluate
         tokens = work(job, arm, on_event)

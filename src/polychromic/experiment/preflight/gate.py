@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from polychromic import stopping
 from polychromic.errors import PreflightError
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.folder import RunFolder
@@ -20,7 +21,7 @@ def require_preflight(experiment: Experiment, folder: RunFolder) -> None:
     """
     if folder.preflight.exists() and read_json(folder.preflight)["passed"]:
         return
-    report = preflight(experiment, folder.root, _show_if_noteworthy)
+    report = preflight(experiment, folder.root, _after_check)
     write_json(folder.preflight, report.to_json())
     if report.failed:
         raise PreflightError(_failures(report))
@@ -32,9 +33,11 @@ def require_preflight(experiment: Experiment, folder: RunFolder) -> None:
     )
 
 
-def _show_if_noteworthy(check: CheckResult) -> None:
+def _after_check(check: CheckResult) -> None:
+    """Show it if it is noteworthy, and end here where the run was asked to stop."""
     if check.status != "passed":
         show_check(check)
+    stopping.stop_if_requested("the next start makes preflight's checks anew")
 
 
 def _failures(report: PreflightReport) -> str:
