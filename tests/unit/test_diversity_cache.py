@@ -7,7 +7,7 @@ import sqlite3
 import numpy as np
 import pytest
 
-from polychromic.diversity.embedding_cache import CachedEmbedder, text_key
+from polychromic.diversity.embedding_cache import _TABLE, CachedEmbedder, text_key
 from polychromic.diversity.hashed_ngrams import HashedNgramEmbedder
 from polychromic.errors import DataError, ModelError
 
@@ -177,6 +177,18 @@ def test_a_locked_file_is_not_to_be_deleted(tmp_path, monkeypatch):
     monkeypatch.setattr(sqlite3, "connect", refuse)
     with pytest.raises(DataError, match=r"cannot use the cache of embeddings: database is locked$"):
         CachedEmbedder(CountingEmbedder(), tmp_path).encode(["a"])
+
+
+def test_another_texts_vector_is_not_believed(tmp_path):
+    # Past bug: a flipped bit in the index led to a row that was whole in itself.
+    cached = CachedEmbedder(CountingEmbedder(), tmp_path)
+    expected = cached.encode(["a b c", "c"])
+    with sqlite3.connect(cached.path) as file:
+        file.execute(
+            f"UPDATE {_TABLE} SET vector = (SELECT vector FROM {_TABLE} WHERE key = ?)", [text_key("c")]
+        )
+    file.close()
+    np.testing.assert_array_equal(cached.encode(["a b c", "c"]), expected)
 
 
 def test_the_file_is_hardly_larger_than_the_vectors(tmp_path):

@@ -21,7 +21,7 @@ from polychromic.errors import DataError
 _KEYS_A_QUERY = 500
 _CHECKSUM_BYTES = 4
 # Named after how its rows are written: rename it when that changes, so that no version reads another's rows.
-_TABLE = "checked_embeddings"
+_TABLE = "verified_embeddings"
 # The last one is what SQLite says of a header from the future, and of tables with other columns.
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
 
@@ -112,7 +112,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _is_whole(path: Path) -> bool:
     try:
         with closing(_connect(path)) as file:
-            return file.execute("PRAGMA quick_check(1)").fetchone() == (b"ok",)
+            return file.execute("PRAGMA integrity_check(1)").fetchone() == (b"ok",)
     except sqlite3.Error as error:
         if not _is_damage(error):
             raise
@@ -131,25 +131,28 @@ def _read(file: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, NDArra
         some = keys[start : start + _KEYS_A_QUERY]
         marks = ",".join("?" * len(some))
         query = f"SELECT key, vector FROM {_TABLE} WHERE key IN ({marks})"
-        found |= {key: _unpack(blob) for key, blob in file.execute(query, some)}
+        found |= {key: _unpack(key, blob) for key, blob in file.execute(query, some)}
     return found
 
 
 def _write(file: sqlite3.Connection, keys: Sequence[bytes], embeddings: NDArray[np.float32]) -> None:
-    rows = ((key, _pack(row)) for key, row in zip(keys, embeddings, strict=True))
+    rows = ((key, _pack(key, row)) for key, row in zip(keys, embeddings, strict=True))
     with file:
         file.executemany(f"INSERT OR REPLACE INTO {_TABLE} VALUES (?, ?)", rows)
 
 
-def _pack(vector: NDArray[np.float32]) -> bytes:
+def _pack(key: bytes, vector: NDArray[np.float32]) -> bytes:
     data = vector.astype("<f4").tobytes()
-    return data + zlib.crc32(data).to_bytes(_CHECKSUM_BYTES, "little")
+    return data + _checksum(key, data)
 
 
-def _unpack(blob: object) -> NDArray[np.float32] | None:
+def _unpack(key: bytes, blob: object) -> NDArray[np.float32] | None:
     if not isinstance(blob, bytes):
         return None
     data, checksum = blob[:-_CHECKSUM_BYTES], blob[-_CHECKSUM_BYTES:]
-    if zlib.crc32(data).to_bytes(_CHECKSUM_BYTES, "little") != checksum:
-        return None
-    return np.frombuffer(data, "<f4")
+    return np.frombuffer(data, "<f4") if checksum == _checksum(key, data) else None
+
+
+def _checksum(key: bytes, data: bytes) -> bytes:
+    # With the key, because a damaged index leads to another text's row, which is whole in itself.
+    return zlib.crc32(data, zlib.crc32(key)).to_bytes(_CHECKSUM_BYTES, "little")
