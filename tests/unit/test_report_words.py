@@ -146,7 +146,7 @@ def test_all_means_stand_in_one_group_each_and_every_measure_says_what_it_is():
     assert how_made(found, "pass@1").startswith(
         "pass|passes(reward >= pass_threshold)|estimator:1-C(n-c,k)/C(n,k)"
     )
-    assert set(signatures(found)) >= {"pass@k", "distinct_correct"}
+    assert set(signatures(found)) >= {"pass@k", *found.signatures}
 
 
 def test_no_warning_names_only_what_was_looked_for():

@@ -13,6 +13,8 @@ from polychromic.evaluation.resampling import bootstrap_means
 Floats = NDArray[np.float64]
 
 _DEFINED_SHARE = 0.95
+_LEAST_SPREAD = 0.5
+"""Of the sample's standard error: draws of few prompts may have next to none, and no band would hold them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ def _half_widths(x_PK: Floats, resampling: Resampling) -> Floats:
     """
     n_prompts, n_k = x_PK.shape
     mean_K, error_K = x_PK.mean(axis=0), x_PK.std(axis=0) / np.sqrt(n_prompts)
-    moved_K = error_K > 0
+    moved_K = error_K > 1e-12  # less is rounding
     if not moved_K.any():
         return np.zeros(n_k)
     centred_PK = x_PK[:, moved_K] - mean_K[moved_K]
@@ -65,9 +67,5 @@ def _half_widths(x_PK: Floats, resampling: Resampling) -> Floats:
     drawn = bootstrap_means(both, n_resamples=resampling.bootstraps, seed=resampling.seed)
     deviation_BK, square_BK = np.split(drawn, 2, axis=-1)
     spread_BK = np.sqrt(np.maximum(square_BK - deviation_BK**2, 0.0) / n_prompts)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        t_BK = np.where(deviation_BK == 0.0, 0.0, np.abs(deviation_BK) / spread_BK)
-    largest_B = t_BK.max(axis=1)
-    # Draws of few prompts may be without spread: nothing finite then holds the curve, and the widest known stands in.
-    largest_B = np.minimum(largest_B, largest_B[np.isfinite(largest_B)].max(initial=0.0))
-    return float(np.quantile(largest_B, resampling.confidence)) * error_K
+    t_BK = np.abs(deviation_BK) / np.maximum(spread_BK, _LEAST_SPREAD * error_K[moved_K])
+    return float(np.quantile(t_BK.max(axis=1), resampling.confidence)) * error_K

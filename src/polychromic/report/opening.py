@@ -53,8 +53,10 @@ def plain_verdict(comparison: Comparison) -> list[Cell]:
         Cell(f" Against {comparison.baseline}, "),
     ]
     findings = [_finding(outcome) for outcome in first.of_arm(first.best_arm)]
+    # A finding that falls short has clauses of its own.
+    between, last = (", ", " and ") if first.status == "met" else ("; ", "; and ")
     for number, finding in enumerate(findings):
-        joint = "" if number == 0 else " and " if number == len(findings) - 1 else ", "
+        joint = "" if number == 0 else last if number == len(findings) - 1 else between
         pieces += [Cell(joint), *finding]
     pieces.append(Cell("."))
     pieces += [Cell(_further(level, first.best_arm)) for level in verdict.levels[1:]]
