@@ -122,11 +122,11 @@ def test_a_changed_entry_is_noticed_and_replaced(tmp_path, caplog):
     expected = cached.encode(["a b c", "c"])
     with sqlite3.connect(cached.path) as file:
         (blob,) = file.execute(
-            "SELECT vector FROM checked_embeddings WHERE key = ?", [text_key("c")]
+            "SELECT vector FROM verified_embeddings WHERE key = ?", [text_key("c")]
         ).fetchone()
         changed = np.frombuffer(blob[:-4], "<f4") * -1
         file.execute(
-            "UPDATE checked_embeddings SET vector = ? WHERE key = ?",
+            "UPDATE verified_embeddings SET vector = ? WHERE key = ?",
             [changed.tobytes() + blob[-4:], text_key("c")],
         )
     file.close()
