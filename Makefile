@@ -7,6 +7,7 @@ export TOKENIZERS_PARALLELISM := false
 
 .PHONY: demo test lint slow faults fuzz clean
 KILLS ?= 50
+SIZE ?= small
 FUZZ ?= 20000
 
 demo: $(INSTALLED)
@@ -19,9 +20,10 @@ slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m "slow or network"
 
 # Kills runs at random moments; the last line says how many were killed, how many ended identical, and how many lost.
+# SIZE=quickstart kills the quickstart itself, not a run cut short to seconds: that takes about an hour.
 faults: $(INSTALLED)
 	$(BIN)/python -m pytest tests/faults -m "" -k "not killed"
-	$(BIN)/python -m tests.faults.storm --kills $(KILLS) --workers 2
+	$(BIN)/python -m tests.faults.storm --kills $(KILLS) --size $(SIZE) --workers 2
 
 # Mutated experiment and data files, FUZZ of each.
 fuzz: $(INSTALLED)
