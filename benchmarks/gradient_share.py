@@ -1,6 +1,7 @@
 """What measuring the gradient share costs: steps with and without it, in turn, in one process.
 
-    python benchmarks/gradient_share.py [--experiment experiments/quickstart.yaml] [--arm coverage] [--pairs 20]
+    python benchmarks/gradient_share.py [KEY=VALUE ...] [--experiment experiments/quickstart.yaml] [--arm coverage]
+                                        [--pairs 20]
 
 Both kinds of step see the same prompts and draw the same generations; CPU seconds, so that other work on the machine
 counts little. The last line is the share of training time at the experiment's `gradient_share_every`.
@@ -25,11 +26,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--experiment", default="experiments/quickstart.yaml")
     parser.add_argument("--arm", default="coverage")
     parser.add_argument("--pairs", type=int, default=20)
     options = parser.parse_args()
-    experiment = Experiment.from_file(options.experiment)
+    experiment = Experiment.from_file(options.experiment, options.overrides)
     makers = {measured: step_maker(experiment, options.arm, measured) for measured in (False, True)}
     prompts = makers[False].prompts
     size = experiment.arm(options.arm).training.prompts_per_step
@@ -40,9 +42,12 @@ def main() -> None:
             maker.make(step, prompts[step * size : (step + 1) * size], 1.0)
             seconds[measured].append(time.process_time() - started)
     plain, measuring = (statistics.fmean(seconds[measured][1:]) for measured in (False, True))
-    every = experiment.training.gradient_share_every
+    # Beside references only every m-th step samples, and only such a step can measure (`StepMaker`).
+    arm = experiment.arm(options.arm)
+    sampling = arm.diversity.every_n_steps if arm.training.signal == "references" else 1
+    rounds = max(1, arm.training.gradient_share_every // sampling)
     print(f"plain step {plain:.3f} s, measured step {measuring:.3f} s: {measuring / plain:.2f} times as long")
-    print(f"every {every} steps: {100 * (measuring / plain - 1) / every:.1f} % of training time")
+    print(f"every {sampling * rounds} steps: {100 * (measuring / plain - 1) / rounds:.1f} % of training time")
 
 
 def step_maker(experiment: Experiment, arm_name: str, measured: bool) -> StepMaker:
