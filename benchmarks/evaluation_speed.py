@@ -1,6 +1,7 @@
 """Seconds to measure and compare 1,000 prompts × 64 samples × 4 arms × 3 seeds, after embedding.
 
-python benchmarks/evaluation_speed.py [--prompts 1000] [--samples 64] [--arms 4] [--seeds 3] [--workers 2]
+python benchmarks/evaluation_speed.py [--prompts 1000] [--samples 64] [--arms 4] [--seeds 3] [--workers 2] [--longer 0]
+`--longer 10` makes the texts of all arms but the first ten words longer, so that all are measured at equal length too.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 
 import numpy as np
 
-from polychromic.evaluation import compare, measure_arms
+from polychromic.evaluation import at_equal_length, compare, measure_arms
 from polychromic.files import strict_json
 from polychromic.records import GenerationRow, SamplingParameters
 
@@ -57,7 +58,9 @@ def main() -> None:
     options = _parse()
     started = time.perf_counter()
     rows = {
-        (f"arm{arm}", seed): make_rows(arm, seed, options.prompts, options.samples, options.words)
+        (f"arm{arm}", seed): make_rows(
+            arm, seed, options.prompts, options.samples, options.words + (options.longer if arm else 0)
+        )
         for arm in range(options.arms)
         for seed in range(options.seeds)
     }
@@ -67,11 +70,13 @@ def main() -> None:
     embedder = _StoredEmbeddings() if options.embeddings else None
     tables = measure_arms(rows, pass_threshold=1.0, embedder=embedder, workers=options.workers)
     marks.append(time.perf_counter())
-    comparison = compare(tables, baseline="arm0")
+    equal = at_equal_length(rows, baseline="arm0", headline="T=1", workers=options.workers)
+    marks.append(time.perf_counter())
+    comparison = compare(tables, baseline="arm0", equal_length=equal)
     marks.append(time.perf_counter())
     content = strict_json(comparison.to_json())
     marks.append(time.perf_counter())
-    for name, start, end in zip(("measured", "compared", "written"), marks, marks[1:], strict=False):
+    for name, start, end in zip(("measured", "cut", "compared", "written"), marks, marks[1:], strict=False):
         print(f"{name:>9}: {end - start:6.1f} s")
     print(
         f"    total: {marks[-1] - marks[0]:6.1f} s wall, {_cpu_seconds():.1f} s of processor in all processes"
@@ -97,6 +102,7 @@ def _parse() -> argparse.Namespace:
         ("seeds", 3),
         ("words", 40),
         ("workers", 2),
+        ("longer", 0),
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--embeddings", action="store_true", help="also semantic distance and Vendi score")

@@ -22,6 +22,7 @@ EqualLength = Mapping[tuple[str, str], tuple[Floats, Floats]]
 _MOST_ANSWERS = 16
 """Enough to see whether a difference stays; all of 64 would double the time that an evaluation takes."""
 _AT_ONCE = 64
+_NOT_CUT = ("rarefied_distinct_2", "distinct_texts")
 
 Values = Mapping[str, float]
 Texts = Mapping[str, list[str]]
@@ -104,8 +105,8 @@ def _measure_pairs(
     chunks = [both[start : start + _AT_ONCE] for start in range(0, len(both), _AT_ONCE)]
     spread = pool.map if pool else map
     values = list(chain.from_iterable(spread(_measure_chunk, chunks)))
-    # Texts of equal lengths have equally many bigrams: Distinct-2 needs no budget here.
-    keys = [key for key in values[0][0] if not key.startswith("rarefied")]
+    # Texts of equal lengths have equally many bigrams, and cutting makes texts the same that were not.
+    keys = [key for key in values[0][0] if key not in _NOT_CUT]
     shape = (len(pairs), len(prompts), 2)
     cells = {key: np.array([[side[key] for side in one] for one in values]).reshape(shape) for key in keys}
     return {key: (cell[..., 0], cell[..., 1]) for key, cell in cells.items()}
