@@ -111,6 +111,16 @@ def test_undefined_values_are_told_of_with_their_reason():
     assert texts["baseline"] in summary_text(comparison)
 
 
+def test_what_no_arm_has_is_told_once():
+    rows = rows_of(["yes", "no", "yes", "no"])
+    comparison = compared(measure_arms({("baseline", 0): rows, ("arm", 0): rows}, pass_threshold=1.0))
+    (caution,) = [one for one in comparison.cautions if one.kind == "undefined"]
+    assert caution.arm == ""
+    assert caution.text.startswith(
+        "in every arm no value of Distinct-2 (rarefied) in 20 of 20 groups: fewer than"
+    )
+
+
 def test_the_terminal_names_what_made_the_embeddings():
     rows = {("baseline", 0): rows_of(), ("arm", 0): rows_of()}
     comparison = compared(measure_arms(rows, pass_threshold=1.0, embedder=load_embedder("hash")))

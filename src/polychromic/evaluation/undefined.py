@@ -21,7 +21,8 @@ def count_reasons(reasons: Iterable[Mapping[str, str]]) -> dict[str, dict[str, i
 
 
 def undefined_cautions(tables: Mapping[tuple[str, int], PromptTable], label: str) -> Iterator[Caution]:
-    """For each arm the measures that some prompt lacks under one way of sampling, with the number and the reason."""
+    """For each arm the measures that some prompt lacks under one way of sampling, with the number and the reason; once
+    for all arms where they lack the same."""
     groups: Counter[str] = Counter()
     lacking: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for (arm, _), table in tables.items():
@@ -29,14 +30,14 @@ def undefined_cautions(tables: Mapping[tuple[str, int], PromptTable], label: str
         for metric, reasons in table.undefined.get(label, {}).items():
             for reason, n in reasons.items():
                 lacking[arm, reason][metric] += n
-    for arm in groups:
-        parts = [
-            f"{_named(counts)} of {groups[arm]} groups: {reason}"
-            for (of_arm, reason), counts in lacking.items()
-            if of_arm == arm
-        ]
-        if parts:
-            yield Caution("undefined", arm, f"{arm}: no value of {'; '.join(parts)}")
+    told: dict[str, str] = {}
+    for (arm, reason), counts in lacking.items():
+        part = f"{_named(counts)} of {groups[arm]} groups: {reason}"
+        told[arm] = f"{told[arm]}; {part}" if arm in told else f"no value of {part}"
+    if len(told) == len(groups) and len(set(told.values())) == 1:
+        told = {"": f"in every arm {next(iter(told.values()))}"}
+    for arm, text in told.items():
+        yield Caution("undefined", arm, f"{arm}: {text}" if arm else text)
 
 
 def _named(counts: Mapping[str, int]) -> str:
