@@ -139,7 +139,7 @@ SOUND = {
     "train/passing": 0.4, "groups/clusters": 4.0, "generation/truncated": 0.01, "generation/tokens": 20.0,
     "generation/entropy": 1.0, "groups/no_signal": 0.2, "groups/diversity_signal": 0.8,
     "train/diversity_gradient_share": 0.3, "train/diversity_loss_share": 0.2,
-    "train/diversity_score": 0.3, "groups/distance": 0.8,
+    "train/diversity_score": 0.3, "groups/distance": 0.8, "validation/cross_entropy": 1.0,
 }  # fmt: skip
 
 
@@ -153,6 +153,7 @@ SOUND = {
         ("gate-eats-diversity", {"groups/distance": 0.5, "train/diversity_score": 0.4}, {}),
         ("reward-without-signal", {"groups/no_signal": 0.95}, {}),
         ("far-from-the-start", {"train/kl": 25.0}, {}),
+        ("overfitting", {"validation/cross_entropy": 1.2}, {}),
         ("language-switching", {}, {"texts": FOREIGN, "baseline_texts": AT_HOME}),
     ],
 )

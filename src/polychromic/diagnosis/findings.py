@@ -277,6 +277,16 @@ def reward_without_signal(evidence: ArmEvidence) -> Finding | None:
     )
 
 
+def overfitting(evidence: ArmEvidence) -> Finding | None:
+    """References of validation that become less likely."""
+    before, after = (edge("validation/cross_entropy") for edge in (evidence.trace.early, evidence.trace.late))
+    if not after > 1.05 * before:
+        return None
+    said = f"cross-entropy of validation references rose from {before:.2f} to {after:.2f} nats a token"
+    mend = "stop earlier, lower training.learning_rate or add references: these are being learnt by heart"
+    return Finding("overfitting", "warning", said, mend)
+
+
 def far_from_the_start(evidence: ArmEvidence) -> Finding | None:
     """A KL that ran away."""
     divergence = evidence.trace.late("train/kl")
@@ -324,6 +334,7 @@ SYMPTOMS: tuple[Rule, ...] = (
     length_hacking,
     gate_eats_diversity,
     reward_without_signal,
+    overfitting,
     far_from_the_start,
     other_language,
 )
