@@ -11,7 +11,7 @@ advantages A(c) = A_none − Σ_m c_m B_m it is a quadratic form in c, so one ma
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from math import lgamma
@@ -33,6 +33,8 @@ SCORES = [
     ("distance", "product"),
     ("distance", "passing"),
 ]
+VENDI = ("vendi", "product")
+"""On single policies alone: there are few groups, and each needs its eigenvalues."""
 PUBLISHED: dict[str, Mapping[int, float]] = {
     "none": {},
     "leave-one-out": {K: 1.0},
@@ -136,17 +138,17 @@ def policy_forms(groups: Groups, probabilities_M: FloatArray) -> tuple[FloatArra
     return weights_Q, forms_QXX, float(gradient @ gradient)
 
 
-def on_single_policies() -> None:
+def on_single_policies(scores: Sequence[tuple[str, str]]) -> None:
     """Every baseline on one policy; the fitted one has met 64 earlier batches of 8 groups, or knows everything."""
     cases = {
         "mixed": (MIXED, [0, 1, 2]),
         "collapsed on a right answer": (COLLAPSED, [0, 1, 2]),
         "collapsed on a wrong answer": (COLLAPSED, [1, 3, 5]),
     }
-    rng = np.random.default_rng(0)
     print_header("policy", "score", *PUBLISHED, "fitted", "fitted, oracle", "leave-one-out / fitted")
     for name, (probabilities, correct) in cases.items():
-        for objective, gate in [*SCORES, ("vendi", "product")]:
+        for objective, gate in scores:
+            rng = np.random.default_rng(0)
             groups = all_groups(objective, gate, np.isin(np.arange(6), correct).astype(float))
             weights, forms, squared_norm = policy_forms(groups, probabilities)
             moments = Moments(np.tensordot(weights, forms, axes=1), squared_norm)
@@ -176,10 +178,9 @@ def random_prompts(count: int, seed: int) -> list[tuple[FloatArray, int]]:
     return prompts
 
 
-def on_many_prompts() -> None:
+def on_many_prompts(scores: Sequence[tuple[str, str]]) -> None:
     """Coefficients from other prompts than those they are used on: half of 48 policies against the other half."""
     prompts = random_prompts(48, seed=1)
-    rng = np.random.default_rng(0)
     print_header(
         "score",
         "minus one",
@@ -188,7 +189,8 @@ def on_many_prompts() -> None:
         "one mix a policy (oracle)",
         "policies worse",
     )
-    for objective, gate in SCORES:
+    for objective, gate in scores:
+        rng = np.random.default_rng(0)
         moments, samples = [], []
         groups = {c: all_groups(objective, gate, (np.arange(8) < c).astype(float)) for c in range(1, 5)}
         for probabilities, correct in prompts:
@@ -235,14 +237,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=["policies", "prompts", "rollouts"])
+    names = [label(*score) for score in (*SCORES, VENDI)]
+    parser.add_argument("--score", choices=names, help="policies, prompts: one row's score; all if left out")
     parser.add_argument("--prompts", type=int, default=64, help="rollouts: how many prompts")
     parser.add_argument("--groups", type=int, default=8, help="rollouts: groups of 8 a prompt")
     parser.add_argument("--temperature", type=float, default=1.0, help="rollouts: of the sampled policy")
     arguments = parser.parse_args()
+    chosen = [score for score in (*SCORES, VENDI) if arguments.score in (None, label(*score))]
     if arguments.what == "policies":
-        on_single_policies()
+        on_single_policies(chosen)
     elif arguments.what == "prompts":
-        on_many_prompts()
+        on_many_prompts([score for score in chosen if score != VENDI])
     else:
         from variance_rollouts import on_rollouts
 

@@ -1,6 +1,8 @@
 """Literal values from the papers and by hand."""
 
 from fractions import Fraction
+from itertools import combinations
+from math import comb
 
 import numpy as np
 import pytest
@@ -32,6 +34,32 @@ def test_best_of_real_rewards_by_counting_pairs():
     np.testing.assert_allclose(
         set_advantages("pass_at_k", 2, rewards=rewards), [float(value) for value in expected], atol=1e-15
     )
+
+
+def pkpo_s(i, k, members, rewards):
+    """PKPO's S(i, k, I): Σ over the k-subsets of I that hold i of their best reward, over C(|I|, k)."""
+    sets = [one for one in combinations(members, k) if i in one]
+    return sum(max(rewards[j] for j in one) for one in sets) / comb(len(members), k)
+
+
+def test_pkpo_sloo_is_a_mix_and_poly_epo_is_leave_one_out_up_to_a_constant():
+    """PKPO, eq. 29: `sloo` takes Σ_{j≠i} S(j, k, all but i) / (n − 1) off, which is n/(n − 1) times what is due."""
+    rewards, n, k = [0.1, 0.9, 0.4, 0.4, 0.0, 0.7], 6, 3
+    everyone = range(n)
+    sloo = [
+        pkpo_s(i, k, everyone, rewards)
+        - sum(pkpo_s(j, k, [m for m in everyone if m != i], rewards) for j in everyone if j != i) / (n - 1)
+        for i in everyone
+    ]
+    mixed = set_advantages("pass_at_k", k, rewards=rewards, baseline="fitted", coefficients={k: n / (n - 1)})
+    np.testing.assert_allclose(mixed, sloo, atol=1e-14)
+    leave_one_out = set_advantages("pass_at_k", k, rewards=rewards)
+    assert sum(leave_one_out) == pytest.approx(0.0, abs=1e-14)
+    assert abs(sum(sloo)) > 0.1
+    # Poly-EPO: the mean over the sets with i minus the mean over all sets.
+    with_i = set_advantages("pass_at_k", k, rewards=rewards, baseline="none") * n / k
+    marginal = with_i - subset_mean("pass_at_k", k, rewards=rewards)
+    np.testing.assert_allclose(leave_one_out, k / n * marginal / (1 - k / n), atol=1e-14)
 
 
 def test_rloo():
