@@ -35,6 +35,7 @@ SIZES = {
 }  # fmt: skip
 KILLS_A_RUN = {"small": 8, "quickstart": 25}
 MARK = "POLYCHROMIC_STORM"
+# Written before any work, or by the clock.
 STARTING = {".lock", ".owner.json", "experiment.yaml", "provenance.json", ".running.json", "ledger.jsonl"}
 DOING = {"metrics.jsonl": "training", "generations.jsonl": "sampling"}
 PATIENCE = 1800.0  # seconds: the machine may be busy with other work
@@ -84,9 +85,10 @@ def _untimed(path: Path) -> bytes:
 
 def doing(out: Path, since: float) -> str:
     """What a run was last seen to do, from the newest file of those written since a moment of the system's clock."""
-    times = {path: path.stat().st_mtime for path in out.rglob("*") if path.is_file()}
+    work = [path for path in out.rglob("*") if path.is_file() and path.name not in STARTING]
+    times = {path: path.stat().st_mtime for path in work}
     newest = max(times, key=lambda path: times[path], default=None)
-    if newest is None or times[newest] < since or newest.name in STARTING:
+    if newest is None or times[newest] < since:
         return "starting"
     return DOING.get(
         newest.name, "reporting" if newest.parent.name in ("figures", "quickstart") else "saving"
