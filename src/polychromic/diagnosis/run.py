@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +51,13 @@ class ArmDiagnosis:
     steps: int
     summary: tuple[str, ...]
     findings: tuple[Finding, ...]
-    courses: Mapping[str, Mapping[str, float]]
-    """Each metric's mean over the first fifth of the steps (`early`), the last fifth (`late`) and all of them."""
     distance: AdapterDistance | None
     """Of the first seed in `relative_distances`, with its modules."""
-    relative_distances: Mapping[int, float]
-    """By seed: distance to the baseline's weights in units of how far that moved, nan without a baseline."""
     texts: TextFigures | None
+    courses: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Each metric's mean over the first fifth of the steps (`early`), the last fifth (`late`) and all of them."""
+    relative_distances: Mapping[int, float] = field(default_factory=dict)
+    """By seed: distance to the baseline's weights in units of how far that moved, nan without a baseline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +111,10 @@ def diagnose(
                 trace.steps,
                 tuple(_summary(evidence, distances)),
                 tuple(find(evidence)),
-                {key: _figures(trace, key) for key in _LOGGED if not math.isnan(trace.mean(key))},
                 evidence.distance,
-                {one.seed: one.relative for one in distances},
                 evidence.texts,
+                courses={key: _figures(trace, key) for key in _LOGGED if not math.isnan(trace.mean(key))},
+                relative_distances={one.seed: one.relative for one in distances},
             )
         )
     return Diagnosis(tuple(found))
