@@ -12,7 +12,7 @@ _STYLES = {"fault": "bold red", "warning": "yellow"}
 
 
 def show_diagnosis(name: str, diagnosis: Diagnosis, console: Console | None = None) -> None:
-    """Print every arm's summary, then its findings with their mends. Text from data is neither markup nor control codes."""
+    """Print each arm's summary, then its findings with their mends. Text from data is no markup and no control code."""
     console = console or Console()
     console.print(Text(plain_text(name), style="bold underline"))
     for arm in diagnosis.arms:
