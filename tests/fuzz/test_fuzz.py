@@ -166,6 +166,11 @@ DOUBLINGS = f"a0: {'x' * 100}\n" + "".join(f"a{level + 1}: {f'${{a{level}}}' * 1
         ("name: a\narms: {b: {training: 5}}\n", "missing"),
         ('task: {name: custom, train: "a\\0b"}\n', "task.train: holds a NUL character"),
         ("name: a\nname: b\n", "not a readable YAML file"),
+        # Past bug, found by these mutations: a file of one number ended in omegaconf's AssertionError.
+        *(
+            (text, "expected sections")
+            for text in (".inf", "9" * 400, "5", "true", "2026-11-25", "text", "[a]", "")
+        ),
     ],
 )
 def test_known_bombs_are_refused(tmp_path, text, message):

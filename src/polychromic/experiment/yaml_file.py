@@ -24,8 +24,10 @@ def read_yaml(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
 
     text = _read_text(path)
     try:
-        _require_moderate_size(path, yaml.compose(text, Loader=yaml.SafeLoader))
-        loaded = OmegaConf.create(text)
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        _require_moderate_size(path, root)
+        # Asked first: omegaconf asserts that a file is not a single number.
+        loaded = OmegaConf.create(text) if isinstance(root, yaml.MappingNode) else None
         if not OmegaConf.is_dict(loaded) or not loaded:
             raise ConfigError(f"{path}: expected sections (name, task, model, training, arms), found none")
         merged = OmegaConf.merge(loaded, OmegaConf.from_dotlist(_checked(overrides)))
@@ -33,7 +35,15 @@ def read_yaml(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
         content: Any = OmegaConf.to_container(merged, resolve=False)
     except RecursionError as error:
         raise ConfigError(f"{path}: nested too deeply, expected a few levels of sections") from error
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, AttributeError, KeyError) as error:
+    except (
+        yaml.YAMLError,
+        OmegaConfBaseException,
+        ValueError,
+        TypeError,
+        AttributeError,
+        KeyError,
+        AssertionError,
+    ) as error:
         # The parser and omegaconf let errors of Python through on odd scalars, keys and interpolations.
         raise ConfigError(f"{path}: not a readable YAML file: {error}") from error
     content = {str(key): value for key, value in content.items()}
