@@ -51,11 +51,16 @@ def _has_surrogates(value: Any) -> bool:
 
 def write_text(path: Path, text: str) -> None:
     """Replace `path` by `text` so that a reader or a crash sees the old content or the new, never a mixture."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         # mkstemp makes private files; a report or an adapter is meant to be read by others too.

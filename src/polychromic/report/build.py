@@ -8,7 +8,7 @@ from pathlib import Path
 from polychromic.diagnosis import Diagnosis
 from polychromic.evaluation import Comparison, criteria_table, to_latex
 from polychromic.evaluation.study import Study
-from polychromic.files import read_jsonl, write_text
+from polychromic.files import read_jsonl, write_bytes, write_text
 from polychromic.report.comparison_figures import comparison_figures
 from polychromic.report.drawing import Figure, arm_colors
 from polychromic.report.markdown import markdown_report
@@ -69,4 +69,4 @@ def _write_figures(folder: Path, figures: Sequence[Figure]) -> None:
     for figure in figures:
         write_text(folder / f"{figure.name}.svg", figure.svg)
         write_text(folder / f"{figure.name}.csv", figure.data)
-        (folder / f"{figure.name}.pdf").write_bytes(figure.pdf)
+        write_bytes(folder / f"{figure.name}.pdf", figure.pdf)
