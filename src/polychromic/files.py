@@ -15,7 +15,6 @@ from typing import Any
 
 from polychromic.errors import DataError
 
-
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 

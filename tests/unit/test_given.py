@@ -268,7 +268,11 @@ def test_the_file_of_a_whole_experiment_serves_as_well(tmp_path):
             ["comparison.baseline=a"],
             "comparison.baseline is 'a', but there are generations of ab and b",
         ),
-        (["a"], [], "generations: only a is given, expected files of at least two arms; add --generations NAME=FILE"),
+        (
+            ["a"],
+            [],
+            "generations: only a is given, expected files of at least two arms; add --generations NAME=FILE",
+        ),
         (["a", "b/c"], [], "generations.b/c: expected letters"),
         (["a", "b"], ["evaluation.embeder=x"], "evaluation.embeder: unknown key; did you mean embedder"),
     ],

@@ -57,8 +57,8 @@ class GivenExperiment(Settings):
     def _arms_are_known(self) -> Self:
         if len(self.generations) < 2:
             raise ValueError(
-                f"generations: only {listed(list(self.generations)) or 'nothing'} is given, expected files of at least two "
-                "arms; add --generations NAME=FILE"
+                f"generations: only {listed(list(self.generations)) or 'nothing'} is given, expected files of "
+                "at least two arms; add --generations NAME=FILE"
             )
         for arm, files in self.generations.items():
             folder_name(arm, place=f"generations.{arm}: ")
