@@ -255,7 +255,7 @@ def on_a_terminal(show):
 def check_console(text):
     comparison = SimpleNamespace(
         verdict=SimpleNamespace(sentence=text, levels=()), means=(), arms=(text,), headline=text,
-        resampling=Resampling(), cautions=(SimpleNamespace(kind=text, text=text),), frontier=None,
+        resampling=Resampling(), cautions=(SimpleNamespace(kind=text, text=text),), frontier=(), signatures={},
     )  # fmt: skip
     arm = ArmDiagnosis(text, 1, (text,), (Finding(text, "fault", text, text),), None, None)
     for shown in (
