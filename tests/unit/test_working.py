@@ -102,6 +102,20 @@ def test_a_start_that_did_no_work_holds_nobody_to_its_settings(tmp_path):
     assert not folder.provenance.exists()
 
 
+def test_a_run_goes_on_under_a_version_that_knows_more_keys(tmp_path):
+    one = experiment(tmp_path / "here")
+    folder = open_run_folder(one, tmp_path / "runs")
+    folder.job("baseline", 0).mkdir(parents=True)
+    older = read_resolved(folder.experiment)
+    del older["training"]["cut_answers"], older["task"]["checker_seconds"]
+    folder.experiment.write_text(json.dumps(older))
+    assert open_run_folder(one, tmp_path / "runs") == folder
+    older["training"]["steps"] = 9
+    folder.experiment.write_text(json.dumps(older))
+    with pytest.raises(ConfigError, match=r"other settings \(training.steps\)"):
+        open_run_folder(one, tmp_path / "runs")
+
+
 def test_fresh_empties_the_folder_but_keeps_its_lock(tmp_path):
     one = experiment(tmp_path / "here")
     with working_folder(one, tmp_path / "runs") as folder:

@@ -92,7 +92,7 @@ def open_run_folder(experiment: Experiment, out: Path, *, fresh: bool = False) -
         _empty(folder)
     content = resolved_yaml(experiment)
     if folder.experiment.exists():
-        old, new = read_resolved(folder.experiment), experiment.model_dump(mode="json")
+        old, new = _with_new_keys(read_resolved(folder.experiment)), experiment.model_dump(mode="json")
         different = [
             ".".join(path) for path in _differing(old, new) if not _same_data(folder, path, old, new)
         ]
@@ -169,6 +169,15 @@ def read_resolved(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DataError(f"{path}: expected a resolved experiment")
     return content
+
+
+def _with_new_keys(old: dict[str, Any]) -> dict[str, Any]:
+    """A resolved experiment with the defaults of keys that its version did not know, so that an upgrade can continue
+    it; as it is where this version cannot read it."""
+    try:
+        return Experiment.from_mapping(old).model_dump(mode="json")
+    except ConfigError:
+        return old
 
 
 # How the work is spread does not change what it is: these may differ between starts.
