@@ -112,26 +112,14 @@ def compare(
         basis=_basis(plan),
         hacked=[caution.arm for caution in hacking],
     )
-    outcomes = [outcome for level in verdict.levels for outcome in level.outcomes]
-    cautions = [
+    found = (
         *hacking,
         *checker_cautions(audit),
         *temperature_cautions(gains, at_headline, plan.headline, plan.alpha),
-        *length_cautions(
-            at_headline,
-            {(one.arm, one.metric): one.comparison for one in at_equal_length},
-            plan.others,
-            plan.alpha,
-        ),
-        *answer_cautions(tables),
-        *criterion_cautions(outcomes),
-        *seed_cautions(at_headline, plan.asked, plan.alpha),
-        *fault_cautions(
-            _headline_means(means, plan.headline), len(plan.study.prompts), plan.study.n_left_out
-        ),
-        *undefined_cautions(tables, plan.headline),
+        *criterion_cautions([outcome for level in verdict.levels for outcome in level.outcomes]),
+        *_cautions_of_measures(plan, tables, at_headline, at_equal_length, means),
         *notes,
-    ]
+    )
     return Comparison(
         baseline=baseline,
         arms=tuple(plan.study.arms),
@@ -144,13 +132,32 @@ def compare(
         scrutiny=_scrutiny(plan),
         frontier=gains,
         curves=_curves(plan),
-        cautions=_each_once(cautions),
+        cautions=_each_once(found),
         verdict=verdict,
         clusters=plan.study.clusters,
         signatures=plan.study.signatures,
         resampling=plan.resampling,
         checker=audit,
     )
+
+
+def _cautions_of_measures(
+    plan: _Plan,
+    tables: Mapping[tuple[str, int], PromptTable],
+    at_headline: Contrasts,
+    at_equal_length: Sequence[Contrast],
+    means: Sequence[ArmMean],
+) -> list[Caution]:
+    """What to beware of in the measures themselves, whatever the criteria."""
+    cut = {(one.arm, one.metric): one.comparison for one in at_equal_length}
+    at_headline_means = _headline_means(means, plan.headline)
+    return [
+        *length_cautions(at_headline, cut, plan.others, plan.alpha),
+        *answer_cautions(tables),
+        *seed_cautions(at_headline, plan.asked, plan.alpha),
+        *fault_cautions(at_headline_means, len(plan.study.prompts), plan.study.n_left_out),
+        *undefined_cautions(tables, plan.headline),
+    ]
 
 
 def _plan(
@@ -293,7 +300,7 @@ def _arm_mean(arm: str, label: str, metric: str, cells_SP: Floats, interval: Int
     return ArmMean(arm, label, metric, float(cells_SP.mean()), low, high, seeds, cells_SP.shape[1])
 
 
-def _headline_means(means: tuple[ArmMean, ...], headline: str) -> dict[str, dict[str, float]]:
+def _headline_means(means: Sequence[ArmMean], headline: str) -> dict[str, dict[str, float]]:
     by_arm: dict[str, dict[str, float]] = {}
     for one in means:
         if one.sampling == headline:
@@ -322,5 +329,5 @@ def _basis(plan: _Plan) -> str:
     )
 
 
-def _each_once(cautions: list[Caution]) -> tuple[Caution, ...]:
+def _each_once(cautions: Sequence[Caution]) -> tuple[Caution, ...]:
     return tuple(dict.fromkeys(cautions))
