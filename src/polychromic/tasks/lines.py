@@ -103,17 +103,18 @@ def one_key(row: Mapping[str, Any], keys: Sequence[str]) -> str | None:
 
 def _text(value: Any, key: str) -> str:
     text = any_text(value, key)
+    if "\0" in text:
+        raise BadLineError(f"{key}: holds a NUL character at position {text.index(chr(0)) + 1}; remove it")
     if not text.strip():
         raise BadLineError(f"{key}: is empty, expected a text; fill it in or remove it")
     return text
 
 
 def any_text(value: Any, key: str) -> str:
-    """A text, which may be empty; raises BadLineError for another type and for what UTF-8 cannot carry."""
+    """A text as a model may have made it, empty or with control characters; raises BadLineError for another type and
+    for what UTF-8 cannot carry."""
     if not isinstance(value, str):
         raise BadLineError(f"{key}: {shown(value)} is {kind(value)}, expected a text; put it in quotes")
-    if "\0" in value:
-        raise BadLineError(f"{key}: holds a NUL character at position {value.index(chr(0)) + 1}; remove it")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
