@@ -8,13 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polychromic.evaluation.intervals import Resampling
-from polychromic.evaluation.resampling import bootstrap_means
+from polychromic.evaluation.resampling import LEAST_SPREAD, bootstrap_means
 
 Floats = NDArray[np.float64]
 
 _DEFINED_SHARE = 0.95
-_LEAST_SPREAD = 0.5
-"""Of the sample's standard error: draws of few prompts may have next to none, and no band would hold them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,5 +65,5 @@ def _half_widths(x_PK: Floats, resampling: Resampling) -> Floats:
     drawn = bootstrap_means(both, n_resamples=resampling.bootstraps, seed=resampling.seed)
     deviation_BK, square_BK = np.split(drawn, 2, axis=-1)
     spread_BK = np.sqrt(np.maximum(square_BK - deviation_BK**2, 0.0) / n_prompts)
-    t_BK = np.abs(deviation_BK) / np.maximum(spread_BK, _LEAST_SPREAD * error_K[moved_K])
+    t_BK = np.abs(deviation_BK) / np.maximum(spread_BK, LEAST_SPREAD * error_K[moved_K])
     return float(np.quantile(t_BK.max(axis=1), resampling.confidence)) * error_K

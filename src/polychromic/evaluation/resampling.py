@@ -25,6 +25,10 @@ _CHUNK = 2048
 _KEPT_CELLS = 50_000_000
 
 
+LEAST_SPREAD = 0.5
+"""Of the sample's standard error: draws of few values may have next to none, and no interval would hold them."""
+
+
 @dataclass(frozen=True, slots=True)
 class SignFlip:
     """Two-sided p-value of a sign-flip test, the least p that the test could have given, and its patterns."""
@@ -99,18 +103,20 @@ def bootstrap_means(x_PM: Floats, *, n_resamples: int = 9999, seed: int = 0) -> 
 
 
 def studentised_means(x_PM: Floats, *, n_resamples: int = 9999, seed: int = 0) -> MeanDraws:
-    """The draws of `bootstrap_means` with their Student's t. Source: Efron and Tibshirani 1993, section 12.5."""
-    centre_M = x_PM.mean(axis=0)
-    moved_PM = x_PM - centre_M
+    """The draws of `bootstrap_means` with their Student's t, nan where the values do not differ.
+
+    Each draw is divided by its own standard error, but by no less than `LEAST_SPREAD` of the sample's. Source: Efron
+    and Tibshirani 1993, section 12.5, which has no such bound.
+    """
+    moved_PM = x_PM - x_PM.mean(axis=0)
     drawn = bootstrap_means(
         np.concatenate([moved_PM, moved_PM**2], axis=1), n_resamples=n_resamples, seed=seed
     )
     shift_BM, square_BM = np.split(drawn, 2, axis=1)
-    variance_BM = square_BM - shift_BM**2
-    # One value drawn again and again leaves rounding noise for a variance.
-    defined_BM = variance_BM > ROUNDING * square_BM
-    error_BM = np.sqrt(np.where(defined_BM, variance_BM, 1.0) / max(len(x_PM) - 1, 1))
-    return MeanDraws(centre_M + shift_BM, np.where(defined_BM, shift_BM / error_BM, np.nan))
+    least_M = LEAST_SPREAD**2 * (moved_PM**2).mean(axis=0)
+    error_BM = np.sqrt(np.maximum(square_BM - shift_BM**2, least_M) / max(len(x_PM) - 1, 1))
+    t_BM = np.divide(shift_BM, error_BM, out=np.full_like(shift_BM, np.nan), where=least_M > 0.0)
+    return MeanDraws(x_PM.mean(axis=0) + shift_BM, t_BM)
 
 
 def two_way_bootstrap_means(x_SPM: Floats, *, n_resamples: int = 9999, seed: int = 0) -> Floats:
