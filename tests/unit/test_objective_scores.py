@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
 
 from polychromic.objective import sampled_subsets, set_advantages, subset_mean
 
@@ -159,12 +160,13 @@ def test_a_group_of_1024_is_finite_and_takes_under_5_ms(objective, gate, baselin
         advantages = run(set_size)
         assert np.isfinite(advantages).all()
         assert advantages.any()
-    # Processor time, and the best of many: a busy machine must not fail this test.
+    # Processor time on one core, and the best of many: neither a busy machine nor waiting threads must fail this test.
     best = np.inf
-    for _ in range(30):
-        started = time.process_time()
-        run(16)
-        best = min(best, time.process_time() - started)
+    with threadpool_limits(limits=1):
+        for _ in range(30):
+            started = time.process_time()
+            run(16)
+            best = min(best, time.process_time() - started)
     assert best < 0.005
 
 
