@@ -11,12 +11,9 @@ from scipy import stats
 
 from polychromic.evaluation import Resampling, detectable_effect, paired_comparison, prompts_needed
 from polychromic.evaluation.equivalence import margin_test
-from polychromic.evaluation.intervals import mean_intervals
 from polychromic.evaluation.resampling import (
-    LEAST_SPREAD,
     bootstrap_means,
     sign_flip_tests,
-    studentised_means,
     two_way_bootstrap_means,
 )
 from polychromic.evaluation.robustness import mcnemar_exact, robustness
@@ -130,38 +127,6 @@ def test_bootstrap_draws_are_those_of_scipy():
     )
 
     assert draws == pytest.approx(expected.bootstrap_distribution, abs=1e-12)
-
-
-def test_studentised_draws_are_distances_in_their_own_standard_errors():
-    x = np.random.default_rng(3).exponential(size=12)
-    drawn = studentised_means(x[:, None], n_resamples=1500, seed=7)
-    resamples = np.random.default_rng(7).integers(0, 12, (1500, 12))
-    errors = x[resamples].std(axis=1, ddof=1) / np.sqrt(12)
-    least = LEAST_SPREAD * stats.sem(x)
-    by_hand = stats.ttest_1samp(x[resamples], x.mean(), axis=1).statistic * errors / np.maximum(errors, least)
-
-    assert 0 < (errors < least).mean() < 0.5
-    assert drawn.means_BM[:, 0] == pytest.approx(x[resamples].mean(axis=1))
-    assert drawn.t_BM[:, 0] == pytest.approx(by_hand)
-
-
-def test_a_draw_of_one_value_only_is_told_in_the_samples_errors():
-    x = np.array([0.1, 0.1, 0.3])
-    drawn = studentised_means(x[:, None], n_resamples=1000)
-    same = np.isclose(drawn.means_BM[:, 0], 0.3)
-
-    assert same.any()
-    assert drawn.t_BM[same, 0] == pytest.approx((0.3 - x.mean()) / (LEAST_SPREAD * stats.sem(x)))
-    assert np.isnan(studentised_means(np.full((3, 1), 0.25), n_resamples=10).t_BM).all()
-
-
-def test_the_interval_of_a_rate_near_its_bound_stays_near_it():
-    """The bootstrap-t alone put 0.98 of a hundred prompts between 0.07 and 1: some draws hardly vary."""
-    rates = np.ones((1, 100))
-    rates[0, :3] = [0.0, 0.6, 0.8]
-    [(low, high)] = mean_intervals([rates], Resampling())
-
-    assert 0.85 < low < 0.97 < high <= 1.0
 
 
 def test_the_interval_reaches_further_on_the_side_of_the_skew():
