@@ -133,10 +133,11 @@ class Victim:
         except subprocess.TimeoutExpired:
             moments[doing(self.out, since)] += 1
             process.send_signal(number)
-            _, errors = process.communicate(timeout=PATIENCE)
+            process.wait(PATIENCE)
             self.kills += 1
+            _wait_for_workers(self.out)  # first: one that lives on holds the other end of the pipe that is read next
+            _, errors = process.communicate(timeout=PATIENCE)
             _check_ending(number, process.returncode, errors)
-            _wait_for_workers(self.out)
             return False
         if process.returncode:
             raise RuntimeError(f"the run failed after {self.kills} kills with code {process.returncode}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain, repeat
@@ -18,6 +18,7 @@ from polychromic.evaluation.group_metrics import GroupMetrics, MeasureOptions, m
 from polychromic.evaluation.groups import AnswerGroup, carry_forms, group_rows
 from polychromic.evaluation.tables import PromptTable, SampledTable
 from polychromic.evaluation.undefined import count_reasons
+from polychromic.processes import open_worker_pool
 from polychromic.records import GenerationRow
 
 Floats = NDArray[np.float64]
@@ -144,10 +145,7 @@ def open_pool(workers: int) -> Iterator[Executor | None]:
     if workers <= 1:
         yield None
         return
-    from multiprocessing import get_context
-
-    # Spawned, because a process that has loaded torch or a tokenizer must not be forked.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with open_worker_pool(workers) as pool:
         yield pool
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import multiprocessing.connection
 import os
 import queue
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from typing import Any
@@ -18,6 +16,7 @@ from polychromic import stopping
 from polychromic.errors import StoppedError, TrainingError
 from polychromic.experiment.jobs import Job, JobEvent, OnEvent, carry_out
 from polychromic.plain_text import log_plainly
+from polychromic.processes import open_worker_pool
 
 OnJobDone = Callable[[Job, list[dict[str, Any]]], None]
 
@@ -38,9 +37,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, on_event: OnEvent, on_done: OnJo
     context = multiprocessing.get_context("spawn")
     events: Any = context.Queue()
     stop: Any = context.Event()
-    pool = ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_start_worker, initargs=(events, stop)
-    )
+    pool = open_worker_pool(workers, _start_worker, (events, stop))
     try:
         pending: dict[Future[list[dict[str, Any]]], Job] = {
             pool.submit(_work, replace(job, threads=threads)): job for job in jobs
@@ -79,15 +76,6 @@ def _start_worker(events: Any, stop: Any) -> None:
     log_plainly(logging.WARNING)
     stopping.listen()
     stopping.watch(stop.is_set)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A worker must not outlive its run: two writers on one file would mix their rows."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    multiprocessing.connection.wait([parent.sentinel])
-    os._exit(1)
 
 
 def _work(job: Job) -> list[dict[str, Any]]:
