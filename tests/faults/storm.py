@@ -135,7 +135,7 @@ class Victim:
             process.send_signal(number)
             process.wait(PATIENCE)
             self.kills += 1
-            _wait_for_workers(self.out)  # first: one that lives on holds the other end of the pipe that is read next
+            _wait_for_workers(self.out)  # one that lives on would hold the pipe that is read next
             _, errors = process.communicate(timeout=PATIENCE)
             _check_ending(number, process.returncode, errors)
             return False

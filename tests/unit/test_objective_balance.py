@@ -40,18 +40,21 @@ def gradients(p):
     return p * (REWARDS - quality(p)), p * (slope - p @ slope)
 
 
-def train(controller, steps=1200, learning_rate=0.5, noise=0.0):
-    """Ascent on quality + λ diversity with the gradient's norm clipped to 1, as the trainer does."""
-    rng = np.random.default_rng(0)
+def train(controller, steps=1200, learning_rate=0.5, noise=0.0, seed=0, measured=None):
+    """Ascent on quality + λ diversity with the gradient's norm clipped to 1, as the trainer does; what the controller
+    saw of the quality is appended to `measured`."""
+    rng = np.random.default_rng(seed)
+    measured = [] if measured is None else measured
     logits = np.zeros(6)
     for _ in range(steps):
         p = softmax(logits)
         of_quality, of_diversity = gradients(p)
         total = of_quality + controller.weight * of_diversity
         logits = logits + learning_rate * total / max(1.0, np.linalg.norm(total))
+        measured.append(quality(p) + noise * rng.standard_normal())
         controller = controller.update(
             Observation(
-                quality=quality(p) + noise * rng.standard_normal(),
+                quality=measured[-1],
                 quality_norm=float(np.linalg.norm(of_quality)),
                 diversity_norm=float(controller.weight * np.linalg.norm(of_diversity)),
             )
@@ -90,6 +93,21 @@ def test_floor_reaches_the_constrained_optimum_from_any_start(start):
 def test_floor_holds_under_noise():
     p, _ = train(FloorController(1.0, floor=0.8), noise=0.05)
     assert quality(p) == pytest.approx(0.8, abs=0.04)
+
+
+def ends_above(floor, caution, seed):
+    """Whether the mean quality measured over the last hundred steps, noise of a step 0.06, lies above the floor."""
+    measured = []
+    controller = FloorController(1.0, floor, caution=caution)
+    train(controller, steps=400, noise=0.06, seed=seed, measured=measured)
+    return np.mean(measured[-100:]) > floor
+
+
+def test_measured_quality_lies_above_its_floor():
+    """Past bug: the aim was the floor itself, and two of three arithmetic runs were measured below it."""
+    runs = range(40)
+    assert sum(ends_above(0.8, 0.0, seed) for seed in runs) < 30
+    assert sum(ends_above(0.8, 2.0, seed) for seed in runs) >= 36
 
 
 def test_floor_below_all_qualities_frees_diversity_up_to_the_bound():

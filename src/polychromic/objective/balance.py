@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
 MISSING = float("nan")
+_VARIANCE_SMOOTHING = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,10 @@ class FloorController:
     behind it (proportional-integral Lagrangian, Stooke et al., arXiv:2007.03964). Quality is smoothed over about
     1 / (1 − smoothing) steps, and a step moves log λ by `largest_step` at most. `scale` is the size of a quality
     difference that matters: 1 for rewards in [0, 1].
+
+    Who holds a mean at the floor itself finds it below the floor half of the time. So the aim lies `caution` standard
+    errors of a mean over `judged_over` measurements above it; their noise is read off successive differences, which
+    a drift of the quality hardly touches. Quality without noise is held at the floor.
     """
 
     weight: float
@@ -125,7 +130,11 @@ class FloorController:
     scale: float = 1.0
     lowest: float = 1e-4
     highest: float = 1e4
+    caution: float = 2.0
+    judged_over: int = 100
     slack: float | None = None
+    last: float | None = None
+    variance: float | None = None
 
     def __post_init__(self) -> None:
         _check_bounds(self.weight, self.lowest, self.highest)
@@ -141,12 +150,23 @@ class FloorController:
         if not math.isfinite(observation.quality):
             return self
         measured = (observation.quality - self.floor) / self.scale
-        last = measured if self.slack is None else self.slack
-        slack = self.smoothing * last + (1.0 - self.smoothing) * measured
-        step = _clamp(
-            self.rate * slack + self.damping * (slack - last), -self.largest_step, self.largest_step
-        )
-        return replace(self, weight=_scaled(self.weight, step, self.lowest, self.highest), slack=slack)
+        before = measured if self.slack is None else self.slack
+        slack = self.smoothing * before + (1.0 - self.smoothing) * measured
+        variance = self._variance_with(measured)
+        aim = self.caution * math.sqrt((variance or 0.0) / self.judged_over)
+        step = self.rate * (slack - aim) + self.damping * (slack - before)
+        step = _clamp(step, -self.largest_step, self.largest_step)
+        weight = _scaled(self.weight, step, self.lowest, self.highest)
+        return replace(self, weight=weight, slack=slack, last=measured, variance=variance)
+
+    def _variance_with(self, measured: float) -> float | None:
+        """Of one measurement, averaged over about 1 / (1 − `_VARIANCE_SMOOTHING`) of them; None before the second."""
+        if self.last is None:
+            return None
+        found = (measured - self.last) ** 2 / 2.0  # half the mean squared difference, after von Neumann
+        if self.variance is None:
+            return found
+        return _VARIANCE_SMOOTHING * self.variance + (1.0 - _VARIANCE_SMOOTHING) * found
 
 
 def _scaled(weight: float, log_step: float, lowest: float, highest: float) -> float:
