@@ -131,7 +131,7 @@ class FloorController:
     lowest: float = 1e-4
     highest: float = 1e4
     caution: float = 2.0
-    judged_over: int = 100
+    judged_over: float = 100.0
     slack: float | None = None
     last: float | None = None
     variance: float | None = None
