@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from polychromic.cli import app
 from polychromic.diagnosis import ArmTrace
-from polychromic.diagnosis.findings import CAUSES, SYMPTOMS, ArmEvidence, find
+from polychromic.diagnosis.evidence import ArmEvidence
+from polychromic.diagnosis.findings import CAUSES, SYMPTOMS, find
 from polychromic.diagnosis.run import ArmFacts, diagnose
 from polychromic.diagnosis.texts import TextFigures
 from polychromic.diagnosis.weights import Update, adapter_distance, read_updates

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from polychromic.diagnosis.findings import Finding
+from polychromic.diagnosis.evidence import Finding
 from polychromic.diagnosis.run import ArmDiagnosis, Diagnosis
 from polychromic.diagnosis.show import show_diagnosis
 from polychromic.errors import DataError

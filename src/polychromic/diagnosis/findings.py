@@ -4,45 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
-from polychromic.diagnosis.texts import TextFigures, switched
-from polychromic.diagnosis.traces import ArmTrace
-from polychromic.diagnosis.weights import AdapterDistance
+from polychromic.diagnosis.evidence import GATE_SHARE, GRADIENT_SHARE, LOSS_SHARE, ArmEvidence, Finding
+from polychromic.diagnosis.texts import switched
 
-Severity = Literal["fault", "warning"]
-
-GRADIENT_SHARE = "train/diversity_gradient_share"
-LOSS_SHARE = "train/diversity_loss_share"
-GATE_SHARE = "train/diversity_gate_gradient_share"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something that looks wrong: a stable `kind` for programs, a sentence and the mend for people."""
-
-    kind: str
-    severity: Severity
-    sentence: str
-    mend: str
-
-
-@dataclass(frozen=True, slots=True)
-class ArmEvidence:
-    """What the rules look at. `weight` is the mean λ in effect, `distance` None without two adapters to compare."""
-
-    trace: ArmTrace
-    is_baseline: bool
-    signal: str
-    weight: float
-    temperature: float
-    max_new_tokens: int
-    distance: AdapterDistance | None
-    texts: TextFigures | None = None
-    """Of the evaluated generations, None where there are none yet."""
-    baseline_texts: TextFigures | None = None
-
+_FEWEST_MEASUREMENTS = 5  # before which λ has had no time to answer
 
 Rule = Callable[[ArmEvidence], Finding | None]
 
@@ -300,6 +266,22 @@ def far_from_the_start(evidence: ArmEvidence) -> Finding | None:
     )
 
 
+def below_floor(evidence: ArmEvidence) -> Finding | None:
+    """λ was to keep a quality floor, and quality ended below it."""
+    record = evidence.floor
+    if record is None or not record.broken or record.measurements < _FEWEST_MEASUREMENTS:
+        return None
+    clear = any(seed.mean + 2 * seed.standard_error < record.lowest for seed in record.broken)
+    return Finding(
+        "below-floor",
+        "warning",
+        f"{record.sentence}: {len(record.broken)} of {len(record.seeds)} seeds ended below it"
+        + ("" if clear else ", though not by more than two standard errors"),
+        "train longer, since λ needs steps to come down, or ask for a floor that lies higher; see whether λ is at its "
+        "lowest bound",
+    )
+
+
 def other_language(evidence: ArmEvidence) -> Finding | None:
     """Answers in scripts or languages that the baseline uses less."""
     if evidence.texts is None or evidence.baseline_texts is None:
@@ -335,6 +317,7 @@ SYMPTOMS: tuple[Rule, ...] = (
     gate_eats_diversity,
     reward_without_signal,
     overfitting,
+    below_floor,
     far_from_the_start,
     other_language,
 )

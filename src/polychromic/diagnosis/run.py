@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from polychromic.diagnosis.findings import GATE_SHARE, GRADIENT_SHARE, LOSS_SHARE, ArmEvidence, Finding, find
+from polychromic.diagnosis.evidence import GATE_SHARE, GRADIENT_SHARE, LOSS_SHARE, ArmEvidence, Finding
+from polychromic.diagnosis.findings import find
+from polychromic.diagnosis.floors import Floor, FloorRecord, floor_record
 from polychromic.diagnosis.texts import TextFigures, text_figures
 from polychromic.diagnosis.traces import ArmTrace
 from polychromic.diagnosis.weights import (
@@ -37,6 +39,8 @@ class ArmFacts:
     max_new_tokens: int
     start: Path | None = None
     """The adapter that training continued from."""
+    floor: Floor | None = None
+    """The floor that λ has to keep."""
 
 
 UpdatesOf = Callable[[ArmFacts, int], Adapted | None]
@@ -58,6 +62,8 @@ class ArmDiagnosis:
     """Each metric's mean over the first fifth of the steps (`early`), the last fifth (`late`) and all of them."""
     relative_distances: Mapping[int, float] = field(default_factory=dict)
     """By seed: distance to the baseline's weights in units of how far that moved, nan without a baseline."""
+    floor: FloorRecord | None = None
+    """None for an arm whose λ follows no floor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +93,10 @@ def diagnose(
     baseline = arms[0]
     texts = {arm.name: _texts(root / arm.name, seeds, headline) for arm in arms}
     updates_of = updates_of or (lambda arm, seed: finished_updates(root / arm.name / f"seed-{seed}"))
+    traces = {arm.name: _trace(root, arm.name, seeds) for arm in arms}
     found = []
     for arm in arms:
-        rows = {seed: read_jsonl(root / arm.name / f"seed-{seed}" / "metrics.jsonl") for seed in seeds}
-        trace = ArmTrace(arm.name, {seed: some for seed, some in rows.items() if some})
+        trace = traces[arm.name]
         if not trace.seeds:
             continue
         distances = _distances(arm, baseline, seeds, updates_of)
@@ -104,6 +110,7 @@ def diagnose(
             distance=distances[0] if distances else None,
             texts=texts[arm.name],
             baseline_texts=texts[baseline.name],
+            floor=floor_record(arm.floor, trace, traces[baseline.name]) if arm.floor else None,
         )
         found.append(
             ArmDiagnosis(
@@ -115,9 +122,15 @@ def diagnose(
                 evidence.texts,
                 courses={key: _figures(trace, key) for key in _LOGGED if not math.isnan(trace.mean(key))},
                 relative_distances={one.seed: one.relative for one in distances},
+                floor=evidence.floor,
             )
         )
     return Diagnosis(tuple(found))
+
+
+def _trace(root: Path, arm: str, seeds: Sequence[int]) -> ArmTrace:
+    rows = {seed: read_jsonl(root / arm / f"seed-{seed}" / "metrics.jsonl") for seed in seeds}
+    return ArmTrace(arm, {seed: some for seed, some in rows.items() if some})
 
 
 def finished_updates(job: Path) -> Adapted | None:
@@ -204,6 +217,8 @@ def _summary(evidence: ArmEvidence, distances: Sequence[AdapterDistance]) -> lis
         if not math.isnan(trace.early(key))
     ]
     sentences.append("; ".join(courses))
+    if evidence.floor is not None:
+        sentences.append(evidence.floor.sentence)
     if evidence.texts is not None:
         texts = evidence.texts
         cut = f"{texts.truncated:.1%} of them cut"

@@ -9,6 +9,7 @@ from polychromic.diagnosis.run import ArmFacts, diagnose, finished_updates
 from polychromic.diagnosis.weights import Adapted, adapter_scaling, updates_by_module
 from polychromic.errors import ConfigError
 from polychromic.experiment.config import Arm, Experiment
+from polychromic.experiment.floors import floor_of
 from polychromic.experiment.folder import RunFolder, read_resolved
 from polychromic.files import write_json
 
@@ -72,4 +73,5 @@ def _facts(arm: Arm) -> ArmFacts:
         arm.training.max_new_tokens,
         # A project may have moved since: then movement is told from the base.
         Path(start) if start and Path(start).is_dir() else None,
+        floor_of(arm),
     )
