@@ -117,8 +117,9 @@ class FloorController:
     difference that matters: 1 for rewards in [0, 1].
 
     Who holds a mean at the floor itself finds it below the floor half of the time. So the aim lies `caution` standard
-    errors of a mean over `judged_over` measurements above it; their noise is read off successive differences, which
-    a drift of the quality hardly touches. Quality without noise is held at the floor.
+    errors of a mean over `told_by` measurements above it, about as many as it takes to tell where the quality is
+    while it moves. Their noise is read off successive differences, which a drift of the quality hardly touches.
+    Quality without noise is held at the floor.
     """
 
     weight: float
@@ -131,7 +132,7 @@ class FloorController:
     lowest: float = 1e-4
     highest: float = 1e4
     caution: float = 2.0
-    judged_over: float = 100.0
+    told_by: float = 25.0
     slack: float | None = None
     last: float | None = None
     variance: float | None = None
@@ -153,7 +154,7 @@ class FloorController:
         before = measured if self.slack is None else self.slack
         slack = self.smoothing * before + (1.0 - self.smoothing) * measured
         variance = self._variance_with(measured)
-        aim = self.caution * math.sqrt((variance or 0.0) / self.judged_over)
+        aim = self.caution * math.sqrt((variance or 0.0) / self.told_by)
         step = self.rate * (slack - aim) + self.damping * (slack - before)
         step = _clamp(step, -self.largest_step, self.largest_step)
         weight = _scaled(self.weight, step, self.lowest, self.highest)
