@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -77,6 +78,25 @@ def test_a_run_leaves_the_files_of_the_design(whole):
         assert (root / job / "adapter" / "adapter_model.safetensors").is_file()
         assert (root / job / "metrics.jsonl").read_text().count("\n") == 4
         assert (root / job / "generations.jsonl").read_text().count("\n") == 12 * 16 * ways
+
+
+def test_the_code_of_a_model_card_loads_the_adapter_beside_it(whole):
+    adapter = whole[0] / "coverage" / "seed-1" / "adapter"
+    card = (adapter / "README.md").read_text()
+    assert card.startswith("---\n")
+    for said in ("# quickstart: coverage, seed 1", "| λ | ", "| Pass@1 | ", "95 % intervals"):
+        assert said in card
+    [code] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    code += """
+prompt = tokenizer("1,4,6,6=4:", return_tensors="pt")
+with_adapter = model(**prompt).logits
+with model.disable_adapter():
+    print(float((with_adapter - model(**prompt).logits).abs().max()))
+"""
+    output = subprocess.run(
+        [sys.executable, "-c", code], cwd=adapter, capture_output=True, text=True, check=True
+    )
+    assert float(output.stdout) > 1e-4
 
 
 def test_running_again_does_nothing_twice(whole):

@@ -15,6 +15,8 @@ from polychromic.evaluation.wording import number
 
 Floats = NDArray[np.float64]
 
+_DIGITS = 5  # "0.998 needs 1.2475": rounded further, what is impossible could look possible
+
 
 @dataclass(frozen=True, slots=True)
 class Possibility:
@@ -37,10 +39,10 @@ def criterion_possible(criterion: Criterion, baseline_value: float) -> Possibili
     needed = baseline_value * (1.0 + criterion.sign * criterion.asked)
     beyond = criterion.sign * (needed - bound) > 1e-12 * max(1.0, abs(needed))
     full = criterion.sign * (baseline_value - bound) >= 0
-    start = f"{criterion.text} from {number(baseline_value)}"
+    start = f"{criterion.text} from {number(baseline_value, _DIGITS)}"
     if full and not beyond:
         return Possibility(False, needed, f"{start} cannot be met: the baseline is at the bound already")
-    reach = f"{start} needs {number(needed)}"
+    reach = f"{start} needs {number(needed, _DIGITS)}"
     if not beyond:
         return Possibility(True, needed, reach)
     word = "exceed" if criterion.sign > 0 else "fall below"

@@ -19,9 +19,9 @@ def signed(value: float) -> str:
     return f"{_sign(value)}{abs(value):.3g}" if math.isfinite(value) else "undefined"
 
 
-def number(value: float) -> str:
-    """A value with up to five digits and a true minus; nan "–"."""
-    return f"{value:.5g}".replace("-", "−") if math.isfinite(value) else "–"
+def number(value: float, digits: int = 4) -> str:
+    """A value with up to that many digits and a true minus; nan "–"."""
+    return f"{value:.{digits}g}".replace("-", "−") if math.isfinite(value) else "–"
 
 
 def estimate(mean: float, low: float, high: float) -> str:
