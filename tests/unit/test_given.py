@@ -129,7 +129,7 @@ def test_every_bad_line_of_every_file_is_named_at_once(tmp_path):
     assert "7 bad lines" in message
     for part in (
         f"{first}:2: not JSON",
-        f'{first}:3: prompt id "p9" is not one of the 3 prompts of the evaluated split (p0, p1, p2',
+        f'{first}:3: prompt id "p9" is not one of the 3 prompts of the evaluated split ("p0", "p1", "p2"',
         f"{first}:4: text: is missing",
         f"{first}:5: text: 4 is a number, expected a text",
         f"{first}:6: temperature: -1, expected a number of at least 0",

@@ -101,11 +101,15 @@ def test_prompts_are_loaded_whole_or_refused_with_their_line(tmp_path_factory, t
 
 
 def check_given(path, text):
-    """Generations made elsewhere: a known prompt, then an unknown one, whose id is the text."""
-    rows = [{"id": "p", "text": text}, {"id": text, "text": "x"}]
+    """Generations made elsewhere: a known prompt, then an unknown one, whose id is the text.
+
+    Past bug: ids of known prompts were listed as they are, control characters and length included.
+    """
+    known = f"{text} known"
+    rows = [{"id": known, "text": text}, {"id": text, "text": "x"}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     task = ArithmeticTask(4, 2, 2)
-    prompts = [Prompt("p", as_messages("Q"), (), {})]
+    prompts = [Prompt(known, as_messages("Q"), (), {})]
     with pytest.raises(DataError) as caught:
         read_given({"arm": [path]}, task, prompts, SamplingParameters())
     assert f"{path}:2: " in str(caught.value)

@@ -159,7 +159,7 @@ def _required(row: Mapping[str, Any], keys: Sequence[str], meaning: str) -> str:
 
 def _require_known(prompt_id: str, known: Mapping[str, Prompt]) -> None:
     if prompt_id not in known:
-        examples = ", ".join(list(known)[:_IDS_NAMED])
+        examples = ", ".join(shown(one) for one in list(known)[:_IDS_NAMED])
         raise BadLineError(
             f"prompt id {shown(prompt_id)} is not one of the {len(known)} prompts of the evaluated split "
             f"({examples}, ...); correct it, or name the split with evaluation.split"
