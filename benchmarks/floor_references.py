@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from polychromic.diagnosis.traces import measured
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.run import run
 from polychromic.files import read_jsonl
@@ -81,11 +82,7 @@ def write_problems(folder: Path) -> None:
 def figures(root: Path, seed: int) -> dict[str, str]:
     """What the two arms of a seed say of each other; cross-entropy in nats a token."""
     rows = {arm: read_jsonl(root / arm / f"seed-{seed}" / "metrics.jsonl") for arm in ("baseline", "floor")}
-    held_out = {
-        arm: {row["step"]: row[key] for row in found if (key := "validation/cross_entropy") in row}
-        for arm, found in rows.items()
-    }
-    baseline, floor = held_out["baseline"], held_out["floor"]
+    baseline, floor = (measured(rows[arm], "validation/cross_entropy") for arm in ("baseline", "floor"))
     differences = [floor[step] - baseline[step] for step in floor]
     training = {
         arm: float(np.mean([row["train/quality_loss"] for row in found[-20:]])) for arm, found in rows.items()

@@ -40,7 +40,7 @@ LEARNING_RATE = 1e-5
 WORDS = ("tonight", "the sea", "winter", "my cat", "work", "a journey", "old songs", "bread")
 
 
-class DifferentWords(ArithmeticTask):
+class DifferentCharacters(ArithmeticTask):
     """Any prompts; the reward is the share of different characters, so that neither side waits for a checker."""
 
     def __init__(self, prompts: Sequence[Prompt]):
@@ -119,7 +119,7 @@ def our_rate(options: argparse.Namespace, prompts: Sequence[Prompt], folder: Pat
     diversity = DiversitySettings(weight=options.weight, set_size=min(4, options.generations))
     trainer = Trainer(
         ArmRun(
-            experiment="trl", arm="arm", seed=0, folder=folder, task=DifferentWords(prompts),
+            experiment="trl", arm="arm", seed=0, folder=folder, task=DifferentCharacters(prompts),
             model=model_settings(options), training=training, diversity=diversity,
         )
     )  # fmt: skip

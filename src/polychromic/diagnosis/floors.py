@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from polychromic.diagnosis.traces import ArmTrace
+from polychromic.diagnosis.traces import ArmTrace, measured
 
 _MOST_MEASUREMENTS = 100
 
@@ -67,18 +66,14 @@ def floor_record(floor: Floor, trace: ArmTrace, baseline: ArmTrace) -> FloorReco
     """What an arm held of its floor; beside the baseline, steps of one seed are paired: they saw the same prompts."""
     seeds, longest = {}, 0
     for seed, rows in trace.seeds.items():
-        quality = _quality(rows, floor.key)
+        losses = measured(rows, floor.key)
         if floor.of_baseline:
-            other = _quality(baseline.seeds.get(seed, ()), floor.key)
-            quality = {step: value - other[step] for step, value in quality.items() if step in other}
-        n = min(_MOST_MEASUREMENTS, math.ceil(len(quality) / 3))
+            other = measured(baseline.seeds.get(seed, ()), floor.key)
+            losses = {step: loss - other[step] for step, loss in losses.items() if step in other}
+        n = min(_MOST_MEASUREMENTS, math.ceil(len(losses) / 3))
         if n:
-            last = np.array(list(quality.values()))[-n:]
+            last = -np.array(list(losses.values()))[-n:]
             error = float(last.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
             seeds[seed] = EndQuality(float(last.mean()), error)
             longest = max(longest, n)
     return FloorRecord(floor.lowest, floor.of_baseline, longest, seeds)
-
-
-def _quality(rows: Sequence[Mapping[str, Any]], key: str) -> dict[int, float]:
-    return {row["step"]: -row[key] for row in rows if row.get(key) is not None and not math.isnan(row[key])}

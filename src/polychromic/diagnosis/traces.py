@@ -38,13 +38,13 @@ class ArmTrace:
 
     def largest(self, key: str) -> float:
         """The largest value of any step and seed."""
-        values = [value for rows in self.seeds.values() for value in _values(rows, key)]
+        values = [value for rows in self.seeds.values() for value in measured(rows, key).values()]
         return max(values, default=math.nan)
 
     def _mean(self, key: str, start: float, end: float) -> float:
         means = []
         for rows in self.seeds.values():
-            values = _values(rows, key)
+            values = list(measured(rows, key).values())
             n = len(values)
             # At least one value at either edge, however short the run.
             first, last = (math.floor(start * n), max(math.floor(start * n) + 1, math.ceil(end * n)))
@@ -53,5 +53,6 @@ class ArmTrace:
         return float(np.mean(means)) if means else math.nan
 
 
-def _values(rows: Sequence[Mapping[str, Any]], key: str) -> list[float]:
-    return [row[key] for row in rows if row.get(key) is not None and not math.isnan(row[key])]
+def measured(rows: Sequence[Mapping[str, Any]], key: str) -> dict[int, float]:
+    """The metric by step, without the steps that did not measure it."""
+    return {row["step"]: row[key] for row in rows if row.get(key) is not None and not math.isnan(row[key])}

@@ -24,7 +24,6 @@ EXACT_PROMPTS = 20
 _CHUNK = 2048
 _KEPT_CELLS = 50_000_000
 
-
 LEAST_SPREAD = 0.5
 """Of the sample's standard error: draws of few values may have next to none, and no interval would hold them."""
 

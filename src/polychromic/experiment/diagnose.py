@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from polychromic.diagnosis import Diagnosis
+from polychromic.diagnosis.floors import Floor
 from polychromic.diagnosis.run import ArmFacts, diagnose, finished_updates
 from polychromic.diagnosis.weights import Adapted, adapter_scaling, updates_by_module
 from polychromic.errors import ConfigError
 from polychromic.experiment.config import Arm, Experiment
-from polychromic.experiment.floors import floor_of
+from polychromic.experiment.floors import quality_key
 from polychromic.experiment.folder import RunFolder, read_resolved
 from polychromic.files import write_json
 
@@ -73,5 +74,11 @@ def _facts(arm: Arm) -> ArmFacts:
         arm.training.max_new_tokens,
         # A project may have moved since: then movement is told from the base.
         Path(start) if start and Path(start).is_dir() else None,
-        floor_of(arm),
+        _floor(arm),
     )
+
+
+def _floor(arm: Arm) -> Floor | None:
+    """What the arm's λ has to keep, None for an arm without a floor."""
+    lowest = arm.diversity.lowest_quality
+    return None if lowest is None else Floor(lowest, arm.diversity.follows_baseline, quality_key(arm))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from polychromic.diagnosis.floors import Floor
 from polychromic.errors import ConfigError
 from polychromic.experiment.config import Arm, Experiment
 from polychromic.experiment.folder import RunFolder
@@ -25,17 +24,7 @@ def is_measured_from(experiment: Experiment, arm: str) -> bool:
     return arm == experiment.comparison.baseline and any(other.follows_baseline for other in others)
 
 
-def floor_of(arm: Arm) -> Floor | None:
-    """The floor that the arm's λ has to keep, None for an arm without one."""
-    diversity = arm.diversity
-    if not diversity.holds_floor:
-        return None
-    lowest = diversity.quality_floor if diversity.floor_margin is None else -diversity.floor_margin
-    assert lowest is not None  # the settings refuse a floor mode without a floor
-    return Floor(lowest, of_baseline=diversity.follows_baseline, key=_quality_key(arm))
-
-
-def _quality_key(arm: Arm) -> str:
+def quality_key(arm: Arm) -> str:
     """The metric whose negative a floor speaks of."""
     return "validation/cross_entropy" if arm.training.signal == "references" else "train/quality_loss"
 
@@ -55,7 +44,7 @@ def baseline_quality(experiment: Experiment, arm: str, seed: int, folder: RunFol
             f"arms.{arm}: diversity.floor_margin is measured from the trained arm {baseline!r}, and {job / 'adapter'} "
             f"does not exist; train it first: --arm {baseline} --seed {seed}"
         )
-    key = _quality_key(experiment.arm(arm))
+    key = quality_key(experiment.arm(arm))
     quality = tuple(-row.get(key, math.nan) for row in read_jsonl(job / "metrics.jsonl"))
     if all(map(math.isnan, quality)):
         raise ConfigError(

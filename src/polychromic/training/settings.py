@@ -125,6 +125,13 @@ class DiversitySettings(Settings):
         return self.weight == "auto" and self.mode == "floor"
 
     @property
+    def lowest_quality(self) -> float | None:
+        """The floor: a quality, or where it follows the baseline the lowest difference to that. None without one."""
+        if not self.holds_floor:
+            return None
+        return self.quality_floor if self.floor_margin is None else -self.floor_margin
+
+    @property
     def is_active(self) -> bool:
         """Whether this arm has a diversity term at all."""
         return self.weight != 0

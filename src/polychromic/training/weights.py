@@ -23,10 +23,9 @@ def diversity_controller(settings: DiversitySettings, training: TrainingSettings
     if settings.mode == "share":
         return ShareController(_FIRST_GUESS, settings.target_share)
     options = _BY_CROSS_ENTROPY if training.signal == "references" else {}
-    if settings.floor_margin is not None:
-        return FloorController(_FIRST_GUESS, -settings.floor_margin, **options)
-    assert settings.quality_floor is not None  # the settings refuse a floor mode without a floor
-    return FloorController(_FIRST_GUESS, settings.quality_floor, **options)
+    floor = settings.lowest_quality
+    assert floor is not None  # the settings refuse a floor mode without a floor
+    return FloorController(_FIRST_GUESS, floor, **options)
 
 
 def after_step(
