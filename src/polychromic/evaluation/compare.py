@@ -105,13 +105,8 @@ def compare(
     means = _means(plan)
     gains = _frontier(plan, quality_metric)
     hacking = reward_hacking(at_headline, _gaps(plan), baseline, plan.alpha)
-    verdict = judge(
-        criteria,
-        plan.others,
-        _evidence(plan, at_headline),
-        basis=_basis(plan),
-        hacked=[caution.arm for caution in hacking],
-    )
+    evidence = _evidence(plan, at_headline)
+    verdict = judge(criteria, plan.others, evidence, basis=_basis(plan), hacked=[one.arm for one in hacking])
     found = (
         *hacking,
         *checker_cautions(audit),
