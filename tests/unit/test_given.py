@@ -319,3 +319,13 @@ def test_a_task_without_a_checker_has_no_audit(files):
     assert comparison.checker is None
     assert comparison.mean("a", "distinct_texts") is not None
     assert comparison.mean("a", "reward") is None
+
+
+def test_trained_adapters_survive_though_the_file_that_says_so_is_lost(files):
+    """Past bug: without its experiment.yaml a run's arms were deleted for rows of the same name."""
+    folder = RunFolder(files / "mine")
+    adapter = folder.job("a", 0) / "adapter" / "adapter_model.safetensors"
+    write_text(adapter, "trained for a day")
+    with pytest.raises(ConfigError, match="holds a run with trained arms; choose another place"):
+        evaluate_given(experiment_of(files), folder)
+    assert adapter.read_text() == "trained for a day"

@@ -128,7 +128,46 @@ def test_fresh_empties_the_folder_but_keeps_its_lock(tmp_path):
             pass
         assert (folder.root / "report.html").exists()
     with working_folder(one, tmp_path / "runs", fresh=True) as folder:
-        assert {path.name for path in folder.root.glob("*")} == {"experiment.yaml"}
+        assert {path.name for path in folder.root.iterdir()} == {".lock", ".owner.json", "experiment.yaml"}
+
+
+FRESH_HOLDER = """
+import sys, time
+from pathlib import Path
+from polychromic.experiment.config import Experiment
+from polychromic.experiment.working import working_folder
+experiment = Experiment.from_file(sys.argv[1])
+with working_folder(experiment, Path(sys.argv[2]), fresh=True):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_process_that_started_fresh_holds_the_folder_against_another(tmp_path, fresh):
+    """Past bug: --fresh deleted the lock that it held, and a second process worked beside it."""
+    one = experiment(tmp_path / "here")
+    command = [sys.executable, "-c", FRESH_HOLDER, str(tmp_path / "here" / "experiment.yaml")]
+    with subprocess.Popen([*command, str(tmp_path / "runs")], stdout=subprocess.PIPE) as owner:
+        try:
+            assert owner.stdout.readline() == b"held\n"
+            with (
+                pytest.raises(ConfigError, match=rf"process {owner.pid} on \S+ works on this run since"),
+                working_folder(one, tmp_path / "runs", fresh=fresh),
+            ):
+                pass
+        finally:
+            owner.kill()
+
+
+def test_trained_arms_without_their_recorded_settings_belong_to_nobody(tmp_path):
+    """Past bug: a run whose experiment.yaml was lost gave its adapters to whatever settings came next."""
+    one = experiment(tmp_path / "here")
+    folder = open_run_folder(one, tmp_path / "runs")
+    (folder.job("baseline", 0) / "checkpoints").mkdir(parents=True)
+    folder.experiment.unlink()
+    with pytest.raises(ConfigError, match=r"trained arms, but its experiment.yaml is lost.*--fresh"):
+        open_run_folder(one, tmp_path / "runs")
 
 
 def test_a_full_disk_is_one_sentence(tmp_path):

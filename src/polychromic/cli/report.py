@@ -28,6 +28,7 @@ def report(
     from polychromic.experiment.config import Experiment
     from polychromic.experiment.folder import RunFolder, read_resolved
     from polychromic.experiment.run import RunResult, compare_and_report
+    from polychromic.experiment.working import held_folder
 
     folder = RunFolder(run_folder)
     if not folder.experiment.is_file():
@@ -39,7 +40,8 @@ def report(
         show_result(evaluate_given(GivenExperiment.from_mapping(content, source=source), folder))
         return
     chosen = Experiment.from_mapping(content, source=source)
-    show_result(RunResult(folder, compare_and_report(chosen, folder)))
+    with held_folder(run_folder):
+        show_result(RunResult(folder, compare_and_report(chosen, folder)))
 
 
 def _serve(run_folder: Path, port: int) -> None:

@@ -49,6 +49,11 @@ class RunFolder:
         return self.root / ".running.json"
 
     @property
+    def lock(self) -> Path:
+        """What the process that works here holds; never deleted, because another would then make one of its own."""
+        return self.root / ".lock"
+
+    @property
     def owner(self) -> Path:
         """Which process holds the folder's lock."""
         return self.root / ".owner.json"
@@ -67,6 +72,12 @@ class RunFolder:
     def has_work(self) -> bool:
         """Whether any arm was begun or anything compared; arms have folders, what comes before them are files."""
         return self.comparison.exists() or any(path.is_dir() for path in self.root.iterdir())
+
+    @property
+    def has_training(self) -> bool:
+        """Whether any arm was trained or has begun to be."""
+        made = ("adapter", "checkpoints", "training.json", "metrics.jsonl")
+        return any(next(self.root.glob(f"*/seed-*/{name}"), None) for name in made)
 
     def job(self, arm: str, seed: int) -> Path:
         """Folder of one arm with one seed."""
@@ -110,14 +121,22 @@ def open_run_folder(experiment: Experiment, out: Path, *, fresh: bool = False) -
         elif any(old.get(key) != new.get(key) for key in _FREE):
             # The price of the machine, for example: what looks at the folder later has to know the last one.
             write_text(folder.experiment, _yaml(old | {key: new[key] for key in sorted(_FREE)}))
+    elif folder.has_training:
+        raise ConfigError(
+            f"{folder.root} holds trained arms, but its {folder.experiment.name} is lost, and nothing else says with "
+            "which settings they were made; put it back, start anew with --fresh, or give this run a name of its own "
+            "with name=NEW"
+        )
     else:
         write_text(folder.experiment, content)
     return folder
 
 
 def _empty(folder: RunFolder) -> None:
-    """Delete everything but the lock, which this process holds."""
-    for path in folder.root.glob("*"):
+    """Delete everything but the lock and the name of its owner: who deletes a lock that is held holds nothing."""
+    for path in folder.root.iterdir():
+        if path in (folder.lock, folder.owner):
+            continue
         if path.is_dir():
             remove_folder(path)
         else:

@@ -27,6 +27,7 @@ from polychromic.experiment.problems import config_error
 from polychromic.experiment.provenance import installed_versions
 from polychromic.experiment.run import RunResult
 from polychromic.experiment.tasks import build_task
+from polychromic.experiment.working import held_folder
 from polychromic.experiment.yaml_file import read_yaml
 from polychromic.files import remove_folder, sha256_file, strict_json, write_json, write_text
 from polychromic.settings import Settings
@@ -145,22 +146,25 @@ def evaluate_given(experiment: GivenExperiment, folder: RunFolder) -> RunResult:
     compared = compare_rows(
         experiment, given.rows, task, headline=headline, notes=_notes(given, default.label)
     )
-    _write_inputs(experiment, folder, given.rows)
-    write_json(folder.comparison, compared.comparison.to_json())
-    write_report(
-        folder.root,
-        compared.comparison,
-        arms=experiment.arms,
-        seeds=sorted({seed for _, seed in given.rows}),
-        pass_threshold=task.pass_threshold,
-        study=compared.study,
-        prompt_texts={prompt.id: prompt.text for prompt in task.prompts(settings.split)},
-    )
+    with held_folder(folder.root):
+        _require_no_run(folder)  # nor one that has begun meanwhile
+        _write_inputs(experiment, folder, given.rows)
+        write_json(folder.comparison, compared.comparison.to_json())
+        write_report(
+            folder.root,
+            compared.comparison,
+            arms=experiment.arms,
+            seeds=sorted({seed for _, seed in given.rows}),
+            pass_threshold=task.pass_threshold,
+            study=compared.study,
+            prompt_texts={prompt.id: prompt.text for prompt in task.prompts(settings.split)},
+        )
     return RunResult(folder, compared.comparison)
 
 
 def _require_no_run(folder: RunFolder) -> None:
-    if folder.experiment.exists() and "generations" not in read_resolved(folder.experiment):
+    of_a_run = folder.experiment.exists() and "generations" not in read_resolved(folder.experiment)
+    if of_a_run or folder.has_training:
         raise ConfigError(
             f"{folder.root} holds a run with trained arms; choose another place for the comparison of files with "
             "--out, or another name with name=..."

@@ -22,7 +22,7 @@ def hold(folder: RunFolder) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     folder.root.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.root / ".lock")
+    lock = FileLock(folder.lock)
     try:
         lock.acquire(timeout=0)
     except Timeout:

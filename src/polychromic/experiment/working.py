@@ -22,16 +22,22 @@ _DISK_ERRORS |= {errno.ESTALE, errno.ENOLCK, errno.EOPNOTSUPP}  # of folders on 
 
 @contextmanager
 def working_folder(experiment: Experiment, out: Path, *, fresh: bool = False) -> Iterator[RunFolder]:
-    """The experiment's run folder, held; SIGTERM and Ctrl-C end the work in the block at a safe point.
+    """The experiment's run folder, held; see `held_folder`. Raises ConfigError where it holds a run of other
+    settings."""
+    with held_folder(out / experiment.name):
+        yield open_run_folder(experiment, out, fresh=fresh)
 
-    Raises ConfigError where another process works there, or where the folder holds a run of other settings, and
-    PolychromicError where it cannot be written.
+
+@contextmanager
+def held_folder(root: Path) -> Iterator[RunFolder]:
+    """A run folder that no other process may change; SIGTERM and Ctrl-C end the work in the block at a safe point.
+
+    Raises ConfigError where another process works there, and PolychromicError where it cannot be written.
     """
-    root = out / experiment.name
     try:
         with hold(RunFolder(root)), stopping.listening():
             remove_leftovers(root)
-            yield open_run_folder(experiment, out, fresh=fresh)
+            yield RunFolder(root)
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
