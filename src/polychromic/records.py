@@ -80,12 +80,16 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParameters:
-    """How tokens are drawn. temperature > 0; top_p in (0, 1]; min_p in [0, 1); max_new_tokens ≥ 1."""
+    """How tokens are drawn. temperature > 0; top_p in (0, 1]; min_p in [0, 1); max_new_tokens ≥ 1.
+
+    `others` are settings that only other tools have, such as (("top_k", "40"),), sorted by name.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
     min_p: float = 0.0
     max_new_tokens: int = 64
+    others: tuple[tuple[str, str], ...] = ()
 
     @property
     def label(self) -> str:
@@ -95,6 +99,7 @@ class SamplingParameters:
             parts.append(f"top_p={self.top_p:g}")
         if self.min_p > 0.0:
             parts.append(f"min_p={self.min_p:g}")
+        parts += [f"{name}={value}" for name, value in self.others]
         return ",".join(parts)
 
 
@@ -123,13 +128,18 @@ class GenerationRow:
 
     def to_json(self) -> dict[str, Any]:
         """Plain mapping for JSON; `from_json` is its inverse."""
-        return asdict(self)
+        fields = asdict(self)
+        if not self.sampling.others:
+            del fields["sampling"]["others"]
+        return fields
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> GenerationRow:
         """Rebuild a row; raises KeyError or TypeError on a mapping that `to_json` did not make."""
         fields = dict(data)
-        fields["sampling"] = SamplingParameters(**fields["sampling"])
+        sampling = dict(fields["sampling"])
+        others = tuple((name, value) for name, value in sampling.pop("others", ()))
+        fields["sampling"] = SamplingParameters(**sampling, others=others)
         return cls(**fields)
 
 

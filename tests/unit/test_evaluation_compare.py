@@ -291,7 +291,7 @@ def test_prompts_that_an_arm_lacks_are_left_out_and_said():
     )
 
     assert comparison.n_prompts == 20
-    assert "prompts left out" in kinds(comparison)
+    assert "left out" in kinds(comparison)
 
 
 def test_the_baseline_alone_is_described_and_not_judged():

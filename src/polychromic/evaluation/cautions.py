@@ -22,9 +22,10 @@ CautionKind = Literal[
     "saturated",
     "underpowered",
     "few seeds",
+    "seeds",
     "missing rewards",
     "truncated",
-    "prompts left out",
+    "left out",
     "missing answers",
     "undefined",
     "checker",
@@ -38,7 +39,7 @@ LENGTH_CHANGE = 0.10
 """Relative difference from which the texts of two arms are called of different length."""
 _SATURATED = 0.5
 _LEAST_SEEDS = 3
-_MISSING, _TRUNCATED, _LEFT_OUT = 0.01, 0.05, 0.05
+_MISSING, _TRUNCATED = 0.01, 0.05
 _AT_EQUAL_BIGRAMS = {"distinct_2": "rarefied_distinct_2"}
 
 
@@ -196,10 +197,8 @@ def answer_cautions(tables: Mapping[tuple[str, int], PromptTable]) -> Iterator[C
         yield Caution("number of answers", "", text)
 
 
-def fault_cautions(
-    means: Mapping[str, Mapping[str, float]], n_prompts: int, n_left_out: int
-) -> Iterator[Caution]:
-    """Missing rewards and answers, truncated texts, and prompts that not every arm has; `means` by arm and metric."""
+def fault_cautions(means: Mapping[str, Mapping[str, float]]) -> Iterator[Caution]:
+    """Missing rewards and answers, and truncated texts; `means` by arm and metric."""
     for arm, of_arm in means.items():
         if of_arm.get("missing", 0.0) > _MISSING and "reward" in of_arm:
             text = (
@@ -213,11 +212,14 @@ def fault_cautions(
             )
             yield Caution("missing answers", arm, text)
         if of_arm.get("truncated", 0.0) > _TRUNCATED:
-            text = f"{arm}: {100 * of_arm['truncated']:.0f} % of texts were cut off at the token limit"
+            text = f"{arm}: {100 * of_arm['truncated']:.0f} % of texts were cut off before their end"
             yield Caution("truncated", arm, text)
-    if n_left_out > _LEFT_OUT * n_prompts:
-        text = f"{plural(n_left_out, 'prompt')} missing in some arm were left out; {n_prompts} are compared"
-        yield Caution("prompts left out", "", text)
+
+
+def left_out_caution(left_out: Sequence[str], n_prompts: int) -> Iterator[Caution]:
+    """One line on everything that was given and is not compared, and on what is left."""
+    if left_out:
+        yield Caution("left out", "", f"{'; '.join(left_out)}; {plural(n_prompts, 'prompt')} are compared")
 
 
 def checker_cautions(audit: CheckerAudit | None) -> Iterator[Caution]:

@@ -16,6 +16,7 @@ from polychromic.evaluation.cautions import (
     checker_cautions,
     criterion_cautions,
     fault_cautions,
+    left_out_caution,
     length_cautions,
     reward_hacking,
     seed_cautions,
@@ -150,7 +151,8 @@ def _cautions_of_measures(
         *length_cautions(at_headline, cut, plan.others, plan.alpha),
         *answer_cautions(tables),
         *seed_cautions(at_headline, plan.asked, plan.alpha),
-        *fault_cautions(at_headline_means, len(plan.study.prompts), plan.study.n_left_out),
+        *fault_cautions(at_headline_means),
+        *left_out_caution(plan.study.left_out(plan.baseline), len(plan.study.prompts)),
         *undefined_cautions(tables, plan.headline),
     ]
 

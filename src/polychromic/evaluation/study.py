@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from polychromic.diversity import Signature, require_comparable
 from polychromic.evaluation.tables import PromptTable, SampledTable
+from polychromic.evaluation.wording import listed, plural
 
 Floats = NDArray[np.float64]
 Cells = NDArray[np.float64]
@@ -23,8 +24,6 @@ class Study:
     tables: Mapping[tuple[str, int], PromptTable]
     prompts: tuple[str, ...]
     arms: Mapping[str, tuple[int, ...]]
-    n_left_out: int
-    """Prompts that some table lacks."""
 
     @classmethod
     def of(cls, tables: Mapping[tuple[str, int], PromptTable]) -> Study:
@@ -36,14 +35,13 @@ class Study:
         if not tables:
             raise ValueError("tables: expected the measurements of at least two arms, got none")
         everywhere = set.intersection(*(set(table.prompts) for table in tables.values()))
-        anywhere = set.union(*(set(table.prompts) for table in tables.values()))
         if not everywhere:
             raise ValueError("the arms share no prompt id; expected generations for the same prompts")
         _require_one_way(tables)
         arms: dict[str, tuple[int, ...]] = {}
         for arm, seed in tables:
             arms[arm] = (*arms.get(arm, ()), seed)
-        return cls(tables, tuple(sorted(everywhere)), arms, len(anywhere) - len(everywhere))
+        return cls(tables, tuple(sorted(everywhere)), arms)
 
     @property
     def clusters(self) -> str:
@@ -54,6 +52,45 @@ class Study:
     def signatures(self) -> dict[str, str]:
         """How each measure was made that some table has."""
         return {key: text for table in self.tables.values() for key, text in table.signatures.items()}
+
+    def left_out(self, baseline: str) -> list[str]:
+        """What the tables hold and a comparison with the baseline does not: prompts that not every arm and seed has,
+        seeds without a partner, ways of sampling that only one of two arms has."""
+        found = []
+        anywhere = set.union(*(set(table.prompts) for table in self.tables.values()))
+        if missing := sorted(anywhere - set(self.prompts)):
+            lacking = {
+                arm: max(len(anywhere.difference(self.tables[arm, seed].prompts)) for seed in seeds)
+                for arm, seeds in self.arms.items()
+            }
+            who = listed([f"{arm} lacks {n}" for arm, n in lacking.items() if n])
+            found.append(
+                f"{plural(len(missing), 'prompt')} that not every arm and seed has ({who}; first: {missing[0]})"
+            )
+        for arm in self.arms:
+            for one, other in ((arm, baseline), (baseline, arm)):
+                found += self._unmatched(one, other) if arm != baseline else []
+        return list(dict.fromkeys(found))
+
+    def _unmatched(self, arm: str, other: str) -> list[str]:
+        """Seeds and ways of sampling of one arm that another lacks; a single seed stands against all of the other's."""
+        found = []
+        seeds = [seed for seed in self.arms[arm] if seed not in self.arms[other]]
+        if seeds and min(len(self.arms[arm]), len(self.arms[other])) > 1:
+            found.append(
+                f"{plural(len(seeds), 'seed')} of {arm} that {other} lacks ({listed(list(map(str, seeds)))})"
+            )
+        all_labels = dict.fromkeys(
+            label for seed in self.arms[arm] for label in self.tables[arm, seed].sampled
+        )
+        shared = set(self.labels(arm)).intersection(self.labels(other))
+        labels = [label for label in all_labels if label not in shared]
+        if labels:
+            ways = "way of sampling" if len(labels) == 1 else "ways of sampling"
+            found.append(
+                f"{len(labels)} {ways} of {arm} that not every seed of {arm} and {other} has ({listed(labels)})"
+            )
+        return found
 
     def labels(self, arm: str) -> list[str]:
         """The ways in which all seeds of an arm were sampled, headline first."""

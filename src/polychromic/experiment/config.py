@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -90,6 +90,9 @@ class ComparisonSettings(Settings):
     strong: list[CriterionSettings] | None = None
     baseline_values: dict[str, float] = Field(default_factory=dict)
     """What the baseline is known to reach, by metric key: a criterion that this rules out is refused on reading."""
+    match_seeds: Literal["name", "order"] = "name"
+    """Which seeds of two arms are paired: those of one name, or, for generations made elsewhere, the first with the
+    first and so on."""
 
     @model_validator(mode="after")
     def _criteria_are_possible(self) -> Self:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,9 +13,15 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from polychromic.errors import ConfigError, DataError
 from polychromic.evaluation.cautions import Caution
-from polychromic.evaluation.given import GivenGenerations, RowsByArmSeed, read_given
+from polychromic.evaluation.given import (
+    GivenGenerations,
+    RowsByArmSeed,
+    pair_by_order,
+    read_given,
+    require_common_seeds,
+)
 from polychromic.evaluation.settings import EvaluationSettings
-from polychromic.evaluation.wording import listed
+from polychromic.evaluation.wording import listed, plural
 from polychromic.experiment.compare import compare_rows
 from polychromic.experiment.config import (
     ComparisonSettings,
@@ -141,10 +149,14 @@ def evaluate_given(experiment: GivenExperiment, folder: RunFolder) -> RunResult:
     task = build_task(experiment.task)
     default = settings.sampling_parameters()[0]
     files = {arm: [Path(file) for file in paths] for arm, paths in experiment.generations.items()}
-    given = read_given(files, task, task.prompts(settings.split), default)
+    prompts = task.prompts(settings.split)
+    given = read_given(files, task, prompts, default)
+    if experiment.comparison.match_seeds == "order":
+        given = replace(given, rows=pair_by_order(given.rows))
+    require_common_seeds(given.rows, experiment.comparison.baseline)
     headline = _headline(given.rows, default.label)
     compared = compare_rows(
-        experiment, given.rows, task, headline=headline, notes=_notes(given, default.label)
+        experiment, given.rows, task, headline=headline, notes=_notes(given, default.label, len(prompts))
     )
     with held_folder(folder.root):
         _require_no_run(folder)  # nor one that has begun meanwhile
@@ -172,19 +184,42 @@ def _require_no_run(folder: RunFolder) -> None:
 
 
 def _headline(rows: RowsByArmSeed, preferred: str) -> str:
-    """The way of sampling that all arms and seeds share, the experiment's own first."""
-    labels = [list(dict.fromkeys(row.sampling.label for row in members)) for members in rows.values()]
-    shared = [label for label in labels[0] if all(label in others for others in labels)]
+    """The way of sampling that all arms and seeds share, with a prompt in common; the experiment's own first.
+
+    Raises DataError where there is none.
+    """
+    prompts: list[dict[str, set[str]]] = []
+    for members in rows.values():
+        by_label: dict[str, set[str]] = {}
+        for row in members:
+            by_label.setdefault(row.sampling.label, set()).add(row.prompt_id)
+        prompts.append(by_label)
+    shared = [label for label in prompts[0] if all(label in others for others in prompts)]
     if not shared:
-        ways = "; ".join(f"{arm}: {', '.join(found)}" for (arm, _), found in zip(rows, labels, strict=True))
+        ways = "; ".join(f"{arm}: {', '.join(found)}" for (arm, _), found in zip(rows, prompts, strict=True))
         raise DataError(
             f"no way of sampling is common to all files ({ways}); sample at equal settings, or remove temperature, "
-            "top_p and min_p from the lines to compare them as they are"
+            "top_p and other settings from the lines to compare them as they are"
         )
-    return preferred if preferred in shared else shared[0]
+    useful = [label for label in shared if set.intersection(*(found[label] for found in prompts))]
+    if not useful:
+        have = "; ".join(
+            f"{arm}, seed {seed}: {_some_ids(found[shared[0]])}"
+            for (arm, seed), found in zip(rows, prompts, strict=True)
+        )
+        raise DataError(
+            f"no prompt is answered in all files at {shared[0]} ({have}); expected answers of every arm and seed to "
+            "the same prompts"
+        )
+    return preferred if preferred in useful else useful[0]
 
 
-def _notes(given: GivenGenerations, assumed_label: str) -> list[Caution]:
+def _some_ids(ids: set[str]) -> str:
+    return f"{plural(len(ids), 'prompt')} such as {min(ids)!r}"
+
+
+def _notes(given: GivenGenerations, assumed_label: str, n_prompts: int) -> list[Caution]:
+    """What the files leave open, and how it was taken."""
     notes = [
         Caution(
             "sampling not stated",
@@ -193,10 +228,49 @@ def _notes(given: GivenGenerations, assumed_label: str) -> list[Caution]:
         )
         for arm in given.assumed
     ]
+    notes += [
+        Caution(
+            "truncated",
+            arm,
+            f"{arm}: {plural(n, 'text')} without a word on how they ended are taken for finished",
+        )
+        for arm, n in given.open_ends.items()
+    ]
+    notes += [
+        Caution(
+            "truncated", arm, f"{arm}: {plural(n, 'text')} stopped by a filter or an error count as truncated"
+        )
+        for arm, n in given.interrupted.items()
+    ]
+    if given.unnamed_seeds:
+        text = (
+            f"lines of {listed(list(given.unnamed_seeds))} name no seed: the order of the files numbers them"
+        )
+        notes.append(Caution("seeds", "", text))
+    notes += [Caution("seeds", arm, text) for arm, text in _one_answer_a_seed(given.rows).items()]
+    answered = {row.prompt_id for members in given.rows.values() for row in members}
+    if len(answered) < n_prompts:
+        text = f"{n_prompts - len(answered)} of the split's {n_prompts} prompts are in no file of generations"
+        notes.append(Caution("left out", "", text))
     if given.counted_in_words:
         text = "lengths are words, not tokens: not every line has its n_tokens"
         notes.append(Caution("length", "", text))
     return notes
+
+
+def _one_answer_a_seed(rows: RowsByArmSeed) -> dict[str, str]:
+    """By arm: that its seeds look like those of samples, where none has two answers to a prompt."""
+    seeds: dict[str, int] = {}
+    most: dict[str, int] = {}
+    for (arm, _), members in rows.items():
+        seeds[arm] = seeds.get(arm, 0) + 1
+        most[arm] = max(most.get(arm, 0), *Counter((row.prompt_id, row.sampling) for row in members).values())
+    return {
+        arm: f"{arm}: one answer per prompt and seed ({n} seeds): these look like samples, not training seeds; remove "
+        "`seed` from the lines, and put all answers into one file, to have them compared as answers to one prompt"
+        for arm, n in seeds.items()
+        if n > 1 and most[arm] == 1
+    }
 
 
 def _write_inputs(experiment: GivenExperiment, folder: RunFolder, rows: RowsByArmSeed) -> None:

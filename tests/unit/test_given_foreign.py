@@ -1,0 +1,214 @@
+"""Files of other tools: how they say that a text ended, their sampling settings and seeds, and what is left out."""
+
+import json
+
+import pytest
+
+from polychromic.errors import DataError
+from polychromic.evaluation.given_lines import parse_given
+from polychromic.experiment.folder import RunFolder
+from polychromic.experiment.given import GivenExperiment, evaluate_given
+from polychromic.tasks.lines import BadLineError
+
+PROMPTS = 12
+
+
+def one(**keys):
+    return parse_given(json.dumps({"id": "p0", "text": "x", **keys}).encode())[0]
+
+
+@pytest.mark.parametrize(
+    ("keys", "ending"),
+    [
+        ({"finish_reason": "stop"}, "finished"),  # OpenAI, vLLM
+        ({"finish_reason": "tool_calls"}, "finished"),
+        ({"finish_reason": "content_filter"}, "interrupted"),
+        ({"stop_reason": "end_turn"}, "finished"),  # Anthropic
+        ({"stop_reason": "stop_sequence"}, "finished"),
+        ({"stop_reason": "max_tokens"}, "limit"),
+        ({"stop_reason": "refusal"}, "interrupted"),
+        ({"finishReason": "STOP"}, "finished"),  # Gemini
+        ({"finishReason": "MAX_TOKENS"}, "limit"),
+        ({"finish_reason": "FinishReason.MAX_TOKENS"}, "limit"),
+        ({"finish_reason": "SAFETY"}, "interrupted"),
+        ({"finish_reason": "eos_token"}, "finished"),  # TGI
+        ({"stop_type": "limit"}, "limit"),  # llama.cpp
+        ({"done_reason": "length"}, "limit"),  # Ollama
+        ({"finish_reason": {"type": "length", "length": 512}}, "limit"),  # SGLang
+        ({"incomplete_details": {"reason": "max_output_tokens"}}, "limit"),  # Responses API
+        ({"incomplete_details": None}, None),
+        ({"finish_reason": "COMPLETE"}, "finished"),  # Cohere
+        ({"finish_reason": "model_length"}, "limit"),  # Mistral
+        ({"finish_reason": "length", "stop_reason": None}, "limit"),  # vLLM writes both
+        ({"finish_reason": "stop", "stop_reason": 128009}, "finished"),
+        ({"finish": "missing"}, "missing"),
+        ({"finish_reason": None}, None),
+        ({}, None),
+    ],
+)
+def test_words_of_other_tools_for_how_a_text_ended(keys, ending):
+    """All of them were once read as finished, and the share of truncated texts was 0."""
+    assert one(**keys).ending == ending
+
+
+@pytest.mark.parametrize("word", ["banana", "", 3, True, "LENGTHY"])
+def test_an_unknown_word_is_refused_with_the_known_ones(word):
+    with pytest.raises(
+        BadLineError, match=r"finish_reason: .* is not known; expected .*stop, end_turn.*max_tokens"
+    ):
+        one(finish_reason=word)
+
+
+def test_each_text_of_a_list_may_have_its_own_ending():
+    line = {"id": "p", "texts": ["a", "b"], "finish_reason": ["stop", "length"]}
+    assert [text.ending for text in parse_given(json.dumps(line).encode())] == ["finished", "limit"]
+    with pytest.raises(BadLineError, match="finish_reason: has 1 entries for 2 texts"):
+        parse_given(json.dumps({**line, "finish_reason": ["stop"]}).encode())
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"temperature": 1}, {"temperature": 1.0}),
+        ({"temperature": 0.7}, {"temperature": 0.699999988}),
+        ({"temperature": 0.7}, {"temperature": 0.7, "top_p": 1.0, "min_p": 0}),
+        ({"temperature": 0.7}, {"temperature": 0.7, "top_k": -1, "repetition_penalty": 1.0}),
+        ({"temperature": 0.7}, {"temperature": 0.7, "top_k": None, "presence_penalty": 0}),
+        ({"top_p": 0.9}, {"temperature": 1, "topP": 0.9}),
+        ({"top_k": 40}, {"generationConfig": {"topK": 40.0, "maxOutputTokens": 99, "temperature": 1}}),
+        ({"temperature": 0}, {"temperature": 0, "top_p": 0.9, "top_k": 40}),
+        ({"temperature": 0}, {"do_sample": False, "temperature": 0.7}),
+        (
+            {"repeat_penalty": 1.1},
+            {"sampling_params": {"repetition_penalty": 1.1, "max_tokens": 5, "seed": 3}},
+        ),
+        ({"temperature": 0.7}, {"temperature": 0.7, "sampling": {"temperature": 0.7}}),
+    ],
+)
+def test_settings_that_come_to_the_same_are_equal(first, second):
+    assert one(**first).sampling == one(**second).sampling
+
+
+@pytest.mark.parametrize(
+    ("keys", "label"),
+    [
+        ({"top_k": 40}, "T=1,top_k=40"),
+        ({"temperature": 0.7, "presence_penalty": 0.5}, "T=0.7,presence_penalty=0.5"),
+        ({"temperature": 0, "repetition_penalty": 1.2}, "T=0,repetition_penalty=1.2"),
+        ({"sampling": {"top_n_sigma": 1.5}}, "T=1,top_n_sigma=1.5"),
+        ({"reasoning_effort": "high"}, "T=1,reasoning_effort=high"),
+        ({"top_k": 40, "typical": 0.9, "top_p": 0.5}, "T=1,top_p=0.5,top_k=40,typical_p=0.9"),
+    ],
+)
+def test_every_setting_of_a_line_tells_ways_of_sampling_apart(keys, label):
+    assert one(**keys).sampling.label == label
+
+
+def test_two_values_of_one_setting_are_refused():
+    with pytest.raises(BadLineError, match=r"sampling\.temperature: 1, but temperature is 0.5"):
+        one(temperature=0.5, sampling={"temperature": 1})
+
+
+# The comparison. ---------------------------------------------------------------------------------------------------
+
+
+def answers(prompts=range(PROMPTS), **keys):
+    """Two answers to each prompt, the first of them right."""
+    return [{"id": f"p{i}", "texts": [f"n{i} is it", f"wrong {i} it is"], **keys} for i in prompts]
+
+
+@pytest.fixture
+def compare(tmp_path):
+    """Compares files of lines as the command does: arm → lines, or a list of files' lines."""
+    prompts = [{"id": f"p{i}", "prompt": f"Number {i}?", "references": [f"n{i}"]} for i in range(PROMPTS)]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
+    (tmp_path / "experiment.yaml").write_text(
+        "name: mine\ntask: {name: custom, test: prompts.jsonl, checker: contains}\n"
+    )
+
+    def run(*overrides, **arms):
+        files = {}
+        for arm, lines in arms.items():
+            several = lines if isinstance(lines[0], list) else [lines]
+            for number, rows in enumerate(several):
+                path = tmp_path / f"{arm}{number}.jsonl"
+                path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+                files.setdefault(arm, []).append(str(path))
+        experiment = GivenExperiment.from_file(tmp_path / "experiment.yaml", files, overrides)
+        return evaluate_given(experiment, RunFolder(tmp_path / "mine")).comparison
+
+    return run
+
+
+def texts(comparison, kind):
+    return [caution.text for caution in comparison.cautions if caution.kind == kind]
+
+
+def test_truncation_of_any_tool_reaches_the_page_numbers(compare):
+    found = compare(a=answers(finish_reason="MAX_TOKENS"), b=answers(stop_reason="end_turn"))
+    assert found.mean("a", "truncated").mean == 1.0
+    assert found.mean("b", "truncated").mean == 0.0
+    assert "a: 100 % of texts were cut off before their end" in texts(found, "truncated")
+
+
+def test_endings_that_are_not_stated_or_no_limit_are_said(compare):
+    found = compare(a=answers(), b=answers(finish_reason="content_filter"))
+    said = texts(found, "truncated")
+    assert "a: 24 texts without a word on how they ended are taken for finished" in said
+    assert "b: 24 texts stopped by a filter or an error count as truncated" in said
+
+
+def test_files_without_a_common_prompt_are_one_sentence(compare):
+    """It once ended in a traceback."""
+    with pytest.raises(
+        DataError, match=r"no prompt is answered in all files at T=1 .*6 prompts such as 'p0'"
+    ):
+        compare(a=answers(range(6)), b=answers(range(6, 12)))
+
+
+def test_seeds_are_paired_by_name_and_by_order_only_when_asked(compare):
+    a, b = ([answers(seed=seed) for seed in seeds] for seeds in ((1, 2), (11, 12)))
+    with pytest.raises(
+        DataError, match=r"b \(seeds 11 and 12\) and a \(seeds 1 and 2\) have no seed in common"
+    ):
+        compare(a=a, b=b)
+    found = compare("comparison.match_seeds=order", a=a, b=b)
+    assert found.seeds == {"a": (0, 1), "b": (0, 1)}
+
+
+def test_seeds_that_the_lines_do_not_name_are_numbered_by_file_and_that_is_said(compare):
+    found = compare(a=[answers(), answers()], b=[answers(), answers()])
+    assert texts(found, "seeds") == ["lines of a and b name no seed: the order of the files numbers them"]
+
+
+def test_a_seed_in_some_lines_only_is_refused(compare):
+    with pytest.raises(
+        DataError, match=r"a \(.*a0\.jsonl\): 2 of 24 texts name a seed; expected `seed` in every"
+    ):
+        compare(a=[*answers(range(1), seed=1), *answers(range(1, 12))], b=answers())
+
+
+def test_one_answer_per_prompt_and_seed_looks_like_samples(compare):
+    rows = [
+        {"id": f"p{i}", "text": f"n{i} {seed}", "seed": seed} for i in range(PROMPTS) for seed in range(4)
+    ]
+    found = compare(a=rows, b=rows)
+    said = texts(found, "seeds")
+    assert len(said) == 2
+    assert said[0].startswith(
+        "a: one answer per prompt and seed (4 seeds): these look like samples, not training"
+    )
+
+
+def test_what_is_left_out_is_said_in_one_line_with_counts(compare):
+    a = [*answers(seed=0), *answers(seed=1), *answers(range(10), seed=2), *answers(seed=1, temperature=0.5)]
+    found = compare(a=a, b=[*answers(range(11), seed=0), *answers(range(11), seed=1)])
+    assert texts(found, "left out") == [
+        "2 prompts that not every arm and seed has (a lacks 2 and b lacks 1; first: p10); "
+        "1 seed of a that b lacks (2); 1 way of sampling of a that not every seed of a and b has (T=0.5); "
+        "10 prompts are compared"
+    ]
+    assert texts(compare(a=answers(range(6)), b=answers(range(6))), "left out") == [
+        "6 of the split's 12 prompts are in no file of generations"
+    ]
+    assert texts(compare(a=answers(), b=answers()), "left out") == []
