@@ -214,7 +214,7 @@ def test_texts_past_the_models_limit_are_cut_with_a_warning(embedder, caplog):
 
 
 def test_a_model_that_cannot_be_loaded_is_named(tmp_path):
-    with pytest.raises(ModelError, match=r"could not load the embedder .*missing"):
+    with pytest.raises(ModelError, match=r"the embedder .*missing.* could not be loaded"):
         load_embedder(str(tmp_path / "missing"))
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polychromic.errors import ModelError
+from polychromic.foreign_weights import loading_weights
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -43,15 +44,11 @@ class SentenceEmbedder:
     ):
         from sentence_transformers import SentenceTransformer
 
-        try:
+        place = f"the embedder {source!r} (expected minilm, hash, or a sentence-transformers id or folder)"
+        with loading_weights(place, task_heads=True):
             # No pickles, and no code of the model's own.
             weights = {"use_safetensors": True}
             self._model = SentenceTransformer(source, device=device, model_kwargs=weights).eval()
-        except (OSError, ValueError) as error:
-            raise ModelError(
-                f"could not load the embedder {source!r}: {error}\n"
-                "Expected minilm, hash, or a sentence-transformers id or folder."
-            ) from error
         # A core is busy with few tokens, an accelerator needs many; too many only cost a retry with half.
         self.token_budget = token_budget or (1024 if self._model.device.type == "cpu" else 65_536)
         self.name = name or f"{Path(source).name}@{_model_hash(self._model)[:8]}"

@@ -10,13 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 
 from polychromic.errors import DataError, ModelError
 from polychromic.files import read_json, write_json
+from polychromic.foreign_weights import (
+    loading_weights,
+    require_lora_adapter,
+    require_safe_folder,
+    require_whole_adapter,
+)
 from polychromic.models.chat import stop_token_ids
 from polychromic.models.settings import AdapterSettings, ModelSettings
 from polychromic.models.sources import resolve_source
+from polychromic.models.templates import require_template_ends
 from polychromic.records import Prompt
 
 if TYPE_CHECKING:
@@ -101,9 +107,9 @@ def load_base(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedToken
     options: dict[str, Any] = {}
     if settings.quantization == "nf4":
         options = {"quantization_config": _nf4_config(settings), "device_map": {"": 0}}
-    with _loading_failures(settings):
+    with _loading(settings) as source:
         model = AutoModelForCausalLM.from_pretrained(
-            resolve_source(settings.source),
+            source,
             dtype=getattr(torch, settings.dtype),
             use_safetensors=True,
             **options,
@@ -122,18 +128,18 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
     """The tokenizer alone; raises ModelError where the source is missing or has none."""
     from transformers import AutoTokenizer
 
-    with _loading_failures(settings):
-        return AutoTokenizer.from_pretrained(resolve_source(settings.source), **_hub_options(settings))
+    with _loading(settings) as source:
+        tokenizer = AutoTokenizer.from_pretrained(source, **_hub_options(settings))
+    require_template_ends(f"model.source: {settings.source}", tokenizer, settings.chat_template_options)
+    return tokenizer
 
 
 def load_context_length(settings: ModelSettings) -> int:
     """Most tokens that prompt and answer may have together, read without loading the weights."""
     from transformers import AutoConfig
 
-    with _loading_failures(settings):
-        return context_length(
-            AutoConfig.from_pretrained(resolve_source(settings.source), **_hub_options(settings))
-        )
+    with _loading(settings) as source:
+        return context_length(AutoConfig.from_pretrained(source, **_hub_options(settings)))
 
 
 def context_length(config: PretrainedConfig) -> int:
@@ -147,13 +153,12 @@ def _hub_options(settings: ModelSettings) -> dict[str, Any]:
 
 
 @contextmanager
-def _loading_failures(settings: ModelSettings) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"model.source: {settings.source} could not be loaded as a causal language model: {error}"
-        ) from error
+def _loading(settings: ModelSettings) -> Iterator[Path | str]:
+    """What `from_pretrained` is to be given, in a block that reads no pickle and fails in one sentence."""
+    place, source = f"model.source: {settings.source}", resolve_source(settings.source)
+    with loading_weights(place):
+        require_safe_folder(place, source, settings.revision)
+        yield source
 
 
 def require_quantization_support(settings: ModelSettings) -> None:
@@ -200,24 +205,22 @@ def _attach_fresh(base: PreTrainedModel, settings: AdapterSettings, *, quantized
 def _attach_saved(base: PreTrainedModel, folder: Path, trainable: bool) -> PeftModel:
     from peft import PeftModel
 
-    # peft would also take a pickle, adapter_model.bin.
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (folder / name).is_file():
-            raise ModelError(f"{folder}: expected a PEFT adapter folder ({name} is missing)")
-    try:
-        with _known_peft_warnings():
-            return PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
-    except (SafetensorError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{folder}: the adapter is damaged or is not of this model: {error}") from error
+    require_lora_adapter(folder)
+    with loading_weights(f"{folder}: the adapter"), _known_peft_warnings():
+        model = PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
+        require_whole_adapter(model, folder)
+    return model
 
 
 @contextmanager
 def _known_peft_warnings() -> Iterator[None]:
-    """Silence two warnings that no user can act on: a name that transformers renamed under peft, and peft's look-up
+    """Silence warnings that no user can act on: a name that transformers renamed under peft, and peft's look-up
     of the base vocabulary on the hub (the output head is never trained here)."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
         warnings.filterwarnings("ignore", message="Could not find a config file")
+        # An error of ours, which names them.
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")
         yield
 
 
