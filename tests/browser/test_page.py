@@ -20,6 +20,7 @@ HOSTILE = [
     "<img src=x onerror=\"document.title='pwned'\">",
     "<svg onload=\"document.title='pwned'\">",
     "\x1b[31mred\x1b[0m %s {0} ${7*7}",
+    "a" + "\u0903" * 300,  # one letter, thousands of pixels wide
 ]
 
 

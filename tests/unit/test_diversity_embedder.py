@@ -213,6 +213,14 @@ def test_texts_past_the_models_limit_are_cut_with_a_warning(embedder, caplog):
     assert "embeds only the first 8 tokens of 2 texts" in caplog.text
 
 
+def test_of_a_text_of_megabytes_only_its_start_reaches_the_tokenizer(embedder, monkeypatch):
+    seen, batches = [], embedder._batches
+    monkeypatch.setattr(embedder, "_batches", lambda texts: batches(seen.append(list(texts)) or texts))
+    long = "red green blue " * 100_000
+    np.testing.assert_array_equal(embedder.encode([long]), embedder.encode([long[:1_500]]))
+    assert max(map(len, seen[0])) < 10_000
+
+
 def test_a_model_that_cannot_be_loaded_is_named(tmp_path):
     with pytest.raises(ModelError, match=r"the embedder .*missing.* could not be loaded"):
         load_embedder(str(tmp_path / "missing"))

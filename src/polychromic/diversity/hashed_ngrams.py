@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,19 +29,20 @@ class HashedNgramEmbedder:
         for row, text in zip(embeddings_ND, texts, strict=True):
             self._add(row, self._ngrams(text))
             if not row.any():  # every n-gram met another of the other sign: the text stands as one
-                self._add(row, [text.encode("utf-8", "surrogatepass")])
+                self._add(row, {text: 1})
         return embeddings_ND / np.linalg.norm(embeddings_ND, axis=1, keepdims=True)
 
-    def _add(self, row: NDArray[np.float32], ngrams: Sequence[bytes]) -> None:
-        hashes = np.array([zlib.crc32(ngram) for ngram in ngrams], dtype=np.int64)
-        np.add.at(row, (hashes >> 1) % self.dimensions, np.where(hashes & 1, 1.0, -1.0))
+    def _add(self, row: NDArray[np.float32], ngrams: Mapping[str, int]) -> None:
+        hashes = np.array([zlib.crc32(ngram.encode("utf-8", "surrogatepass")) for ngram in ngrams], np.int64)
+        counts = np.fromiter(ngrams.values(), np.float32, len(ngrams))
+        np.add.at(row, (hashes >> 1) % self.dimensions, np.where(hashes & 1, counts, -counts))
 
-    def _ngrams(self, text: str) -> list[bytes]:
+    def _ngrams(self, text: str) -> Counter[str]:
         # The marks keep the start and end apart from the middle, and give the empty text an n-gram of its own.
         marked = f"\x02{text}\x03"
         shortest, longest = self.lengths
-        return [
-            marked[start : start + length].encode("utf-8", "surrogatepass")
+        return Counter(
+            marked[start : start + length]
             for length in range(shortest, longest + 1)
             for start in range(len(marked) - length + 1)
-        ]
+        )

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from polychromic.diversity.clusters import cluster_by_text, n_clusters
 from polychromic.diversity.lexical import compression_ratio, distinct_n, rarefied_distinct_n
 from polychromic.diversity.ngrams import TokenizedGroup, Tokenizer, TokenOptions
-from polychromic.diversity.overlap import rouge_l, self_bleu
+from polychromic.diversity.overlap import ROUGE_L_TOKENS, rouge_l, self_bleu
 from polychromic.diversity.semantic import semantic_distance, vendi_score_from_embeddings
 from polychromic.diversity.signature import Signature, sign
 
@@ -98,7 +98,7 @@ def measure_signatures(settings: MeasureSettings, n_generations: int) -> Mapping
         "rarefied_distinct_2": sign("rarefied_distinct", n=2, budget=settings.budget, **tokens),
         **{f"distinct_{n}": sign("distinct", n=n, **tokens) for n in (1, 2, 3)},
         "self_bleu": sign("self_bleu", n=settings.max_n, smoothing="method1", **tokens),
-        "rouge_l": sign("rouge_l", score="f1", **tokens),
+        "rouge_l": sign("rouge_l", score="f1", first=ROUGE_L_TOKENS, **tokens),
         "compression_ratio": sign("compression_ratio", codec="zlib9-net", join="space", k=n_generations),
         "distinct_texts": sign("distinct_texts", same="text", k=n_generations),
         "semantic_distance": sign("semantic_distance", **embedded),

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from polychromic.diversity.ngrams import Integers, NgramCounts, Texts, TokenizedGroup, Tokenizer, tokenize
 
+ROUGE_L_TOKENS = 5_000
+"""ROUGE-L reads so many tokens of each text: its time grows with the product of two lengths."""
+
 _NO_MATCH = 0.1  # method1 of Chen and Cherry 2014: a precision without a match becomes 0.1 / its denominator
 
 
@@ -48,8 +51,9 @@ def self_bleu_each(
 def rouge_l(texts: Texts, *, lowercase: bool = False, tokens: str | Tokenizer = "whitespace") -> float:
     """Mean ROUGE-L F1 over pairs of generations, in [0, 1]; higher is *less* diverse.
 
-    F1 is 2·LCS / (length + length). A pair of two empty generations has no score and is left out; nan where no
-    pair is left. `tokens="rouge"` gives the rouge-score package's numbers.
+    F1 is 2·LCS / (length + length), of the first ROUGE_L_TOKENS tokens of each generation. A pair of two empty
+    generations has no score and is left out; nan where no pair is left. `tokens="rouge"` gives the
+    rouge-score package's numbers.
     Source: Lin 2004, ROUGE, section 3.
     """
     from rapidfuzz.distance import Indel
@@ -60,7 +64,7 @@ def rouge_l(texts: Texts, *, lowercase: bool = False, tokens: str | Tokenizer = 
     n_scored = n_texts * (n_texts - 1) - n_empty * (n_empty - 1)  # ordered pairs
     if n_scored == 0:
         return math.nan
-    sequences = _sequences(group)
+    sequences = _sequences(group, ROUGE_L_TOKENS)
     # The similarity normalised from insertions and deletions, 1 − (a + b − 2 LCS) / (a + b), is the F1.
     scores_NN = cdist(sequences, sequences, scorer=Indel.normalized_similarity, dtype=np.float64)
     # It calls two empty texts identical: with the diagonal, that is 1 for each ordered pair left out.
@@ -94,7 +98,9 @@ def _brevity_penalty(lengths_N: Integers) -> NDArray[np.float64]:
     return penalty_N
 
 
-def _sequences(group: TokenizedGroup) -> list[list[int]]:
+def _sequences(group: TokenizedGroup, most: int) -> list[list[int]]:
+    """The token ids of each text, the first `most` of them."""
     ends = np.cumsum(group.lengths_N).tolist()
     ids = group.token_ids.tolist()
-    return [ids[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    starts = [0, *ends]
+    return [ids[start : min(end, start + most)] for start, end in zip(starts, ends, strict=False)]

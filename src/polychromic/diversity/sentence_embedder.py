@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_CHARACTERS_A_TOKEN = 100
+"""No tokenizer makes longer tokens of words: beyond so many a text is cut before it is tokenized, which is slow."""
 _threads_lock = Lock()
 
 
@@ -57,7 +59,9 @@ class SentenceEmbedder:
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Float32 [n, d] with rows of length 1; equal texts are computed once."""
-        texts = [_without_lone_surrogates(text) for text in texts]
+        longest = self._model.max_seq_length
+        most = longest * _CHARACTERS_A_TOKEN if longest else None
+        texts = [_without_lone_surrogates(text[:most]) for text in texts]
         rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
         unique = list(rows)
         batches = list(self._batches(unique))

@@ -21,6 +21,13 @@ from polychromic.records import GenerationRow
 _ALIKE = 85.0
 """Two texts are near-duplicates from this share (in %) of equal characters on (rapidfuzz ratio), case aside."""
 
+_LONG = 2_000
+"""Texts of more characters are the same where they are equal, case and spaces aside: comparing two takes the product of
+their lengths."""
+
+_MOST_SHOWN = 20_000
+"""Characters of a text that the page shows; a browser lays out megabytes for minutes."""
+
 _PROMPTS_A_PART = 50
 
 _SHOWN_METRICS = (
@@ -53,7 +60,7 @@ def explorer_data(
         "prompts": [
             {
                 "prompt": prompt,
-                "text": prompt_texts.get(prompt, ""),
+                "text": shortened(prompt_texts.get(prompt, "")),
                 "values": values.get(prompt, {}),
                 "arms": answer_groups(answers),
             }
@@ -87,10 +94,16 @@ def answer_groups(answers: Answers) -> dict[str, list[dict[str, Any]]]:
         wordings = Counter((numbers[_label(row)], row.text, row.reward) for row in rows)
         groups: dict[int, list[list[Any]]] = {}
         for (number, text, reward), count in wordings.most_common():
-            groups.setdefault(number, []).append([text, count, reward])
+            groups.setdefault(number, []).append([shortened(text), count, reward])
         ordered = sorted(groups.items(), key=lambda item: (-_best(item[1]), -sum(one[1] for one in item[1])))
         grouped[arm] = [{"group": number, "wordings": wordings} for number, wordings in ordered]
     return grouped
+
+
+def shortened(text: str) -> str:
+    """The text, or its start and how much more there is."""
+    more = len(text) - _MOST_SHOWN
+    return text if more <= 0 else f"{text[:_MOST_SHOWN]} … [{more:,} more characters are not shown]"
 
 
 def packed_parts(data: Mapping[str, Any]) -> tuple[str, list[str]]:
@@ -117,27 +130,28 @@ def _label(row: GenerationRow) -> tuple[str, str]:
 
 
 def _group_numbers(rows: Sequence[GenerationRow]) -> dict[tuple[str, str], int]:
-    """A number for every label; texts that no checker labelled join the first near-duplicate before them."""
+    """A number for every label; texts that no checker labelled join the first near-duplicate before them, long ones
+    an equal one."""
     from rapidfuzz import fuzz, process
 
     numbers: dict[tuple[str, str], int] = {}
     n_groups = 0
-    first_texts: list[str] = []
-    first_numbers: list[int] = []
+    number_of: dict[str, int] = {}  # by folded text
+    short_texts: list[str] = []
     for label in dict.fromkeys(_label(row) for row in rows):
         kind, content = label
         folded = " ".join(content.casefold().split())
-        alike = None
-        if kind == "text" and folded:
-            alike = process.extractOne(folded, first_texts, scorer=fuzz.ratio, score_cutoff=_ALIKE)
-        if alike:
-            numbers[label] = first_numbers[alike[2]]
-            continue
-        numbers[label] = n_groups
-        n_groups += 1
+        number = number_of.get(folded) if kind == "text" and folded else None
+        if number is None and kind == "text" and 0 < len(folded) <= _LONG:
+            alike = process.extractOne(folded, short_texts, scorer=fuzz.ratio, score_cutoff=_ALIKE)
+            number = number_of[alike[0]] if alike else None
+            if alike is None:
+                short_texts.append(folded)
+        if number is None:
+            number, n_groups = n_groups, n_groups + 1
+        numbers[label] = number
         if kind == "text":
-            first_texts.append(folded)
-            first_numbers.append(numbers[label])
+            number_of.setdefault(folded, number)
     return numbers
 
 
