@@ -5,7 +5,8 @@ import pytest
 from polychromic.errors import ConfigError
 from polychromic.evaluation import Criterion, impossible_criteria
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.folder import RunFolder, open_run_folder
+from polychromic.experiment.continuing import late_changes, open_run_folder
+from polychromic.experiment.folder import RunFolder
 from polychromic.experiment.room import baseline_means, refuse_impossible_criteria
 from polychromic.files import append_jsonl, write_json
 from polychromic.records import GenerationRow, SamplingParameters
@@ -84,12 +85,13 @@ def test_a_finished_run_is_reported_and_not_refused(tmp_path):
     refuse_impossible_criteria(stated(), folder)
 
 
-def test_criteria_may_be_corrected_until_something_was_compared(tmp_path):
+def test_criteria_may_be_corrected_and_are_marked_once_something_was_compared(tmp_path):
     folder = open_run_folder(stated(), tmp_path)
     folder.job("baseline", 0).mkdir(parents=True)
     corrected = stated([ASKED[0] | {"relative_change": 0.001}])
     open_run_folder(corrected, tmp_path)
     assert "0.001" in folder.experiment.read_text()
+    assert late_changes(corrected, folder)[1] == []
     write_json(folder.comparison, {})
-    with pytest.raises(ConfigError, match=r"other settings \(comparison\.minimum\)"):
-        open_run_folder(stated(), tmp_path)
+    open_run_folder(stated(), tmp_path)
+    assert late_changes(stated(), folder)[1] == ["comparison.minimum"]

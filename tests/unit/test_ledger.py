@@ -7,9 +7,10 @@ import pytest
 from polychromic import stopping
 from polychromic.experiment.budget import BudgetSettings
 from polychromic.experiment.config import Experiment
+from polychromic.experiment.continuing import open_run_folder
 from polychromic.experiment.cost import projected_seconds, run_cost
 from polychromic.experiment.cost_text import cost_lines
-from polychromic.experiment.folder import RunFolder, open_run_folder, read_resolved
+from polychromic.experiment.folder import RunFolder, read_resolved
 from polychromic.experiment.jobs import Job, JobEvent, carry_out
 from polychromic.experiment.ledger import BUDGET, Ledger, paid, spent_seconds
 from polychromic.files import append_jsonl, read_json, read_jsonl, write_json

@@ -5,9 +5,11 @@ import subprocess
 from pathlib import Path
 
 import polychromic
+from polychromic.experiment import inputs
 from polychromic.experiment import provenance as module
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.provenance import differing_versions, prompt_hashes, provenance
+from polychromic.experiment.inputs import record_inputs
+from polychromic.experiment.provenance import differing_versions, provenance
 from polychromic.files import sha256_file
 from polychromic.models.settings import ModelSettings
 from polychromic.models.sources import resolve_source
@@ -32,9 +34,9 @@ def test_weights_versions_commit_and_uncommitted_work_are_recorded(tmp_path, mon
     record = provenance(experiment())
 
     weights = resolve_source("polychromic:arithmetic-tiny") / "model.safetensors"
-    assert record["models"]["polychromic:arithmetic-tiny"]["sha256"] == {
-        "model.safetensors": sha256_file(weights)
-    }
+    found = record["models"]["polychromic:arithmetic-tiny"]["sha256"]
+    assert found["model.safetensors"] == sha256_file(weights)
+    assert {"config.json", "tokenizer.json"} < set(found)
     assert len(record["commit"]) == 40
     assert "-before\n+after" in record["uncommitted_diff"]
     assert record["seeds"] == [3, 5]
@@ -84,12 +86,12 @@ def test_changes_in_another_encoding_are_recorded_as_far_as_they_can_be_read(tmp
 
 def test_prompts_that_a_task_makes_are_hashed_too():
     """Past bug: the arithmetic task has no files, and nothing said which problems a run was trained on."""
-    hashes = prompt_hashes(experiment())
+    hashes = record_inputs(experiment())["prompts_sha256"]
     assert set(hashes) == {"train", "validation", "test"}
     assert len(set(hashes.values())) == 3
-    assert prompt_hashes(experiment()) == hashes
+    assert record_inputs(experiment())["prompts_sha256"] == hashes
     other = Experiment.from_mapping(experiment().model_dump() | {"task": {"name": "arithmetic", "seed": 1}})
-    assert not set(prompt_hashes(other).values()) & set(hashes.values())
+    assert not set(record_inputs(other)["prompts_sha256"].values()) & set(hashes.values())
 
 
 def test_a_hub_model_is_recorded_by_its_downloaded_commit_and_files(tmp_path, monkeypatch):
@@ -103,15 +105,16 @@ def test_a_hub_model_is_recorded_by_its_downloaded_commit_and_files(tmp_path, mo
     (snapshot / "config.json").write_text("{}")
     (snapshot / "model.safetensors").symlink_to(blobs / digest)
     (snapshot / "other.safetensors").write_bytes(b"copied")
-    monkeypatch.setattr(module, "_cached_snapshot", lambda hub_id, revision: snapshot)
-    found = module._weights(ModelSettings(source="owner/name"))
-    assert found == {
-        "revision": None,
-        "commit": "c" * 40,
-        "sha256": {"model.safetensors": digest, "other.safetensors": hashlib.sha256(b"copied").hexdigest()},
+    monkeypatch.setattr(inputs, "_cached_snapshot", lambda hub_id, revision: snapshot)
+    found = inputs._model(ModelSettings(source="owner/name"), {})
+    assert (found["revision"], found["commit"]) == (None, "c" * 40)
+    assert found["sha256"] == {
+        "config.json": hashlib.sha256(b"{}").hexdigest(),
+        "model.safetensors": digest,
+        "other.safetensors": hashlib.sha256(b"copied").hexdigest(),
     }
-    monkeypatch.setattr(module, "_cached_snapshot", lambda hub_id, revision: None)
-    assert module._weights(ModelSettings(source="owner/name"))["sha256"] == {}
+    monkeypatch.setattr(inputs, "_cached_snapshot", lambda hub_id, revision: None)
+    assert inputs._model(ModelSettings(source="owner/name"), {})["sha256"] == {}
 
 
 def test_the_hubs_own_cache_is_looked_into(tmp_path, monkeypatch):
@@ -122,8 +125,8 @@ def test_the_hubs_own_cache_is_looked_into(tmp_path, monkeypatch):
     (snapshot / "config.json").write_text("{}")
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("d" * 40)
-    assert module._cached_snapshot("owner/name", "main") == snapshot
-    assert module._cached_snapshot("owner/other", "main") is None
+    assert inputs._cached_snapshot("owner/name", "main") == snapshot
+    assert inputs._cached_snapshot("owner/other", "main") is None
 
 
 def test_versions_that_changed_between_starts_are_named():

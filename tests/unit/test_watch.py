@@ -7,7 +7,8 @@ import pytest
 
 from polychromic.errors import ConfigError
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.folder import RunFolder, open_run_folder
+from polychromic.experiment.continuing import open_run_folder
+from polychromic.experiment.folder import RunFolder
 from polychromic.experiment.watch import page_server, progress_table
 from polychromic.files import append_jsonl
 

@@ -14,7 +14,8 @@ from polychromic import stopping
 from polychromic.errors import ConfigError, PolychromicError, StoppedError, TrainingError
 from polychromic.experiment import workers
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.folder import RunFolder, open_run_folder, read_resolved
+from polychromic.experiment.continuing import open_run_folder
+from polychromic.experiment.folder import RunFolder, read_resolved
 from polychromic.experiment.jobs import Job, carry_out
 from polychromic.experiment.lock import hold
 from polychromic.experiment.preflight import gate
@@ -87,8 +88,8 @@ def test_a_project_that_moved_continues_its_run(tmp_path):
     folder.job("baseline", 0).mkdir(parents=True)
     write_json(folder.provenance, provenance(before))
     assert open_run_folder(after, tmp_path / "runs") == folder
-    (tmp_path / "there" / "train.jsonl").write_text("{}\n")
-    with pytest.raises(ConfigError, match=r"other settings \(task.train\)"):
+    (tmp_path / "there" / "train.jsonl").write_text('{"prompt": "another"}\n')
+    with pytest.raises(ConfigError, match=r"the train prompts \(.*there/train.jsonl\)"):
         open_run_folder(after, tmp_path / "runs")
 
 

@@ -16,7 +16,8 @@ Overrides = Annotated[
     typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides, such as training.steps=20."),
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where run folders live.")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Delete the run folder and start anew.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew; what the run folder holds is moved aside.")]
+Yes = Annotated[bool, typer.Option("--yes", help="With --fresh: do not ask where training has finished.")]
 RunFolderPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/quickstart.")]
 
 

@@ -26,6 +26,7 @@ def report(
         return
     from polychromic.errors import ConfigError
     from polychromic.experiment.config import Experiment
+    from polychromic.experiment.continuing import require_same_inputs
     from polychromic.experiment.folder import RunFolder, read_resolved
     from polychromic.experiment.run import RunResult, compare_and_report
     from polychromic.experiment.working import held_folder
@@ -41,6 +42,7 @@ def report(
         return
     chosen = Experiment.from_mapping(content, source=source)
     with held_folder(run_folder):
+        require_same_inputs(chosen, folder)
         show_result(RunResult(folder, compare_and_report(chosen, folder)))
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from polychromic.cli.options import ExperimentFile, Fresh, Out, Overrides
+from polychromic.cli.options import ExperimentFile, Fresh, Out, Overrides, Yes
 
 
 def train(
@@ -17,6 +17,7 @@ def train(
     seed: Annotated[list[int] | None, typer.Option(help="Only this seed (repeatable).")] = None,
     out: Out = Path("runs"),
     fresh: Fresh = False,
+    yes: Yes = False,
 ) -> None:
     """Train arms without evaluating them."""
     from polychromic.errors import ConfigError
@@ -26,6 +27,6 @@ def train(
     unknown = set(arm or ()) - set(chosen.arms)
     if unknown:
         raise ConfigError(f"--arm {sorted(unknown)[0]}: no such arm; the file has {', '.join(chosen.arms)}")
-    with working_folder(chosen, out, fresh=fresh) as folder:
+    with working_folder(chosen, out, fresh=fresh, yes=yes) as folder:
         do_jobs(chosen, folder, ("train",), arms=arm, seeds=seed)
     typer.echo(f"adapters are in {folder.root}")

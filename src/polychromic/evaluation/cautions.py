@@ -30,6 +30,8 @@ CautionKind = Literal[
     "undefined",
     "checker",
     "sampling not stated",
+    "added after results",
+    "recorded again",
 ]
 
 Contrasts = Mapping[tuple[str, str], PairedComparison]

@@ -37,7 +37,7 @@ from polychromic.evaluation.statistics import ALPHA, PairedComparison, paired_co
 from polychromic.evaluation.study import Study
 from polychromic.evaluation.tables import PromptTable
 from polychromic.evaluation.undefined import undefined_cautions
-from polychromic.evaluation.verdict import judge
+from polychromic.evaluation.verdict import Verdict, judge
 from polychromic.evaluation.wording import plural
 
 Floats = NDArray[np.float64]
@@ -86,6 +86,7 @@ def compare(
     audit: CheckerAudit | None = None,
     equal_length: EqualLength | None = None,
     notes: Sequence[Caution] = (),
+    chosen_late: Sequence[str] = (),
 ) -> Comparison:
     """Compare every arm with the baseline and judge it by the criteria.
 
@@ -93,7 +94,7 @@ def compare(
     criteria are judged at (the first of the baseline's unless named). `quality_metric` is the quality of the
     frontier: the judge where there is one, else the reward. `audit` says what the checker is worth, `equal_length`
     (from `at_equal_length`) what the arms are with texts of the same lengths, and `notes` are cautions of the
-    caller's own; all are kept and shown.
+    caller's own; all are kept and shown. `chosen_late` names settings changed after results were seen.
     Raises ValueError where the baseline, another arm or the headline is missing, the prompts do not meet, or a measure
     was made in different ways (`measure_arms` makes tables that may be compared).
     """
@@ -106,8 +107,7 @@ def compare(
     means = _means(plan)
     gains = _frontier(plan, quality_metric)
     hacking = reward_hacking(at_headline, _gaps(plan), baseline, plan.alpha)
-    evidence = _evidence(plan, at_headline)
-    verdict = judge(criteria, plan.others, evidence, basis=_basis(plan), hacked=[one.arm for one in hacking])
+    verdict = _verdict(plan, at_headline, hacking, chosen_late)
     found = (
         *hacking,
         *checker_cautions(audit),
@@ -134,6 +134,19 @@ def compare(
         signatures=plan.study.signatures,
         resampling=plan.resampling,
         checker=audit,
+    )
+
+
+def _verdict(
+    plan: _Plan, at_headline: Contrasts, hacking: Sequence[Caution], chosen_late: Sequence[str]
+) -> Verdict:
+    return judge(
+        plan.levels,
+        plan.others,
+        _evidence(plan, at_headline),
+        basis=_basis(plan),
+        hacked=[one.arm for one in hacking],
+        chosen_late=chosen_late,
     )
 
 

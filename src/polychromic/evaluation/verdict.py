@@ -40,13 +40,15 @@ class LevelVerdict:
 class Verdict:
     """The whole: the status of the first level, a sentence for people, and every level.
 
-    `hacked` names arms whose training reward rose while the judge did not follow.
+    `hacked` names arms whose training reward rose while the judge did not follow, `chosen_late` settings that decide
+    the verdict and were changed after results had been seen.
     """
 
     status: Status
     sentence: str
     levels: tuple[LevelVerdict, ...]
     hacked: tuple[str, ...] = ()
+    chosen_late: tuple[str, ...] = ()
 
     def level(self, name: str) -> LevelVerdict:
         """The level called `name`; raises ValueError that lists the levels."""
@@ -57,7 +59,13 @@ class Verdict:
 
 
 def judge(
-    levels: Levels, arms: Sequence[str], found: Found, *, basis: str = "", hacked: Sequence[str] = ()
+    levels: Levels,
+    arms: Sequence[str],
+    found: Found,
+    *,
+    basis: str = "",
+    hacked: Sequence[str] = (),
+    chosen_late: Sequence[str] = (),
 ) -> Verdict:
     """Judge every arm by every criterion. p-values are corrected by Holm over all arms and criteria of a level.
 
@@ -69,7 +77,11 @@ def judge(
         return Verdict("undecided", f"Nothing to judge: {missing}.", ())
     judged = tuple(_judge_level(name, criteria, arms, found) for name, criteria in stated.items())
     sentence = _sentence(judged, basis, hacked)
-    return Verdict(judged[0].status, sentence, judged, tuple(hacked))
+    if chosen_late:
+        sentence += (
+            f" Changed after results had been seen, and perhaps because of them: {listed(list(chosen_late))}."
+        )
+    return Verdict(judged[0].status, sentence, judged, tuple(hacked), tuple(chosen_late))
 
 
 def judge_means(

@@ -15,6 +15,7 @@ from polychromic.evaluation.equal_length import at_equal_length
 from polychromic.evaluation.measure import measure_arms
 from polychromic.evaluation.study import Study
 from polychromic.experiment.config import Experiment
+from polychromic.experiment.continuing import late_changes
 from polychromic.experiment.folder import RunFolder
 from polychromic.experiment.references import METRIC as PERPLEXITY
 from polychromic.experiment.references import read_perplexities
@@ -58,7 +59,16 @@ def compare_run(experiment: Experiment, folder: RunFolder) -> Compared:
     extra = {
         key: {PERPLEXITY: values} for key in rows if (values := read_perplexities(folder.references(*key)))
     }
-    return compare_rows(experiment, rows, build_task(experiment.task), headline=headline, extra=extra)
+    notes, chosen_late = late_changes(experiment, folder)
+    return compare_rows(
+        experiment,
+        rows,
+        build_task(experiment.task),
+        headline=headline,
+        extra=extra,
+        notes=notes,
+        chosen_late=chosen_late,
+    )
 
 
 def compare_rows(
@@ -69,6 +79,7 @@ def compare_rows(
     headline: str,
     extra: ExtraByArmSeed | None = None,
     notes: Sequence[Caution] = (),
+    chosen_late: Sequence[str] = (),
 ) -> Compared:
     """Measure rows as the experiment says, compare its arms, and ask what its checker is worth."""
     settings = experiment.evaluation
@@ -98,6 +109,7 @@ def compare_rows(
             workers=experiment.run.workers,
         ),
         notes=notes,
+        chosen_late=chosen_late,
     )
     return Compared(comparison, Study.of(tables))
 

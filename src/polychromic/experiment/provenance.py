@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
-import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from polychromic.errors import DataError
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.folder import data_file
-from polychromic.experiment.tasks import build_task
-from polychromic.files import sha256_file, strict_json
-from polychromic.models.settings import ModelSettings
-from polychromic.models.sources import resolve_source
-from polychromic.records import Prompt
-from polychromic.tasks.base import Split
-from polychromic.tasks.settings import CustomSettings, FileSettings
+from polychromic.experiment.inputs import Inputs, record_inputs
 
 _PACKAGES = ("polychromic", "torch", "transformers", "peft", "accelerate", "numpy", "scipy", "statsmodels")
 _PACKAGES += ("sentence-transformers", "scikit-learn", "tokenizers", "safetensors")
 _LONGEST_DIFF = 1_000_000
-_SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def provenance(experiment: Experiment) -> dict[str, Any]:
-    """Everything needed to say later what produced the numbers."""
+def provenance(experiment: Experiment, inputs: Inputs | None = None) -> dict[str, Any]:
+    """Everything needed to say later what produced the numbers; `inputs` where they have been hashed already."""
     import torch
 
     return {
@@ -45,79 +33,9 @@ def provenance(experiment: Experiment) -> dict[str, Any]:
         "packages": installed_versions(),
         **_worktree(Path()),
         "polychromic_source": _source_worktree(),
-        "prompts_sha256": prompt_hashes(experiment),
-        "data_sha256": {name: sha256_file(Path(name)) for name in _data_files(experiment)},
-        "models": {model.source: _weights(model) for model in _models(experiment)},
+        **(inputs or record_inputs(experiment)),
         "seeds": experiment.seeds,
     }
-
-
-def prompt_hashes(experiment: Experiment) -> dict[str, str | None]:
-    """SHA-256 of the prompts of each split with their references: tasks that make their prompts have no file.
-
-    None of a split that cannot be read: not every run needs all three.
-    """
-    task = build_task(experiment.task)
-    hashes: dict[str, str | None] = {}
-    for split in _SPLITS:
-        try:
-            hashes[split] = _prompts_sha256(task.prompts(split))
-        except DataError:
-            hashes[split] = None
-    return hashes
-
-
-def _prompts_sha256(prompts: Sequence[Prompt]) -> str:
-    digest = hashlib.sha256()
-    for prompt in prompts:
-        messages = [[message.role, message.content] for message in prompt.messages]
-        digest.update(strict_json([prompt.id, messages, list(prompt.references), dict(prompt.meta)]).encode())
-    return digest.hexdigest()
-
-
-def _data_files(experiment: Experiment) -> list[str]:
-    """The task's files, checkers that are files, and adapters that training continues from."""
-    task = experiment.task
-    files = [task.train, task.validation, task.test] if isinstance(task, FileSettings) else []
-    checkers = [task.checker, task.judge] if isinstance(task, CustomSettings) else []
-    starts = [model.adapter.start_from for model in _models(experiment)]
-    named = [
-        *files,
-        *(name for name in checkers if name and ".py:" in name),
-        *(path for path in starts if path),
-    ]
-    found = dict.fromkeys(data_file(name)[0] for name in named)
-    return [file for file in found if Path(file).is_file()]
-
-
-def _models(experiment: Experiment) -> list[ModelSettings]:
-    return [experiment.model, *(experiment.arm(arm).model for arm in experiment.arms)]
-
-
-def _weights(model: ModelSettings) -> dict[str, Any]:
-    """The revision asked for, and the hash of every weight file; of a hub id also the commit that was downloaded."""
-    place = resolve_source(model.source)
-    record: dict[str, Any] = {"revision": model.revision}
-    if isinstance(place, str):
-        snapshot = _cached_snapshot(place, model.revision or "main")
-        record["commit"] = snapshot.name if snapshot else None
-        place = snapshot
-    files = sorted(place.glob("*.safetensors")) if place else []
-    return record | {"sha256": {file.name: _weights_sha256(file) for file in files}}
-
-
-def _cached_snapshot(hub_id: str, revision: str) -> Path | None:
-    """Folder of a hub model in the local cache, named after its commit; None where it has not been downloaded."""
-    from huggingface_hub import try_to_load_from_cache
-
-    config = try_to_load_from_cache(hub_id, "config.json", revision=revision)
-    return Path(config).parent if isinstance(config, str) else None
-
-
-def _weights_sha256(file: Path) -> str:
-    """The hub's cache names large files by their SHA-256, which saves reading many gigabytes."""
-    stored = file.resolve().name
-    return stored if file.is_symlink() and _SHA256.fullmatch(stored) else sha256_file(file)
 
 
 def installed_versions() -> dict[str, str]:

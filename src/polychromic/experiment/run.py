@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from polychromic import stopping
 from polychromic.errors import BudgetError, ConfigError, StoppedError
 from polychromic.experiment.config import Experiment
+from polychromic.experiment.continuing import record_provenance
 from polychromic.experiment.cost import left_to_do, run_cost
 from polychromic.experiment.cost_text import priced_duration
 from polychromic.experiment.floors import in_order_of_need
@@ -20,17 +20,14 @@ from polychromic.experiment.jobs import Job, JobEvent, OnEvent, Stage
 from polychromic.experiment.ledger import Ledger, paid
 from polychromic.experiment.progress import open_progress
 from polychromic.experiment.projection import Projection
-from polychromic.experiment.provenance import differing_versions, provenance
 from polychromic.experiment.room import refuse_impossible_criteria
 from polychromic.experiment.tasks import build_task
 from polychromic.experiment.workers import run_jobs
 from polychromic.experiment.working import working_folder
-from polychromic.files import read_json, write_json
+from polychromic.files import write_json
 
 if TYPE_CHECKING:
     from polychromic.evaluation import Comparison
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +44,15 @@ def run(
     *,
     out: str | Path = "runs",
     fresh: bool = False,
+    yes: bool = False,
 ) -> RunResult:
-    """Do the whole experiment and return its comparison; continues where an earlier start stopped.
+    """Do the whole experiment and return its comparison; continues where an earlier start stopped, and adds what is
+    missing to a finished run. `fresh` moves what the folder holds aside, where training has finished only with `yes`.
 
     Raises PolychromicError with a message for people; what was done is kept.
     """
     experiment = as_experiment(experiment, overrides)
-    with working_folder(experiment, Path(out), fresh=fresh) as folder:
+    with working_folder(experiment, Path(out), fresh=fresh, yes=yes) as folder:
         if experiment.run.preflight:
             from polychromic.experiment.preflight.gate import require_preflight
 
@@ -85,7 +84,7 @@ def do_jobs(
 ) -> None:
     """Train and sample every arm and seed (or the chosen ones), with progress on the terminal."""
     _check_before_work(experiment)
-    _write_provenance(experiment, folder)
+    record_provenance(experiment, folder)
     if "train" in stages and _training_is_left(experiment, folder):
         _show_lengths(experiment)
     waves = [
@@ -184,16 +183,6 @@ def _show_lengths(experiment: Experiment) -> None:
     lines = length_lines(experiment, build_task(experiment.task))
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     sys.stdout.flush()
-
-
-def _write_provenance(experiment: Experiment, folder: RunFolder) -> None:
-    record = provenance(experiment)
-    if folder.provenance.exists():
-        changed = differing_versions(read_json(folder.provenance), record)
-        if changed:
-            logger.warning("this run was started with other versions: %s", ", ".join(changed))
-        return
-    write_json(folder.provenance, record)
 
 
 def compare_and_report(experiment: Experiment, folder: RunFolder) -> Comparison:

@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 from polychromic import stopping
 from polychromic.errors import PolychromicError
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.folder import RunFolder, open_run_folder
+from polychromic.experiment.continuing import open_run_folder
+from polychromic.experiment.folder import RunFolder
 from polychromic.experiment.lock import hold
 from polychromic.files import remove_leftovers
 
@@ -21,11 +22,12 @@ _DISK_ERRORS |= {errno.ESTALE, errno.ENOLCK, errno.EOPNOTSUPP}  # of folders on 
 
 
 @contextmanager
-def working_folder(experiment: Experiment, out: Path, *, fresh: bool = False) -> Iterator[RunFolder]:
-    """The experiment's run folder, held; see `held_folder`. Raises ConfigError where it holds a run of other
-    settings."""
+def working_folder(
+    experiment: Experiment, out: Path, *, fresh: bool = False, yes: bool = False
+) -> Iterator[RunFolder]:
+    """The experiment's run folder, held (`held_folder`) and fit to go on in (`open_run_folder`)."""
     with held_folder(out / experiment.name):
-        yield open_run_folder(experiment, out, fresh=fresh)
+        yield open_run_folder(experiment, out, fresh=fresh, yes=yes)
 
 
 @contextmanager

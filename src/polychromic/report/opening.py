@@ -62,6 +62,9 @@ def plain_verdict(comparison: Comparison) -> list[Cell]:
     pieces += [Cell(_further(level, first.best_arm)) for level in verdict.levels[1:]]
     if verdict.hacked:
         pieces.append(Cell(f" But the judge does not confirm the reward of {listed(list(verdict.hacked))}."))
+    if verdict.chosen_late:
+        late = f"Changed then: {listed(list(verdict.chosen_late))}."
+        pieces.append(Cell(" What decides this was changed after results had been seen.", late))
     return [piece for piece in pieces if piece.text]
 
 

@@ -1,0 +1,277 @@
+"""Whether a start may continue what a run folder holds: its settings may grow, what it is made of may not change."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from polychromic.errors import ConfigError, DataError
+from polychromic.evaluation.cautions import Caution
+from polychromic.evaluation.wording import listed, plural
+from polychromic.experiment.config import Experiment
+from polychromic.experiment.cost import left_to_do
+from polychromic.experiment.folder import RunFolder, read_resolved, resolved_yaml
+from polychromic.experiment.inputs import Inputs, as_now, changed_inputs, is_recorded, record_inputs
+from polychromic.experiment.provenance import differing_versions, installed_versions, provenance
+from polychromic.files import read_json, write_json, write_text
+
+logger = logging.getLogger(__name__)
+
+_WAYS_ON = (
+    "start anew with --fresh (the old run is moved aside), or give this one a name of its own with name=NEW"
+)
+_AT_RESULTS = "settings_at_first_results"
+_RECORDED_AGAIN = "recorded_again"
+
+# How the work is spread does not change what it is: these may differ between starts.
+_FREE = {"run", "budget", "evaluation.max_sequences", "model.gradient_checkpointing"}
+_FREE |= {f"training.{key}" for key in ("micro_batch", "checkpoint_every", "keep_checkpoints")}
+# What is finished can be built upon: what is missing is made, what exists is kept.
+_MAY_GROW: Mapping[str, Callable[[Any, Any], bool]] = {
+    "seeds": lambda old, new: set(old) <= set(new),
+    "evaluation.sampling": lambda old, new: all(way in new for way in old),
+}
+# What decides the verdict may change too, for nothing is made from it; once results were seen the verdict says so.
+_DECIDING = {"evaluation.embedder", "evaluation.cluster_distance", "comparison.baseline_values"}
+_DECIDING |= {f"comparison.{key}" for key in ("baseline", "minimum", "strong")}
+# Which tokens are drawn and how weights move is theirs: a run whose halves differ in them is two runs.
+_DECIDING_PACKAGES = ("torch", "transformers", "tokenizers", "peft")
+
+
+def open_run_folder(
+    experiment: Experiment, out: Path, *, fresh: bool = False, yes: bool = False
+) -> RunFolder:
+    """The folder of this experiment below `out`, made if missing. The caller holds its lock.
+
+    With `fresh` what it holds is moved aside, where training has finished only with `yes` or a yes on the terminal.
+    Raises ConfigError that names what differs where the folder holds work of other settings, prompts, checkers, models
+    or packages: mixing two would make neither true. A start that was stopped before any work (a path mistyped, a check
+    that failed) holds nobody to its settings.
+    """
+    folder = RunFolder(out / experiment.name)
+    if fresh:
+        _set_aside(folder, yes=yes)
+    if folder.experiment.exists() and folder.has_work:
+        _continue(experiment, folder)
+        return folder
+    if folder.has_training:
+        raise ConfigError(
+            f"{folder.root} holds trained arms, but its {folder.experiment.name} is lost, and nothing else says with "
+            f"which settings they were made; put it back, {_WAYS_ON}"
+        )
+    folder.provenance.unlink(missing_ok=True)
+    content = resolved_yaml(experiment)
+    if not folder.experiment.exists() or folder.experiment.read_text(encoding="utf-8") != content:
+        folder.preflight.unlink(missing_ok=True)
+        write_text(folder.experiment, content)
+    return folder
+
+
+def record_provenance(experiment: Experiment, folder: RunFolder) -> None:
+    """Write what the run is made of before its first work; a start that continues has compared it already."""
+    if not folder.provenance.exists():
+        write_json(folder.provenance, provenance(experiment))
+
+
+def require_same_inputs(experiment: Experiment, folder: RunFolder) -> None:
+    """Raise ConfigError that names what has changed of the evaluated prompts and the checkers since they were recorded:
+    a report of finished work asks no model."""
+    recorded = _recorded(folder, experiment)
+    if recorded is not None:
+        found = record_inputs(experiment, models=False)
+        _refuse_changed(folder, changed_inputs(experiment, experiment, recorded, found, models=False))
+
+
+def late_changes(experiment: Experiment, folder: RunFolder) -> tuple[list[Caution], list[str]]:
+    """What a reader has to know of what became of the run after its results had first been seen, and the settings that
+    decide the verdict among it."""
+    record = _recorded(folder, experiment) or {}
+    notes = []
+    if record.get(_RECORDED_AGAIN):
+        text = f"{folder.provenance.name} was lost and recorded anew: what was made before may be of other inputs"
+        notes.append(Caution("recorded again", "", text))
+    before, now = record.get(_AT_RESULTS), experiment.model_dump(mode="json")
+    added, decided = [], []
+    for path in _differing(_with_new_keys(before), now) if before else []:
+        old, new = _at(before, path), _at(now, path)
+        key = ".".join(path)
+        if key in _DECIDING or (key == "evaluation.sampling" and old[0] != new[0]):
+            decided.append(key)
+        elif key in _MAY_GROW and isinstance(new, int | list) and key != "evaluation.sampling":
+            added.append(f"{key} {old} → {new}")
+        elif key in _MAY_GROW or path[0] == "arms":
+            added.append(key)
+    if added:
+        text = (
+            f"after results had first been seen, {listed(added)} {'was' if len(added) == 1 else 'were'} added"
+        )
+        notes.append(Caution("added after results", "", text))
+    return notes, decided
+
+
+def _continue(experiment: Experiment, folder: RunFolder) -> None:
+    """Hold what is asked for against what is recorded, and bring the records up to date."""
+    old_settings, settings = (
+        _with_new_keys(read_resolved(folder.experiment)),
+        experiment.model_dump(mode="json"),
+    )
+    old = Experiment.from_mapping(old_settings, source=str(folder.experiment))
+    recorded = _recorded(folder, old)
+    _refuse_other_settings(folder, old, experiment, recorded)
+    found = record_inputs(experiment, recorded)
+    if recorded is None:
+        logger.warning(
+            "%s is lost: with what this run was begun cannot be told any more. It is recorded anew, and the report "
+            "says so",
+            folder.provenance,
+        )
+        record = {**provenance(experiment, found), _RECORDED_AGAIN: True}
+    else:
+        _refuse_changed(folder, changed_inputs(old, experiment, recorded, found))
+        _refuse_other_packages(folder, experiment, recorded)
+        record = {**recorded, **_completed(recorded, found), "seeds": experiment.seeds}
+    if folder.comparison.exists() or folder.report.exists():
+        record.setdefault(_AT_RESULTS, old_settings)
+    if record != recorded:
+        write_json(folder.provenance, record)
+    if settings["arms"].keys() - old_settings["arms"].keys():
+        folder.preflight.unlink(missing_ok=True)  # what it found says nothing of the new arms
+    if settings != old_settings:
+        write_text(folder.experiment, resolved_yaml(experiment))
+
+
+def _recorded(folder: RunFolder, old: Experiment) -> dict[str, Any] | None:
+    """provenance.json, None where it is lost or damaged."""
+    try:
+        record = read_json(folder.provenance)
+    except DataError:
+        return None
+    return as_now(record, old) if isinstance(record, dict) else None
+
+
+def _completed(recorded: Inputs, found: Inputs) -> dict[str, Any]:
+    """The recorded inputs with what was added; of a model that cannot be found now, what was known."""
+    of_files = {
+        kind: {name: files for name, files in found[kind].items() if files["sha256"]}
+        for kind in ("models", "embedders")
+    }
+    return {key: recorded[key] | now for key, now in (dict(found) | of_files).items()}
+
+
+def _refuse_other_settings(
+    folder: RunFolder, old: Experiment, new: Experiment, recorded: Inputs | None
+) -> None:
+    before, now = old.model_dump(mode="json"), new.model_dump(mode="json")
+    followers = [arm for arm in old.arms if old.arm(arm).diversity.follows_baseline]
+    refused = []
+    for path in _differing(before, now):
+        key, one, other = ".".join(path), _at(before, path), _at(now, path)
+        may_grow = _MAY_GROW.get(key)
+        if path[0] in _FREE or key in _FREE or (path[0] == "arms" and len(path) == 2 and one is None):
+            continue
+        if recorded and is_recorded(path, one, other, recorded, old):
+            continue
+        if key in _DECIDING and not (key == "comparison.baseline" and followers):
+            continue
+        if may_grow is None:
+            refused.append(key)
+        elif not may_grow(one, other):
+            refused.append(f"{key}, of which nothing may be taken away")
+    if refused:
+        raise ConfigError(
+            f"{folder.root} holds a run with other settings ({'; '.join(refused[:5])}); continue it with its own "
+            f"settings, {_WAYS_ON}"
+        )
+
+
+def _refuse_changed(folder: RunFolder, changed: Sequence[str]) -> None:
+    if changed:
+        raise ConfigError(
+            f"{folder.root} was made with something else than what is there now: {'; '.join(changed[:10])}. Put it "
+            f"back to continue, {_WAYS_ON}"
+        )
+
+
+def _refuse_other_packages(folder: RunFolder, experiment: Experiment, recorded: Inputs) -> None:
+    """Versions that decide what is drawn and learned are refused where any of that is left to do; others are said."""
+    now = {"packages": installed_versions()}
+    decide = [name for name in _DECIDING_PACKAGES if _minor(recorded, name) != _minor(now, name)]
+    only = {"packages": {name: now["packages"].get(name) for name in decide}}
+    if decide and recorded["packages"] and left_to_do(experiment, folder):
+        raise ConfigError(
+            f"{folder.root} was begun with other packages, and is not finished: "
+            f"{', '.join(differing_versions(recorded, only))}. Install those to continue, {_WAYS_ON}"
+        )
+    changed = differing_versions(recorded, now)
+    if changed:
+        logger.warning("this run was started with other versions: %s", ", ".join(changed))
+
+
+def _minor(record: Mapping[str, Any], package: str) -> list[str]:
+    """Major and minor version: what comes after them mends and does not change."""
+    return str(record["packages"].get(package)).split(".")[:2]
+
+
+def _set_aside(folder: RunFolder, *, yes: bool) -> None:
+    """Move what the folder holds to a folder of another name; delete it where no work was begun. The lock stays, for
+    who deletes a lock that is held holds nothing."""
+    # Settings first: a move cut short leaves arms that nobody may continue, and not a run with arms missing.
+    held = sorted(folder.root.iterdir(), key=lambda path: path != folder.experiment)
+    held = [path for path in held if path not in (folder.lock, folder.owner)]
+    if not folder.has_work:
+        for path in held:
+            path.unlink()
+        return
+    finished = list(folder.root.glob("*/seed-*/adapter"))
+    if finished and not yes:
+        _ask(folder, len(finished))
+    now = datetime.now().astimezone().strftime("%Y-%m-%dT%H-%M-%S")
+    aside = folder.root.with_name(f"{folder.root.name}.before-{now}")
+    aside.mkdir()
+    for path in held:
+        shutil.move(path, aside / path.name)
+    logger.warning("what %s held is now in %s", folder.root, aside)
+
+
+def _ask(folder: RunFolder, n_finished: int) -> None:
+    what = f"{folder.root} holds {plural(n_finished, 'trained adapter')}, which --fresh moves aside"
+    if not sys.stdin.isatty():
+        raise ConfigError(f"{what}; add --yes to do that, or give this run a name of its own with name=NEW")
+    sys.stderr.write(f"{what}. Go on? [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise ConfigError(f"{folder.root} is left as it was")
+
+
+def _with_new_keys(old: dict[str, Any]) -> dict[str, Any]:
+    """A resolved experiment with the defaults of keys that its version did not know, so that an upgrade can continue
+    it; as it is where this version cannot read it."""
+    try:
+        return Experiment.from_mapping(old).model_dump(mode="json")
+    except ConfigError:
+        return old
+
+
+def _differing(
+    old: Mapping[str, Any], new: Mapping[str, Any], above: tuple[str, ...] = ()
+) -> list[tuple[str, ...]]:
+    """Paths of the keys whose values differ."""
+    different = []
+    for key in sorted(old.keys() | new.keys()):
+        one, other = old.get(key), new.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            different += _differing(one, other, (*above, key))
+        elif one != other:
+            different.append((*above, key))
+    return different
+
+
+def _at(settings: Any, path: Sequence[str]) -> Any:
+    for key in path:
+        settings = settings.get(key) if isinstance(settings, Mapping) else None
+    return settings

@@ -1,0 +1,319 @@
+"""What a run is made of besides its settings, as hashes, and what of it has changed since they were recorded."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from polychromic.errors import DataError
+from polychromic.experiment.config import Experiment
+from polychromic.experiment.tasks import build_task
+from polychromic.files import sha256_file, strict_json
+from polychromic.models.settings import ModelSettings
+from polychromic.models.sources import resolve_source
+from polychromic.records import Prompt
+from polychromic.tasks.base import Split
+from polychromic.tasks.jsonl import load_prompts
+from polychromic.tasks.settings import ArithmeticSettings, CustomSettings, FileSettings
+
+Inputs = Mapping[str, Any]
+"""What `record_inputs` returns: plain JSON."""
+
+_SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_MODEL_FILES = (
+    "*.safetensors",
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "*.py",
+)
+_EMBEDDER_FILES = ("*.safetensors", "*.json", "*.txt", "*/*.safetensors", "*/*.json")
+
+
+def record_inputs(
+    experiment: Experiment, known: Inputs | None = None, *, models: bool = True
+) -> dict[str, Any]:
+    """Hashes of the prompts of each split, data files, checkers, and (`models`) base models and embedders.
+
+    `known` is an earlier record: model files whose size, time of change and inode are still those written there are
+    not read again.
+    """
+    known = known or {"models": {}, "embedders": {}}
+    prompts = _prompts(experiment)
+    of_models = {_key(model): model for model in _models(experiment)} if models else {}
+    return {
+        "prompts_sha256": {split: prompts_sha256(found) for split, found in prompts.items()},
+        "prompts": {split: len(found) for split, found in prompts.items()},
+        "data_sha256": {name: sha256_file(Path(name)) for name in _data_files(experiment)},
+        "checkers": {role: checker_code(name) for role, name in _checkers(experiment).items()},
+        "models": {key: _model(model, known["models"].get(key, {})) for key, model in of_models.items()},
+        "embedders": {
+            name: _hashes(_folder_or_snapshot(name), _EMBEDDER_FILES, known["embedders"].get(name, {}))
+            for name in (_embedders(experiment) if models else [])
+        },
+    }
+
+
+def changed_inputs(
+    old: Experiment, new: Experiment, recorded: Inputs, found: Inputs, *, models: bool = True
+) -> list[str]:
+    """What is no longer as recorded, each with its file: the prompts, the checkers' code, weights and tokenizer of the
+    base models (`models`), adapters that training starts from. `old` and `new` may name the same content differently.
+
+    Prompts added at the end of the evaluated split change nothing that was made. What a record of an earlier version
+    does not hold, or cannot be found now, is passed over.
+    """
+    changed = _changed_prompts(new, recorded, found)
+    for role, code in recorded["checkers"].items():
+        now = found["checkers"].get(role, {})
+        changed += [f"the {role}'s code ({name})" for name in sorted(code) if code[name] != now.get(name)]
+    if not models:
+        return changed
+    for name, before in recorded["embedders"].items():
+        changed += _changed_files(name, before, found["embedders"].get(name, {}))
+    for arm in sorted(old.arms.keys() & new.arms.keys()):
+        before, now = old.arm(arm).model, new.arm(arm).model
+        changed += _changed_files(
+            now.source, recorded["models"].get(_key(before), {}), found["models"].get(_key(now), {})
+        )
+        start = recorded["data_sha256"].get(start_weights(before))
+        if start and start != found["data_sha256"].get(start_weights(now)):
+            changed.append(f"the adapter that training starts from ({start_weights(now)})")
+    return list(dict.fromkeys(changed))
+
+
+def as_now(recorded: Mapping[str, Any], old: Experiment) -> dict[str, Any]:
+    """A record with the sections that its version of the program did not write; a checker's file stood among data."""
+    data = recorded.get("data_sha256", {})
+    checkers = {
+        role: {Path(file).name: data[file]}
+        for role, name in _checkers(old).items()
+        if (file := name.rpartition(":")[0]) in data
+    }
+    none = {
+        key: {} for key in ("packages", "prompts_sha256", "prompts", "data_sha256", "models", "embedders")
+    }
+    return {**none, "checkers": checkers, **recorded}
+
+
+def is_recorded(path: tuple[str, ...], before: Any, now: Any, recorded: Inputs, old: Experiment) -> bool:
+    """Whether a setting names something whose content is recorded: then two names may stand for one content, and
+    `changed_inputs` says whether they do. A project may move to another folder or machine."""
+    key = path[-1]
+    if path[0] == "task" and key.removesuffix("_problems") in _SPLITS:
+        return recorded["prompts_sha256"].get(key.removesuffix("_problems")) is not None
+    if not isinstance(before, str) or not isinstance(now, str):
+        return False
+    if path[0] == "task" and key in ("checker", "judge"):
+        (file, _, function), (other, _, other_function) = before.rpartition(":"), now.rpartition(":")
+        both_files = file.endswith(".py") and other.endswith(".py")
+        return both_files and function == other_function and bool(recorded["checkers"].get(key))
+    model = old.arm(path[1]).model if path[0] == "arms" else old.model
+    if key == "start_from":
+        return start_weights(model) in recorded["data_sha256"]
+    folders = Path(before).is_absolute() and Path(now).is_absolute()
+    return key == "source" and folders and bool(recorded["models"].get(_key(model), {}).get("sha256"))
+
+
+def start_weights(model: ModelSettings) -> str:
+    """The weights file of the adapter that training starts from; empty where it starts afresh."""
+    start = model.adapter.start_from
+    return str(Path(start) / "adapter_model.safetensors") if start else ""
+
+
+def prompts_sha256(prompts: Sequence[Prompt]) -> str:
+    """SHA-256 of prompts with their references, in order."""
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        messages = [[message.role, message.content] for message in prompt.messages]
+        digest.update(strict_json([prompt.id, messages, list(prompt.references), dict(prompt.meta)]).encode())
+    return digest.hexdigest()
+
+
+def checker_code(name: str) -> dict[str, str]:
+    """SHA-256 of a checker's source file and of what it imports from its own folder (or the current one), by relative
+    path; empty for a built-in checker. Imports are read off the source, which is not run: one that is made while
+    running is not seen, nor is a file that the code opens."""
+    start, roots = _place_of_code(name.rpartition(":")[0])
+    found: dict[Path, str] = {}
+    waiting = [start] if start else []
+    while waiting:
+        file = waiting.pop()
+        if file not in found and file.is_file():
+            found[file] = sha256_file(file)
+            waiting += _imports_beside(file, roots)
+    return {_relative(file, roots): digest for file, digest in sorted(found.items())}
+
+
+def _place_of_code(place: str) -> tuple[Path | None, list[Path]]:
+    """The source file of a checker's file or module, and the folders that it may import from."""
+    if place.endswith(".py"):
+        return Path(place), [Path(place).parent, Path.cwd()]
+    spec = find_spec(place.partition(".")[0]) if place else None
+    if spec is None or spec.origin is None:
+        return None, []
+    top = Path(spec.origin)
+    root = top.parent.parent if top.name == "__init__.py" else top.parent
+    return (list(_modules(place, [root])) or [None])[-1], [root]
+
+
+def _imports_beside(file: Path, roots: Sequence[Path]) -> Iterator[Path]:
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from _modules(alias.name, roots)
+        elif isinstance(node, ast.ImportFrom):
+            places = [file.parents[node.level - 1]] if node.level else roots
+            for name in [node.module, *(f"{node.module or ''}.{alias.name}" for alias in node.names)]:
+                yield from _modules((name or "").strip("."), places)
+
+
+def _modules(dotted: str, roots: Sequence[Path]) -> Iterator[Path]:
+    """Files of a module and of the packages around it, in the first folder that has the outermost."""
+    parts = dotted.split(".")
+    for root in roots:
+        files = []
+        for depth in range(1, len(parts) + 1):
+            place = root.joinpath(*parts[:depth])
+            files += [file for file in (place / "__init__.py", place.with_suffix(".py")) if file.is_file()]
+        if files:
+            yield from files
+            return
+
+
+def _relative(file: Path, roots: Sequence[Path]) -> str:
+    root = next((root for root in roots if file.is_relative_to(root)), None)
+    return str(file.relative_to(root) if root else file)
+
+
+def _prompts(experiment: Experiment) -> dict[str, list[Prompt]]:
+    """By split, without one that cannot be read: not every run needs all three. No checker is started for them."""
+    settings = experiment.task
+    found: dict[str, list[Prompt]] = {}
+    for split in _SPLITS:
+        with suppress(DataError):
+            if isinstance(settings, FileSettings):
+                found[split] = load_prompts(Path(getattr(settings, split)))
+            else:
+                found[split] = list(build_task(settings).prompts(split))
+    return found
+
+
+def _changed_prompts(experiment: Experiment, recorded: Inputs, found: Inputs) -> list[str]:
+    changed = []
+    for split, digest in recorded["prompts_sha256"].items():
+        n, n_now = recorded["prompts"].get(split), found["prompts"].get(split)
+        now = found["prompts_sha256"].get(split)
+        if split == experiment.evaluation.split and n and n_now and n_now > n:
+            now = prompts_sha256(_prompts(experiment)[split][:n])
+        if digest is not None and now != digest:
+            file = getattr(experiment.task, split, None)
+            changed.append(f"the {split} prompts" + (f" ({file})" if file else ""))
+    return changed
+
+
+def _changed_files(source: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Of a model; nothing where it is not known. A record without `stat` is of a version that knew weights alone."""
+    if not before.get("sha256") or not now.get("sha256"):
+        return []
+    old, new = before["sha256"], now["sha256"]
+    names = old.keys() | new.keys() if "stat" in before else old.keys()
+    return [f"{_what(name)} of {source} ({name})" for name in sorted(names) if old.get(name) != new.get(name)]
+
+
+def _checkers(experiment: Experiment) -> dict[str, str]:
+    task = experiment.task
+    named = {"checker": task.checker, "judge": task.judge} if isinstance(task, CustomSettings) else {}
+    return {role: name for role, name in named.items() if name}
+
+
+def _data_files(experiment: Experiment) -> list[str]:
+    """The task's files, and adapters that training continues from."""
+    task = experiment.task
+    files = [task.train, task.validation, task.test] if isinstance(task, FileSettings) else []
+    starts = [start_weights(model) for model in _models(experiment)]
+    return [file for file in dict.fromkeys([*files, *starts]) if file and Path(file).is_file()]
+
+
+def _models(experiment: Experiment) -> list[ModelSettings]:
+    return [experiment.model, *(experiment.arm(arm).model for arm in experiment.arms)]
+
+
+def _key(model: ModelSettings) -> str:
+    return model.source if model.revision is None else f"{model.source}@{model.revision}"
+
+
+def _embedders(experiment: Experiment) -> list[str]:
+    """The task's embedder, which distances and rewards come from, where it has files of its own to change."""
+    name = None if isinstance(experiment.task, ArithmeticSettings) else experiment.task.embedder
+    return [] if name in (None, "minilm", "hash") else [name]
+
+
+def _model(model: ModelSettings, known: Mapping[str, Any]) -> dict[str, Any]:
+    """The revision asked for, and hashes of weights, configuration and tokenizer; of a hub id also the commit that was
+    downloaded."""
+    place = resolve_source(model.source)
+    record: dict[str, Any] = {"revision": model.revision}
+    if isinstance(place, str):
+        snapshot = _cached_snapshot(place, model.revision or "main")
+        record["commit"] = snapshot.name if snapshot else None
+        place = snapshot
+    return record | _hashes(place, _MODEL_FILES, known)
+
+
+def _folder_or_snapshot(name: str) -> Path | None:
+    return Path(name) if Path(name).is_dir() else _cached_snapshot(name, "main")
+
+
+def _hashes(folder: Path | None, patterns: Sequence[str], known: Mapping[str, Any]) -> dict[str, Any]:
+    """SHA-256 by name of the files that match, and what tells cheaply that one is still the same: its size, time of
+    change in nanoseconds and inode. What `known` has for these is taken over."""
+    files = (
+        {file for pattern in patterns for file in folder.glob(pattern) if file.is_file()} if folder else set()
+    )
+    hashes, stats = {}, {}
+    for file in sorted(files):
+        name, status = str(file.relative_to(folder or Path())), file.stat()
+        stats[name] = [status.st_size, status.st_mtime_ns, status.st_ino]
+        same = known.get("stat", {}).get(name) == stats[name] and name in known.get("sha256", {})
+        hashes[name] = known["sha256"][name] if same else _weights_sha256(file)
+    return {"sha256": hashes, "stat": stats}
+
+
+def _cached_snapshot(hub_id: str, revision: str) -> Path | None:
+    """Folder of a hub model in the local cache, named after its commit; None where it has not been downloaded."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(hub_id, "config.json", revision=revision)
+    return Path(config).parent if isinstance(config, str) else None
+
+
+def _weights_sha256(file: Path) -> str:
+    """The hub's cache names large files by their SHA-256, which saves reading many gigabytes."""
+    stored = file.resolve().name
+    return stored if file.is_symlink() and _SHA256.fullmatch(stored) else sha256_file(file)
+
+
+def _what(file: str) -> str:
+    name = Path(file).name
+    if file.endswith(".safetensors"):
+        return "the weights"
+    if name.startswith("chat_template"):
+        return "the chat template"
+    return "the configuration" if name in ("config.json", "generation_config.json") else "the tokenizer"
