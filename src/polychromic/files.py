@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from polychromic.errors import DataError
 
@@ -78,10 +78,29 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, strict_json(value, indent=2) + "\n")
 
 
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text. Raises ValueError for what is no JSON, and for what readers read differently: a key
+    that stands twice in an object, nan and infinities."""
+    return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice[:60]!r} stands twice in one object; remove one of them")
+    return found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number; write null or leave the key out")
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file that `write_json` made; raises DataError that names the file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: expected a JSON file: {error}") from error
 
@@ -169,7 +188,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     # The text after the last newline is empty, or the line a crash tore.
     for number, line in enumerate(data.split(b"\n")[:-1], start=1):
         try:
-            rows.append(json.loads(line))
+            rows.append(parse_json(line))
         except ValueError as error:
             raise DataError(f"{path}:{number}: expected a JSON object: {error}") from error
     return rows

@@ -1,9 +1,45 @@
 """The base of every section of an experiment file: immutable, and no unknown key is ever ignored."""
 
-from pydantic import BaseModel, ConfigDict
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Settings(BaseModel):
     """A section whose keys are all known and whose values are checked when the file is read."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, content: Any) -> Any:
+        """Pydantic takes true for 1, and YAML takes yes and on for true: as words they are refused with their key."""
+        if not isinstance(content, Mapping):
+            return content
+        numbers = {
+            key
+            for key, field in cls.model_fields.items()
+            if bool not in (kinds := set(_leaves(field.annotation))) and kinds & {int, float}
+        }
+        return {key: _in_words(value) if key in numbers else value for key, value in content.items()}
+
+
+def _leaves(annotation: Any) -> Iterator[Any]:
+    """The types that an annotation is made of, such as int and None of `list[int] | None`."""
+    parts = get_args(annotation)
+    if not parts:
+        yield annotation
+    for part in parts:
+        yield from _leaves(part)
+
+
+def _in_words(value: Any) -> Any:
+    """true and false as texts, in lists and mappings too."""
+    if isinstance(value, Mapping):
+        return {key: _in_words(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_in_words(one) for one in value]
+    return str(value).lower() if isinstance(value, bool) else value

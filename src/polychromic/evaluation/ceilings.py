@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,6 +58,25 @@ def impossible_criteria(criteria: Iterable[Criterion], baseline_means: Mapping[s
     known = (one for one in criteria if one.metric in baseline_means)
     judged = [criterion_possible(one, baseline_means[one.metric]) for one in known]
     return list(dict.fromkeys(one.sentence for one in judged if not one.possible))
+
+
+def contradictions(criteria: Sequence[Criterion]) -> list[str]:
+    """A sentence for each pair of criteria of one level of which one can never be met or says nothing new, and for each
+    margin that cannot be missed."""
+    found = []
+    for i, one in enumerate(criteria):
+        metric = find_metric(one.metric)
+        for other in criteria[:i]:
+            if one.metric == other.metric and one.direction == other.direction:
+                found.append(f"{one.metric} {one.direction} is stated twice; keep one of them")
+            elif one.metric == other.metric and {one.direction, other.direction} == {"higher", "lower"}:
+                found.append(f"{one.metric} is to be both higher and lower; keep one of them")
+        if one.direction == "not_worse" and (one.margin or 0.0) >= metric.highest - metric.lowest:
+            found.append(
+                f"{one.text} can never be missed: its values lie between {number(metric.lowest)} and "
+                f"{number(metric.highest)}; state a smaller margin"
+            )
+    return found
 
 
 def share_at_bound(a_P: Floats, b_P: Floats, metric_key: str) -> float:

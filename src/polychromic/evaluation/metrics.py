@@ -36,7 +36,7 @@ class Metric:
         return 1.0 if self.better == "higher" else -1.0
 
 
-_CHECKER, _JUDGE, _EMBEDDER = "a checker", "a judge", "an embedder"
+CHECKER, JUDGE, EMBEDDER = "a checker", "a judge", "an embedder"
 
 METRICS: dict[str, Metric] = {
     metric.key: metric
@@ -51,12 +51,12 @@ METRICS: dict[str, Metric] = {
         Metric("compression_ratio", "Compression ratio", "lower", "diversity", 0.0, math.inf),
         Metric("distinct_texts", "Distinct texts", "higher", "diversity", 0.0, math.inf),
         Metric("clusters", "Distinct answers", "higher", "diversity", 0.0, math.inf),
-        Metric("semantic_distance", "Semantic distance", "higher", "diversity", 0.0, 2.0, _EMBEDDER),
-        Metric("vendi", "Vendi score", "higher", "diversity", 1.0, math.inf, _EMBEDDER),
-        Metric("distinct_correct", "Distinct correct answers", "higher", "both", 0.0, math.inf, _CHECKER),
-        Metric("reward", "Reward", "higher", "quality", needs=_CHECKER),
-        Metric("best_of_n", "Best of n", "higher", "quality", needs=_CHECKER),
-        Metric("judge", "Judge", "higher", "quality", needs=_JUDGE),
+        Metric("semantic_distance", "Semantic distance", "higher", "diversity", 0.0, 2.0, EMBEDDER),
+        Metric("vendi", "Vendi score", "higher", "diversity", 1.0, math.inf, EMBEDDER),
+        Metric("distinct_correct", "Distinct correct answers", "higher", "both", 0.0, math.inf, CHECKER),
+        Metric("reward", "Reward", "higher", "quality", needs=CHECKER),
+        Metric("best_of_n", "Best of n", "higher", "quality", needs=CHECKER),
+        Metric("judge", "Judge", "higher", "quality", needs=JUDGE),
         Metric(
             "reference_perplexity",
             "Perplexity of references",
@@ -85,7 +85,7 @@ def find_metric(key: str) -> Metric:
         known = ", ".join(["pass@K", "distinct_correct@K", *METRICS])
         raise ValueError(f"metric {key!r} is not known; expected one of {known} (K a whole number)")
     curve, k = at_k
-    needs = f"{_CHECKER}, and at least {k} judged answers a prompt" if k > 1 else _CHECKER
+    needs = f"{CHECKER}, and at least {k} judged answers a prompt" if k > 1 else CHECKER
     if curve == "pass":
         return Metric(key, f"Pass@{k}", "higher", "quality" if k == 1 else "both", needs=needs)
     return replace(

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from polychromic.evaluation.ceilings import impossible_criteria
+from polychromic.evaluation.ceilings import contradictions, impossible_criteria
 from polychromic.evaluation.criteria import DEFAULT_LEVELS, Criterion, CriterionDirection, Levels
-from polychromic.evaluation.metrics import find_metric
+from polychromic.evaluation.metrics import EMBEDDER, JUDGE, find_metric, split_at_k
 from polychromic.evaluation.settings import EvaluationSettings
 from polychromic.experiment.budget import BudgetSettings
+from polychromic.experiment.places import folder_name, user_path, with_absolute_paths
 from polychromic.experiment.problems import config_error, describe_problems
 from polychromic.experiment.yaml_file import read_yaml
 from polychromic.models.settings import ModelSettings
 from polychromic.settings import Settings
-from polychromic.tasks.settings import TaskSettings
+from polychromic.tasks.settings import CustomSettings, TaskSettings
 from polychromic.training.settings import DiversitySettings, TrainingSettings
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class Arm(Settings):
@@ -98,6 +96,10 @@ class ComparisonSettings(Settings):
     def _criteria_are_possible(self) -> Self:
         for key in self.baseline_values:
             find_metric(key)
+        for name, level in (("minimum", self.minimum), ("strong", self.strong)):
+            found = contradictions([one.criterion() for one in level or ()])
+            if found:
+                raise ValueError(f"{name}: {'; '.join(found)}")
         criteria = [criterion for level in self.levels().values() for criterion in level]
         impossible = impossible_criteria(criteria, self.baseline_values)
         if impossible:
@@ -109,6 +111,26 @@ class ComparisonSettings(Settings):
         stated = {"minimum": self.minimum, "strong": self.strong}
         chosen = {name: [one.criterion() for one in level] for name, level in stated.items() if level}
         return chosen or DEFAULT_LEVELS
+
+    def require_measured(
+        self, task: TaskSettings, evaluation: EvaluationSettings, *, samples: int | None = None
+    ) -> None:
+        """Raise ValueError where a stated criterion is on a metric that task and evaluation do not measure; `samples`
+        is the number of generations a prompt where it is known."""
+        has_judge = not isinstance(task, CustomSettings) or task.judge is not None
+        unmeasured = []
+        for key in dict.fromkeys(one.metric for level in (self.minimum, self.strong) for one in level or ()):
+            needs, (_, k) = find_metric(key).needs, split_at_k(key) or ("", 0)
+            if samples is not None and k > samples:
+                unmeasured.append(
+                    f"{key} needs {k} generations a prompt, and evaluation.samples is {samples}"
+                )
+            if needs == EMBEDDER and evaluation.embedder is None:
+                unmeasured.append(f"{key} needs evaluation.embedder, such as minilm")
+            if needs == JUDGE and not has_judge:
+                unmeasured.append(f"{key} needs task.judge, a second checker")
+        if unmeasured:
+            raise ValueError(f"comparison: {'; '.join(unmeasured)}; add it, or state another criterion")
 
 
 class RunSettings(Settings):
@@ -184,6 +206,11 @@ class Experiment(Settings):
         return self
 
     @model_validator(mode="after")
+    def _criteria_are_measured(self) -> Self:
+        self.comparison.require_measured(self.task, self.evaluation, samples=self.evaluation.samples)
+        return self
+
+    @model_validator(mode="after")
     def _floors_have_a_baseline(self) -> Self:
         """A floor that follows the baseline compares equal steps, which must see equal prompts."""
         baseline = self.arm(self.comparison.baseline)
@@ -236,7 +263,7 @@ class Experiment(Settings):
         Raises ConfigError that lists every problem with its key. Paths in the file become absolute, relative to
         the file's folder.
         """
-        path = Path(path)
+        path = user_path(path)
         content = read_yaml(path, overrides)
         return cls.from_mapping(with_absolute_paths(content, path.resolve().parent), source=str(path))
 
@@ -247,37 +274,6 @@ class Experiment(Settings):
             return cls.model_validate(content)
         except ValidationError as error:
             raise config_error(error, cls, source) from None
-
-
-def folder_name(name: str, *, place: str = "") -> str:
-    """The name of a run or an arm, which names a folder too; raises ValueError where it cannot."""
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"{place}expected letters, digits, '.', '_' and '-' (it names a folder)")
-    return name
-
-
-def with_absolute_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Make the values that name files absolute; a model source is a path only where such a folder exists."""
-    content = dict(content)
-    task = content.get("task")
-    if isinstance(task, dict):
-        task = content["task"] = dict(task)
-        for key in ("train", "validation", "test"):
-            if isinstance(task.get(key), str):
-                task[key] = str((folder / task[key]).resolve())
-        for key in ("checker", "judge"):
-            if isinstance(task.get(key), str) and ".py:" in task[key]:
-                task[key] = str((folder / task[key]).resolve())
-    model = content.get("model")
-    if isinstance(model, dict):
-        content["model"] = model = dict(model)
-        source = model.get("source")
-        if isinstance(source, str) and source.startswith((".", "/")):
-            model["source"] = str((folder / source).resolve())
-        adapter = model.get("adapter")
-        if isinstance(adapter, dict) and isinstance(adapter.get("start_from"), str):
-            model["adapter"] = adapter | {"start_from": str((folder / adapter["start_from"]).resolve())}
-    return content
 
 
 def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

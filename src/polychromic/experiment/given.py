@@ -27,10 +27,9 @@ from polychromic.experiment.config import (
     ComparisonSettings,
     Experiment,
     RunSettings,
-    folder_name,
-    with_absolute_paths,
 )
 from polychromic.experiment.folder import RunFolder, read_resolved
+from polychromic.experiment.places import folder_name, user_path, with_absolute_paths
 from polychromic.experiment.problems import config_error
 from polychromic.experiment.provenance import installed_versions
 from polychromic.experiment.run import RunResult
@@ -81,6 +80,11 @@ class GivenExperiment(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _criteria_are_measured(self) -> Self:
+        self.comparison.require_measured(self.task, self.evaluation)
+        return self
+
     @property
     def arms(self) -> list[str]:
         """The arms in the order in which they were given."""
@@ -94,11 +98,12 @@ class GivenExperiment(Settings):
 
         The first arm is the baseline unless the file names one. A custom task needs no more than a `test` file.
         """
-        content = with_absolute_paths(read_yaml(Path(path), overrides), Path(path).resolve().parent)
+        path = user_path(path)
+        content = with_absolute_paths(read_yaml(path, overrides), path.resolve().parent)
         of_training = Experiment.model_fields.keys() - cls.model_fields.keys()
         kept = {key: value for key, value in content.items() if key not in of_training}
         kept["generations"] = {
-            arm: [str(Path(file).resolve()) for file in files] for arm, files in generations.items()
+            arm: [str(user_path(file).resolve()) for file in files] for arm, files in generations.items()
         }
         comparison = kept.get("comparison") or {}
         if isinstance(comparison, dict):

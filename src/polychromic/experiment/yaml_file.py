@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from polychromic.errors import ConfigError
 
 _MOST_BYTES = 100_000  # and what is slow to read grows with the square: 1:59:59:59:… is one number in base 60
 _MOST_NODES = 20_000  # an experiment file has some hundred
+# YAML 1.1 reads 010 as eight and 1:30 as ninety.
+_OTHER_BASE = re.compile(r"[-+]?(0[0-7_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
+_INDEX = re.compile(r"\[(\d+)\]")
 
 
 def read_yaml(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
@@ -26,13 +30,13 @@ def read_yaml(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         _require_moderate_size(path, root)
+        _require_plain_numbers(root, str(path))
         # Asked first: omegaconf asserts that a file is not a single number.
         loaded = OmegaConf.create(text) if isinstance(root, yaml.MappingNode) else None
         if not OmegaConf.is_dict(loaded) or not loaded:
             raise ConfigError(f"{path}: expected sections (name, task, model, training, arms), found none")
-        merged = OmegaConf.merge(loaded, OmegaConf.from_dotlist(_checked(overrides)))
         # Not resolved: a value is text, and never another value, the environment, or a bomb of ${a}${a}.
-        content: Any = OmegaConf.to_container(merged, resolve=False)
+        content: Any = OmegaConf.to_container(loaded, resolve=False)
     except RecursionError as error:
         raise ConfigError(f"{path}: nested too deeply, expected a few levels of sections") from error
     except (
@@ -47,6 +51,8 @@ def read_yaml(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
         # The parser and omegaconf let errors of Python through on odd scalars, keys and interpolations.
         raise ConfigError(f"{path}: not a readable YAML file: {error}") from error
     content = {str(key): value for key, value in content.items()}
+    for override in overrides:
+        _put_in(content, override)
     for place, text in _texts(content):
         _require_writable(path, place, text)
     return content
@@ -114,8 +120,82 @@ def _require_writable(path: Path, place: str, text: str) -> None:
         raise ConfigError(f"{path}: {place}: holds a NUL character or half a surrogate pair; remove it")
 
 
-def _checked(overrides: Sequence[str]) -> list[str]:
-    for override in overrides:
-        if "=" not in override:
-            raise ConfigError(f"override {override!r}: expected key=value, such as training.steps=20")
-    return list(overrides)
+def _require_plain_numbers(node: Any, place: str) -> None:
+    """Refuse numbers that YAML reads in another base than people do."""
+    import yaml
+
+    for scalar in _scalars(node, set()):
+        plain = scalar.style is None and scalar.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+        if plain and _OTHER_BASE.fullmatch(scalar.value):
+            read = yaml.safe_load(scalar.value)
+            raise ConfigError(
+                f"{place}: line {scalar.start_mark.line + 1}: {scalar.value} is {read} in YAML; write the number "
+                "without a leading 0 or a colon, or put a text in quotes"
+            )
+
+
+def _scalars(node: Any, seen: set[int]) -> Iterator[Any]:
+    """Every scalar below a node, keys too, each once."""
+    if node is None or id(node) in seen:
+        return
+    seen.add(id(node))
+    if not isinstance(node.value, list):
+        yield node
+        return
+    for child in node.value:
+        for part in child if isinstance(child, tuple) else (child,):
+            yield from _scalars(part, seen)
+
+
+def _put_in(content: dict[str, Any], override: str) -> None:
+    """Change what `training.steps=20` or `evaluation.sampling.0.temperature=0.5` names; sections are merged, and the
+    index after a list's last one adds to it. Raises ConfigError where the key leads nowhere."""
+    dotted, separator, text = override.partition("=")
+    keys = _INDEX.sub(r".\1", dotted.strip()).split(".")
+    if not separator or not all(keys):
+        raise ConfigError(f"override {override!r}: expected key=value, such as training.steps=20")
+    above: Any = content
+    for depth, key in enumerate(keys):
+        place = _place(above, key, f"override {override!r}: {'.'.join(keys[:depth])}")
+        if depth + 1 == len(keys):
+            above[place] = _merged(above[place], _value(text, override))
+            return
+        if above[place] is None:
+            above[place] = [] if keys[depth + 1].isdecimal() else {}
+        above = above[place]
+
+
+def _place(above: Any, key: str, where: str) -> Any:
+    """The key or index of a section or list, made (with None) where it is missing."""
+    if isinstance(above, dict):
+        above.setdefault(key, None)
+        return key
+    if not isinstance(above, list):
+        raise ConfigError(f"{where} is {above!r:.60}, which has no {key}")
+    if not key.isdecimal() or int(key) > len(above):
+        raise ConfigError(
+            f"{where} is a list of {len(above)}, expected a number from 0 to {len(above)}, got {key}"
+        )
+    if int(key) == len(above):
+        above.append(None)
+    return int(key)
+
+
+def _value(text: str, override: str) -> Any:
+    """The value of an override, read as it would be in the file."""
+    import yaml
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        _require_plain_numbers(yaml.compose(text, Loader=yaml.SafeLoader), f"override {override!r}")
+        read: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
+        raise ConfigError(f"override {override!r}: not a readable value: {error}") from error
+    return read["value"]
+
+
+def _merged(old: Any, new: Any) -> Any:
+    if not isinstance(old, dict) or not isinstance(new, Mapping):
+        return new
+    return old | {key: _merged(old.get(key), value) for key, value in new.items()}

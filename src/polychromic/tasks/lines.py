@@ -12,8 +12,9 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
+from polychromic.files import parse_json
 from polychromic.records import Message, Prompt, as_messages
 
 MAX_LINE_BYTES = 16 * 2**20
@@ -64,7 +65,7 @@ def decode_object(line: bytes) -> Mapping[str, Any]:
             f"the line has {len(line)} bytes, expected at most {MAX_LINE_BYTES}; write one object a line"
         )
     try:
-        row = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+        row = parse_json(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise BadLineError(
             f"byte {error.start + 1} (0x{line[error.start]:02x}) is not UTF-8; save the file as UTF-8"
@@ -75,15 +76,13 @@ def decode_object(line: bytes) -> Mapping[str, Any]:
         ) from error
     except RecursionError as error:
         raise BadLineError("nested too deeply; expected one flat JSON object a line") from error
-    except ValueError as error:  # a number that JSON does not know or that is too long
+    except (
+        ValueError
+    ) as error:  # a key that stands twice, a number that JSON does not know or that is too long
         raise BadLineError(f"not JSON: {error}") from error
     if not isinstance(row, dict):
         raise BadLineError(f'{shown(row)} is {kind(row)}, expected an object such as {{"prompt": "Hi"}}')
     return row
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number; write null or leave the key out")
 
 
 def kind(value: Any) -> str:
