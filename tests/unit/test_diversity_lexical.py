@@ -144,8 +144,8 @@ def test_codes_that_would_overflow_are_renumbered(texts, max_n, largest):
         (lambda: distinct_n("one text"), "expected a list of texts, not one string"),
         (lambda: compression_ratio("one text"), "texts='one text'…: expected a list of texts"),
         (
-            lambda: distinct_n(["a"], tokens="words"),
-            "tokens='words': expected whitespace, rouge or a function",
+            lambda: distinct_n(["a"], tokens="wordz"),
+            "tokens='wordz': expected words, characters, unicode, code, rouge, code:LANGUAGE or a function",
         ),
         (lambda: rarefied_distinct_n(["a"], 1, 0), "budget=0: expected at least 1"),
         (lambda: ead(["a"], 1, 0), "vocabulary_size=0"),

@@ -21,7 +21,7 @@ from polychromic.diversity import (
     vendi_score_from_embeddings,
 )
 from polychromic.diversity import measurement as measurement_module
-from polychromic.diversity.ngrams import rouge_words
+from polychromic.diversity.tokens import rouge_words
 
 TEXTS = ["The cat sat on the mat", "the cat ran", "a dog"]
 EMBEDDINGS = np.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
@@ -33,7 +33,7 @@ def test_a_group_is_measured_as_by_the_single_functions():
     assert list(values) == list(DIRECTIONS)
     assert values["rarefied_distinct_2"] == rarefied_distinct_n(TEXTS, 2, 5, lowercase=True)
     assert values["distinct_3"] == distinct_n(TEXTS, 3, lowercase=True)
-    assert values["self_bleu"] == self_bleu(TEXTS, 3, lowercase=True)
+    assert values["self_bleu"] == self_bleu(TEXTS, 3, lowercase=True, leave_out_short=True)
     assert values["rouge_l"] == rouge_l(TEXTS, lowercase=True)
     assert values["distinct_texts"] == 3
     assert values["semantic_distance"] == semantic_distance(EMBEDDINGS)
@@ -65,7 +65,7 @@ def test_embeddings_must_fit_and_be_named():
 def test_signatures_are_printed_in_one_line():
     signatures = measure_signatures(MeasureSettings(embedder="m@1"), 64)
     assert str(signatures["self_bleu"]) == (
-        "self_bleu|n:4|smoothing:method1|tokens:whitespace|case:kept|k:64|version:1"
+        "self_bleu|n:4|smoothing:method1|short:left_out|tokens:words|case:kept|k:64|version:1"
     )
     assert str(signatures["vendi"]) == "vendi|q:1.0|kernel:cosine|embedder:m@1|k:64|version:1"
     assert list(signatures) == list(DIRECTIONS)
@@ -107,7 +107,7 @@ def test_a_function_that_nothing_identifies_is_never_comparable(tokens):
 
 def test_a_function_of_a_module_is_named_by_it():
     signature = measure_signatures(MeasureSettings(tokens=rouge_words), 3)["self_bleu"]
-    assert "tokens:polychromic.diversity.ngrams.rouge_words|" in str(signature)
+    assert "tokens:polychromic.diversity.tokens.rouge_words|" in str(signature)
     require_comparable(signature, signature)
     assert "tokens:builtins.list|" in str(measure_signatures(MeasureSettings(tokens=list), 3)["rouge_l"])
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import zlib
 
-from polychromic.diversity.ngrams import Integers, Texts, Tokenizer, require_texts, tokenize
+from polychromic.diversity.ngrams import Integers, Texts, require_texts, tokenize
 from polychromic.diversity.rarefaction import expected_kinds
+from polychromic.diversity.tokens import Tokenizer
 
 _EMPTY_STREAM = len(zlib.compress(b"", 9))
 
 
 def distinct_n(
-    texts: Texts, n: int = 2, *, lowercase: bool = False, tokens: str | Tokenizer = "whitespace"
+    texts: Texts, n: int = 2, *, lowercase: bool = False, tokens: str | Tokenizer = "words"
 ) -> float:
     """Distinct n-grams over all n-grams of a group, in (0, 1]; higher is more diverse. nan without an n-gram.
 
@@ -24,7 +25,7 @@ def distinct_n(
 
 
 def rarefied_distinct_n(
-    texts: Texts, n: int, budget: int, *, lowercase: bool = False, tokens: str | Tokenizer = "whitespace"
+    texts: Texts, n: int, budget: int, *, lowercase: bool = False, tokens: str | Tokenizer = "words"
 ) -> float:
     """Expected Distinct-n of `budget` n-grams drawn from the group without replacement, in (0, 1]; higher is
     more diverse. nan where the group has fewer than `budget`.
@@ -41,7 +42,7 @@ def ead(
     vocabulary_size: int,
     *,
     lowercase: bool = False,
-    tokens: str | Tokenizer = "whitespace",
+    tokens: str | Tokenizer = "words",
 ) -> float:
     """Expectation-adjusted Distinct-n: distinct n-grams over those of as many uniform draws from V symbols.
 
@@ -74,7 +75,7 @@ def compression_ratio(texts: Texts) -> float:
 
 
 def ngram_totals(
-    texts: Texts, n: int, *, lowercase: bool = False, tokens: str | Tokenizer = "whitespace"
+    texts: Texts, n: int, *, lowercase: bool = False, tokens: str | Tokenizer = "words"
 ) -> Integers:
     """[U] how often each distinct n-gram of length n occurs in the group."""
     return tokenize(texts, lowercase=lowercase, tokens=tokens).ngrams(n).totals(n)

@@ -14,10 +14,11 @@ from numpy.typing import ArrayLike
 
 from polychromic.diversity.clusters import cluster_by_text, n_clusters
 from polychromic.diversity.lexical import compression_ratio, distinct_n, rarefied_distinct_n
-from polychromic.diversity.ngrams import TokenizedGroup, Tokenizer, TokenOptions
+from polychromic.diversity.ngrams import TokenizedGroup
 from polychromic.diversity.overlap import ROUGE_L_TOKENS, rouge_l, self_bleu
 from polychromic.diversity.semantic import semantic_distance, vendi_score_from_embeddings
 from polychromic.diversity.signature import Signature, sign
+from polychromic.diversity.tokens import Tokenizer, TokenOptions
 
 Direction = Literal["higher", "lower"]
 
@@ -47,7 +48,8 @@ class MeasureSettings:
     budget: int = 50
     max_n: int = 4
     q: float = 1.0
-    tokens: str | Tokenizer = "whitespace"
+    tokens: str | Tokenizer = "words"
+    """See `TokenOptions`."""
     lowercase: bool = False
     embedder: str = "none"
 
@@ -68,6 +70,8 @@ def measure_group(
 ) -> GroupMeasurements:
     """All measures of one group's texts; the semantic ones only where [N, d] `embeddings` of the texts are given.
 
+    A measure of n-grams is undefined where fewer than half of the texts have n tokens, so that a few longer texts never
+    speak for all; Self-BLEU is the mean over those that have `max_n`, since shorter ones score low even when identical.
     Raises ValueError where embeddings and texts differ in number, or come without the embedder's name.
     """
     settings = settings or MeasureSettings()
@@ -80,7 +84,9 @@ def measure_group(
         values["vendi"] = vendi_score_from_embeddings(embeddings_ND, settings.q)
     signatures, counts = measure_signatures(settings, len(group)), _counts(group)
     undefined = {
-        key: _why_undefined(key, counts, settings) for key, value in values.items() if math.isnan(value)
+        key: _why_undefined(key, group, counts, settings)
+        for key, value in values.items()
+        if math.isnan(value)
     }
     return GroupMeasurements(values, counts, {key: signatures[key] for key in values}, undefined)
 
@@ -97,7 +103,7 @@ def measure_signatures(settings: MeasureSettings, n_generations: int) -> Mapping
     signatures = {
         "rarefied_distinct_2": sign("rarefied_distinct", n=2, budget=settings.budget, **tokens),
         **{f"distinct_{n}": sign("distinct", n=n, **tokens) for n in (1, 2, 3)},
-        "self_bleu": sign("self_bleu", n=settings.max_n, smoothing="method1", **tokens),
+        "self_bleu": sign("self_bleu", n=settings.max_n, smoothing="method1", short="left_out", **tokens),
         "rouge_l": sign("rouge_l", score="f1", first=ROUGE_L_TOKENS, **tokens),
         "compression_ratio": sign("compression_ratio", codec="zlib9-net", join="space", k=n_generations),
         "distinct_texts": sign("distinct_texts", same="text", k=n_generations),
@@ -109,14 +115,26 @@ def measure_signatures(settings: MeasureSettings, n_generations: int) -> Mapping
 
 def _lexical_values(group: TokenizedGroup, settings: MeasureSettings) -> dict[str, float]:
     tokens = {"tokens": settings.tokens, "lowercase": settings.lowercase}
-    return {
+    values = {
         "rarefied_distinct_2": rarefied_distinct_n(group, 2, settings.budget, **tokens),
         **{f"distinct_{n}": distinct_n(group, n, **tokens) for n in (1, 2, 3)},
-        "self_bleu": self_bleu(group, settings.max_n, **tokens),
+        "self_bleu": self_bleu(group, settings.max_n, leave_out_short=True, **tokens),
         "rouge_l": rouge_l(group, **tokens),
         "compression_ratio": compression_ratio(group),
         "distinct_texts": float(n_clusters(cluster_by_text(group.texts))) if len(group) else float("nan"),
     }
+    return {key: math.nan if _too_short(key, group, settings) else value for key, value in values.items()}
+
+
+def _least_tokens(measure: str, settings: MeasureSettings) -> int:
+    """Tokens that a text must have to say anything about a measure; 0 for measures that do not read tokens."""
+    needed = {"rarefied_distinct_2": 2, "distinct_1": 1, "distinct_2": 2, "distinct_3": 3, "rouge_l": 1}
+    return {**needed, "self_bleu": settings.max_n}.get(measure, 0)
+
+
+def _too_short(measure: str, group: TokenizedGroup, settings: MeasureSettings) -> bool:
+    """Whether fewer than half of the texts have the tokens that a measure needs."""
+    return 2 * int((group.lengths_N >= _least_tokens(measure, settings)).sum()) < len(group)
 
 
 def _counts(group: TokenizedGroup) -> dict[str, int]:
@@ -128,16 +146,22 @@ def _counts(group: TokenizedGroup) -> dict[str, int]:
     }
 
 
-def _why_undefined(measure: str, counts: Mapping[str, int], settings: MeasureSettings) -> str:
-    if not counts["generations"]:
+def _why_undefined(
+    measure: str, group: TokenizedGroup, counts: Mapping[str, int], settings: MeasureSettings
+) -> str:
+    if not len(group):
         return "no text"
-    if measure == "rarefied_distinct_2":
+    if measure == "rarefied_distinct_2" and counts["ngrams_2"] < settings.budget:
         return f"fewer than {settings.budget} n-grams of length 2"
-    if measure.startswith("distinct_"):
-        return f"no n-gram of length {measure.removeprefix('distinct_')}"
-    if measure == "compression_ratio":
-        return "nothing but spaces"
-    return "fewer than 2 texts" if counts["generations"] < 2 else "no token in any text"
+    n = measure.removeprefix("distinct_")
+    if counts.get(f"ngrams_{n}") == 0:
+        return f"no n-gram of length {n}"
+    if len(group) < 2 and measure in ("self_bleu", "rouge_l", "semantic_distance"):
+        return "fewer than 2 texts"
+    if _too_short(measure, group, settings):
+        units = "token" if _least_tokens(measure, settings) == 1 else "tokens"
+        return f"fewer than half of the texts have {_least_tokens(measure, settings)} {units}"
+    return "nothing but spaces" if measure == "compression_ratio" else "no token in any text"
 
 
 def _require_embeddings(embeddings: ArrayLike, n_texts: int, settings: MeasureSettings) -> np.ndarray:

@@ -2,55 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
-from polychromic.diversity.signature import function_name
+from polychromic.diversity.tokens import Tokenizer, TokenOptions
+from polychromic.diversity.tokens import rouge_words as rouge_words  # noqa: PLC0414 - read from here too
 
-Tokenizer = Callable[[str], Sequence[str]]
 Integers = NDArray[np.int64]
 
 _LARGEST = 2**63 - 1
-_ROUGE_LETTERS = bytes(
-    code if chr(code) in "abcdefghijklmnopqrstuvwxyz0123456789" else 32 for code in range(256)
-)
-
-
-def rouge_words(text: str) -> list[str]:
-    """Tokens as the rouge-score package cuts them: lower-cased runs of a–z and 0–9; other alphabets vanish."""
-    # Several times faster than a regular expression, which would be half the time of ROUGE-L.
-    return text.lower().encode("ascii", "replace").translate(_ROUGE_LETTERS).decode("ascii").split()
-
-
-TOKENIZERS: dict[str, Tokenizer] = {"whitespace": str.split, "rouge": rouge_words}
-
-
-@dataclass(frozen=True, slots=True)
-class TokenOptions:
-    """How texts become tokens. `tokens` is a name in TOKENIZERS or a function; `lowercase` applies before it."""
-
-    tokens: str | Tokenizer = "whitespace"
-    lowercase: bool = False
-
-    def __post_init__(self) -> None:
-        if isinstance(self.tokens, str) and self.tokens not in TOKENIZERS:
-            raise ValueError(
-                f"tokens={self.tokens!r}: expected {', '.join(TOKENIZERS)} or a function of one text"
-            )
-
-    @property
-    def label(self) -> str:
-        """The tokenizer's name, for signatures."""
-        return self.tokens if isinstance(self.tokens, str) else function_name(self.tokens)
-
-    def split(self, texts: Sequence[str]) -> list[Sequence[str]]:
-        """The tokens of each text."""
-        tokenizer = TOKENIZERS[self.tokens] if isinstance(self.tokens, str) else self.tokens
-        return [tokenizer(text.lower() if self.lowercase else text) for text in texts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +82,7 @@ Texts = Sequence[str] | TokenizedGroup
 """What every lexical measure takes: the texts of a group, or the group tokenized once for several measures."""
 
 
-def tokenize(
-    texts: Texts, *, lowercase: bool = False, tokens: str | Tokenizer = "whitespace"
-) -> TokenizedGroup:
+def tokenize(texts: Texts, *, lowercase: bool = False, tokens: str | Tokenizer = "words") -> TokenizedGroup:
     """The group tokenized once; a group that already is one is returned as it stands.
 
     Raises ValueError where options are given that differ from those the group was made with.

@@ -7,7 +7,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from polychromic.diversity.ngrams import Integers, NgramCounts, Texts, TokenizedGroup, Tokenizer, tokenize
+from polychromic.diversity.ngrams import Integers, NgramCounts, Texts, TokenizedGroup, tokenize
+from polychromic.diversity.tokens import Tokenizer
 
 ROUGE_L_TOKENS = 5_000
 """ROUGE-L reads so many tokens of each text: its time grows with the product of two lengths."""
@@ -16,20 +17,29 @@ _NO_MATCH = 0.1  # method1 of Chen and Cherry 2014: a precision without a match 
 
 
 def self_bleu(
-    texts: Texts, max_n: int = 4, *, lowercase: bool = False, tokens: str | Tokenizer = "whitespace"
+    texts: Texts,
+    max_n: int = 4,
+    *,
+    lowercase: bool = False,
+    tokens: str | Tokenizer = "words",
+    leave_out_short: bool = False,
 ) -> float:
     """Mean BLEU of each generation against all others, in [0, 1]; higher is *less* diverse.
 
     nan with fewer than two generations, or where none has a token. An empty generation among others scores 0,
-    and generations shorter than `max_n` tokens score low even when identical (two equal one-word texts: 0.178).
+    and generations shorter than `max_n` tokens score low even when identical (two equal one-word texts: 0.178):
+    with `leave_out_short` they are compared with, and have no score of their own.
     Source: Zhu et al. 2018, Texygen; equal to nltk's `sentence_bleu` with `method1` smoothing.
     """
-    scores_N = self_bleu_each(texts, max_n, lowercase=lowercase, tokens=tokens)
+    group = tokenize(texts, lowercase=lowercase, tokens=tokens)
+    scores_N = self_bleu_each(group, max_n, lowercase=lowercase, tokens=tokens)
+    if leave_out_short and len(scores_N):
+        scores_N = scores_N[group.lengths_N >= max_n]
     return float(scores_N.mean()) if len(scores_N) else math.nan
 
 
 def self_bleu_each(
-    texts: Texts, max_n: int = 4, *, lowercase: bool = False, tokens: str | Tokenizer = "whitespace"
+    texts: Texts, max_n: int = 4, *, lowercase: bool = False, tokens: str | Tokenizer = "words"
 ) -> NDArray[np.float64]:
     """[N] BLEU-`max_n` of each generation against all others; empty where Self-BLEU is undefined.
 
@@ -48,7 +58,7 @@ def self_bleu_each(
     return np.where(matches_nN[0] == 0, 0.0, bleu_N)
 
 
-def rouge_l(texts: Texts, *, lowercase: bool = False, tokens: str | Tokenizer = "whitespace") -> float:
+def rouge_l(texts: Texts, *, lowercase: bool = False, tokens: str | Tokenizer = "words") -> float:
     """Mean ROUGE-L F1 over pairs of generations, in [0, 1]; higher is *less* diverse.
 
     F1 is 2·LCS / (length + length), of the first ROUGE_L_TOKENS tokens of each generation. A pair of two empty

@@ -32,6 +32,7 @@ CautionKind = Literal[
     "sampling not stated",
     "added after results",
     "recorded again",
+    "units of text",
 ]
 
 Contrasts = Mapping[tuple[str, str], PairedComparison]

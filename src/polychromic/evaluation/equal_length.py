@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from itertools import chain
+from itertools import chain, repeat
 
 import numpy as np
 from numpy.typing import NDArray
 
-from polychromic.diversity import measure_group
+from polychromic.diversity import MeasureSettings, measure_group
+from polychromic.diversity.tokens import Tokenizer, TokenOptions, cut_text
 from polychromic.evaluation.cautions import LENGTH_CHANGE
 from polychromic.evaluation.groups import AnswerGroup, group_rows
 from polychromic.evaluation.measure import open_pool
@@ -34,11 +35,12 @@ def at_equal_length(
     *,
     baseline: str,
     headline: str,
+    tokens: str | Tokenizer = "words",
     workers: int = 1,
 ) -> EqualLength:
     """Measures of texts at `headline` for every arm whose texts are 10 % longer or shorter than the baseline's.
 
-    For each prompt and pair of seeds the arms' texts are cut to the very same lengths in words
+    For each prompt and pair of seeds the arms' texts are cut to the very same lengths in `tokens`
     (`cut_to_equal_lengths`), and as many texts of each, 16 at most, are measured in `workers` processes. Seeds are
     paired as in a comparison. Measures of embeddings, and prompts that an arm lacks, are left out.
     """
@@ -47,7 +49,7 @@ def at_equal_length(
     longer_or_shorter: dict[str, list[tuple[Texts, Texts]]] = {}
     for arm in dict.fromkeys(arm for arm, _ in rows_by_arm_seed if arm != baseline):
         own = {seed: found for (name, seed), found in texts.items() if name == arm}
-        if _differ_in_length(own.values(), of_baseline.values()):
+        if _differ_in_length(own.values(), of_baseline.values(), tokens):
             longer_or_shorter[arm] = _paired_seeds(own, of_baseline)
     if not longer_or_shorter:
         return {}
@@ -55,23 +57,30 @@ def at_equal_length(
         return {
             (arm, key): cells
             for arm, pairs in longer_or_shorter.items()
-            for key, cells in _measure_pairs(pairs, pool).items()
+            for key, cells in _measure_pairs(pairs, tokens, pool).items()
         }
 
 
-def cut_to_equal_lengths(a: Sequence[str], b: Sequence[str]) -> tuple[list[str], list[str]]:
-    """As many texts of both, cut so that both have the same lengths in words.
+def cut_to_equal_lengths(
+    a: Sequence[str], b: Sequence[str], tokens: str | Tokenizer = "words"
+) -> tuple[list[str], list[str]]:
+    """As many texts of both, cut so that both have the same lengths in tokens.
 
     The first texts of each are taken. The shortest of a and the shortest of b are cut to the shorter of the two, and
     so on up to the longest, so that no text loses more than it must.
     """
     n = min(len(a), len(b))
-    words_a, words_b = ([text.split() for text in texts[:n]] for texts in (a, b))
-    order_a, order_b = (sorted(range(n), key=lambda i: len(words[i])) for words in (words_a, words_b))
+    cut_a, cut_b = list(a[:n]), list(b[:n])
+    lengths_a, lengths_b = (_lengths(texts, tokens) for texts in (cut_a, cut_b))
+    order_a, order_b = (sorted(range(n), key=lengths.__getitem__) for lengths in (lengths_a, lengths_b))
     for i, j in zip(order_a, order_b, strict=True):
-        length = min(len(words_a[i]), len(words_b[j]))
-        words_a[i], words_b[j] = words_a[i][:length], words_b[j][:length]
-    return [" ".join(words) for words in words_a], [" ".join(words) for words in words_b]
+        length = min(lengths_a[i], lengths_b[j])
+        cut_a[i], cut_b[j] = cut_text(cut_a[i], length, tokens), cut_text(cut_b[j], length, tokens)
+    return cut_a, cut_b
+
+
+def _lengths(texts: Sequence[str], tokens: str | Tokenizer) -> list[int]:
+    return [len(one) for one in TokenOptions(tokens).split(texts)]
 
 
 def _texts(rows: Sequence[GenerationRow], headline: str) -> Texts:
@@ -79,13 +88,13 @@ def _texts(rows: Sequence[GenerationRow], headline: str) -> Texts:
     return {group.prompt_id: group.texts for group in groups}
 
 
-def _differ_in_length(a: Iterable[Texts], b: Iterable[Texts]) -> bool:
-    of_a, of_b = _mean_length(a), _mean_length(b)
+def _differ_in_length(a: Iterable[Texts], b: Iterable[Texts], tokens: str | Tokenizer) -> bool:
+    of_a, of_b = _mean_length(a, tokens), _mean_length(b, tokens)
     return abs(of_a - of_b) > LENGTH_CHANGE * of_b
 
 
-def _mean_length(arm: Iterable[Texts]) -> float:
-    lengths = [len(text.split()) for texts in arm for text in chain.from_iterable(texts.values())]
+def _mean_length(arm: Iterable[Texts], tokens: str | Tokenizer) -> float:
+    lengths = [n for texts in arm for group in texts.values() for n in _lengths(group, tokens)]
     return float(np.mean(lengths)) if lengths else 0.0
 
 
@@ -96,7 +105,7 @@ def _paired_seeds(own: Mapping[int, Texts], of_baseline: Mapping[int, Texts]) ->
 
 
 def _measure_pairs(
-    pairs: Sequence[tuple[Texts, Texts]], pool: Executor | None
+    pairs: Sequence[tuple[Texts, Texts]], tokens: str | Tokenizer, pool: Executor | None
 ) -> dict[str, tuple[Floats, Floats]]:
     prompts = sorted(set.intersection(*(set(texts) for pair in pairs for texts in pair))) if pairs else []
     if not prompts:
@@ -104,7 +113,7 @@ def _measure_pairs(
     both = [(a[prompt][:_MOST_ANSWERS], b[prompt][:_MOST_ANSWERS]) for a, b in pairs for prompt in prompts]
     chunks = [both[start : start + _AT_ONCE] for start in range(0, len(both), _AT_ONCE)]
     spread = pool.map if pool else map
-    values = list(chain.from_iterable(spread(_measure_chunk, chunks)))
+    values = list(chain.from_iterable(spread(_measure_chunk, chunks, repeat(tokens))))
     # Texts of equal lengths have equally many bigrams, and cutting makes texts the same that were not.
     keys = [key for key in values[0][0] if key not in _NOT_CUT]
     shape = (len(pairs), len(prompts), 2)
@@ -112,6 +121,9 @@ def _measure_pairs(
     return {key: (cell[..., 0], cell[..., 1]) for key, cell in cells.items()}
 
 
-def _measure_chunk(chunk: Sequence[tuple[list[str], list[str]]]) -> list[tuple[Values, Values]]:
-    cut = [cut_to_equal_lengths(a, b) for a, b in chunk]
-    return [(measure_group(a).values, measure_group(b).values) for a, b in cut]
+def _measure_chunk(
+    chunk: Sequence[tuple[list[str], list[str]]], tokens: str | Tokenizer
+) -> list[tuple[Values, Values]]:
+    settings = MeasureSettings(tokens=tokens)
+    cut = [cut_to_equal_lengths(a, b, tokens) for a, b in chunk]
+    return [(measure_group(a, settings).values, measure_group(b, settings).values) for a, b in cut]

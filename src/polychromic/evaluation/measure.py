@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from polychromic.diversity import Embedder, measure_signatures
 from polychromic.diversity.signature import sign
+from polychromic.diversity.tokens import Tokenizer, TokenOptions
 from polychromic.evaluation.group_metrics import GroupMetrics, MeasureOptions, measure_answers
 from polychromic.evaluation.groups import AnswerGroup, carry_forms, group_rows
 from polychromic.evaluation.tables import PromptTable, SampledTable
@@ -52,14 +53,15 @@ def measure_arms(
     pass_threshold: float,
     cluster_distance: float = 0.25,
     embedder: Embedder | None = None,
+    tokens: str | Tokenizer = "words",
     extra: Mapping[tuple[str, int], Mapping[str, Mapping[str, float]]] | None = None,
     workers: int = 1,
 ) -> dict[tuple[str, int], PromptTable]:
     """Tables of all arms and seeds that may be compared: at one number of answers, of draws and of bigrams.
 
     Each is the largest that 95 % of the prompts have in every arm, seed and way of sampling, so that no arm gains by
-    talking longer or by being sampled less or more often. `extra` is that of `measure_rows`, by arm and seed. Groups
-    are measured in `workers` processes.
+    talking longer or by being sampled less or more often. `tokens` are the units of text (see `TokenOptions`), `extra`
+    is that of `measure_rows`, by arm and seed. Groups are measured in `workers` processes.
     Raises ValueError where an arm and seed has no row, or a generation appears twice.
     """
     empty = [key for key, rows in rows_by_arm_seed.items() if not rows]
@@ -74,8 +76,9 @@ def measure_arms(
     answers = _common(everything, len)
     options = MeasureOptions(pass_threshold, cluster_distance, _common(everything, _n_rewarded), answers)
     # One bigram is always distinct: a budget of 1 would measure nothing.
-    budget = max(2, _common(everything, lambda group: _n_bigrams(group.texts[:answers])))
-    options = replace(options, measures=replace(options.measures, budget=budget))
+    units = TokenOptions(tokens)
+    budget = max(2, _common(everything, lambda group: _n_bigrams(units.split(group.texts[:answers]))))
+    options = replace(options, measures=replace(options.measures, budget=budget, tokens=tokens))
     with open_pool(workers) as pool:
         return {
             key: _measure_groups(labels, options, embedder, (extra or {}).get(key, {}), pool)
@@ -135,8 +138,8 @@ def _n_rewarded(group: AnswerGroup) -> int:
     return known or len(group)
 
 
-def _n_bigrams(texts: Sequence[str]) -> int:
-    return sum(max(len(text.split()) - 1, 0) for text in texts)
+def _n_bigrams(tokenized: Sequence[Sequence[str]]) -> int:
+    return sum(max(len(tokens) - 1, 0) for tokens in tokenized)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from polychromic.diversity.tokens import tokenizer_of
 from polychromic.records import SamplingParameters
 from polychromic.settings import Settings
 
@@ -33,8 +34,22 @@ class EvaluationSettings(Settings):
     """Measures semantic distance and Vendi score with this embedder; none by default."""
     cluster_distance: float = Field(default=0.25, gt=0, lt=1)
     """Embedding distance under which two answers count as the same where the task has no canonical form."""
+    tokens: str = "auto"
+    """Units of text that lexical measures count: `words`, `characters`, `unicode`, `model`, `code` (Python) or
+    `code:LANGUAGE`; `auto` chooses by the task and by the script of the baseline's texts."""
     max_sequences: int = Field(default=256, ge=1)
     """Sequences decoded at once. Bounds memory."""
+
+    @field_validator("tokens")
+    @classmethod
+    def _known_units(cls, tokens: str) -> str:
+        if tokens.partition(":")[0] not in ("auto", "words", "characters", "unicode", "model", "code"):
+            raise ValueError(
+                f"{tokens!r} is not known, expected auto, words, characters, unicode, model, code or code:LANGUAGE"
+            )
+        if tokens not in ("auto", "model"):
+            tokenizer_of(tokens)
+        return tokens
 
     @field_validator("sampling")
     @classmethod

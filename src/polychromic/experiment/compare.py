@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from polychromic.errors import DataError
+from polychromic.diversity.tokens import ModelTokens, Tokenizer, choose_tokens
+from polychromic.errors import ConfigError, DataError
 from polychromic.evaluation.audit_checker import CheckerAudit, audit_checker
 from polychromic.evaluation.cautions import Caution
 from polychromic.evaluation.collect import read_generations
@@ -27,9 +29,27 @@ if TYPE_CHECKING:
     from polychromic.experiment.given import GivenExperiment
 
 _AUDITED_PROMPTS = 100
+_KEYS_OF_CODE_TASKS = {"entry_point", "test_list", "canonical_solution"}
+"""What HumanEval, MBPP and files like them carry beside the prompt."""
+_UNITS = {"unicode": "Unicode words and marks", "characters": "characters", "code": "tokens of Python code"}
 
 RowsByArmSeed = Mapping[tuple[str, int], Sequence[GenerationRow]]
 ExtraByArmSeed = Mapping[tuple[str, int], Mapping[str, Mapping[str, float]]]
+
+
+@dataclass(frozen=True, slots=True)
+class TextUnits:
+    """What lexical measures count, and why where nobody said so."""
+
+    tokens: str | Tokenizer
+    chosen: str = ""
+
+    def notes(self) -> list[Caution]:
+        """What a reader has to know who expects words."""
+        if not self.chosen or self.tokens == "words":
+            return []
+        text = f"measures of texts count {_UNITS[str(self.tokens)]} ({self.chosen}); evaluation.tokens chooses others"
+        return [Caution("units of text", "", text)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +108,19 @@ def compare_rows(
         from polychromic.diversity.embedder import load_embedder
 
         embedder = load_embedder(settings.embedder)
+    of_baseline = [
+        row.text
+        for (arm, _), members in rows.items()
+        if arm == experiment.comparison.baseline
+        for row in members
+    ]
+    units = text_units(experiment, task, of_baseline)
     tables = measure_arms(
         rows,
         pass_threshold=task.pass_threshold,
         cluster_distance=settings.cluster_distance,
         embedder=embedder,
+        tokens=units.tokens,
         extra=extra,
         workers=experiment.run.workers,
     )
@@ -106,12 +134,43 @@ def compare_rows(
             rows,
             baseline=experiment.comparison.baseline,
             headline=headline,
+            tokens=units.tokens,
             workers=experiment.run.workers,
         ),
-        notes=notes,
+        notes=[*notes, *units.notes()],
         chosen_late=chosen_late,
     )
     return Compared(comparison, Study.of(tables))
+
+
+def text_units(experiment: Experiment | GivenExperiment, task: Task, texts: Sequence[str]) -> TextUnits:
+    """The units that `evaluation.tokens` names; for `auto` those that suit the task, or else the baseline's texts.
+
+    Raises ConfigError where the model's tokens are asked for and there is no model.
+    """
+    stated = experiment.evaluation.tokens
+    if stated == "model":
+        return TextUnits(_model_tokens(experiment))
+    if stated != "auto":
+        return TextUnits(stated)
+    if task.name == "arithmetic":
+        return TextUnits("characters", "expressions have no spaces")
+    meta_keys = {key for prompt in task.prompts(experiment.evaluation.split) for key in prompt.meta}
+    if found := sorted(meta_keys & _KEYS_OF_CODE_TASKS):
+        return TextUnits("code", f"prompts with {found[0]} ask for Python code")
+    return TextUnits(*choose_tokens(texts))
+
+
+def _model_tokens(experiment: Experiment | GivenExperiment) -> ModelTokens:
+    if not isinstance(experiment, Experiment):
+        raise ConfigError(
+            "evaluation.tokens is model, but files of generations come without a model; expected auto, words, "
+            "characters, unicode or code"
+        )
+    from polychromic.models.loading import load_tokenizer
+
+    settings = experiment.arm(experiment.comparison.baseline).model
+    return ModelTokens(load_tokenizer(settings), Path(settings.source).name)
 
 
 def _audit(task: Task, experiment: Experiment | GivenExperiment, rows: RowsByArmSeed) -> CheckerAudit | None:

@@ -6,11 +6,13 @@ import logging
 
 import numpy as np
 
+from polychromic.diversity import MeasureSettings
 from polychromic.errors import ConfigError
 from polychromic.evaluation.ceilings import impossible_criteria
 from polychromic.evaluation.collect import read_generations
 from polychromic.evaluation.group_metrics import MeasureOptions
 from polychromic.evaluation.measure import measure_rows
+from polychromic.experiment.compare import text_units
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.folder import RunFolder
 from polychromic.experiment.tasks import build_task
@@ -44,9 +46,7 @@ def refuse_impossible_criteria(experiment: Experiment, folder: RunFolder) -> Non
 def baseline_means(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
     """Means of the criteria's metrics at the headline over the seeds sampled so far; empty without generations."""
     headline = experiment.evaluation.sampling_parameters()[0].label
-    options = MeasureOptions(
-        build_task(experiment.task).pass_threshold, experiment.evaluation.cluster_distance
-    )
+    task = build_task(experiment.task)
     asked = {one.metric for level in experiment.comparison.levels().values() for one in level}
     found: dict[str, list[float]] = {}
     for seed in experiment.seeds:
@@ -54,6 +54,12 @@ def baseline_means(experiment: Experiment, folder: RunFolder) -> dict[str, float
         rows = [row for row in rows if row.sampling.label == headline]
         if not rows:
             continue
+        tokens = text_units(experiment, task, [row.text for row in rows]).tokens
+        options = MeasureOptions(
+            task.pass_threshold,
+            experiment.evaluation.cluster_distance,
+            measures=MeasureSettings(tokens=tokens),
+        )
         sampled = measure_rows(rows, options).sampled[headline]
         for key in asked:
             values_P = sampled.metric(key)

@@ -42,6 +42,7 @@ evaluation:
   samples: 16
   max_new_tokens: 64
   embedder: minilm            # for semantic distance, Vendi score and clusters
+  tokens: auto                # or words, characters, unicode (scripts without spaces), model, code
   sampling: [{{temperature: 1.0}}, {{temperature: 0.7}}]   # the first one is judged; all draw the frontier
 
 comparison:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.machinery import SourceFileLoader
@@ -50,20 +51,35 @@ def run_checker(function: CheckFunction, prompts: Sequence[Prompt], texts: Seque
 
 
 def exact_match(prompt: Prompt, text: str) -> bool:
-    """Whether the text is one of the references, apart from white space around it."""
-    return text.strip() in {reference.strip() for reference in _references(prompt)}
+    """Whether the text is one of the references, apart from white space around it and from the way in which Unicode
+    writes an accent."""
+    return _plain(text) in map(_plain, _references(prompt))
 
 
 def contains(prompt: Prompt, text: str) -> bool:
-    """Whether one of the references occurs in the text, in upper or lower case."""
-    return any(reference.strip().casefold() in text.casefold() for reference in _references(prompt))
+    """Whether one of the references occurs in the text, in upper or lower case (as `includes` of inspect-ai)."""
+    return any(_plain(reference).casefold() in _plain(text).casefold() for reference in _references(prompt))
 
 
 def rouge_l(prompt: Prompt, text: str) -> float:
-    """The best ROUGE-L F1 with a reference, of lower-cased words (Lin 2004)."""
-    from polychromic.diversity.overlap import rouge_l as mean_rouge_l
+    """The best ROUGE-L F1 with a reference (Lin 2004), with the tokens and the numbers of the rouge-score package.
 
-    return max(mean_rouge_l([text, reference], lowercase=True) for reference in _references(prompt))
+    It knows a–z and 0–9 alone: against a reference without any of these, words by Unicode are compared, lower-cased.
+    """
+    return max(_rouge_l(text, reference) for reference in _references(prompt))
+
+
+def _rouge_l(text: str, reference: str) -> float:
+    from polychromic.diversity.overlap import rouge_l as mean_rouge_l
+    from polychromic.diversity.tokens import rouge_words
+
+    return mean_rouge_l(
+        [text, reference], lowercase=True, tokens="rouge" if rouge_words(reference) else "unicode"
+    )
+
+
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFC", text.strip())
 
 
 BUILT_IN: dict[str, CheckFunction] = {"exact_match": exact_match, "contains": contains, "rouge_l": rouge_l}

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from polychromic.diversity import MeasureSettings
 from polychromic.errors import ModelError
 from polychromic.evaluation.collect import CollectionPlan, collect
 from polychromic.evaluation.group_metrics import MeasureOptions
 from polychromic.evaluation.measure import measure_rows
 from polychromic.evaluation.tables import SampledTable
+from polychromic.experiment.compare import text_units
 from polychromic.experiment.config import Arm, Experiment
 from polychromic.experiment.preflight.checks import CheckSkippedError
 from polychromic.experiment.tasks import build_task
@@ -141,5 +143,10 @@ class Probe:
 
     @cached_property
     def _measured(self) -> SampledTable:
-        options = MeasureOptions(self.task.pass_threshold, self.experiment.evaluation.cluster_distance)
+        units = text_units(self.experiment, self.task, [row.text for row in self.generations.rows])
+        options = MeasureOptions(
+            self.task.pass_threshold,
+            self.experiment.evaluation.cluster_distance,
+            measures=MeasureSettings(tokens=units.tokens),
+        )
         return next(iter(measure_rows(self.generations.rows, options).sampled.values()))
