@@ -8,25 +8,9 @@ import pytest
 from polychromic.errors import CheckerError
 from polychromic.records import Check, Prompt, as_messages
 from polychromic.tasks import isolation
-from polychromic.tasks.isolation import IsolatedChecker, isolated_checker
+from polychromic.tasks.isolation import isolated_checker
 
 PROMPTS = [Prompt("p", as_messages("Q"), ("A",), {"k": [1]})]
-
-
-@pytest.fixture
-def checker(tmp_path):
-    opened = []
-
-    def build(source, **limits):
-        (tmp_path / "mine.py").write_text(source)
-        opened.append(
-            IsolatedChecker(f"{tmp_path / 'mine.py'}:check", **{"seconds": 5.0, "memory_gb": 4.0, **limits})
-        )
-        return opened[-1]
-
-    yield build
-    for one in opened:
-        one.close()
 
 
 def ask(checker, *texts):
@@ -129,50 +113,52 @@ def test_a_checker_that_dies_is_started_again(checker, end, reason):
     assert second == Check(1.0)
 
 
-def processes_with(mark):
-    found = []
-    for name in os.listdir("/proc"):  # noqa: PTH208
-        try:
-            with open(f"/proc/{name}/environ", "rb") as stream:  # noqa: PTH123
-                if name.isdigit() and mark in stream.read():
-                    found.append(int(name))
-        except OSError:
-            continue
-    return found
+def processes_in(file):
+    """Those of the file, one a line, that have not ended."""
+    return [number for number in file.read_text().split() if os.path.isdir(f"/proc/{number}")]  # noqa: PTH112
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks for processes in /proc")  # noqa: PTH112
-def test_what_a_checker_forks_is_ended_with_it(checker, monkeypatch):
-    monkeypatch.setenv("POLYCHROMIC_TEST_MARK", "forks-of-this-test")
+def test_what_a_checker_forks_is_ended_with_it(checker, tmp_path):
+    file = tmp_path / "forks"
     forking = checker(
-        "import os, time\ndef check(prompt, text):\n    if os.fork() == 0:\n        time.sleep(600)\n    return 1.0\n"
+        "import os, time\n"
+        "def check(prompt, text):\n"
+        f"    child = os.fork()\n    open({str(file)!r}, 'a').write(f'{{child or os.getpid()}}\\n')\n"
+        "    if child == 0:\n        time.sleep(600)\n"
+        "    return 1.0\n",
+        recheck=False,
     )
     assert ask(forking, "a", "b") == [Check(1.0), Check(1.0)]
-    assert len(processes_with(b"forks-of-this-test")) == 3
+    assert len(set(processes_in(file))) == 2
     forking.close()
     deadline = time.monotonic() + 10
-    while processes_with(b"forks-of-this-test"):
+    while processes_in(file):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks for processes in /proc")  # noqa: PTH112
-def test_what_leaves_the_group_neither_holds_the_run_up_nor_lives_on(checker, monkeypatch):
+def test_what_leaves_the_group_neither_holds_the_run_up_nor_lives_on(checker, tmp_path):
     """Past bug: a child in a session of its own kept our pipe open, and stopping the checker waited for it."""
-    monkeypatch.setenv("POLYCHROMIC_TEST_MARK", "escapes-of-this-test")
+    file = tmp_path / "escapes"
     escaping = checker(
         "import os, subprocess, time\n"
         "def check(prompt, text):\n"
-        "    subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
-        "    if os.fork() == 0:\n        os.setsid()\n        time.sleep(600)\n"
+        "    started = subprocess.Popen(['sleep', '600'], start_new_session=True).pid\n"
+        f"    open({str(file)!r}, 'a').write(f'{{started}}\\n')\n"
+        "    if os.fork() == 0:\n"
+        f"        os.setsid()\n        open({str(file)!r}, 'a').write(f'{{os.getpid()}}\\n')\n        time.sleep(600)\n"
         "    time.sleep(600 if text == 'hang' else 0)\n    return 1.0\n",
         seconds=2.0,
+        recheck=False,
     )
     started = time.monotonic()
     assert [check.reward for check in ask(escaping, "hang", "fine")] == [None, 1.0]
     assert time.monotonic() - started < 30
     escaping.close()
-    assert processes_with(b"escapes-of-this-test") == []
+    assert file.read_text().count("\n") >= 3
+    assert processes_in(file) == []
 
 
 def test_a_process_that_reads_no_more_does_not_hold_the_run_up(checker):

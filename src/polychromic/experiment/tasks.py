@@ -39,4 +39,5 @@ def build_task(settings: TaskSettings) -> Task:
         embedder=settings.embedder,
         checker_seconds=settings.checker_seconds,
         checker_memory_gb=settings.checker_memory_gb,
+        checker_recheck=settings.checker_recheck,
     )

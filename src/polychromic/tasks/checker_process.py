@@ -1,51 +1,199 @@
-"""The other side of `isolation`: a process of its own that runs one checker of the user's.
+"""The other side of `isolation`: processes that fork, load one checker of the user's, and run it.
 
-    python -m polychromic.tasks.checker_process CHECKER MEMORY_BYTES
+    python -m polychromic.tasks.checker_process DESCRIPTOR
 
-Reads one JSON object a line (prompt, text) and answers one (reward, error); the first line says whether the checker
-could be loaded. What the checker prints, or reads from standard input, never meets this conversation.
+The first one, the keeper, loads no checker and meets no text; orphans of all others are handed to it. What it forks
+loads the checker, and forks in its turn, or judges texts. Each has a socket to the one who asks, and to nobody else:
+
+    {"fork": checker or null, "memory"} + descriptor  -> {"process", …}; where it was to load a checker, the child then
+                                                         says {"forkable"} or {"error"}
+    {"end": process, "patience": seconds}             -> {"ending": in words}; it is killed if it has not ended by then
+    {"clear": true}                                   -> {}: all but what the keeper forked itself is killed
+    {"token": null, "number", "prompt", "text", …}    -> {"returned": number} when the checker has returned
+    {"token", …}, maybe with the next text            -> {"token", "reward", "error", …}, before any other text runs
+    "control" beside a text: a number                 -> the same, as if a checker had returned that number
+
+What the checker prints, or reads from standard input, never meets these conversations.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import queue
 import signal
+import socket
 import sys
 import threading
+import time
 from collections.abc import Mapping
-from typing import IO, Any
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import Any
 
 from polychromic.errors import CheckerError
-from polychromic.files import strict_json
-from polychromic.records import Message, Prompt
-from polychromic.tasks.checkers import load_checker, run_checker
-from polychromic.tasks.reaping import MARK, kill_marked
+from polychromic.records import Check, Message, Prompt
+from polychromic.tasks.checkers import CheckFunction, failed_check, load_checker, run_checker
+from polychromic.tasks.conversation import Conversation
+from polychromic.tasks.execution_watch import ExecutionWatch
+from polychromic.tasks.reaping import become_subreaper, end_children, end_with_parent, hide, reap
+
+_REAP_SECONDS = 1.0
+
+
+class Server:
+    """Serves one conversation until its end. A keeper has no checker."""
+
+    def __init__(
+        self, conversation: Conversation, checker: CheckFunction | None = None, *, adopts: bool = False
+    ) -> None:
+        self._conversation = conversation
+        self._checker = checker
+        self._adopts = adopts  # whether orphans are handed to this process
+        self._forked: set[int] = set()
+        self._watch: ExecutionWatch | None = None
+        self._word: dict[str, Any] | None = None
+
+    def serve(self) -> None:
+        """Answer until nobody asks any more."""
+        while True:
+            try:
+                request, descriptor = self._conversation.receive(self._next_look())
+            except TimeoutError:
+                reap(self._forked)
+                continue
+            except EOFError:
+                if self._checker is None:
+                    end_children()
+                os._exit(0)
+            if "token" in request:
+                self._judge(request)
+            elif "fork" in request:
+                assert descriptor is not None
+                self._fork(request, descriptor)
+            elif "end" in request:
+                self._forked.discard(request["end"])
+                self._say({"ending": _end(request["end"], request["patience"])})
+            else:
+                end_children(keep=self._forked)
+                self._say({})
+
+    def _next_look(self) -> float:
+        """A keeper looks after the orphans that it is handed while nobody asks it anything."""
+        return time.monotonic() + _REAP_SECONDS if self._checker is None else float("inf")
+
+    def _say(self, content: Mapping[str, Any]) -> None:
+        with suppress(BrokenPipeError):  # the next look for a request finds that nobody asks any more
+            self._conversation.send(content)
+
+    def _fork(self, request: Mapping[str, Any], descriptor: int) -> None:
+        parent = os.getpid()
+        child = os.fork()
+        if child:
+            os.close(descriptor)
+            self._forked.add(child)
+            self._say({"process": child, "adopts": self._adopts})
+            return
+        end_with_parent(parent)
+        os.setsid()
+        self._conversation.close()
+        server = Server(Conversation(socket.socket(fileno=descriptor)), self._checker)
+        if request["fork"] is not None:
+            server.load(request["fork"], request["memory"])
+        server.serve()
+
+    def load(self, name: str, memory: int) -> None:
+        """Import the checker within the limit of memory, and say whether this process may be forked from here on."""
+        _limit_memory(memory)
+        try:
+            self._checker = load_checker(name)
+        except CheckerError as error:
+            self._say({"error": str(error)})
+            os._exit(0)
+        except BaseException as error:  # noqa: BLE001 - the checker boundary: whatever it raises, we say so
+            self._say({"error": f"checker {name!r} cannot be imported: {type(error).__name__}: {error}"})
+            os._exit(0)
+        self._say({"forkable": _is_forkable(self._conversation.fileno())})
+
+    def _judge(self, request: Mapping[str, Any]) -> None:
+        """Give the last word, to whoever has drawn its token since; then run the checker on the next text, if one came.
+
+        The word is not given at once, because what it needs to be believed must stand nowhere while a text runs.
+        """
+        if request["token"] is not None and self._word is not None:
+            self._say({"token": request["token"]} | self._word)
+        self._word = None
+        if "text" not in request:
+            return
+        server = os.getpid()
+        check, executed = self._run(request)
+        if os.getpid() != server:
+            os._exit(0)  # a fork of the checker's came back from it: only the server may answer
+        self._word = {
+            "reward": check.reward,
+            "error": check.error,
+            "executes": executed,
+            "children": _has_children(),
+            # What has leaked away does not come back: every later text would fail too.
+            "exhausted": "MemoryError" in (check.error or "").partition(":")[0],
+        }
+        self._say({"returned": request["number"]})
+
+    def _run(self, request: Mapping[str, Any]) -> tuple[Check, bool]:
+        """The checker's word, and whether it was about to execute the answer, where that is watched for."""
+        watch = self._execution_watch() if request["watch"] else None
+        with watch.over(request["text"]) if watch else nullcontext():
+            check = self._check(request)
+        return check, watch is not None and watch.found
+
+    def _check(self, request: Mapping[str, Any]) -> Check:
+        control = request["control"]
+        checker = self._checker if control is None else (lambda prompt, text: control)
+        assert checker is not None
+        try:
+            return run_checker(checker, [_prompt(request["prompt"])], [request["text"]])[0]
+        except BaseException as error:  # noqa: BLE001 - in a process of its own nothing that a checker raises is for us
+            return failed_check(error)
+
+    def _execution_watch(self) -> ExecutionWatch:
+        if self._watch is None:
+            self._watch = ExecutionWatch()
+            sys.addaudithook(self._watch)
+        return self._watch
 
 
 def main() -> None:
-    """Serve until the conversation ends."""
-    requests, answers = _take_over_standard_streams()
-    _limit_memory(int(sys.argv[2]))
-    waiting: queue.Queue[Mapping[str, Any]] = queue.Queue()
-    threading.Thread(target=_listen, args=(requests, waiting), daemon=True).start()
-    try:
-        checker = load_checker(sys.argv[1])
-    except CheckerError as error:
-        _say(answers, {"number": 0, "error": str(error)})
-        return
-    _say(answers, {"number": 0})
-    server = os.getpid()
-    while True:
-        request = waiting.get()
-        [check] = run_checker(checker, [_prompt(request["prompt"])], [request["text"]])
-        if os.getpid() != server:
-            os._exit(0)  # a fork of the checker's came back from it: only the server may answer
-        answer = {"reward": check.reward, "error": check.error, "children": _has_children()}
-        # What has leaked away does not come back: every later text would fail too.
-        answer["exhausted"] = "MemoryError" in (check.error or "").partition(":")[0]
-        _say(answers, {"number": request["number"], **answer})
+    """Be a keeper until the conversation ends."""
+    _close_standard_streams()
+    hide()
+    conversation = Conversation(socket.socket(fileno=int(sys.argv[1])))
+    Server(conversation, adopts=become_subreaper()).serve()
+
+
+def _end(process: int, patience: float) -> str:
+    """Wait that long for a child to end by itself, end it where it has not, and say how it ended."""
+    deadline = time.monotonic() + patience
+    while (ended := os.waitpid(process, os.WNOHANG))[0] == 0 and time.monotonic() < deadline:
+        time.sleep(0.002)
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process, signal.SIGKILL)
+    if ended[0] == 0:
+        os.waitpid(process, 0)
+        return "it closed its conversation and was stopped"
+    code = os.waitstatus_to_exitcode(ended[1])
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def _is_forkable(conversation: int) -> bool:
+    """Whether importing the checker left nothing that a fork would break: threads, connections, devices."""
+    threads, descriptors = Path("/proc/self/task"), Path("/proc/self/fd")
+    if not threads.is_dir() or threading.active_count() > 1 or len(list(threads.iterdir())) > 1:
+        return False
+    for link in descriptors.iterdir():
+        with suppress(OSError):  # the one that lists the folder is closed by now
+            target = str(link.readlink())
+            shared = target.startswith(("socket:", "pipe:", "anon_inode:", "/dev/nvidia", "/dev/dri"))
+            if shared and int(link.name) != conversation:
+                return False
+    return True
 
 
 def _has_children() -> bool:
@@ -57,34 +205,18 @@ def _has_children() -> bool:
     return True
 
 
-def _take_over_standard_streams() -> tuple[IO[bytes], IO[bytes]]:
-    """The real streams under other numbers; standard input is empty from here on, and output goes nowhere."""
-    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+def _close_standard_streams() -> None:
+    """Standard input is empty from here on, and output goes nowhere."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nowhere, stream)
-    return requests, answers
+    os.close(nowhere)
 
 
 def _limit_memory(n_bytes: int) -> None:
-    try:
-        import resource
-    except ImportError:  # not on Windows; the time limit still holds
-        return
+    import resource
+
     resource.setrlimit(resource.RLIMIT_AS, (n_bytes, n_bytes))
-
-
-def _listen(requests: IO[bytes], waiting: queue.Queue[Mapping[str, Any]]) -> None:
-    """Queue requests; when the other side is gone, end this process and whatever the checker has started."""
-    for line in requests:
-        waiting.put(json.loads(line))
-    kill_marked(os.environ[MARK])
-    os.killpg(0, signal.SIGKILL)
-
-
-def _say(answers: IO[bytes], content: Mapping[str, Any]) -> None:
-    answers.write(strict_json(content).encode() + b"\n")
-    answers.flush()
 
 
 def _prompt(fields: Mapping[str, Any]) -> Prompt:

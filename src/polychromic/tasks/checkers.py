@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -48,6 +49,11 @@ def load_checker(name: str) -> CheckFunction:
 def run_checker(function: CheckFunction, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Check]:
     """What the checker says of each pair; an exception or an impossible value becomes a Check with the reason."""
     return [_run_one(function, prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
+
+
+def failed_check(error: BaseException) -> Check:
+    """No reward, and the name and words of what a checker raised."""
+    return Check(None, f"{type(error).__name__}: {_in_words(error, str)}")
 
 
 def exact_match(prompt: Prompt, text: str) -> bool:
@@ -95,21 +101,33 @@ def _run_one(function: CheckFunction, prompt: Prompt, text: str) -> Check:
     try:
         value = function(prompt, text)
         plain = value.item() if hasattr(value, "item") else value  # numpy and torch scalars
-        if isinstance(plain, (bool, int, float)) and 0 <= plain <= 1:
-            return Check(float(plain))
+        number = _number(plain)
+        if number is not None and 0.0 <= number <= 1.0:
+            return Check(number)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the checker boundary: a failure is no reward, and says why
-        return Check(None, f"{type(error).__name__}: {_in_words(error, str)}")
+        return failed_check(error)
     if plain is None:
         return Check(None, "the checker returned None: it cannot tell")
     shown = _in_words(plain, repr)
     return Check(None, f"the checker returned {shown}, expected a number from 0 to 1, a bool or None")
 
 
+def _number(value: Any) -> float | None:
+    """The number that a value of a number's class holds, whatever a class of its own makes of comparing and converting;
+    infinite where it is too large, None where it is none."""
+    if isinstance(value, float):
+        return float.__float__(value)
+    try:
+        return float(int.__int__(value)) if isinstance(value, int) else None
+    except OverflowError:
+        return math.inf
+
+
 def _in_words(value: Any, words: Callable[[Any], str]) -> str:
     """`words(value)`, cut where it is long: it ends in a row of a file, once a generation."""
     try:
         text = words(value)
-    except Exception as error:  # noqa: BLE001 - the checker boundary again: these words may be the user's code
+    except BaseException as error:  # noqa: BLE001 - the checker boundary again: these words may be anybody's code
         return f"({type(value).__name__} that cannot be shown: {type(error).__name__})"
     return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}... ({len(text):,} characters)"
 

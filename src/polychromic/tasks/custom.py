@@ -32,12 +32,18 @@ class CustomTask(FileTask):
         embedder: str = "minilm",
         checker_seconds: float = 10.0,
         checker_memory_gb: float = 8.0,
+        checker_recheck: bool = True,
     ):
         super().__init__(train, validation, test, embedder)
         self.pass_threshold = pass_threshold
-        limits = {"seconds": checker_seconds, "memory_gb": checker_memory_gb}
-        self._check = checker_runner(checker, **limits) if checker else None
-        self._judge = checker_runner(judge, **limits) if judge else None
+        self._check, self._judge = (
+            checker_runner(
+                name, seconds=checker_seconds, memory_gb=checker_memory_gb, recheck=checker_recheck
+            )
+            if name
+            else None
+            for name in (checker, judge)
+        )
 
     def check(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Check]:
         """The training checker's word; an exception or an impossible value is a Check with the reason."""
@@ -51,9 +57,9 @@ class CustomTask(FileTask):
 
 
 def checker_runner(
-    name: str, *, seconds: float, memory_gb: float
+    name: str, *, seconds: float, memory_gb: float, recheck: bool
 ) -> Callable[[Sequence[Prompt], Sequence[str]], list[Check]]:
     """Runs the named checker on pairs: built-in ones here, the user's own code in a process of its own."""
     if name in BUILT_IN:
         return partial(run_checker, BUILT_IN[name])
-    return isolated_checker(name, seconds=seconds, memory_gb=memory_gb).run
+    return isolated_checker(name, seconds=seconds, memory_gb=memory_gb, recheck=recheck).run

@@ -1,37 +1,115 @@
-"""Ends what a checker has started, also what has left its process group: such as a daemon, or a server of its own.
+"""What keeps a checker's process apart from ours, and ends whatever it has started, wherever that has gone.
 
-Every process inherits the environment of the one that started it, so a mark there follows whatever a checker starts.
+A *subreaper* is the process that orphans are handed to (prctl(2)): a daemon may leave its process group, its session
+and its environment, but not the tree below the subreaper. Linux only; elsewhere only the process group is ended.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+from collections.abc import Collection
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
-MARK = "POLYCHROMIC_CHECKER"
-_MOST_ROUNDS = 20
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER = 1, 4, 24, 36
+_CAP_SYS_PTRACE, _LAST_CAPABILITY = 19, 63
+_CAPABILITY_VERSION = 0x20080522
+_MOST_ROUNDS = 200
 
 
-def kill_marked(mark: str) -> None:
-    """SIGKILL to every other process with this mark, until none is found; does nothing where there is no /proc."""
-    for _ in range(_MOST_ROUNDS):  # one may start another while we look
-        found = marked(mark)
-        for process in found:
-            with suppress(OSError):
-                os.kill(process, signal.SIGKILL)
-        if not found:
+def become_subreaper() -> bool:
+    """Whether orphans below this process are handed to it from here on."""
+    return _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def hide() -> bool:
+    """Whether other processes of this user can no longer read or write our memory and descriptors through /proc.
+
+    A child has the same protection until it executes another program. Root could still, so that right is given up.
+    """
+    hidden = _prctl(_PR_SET_DUMPABLE, 0)
+    return drop_capabilities([_CAP_SYS_PTRACE]) and hidden
+
+
+def end_with_parent(parent: int) -> None:
+    """This process is killed when the one that forked it ends."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before we asked
+        os._exit(1)
+
+
+def drop_capabilities(numbers: Collection[int] = range(_LAST_CAPABILITY + 1)) -> bool:
+    """Give rights of root up for good, by default all; True where this process has none of them afterwards."""
+    library = _library()
+    if library is None:
+        return False
+    for number in numbers:
+        _prctl(_PR_CAPBSET_DROP, number)  # programs that we execute do not get it back; only root may say so
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
+    sets = (
+        ctypes.c_uint32 * 6
+    )()  # effective, permitted, inheritable: of capabilities 0 to 31, then of 32 to 63
+    if library.capget(header, sets) != 0:
+        return False
+    for number in numbers:
+        for kind in range(3):
+            sets[3 * (number // 32) + kind] &= ~(1 << (number % 32)) & 0xFFFFFFFF
+    return library.capset(header, sets) == 0
+
+
+def end_children(keep: Collection[int] = ()) -> None:
+    """SIGKILL to every child of this process but those, and to the children that it is handed thereby, until none is
+    left. One that forks faster than it is killed gets away after many rounds."""
+    for _ in range(_MOST_ROUNDS):
+        killed = [child for child in children(os.getpid()) if child not in keep and _kill(child)]
+        if not killed:
             return
+        for child in killed:
+            with suppress(ChildProcessError):
+                os.waitpid(child, 0)
 
 
-def marked(mark: str) -> list[int]:
-    """Ids of the other living processes with this mark."""
-    wanted = f"{MARK}={mark}".encode()
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        # One that has ended has an empty environment; other users' environments cannot be read.
-        with suppress(OSError):
-            if int(folder.name) != os.getpid() and wanted in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
-    return found
+def reap(keep: Collection[int]) -> None:
+    """Take note of children that have ended, but those, so that the system can forget them."""
+    for child in children(os.getpid()):
+        if child not in keep:
+            with suppress(ChildProcessError):
+                os.waitpid(child, os.WNOHANG)
+
+
+def children(process: int) -> list[int]:
+    """Ids of the processes whose parent it is, ended ones included; none where there is no /proc."""
+    try:
+        return [int(word) for word in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    except OSError:  # kernels without that file
+        return [int(folder.name) for folder in Path("/proc").glob("[0-9]*") if _parent(folder) == process]
+
+
+def _kill(process: int) -> bool:
+    try:
+        os.kill(process, signal.SIGKILL)
+    except OSError:  # it has become another user's
+        return False
+    return True
+
+
+def _parent(folder: Path) -> int | None:
+    try:
+        # The name, in parentheses, may hold anything; the parent is the second word behind it.
+        return int((folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+    except (OSError, IndexError):
+        return None
+
+
+def _prctl(option: int, value: int) -> bool:
+    library = _library()
+    return library is not None and library.prctl(option, *map(ctypes.c_ulong, (value, 0, 0, 0))) == 0
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "prctl") and hasattr(library, "capset") else None

@@ -52,6 +52,9 @@ class CustomSettings(FileSettings):
     """Longest time for one text. A checker of the user's runs in a process of its own, which is ended after that."""
     checker_memory_gb: float = Field(default=8.0, gt=0)
     """Most address space of that process."""
+    checker_recheck: bool = True
+    """Ask for some verdicts again in a process that has met no other answer, and stop where they differ. False is for a
+    checker that is meant to vary, or to remember."""
     pass_threshold: float = Field(default=0.5, ge=0, le=1)
     embedder: str = "minilm"
 

@@ -1,0 +1,303 @@
+"""The processes of one checker as seen from ours: who forks whom, what is asked, and what is believed.
+
+`checker_process` is their side and says how the conversations go.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import weakref
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+from polychromic.errors import CheckerError
+from polychromic.records import Check, Prompt
+from polychromic.tasks.conversation import Conversation, TooMuchError
+
+logger = logging.getLogger(__name__)
+
+_START_SECONDS = 120.0
+_COMMAND_SECONDS = 30.0
+_PATIENCE_SECONDS = (
+    1.0  # for a process that has closed its conversation to end by itself, so that it can be said how
+)
+_MOST_ANSWERED = 2**16  # bytes for one text: an answer takes hundreds, the rest is noise
+_LONGEST_REASON = 1000
+
+
+class ProcessFailedError(Exception):
+    """A process that was ended, or has ended, before it gave an answer; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a checker's process says of one text."""
+
+    check: Check
+    executes: bool
+    """Whether the checker was about to execute the text; the check is void then."""
+    children: bool
+    """Whether processes that the checker has started are still there."""
+    exhausted: bool
+    """Whether it has run out of memory."""
+
+
+class Process:
+    """One process, and its conversation with us. Everything that it says is checked before it is believed."""
+
+    def __init__(self, conversation: Conversation, owner: Process | None = None, number: int = 0) -> None:
+        self._conversation = conversation
+        self._owner = owner
+        self._number = number
+        self._asked = 0
+        self._ending: str | None = None
+        self.left_children = 0  # answers that came with processes of the checker's still there
+
+    def fork(self, load: str | None = None, memory: int = 0) -> Process:
+        """A child of it, which imports the checker named first, if one is."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            reply = self.command({"fork": load, "memory": memory}, theirs.fileno())
+        if self._owner is None and not reply["adopts"]:
+            _say_that_orphans_live_on()
+        return Process(Conversation(ours), self, reply["process"])
+
+    def command(self, content: Mapping[str, Any], descriptor: int | None = None) -> Mapping[str, Any]:
+        """What it replies, it that runs no text. Raises ProcessFailedError where it is gone."""
+        try:
+            deadline = time.monotonic() + _COMMAND_SECONDS
+            self._conversation.send(content, deadline, descriptor)
+            return self._conversation.receive(deadline)[0]
+        except (EOFError, BrokenPipeError, TimeoutError) as error:
+            raise ProcessFailedError("the process that starts the checker's was killed") from error
+
+    def loaded(self) -> Mapping[str, Any]:
+        """What it says of its import of the checker. Raises TimeoutError, or ProcessFailedError where it has ended."""
+        try:
+            return self._conversation.receive(time.monotonic() + _START_SECONDS)[0]
+        except (EOFError, TooMuchError) as error:
+            raise ProcessFailedError(self.end(_PATIENCE_SECONDS)) from error
+
+    def ask(self, prompt: Prompt, text: str, seconds: float, *, watch: bool) -> Answer:
+        """Its answer on one pair; see `answers`."""
+        return next(self.answers([(prompt, text)], seconds, watch=watch))
+
+    def passes_control(self, prompt: Prompt, value: float, seconds: float) -> bool:
+        """Whether it still says what a checker says: asked as if that had returned the value."""
+        [answer] = self.answers([(prompt, "")], seconds, watch=False, control=value)
+        return answer.check == Check(value)
+
+    def answers(
+        self,
+        pairs: Sequence[tuple[Prompt, str]],
+        seconds: float,
+        *,
+        watch: bool,
+        control: float | None = None,
+    ) -> Generator[Answer, None, None]:
+        """Its answers in order, each within that time; with `watch`, execution of a text is prevented and told.
+
+        Each text is sent along with the token for the one before, so that there is one wait for each. Raises
+        ProcessFailedError with the reason where the next one is not answered; the process is of no use then.
+        """
+        token: str | None = None
+        try:
+            for prompt, text in pairs:
+                self._asked += 1
+                self._conversation.allow(_MOST_ANSWERED)
+                deadline = time.monotonic() + seconds
+                request = {"number": self._asked, "prompt": asdict(prompt), "text": text, "watch": watch}
+                request["control"] = control
+                self._conversation.send({"token": token} | request, deadline)
+                if token is not None:
+                    yield _believed(self._until("token", token, deadline))
+                self._until("returned", self._asked, deadline)
+                # Drawn only now, so that it stood nowhere while the text ran.
+                token = secrets.token_hex(16)
+            if token is not None:
+                deadline = time.monotonic() + seconds
+                self._conversation.send({"token": token}, deadline)
+                yield _believed(self._until("token", token, deadline))
+        except TimeoutError:
+            raise ProcessFailedError(
+                f"the checker did not answer within {seconds:g} s and was stopped"
+            ) from None
+        except TooMuchError:
+            raise ProcessFailedError(
+                f"the checker's process wrote more than {_MOST_ANSWERED:,} bytes in place of an answer and was stopped"
+            ) from None
+        except (EOFError, BrokenPipeError) as error:
+            ending = self.end(_PATIENCE_SECONDS)
+            raise ProcessFailedError(f"the checker's process ended ({ending})") from error
+
+    def _until(self, key: str, value: Any, deadline: float) -> Mapping[str, Any]:
+        """The next message with that value; others are not for us: a checker can write to any descriptor."""
+        while True:
+            message, _ = self._conversation.receive(deadline)
+            if isinstance(message, dict) and type(message.get(key)) is type(value) and message[key] == value:
+                return message
+
+    def end(self, patience: float = 0.0) -> str:
+        """End it where it does not end by itself in that time; how it ended, in words."""
+        if self._ending is None:
+            assert self._owner is not None
+            self._ending = "with the one that forked it"
+            self._conversation.close()
+            with suppress(ProcessFailedError):
+                reply = self._owner.command({"end": self._number, "patience": patience})
+                self._ending = str(reply["ending"])
+        return self._ending
+
+    @property
+    def ended(self) -> bool:
+        """Whether we have ended it."""
+        return self._ending is not None
+
+
+class Family:
+    """The keeper, and the template that has imported the checker and is forked; both started anew where they end.
+
+    Raises CheckerError where the checker cannot be imported.
+    """
+
+    def __init__(self, name: str, memory: int) -> None:
+        self._name = name
+        self._memory = memory
+        self._keeper: Process | None = None
+        self._template: Process | None = None
+        self.forkable = False
+        self.import_seconds = math.nan
+        self.template()
+
+    def template(self) -> Process:
+        """The process that has imported the checker and met no text."""
+        if self._template is None or self._template.ended:
+            self._template = self.import_anew()
+        return self._template
+
+    def import_anew(self) -> Process:
+        """Another process that has imported the checker."""
+        started = time.monotonic()
+        if self._keeper is None:
+            self._keeper = self._start_keeper()
+        try:
+            process = self._keeper.fork(self._name, self._memory)
+        except ProcessFailedError:
+            self.close()
+            self._keeper = self._start_keeper()
+            process = self._keeper.fork(self._name, self._memory)
+        first: Mapping[str, Any] = {}
+        try:
+            first = process.loaded()
+            fault = first.get("error")
+        except TimeoutError:
+            fault = f"checker {self._name!r} was not imported within {_START_SECONDS:g} s"
+        except ProcessFailedError as failure:
+            fault = f"checker {self._name!r}: its process ended while importing ({failure})"
+        if fault is not None:
+            self.close()
+            raise CheckerError(str(fault))
+        self.forkable = first.get("forkable") is True
+        self.import_seconds = time.monotonic() - started
+        return process
+
+    def server(self) -> Process:
+        """A process to ask text after text."""
+        return self._forked() if self.template() and self.forkable else self.template()
+
+    def fresh(self) -> Process:
+        """A process that has met no text, apart from the server and the template."""
+        return self._forked() if self.template() and self.forkable else self.import_anew()
+
+    def clear(self) -> None:
+        """End everything that ended processes of the checker's have left behind."""
+        if self._keeper is not None:
+            with suppress(ProcessFailedError):
+                self._keeper.command({"clear": True})
+
+    def close(self) -> None:
+        """End all processes and everything that they started."""
+        if self._keeper is not None:
+            self._stop()
+        self._keeper = self._template = None
+
+    def _forked(self) -> Process:
+        try:
+            return self.template().fork()
+        except ProcessFailedError:  # an answer that was executed has killed it
+            self.close()
+            return self.template().fork()
+
+    def _start_keeper(self) -> Process:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            popen = subprocess.Popen(
+                [sys.executable, "-m", "polychromic.tasks.checker_process", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                pass_fds=[theirs.fileno()],
+                env=_environment(),
+            )
+        conversation = Conversation(ours)
+        self._stop = weakref.finalize(self, _end_keeper, popen, conversation)
+        return Process(conversation)
+
+
+@cache
+def _say_that_orphans_live_on() -> None:
+    logger.warning(
+        "this system does not hand us the orphans of a checker's processes (prctl PR_SET_CHILD_SUBREAPER): a daemon "
+        "that a checker starts may outlive it; run checkers that start any in a container"
+    )
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with our import path. Threads of numpy's linear algebra would keep its process from being forked."""
+    return (
+        {"OPENBLAS_NUM_THREADS": "1"}
+        | os.environ
+        | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
+    )
+
+
+def _end_keeper(popen: subprocess.Popen[bytes], conversation: Conversation) -> None:
+    """Tell it that nobody asks any more: it ends all others, then itself. One that does not is killed."""
+    conversation.close()
+    try:
+        popen.wait(_COMMAND_SECONDS)
+    except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):
+            os.killpg(popen.pid, signal.SIGKILL)
+        popen.wait()
+
+
+def _believed(message: Mapping[str, Any]) -> Answer:
+    """The answer, where it has the form of one; else a check that says that it has not."""
+    reward, error = message.get("reward"), message.get("error")
+    is_reward = type(reward) is float and math.isfinite(reward) and 0.0 <= reward <= 1.0 and error is None
+    is_reason = reward is None and type(error) is str and len(error) <= _LONGEST_REASON
+    flags = [message.get(key) is True for key in ("executes", "children", "exhausted")]
+    if is_reward or is_reason:
+        return Answer(Check(reward, error), *flags)
+    shown = ascii(reward)
+    shown = shown if len(shown) <= 80 else f"{shown[:80]}..."
+    return Answer(
+        Check(
+            None,
+            f"the checker's process answered {shown} as a reward, expected a number from 0 to 1 or a reason",
+        ),
+        *flags,
+    )

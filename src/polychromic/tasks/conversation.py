@@ -1,0 +1,105 @@
+"""JSON lines over a socket between two processes of which one may be in hostile hands: every wait and size has a bound.
+
+A socket and no pipe, because a pipe of another process can be opened through /proc and a socket cannot.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import socket
+import time
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from polychromic.files import strict_json
+
+_CHUNK = 2**16
+
+
+class TooMuchError(Exception):
+    """The other side wrote more than was asked for."""
+
+
+class Conversation:
+    """One end of a socket. Each message is a JSON object on a line; a descriptor may travel beside one."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
+        self._buffer = bytearray()
+        self._allowance = math.inf
+        self._close = weakref.finalize(self, end.close)
+
+    def allow(self, n_bytes: float) -> None:
+        """From here on at most that many bytes are taken from the other side."""
+        self._allowance = n_bytes - len(self._buffer)
+
+    def send(
+        self, content: Mapping[str, Any], deadline: float = math.inf, descriptor: int | None = None
+    ) -> None:
+        """Raises TimeoutError at the deadline (of time.monotonic), BrokenPipeError where nobody listens."""
+        payload = strict_json(content).encode() + b"\n"
+        self._socket.settimeout(_left(deadline))
+        try:
+            if descriptor is not None:
+                sent = socket.send_fds(self._socket, [payload], [descriptor])
+                payload = payload[sent:]
+            self._socket.sendall(payload)
+        except ConnectionError as error:
+            raise BrokenPipeError from error
+
+    def receive(self, deadline: float = math.inf) -> tuple[Any, int | None]:
+        """The next message that is JSON, and the descriptor that came with it.
+
+        Lines that are no JSON are passed over: a checker can write to any descriptor. Raises EOFError at the end,
+        TimeoutError at the deadline however much arrives, TooMuchError beyond what is allowed.
+        """
+        descriptor = None
+        searched = 0
+        while True:
+            _left(deadline)
+            end = self._buffer.find(b"\n", searched)
+            if end < 0:
+                searched = len(self._buffer)
+                descriptor = self._take(deadline) or descriptor
+                continue
+            line = bytes(self._buffer[:end])
+            del self._buffer[: end + 1]
+            searched = 0
+            try:
+                return json.loads(line), descriptor
+            except (ValueError, RecursionError):
+                continue
+
+    def fileno(self) -> int:
+        """The descriptor of this end."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Close this end; the other one reads an end of file."""
+        self._close()
+
+    def _take(self, deadline: float) -> int | None:
+        self._socket.settimeout(_left(deadline))
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._socket, _CHUNK, 1)
+        except ConnectionError as error:
+            raise EOFError from error
+        if not data:
+            raise EOFError
+        self._allowance -= len(data)
+        if self._allowance < 0:
+            raise TooMuchError
+        self._buffer += data
+        return descriptors[0] if descriptors else None
+
+
+def _left(deadline: float) -> float | None:
+    """Seconds until the deadline, None for ever. Raises TimeoutError where it has passed."""
+    if deadline == math.inf:
+        return None
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left

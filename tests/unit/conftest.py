@@ -1,0 +1,22 @@
+"""What the tests of checkers share."""
+
+import pytest
+
+from polychromic.tasks.isolation import IsolatedChecker
+
+
+@pytest.fixture
+def checker(tmp_path):
+    """Builds a checker from the source of a file; its processes end with the test."""
+    opened = []
+
+    def build(source, **limits):
+        (tmp_path / "mine.py").write_text(source)
+        opened.append(
+            IsolatedChecker(f"{tmp_path / 'mine.py'}:check", **{"seconds": 5.0, "memory_gb": 4.0, **limits})
+        )
+        return opened[-1]
+
+    yield build
+    for one in opened:
+        one.close()
