@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 import re
@@ -14,7 +15,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from polychromic.errors import DataError
+from polychromic.run_files import RUN_FILES, misfit
 
+logger = logging.getLogger(__name__)
+
+_MOST_DIGITS = 20
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -80,8 +85,17 @@ def write_json(path: Path, value: Any) -> None:
 
 def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text. Raises ValueError for what is no JSON, and for what readers read differently: a key
-    that stands twice in an object, nan and infinities."""
-    return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+    that stands twice in an object, nan and infinities, numbers that no float holds."""
+    try:
+        return json.loads(
+            text,
+            object_pairs_hook=_unique_keys,
+            parse_constant=_refuse_constant,
+            parse_int=_moderate,
+            parse_float=_finite,
+        )
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -97,12 +111,64 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number; write null or leave the key out")
 
 
+def _moderate(digits: str) -> int:
+    """Seeds have 64 bits; a longer number is damage, and no float can hold one of 401 digits."""
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is larger than any number")
+    return value
+
+
 def read_json(path: Path) -> Any:
-    """Read a JSON file that `write_json` made; raises DataError that names the file."""
+    """Read a JSON file that `write_json` made.
+
+    Raises DataError that names the file, what is wrong with it (a file of a run folder must hold what its name says)
+    and the way on.
+    """
+    return _parsed(path, _content(path))
+
+
+def read_derived(path: Path) -> Any:
+    """The same for a file that is made again when it is lost: None where it is missing, and with a warning where it
+    is damaged."""
+    if not path.exists():
+        return None
     try:
-        return parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: expected a JSON file: {error}") from error
+        return read_json(path)
+    except DataError as error:
+        logger.warning("%s", error)
+        return None
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(_damage(path, os.strerror(error.errno or 0))) from error
+
+
+def _parsed(path: Path, content: bytes, place: str = "") -> Any:
+    """JSON of a file, or of one of its lines; raises DataError where it is none, or not what the file's name says."""
+    try:
+        value = parse_json(content)
+    except ValueError as error:
+        raise DataError(_damage(path, f"no JSON: {error}", place)) from error
+    known = RUN_FILES.get(path.name)
+    departure = misfit(value, known.shape) if known else ""
+    if departure:
+        raise DataError(_damage(path, departure, place))
+    return value
+
+
+def _damage(path: Path, what: str, place: str = "") -> str:
+    way_on = RUN_FILES[path.name].way_on if path.name in RUN_FILES else "put a copy of it back"
+    return f"{path}{place}: damaged ({what}); {way_on}"
 
 
 @contextmanager
@@ -181,17 +247,11 @@ def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """All complete rows of a file that `append_jsonl` made, without a torn last line; other faults raise DataError."""
-    rows: list[dict[str, Any]] = []
     if not path.exists():
-        return rows
-    data = path.read_bytes()
+        return []
     # The text after the last newline is empty, or the line a crash tore.
-    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
-        try:
-            rows.append(parse_json(line))
-        except ValueError as error:
-            raise DataError(f"{path}:{number}: expected a JSON object: {error}") from error
-    return rows
+    lines = _content(path).split(b"\n")[:-1]
+    return [_parsed(path, line, f":{number}") for number, line in enumerate(lines, start=1)]
 
 
 def sha256_file(path: Path) -> str:

@@ -7,6 +7,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+_LARGEST = 2**64  # seeds are the largest numbers that anything here takes
+
 
 class Settings(BaseModel):
     """A section whose keys are all known and whose values are checked when the file is read."""
@@ -16,7 +18,8 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _yes_is_no_number(cls, content: Any) -> Any:
-        """Pydantic takes true for 1, and YAML takes yes and on for true: as words they are refused with their key."""
+        """Pydantic takes true for 1, YAML takes yes and on for true, and no arithmetic here could hold a whole number
+        of 401 digits, which both take: as words they are refused with their key."""
         if not isinstance(content, Mapping):
             return content
         numbers = {
@@ -37,9 +40,11 @@ def _leaves(annotation: Any) -> Iterator[Any]:
 
 
 def _in_words(value: Any) -> Any:
-    """true and false as texts, in lists and mappings too."""
+    """true, false and numbers beyond any use as texts, in lists and mappings too."""
     if isinstance(value, Mapping):
         return {key: _in_words(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_in_words(one) for one in value]
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        return f"a number of {len(str(abs(value)))} digits"
     return str(value).lower() if isinstance(value, bool) else value

@@ -21,6 +21,7 @@ from polychromic.cli.run import run
 from polychromic.cli.train import train
 from polychromic.errors import PolychromicError, StoppedError
 from polychromic.plain_text import log_plainly, plain_text
+from polychromic.system_errors import in_words
 
 app = typer.Typer(
     name="polychromic",
@@ -59,11 +60,13 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        app()
+        with in_words():
+            app()
     except StoppedError as stopped:
         typer.echo(plain_text(str(stopped)), err=True)
         sys.exit(stopped.exit_code)
     except PolychromicError as error:
+        logging.getLogger(__name__).info("what led to it:", exc_info=error.__cause__)
         typer.echo(plain_text(f"error: {error}"), err=True)
         sys.exit(1)
     except KeyboardInterrupt:

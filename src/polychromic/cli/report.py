@@ -24,7 +24,6 @@ def report(
     if watch:
         _serve(run_folder, port)
         return
-    from polychromic.errors import ConfigError
     from polychromic.experiment.config import Experiment
     from polychromic.experiment.continuing import require_same_inputs
     from polychromic.experiment.folder import RunFolder, read_resolved
@@ -32,8 +31,6 @@ def report(
     from polychromic.experiment.working import held_folder
 
     folder = RunFolder(run_folder)
-    if not folder.experiment.is_file():
-        raise ConfigError(f"{run_folder}: not a run folder (experiment.yaml is missing)")
     content, source = read_resolved(folder.experiment), str(folder.experiment)
     if "generations" in content:
         from polychromic.experiment.given import GivenExperiment, evaluate_given

@@ -70,14 +70,28 @@ class AdapterDistance:
 
 def read_updates(adapter: Path) -> dict[str, Update]:
     """The updates of a saved adapter by module name. Raises DataError where the folder is no LoRA adapter."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     config_file, weights_file = adapter / "adapter_config.json", adapter / "adapter_model.safetensors"
     if not config_file.is_file() or not weights_file.is_file():
         raise DataError(
-            f"{adapter}: expected a LoRA adapter (adapter_config.json and adapter_model.safetensors)"
+            f"{adapter}: expected a LoRA adapter (adapter_config.json and adapter_model.safetensors); put a "
+            "copy back, or run again: training makes it from its last checkpoint"
         )
-    return updates_by_module(load_file(weights_file), adapter_scaling(adapter))
+    try:
+        weights = load_file(weights_file)
+    except (SafetensorError, OSError) as error:
+        raise DataError(
+            f"{weights_file}: damaged ({error}); put a copy back, or run again: training makes it from its last "
+            "checkpoint"
+        ) from error
+    try:
+        return updates_by_module(weights, adapter_scaling(adapter))
+    except KeyError as error:
+        raise DataError(
+            f"{weights_file}: damaged (the tensor {error} is missing); put a copy back"
+        ) from error
 
 
 def adapter_scaling(adapter: Path) -> float:

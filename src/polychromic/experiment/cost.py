@@ -10,7 +10,7 @@ from typing import Any
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.folder import RunFolder
 from polychromic.experiment.ledger import machine_seconds, spent_dollars, spent_seconds
-from polychromic.files import read_json, read_jsonl
+from polychromic.files import read_derived, read_jsonl
 
 STAGES = ("train", "evaluate")
 
@@ -56,8 +56,8 @@ class RunCost:
 def run_cost(experiment: Experiment, folder: RunFolder) -> RunCost:
     """Read the ledger, the heartbeat of a running start, and the comparison if there is one."""
     rows = read_jsonl(folder.ledger)
-    running = read_json(folder.heartbeat) if folder.heartbeat.exists() else []
-    everything = [*rows, *running]
+    everything = [*rows, *(read_derived(folder.heartbeat) or [])]
+    comparison = read_derived(folder.comparison)
     seconds = spent_seconds(everything)
     left = left_to_do(experiment, folder)
     left_seconds = projected_seconds(left, everything)
@@ -71,7 +71,7 @@ def run_cost(experiment: Experiment, folder: RunFolder) -> RunCost:
         left=tuple(left),
         left_seconds=left_seconds,
         left_dollars=None if left_seconds is None else experiment.budget.dollars(left_seconds),
-        gains=tuple(_gains(read_json(folder.comparison), stages)) if folder.comparison.exists() else (),
+        gains=tuple(_gains(comparison, stages)) if comparison else (),
         left_by_preflight=by_preflight is not None,
     )
 
@@ -128,9 +128,8 @@ def projected_seconds(
 
 def _left_by_preflight(folder: RunFolder, spent: float) -> float | None:
     """Machine seconds of the whole run by preflight's estimate, less those spent; None where it has not been made."""
-    if not folder.preflight.exists():
-        return None
-    for check in read_json(folder.preflight)["checks"]:
+    made = read_derived(folder.preflight) or {"checks": []}
+    for check in made["checks"]:
         if check["name"] == "time and money" and check["figures"].get("seconds") is not None:
             return max(0.0, check["figures"]["seconds"] - spent)
     return None

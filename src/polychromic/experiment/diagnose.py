@@ -18,8 +18,6 @@ from polychromic.files import write_json
 def open_finished_or_running(root: Path) -> tuple[Experiment, RunFolder]:
     """The experiment of a run folder. Raises ConfigError where the folder is none."""
     folder = RunFolder(root)
-    if not folder.experiment.is_file():
-        raise ConfigError(f"{root}: not a run folder (experiment.yaml is missing)")
     return Experiment.from_mapping(read_resolved(folder.experiment), source=str(folder.experiment)), folder
 
 

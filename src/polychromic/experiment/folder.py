@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from polychromic.errors import DataError
+from polychromic.errors import ConfigError, DataError
 from polychromic.experiment.config import Experiment
 
 
@@ -97,14 +97,24 @@ def resolved_yaml(experiment: Experiment) -> str:
     return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+_WAY_ON = "put a copy back: nothing else says with which settings the run was made"
+
+
 def read_resolved(path: Path) -> dict[str, Any]:
-    """The mapping that `resolved_yaml` wrote."""
+    """The mapping that `resolved_yaml` wrote; ConfigError where there is none, DataError where it is damaged."""
     import yaml
 
+    if not path.is_file():
+        raise ConfigError(
+            f"{path.parent}: not a run folder ({path.name} is missing); name one that `polychromic run` made, or put "
+            "a copy of the file back"
+        )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise DataError(f"{path}: not a readable YAML file: {error}") from error
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise DataError(f"{path}: damaged ({' '.join(str(error).split())}); {_WAY_ON}") from error
     if not isinstance(content, dict):
-        raise DataError(f"{path}: expected a resolved experiment")
+        raise DataError(
+            f"{path}: damaged (expected the settings of a run, found {repr(content)[:40]}); {_WAY_ON}"
+        )
     return content

@@ -16,7 +16,7 @@ from polychromic import stopping
 from polychromic.experiment.budget import BudgetSettings
 from polychromic.experiment.folder import RunFolder
 from polychromic.experiment.jobs import Job, JobEvent
-from polychromic.files import append_jsonl, read_json, read_jsonl, write_json
+from polychromic.files import append_jsonl, read_derived, read_jsonl, write_json
 
 _SECONDS_BETWEEN_HEARTBEATS = 10.0
 _LEAST_SECONDS = 1.0  # what took less was not work: it had been done before
@@ -130,12 +130,11 @@ class Ledger:
 
     def _recover(self) -> None:
         """A heartbeat that is still there is of a start that was killed: its work was paid for."""
-        if self.folder.heartbeat.exists():
-            rows = read_json(self.folder.heartbeat)
-            # Equal rows at the end: the start that recovered them was killed before it could remove the heartbeat.
-            if read_jsonl(self.folder.ledger)[-len(rows) :] != rows:
-                append_jsonl(self.folder.ledger, rows)
-            self.folder.heartbeat.unlink()
+        rows = read_derived(self.folder.heartbeat)
+        # Equal rows at the end: the start that recovered them was killed before it could remove the heartbeat.
+        if rows and read_jsonl(self.folder.ledger)[-len(rows) :] != rows:
+            append_jsonl(self.folder.ledger, rows)
+        self.folder.heartbeat.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from polychromic.experiment.cost import n_generations, run_cost
 from polychromic.experiment.cost_text import duration
 from polychromic.experiment.diagnose import diagnosis_of, open_finished_or_running
 from polychromic.experiment.folder import RunFolder
-from polychromic.files import read_json, read_jsonl
+from polychromic.files import read_derived, read_jsonl
 from polychromic.report.build import training_rows
 from polychromic.report.drawing import arm_colors
 from polychromic.report.page import PageContent, render_page
@@ -27,10 +27,9 @@ def page_server(root: Path, port: int = 0) -> PageServer:
     experiment, folder = open_finished_or_running(root)
     try:
         return PageServer(lambda: run_version(experiment, folder), lambda: run_page(experiment, folder), port)
-    except OSError as error:
-        raise ConfigError(
-            f"--port {port}: {error.strerror}; choose another, or 0 for any that is free"
-        ) from error
+    except (OSError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "expected a number from 0 to 65535"
+        raise ConfigError(f"--port {port}: {reason}; choose another, or 0 for any that is free") from error
 
 
 def run_version(experiment: Experiment, folder: RunFolder) -> str:
@@ -47,7 +46,7 @@ def run_page(experiment: Experiment, folder: RunFolder) -> str:
     """The finished page where the run has ended, otherwise the live one."""
     if folder.report.exists() and not run_cost(experiment, folder).left:
         return folder.report.read_text(encoding="utf-8")
-    ledger = read_jsonl(folder.ledger) + (read_json(folder.heartbeat) if folder.heartbeat.exists() else [])
+    ledger = read_jsonl(folder.ledger) + (read_derived(folder.heartbeat) or [])
     arms, baseline = list(experiment.arms), experiment.comparison.baseline
     colors = arm_colors(arms, baseline)
     return render_page(

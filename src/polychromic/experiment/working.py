@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +15,7 @@ from polychromic.experiment.continuing import open_run_folder
 from polychromic.experiment.folder import RunFolder
 from polychromic.experiment.lock import hold
 from polychromic.files import remove_leftovers
-
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-_DISK_ERRORS |= {errno.ESTALE, errno.ENOLCK, errno.EOPNOTSUPP}  # of folders on other machines
+from polychromic.system_errors import in_words, unwritable
 
 
 @contextmanager
@@ -37,19 +34,8 @@ def held_folder(root: Path) -> Iterator[RunFolder]:
     Raises ConfigError where another process works there, and PolychromicError where it cannot be written.
     """
     try:
-        with hold(RunFolder(root)), stopping.listening():
+        with in_words(root), hold(RunFolder(root)), stopping.listening():
             remove_leftovers(root)
             yield RunFolder(root)
-    except OSError as error:
-        if error.errno not in _DISK_ERRORS:
-            raise
-        raise _unwritable(root, error.strerror or str(error)) from error
-    except SafetensorError as error:
-        raise _unwritable(root, str(error)) from error
-
-
-def _unwritable(root: Path, reason: str) -> PolychromicError:
-    return PolychromicError(
-        f"{root}: cannot be written: {reason}. Everything written before is kept; free the disk or make the folder "
-        "writable and run again to continue, or choose another place with --out"
-    )
+    except SafetensorError as error:  # of saving: who reads such a file says himself that it is damaged
+        raise PolychromicError(unwritable(root, str(error))) from error

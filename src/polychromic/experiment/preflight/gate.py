@@ -11,7 +11,7 @@ from polychromic.experiment.folder import RunFolder
 from polychromic.experiment.preflight.checks import CheckResult, PreflightReport
 from polychromic.experiment.preflight.run import preflight
 from polychromic.experiment.preflight.show import show_check
-from polychromic.files import read_json, write_json
+from polychromic.files import read_derived, write_json
 
 
 def require_preflight(experiment: Experiment, folder: RunFolder) -> None:
@@ -19,7 +19,8 @@ def require_preflight(experiment: Experiment, folder: RunFolder) -> None:
 
     Raises PreflightError that lists the failed checks with their mends.
     """
-    if folder.preflight.exists() and read_json(folder.preflight)["passed"]:
+    made = read_derived(folder.preflight)
+    if made and made.get("passed"):
         return
     report = preflight(experiment, folder.root, _after_check)
     write_json(folder.preflight, report.to_json())

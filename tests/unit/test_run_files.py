@@ -1,0 +1,29 @@
+import pytest
+
+from polychromic.run_files import RUN_FILES, misfit
+
+
+@pytest.mark.parametrize(
+    ("value", "shape", "said"),
+    [
+        ({"a": 1}, {"a": int}, ""),
+        ({"a": 1, "b": []}, {"a": float, "c?": str}, ""),
+        ({"a": 1.5}, {"a": int}, "a: expected a whole number, found 1.5"),
+        ({"a": True}, {"a": int}, "a: expected a whole number, found True"),
+        ({"a": 1}, {"a": bool}, "a: expected true or false, found 1"),
+        ({}, {"a": int}, "a is missing"),
+        ({"a": {"b": [{"c": "x"}, {}]}}, {"a": {"b": [{"c": str}]}}, "a.b[1].c is missing"),
+        ({"a": None}, {"a": (float, None)}, ""),
+        ({"a": "x"}, {"a": (float, None)}, "a: expected a number, found 'x'"),
+        ({"a": {"b": "x"}}, {"a": ({"b": int}, None)}, "a.b: expected a whole number, found 'x'"),
+        ({"step": 1, "x": []}, {"step": int, "*": (float, None)}, "x: expected a number, found []"),
+        ([1], {"a": int}, "the content: expected an object, found [1]"),
+        ({"a": 1}, [int], "the content: expected a list, found {'a': 1}"),
+    ],
+)
+def test_a_misfit_names_the_key_and_what_was_expected(value, shape, said):
+    assert misfit(value, shape) == said
+
+
+def test_every_file_has_a_way_on():
+    assert all("delete" in one.way_on or "put a copy" in one.way_on for one in RUN_FILES.values())
