@@ -86,16 +86,13 @@ def write_json(path: Path, value: Any) -> None:
 def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text. Raises ValueError for what is no JSON, and for what readers read differently: a key
     that stands twice in an object, nan and infinities, numbers that no float holds."""
-    try:
-        return json.loads(
-            text,
-            object_pairs_hook=_unique_keys,
-            parse_constant=_refuse_constant,
-            parse_int=_moderate,
-            parse_float=_finite,
-        )
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+    return json.loads(
+        text,
+        object_pairs_hook=_unique_keys,
+        parse_constant=_refuse_constant,
+        parse_int=_moderate,
+        parse_float=_finite,
+    )
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -157,7 +154,7 @@ def _parsed(path: Path, content: bytes, place: str = "") -> Any:
     """JSON of a file, or of one of its lines; raises DataError where it is none, or not what the file's name says."""
     try:
         value = parse_json(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(_damage(path, f"no JSON: {error}", place)) from error
     known = RUN_FILES.get(path.name)
     departure = misfit(value, known.shape) if known else ""

@@ -1,4 +1,4 @@
-"""A sample of the trials that `make attack` makes in full: damage to a file of a run folder, and a verb that meets it."""
+"""A sample of the trials that `make attack` makes in full: damage to a file of a run folder, and a verb after it."""
 
 import json
 import random

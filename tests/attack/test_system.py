@@ -116,7 +116,7 @@ def test_numbers_of_401_digits_are_refused(tmp_path, override):
     """Past bug: OverflowError hours later, or at once."""
     value = f"[{LONG}]" if override == "seeds" else LONG
     message = refused("evaluate", EXPERIMENT, f"{override}={value}", "--out", str(tmp_path))
-    assert f"{override}" in message
+    assert override.rpartition(".")[2] in message
     assert "a number of 401 digits" in message
 
 

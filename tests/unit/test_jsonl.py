@@ -136,7 +136,7 @@ def test_references_beside_a_last_assistant_turn_are_refused(tmp_path):
         (b'{"prompt": "a\0"}', ":1: not JSON: Invalid control character"),
         (b'{"prompt": "a", "meta": {"x": NaN}}', ":1: not JSON: NaN is no JSON number"),
         (b"[" * 200_000, ":1: nested too deeply"),
-        (b"1" * 5000, ":1: not JSON: Exceeds the limit"),
+        (b"1" * 5000, ":1: not JSON: a number of 5000 digits"),
     ],
     ids=["utf-8", "torn", "nul", "nan", "deep", "long number"],
 )
