@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint slow faults fuzz clean
+.PHONY: demo test lint slow faults fuzz attack clean
 KILLS ?= 50
 SIZE ?= small
 FUZZ ?= 20000
@@ -28,6 +28,15 @@ faults: $(INSTALLED)
 # Mutated experiment and data files, FUZZ of each.
 fuzz: $(INSTALLED)
 	FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/fuzz
+
+# What strangers may bring: foreign weights and templates, checkers that cheat, hostile texts, folders changed by hand; then
+# every damage to every file of a run folder with every verb, whose last line counts the trials. TRIAL=TEXT picks some.
+ATTACKS = tests/attack $(wildcard $(addprefix tests/unit/test_,checker_attacks.py checker_limits.py checker_answers.py \
+	isolation.py untrusted_models.py hostile_text.py long_texts.py strict_reading.py collect.py working.py continuing.py \
+	provenance.py cli_places.py watch.py))
+attack: $(INSTALLED)
+	$(BIN)/python -m pytest $(ATTACKS) -m ""
+	$(BIN)/python -m tests.attack.damage --only "$(TRIAL)"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

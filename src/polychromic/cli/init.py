@@ -16,9 +16,8 @@ def init(
     """Write a commented experiment file to start from."""
     from polychromic.errors import ConfigError
     from polychromic.experiment.template import experiment_template
-    from polychromic.files import write_text
 
     if path.exists():
         raise ConfigError(f"{path} exists already; name another file")
-    write_text(path, experiment_template(path.stem))
+    path.write_text(experiment_template(path.stem), encoding="utf-8")
     typer.echo(f"wrote {path}; edit it, then: polychromic run {path}")
