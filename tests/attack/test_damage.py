@@ -2,17 +2,11 @@
 
 import json
 import random
-import shutil
 
 import pytest
-from tests.attack.damage import JOB, attempt, command, trials, whole_run
+from tests.attack.damage import JOB, attempt, command, trials
 
 SAMPLED = 20
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    return whole_run(tmp_path_factory.mktemp("whole"))
 
 
 def some_trials():
@@ -23,11 +17,6 @@ def some_trials():
 @pytest.mark.parametrize("trial", some_trials(), ids=str)
 def test_damage_is_a_sentence_or_is_mended(trial, whole, tmp_path):
     assert attempt(trial, whole, tmp_path / "damaged") == ""
-
-
-@pytest.fixture
-def root(whole, tmp_path):
-    return shutil.copytree(whole, tmp_path / "quickstart")
 
 
 @pytest.mark.parametrize(

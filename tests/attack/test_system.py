@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from tests.attack.damage import EXPERIMENT, SMALL, command, whole_run
+from tests.attack.damage import EXPERIMENT, SMALL, command
 from tests.faults.test_faults import small_disk
 
 from polychromic.errors import ConfigError, PolychromicError
@@ -16,16 +16,6 @@ from polychromic.experiment.watch import page_server
 from polychromic.system_errors import in_words
 
 LONG = "9" * 401
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    return whole_run(tmp_path_factory.mktemp("whole"))
-
-
-@pytest.fixture
-def root(whole, tmp_path):
-    return shutil.copytree(whole, tmp_path / "quickstart")
 
 
 def refused(*arguments):
