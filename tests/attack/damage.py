@@ -184,14 +184,16 @@ def whole_run(out: Path) -> Path:
     ending = command("run", EXPERIMENT, *SMALL, "--out", str(out))
     assert ending.code == 0 and not ending.crash, ending.errors + ending.crash
     root = out / "quickstart"
-    (root / ".running.json").write_bytes(b"[]\n")
-    (root / ".owner.json").write_bytes(b'{"pid": 1, "host": "x", "started": "x"}\n')
-    checks = '[{"name": "time and money", "figures": {"seconds": 9.0}}]'
-    (root / "preflight.json").write_text(f'{{"passed": true, "checks": {checks}}}\n')
     references = root / JOB / "references.jsonl"
     if not references.exists():
         references.write_text('{"prompt_id": "test-00000", "n_tokens": 4, "cross_entropy": 2.0}\n')
     assert command("report", str(root)).code == 0
+    # What a kill leaves behind, and what this run did without.
+    (root / ".lock").touch()
+    (root / ".running.json").write_bytes(b"[]\n")
+    (root / ".owner.json").write_bytes(b'{"pid": 1, "host": "x", "started": "x"}\n')
+    checks = '[{"name": "time and money", "figures": {"seconds": 9.0}}]'
+    (root / "preflight.json").write_text(f'{{"passed": true, "checks": {checks}}}\n')
     return root
 
 
