@@ -42,6 +42,7 @@ class Prompt:
 class Generation:
     """One sampled answer. `token_ids` are the generated tokens, the end-of-sequence token included.
 
+    `thinking` is what the model wrote before the answer and `text` leaves out (None where nothing was told apart).
     `logprob` is their summed log-probability under the tempered policy, nan where the sampler does not tell.
     """
 
@@ -49,6 +50,7 @@ class Generation:
     token_ids: tuple[int, ...]
     finish: Finish
     logprob: float = float("nan")
+    thinking: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,7 @@ class GenerationRow:
     `reward` is the training checker's (None where it failed, with the reason in `error`), `judge` the
     evaluation-only checker's where the task names one. `cluster` is the task's canonical form of the answer
     (answers with one label count as the same), None where the task has none and clusters are found later.
+    `thinking` is what stood before the answer and is no part of `text`; `n_tokens` counts it.
     """
 
     prompt_id: str
@@ -125,12 +128,15 @@ class GenerationRow:
     judge: float | None = None
     judge_error: str | None = None
     cluster: str | None = None
+    thinking: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain mapping for JSON; `from_json` is its inverse."""
         fields = asdict(self)
         if not self.sampling.others:
             del fields["sampling"]["others"]
+        if self.thinking is None:
+            del fields["thinking"]
         return fields
 
     @classmethod

@@ -33,6 +33,7 @@ CautionKind = Literal[
     "added after results",
     "recorded again",
     "units of text",
+    "thinking",
 ]
 
 Contrasts = Mapping[tuple[str, str], PairedComparison]

@@ -94,7 +94,17 @@ def _rows(
     """Rows of a chunk with the checker's and the judge's word on each generation."""
     asked = [prompt for prompt, group in zip(prompts, groups, strict=True) for _ in group]
     rows = [
-        GenerationRow(prompt.id, index, one.text, len(one.token_ids), one.finish, way, seed, reward=None)
+        GenerationRow(
+            prompt.id,
+            index,
+            one.text,
+            len(one.token_ids),
+            one.finish,
+            way,
+            seed,
+            reward=None,
+            thinking=one.thinking,
+        )
         for prompt, group, seed in zip(prompts, groups, seeds, strict=True)
         for index, one in enumerate(group)
     ]

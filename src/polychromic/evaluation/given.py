@@ -12,6 +12,7 @@ from polychromic.errors import DataError
 from polychromic.evaluation.checking import check_rows
 from polychromic.evaluation.given_lines import Ending, GivenText, parse_given
 from polychromic.evaluation.wording import listed, plural
+from polychromic.models.thinking import Thinking, ThinkingMode, thinking_of_files
 from polychromic.records import Finish, GenerationRow, Prompt, SamplingParameters
 from polychromic.tasks.base import Task
 from polychromic.tasks.jsonl import filled_lines, listing
@@ -47,11 +48,16 @@ class GivenGenerations:
 
 
 def read_given(
-    files: Mapping[str, Sequence[Path]], task: Task, prompts: Sequence[Prompt], default: SamplingParameters
+    files: Mapping[str, Sequence[Path]],
+    task: Task,
+    prompts: Sequence[Prompt],
+    default: SamplingParameters,
+    thinking: ThinkingMode = "auto",
 ) -> GivenGenerations:
     """Read and check the files of each arm; an arm's second file is its second seed unless the lines name seeds.
 
-    `default` is how lines that say nothing were sampled. Raises one DataError for the bad lines of all files, those
+    `default` is how lines that say nothing were sampled, `thinking` what becomes of thinking
+    text. Raises one DataError for the bad lines of all files, those
     with a prompt id that is not among `prompts` included, and DataError where only some lines of an arm name a seed.
     """
     known = {prompt.id: prompt for prompt in prompts}
@@ -71,7 +77,7 @@ def read_given(
     in_words = any(one.n_tokens is None for one in everything)
     rows: RowsByArmSeed = {}
     for arm, members in texts.items():
-        rows |= _rows_of_arm(arm, members, default, in_words)
+        rows |= _rows_of_arm(arm, members, default, thinking_of_files(thinking), in_words)
     checked = {
         key: check_rows(task, [known[row.prompt_id] for row in members], members)
         for key, members in rows.items()
@@ -162,7 +168,11 @@ def _count_endings(
 
 
 def _rows_of_arm(
-    arm: str, members: Sequence[tuple[int, GivenText]], default: SamplingParameters, in_words: bool
+    arm: str,
+    members: Sequence[tuple[int, GivenText]],
+    default: SamplingParameters,
+    thinking: Thinking,
+    in_words: bool,
 ) -> RowsByArmSeed:
     rows: defaultdict[tuple[str, int], list[GenerationRow]] = defaultdict(list)
     counts: Counter[tuple[int, str, SamplingParameters]] = Counter()
@@ -171,9 +181,19 @@ def _rows_of_arm(
         sampling = replace(one.sampling or default, max_new_tokens=default.max_new_tokens)
         place = (seed, one.prompt_id, sampling)
         n_tokens = len(one.text.split()) if in_words or one.n_tokens is None else one.n_tokens
-        finish = _FINISHES[one.ending or "finished"]
+        answer = thinking.read(one.text, _FINISHES[one.ending or "finished"])
         rows[arm, seed].append(
-            GenerationRow(one.prompt_id, counts[place], one.text, n_tokens, finish, sampling, seed, None)
+            GenerationRow(
+                one.prompt_id,
+                counts[place],
+                answer.text,
+                n_tokens,
+                answer.finish,
+                sampling,
+                seed,
+                reward=None,
+                thinking=answer.thinking if one.thinking is None else one.thinking,
+            )
         )
         counts[place] += 1
     return dict(rows)

@@ -5,8 +5,9 @@ A line is an object with
   `text`, `completion`, `generation` or `response`: one generation, which may be empty; or `texts`, `completions`,
   `generations` or `responses`: a list of them;
   optionally `temperature` and other sampling settings (or an object `sampling`, `sampling_params` or
-  `generation_config` with these), `seed` (of training: lines of several seeds may share a file), `n_tokens`, and
-  `finish`, `finish_reason` or `stop_reason` (one for all texts, or a list with one for each).
+  `generation_config` with these), `seed` (of training: lines of several seeds may share a file), `n_tokens`,
+  `finish`, `finish_reason` or `stop_reason` (one for all texts, or a list with one for each), and what a model thought
+  before its answer as `thinking` or `reasoning_content`, where the text does not hold it in `<think>` tags.
 Other keys are left alone, so that the generations.jsonl of a run and HumanEval's samples can be read as they are.
 """
 
@@ -122,6 +123,7 @@ class GivenText:
     sampling: SamplingParameters | None
     n_tokens: int | None
     ending: Ending | None
+    thinking: str | None = None
 
 
 def parse_given(line: bytes) -> list[GivenText]:
@@ -142,8 +144,9 @@ def parse_given(line: bytes) -> list[GivenText]:
             f"n_tokens: is one number for {len(values)} texts; write one text a line, or remove it"
         )
     seed, sampling, prompt_id = _whole(row, "seed"), _sampling(row), identifier(row[id_key], id_key)
+    thinking = _thinking(row) if len(values) == 1 else None
     return [
-        GivenText(prompt_id, any_text(text, name), seed, sampling, n_tokens, ending)
+        GivenText(prompt_id, any_text(text, name), seed, sampling, n_tokens, ending, thinking)
         for text, name, ending in zip(values, names, _endings(row, len(values)), strict=True)
     ]
 
@@ -164,6 +167,12 @@ def _whole(row: Mapping[str, Any], key: str) -> int | None:
             f"{key}: {shown(value)}, expected a whole number of at least 0; correct or remove it"
         )
     return value
+
+
+def _thinking(row: Mapping[str, Any]) -> str | None:
+    """What an API hands out beside the answer: `reasoning_content` of vLLM and DeepSeek, or a run's own `thinking`."""
+    stated = (row.get(key) for key in ("thinking", "reasoning_content", "reasoning"))
+    return next((value for value in stated if isinstance(value, str) and value), None)
 
 
 def _endings(row: Mapping[str, Any], n_texts: int) -> list[Ending | None]:

@@ -37,6 +37,7 @@ class Metric:
 
 
 CHECKER, JUDGE, EMBEDDER = "a checker", "a judge", "an embedder"
+THINKING = "thinking text and task.thinking: apart"
 
 METRICS: dict[str, Metric] = {
     metric.key: metric
@@ -65,6 +66,18 @@ METRICS: dict[str, Metric] = {
             1.0,
             math.inf,
             "references and the model",
+        ),
+        Metric("thinking_words", "Thinking: words", "higher", "length", 0.0, math.inf, THINKING),
+        Metric("thinking_distinct_2", "Thinking: Distinct-2", "higher", "diversity", needs=THINKING),
+        Metric("thinking_self_bleu", "Thinking: Self-BLEU", "lower", "diversity", needs=THINKING),
+        Metric(
+            "thinking_compression_ratio",
+            "Thinking: compression ratio",
+            "lower",
+            "diversity",
+            0.0,
+            math.inf,
+            THINKING,
         ),
         Metric("truncated", "Share truncated", "lower", "fault"),
         Metric("missing", "Share of rewards missing", "lower", "fault"),

@@ -16,6 +16,7 @@ from polychromic.evaluation.compare import Comparison, compare
 from polychromic.evaluation.equal_length import at_equal_length
 from polychromic.evaluation.measure import measure_arms
 from polychromic.evaluation.study import Study
+from polychromic.evaluation.thinking import thinking_cautions, thinking_measures
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.continuing import late_changes
 from polychromic.experiment.folder import RunFolder
@@ -115,13 +116,15 @@ def compare_rows(
         for row in members
     ]
     units = text_units(experiment, task, of_baseline)
+    apart = experiment.task.thinking == "apart"
+    of_thinking = thinking_measures(rows, headline, units.tokens) if apart else {}
     tables = measure_arms(
         rows,
         pass_threshold=task.pass_threshold,
         cluster_distance=settings.cluster_distance,
         embedder=embedder,
         tokens=units.tokens,
-        extra=extra,
+        extra={key: {**(extra or {}).get(key, {}), **of_thinking.get(key, {})} for key in rows},
         workers=experiment.run.workers,
     )
     comparison = compare(
@@ -137,7 +140,7 @@ def compare_rows(
             tokens=units.tokens,
             workers=experiment.run.workers,
         ),
-        notes=[*notes, *units.notes()],
+        notes=[*notes, *thinking_cautions(rows, measured_apart=apart), *units.notes()],
         chosen_late=chosen_late,
     )
     return Compared(comparison, Study.of(tables))

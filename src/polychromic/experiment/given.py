@@ -155,7 +155,7 @@ def evaluate_given(experiment: GivenExperiment, folder: RunFolder) -> RunResult:
     default = settings.sampling_parameters()[0]
     files = {arm: [Path(file) for file in paths] for arm, paths in experiment.generations.items()}
     prompts = task.prompts(settings.split)
-    given = read_given(files, task, prompts, default)
+    given = read_given(files, task, prompts, default, experiment.task.thinking)
     if experiment.comparison.match_seeds == "order":
         given = replace(given, rows=pair_by_order(given.rows))
     require_common_seeds(given.rows, experiment.comparison.baseline)

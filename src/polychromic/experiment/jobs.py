@@ -92,6 +92,7 @@ def _train(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
         training=arm.training,
         diversity=arm.diversity,
         tracking=tuple(job.experiment.run.tracking),
+        thinking=job.experiment.task.thinking,
         baseline_quality=baseline_quality(job.experiment, arm.name, job.seed, RunFolder(job.root)),
         is_measured_from=is_measured_from(job.experiment, arm.name),
     )
@@ -139,7 +140,7 @@ def _evaluate(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
 
     collect(
         plan,
-        lambda: _sampler(arm, load_model(), plan.max_sequences),
+        lambda: _sampler(job, arm, load_model(), plan.max_sequences),
         task,
         folder.generations(arm.name, job.seed),
         on_chunk,
@@ -168,11 +169,11 @@ def _collection_plan(job: Job, task: Task) -> CollectionPlan:
     )
 
 
-def _sampler(arm: Arm, language_model: LanguageModel, max_sequences: int) -> Sampler:
-    from polychromic.sampling.local import LocalSampler
+def _sampler(job: Job, arm: Arm, language_model: LanguageModel, max_sequences: int) -> Sampler:
+    from polychromic.sampling.thinking import answer_sampler
     from polychromic.sampling.verbalised import VerbalisedSampler
 
-    sampler = LocalSampler(language_model, max_sequences)
+    sampler = answer_sampler(language_model, max_sequences, job.experiment.task.thinking)
     if arm.verbalised is None:
         return sampler
     return VerbalisedSampler(sampler, language_model.tokenizer, arm.verbalised)

@@ -6,10 +6,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from polychromic.models.thinking import ThinkingMode
 from polychromic.settings import Settings
 
 
-class ArithmeticSettings(Settings):
+class TaskKeys(Settings):
+    """What every task may say."""
+
+    thinking: ThinkingMode = "auto"
+    """What becomes of `<think>…</think>` before an answer: `keep` it as text, `strip` it before checking and measuring,
+    or measure it `apart`; `auto` strips it for models whose chat template has it, and from files that carry it."""
+
+
+class ArithmeticSettings(TaskKeys):
     """Four numbers and a target, checked exactly.
 
     There are 6,908 training, 860 validation and 853 test problems; the rarest would take long to draw.
@@ -24,7 +33,7 @@ class ArithmeticSettings(Settings):
     """What counts as one answer. `regrouped`: `8-(3-2)` and `2+8-3` do. `commuted`: only `8-3+2` and `2+(8-3)` do."""
 
 
-class FileSettings(Settings):
+class FileSettings(TaskKeys):
     """A task whose prompts are JSON lines. Paths are relative to the experiment file."""
 
     train: str

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from polychromic.files import atomic_folder
 from polychromic.models.loading import LanguageModel
 from polychromic.records import SamplingParameters
-from polychromic.sampling.local import LocalSampler
+from polychromic.sampling.thinking import answer_sampler
 from polychromic.seeding import child_seed
 from polychromic.training.checkpoint import trainable_weights
 from polychromic.training.groups import sample_groups
@@ -52,7 +52,7 @@ class ValidationWatch:
         self.run = run
         self.settings = run.training.early_stopping
         self.language_model = language_model
-        self.sampler = LocalSampler(language_model, run.training.micro_batch)
+        self.sampler = answer_sampler(language_model, run.training.micro_batch, run.thinking)
         self.prompts = run.task.prompts("validation")[: self.settings.prompts]
         self.state = ValidationState()
         self.folder = run.folder / "checkpoints" / "best"

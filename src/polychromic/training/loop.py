@@ -18,6 +18,7 @@ from polychromic.errors import TrainingError
 from polychromic.files import atomic_folder
 from polychromic.models.loading import LanguageModel, load_language_model, save_adapter
 from polychromic.models.settings import ModelSettings
+from polychromic.models.thinking import ThinkingMode
 from polychromic.objective import FittedBaseline
 from polychromic.records import Prompt
 from polychromic.seeding import child_seed, numpy_generator
@@ -64,6 +65,8 @@ class ArmRun:
     baseline_quality: tuple[float, ...] = ()
     """Quality of the baseline arm at each step of this seed, nan where it was not measured: what
     `diversity.floor_margin` is measured from."""
+    thinking: ThinkingMode = "auto"
+    """What becomes of text that the model writes while it thinks."""
     is_measured_from: bool = False
     """Whether another arm's floor follows this one, so that it has to measure what floors speak of."""
 

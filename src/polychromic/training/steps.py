@@ -15,7 +15,7 @@ from polychromic.models.loading import LanguageModel, reference_policy
 from polychromic.objective import FittedBaseline, gradient_share
 from polychromic.objective.losses import cross_entropy_loss, kl_to_reference, policy_gradient_loss
 from polychromic.records import Generation, Group, Prompt, SamplingParameters
-from polychromic.sampling.local import LocalSampler
+from polychromic.sampling.thinking import answer_sampler
 from polychromic.seeding import child_seed, numpy_generator
 from polychromic.training.credit import distance_metrics, gate_part, has_gate_part
 from polychromic.training.fitted import learn_from
@@ -76,7 +76,7 @@ class StepMaker:
     def __init__(self, run: ArmRun, language_model: LanguageModel) -> None:
         self.run = run
         self.language_model = language_model
-        self.sampler = LocalSampler(language_model, run.training.micro_batch)
+        self.sampler = answer_sampler(language_model, run.training.micro_batch, run.thinking)
         self.parameters = [p for p in language_model.model.parameters() if p.requires_grad]
         self.prompts = run.task.prompts("train")
         self.fitted = FittedBaseline()

@@ -68,6 +68,7 @@ def _arm_run(probe: Probe, arm: Arm) -> ArmRun:
         model=arm.model,
         training=arm.training,
         diversity=arm.diversity,
+        thinking=probe.experiment.task.thinking,
         is_measured_from=is_measured_from(probe.experiment, arm.name),
     )
 

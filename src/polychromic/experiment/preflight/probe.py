@@ -24,7 +24,8 @@ from polychromic.experiment.preflight.checks import CheckSkippedError
 from polychromic.experiment.tasks import build_task
 from polychromic.models.loading import LanguageModel, load_language_model
 from polychromic.records import GenerationRow, Prompt, SamplingParameters
-from polychromic.sampling.local import LocalSampler
+from polychromic.sampling.base import Sampler
+from polychromic.sampling.thinking import answer_sampler
 from polychromic.seeding import child_seed
 from polychromic.tasks.base import Task
 
@@ -123,14 +124,14 @@ class Probe:
             names=(self.experiment.name, "preflight"),
             max_sequences=settings.max_sequences,
         )
-        sampler = LocalSampler(self.language_model, settings.max_sequences)
+        sampler = answer_sampler(self.language_model, settings.max_sequences, self.experiment.task.thinking)
         sampler.sample(prompts[:1], 1, SamplingParameters(max_new_tokens=2), [0])  # the first call is slow
         found = self._collected(plan, sampler)
         if found.seconds < _QUICK_SECONDS:
             found = min(found, self._collected(plan, sampler), key=lambda one: one.seconds)
         return found
 
-    def _collected(self, plan: CollectionPlan, sampler: LocalSampler) -> ProbeGenerations:
+    def _collected(self, plan: CollectionPlan, sampler: Sampler) -> ProbeGenerations:
         with tempfile.TemporaryDirectory() as folder:
             started = time.perf_counter()
             rows = collect(plan, lambda: sampler, self.task, Path(folder) / "generations.jsonl")
