@@ -34,6 +34,8 @@ CautionKind = Literal[
     "recorded again",
     "units of text",
     "thinking",
+    "leakage",
+    "duplicates",
 ]
 
 Contrasts = Mapping[tuple[str, str], PairedComparison]

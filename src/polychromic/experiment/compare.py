@@ -14,6 +14,7 @@ from polychromic.evaluation.cautions import Caution
 from polychromic.evaluation.collect import read_generations
 from polychromic.evaluation.compare import Comparison, compare
 from polychromic.evaluation.equal_length import at_equal_length
+from polychromic.evaluation.leakage import find_leakage
 from polychromic.evaluation.measure import measure_arms
 from polychromic.evaluation.study import Study
 from polychromic.evaluation.thinking import thinking_cautions, thinking_measures
@@ -23,8 +24,9 @@ from polychromic.experiment.folder import RunFolder
 from polychromic.experiment.references import METRIC as PERPLEXITY
 from polychromic.experiment.references import read_perplexities
 from polychromic.experiment.tasks import build_task
-from polychromic.records import GenerationRow
+from polychromic.records import GenerationRow, Prompt
 from polychromic.tasks.base import Task
+from polychromic.tasks.settings import FileSettings
 
 if TYPE_CHECKING:
     from polychromic.experiment.given import GivenExperiment
@@ -109,6 +111,11 @@ def compare_rows(
         from polychromic.diversity.embedder import load_embedder
 
         embedder = load_embedder(settings.embedder)
+    leakage = find_leakage(*_evaluated_and_training_prompts(experiment, task, rows))
+    rows = {
+        key: [row for row in members if row.prompt_id not in (leakage.repeated or {})]
+        for key, members in rows.items()
+    }
     of_baseline = [
         row.text
         for (arm, _), members in rows.items()
@@ -140,7 +147,12 @@ def compare_rows(
             tokens=units.tokens,
             workers=experiment.run.workers,
         ),
-        notes=[*notes, *thinking_cautions(rows, measured_apart=apart), *units.notes()],
+        notes=[
+            *leakage.cautions(),
+            *notes,
+            *thinking_cautions(rows, measured_apart=apart),
+            *units.notes(),
+        ],
         chosen_late=chosen_late,
     )
     return Compared(comparison, Study.of(tables))
@@ -162,6 +174,22 @@ def text_units(experiment: Experiment | GivenExperiment, task: Task, texts: Sequ
     if found := sorted(meta_keys & _KEYS_OF_CODE_TASKS):
         return TextUnits("code", f"prompts with {found[0]} ask for Python code")
     return TextUnits(*choose_tokens(texts))
+
+
+def _evaluated_and_training_prompts(
+    experiment: Experiment | GivenExperiment, task: Task, rows: RowsByArmSeed
+) -> tuple[list[Prompt], list[Prompt]]:
+    """The prompts that have generations, and those that arms were trained on: none where no arm is trained, or where
+    files of generations come without the training prompts."""
+    answered = {row.prompt_id for members in rows.values() for row in members}
+    evaluated = [prompt for prompt in task.prompts(experiment.evaluation.split) if prompt.id in answered]
+    if isinstance(experiment, Experiment):
+        trained = any(not experiment.arm(arm).untrained for arm in experiment.arms)
+    else:
+        files = experiment.task if isinstance(experiment.task, FileSettings) else None
+        evaluated_file = files and getattr(files, experiment.evaluation.split)
+        trained = files is None or (files.train != evaluated_file and Path(files.train).is_file())
+    return evaluated, task.prompts("train") if trained else []
 
 
 def _model_tokens(experiment: Experiment | GivenExperiment) -> ModelTokens:

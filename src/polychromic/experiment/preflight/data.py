@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
+from polychromic.evaluation.leakage import find_leakage
 from polychromic.experiment.preflight.checks import Finding
 from polychromic.experiment.preflight.probe import Probe
 from polychromic.records import Prompt
@@ -38,20 +38,16 @@ def prompts_and_references(probe: Probe) -> Finding:
 
 def _warnings(train: Sequence[Prompt], test: Sequence[Prompt], without_references: int) -> list[str]:
     warnings = []
-    twice = len(train) - len({_content(prompt) for prompt in train})
-    if twice:
-        warnings.append(f"{twice} training prompts repeat another")
-    seen = Counter(_content(prompt) for prompt in train)
-    overlap = [prompt.id for prompt in test if _content(prompt) in seen]
-    if overlap:
-        warnings.append(f"{len(overlap)} evaluated prompts are also in training (first: {overlap[0]})")
+    repeated = find_leakage(train, []).repeated
+    if repeated:
+        warnings.append(f"{len(repeated)} training prompts repeat another")
+    leakage = find_leakage(test, train)
+    warnings += leakage.sentences()
+    if leakage.repeated:
+        warnings.append(leakage.repetition())
     if without_references:
         warnings.append(f"{without_references} training prompts have no reference and are not learnt from")
     return warnings
-
-
-def _content(prompt: Prompt) -> str:
-    return "\n".join(" ".join(message.content.split()).lower() for message in prompt.messages)
 
 
 def _lengths(probe: Probe, train: Sequence[Prompt]) -> tuple[str, int]:
