@@ -29,6 +29,8 @@ from polychromic.tasks.base import Task
 from polychromic.tasks.settings import FileSettings
 
 if TYPE_CHECKING:
+    from polychromic.diversity import Embedder
+    from polychromic.evaluation.settings import EvaluationSettings
     from polychromic.experiment.given import GivenExperiment
 
 _AUDITED_PROMPTS = 100
@@ -106,30 +108,20 @@ def compare_rows(
 ) -> Compared:
     """Measure rows as the experiment says, compare its arms, and ask what its checker is worth."""
     settings = experiment.evaluation
-    embedder = None
-    if settings.embedder is not None:
-        from polychromic.diversity.embedder import load_embedder
-
-        embedder = load_embedder(settings.embedder)
     leakage = find_leakage(*_evaluated_and_training_prompts(experiment, task, rows))
     rows = {
         key: [row for row in members if row.prompt_id not in (leakage.repeated or {})]
         for key, members in rows.items()
     }
-    of_baseline = [
-        row.text
-        for (arm, _), members in rows.items()
-        if arm == experiment.comparison.baseline
-        for row in members
-    ]
-    units = text_units(experiment, task, of_baseline)
+    of_baseline = [members for (arm, _), members in rows.items() if arm == experiment.comparison.baseline]
+    units = text_units(experiment, task, [row.text for members in of_baseline for row in members])
     apart = experiment.task.thinking == "apart"
     of_thinking = thinking_measures(rows, headline, units.tokens) if apart else {}
     tables = measure_arms(
         rows,
         pass_threshold=task.pass_threshold,
         cluster_distance=settings.cluster_distance,
-        embedder=embedder,
+        embedder=_embedder(settings),
         tokens=units.tokens,
         extra={key: {**(extra or {}).get(key, {}), **of_thinking.get(key, {})} for key in rows},
         workers=experiment.run.workers,
@@ -156,6 +148,14 @@ def compare_rows(
         chosen_late=chosen_late,
     )
     return Compared(comparison, Study.of(tables))
+
+
+def _embedder(settings: EvaluationSettings) -> Embedder | None:
+    if settings.embedder is None:
+        return None
+    from polychromic.diversity.embedder import load_embedder
+
+    return load_embedder(settings.embedder)
 
 
 def text_units(experiment: Experiment | GivenExperiment, task: Task, texts: Sequence[str]) -> TextUnits:
