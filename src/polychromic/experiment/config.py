@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from polychromic.evaluation.ceilings import contradictions, impossible_criteria
 from polychromic.evaluation.criteria import DEFAULT_LEVELS, Criterion, CriterionDirection, Levels
-from polychromic.evaluation.metrics import EMBEDDER, JUDGE, find_metric, split_at_k
+from polychromic.evaluation.metrics import EMBEDDER, JUDGE, THINKING, find_metric, split_at_k
 from polychromic.evaluation.settings import EvaluationSettings
 from polychromic.experiment.budget import BudgetSettings
 from polychromic.experiment.places import folder_name, user_path, with_absolute_paths
@@ -129,6 +129,8 @@ class ComparisonSettings(Settings):
                 unmeasured.append(f"{key} needs evaluation.embedder, such as minilm")
             if needs == JUDGE and not has_judge:
                 unmeasured.append(f"{key} needs task.judge, a second checker")
+            if needs == THINKING and task.thinking != "apart":
+                unmeasured.append(f"{key} needs task.thinking: apart")
         if unmeasured:
             raise ValueError(f"comparison: {'; '.join(unmeasured)}; add it, or state another criterion")
 
