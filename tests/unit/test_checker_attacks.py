@@ -1,13 +1,18 @@
 """Answers that cheat: they forge rewards, poison the process that judges them, or reach for the ones above it."""
 
+import json
 import logging
+import os
 import secrets
 from pathlib import Path
 
 import pytest
 
 from polychromic.errors import CheckerError
-from polychromic.records import Check, Prompt, as_messages
+from polychromic.evaluation.collect import CollectionPlan, collect, read_generations
+from polychromic.records import Check, Generation, Prompt, SamplingParameters, as_messages
+from polychromic.tasks import rechecking, run_isolated
+from polychromic.tasks.custom import CustomTask
 
 PROMPTS = [Prompt(name, as_messages(f"Question {name}"), ("A",)) for name in "pqr"]
 needs_proc = pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="reads /proc")
@@ -122,6 +127,7 @@ with open({str(tmp_path / "seen")!r}, "ab") as file:
 def test_what_an_answer_starts_cannot_reach_into_the_processes_above_it(checker, tmp_path):
     """They belong to the same user, whose processes may read and write each other's memory through /proc."""
     out = tmp_path / "reached"
+    no_rights = "no rights" in run_isolated("").protection or os.getuid() == 0
     attack = f"""
 import subprocess, sys
 program = '''
@@ -129,14 +135,14 @@ import os
 process, reached = os.getppid(), []
 for _ in range(4):  # the judge, the template, the keeper, and the one that asks
     try:
-        if _ < 3 or os.getuid() == 0:
+        if _ < 3 or {no_rights}:
             os.close(os.open(f"/proc/{{process}}/mem", os.O_RDWR))
             reached.append(process)
     except OSError:
         pass
     try:
         for name in os.listdir(f"/proc/{{process}}/fd"):
-            if _ < 3 and os.path.exists(f"/proc/{{process}}/fd/{{name}}"):
+            if (_ < 3 or {no_rights}) and os.path.exists(f"/proc/{{process}}/fd/{{name}}"):
                 reached.append((process, name))
     except OSError:
         pass
@@ -200,3 +206,29 @@ def test_a_checker_that_imports_threads_is_asked_in_the_process_that_imported_it
         source + "def check(prompt, text):\n    if text == 'x':\n        raise SystemExit\n    return 0.5\n"
     )
     assert [check.reward for check in ask(threaded, "a", "x", "b")] == [0.5, None, 0.5]
+
+
+class Says:
+    """A sampler whose answers to each prompt are known."""
+
+    def __init__(self, texts):
+        self._texts = texts
+
+    def sample(self, prompts, n, parameters, seeds):
+        return [[Generation(text, (1,), "stop") for text in self._texts[prompt.id]] for prompt in prompts]
+
+
+def test_a_chunk_whose_rewards_are_taken_back_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(rechecking, "_MOST_SHARE", 1e9)  # every batch, however little time has passed
+    (tmp_path / "mine.py").write_text(
+        "SAID = {}\ndef check(prompt, text):\n    SAID.update({text: 1.0})\n    return SAID.get('poison', 0.0)\n"
+    )
+    data = tmp_path / "prompts.jsonl"
+    data.write_text(json.dumps({"prompt": "Q"}) + "\n")
+    task = CustomTask(data, data, data, checker=f"{tmp_path / 'mine.py'}:check", embedder="hash")
+    plan = CollectionPlan(tuple(PROMPTS), 4, (SamplingParameters(),), ("test",), max_sequences=4)
+    sampler = Says({"p": list("abcd"), "q": ["poison", *"abc"], "r": list("abcd")})
+    path = tmp_path / "generations.jsonl"
+    with pytest.raises(CheckerError, match="not used"):
+        collect(plan, lambda: sampler, task, path)
+    assert {(row.prompt_id, row.reward) for row in read_generations(path)} == {("p", 0.0)}

@@ -64,11 +64,11 @@ class Process:
         self._ending: str | None = None
         self.left_children = 0  # answers that came with processes of the checker's still there
 
-    def fork(self, load: str | None = None, memory: int = 0) -> Process:
-        """A child of it, which imports the checker named first, if one is."""
+    def fork(self, load: str | None = None, memory: int = 0, *, apart: bool = False) -> Process:
+        """A child of it, which imports the checker named first, if one is; "apart" it gives up its rights."""
         ours, theirs = socket.socketpair()
         with theirs:
-            reply = self.command({"fork": load, "memory": memory}, theirs.fileno())
+            reply = self.command({"fork": load, "memory": memory, "apart": apart}, theirs.fileno())
         if self._owner is None and not reply["adopts"]:
             _say_that_orphans_live_on()
         return Process(Conversation(ours), self, reply["process"])
@@ -141,6 +141,25 @@ class Process:
             ending = self.end(_PATIENCE_SECONDS)
             raise ProcessFailedError(f"the checker's process ended ({ending})") from error
 
+    def execute(self, request: Mapping[str, Any], seconds: float, most_bytes: int) -> Any:
+        """What comes of executing the code of the request in it; the code can write there what it likes.
+
+        Raises ProcessFailedError with the reason where nothing comes.
+        """
+        deadline = time.monotonic() + seconds
+        self._conversation.allow(most_bytes)
+        try:
+            self._conversation.send({"execute": request}, deadline)
+            return self._conversation.receive(deadline)[0]
+        except TimeoutError:
+            raise ProcessFailedError(f"the code did not end within {seconds:g} s and was stopped") from None
+        except TooMuchError:
+            raise ProcessFailedError(
+                f"the code gave more than {most_bytes:,} bytes and was stopped"
+            ) from None
+        except (EOFError, BrokenPipeError) as error:
+            raise ProcessFailedError(f"the code's process ended ({self.end(_PATIENCE_SECONDS)})") from error
+
     def _until(self, key: str, value: Any, deadline: float) -> Mapping[str, Any]:
         """The next message with that value; others are not for us: a checker can write to any descriptor."""
         while True:
@@ -165,6 +184,32 @@ class Process:
         return self._ending is not None
 
 
+class Keeper(Process):
+    """The first process, which meets no text; orphans of all others are handed to it. It ends with this object."""
+
+    def __init__(self, environment: Mapping[str, str], *, apart: bool = False) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            popen = subprocess.Popen(
+                [sys.executable, "-m", "polychromic.tasks.checker_process", str(theirs.fileno())]
+                + ["apart"] * apart,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                pass_fds=[theirs.fileno()],
+                env={**environment, "PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)},
+            )
+        super().__init__(Conversation(ours))
+        self.process = popen.pid
+        self.stop = weakref.finalize(self, _end_keeper, popen, self._conversation)
+
+    def clear(self) -> None:
+        """End everything that ended processes have left behind."""
+        with suppress(ProcessFailedError):
+            self.command({"clear": True})
+
+
 class Family:
     """The keeper, and the template that has imported the checker and is forked; both started anew where they end.
 
@@ -174,7 +219,7 @@ class Family:
     def __init__(self, name: str, memory: int) -> None:
         self._name = name
         self._memory = memory
-        self._keeper: Process | None = None
+        self._keeper: Keeper | None = None
         self._template: Process | None = None
         self.forkable = False
         self.import_seconds = math.nan
@@ -189,14 +234,11 @@ class Family:
     def import_anew(self) -> Process:
         """Another process that has imported the checker."""
         started = time.monotonic()
-        if self._keeper is None:
-            self._keeper = self._start_keeper()
         try:
-            process = self._keeper.fork(self._name, self._memory)
+            process = self._kept().fork(self._name, self._memory)
         except ProcessFailedError:
             self.close()
-            self._keeper = self._start_keeper()
-            process = self._keeper.fork(self._name, self._memory)
+            process = self._kept().fork(self._name, self._memory)
         first: Mapping[str, Any] = {}
         try:
             first = process.loaded()
@@ -223,14 +265,19 @@ class Family:
     def clear(self) -> None:
         """End everything that ended processes of the checker's have left behind."""
         if self._keeper is not None:
-            with suppress(ProcessFailedError):
-                self._keeper.command({"clear": True})
+            self._keeper.clear()
 
     def close(self) -> None:
         """End all processes and everything that they started."""
         if self._keeper is not None:
-            self._stop()
+            self._keeper.stop()
         self._keeper = self._template = None
+
+    def _kept(self) -> Keeper:
+        if self._keeper is None:
+            # Threads of numpy's linear algebra would keep a checker's process from being forked.
+            self._keeper = Keeper({"OPENBLAS_NUM_THREADS": "1"} | os.environ)
+        return self._keeper
 
     def _forked(self) -> Process:
         try:
@@ -239,37 +286,12 @@ class Family:
             self.close()
             return self.template().fork()
 
-    def _start_keeper(self) -> Process:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            popen = subprocess.Popen(
-                [sys.executable, "-m", "polychromic.tasks.checker_process", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-                pass_fds=[theirs.fileno()],
-                env=_environment(),
-            )
-        conversation = Conversation(ours)
-        self._stop = weakref.finalize(self, _end_keeper, popen, conversation)
-        return Process(conversation)
-
 
 @cache
 def _say_that_orphans_live_on() -> None:
     logger.warning(
         "this system does not hand us the orphans of a checker's processes (prctl PR_SET_CHILD_SUBREAPER): a daemon "
         "that a checker starts may outlive it; run checkers that start any in a container"
-    )
-
-
-def _environment() -> dict[str, str]:
-    """Ours, with our import path. Threads of numpy's linear algebra would keep its process from being forked."""
-    return (
-        {"OPENBLAS_NUM_THREADS": "1"}
-        | os.environ
-        | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
     )
 
 

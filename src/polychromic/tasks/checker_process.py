@@ -1,17 +1,19 @@
 """The other side of `isolation`: processes that fork, load one checker of the user's, and run it.
 
-    python -m polychromic.tasks.checker_process DESCRIPTOR
+    python -m polychromic.tasks.checker_process DESCRIPTOR [apart]
 
 The first one, the keeper, loads no checker and meets no text; orphans of all others are handed to it. What it forks
-loads the checker, and forks in its turn, or judges texts. Each has a socket to the one who asks, and to nobody else:
+loads the checker, and forks in its turn, or judges texts. A keeper that is "apart" has no rights and no network, as far
+as the system offers that, and its forks execute code. Each has a socket to the one who asks, and to nobody else:
 
-    {"fork": checker or null, "memory"} + descriptor  -> {"process", …}; where it was to load a checker, the child then
+    {"fork": checker or null, …} + descriptor         -> {"process", …}; where it was to load a checker, the child then
                                                          says {"forkable"} or {"error"}
     {"end": process, "patience": seconds}             -> {"ending": in words}; it is killed if it has not ended by then
     {"clear": true}                                   -> {}: all but what the keeper forked itself is killed
     {"token": null, "number", "prompt", "text", …}    -> {"returned": number} when the checker has returned
     {"token", …}, maybe with the next text            -> {"token", "reward", "error", …}, before any other text runs
     "control" beside a text: a number                 -> the same, as if a checker had returned that number
+    {"execute": code and limits}                      -> what came of it; see `execution_process`
 
 What the checker prints, or reads from standard input, never meets these conversations.
 """
@@ -24,7 +26,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -33,8 +35,19 @@ from polychromic.errors import CheckerError
 from polychromic.records import Check, Message, Prompt
 from polychromic.tasks.checkers import CheckFunction, failed_check, load_checker, run_checker
 from polychromic.tasks.conversation import Conversation
+from polychromic.tasks.execution import executing_keepers
+from polychromic.tasks.execution_process import serve_execution
 from polychromic.tasks.execution_watch import ExecutionWatch
-from polychromic.tasks.reaping import become_subreaper, end_children, end_with_parent, hide, reap
+from polychromic.tasks.reaping import (
+    become_subreaper,
+    children,
+    end_children,
+    end_with_parent,
+    give_up_rights,
+    hide,
+    reap,
+    unshare,
+)
 
 _REAP_SECONDS = 1.0
 
@@ -43,10 +56,16 @@ class Server:
     """Serves one conversation until its end. A keeper has no checker."""
 
     def __init__(
-        self, conversation: Conversation, checker: CheckFunction | None = None, *, adopts: bool = False
+        self,
+        conversation: Conversation,
+        checker: CheckFunction | None = None,
+        *,
+        adopts: bool = False,
+        protection: Sequence[str] = (),
     ) -> None:
         self._conversation = conversation
         self._checker = checker
+        self._protection = protection  # what it, and so whatever it forks, is kept from
         self._adopts = adopts  # whether orphans are handed to this process
         self._forked: set[int] = set()
         self._watch: ExecutionWatch | None = None
@@ -66,6 +85,8 @@ class Server:
                 os._exit(0)
             if "token" in request:
                 self._judge(request)
+            elif "execute" in request:
+                serve_execution(self._conversation, request["execute"], self._protection)
             elif "fork" in request:
                 assert descriptor is not None
                 self._fork(request, descriptor)
@@ -94,8 +115,11 @@ class Server:
             return
         end_with_parent(parent)
         os.setsid()
+        if request["apart"]:
+            give_up_rights()
         self._conversation.close()
-        server = Server(Conversation(socket.socket(fileno=descriptor)), self._checker)
+        conversation = Conversation(socket.socket(fileno=descriptor))
+        server = Server(conversation, self._checker, protection=self._protection)
         if request["fork"] is not None:
             server.load(request["fork"], request["memory"])
         server.serve()
@@ -163,9 +187,21 @@ class Server:
 def main() -> None:
     """Be a keeper until the conversation ends."""
     _close_standard_streams()
+    protection = _leave() if sys.argv[2:] == ["apart"] else []
     hide()
     conversation = Conversation(socket.socket(fileno=int(sys.argv[1])))
-    Server(conversation, adopts=become_subreaper()).serve()
+    Server(conversation, adopts=become_subreaper(), protection=protection).serve()
+
+
+def _leave() -> list[str]:
+    """Give up our rights and the network, as far as the system lets us, and say what is given up."""
+    if unshare("user", "network", "messages"):
+        return ["no rights", "no network"]
+    if unshare("user"):
+        return ["no rights"]
+    return (
+        ["no network"] if unshare("network", "messages") else []
+    )  # root, where nobody may become another user
 
 
 def _end(process: int, patience: float) -> str:
@@ -202,7 +238,7 @@ def _has_children() -> bool:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
         return False
-    return True
+    return any(child not in executing_keepers() for child in children(os.getpid()))
 
 
 def _close_standard_streams() -> None:

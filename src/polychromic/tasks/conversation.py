@@ -13,8 +13,6 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
-from polychromic.files import strict_json
-
 _CHUNK = 2**16
 
 
@@ -39,7 +37,7 @@ class Conversation:
         self, content: Mapping[str, Any], deadline: float = math.inf, descriptor: int | None = None
     ) -> None:
         """Raises TimeoutError at the deadline (of time.monotonic), BrokenPipeError where nobody listens."""
-        payload = strict_json(content).encode() + b"\n"
+        payload = json.dumps(content, default=_plain).encode() + b"\n"
         self._socket.settimeout(_left(deadline))
         try:
             if descriptor is not None:
@@ -93,6 +91,13 @@ class Conversation:
             raise TooMuchError
         self._buffer += data
         return descriptors[0] if descriptors else None
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and arrays of numpy, which the notes to a prompt may hold."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"a {type(value).__name__} cannot be sent to a checker's process")
 
 
 def _left(deadline: float) -> float | None:

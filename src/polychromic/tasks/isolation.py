@@ -132,7 +132,7 @@ class IsolatedChecker:
         if not self._family.forkable:
             return Check(None, _CANNOT_BE_FORKED)
         try:
-            process = template.fork()
+            process = template.fork(apart=True)
         except ProcessFailedError as failure:  # an answer that was executed has killed it
             template.end()
             return Check(None, str(failure))

@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER = 1, 4, 24, 36
+_PR_SET_NO_NEW_PRIVS = 38
+_NAMESPACES = {"user": 0x10000000, "processes": 0x20000000, "network": 0x40000000, "messages": 0x08000000}
 _CAP_SYS_PTRACE, _LAST_CAPABILITY = 19, 63
 _CAPABILITY_VERSION = 0x20080522
 _MOST_ROUNDS = 200
@@ -39,6 +41,16 @@ def end_with_parent(parent: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before we asked
         os._exit(1)
+
+
+def give_up_rights() -> None:
+    """Become, as far as the system offers it, a user without rights who cannot reach into our processes, for good.
+
+    Files stay as they are to it: within a namespace of users of its own it is the same user to the file system.
+    """
+    unshare("user")
+    drop_capabilities()
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)  # nor can it gain any, as by sudo
 
 
 def drop_capabilities(numbers: Collection[int] = range(_LAST_CAPABILITY + 1)) -> bool:
@@ -88,6 +100,17 @@ def children(process: int) -> list[int]:
         return [int(folder.name) for folder in Path("/proc").glob("[0-9]*") if _parent(folder) == process]
 
 
+def unshare(*namespaces: str) -> bool:
+    """Whether this process has left those namespaces for new ones, which where "user" is none of them needs rights.
+
+    In a namespace "user" it has all rights over the other new ones, and over nothing else; of "processes" only its
+    children are part; a new "network" reaches nobody.
+    """
+    library = _library()
+    flags = sum(_NAMESPACES[name] for name in namespaces)
+    return library is not None and library.unshare(flags) == 0
+
+
 def _kill(process: int) -> bool:
     try:
         os.kill(process, signal.SIGKILL)
@@ -112,4 +135,4 @@ def _prctl(option: int, value: int) -> bool:
 @cache
 def _library() -> ctypes.CDLL | None:
     library = ctypes.CDLL(None)
-    return library if hasattr(library, "prctl") and hasattr(library, "capset") else None
+    return library if all(hasattr(library, name) for name in ("prctl", "capset", "unshare")) else None

@@ -52,6 +52,7 @@ class Recheck:
     def __init__(self, expected_seconds: float) -> None:
         self._cost = expected_seconds
         self._last = time.monotonic()
+        self._not_asked_again = 0  # answers of the batches since then
         self._is_on = True
         self._random = random.SystemRandom()  # an answer must not know whether it will be asked again
 
@@ -62,6 +63,7 @@ class Recheck:
         started = time.monotonic()
         judged = [index for index, check in enumerate(checks) if check.reward is not None]
         if not self._is_on or not judged or self._cost > _MOST_SHARE * (started - self._last):
+            self._not_asked_again += len(texts)
             return
         sample = self._random.sample(judged, -(-len(judged) // _ONE_IN))
         controls = self._controls(prompts, texts)
@@ -76,6 +78,7 @@ class Recheck:
                 self._settle(checker, pair, first, second, list(zip(prompts, texts, strict=True)))
         self._last = time.monotonic()
         self._cost = self._last - started
+        self._not_asked_again = 0
 
     def _controls(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Pair]:
         """Answers that are wrong in all likelihood. Their text is not new to the process; what counts is a change."""
@@ -99,10 +102,15 @@ class Recheck:
             return
         culprit = None if checker.executes_answers else _culprit(checker, pair, heard, batch)
         checker.restart()
+        earlier = (
+            f"; those of the {self._not_asked_again} answers before may be wrong too, so start anew with --fresh"
+            if self._not_asked_again
+            else ""
+        )
         raise CheckerError(
             f"checker {checker.name!r} says {said.reward:g} of the answer {_shown(pair)}, but {heard.reward:g} in a "
-            f"process that has met no other answer: {_cause(culprit)}. The rewards of this batch are not used. A "
-            "checker must depend on prompt and answer alone: give answers that it executes to "
+            f"process that has met no other answer: {_cause(culprit)}. The rewards of this batch are not used{earlier}."
+            " A checker must depend on prompt and answer alone: give answers that it executes to "
             "polychromic.tasks.run_isolated; task.checker_recheck: false is for one that is meant to vary"
         )
 
