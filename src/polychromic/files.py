@@ -14,13 +14,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from polychromic.errors import DataError
+from polychromic.errors import ConfigError, DataError
 from polychromic.run_files import RUN_FILES, misfit
 
 logger = logging.getLogger(__name__)
 
 _MOST_DIGITS = 20
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def user_path(value: str | Path) -> Path:
+    """A path with `~` as the user's home; raises ConfigError where that is not known."""
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{value}: no such home folder; write the path out") from error
 
 
 def strict_json(value: Any, *, indent: int | None = None) -> str:

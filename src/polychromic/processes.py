@@ -6,9 +6,12 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.context import SpawnContext, SpawnProcess
+from types import ModuleType
 from typing import Any
 
 
@@ -17,14 +20,32 @@ def open_worker_pool(
 ) -> ProcessPoolExecutor:
     """A pool whose processes call `start(*arguments)` before any work, and end at once when this process is gone.
 
-    Spawned, because a process that has loaded torch or a tokenizer must not be forked.
+    Spawned, because a process that has loaded torch or a tokenizer must not be forked. A script that calls this needs
+    no `if __name__ == "__main__"`: its processes do not import it.
     """
     return ProcessPoolExecutor(
         workers,
-        mp_context=multiprocessing.get_context("spawn"),
+        mp_context=_Context(),
         initializer=_start_worker,
         initargs=(start, arguments),
     )
+
+
+class _Process(SpawnProcess):
+    """A process that does not run the user's script again, which would begin the same work there."""
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:  # noqa: N802  # multiprocessing's own name
+        script = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")  # without a file there is nothing to import
+        try:
+            return SpawnProcess._Popen(process_obj)  # type: ignore[attr-defined]
+        finally:
+            sys.modules["__main__"] = script
+
+
+class _Context(SpawnContext):
+    Process = _Process
 
 
 def _start_worker(start: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:

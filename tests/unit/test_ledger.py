@@ -12,8 +12,9 @@ from polychromic.experiment.cost import projected_seconds, run_cost
 from polychromic.experiment.cost_text import cost_lines
 from polychromic.experiment.folder import RunFolder, read_resolved
 from polychromic.experiment.jobs import Job, JobEvent, carry_out
-from polychromic.experiment.ledger import BUDGET, Ledger, paid, spent_seconds
+from polychromic.experiment.ledger import BUDGET, Ledger, paid, spent_dollars, spent_seconds
 from polychromic.files import append_jsonl, read_json, read_jsonl, write_json
+from polychromic.report.work import spent, work_table
 
 
 class Clock:
@@ -122,7 +123,7 @@ def test_a_cap_asks_the_run_to_stop(folder, caps):
     clock.now = 6.0
     ledger.on_event(event("b"))
     assert stopping.requested()
-    with pytest.raises(stopping.StoppedError, match=f"stopped by {BUDGET}"):
+    with pytest.raises(stopping.StoppedError, match=rf"stopped by {BUDGET} \(budget.{next(iter(caps))} = "):
         stopping.stop_if_requested("kept")
 
 
@@ -177,11 +178,11 @@ def test_what_is_left_is_priced_from_what_was_done(folder):
     folder.generations("baseline", 0).write_text("{}\n" * 4)
     cost = run_cost(experiment(), folder)
     assert cost.seconds == 170.0
-    assert cost.dollars == pytest.approx(1.7)
+    assert cost.money.dollars == pytest.approx(1.7)
     assert len(cost.left) == 6  # training and evaluation of baseline/1, other/0 and other/1
     assert cost.left_seconds == 3 * 100.0 + 3 * 20.0
     lines = cost_lines(cost)
-    assert "spent: 2.8 min, $1.70" in lines
+    assert "spent: 2.8 min, $1.70 (at today's price: none was recorded)" in lines
     assert any(line.startswith("left: 6.0 min, $3.60, whole run 8.8 min, $5.30") for line in lines)
 
 
@@ -236,6 +237,21 @@ def test_starts_at_other_prices_keep_theirs(folder):
     assert Ledger(folder, BudgetSettings(), Clock()).dollars == 4.0
     capped = Ledger(folder, BudgetSettings(dollars_per_hour=2.0, max_dollars=4.5), Clock())
     assert capped.reached_cap == "budget.max_dollars = 4.5 is reached ($5 spent)"
+
+
+def test_page_and_cost_give_one_sum_and_say_what_is_missing_from_it(folder):
+    """Past bug: a row without a price was left out on the page and priced by `polychromic cost`."""
+    rows = [{**row("baseline", 3600.0), "dollars": 2.0}, row("baseline", 1800.0, "evaluate")]
+    append_jsonl(folder.ledger, rows)
+    for price, stated in ((4.0, "$4.00 ($2.00 of it at today's price: none was recorded)"),
+                          (None, "$2.00 (without 30.0 machine minutes that have no price)")):  # fmt: skip
+        priced = experiment().model_copy(update={"budget": BudgetSettings(dollars_per_hour=price)})
+        assert spent(rows, price) == f"90 machine minutes, {stated}"
+        assert work_table(rows, price)[-1][-1] == stated.removeprefix("$")
+        lines = cost_lines(run_cost(priced, folder))
+        assert f"spent: 90.0 min, {stated}" in lines
+        assert spent_dollars(rows, priced.budget) == run_cost(priced, folder).money.dollars
+    assert work_table(rows)[2][-1] == "–"
 
 
 def test_a_run_folder_knows_the_last_price(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from polychromic.diversity import measure_signatures, overlap, rouge_l
 from polychromic.diversity.hashed_ngrams import HashedNgramEmbedder
 from polychromic.diversity.measurement import MeasureSettings
+from polychromic.experiment.compare import long_texts
 from polychromic.records import GenerationRow, SamplingParameters
 from polychromic.report import samples
 from polychromic.report.samples import answer_groups
@@ -50,3 +51,10 @@ def test_the_page_shows_the_start_of_a_long_answer_and_how_much_is_left_out(leng
     [[[text, _]]] = wordings(["x" * length])
     more = " … [1 more characters are not shown]" if length > 20_000 else ""
     assert text == "x" * 20_000 + more
+
+
+def test_a_comparison_says_how_many_texts_are_read_in_part():
+    rows = {("a", 0): [row("w " * 5_001), row("w " * 5_000), row("w" * 9_999), row("")]}
+    (note,) = long_texts(rows, "words")
+    assert note.text == "ROUGE-L reads the first 5,000 tokens of 1 longer text"
+    assert long_texts({("a", 0): [row("w " * 5_000)]}, "words") == []

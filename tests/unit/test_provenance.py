@@ -1,8 +1,11 @@
 """provenance.json names everything that the numbers came from."""
 
 import hashlib
+import json
 import subprocess
 from pathlib import Path
+
+import pytest
 
 import polychromic
 from polychromic.experiment import inputs
@@ -38,7 +41,10 @@ def test_weights_versions_commit_and_uncommitted_work_are_recorded(tmp_path, mon
     assert found["model.safetensors"] == sha256_file(weights)
     assert {"config.json", "tokenizer.json"} < set(found)
     assert len(record["commit"]) == 40
-    assert "-before\n+after" in record["uncommitted_diff"]
+    assert record["uncommitted_changes"] == "M file"
+    assert len(record["uncommitted_diff_sha256"]) == 64
+    assert "before" not in json.dumps(record)
+    assert "after" not in json.dumps(record)
     assert record["seeds"] == [3, 5]
     assert set(record["packages"]) >= {"torch", "transformers", "peft", "numpy"}
 
@@ -47,7 +53,7 @@ def test_outside_a_repository_there_is_no_commit(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     record = provenance(experiment())
     assert record["commit"] is None
-    assert record["uncommitted_diff"] == ""
+    assert record["uncommitted_diff_sha256"] is None
 
 
 def test_the_checkout_that_the_package_runs_from_is_recorded_wherever_the_run_was_started(
@@ -81,7 +87,62 @@ def test_changes_in_another_encoding_are_recorded_as_far_as_they_can_be_read(tmp
     subprocess.run(["git", "add", "file"], check=True)
     subprocess.run(["git", "commit", "-q", "-m", "one"], check=True)
     (tmp_path / "file").write_bytes(b"caf\xe9\n")
-    assert "+caf\ufffd" in provenance(experiment())["uncommitted_diff"]
+    assert len(provenance(experiment())["uncommitted_diff_sha256"]) == 64
+
+
+@pytest.fixture
+def hostile_repository(tmp_path):
+    """A repository whose every setting that git would run at a question leaves a file behind."""
+    repository = tmp_path / "repository"
+    marks = tmp_path / "marks"
+    marks.mkdir()
+
+    def git(*arguments):
+        subprocess.run(["git", "-C", str(repository), *arguments], check=True)
+
+    subprocess.run(["git", "init", "-q", str(repository)], check=True)
+    git("config", "user.email", "a@b.c")
+    git("config", "user.name", "n")
+    (repository / "file").write_text("before\n")
+    (repository / ".gitattributes").write_text("file filter=evil diff=evil\n")
+    git("add", ".")
+    git("commit", "-q", "-m", "one")
+    commands = {
+        name: f"sh -c 'touch {marks}/{name.replace('.', '-')}; cat'"
+        for name in ("core.fsmonitor", "diff.external", "diff.evil.textconv", "diff.evil.command",
+                     "filter.evil.clean", "filter.evil.smudge", "filter.evil.process")
+    }  # fmt: skip
+    for name, command in commands.items():
+        git("config", name, command)
+    git("config", "filter.evil.required", "true")
+    hook = repository / ".git" / "hooks" / "post-index-change"
+    hook.write_text(f"#!/bin/sh\ntouch {marks}/hook\n")
+    hook.chmod(0o755)
+    (repository / "file").write_text("after\n")
+    return repository, marks
+
+
+def test_git_is_asked_without_running_what_the_repository_names(hostile_repository, monkeypatch):
+    """Past danger: a folder received from a stranger ran its own commands when a run in it was recorded."""
+    repository, marks = hostile_repository
+    monkeypatch.chdir(repository)
+    record = provenance(experiment())
+    assert list(marks.iterdir()) == []
+    assert record["uncommitted_changes"] == "M file"
+    assert len(record["commit"]) == 40
+
+
+@pytest.mark.parametrize(
+    ("argv", "kept"),
+    [
+        (["/bin/polychromic", "run", "e.yaml"], ["/bin/polychromic", "run", "e.yaml"]),
+        (["/x/polychromic/__main__.py", "run"], ["/x/polychromic/__main__.py", "run"]),
+        (["mine.py", "--token", "s3cret"], ["mine.py"]),
+    ],
+)
+def test_arguments_of_other_scripts_are_not_recorded(argv, kept, monkeypatch):
+    monkeypatch.setattr("sys.argv", argv)
+    assert module._command() == kept
 
 
 def test_prompts_that_a_task_makes_are_hashed_too():

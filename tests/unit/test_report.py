@@ -205,7 +205,9 @@ def test_a_gain_points_up_where_lower_is_better(tmp_path):
 
 def test_time_and_money_stand_in_the_first_lines():
     row = {"arm": "a", "stage": "train", "seconds": 240.0, "tokens": 1}
-    assert spent([{**row, "machine_seconds": 120.0, "dollars": 0.5}, row]) == "6.0 machine minutes, $0.50"
+    assert spent([{**row, "machine_seconds": 120.0, "dollars": 0.5}, row]) == (
+        "6.0 machine minutes, $0.50 (without 4.0 machine minutes that have no price)"
+    )
     assert spent([{**row, "seconds": 9000.0}]) == "2.5 machine hours"
     assert spent([{**row, "seconds": 38.0}]) == "38 machine seconds"
     assert spent([]) == ""  # files made elsewhere took nothing here

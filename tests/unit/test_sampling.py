@@ -1,12 +1,15 @@
 """The local sampler: exact inverse transform, batching that changes nothing, stopping."""
 
+import math
+
 import pytest
 import torch
 
-from polychromic.errors import DataError
+from polychromic.errors import DataError, ModelError
 from polychromic.models.chat import encode_prompt
 from polychromic.models.loading import merged_adapter
 from polychromic.records import Prompt, SamplingParameters, as_messages
+from polychromic.sampling import local
 from polychromic.sampling.local import LocalSampler, draw_tokens
 from polychromic.tasks.arithmetic import ArithmeticTask
 
@@ -116,4 +119,19 @@ def test_a_generation_carries_the_log_probability_that_training_computes(tiny_mo
             expected = answer_logprobs(tiny_model, sequences, temperature=0.7).logprobs_BT.sum(dim=1)
         torch.testing.assert_close(
             torch.tensor([one.logprob for one in group]), expected, atol=1e-3, rtol=1e-4
+        )
+
+
+def test_logits_that_are_nan_are_an_error_and_never_the_last_token(tiny_model, monkeypatch):
+    """Past bug: the draw from nan was clamped to the last token of the vocabulary."""
+
+    def broken(logits_BV, parameters, uniforms_B):
+        return draw_tokens(logits_BV.fill_(math.nan), parameters, uniforms_B)
+
+    monkeypatch.setattr(local, "draw_tokens", broken)
+    with pytest.raises(
+        ModelError, match="logits are not numbers for 2 of 2 generations: its weights hold nan"
+    ):
+        LocalSampler(tiny_model).sample(
+            ArithmeticTask().prompts("test")[:1], 2, SamplingParameters(max_new_tokens=3), [0]
         )

@@ -10,7 +10,7 @@ from polychromic.errors import TrainingError
 from polychromic.files import read_jsonl
 from polychromic.records import Check
 from polychromic.tasks.arithmetic import ArithmeticTask
-from polychromic.training import steps
+from polychromic.training import silence, steps
 from polychromic.training.checkpoint import latest_checkpoint
 from polychromic.training.gradients import GradientAccumulator, GradientMeasurement
 from polychromic.training.groups import GroupSignals
@@ -45,6 +45,12 @@ class AllDifferent(Judged):
     def cluster(self, prompt, text):
         self.seen = getattr(self, "seen", 0) + 1
         return str(self.seen)
+
+
+class HalfRight(AllDifferent):
+    """Every answer is half right."""
+
+    reward = 0.5
 
 
 class EquallyFar(Judged):
@@ -85,8 +91,10 @@ def detach_diversity(monkeypatch):
     [
         ("no grad path", ArithmeticTask, {}),
         ("all generations of every group are the same", ArithmeticTask, {"temperature": 1e-5}),
-        ("all rewards of every group are equal", AllDifferent, {}),
-        ("all rewards of every group are equal", Judged, {"diversity": {"objective": "pass_at_k"}}),
+        ("has the full reward", AllDifferent, {}),
+        ("has the full reward", Judged, {"diversity": {"objective": "pass_at_k"}}),
+        ("has the full reward", AllDifferent, {"max_new_tokens": 3}),  # past bug: called truncation
+        ("all rewards of every group are equal", HalfRight, {"diversity": {"objective": "polychromic"}}),
         ("the quality gate is closed", AllWrong, {}),
         ("the quality gate is closed", AllWrong, {"diversity": {"objective": "distance"}}),
         ("cut at max_new_tokens", ArithmeticTask, {"max_new_tokens": 3}),
@@ -174,3 +182,12 @@ def test_terms_are_told_apart_where_the_step_measured_them():
     assert "diversity" in infinite_term(outcome(signal=True, diversity_norm=math.inf))
     assert "quality" in infinite_term(outcome(signal=True, diversity_norm=1.0, quality_norm=math.nan))
     assert "not finite" in silence_cause(outcome(signal=True, diversity_norm=math.nan), DiversitySettings())
+
+
+def test_truncation_is_the_cause_only_where_nothing_passes():
+    """Past bug: saturated groups of answers that were cut, and pass all the same, were called truncated."""
+    for reward, cause in ((1.0, silence.SATURATED), (0.0, silence.CUT)):
+        rewards_PN = np.full((3, 2), reward)
+        groups = GroupSignals(rewards_PN, rewards_PN, np.array([[0, 1]] * 3), np.ones((3, 2, 2)) - np.eye(2))
+        step = dataclasses.replace(outcome(signal=False, signals=groups), truncated=0.95)
+        assert silence_cause(step, DiversitySettings(set_size=1)) == cause

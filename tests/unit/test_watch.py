@@ -1,6 +1,8 @@
 """The page of a run that goes on: served to this machine only, reading only, new when there is something new."""
 
+import socket
 import threading
+from contextlib import closing
 from http.client import HTTPConnection
 
 import pytest
@@ -11,6 +13,8 @@ from polychromic.experiment.continuing import open_run_folder
 from polychromic.experiment.folder import RunFolder
 from polychromic.experiment.watch import page_server, progress_table
 from polychromic.files import append_jsonl
+from polychromic.report import serving
+from polychromic.report.serving import MOST_CONNECTIONS
 
 
 @pytest.fixture
@@ -103,8 +107,54 @@ def test_a_browser_that_goes_away_is_no_error(server, capfd):
         except OSError:
             server.handle_error(None, ("127.0.0.1", 1))
     assert capfd.readouterr().err == ""
-    try:
-        raise ValueError("a real one")
-    except ValueError:
-        server.handle_error(None, ("127.0.0.1", 1))
+    with socket.socket() as gone:
+        try:
+            raise ValueError("a real one")
+        except ValueError:
+            server.handle_error(gone, ("127.0.0.1", 1))
     assert "a real one" in capfd.readouterr().err
+
+
+def answer_of(connection):
+    with closing(connection):
+        return b"".join(iter(lambda: connection.recv(4096), b""))
+
+
+def test_hundreds_of_slow_clients_keep_few_threads_and_no_one_from_the_page(server):
+    """Past bug: 300 clients that sent half a request kept 300 threads, for ever."""
+    before = threading.active_count()
+    slow = []
+    for _ in range(300):
+        slow.append(socket.create_connection(("127.0.0.1", server.server_port), timeout=30))
+        slow[-1].sendall(b"GET / HT")
+    assert ask(server, f"/{server.token}/version")[0] == 200
+    assert threading.active_count() - before <= MOST_CONNECTIONS + 1  # one may be ending
+    assert len(server._connections) <= MOST_CONNECTIONS
+    made_room = [answer_of(connection) for connection in slow[: 300 - MOST_CONNECTIONS]]
+    assert all(answer.startswith(b"HTTP/1.0 408 Request Timeout") for answer in made_room)
+    for connection in slow[300 - MOST_CONNECTIONS :]:
+        connection.close()
+
+
+def test_a_client_that_says_nothing_is_told_so(server, monkeypatch):
+    monkeypatch.setattr(serving._Handler, "timeout", 0.1)
+    answer = answer_of(socket.create_connection(("127.0.0.1", server.server_port), timeout=30))
+    assert answer.startswith(b"HTTP/1.0 408 Request Timeout")
+    assert server._connections == {} or not any(server._connections.values())
+
+
+def test_an_error_while_the_page_is_made_is_an_answer_too(server, capsys):
+    """Past bug: the connection was closed without a word."""
+
+    def broken():
+        raise KeyError("step")
+
+    server.version = broken
+    status, text = ask(server, f"/{server.token}/version")
+    assert (status, text) == (500, "the page cannot be made: KeyError('step')\n")
+    assert "KeyError" in capsys.readouterr().err
+
+
+def test_connections_that_are_all_being_answered_leave_no_room(server, monkeypatch):
+    monkeypatch.setattr(serving, "MOST_CONNECTIONS", 0)
+    assert ask(server, f"/{server.token}/version")[0] == 503

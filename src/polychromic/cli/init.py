@@ -16,8 +16,16 @@ def init(
     """Write a commented experiment file to start from."""
     from polychromic.errors import ConfigError
     from polychromic.experiment.template import experiment_template
+    from polychromic.files import user_path
 
-    if path.exists():
+    path = user_path(path)
+    if path.exists() or path.is_symlink():
         raise ConfigError(f"{path} exists already; name another file")
-    path.write_text(experiment_template(path.stem), encoding="utf-8")
+    try:
+        path.write_text(experiment_template(path.stem), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be written ({error.strerror}); name a file in a folder that is there and that you may "
+            "write to"
+        ) from error
     typer.echo(f"wrote {path}; edit it, then: polychromic run {path}")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from polychromic.files import user_path
+
 if TYPE_CHECKING:
     from polychromic.experiment.run import RunResult
 
@@ -15,7 +17,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides, such as training.steps=20."),
 ]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where run folders live.")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where run folders live.", parser=user_path)]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew; what the run folder holds is moved aside.")]
 Yes = Annotated[bool, typer.Option("--yes", help="With --fresh: do not ask where training has finished.")]
 RunFolderPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/quickstart.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -18,9 +19,14 @@ def report(
             "--watch", help="Serve the page to this machine, with live curves while the run goes on."
         ),
     ] = False,
-    port: Annotated[int, typer.Option(help="With --watch: the port, 0 for any that is free.")] = 0,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="With --watch: the port, 0 for any that is free.")
+    ] = 0,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Run a checker of the folder's own where texts are checked anew.")
+    ] = False,
 ) -> None:
-    """Build the comparison and the page anew from a run's generations."""
+    """Build the comparison and the page anew from a run's generations. No checker is run on what has been checked."""
     if watch:
         _serve(run_folder, port)
         return
@@ -28,6 +34,7 @@ def report(
     from polychromic.experiment.continuing import require_same_inputs
     from polychromic.experiment.folder import RunFolder, read_resolved
     from polychromic.experiment.run import RunResult, compare_and_report
+    from polychromic.experiment.tasks import named_code
     from polychromic.experiment.working import held_folder
 
     folder = RunFolder(run_folder)
@@ -35,12 +42,26 @@ def report(
     if "generations" in content:
         from polychromic.experiment.given import GivenExperiment, evaluate_given
 
-        show_result(evaluate_given(GivenExperiment.from_mapping(content, source=source), folder))
+        given = GivenExperiment.from_mapping(content, source=source)
+        _ask_before_running(named_code(given.task), run_folder, yes=yes)
+        show_result(evaluate_given(given, folder))
         return
     chosen = Experiment.from_mapping(content, source=source)
     with held_folder(run_folder):
         require_same_inputs(chosen, folder)
-        show_result(RunResult(folder, compare_and_report(chosen, folder)))
+        show_result(RunResult(folder, compare_and_report(chosen, folder, run_code=False)))
+
+
+def _ask_before_running(code: list[str], run_folder: Path, *, yes: bool) -> None:
+    """A comparison of files checks their texts anew; the folder may be somebody else's."""
+    from polychromic.errors import ConfigError
+
+    if not code or yes:
+        return
+    what = f"{run_folder} has its texts checked by {' and '.join(code)}, which runs that code here"
+    if not sys.stdin.isatty():
+        raise ConfigError(f"{what}; add --yes where you trust it")
+    typer.confirm(f"{what}. Run it?", abort=True)
 
 
 def _serve(run_folder: Path, port: int) -> None:

@@ -27,6 +27,12 @@ def train(
     unknown = set(arm or ()) - set(chosen.arms)
     if unknown:
         raise ConfigError(f"--arm {sorted(unknown)[0]}: no such arm; the file has {', '.join(chosen.arms)}")
+    others = set(seed or ()) - set(chosen.seeds)
+    if others:
+        listed = ", ".join(map(str, chosen.seeds))
+        raise ConfigError(
+            f"--seed {min(others)}: no such seed; the file has {listed} (the override seeds=[...] changes them)"
+        )
     with working_folder(chosen, out, fresh=fresh, yes=yes) as folder:
         do_jobs(chosen, folder, ("train",), arms=arm, seeds=seed)
     typer.echo(f"adapters are in {folder.root}")

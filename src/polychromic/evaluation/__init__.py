@@ -9,7 +9,7 @@ from polychromic.evaluation.equal_length import at_equal_length
 from polychromic.evaluation.group_metrics import MeasureOptions
 from polychromic.evaluation.intervals import Resampling
 from polychromic.evaluation.measure import measure_arms, measure_rows
-from polychromic.evaluation.metrics import METRICS, Metric, find_metric
+from polychromic.evaluation.metrics import METRICS, Metric, find_metric, register_metric
 from polychromic.evaluation.passk import all_pass_at_k, most_pass_at_k, pass_at_k, pass_at_k_curve
 from polychromic.evaluation.power import detectable_effect, prompts_needed
 from polychromic.evaluation.rendering import (
@@ -60,6 +60,7 @@ __all__ = [
     "pass_at_k",
     "pass_at_k_curve",
     "prompts_needed",
+    "register_metric",
     "summary_text",
     "to_latex",
     "to_markdown",

@@ -36,6 +36,7 @@ CautionKind = Literal[
     "thinking",
     "leakage",
     "duplicates",
+    "long texts",
 ]
 
 Contrasts = Mapping[tuple[str, str], PairedComparison]

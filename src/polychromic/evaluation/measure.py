@@ -17,6 +17,7 @@ from polychromic.diversity.signature import sign
 from polychromic.diversity.tokens import Tokenizer, TokenOptions
 from polychromic.evaluation.group_metrics import GroupMetrics, MeasureOptions, measure_answers
 from polychromic.evaluation.groups import AnswerGroup, carry_forms, group_rows
+from polychromic.evaluation.metrics import require_addable
 from polychromic.evaluation.tables import PromptTable, SampledTable
 from polychromic.evaluation.undefined import count_reasons
 from polychromic.processes import open_worker_pool
@@ -38,7 +39,7 @@ def measure_rows(
 ) -> PromptTable:
     """Measure one arm's and seed's rows.
 
-    Without an embedder there are no semantic metrics. `extra` adds metrics made elsewhere to every way of
+    Without an embedder there are no semantic metrics. `extra` adds registered metrics made elsewhere to every way of
     sampling: metric key → prompt id → value. The groups are measured in `pool` where one is given.
     Raises ValueError without rows, or where a generation appears twice.
     """
@@ -177,6 +178,8 @@ def _columns(
         key: np.array([measured[p].values[key] if p in measured else np.nan for p in prompts])
         for key in first.values
     }
+    for key, column in extra.items():
+        require_addable(key, column.values(), values)
     values |= {key: np.array([column.get(p, np.nan) for p in prompts]) for key, column in extra.items()}
     curves = {
         key: _stack([measured[p].curves[key] if p in measured else None for p in prompts])

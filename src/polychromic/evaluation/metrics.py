@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -86,7 +87,39 @@ METRICS: dict[str, Metric] = {
 }
 """By key, in the order in which they are shown. Beside these there are `pass@K` and `distinct_correct@K`."""
 
+_KEY = re.compile(r"[a-z][a-z0-9_]*")
+
 _AT_K = re.compile(r"(pass|distinct_correct)@([1-9]\d*)")
+
+
+def register_metric(metric: Metric) -> Metric:
+    """Make a metric of your own known to measurement, criteria and reports, which all ask here; its values come in by
+    `measure_arms(extra=…)`. Raises ValueError for a key that is taken, or is no word of a–z, 0–9 and _."""
+    if not _KEY.fullmatch(metric.key):
+        raise ValueError(f"metric key {metric.key!r}: expected a word of a-z, 0-9 and _, such as readability")
+    if METRICS.setdefault(metric.key, metric) != metric:
+        raise ValueError(f"metric key {metric.key!r} is that of another metric; choose another")
+    return metric
+
+
+def require_addable(key: str, values: Iterable[float], measured: Collection[str]) -> None:
+    """Raise ValueError for values from elsewhere that would be dropped or mistaken: of a metric that nobody registered,
+    that is `measured` here, that is a point of a curve, or that lie outside its bounds."""
+    if key not in METRICS:
+        what = "is read from a curve" if split_at_k(key) else "is not known"
+        raise ValueError(
+            f"extra: metric {key!r} {what}; register_metric(Metric(...)) makes one of your own known"
+        )
+    if key in measured:
+        raise ValueError(f"extra: {key!r} is measured from the generations themselves; register another key")
+    metric = METRICS[key]
+    outside = [
+        value for value in values if not math.isnan(value) and not metric.lowest <= value <= metric.highest
+    ]
+    if outside:
+        raise ValueError(
+            f"extra: {key} = {outside[0]:g}, and its values lie between {metric.lowest:g} and {metric.highest:g}"
+        )
 
 
 def find_metric(key: str) -> Metric:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from polychromic.diversity.tokens import ModelTokens, Tokenizer, choose_tokens
+from polychromic.diversity.overlap import ROUGE_L_TOKENS
+from polychromic.diversity.tokens import ModelTokens, Tokenizer, TokenOptions, choose_tokens
 from polychromic.errors import ConfigError, DataError
-from polychromic.evaluation.audit_checker import CheckerAudit, audit_checker
+from polychromic.evaluation.audit_checker import CheckerAudit, ControlResult, audit_checker
 from polychromic.evaluation.cautions import Caution
 from polychromic.evaluation.collect import read_generations
 from polychromic.evaluation.compare import Comparison, compare
@@ -18,12 +20,13 @@ from polychromic.evaluation.leakage import find_leakage
 from polychromic.evaluation.measure import measure_arms
 from polychromic.evaluation.study import Study
 from polychromic.evaluation.thinking import thinking_cautions, thinking_measures
+from polychromic.evaluation.wording import plural
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.continuing import late_changes
 from polychromic.experiment.folder import RunFolder
 from polychromic.experiment.references import METRIC as PERPLEXITY
 from polychromic.experiment.references import read_perplexities
-from polychromic.experiment.tasks import build_task
+from polychromic.files import read_json
 from polychromic.records import GenerationRow, Prompt
 from polychromic.tasks.base import Task
 from polychromic.tasks.settings import FileSettings
@@ -65,8 +68,22 @@ class Compared:
     study: Study
 
 
-def compare_run(experiment: Experiment, folder: RunFolder) -> Compared:
-    """Measure what every arm and seed generated and compare the arms.
+def recorded_audit(folder: RunFolder) -> CheckerAudit | None:
+    """What an earlier comparison in the folder says of its checker; None where there is none."""
+    recorded = read_json(folder.comparison).get("checker") if folder.comparison.exists() else None
+    if recorded is None:
+        return None
+    controls = {
+        name: ControlResult(**one | {"pass_rate": math.nan if one["pass_rate"] is None else one["pass_rate"]})
+        for name, one in recorded["controls"].items()
+    }
+    return CheckerAudit(**recorded | {"controls": controls})
+
+
+def compare_run(
+    experiment: Experiment, folder: RunFolder, task: Task, *, audit: CheckerAudit | None = None
+) -> Compared:
+    """Measure what every arm and seed generated and compare the arms. `audit` of the checker stands in for a new one.
 
     Raises DataError where an arm and seed has no generations yet.
     """
@@ -88,8 +105,9 @@ def compare_run(experiment: Experiment, folder: RunFolder) -> Compared:
     return compare_rows(
         experiment,
         rows,
-        build_task(experiment.task),
+        task,
         headline=headline,
+        audit=audit,
         extra=extra,
         notes=notes,
         chosen_late=chosen_late,
@@ -102,11 +120,12 @@ def compare_rows(
     task: Task,
     *,
     headline: str,
+    audit: CheckerAudit | None = None,
     extra: ExtraByArmSeed | None = None,
     notes: Sequence[Caution] = (),
     chosen_late: Sequence[str] = (),
 ) -> Compared:
-    """Measure rows as the experiment says, compare its arms, and ask what its checker is worth."""
+    """Measure rows as the experiment says, compare its arms, and ask what its checker is worth (or take `audit`)."""
     settings = experiment.evaluation
     leakage = find_leakage(*_evaluated_and_training_prompts(experiment, task, rows))
     rows = {
@@ -131,7 +150,7 @@ def compare_rows(
         baseline=experiment.comparison.baseline,
         criteria=experiment.comparison.levels(),
         headline=headline,
-        audit=_audit(task, experiment, rows),
+        audit=audit or _audit(task, experiment, rows),
         equal_length=at_equal_length(
             rows,
             baseline=experiment.comparison.baseline,
@@ -144,6 +163,7 @@ def compare_rows(
             *notes,
             *thinking_cautions(rows, measured_apart=apart),
             *units.notes(),
+            *long_texts(rows, units.tokens),
         ],
         chosen_late=chosen_late,
     )
@@ -156,6 +176,17 @@ def _embedder(settings: EvaluationSettings) -> Embedder | None:
     from polychromic.diversity.embedder import load_embedder
 
     return load_embedder(settings.embedder)
+
+
+def long_texts(rows: RowsByArmSeed, tokens: str | Tokenizer) -> list[Caution]:
+    """Which measure reads only the start of how many texts."""
+    # No text has more tokens than characters, and most have fewer characters than that.
+    long = [row.text for members in rows.values() for row in members if len(row.text) > ROUGE_L_TOKENS]
+    n = sum(len(TokenOptions(tokens).split([text])[0]) > ROUGE_L_TOKENS for text in long)
+    if not n:
+        return []
+    text = f"ROUGE-L reads the first {ROUGE_L_TOKENS:,} tokens of {plural(n, 'longer text')}"
+    return [Caution("long texts", "", text)]
 
 
 def text_units(experiment: Experiment | GivenExperiment, task: Task, texts: Sequence[str]) -> TextUnits:

@@ -13,9 +13,10 @@ from polychromic.evaluation.criteria import DEFAULT_LEVELS, Criterion, Criterion
 from polychromic.evaluation.metrics import EMBEDDER, JUDGE, THINKING, find_metric, split_at_k
 from polychromic.evaluation.settings import EvaluationSettings
 from polychromic.experiment.budget import BudgetSettings
-from polychromic.experiment.places import folder_name, user_path, with_absolute_paths
+from polychromic.experiment.places import folder_name, with_absolute_paths
 from polychromic.experiment.problems import config_error, describe_problems
 from polychromic.experiment.yaml_file import read_yaml
+from polychromic.files import user_path
 from polychromic.models.settings import ModelSettings
 from polychromic.settings import Settings
 from polychromic.tasks.settings import CustomSettings, TaskSettings

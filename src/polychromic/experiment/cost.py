@@ -9,21 +9,22 @@ from typing import Any
 
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.folder import RunFolder
-from polychromic.experiment.ledger import machine_seconds, spent_dollars, spent_seconds
+from polychromic.experiment.ledger import spent_seconds
 from polychromic.files import read_derived, read_jsonl
+from polychromic.report.work import Money, machine_seconds, money
 
 STAGES = ("train", "evaluate")
 
 
 @dataclass(frozen=True, slots=True)
 class StageCost:
-    """One arm's stage over all seeds and starts. Seconds are the machine's; dollars None without a price."""
+    """One arm's stage over all seeds and starts. Seconds are the machine's."""
 
     arm: str
     stage: str
     seconds: float
     tokens: int
-    dollars: float | None
+    money: Money
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class RunCost:
 
     stages: tuple[StageCost, ...]
     seconds: float
-    dollars: float | None
+    money: Money
     left: tuple[tuple[str, int, str], ...]
     """(arm, seed, stage) of all work that has not ended."""
     left_seconds: float | None
@@ -61,13 +62,14 @@ def run_cost(experiment: Experiment, folder: RunFolder) -> RunCost:
     seconds = spent_seconds(everything)
     left = left_to_do(experiment, folder)
     left_seconds = projected_seconds(left, everything)
-    by_preflight = _left_by_preflight(folder, seconds) if left_seconds is None else None
+    worked = spent_seconds([row for row in everything if row["arm"]])
+    by_preflight = _left_by_preflight(folder, worked) if left_seconds is None else None
     left_seconds = by_preflight if left_seconds is None else left_seconds
     stages = _by_stage(everything, experiment)
     return RunCost(
         stages=stages,
         seconds=seconds,
-        dollars=spent_dollars(everything, experiment.budget),
+        money=money(everything, experiment.budget.dollars_per_hour),
         left=tuple(left),
         left_seconds=left_seconds,
         left_dollars=None if left_seconds is None else experiment.budget.dollars(left_seconds),
@@ -127,7 +129,7 @@ def projected_seconds(
 
 
 def _left_by_preflight(folder: RunFolder, spent: float) -> float | None:
-    """Machine seconds of the whole run by preflight's estimate, less those spent; None where it has not been made."""
+    """Machine seconds of the whole run by preflight's estimate, less those worked; None where it has not been made."""
     made = read_derived(folder.preflight) or {"checks": []}
     for check in made["checks"]:
         if check["name"] == "time and money" and check["figures"].get("seconds") is not None:
@@ -145,7 +147,7 @@ def _by_stage(rows: Sequence[Mapping[str, Any]], experiment: Experiment) -> tupl
             stage,
             spent_seconds(found),
             sum(row["tokens"] for row in found),
-            spent_dollars(found, experiment.budget),
+            money(found, experiment.budget.dollars_per_hour),
         )
         for (arm, stage), found in by_stage.items()
     )
@@ -169,8 +171,8 @@ def _gains(comparison: Mapping[str, Any], stages: Sequence[StageCost]) -> list[G
         if percent <= 0 or not own:
             continue
         seconds = sum(one.seconds for one in own)
-        priced = own[0].dollars is not None
-        dollars = sum(one.dollars or 0.0 for one in own) if priced else None
+        priced = all(one.money.dollars is not None and not one.money.unpriced_seconds for one in own)
+        dollars = sum(one.money.dollars or 0.0 for one in own) if priced else None
         gains[arm, metric] = Gain(
             arm, metric, percent, seconds / percent, None if dollars is None else dollars / percent
         )

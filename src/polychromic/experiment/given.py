@@ -29,14 +29,14 @@ from polychromic.experiment.config import (
     RunSettings,
 )
 from polychromic.experiment.folder import RunFolder, read_resolved
-from polychromic.experiment.places import folder_name, user_path, with_absolute_paths
+from polychromic.experiment.places import folder_name, with_absolute_paths
 from polychromic.experiment.problems import config_error
 from polychromic.experiment.provenance import installed_versions
 from polychromic.experiment.run import RunResult
 from polychromic.experiment.tasks import build_task
 from polychromic.experiment.working import held_folder
 from polychromic.experiment.yaml_file import read_yaml
-from polychromic.files import remove_folder, sha256_file, strict_json, write_json, write_text
+from polychromic.files import remove_folder, sha256_file, strict_json, user_path, write_json, write_text
 from polychromic.settings import Settings
 from polychromic.tasks.settings import TaskSettings
 

@@ -17,6 +17,7 @@ from polychromic.experiment.budget import BudgetSettings
 from polychromic.experiment.folder import RunFolder
 from polychromic.experiment.jobs import Job, JobEvent
 from polychromic.files import append_jsonl, read_derived, read_jsonl, write_json
+from polychromic.report.work import machine_seconds, money
 
 _SECONDS_BETWEEN_HEARTBEATS = 10.0
 _LEAST_SECONDS = 1.0  # what took less was not work: it had been done before
@@ -76,7 +77,7 @@ class Ledger:
             self.last_heartbeat = self.clock()
             write_json(self.folder.heartbeat, self._rows())
         if self.reached_cap:
-            stopping.request(BUDGET)
+            stopping.request(f"{BUDGET} ({self.reached_cap})")
 
     def on_done(self, job: Job, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write the rows of a finished job; its own clock is more exact than the events."""
@@ -156,15 +157,6 @@ def spent_seconds(rows: Sequence[Mapping[str, Any]]) -> float:
     return sum(machine_seconds(row) for row in rows)
 
 
-def machine_seconds(row: Mapping[str, Any]) -> float:
-    """A row's share of the machine's time; rows of older runs count their job's seconds."""
-    return row.get("machine_seconds", row["seconds"])
-
-
 def spent_dollars(rows: Sequence[Mapping[str, Any]], budget: BudgetSettings) -> float | None:
-    """Dollars of ledger rows, each at the price of its start, at today's where that had none; None without a price."""
-    priced = [
-        budget.dollars(machine_seconds(row)) if row.get("dollars") is None else row["dollars"] for row in rows
-    ]
-    known = [dollars for dollars in priced if dollars is not None]
-    return sum(known) if known else budget.dollars(0.0)
+    """Dollars of ledger rows as `money` sums them; nothing is spent without rows, None without a price."""
+    return money(rows, budget.dollars_per_hour).dollars if rows else budget.dollars(0.0)

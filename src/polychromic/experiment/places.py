@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from polychromic.errors import ConfigError
+from polychromic.files import user_path
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -87,11 +87,3 @@ def _place_named(section: dict[str, Any], key: str, folder: Path) -> None:
 
 def _absolute(folder: Path, value: str) -> str:
     return str((folder / user_path(value)).resolve())
-
-
-def user_path(value: str | Path) -> Path:
-    """A path with `~` as the user's home; raises ConfigError where that is not known."""
-    try:
-        return Path(value).expanduser()
-    except RuntimeError as error:
-        raise ConfigError(f"{value}: no such home folder; write the path out") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import platform
 import subprocess
 import sys
@@ -15,7 +17,8 @@ from polychromic.experiment.inputs import Inputs, record_inputs
 
 _PACKAGES = ("polychromic", "torch", "transformers", "peft", "accelerate", "numpy", "scipy", "statsmodels")
 _PACKAGES += ("sentence-transformers", "scikit-learn", "tokenizers", "safetensors")
-_LONGEST_DIFF = 1_000_000
+# What a repository's own settings could run when it is asked: a monitor of files, hooks. Others are named where asked.
+_NO_COMMANDS = ("--no-optional-locks", "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}")
 
 
 def provenance(experiment: Experiment, inputs: Inputs | None = None) -> dict[str, Any]:
@@ -23,7 +26,7 @@ def provenance(experiment: Experiment, inputs: Inputs | None = None) -> dict[str
     import torch
 
     return {
-        "command": sys.argv,
+        "command": _command(),
         "python": platform.python_version(),
         "machine": {
             "platform": platform.platform(),
@@ -59,12 +62,21 @@ def _installed(package: str) -> str | None:
         return None
 
 
+def _command() -> list[str]:
+    """This program's own words; of another script its name alone, since its arguments may hold secrets."""
+    program = Path(sys.argv[0])
+    own = "polychromic" in (program.stem, program.parent.name)
+    return sys.argv if own else sys.argv[:1]
+
+
 def _worktree(folder: Path) -> dict[str, str | None]:
-    """Commit of the git repository around a folder, and what differs from it; the commit is None outside of any."""
+    """Commit of the git repository around a folder, the names of what differs from it, and the hash of the difference;
+    None outside of any. The difference itself may hold secrets."""
+    diff = _git(folder, "diff", "--no-ext-diff", "--no-textconv", "--ignore-submodules=all", "HEAD")
     return {
         "commit": _git(folder, "rev-parse", "HEAD"),
-        "uncommitted_changes": _git(folder, "status", "--porcelain"),
-        "uncommitted_diff": (_git(folder, "diff", "HEAD") or "")[:_LONGEST_DIFF],
+        "uncommitted_changes": _git(folder, "status", "--porcelain", "--ignore-submodules=all"),
+        "uncommitted_diff_sha256": None if diff is None else hashlib.sha256(diff.encode()).hexdigest(),
     }
 
 
@@ -78,11 +90,22 @@ def _source_worktree() -> dict[str, str | None] | None:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """Output of a git command in a folder, None outside a repository."""
+    """Output of a git command in a folder, None outside a repository. Nothing that the repository names is run."""
+    filters = _run_git(folder, "config", "--show-scope", "--name-only", "--get-regexp", r"^filter\.")
+    scopes = (line.partition("\t") for line in (filters or "").splitlines())
+    own = [key for scope, _, key in scopes if scope in ("local", "worktree")]
+    no_filters = [
+        part for key in own for part in ("-c", f"{key}={'false' if key.endswith('.required') else ''}")
+    ]
+    return _run_git(folder, *no_filters, *arguments)
+
+
+def _run_git(folder: Path, *arguments: str) -> str | None:
     try:
         result = subprocess.run(
-            ["git", "-C", str(folder), *arguments],
+            ["git", "-C", str(folder), *_NO_COMMANDS, *arguments],
             capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=False,
+            env={**os.environ, "GIT_NO_LAZY_FETCH": "1", "GIT_TERMINAL_PROMPT": "0"},
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -21,10 +21,10 @@ from polychromic.experiment.ledger import Ledger, paid
 from polychromic.experiment.progress import open_progress
 from polychromic.experiment.projection import Projection
 from polychromic.experiment.room import refuse_impossible_criteria
-from polychromic.experiment.tasks import build_task
+from polychromic.experiment.tasks import build_task, named_code, without_code
 from polychromic.experiment.workers import run_jobs
 from polychromic.experiment.working import working_folder
-from polychromic.files import write_json
+from polychromic.files import user_path, write_json
 
 if TYPE_CHECKING:
     from polychromic.evaluation import Comparison
@@ -52,7 +52,7 @@ def run(
     Raises PolychromicError with a message for people; what was done is kept.
     """
     experiment = as_experiment(experiment, overrides)
-    with working_folder(experiment, Path(out), fresh=fresh, yes=yes) as folder:
+    with working_folder(experiment, user_path(out), fresh=fresh, yes=yes) as folder:
         if experiment.run.preflight:
             from polychromic.experiment.preflight.gate import require_preflight
 
@@ -185,17 +185,21 @@ def _show_lengths(experiment: Experiment) -> None:
     sys.stdout.flush()
 
 
-def compare_and_report(experiment: Experiment, folder: RunFolder) -> Comparison:
-    """Measure the generations of all arms and seeds, compare them, and write comparison.json and the reports."""
-    from polychromic.experiment.compare import compare_run
+def compare_and_report(experiment: Experiment, folder: RunFolder, *, run_code: bool = True) -> Comparison:
+    """Measure the generations of all arms and seeds, compare them, and write comparison.json and the reports.
+
+    Without `run_code` no checker of somebody's own is started: what an earlier comparison says of it is kept.
+    """
+    from polychromic.experiment.compare import compare_run, recorded_audit
     from polychromic.experiment.diagnose import diagnose_run
     from polychromic.experiment.model_cards import write_model_cards
     from polychromic.report.build import write_report
 
     stopping.stop_if_requested("everything sampled is kept")
     trained = any(not experiment.arm(arm).untrained for arm in experiment.arms)
-    task = build_task(experiment.task)
-    compared = compare_run(experiment, folder)
+    task = build_task(experiment.task if run_code else without_code(experiment.task))
+    audit = None if run_code or not named_code(experiment.task) else recorded_audit(folder)
+    compared = compare_run(experiment, folder, task, audit=audit)
     write_json(folder.comparison, compared.comparison.to_json())
     write_report(
         folder.root,
@@ -206,6 +210,7 @@ def compare_and_report(experiment: Experiment, folder: RunFolder) -> Comparison:
         diagnosis=diagnose_run(experiment, folder) if trained else None,
         study=compared.study,
         prompt_texts={prompt.id: prompt.text for prompt in task.prompts(experiment.evaluation.split)},
+        dollars_per_hour=experiment.budget.dollars_per_hour,
     )
     write_model_cards(experiment, folder, compared.comparison)
     return compared.comparison

@@ -5,7 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 from polychromic.tasks.base import Task
-from polychromic.tasks.settings import ArithmeticSettings, RepliesSettings, TaskSettings
+from polychromic.tasks.checkers import BUILT_IN
+from polychromic.tasks.settings import ArithmeticSettings, CustomSettings, RepliesSettings, TaskSettings
+
+
+def named_code(settings: TaskSettings) -> list[str]:
+    """The checkers of a task that are somebody's own code, such as `checker.py:check`."""
+    checkers = [settings.checker, settings.judge] if isinstance(settings, CustomSettings) else []
+    return [name for name in checkers if name is not None and name not in BUILT_IN]
+
+
+def without_code(settings: TaskSettings) -> TaskSettings:
+    """The task without checkers that are somebody's own code: enough to read what has been checked already."""
+    named = named_code(settings)
+    if not isinstance(settings, CustomSettings) or not named:
+        return settings
+    dropped = {key: None for key in ("checker", "judge") if getattr(settings, key) in named}
+    return settings.model_copy(update=dropped)
 
 
 def build_task(settings: TaskSettings) -> Task:

@@ -52,11 +52,11 @@ def run_page(experiment: Experiment, folder: RunFolder) -> str:
     return render_page(
         PageContent(
             name=folder.root.name,
-            spent=spent(ledger),
+            spent=spent(ledger, experiment.budget.dollars_per_hour),
             figures=[],
             curves=training_figures(training_rows(folder.root, arms, experiment.seeds), colors),
             colors=colors,
-            work=work_table(ledger),
+            work=work_table(ledger, experiment.budget.dollars_per_hour),
             diagnosis=_diagnosis(experiment, folder),
             progress=progress_table(experiment, folder),
             live=True,

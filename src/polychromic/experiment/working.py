@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from polychromic import stopping
-from polychromic.errors import PolychromicError
+from polychromic.errors import ConfigError, PolychromicError
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.continuing import open_run_folder
 from polychromic.experiment.folder import RunFolder
@@ -33,9 +33,21 @@ def held_folder(root: Path) -> Iterator[RunFolder]:
 
     Raises ConfigError where another process works there, and PolychromicError where it cannot be written.
     """
+    _make(root)
     try:
         with in_words(root), hold(RunFolder(root)), stopping.listening():
             remove_leftovers(root)
             yield RunFolder(root)
     except SafetensorError as error:  # of saving: who reads such a file says himself that it is damaged
         raise PolychromicError(unwritable(root, str(error))) from error
+
+
+def _make(root: Path) -> None:
+    """Raises ConfigError where no folder can be: below a file, in /proc, in a folder of somebody else."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{root}: no run folder can be made there ({error.strerror or error}); name a folder that you may write to "
+            "with --out"
+        ) from error

@@ -28,24 +28,25 @@ def write_report(
     diagnosis: Diagnosis | None = None,
     study: Study | None = None,
     prompt_texts: Mapping[str, str] | None = None,
+    dollars_per_hour: float | None = None,
 ) -> Path:
     """Write all reports below `root` and return the page's path. The same inputs give the same bytes.
 
     `study` holds the values prompt by prompt and `prompt_texts` what was asked, by prompt id; the sample explorer
-    shows both where they are given.
+    shows both where they are given. Work whose price the ledger lacks is counted at `dollars_per_hour`.
     """
     ledger = read_jsonl(root / "ledger.jsonl")
     colors = arm_colors(comparison.arms, comparison.baseline)
-    figures = comparison_figures(comparison, arm_work(ledger), colors, study)
+    figures = comparison_figures(comparison, arm_work(ledger, dollars_per_hour), colors, study)
     curves = training_figures(training_rows(root, arms, seeds), colors)
     _write_figures(root / "figures", [*figures, *curves])
     page = PageContent(
         name=root.resolve().name,
-        spent=spent(ledger),
+        spent=spent(ledger, dollars_per_hour),
         figures=figures,
         curves=curves,
         colors=colors,
-        work=work_table(ledger),
+        work=work_table(ledger, dollars_per_hour),
         comparison=comparison,
         diagnosis=diagnosis,
         samples=explorer_data(root, comparison, prompt_texts=prompt_texts or {}, study=study),

@@ -10,27 +10,78 @@ LedgerRows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
+class Money:
+    """What ledger rows cost; printed, it says which part of the sum was not recorded or is missing."""
+
+    dollars: float | None
+    """None without any price."""
+    at_todays_price: float = 0.0
+    """Dollars of the sum for rows that recorded none, at the price that the experiment states now."""
+    unpriced_seconds: float = 0.0
+    """Machine seconds that are in no sum: their rows recorded no price and none is stated."""
+
+    def __str__(self) -> str:
+        if self.dollars is None:
+            return "–"
+        text = f"${dollars_text(self.dollars)}"
+        if self.at_todays_price:
+            share = (
+                ""
+                if self.at_todays_price == self.dollars
+                else f"${dollars_text(self.at_todays_price)} of it "
+            )
+            return f"{text} ({share}at today's price: none was recorded)"
+        if self.unpriced_seconds:
+            return f"{text} (without {self.unpriced_seconds / 60:.1f} machine minutes that have no price)"
+        return text
+
+
+def money(rows: LedgerRows, dollars_per_hour: float | None = None) -> Money:
+    """The sum of ledger rows, each at the price of its start; rows that had none at `dollars_per_hour`."""
+    recorded = [row["dollars"] for row in rows if row.get("dollars") is not None]
+    unpriced = sum(machine_seconds(row) for row in rows if row.get("dollars") is None)
+    if dollars_per_hour is not None:
+        added = unpriced / 3600 * dollars_per_hour
+        return Money(sum(recorded) + added, at_todays_price=added)
+    return Money(sum(recorded), unpriced_seconds=unpriced) if recorded else Money(None)
+
+
+def dollars_text(dollars: float) -> str:
+    """Cents, and their parts where there are few of them."""
+    return f"{dollars:.4f}" if 0 < dollars < 0.1 else f"{dollars:.2f}"
+
+
+def machine_seconds(row: Mapping[str, Any]) -> float:
+    """A row's share of the machine's time; rows of older runs count their job's seconds."""
+    return row.get("machine_seconds", row["seconds"])
+
+
+@dataclass(frozen=True, slots=True)
 class ArmWork:
-    """One arm's machine minutes and dollars over seeds, stages and starts; dollars None without a price."""
+    """One arm's machine minutes and dollars over seeds, stages and starts; dollars None where a price is missing."""
 
     minutes: float
     dollars: float | None
 
 
-def arm_work(ledger: LedgerRows) -> dict[str, ArmWork]:
+def arm_work(ledger: LedgerRows, dollars_per_hour: float | None = None) -> dict[str, ArmWork]:
     """What each arm took."""
     rows_by_arm: dict[str, list[Mapping[str, Any]]] = {}
     for row in ledger:
         rows_by_arm.setdefault(row["arm"], []).append(row)
-    return {arm: ArmWork(_minutes(rows), _dollars(rows)) for arm, rows in rows_by_arm.items()}
+    costs = {arm: money(rows, dollars_per_hour) for arm, rows in rows_by_arm.items()}
+    return {
+        arm: ArmWork(_minutes(rows), None if costs[arm].unpriced_seconds else costs[arm].dollars)
+        for arm, rows in rows_by_arm.items()
+    }
 
 
-def spent(ledger: LedgerRows) -> str:
+def spent(ledger: LedgerRows, dollars_per_hour: float | None = None) -> str:
     """Time and money of the whole run in words; empty where nothing was spent here, as on files made elsewhere."""
     if not ledger:
         return ""
-    minutes, dollars = _minutes(ledger), _dollars(ledger)
-    price = "" if dollars is None else f", ${dollars:.2f}"
+    minutes, cost = _minutes(ledger), money(ledger, dollars_per_hour)
+    price = "" if cost.dollars is None else f", {cost}"
     if minutes < 1:
         return f"{60 * minutes:.0f} machine seconds{price}"
     if minutes < 120:
@@ -38,25 +89,20 @@ def spent(ledger: LedgerRows) -> str:
     return f"{minutes / 60:.1f} machine hours{price}"
 
 
-def work_table(ledger: LedgerRows) -> list[list[str]]:
+def work_table(ledger: LedgerRows, dollars_per_hour: float | None = None) -> list[list[str]]:
     """Machine minutes, tokens, and dollars where there is a price, by arm and stage; the header first, the sum last."""
     stages = dict.fromkeys((row["arm"], row["stage"]) for row in ledger)
     by_stage = {key: [row for row in ledger if (row["arm"], row["stage"]) == key] for key in stages}
-    priced = _dollars(ledger) is not None
+    priced = money(ledger, dollars_per_hour).dollars is not None
+
+    def sums(rows: LedgerRows) -> list[str]:
+        cost = [str(money(rows, dollars_per_hour)).removeprefix("$")] if priced else []
+        return [f"{_minutes(rows):.1f}", f"{sum(row['tokens'] for row in rows):,}", *cost]
+
     header = ["arm", "stage", "machine minutes", "tokens sampled"] + (["dollars"] if priced else [])
-    rows = [[arm, stage, *_sums(found, priced)] for (arm, stage), found in by_stage.items()]
-    return [header, *rows, *([["all", "", *_sums(ledger, priced)]] if len(rows) > 1 else [])]
-
-
-def _sums(rows: LedgerRows, priced: bool) -> list[str]:
-    tokens = sum(row["tokens"] for row in rows)
-    return [f"{_minutes(rows):.1f}", f"{tokens:,}", *([f"{_dollars(rows) or 0.0:.2f}"] if priced else [])]
+    rows = [[arm, stage, *sums(found)] for (arm, stage), found in by_stage.items()]
+    return [header, *rows, *([["all", "", *sums(ledger)]] if len(rows) > 1 else [])]
 
 
 def _minutes(ledger: LedgerRows) -> float:
-    return sum(row.get("machine_seconds", row["seconds"]) for row in ledger) / 60
-
-
-def _dollars(ledger: LedgerRows) -> float | None:
-    known = [row["dollars"] for row in ledger if row.get("dollars") is not None]
-    return sum(known) if known else None
+    return sum(map(machine_seconds, ledger)) / 60

@@ -6,11 +6,13 @@ own seed, so a prompt's randomness does not depend on which prompts share its ba
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from polychromic.errors import ModelError
 from polychromic.models.chat import decode, encode_prompt
 from polychromic.models.loading import LanguageModel, merged_adapter
 from polychromic.records import Finish, Generation, Prompt, SamplingParameters
@@ -67,6 +69,13 @@ class LocalSampler:
             ]
         ).to(language_model.device)
         decoded = _decode(language_model, encoded, n, parameters, uniforms_BT)
+        # From a distribution that is nan every draw is the last token of the vocabulary.
+        broken = sum(math.isnan(logprob) for _, logprob in decoded)
+        if broken:
+            raise ModelError(
+                f"the model's logits are not numbers for {broken} of {len(decoded)} generations: its weights hold nan "
+                "or infinite values, or overflow in their dtype; mend the weights, or use model.dtype=float32"
+            )
         rows = [self._generation(tokens, logprob) for tokens, logprob in decoded]
         return [rows[start : start + n] for start in range(0, len(rows), n)]
 

@@ -26,8 +26,12 @@ EQUAL_REWARDS = (
     "all rewards of every group are equal and its answers equally different, so that no set is better than another; "
     "choose prompts of middling difficulty, a stricter checker or more generations a prompt"
 )
+SATURATED = (
+    "every generation of every group has the full reward and no set of them is better than another; choose harder "
+    "prompts or a stricter checker"
+)
 EQUAL_CREDIT = "every group gets one and the same credit; use more generations a prompt or another set size"
-CUT = "nearly all generations were cut at max_new_tokens; raise it or teach the model to end"
+CUT = "no generation passes, and nearly all were cut at max_new_tokens; raise it or teach the model to end"
 NO_PATH = "the advantages are not zero but no gradient reaches the parameters (no grad path)"
 NOT_FINITE = (
     "the gradient of the diversity term is not finite; lower training.learning_rate or use dtype float32"
@@ -83,9 +87,8 @@ def silence_cause(outcome: StepOutcome, settings: DiversitySettings) -> str:
         return NO_PATH if finite else NOT_FINITE
     signals = outcome.signals
     assert signals is not None
-    if outcome.truncated >= _MOSTLY_CUT:
-        return CUT
-    causes = Counter(_group_causes(signals, settings))
+    closed = CUT if outcome.truncated >= _MOSTLY_CUT else CLOSED
+    causes = Counter(_group_causes(signals, settings, closed))
     if len(causes) == 1:
         return next(iter(causes))
     n = causes.total()
@@ -100,8 +103,8 @@ def infinite_term(outcome: StepOutcome) -> str:
     return f"the gradient of the {'diversity' if math.isfinite(measured.quality_norm) else 'quality'} term"
 
 
-def _group_causes(signals: GroupSignals, settings: DiversitySettings) -> list[str]:
-    """Why each group prefers no set to another, by what the objective reads of it."""
+def _group_causes(signals: GroupSignals, settings: DiversitySettings, closed: str) -> list[str]:
+    """Why each group prefers no set to another, by what the objective reads of it; `closed` where nothing passes."""
     inputs = objective_inputs(signals, settings)
     worth_PN = inputs["gates"] if "gates" in inputs else inputs["rewards"]
     ungated = "gates" in inputs and settings.gate == "none"
@@ -113,7 +116,9 @@ def _group_causes(signals: GroupSignals, settings: DiversitySettings) -> list[st
         elif len(set(clusters_N.tolist())) == 1:
             causes.append(IDENTICAL)
         elif known.max() == 0.0:
-            causes.append(CLOSED)
+            causes.append(closed)
+        elif not ungated and known.min() == 1.0:
+            causes.append(SATURATED)
         else:
             causes.append(EQUAL_CREDIT if ungated or np.ptp(known) else EQUAL_REWARDS)
     return causes
