@@ -1,9 +1,17 @@
-"""Named child seeds: every random decision has its own generator, so that resuming replays nothing twice."""
+"""Why two runs of one arm and seed are the same bits: named child seeds, and sums that are added in one order.
+
+Every random decision has a generator of its own, so that resuming replays nothing twice; and what trains or samples
+does it inside `deterministic()`.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,3 +39,43 @@ def torch_generator(*names: str | int, device: str | torch.device = "cpu") -> to
     import torch
 
     return torch.Generator(device=device).manual_seed(child_seed(*names))
+
+
+@contextmanager
+def deterministic(threads: int | None = None, *, strict: bool = False) -> Iterator[None]:
+    """Same bits from the same work while the block runs, on `threads` threads (as many as before where None).
+
+    Torch's fast gradient of an indexed read adds up in whatever order threads arrive; its deterministic one does not.
+    Some operations have no deterministic version on CUDA: there the fast one is taken, or, where `strict`, torch
+    raises a RuntimeError that `lacks_deterministic_version` knows.
+    """
+    import torch
+
+    # Read when CUDA's matrix products are first used; without it their sums may be split by how busy the device is.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    warn_only = torch.cuda.is_available() and not strict
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    filling: Any = torch.utils.deterministic
+    filled, threads_before = filling.fill_uninitialized_memory, torch.get_num_threads()
+    torch.use_deterministic_algorithms(True, warn_only=warn_only)
+    filling.fill_uninitialized_memory = False  # nothing here reads what it has not written
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        with warnings.catch_warnings() if warn_only else nullcontext():
+            if warn_only:
+                warnings.filterwarnings("ignore", message=".*deterministic")
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        filling.fill_uninitialized_memory = filled
+        if threads is not None:
+            torch.set_num_threads(threads_before)
+
+
+def lacks_deterministic_version(error: RuntimeError) -> bool:
+    """Whether torch refused an operation because it has no deterministic version on this device."""
+    return "does not have a deterministic implementation" in str(error)

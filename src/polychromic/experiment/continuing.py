@@ -17,7 +17,12 @@ from polychromic.experiment.config import Experiment
 from polychromic.experiment.cost import left_to_do
 from polychromic.experiment.folder import RunFolder, read_resolved, resolved_yaml
 from polychromic.experiment.inputs import Inputs, as_now, changed_inputs, is_recorded, record_inputs
-from polychromic.experiment.provenance import differing_versions, installed_versions, provenance
+from polychromic.experiment.provenance import (
+    differing_versions,
+    installed_versions,
+    provenance,
+    threads_of_a_job,
+)
 from polychromic.files import read_json, write_json, write_text
 
 logger = logging.getLogger(__name__)
@@ -72,10 +77,15 @@ def open_run_folder(
     return folder
 
 
-def record_provenance(experiment: Experiment, folder: RunFolder) -> None:
-    """Write what the run is made of before its first work; a start that continues has compared it already."""
+def record_provenance(experiment: Experiment, folder: RunFolder) -> int:
+    """Write what the run is made of before its first work; a start that continues has compared it already.
+
+    Returns the threads that each job works on: those of the first start, since the last bits of a sum depend on them.
+    """
     if not folder.provenance.exists():
         write_json(folder.provenance, provenance(experiment))
+    recorded = read_json(folder.provenance).get("determinism", {})
+    return recorded.get("threads", threads_of_a_job(experiment))
 
 
 def require_same_inputs(experiment: Experiment, folder: RunFolder) -> None:

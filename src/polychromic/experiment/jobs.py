@@ -14,6 +14,7 @@ from polychromic.experiment.config import Arm, Experiment
 from polychromic.experiment.floors import baseline_quality, is_measured_from
 from polychromic.experiment.folder import RunFolder
 from polychromic.experiment.tasks import build_task
+from polychromic.seeding import deterministic
 
 if TYPE_CHECKING:
     from polychromic.evaluation.collect import CollectionPlan
@@ -49,6 +50,7 @@ class Job:
     root: Path
     stages: tuple[Stage, ...] = ("train", "evaluate")
     threads: int | None = None
+    """Threads to split work over: the run's own number, since the last bits of a sum depend on it. None: as it is."""
 
 
 OnEvent = Callable[[JobEvent], None]
@@ -56,19 +58,17 @@ OnEvent = Callable[[JobEvent], None]
 
 def carry_out(job: Job, on_event: OnEvent) -> list[dict[str, Any]]:
     """Do a job's stages, continuing what an earlier start left; returns the ledger rows of the work done now."""
-    import torch
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # loading bars would tear the run's own progress
-    if job.threads:
-        torch.set_num_threads(job.threads)
     arm = job.experiment.arm(job.arm)
     ledger = []
     for stage in job.stages:
         stopping.stop_if_requested(f"what was done before {job.arm}/seed-{job.seed} {stage} is kept")
         started = time.monotonic()
         work = _train if stage == "train" else _evaluate
-        tokens = work(job, arm, on_event)
+        with deterministic(job.threads):
+            tokens = work(job, arm, on_event)
         if tokens is not None:
             seconds = time.monotonic() - started
             ledger.append(

@@ -33,12 +33,26 @@ def provenance(experiment: Experiment, inputs: Inputs | None = None) -> dict[str
             "cores": torch.get_num_threads(),
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         },
+        "determinism": {
+            "threads": threads_of_a_job(experiment),
+            "algorithms": "deterministic"
+            if not torch.cuda.is_available()
+            else "deterministic where CUDA has such; training.json names an operation of training that has none",
+        },
         "packages": installed_versions(),
         **_worktree(Path()),
         "polychromic_source": _source_worktree(),
         **(inputs or record_inputs(experiment)),
         "seeds": experiment.seeds,
     }
+
+
+def threads_of_a_job(experiment: Experiment) -> int:
+    """The share of each of the workers in this process's threads: with all of them each they would slow each other."""
+    import torch
+
+    workers = min(experiment.run.workers, len(experiment.arms) * len(experiment.seeds))
+    return max(1, torch.get_num_threads() // workers)
 
 
 def installed_versions() -> dict[str, str]:

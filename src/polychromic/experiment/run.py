@@ -84,12 +84,12 @@ def do_jobs(
 ) -> None:
     """Train and sample every arm and seed (or the chosen ones), with progress on the terminal."""
     _check_before_work(experiment)
-    record_provenance(experiment, folder)
+    threads = record_provenance(experiment, folder)
     if "train" in stages and _training_is_left(experiment, folder):
         _show_lengths(experiment)
     waves = [
         [
-            Job(experiment, arm, seed, folder.root, stages)
+            Job(experiment, arm, seed, folder.root, stages, threads)
             for seed in seeds or experiment.seeds
             for arm in wave
         ]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import queue
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
 from typing import Any
 
 from polychromic import stopping
@@ -24,24 +22,18 @@ _events: Any = None  # the queue to the parent, set in each worker by _start_wor
 
 
 def run_jobs(jobs: Sequence[Job], workers: int, on_event: OnEvent, on_done: OnJobDone) -> None:
-    """Carry out all jobs; the first error stops what has not started and is raised.
-
-    Each worker gets its share of the cores: two processes with all threads each would slow each other down.
-    """
+    """Carry out all jobs; the first error stops what has not started and is raised."""
     workers = min(workers, len(jobs))
     if workers <= 1:
         for job in jobs:
             on_done(job, carry_out(job, on_event))
         return
-    threads = max(1, (os.cpu_count() or 1) // workers)
     context = multiprocessing.get_context("spawn")
     events: Any = context.Queue()
     stop: Any = context.Event()
     pool = open_worker_pool(workers, _start_worker, (events, stop))
     try:
-        pending: dict[Future[list[dict[str, Any]]], Job] = {
-            pool.submit(_work, replace(job, threads=threads)): job for job in jobs
-        }
+        pending: dict[Future[list[dict[str, Any]]], Job] = {pool.submit(_work, job): job for job in jobs}
         while pending:
             finished, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
             if stopping.requested():

@@ -16,6 +16,7 @@ from polychromic.errors import ModelError
 from polychromic.models.chat import decode, encode_prompt
 from polychromic.models.loading import LanguageModel, merged_adapter
 from polychromic.records import Finish, Generation, Prompt, SamplingParameters
+from polychromic.seeding import deterministic
 
 if TYPE_CHECKING:
     from transformers.cache_utils import DynamicCache
@@ -40,7 +41,7 @@ class LocalSampler:
         model.eval()
         groups: list[list[Generation]] = []
         chunk = max(1, self.max_sequences // n)
-        with torch.inference_mode(), merged_adapter(model):
+        with deterministic(), torch.inference_mode(), merged_adapter(model):
             for start in range(0, len(prompts), chunk):
                 groups += self._sample_chunk(
                     prompts[start : start + chunk], n, parameters, seeds[start : start + chunk]

@@ -21,7 +21,7 @@ from polychromic.models.settings import ModelSettings
 from polychromic.models.thinking import ThinkingMode
 from polychromic.objective import FittedBaseline
 from polychromic.records import Prompt
-from polychromic.seeding import child_seed, numpy_generator
+from polychromic.seeding import child_seed, deterministic, lacks_deterministic_version, numpy_generator
 from polychromic.tasks.base import Task
 from polychromic.training.checkpoint import (
     Checkpoint,
@@ -134,6 +134,8 @@ class Trainer:
         self.total_steps = total_steps(run.training, len(self.prompts))
         self.metrics_file = MetricsFile(run.folder / "metrics.jsonl")
         self.steps_done = 0
+        self.nondeterministic = ""
+        """An operation that torch has no deterministic version of on this device; empty while none was met."""
         self._resume()
 
     @property
@@ -146,11 +148,8 @@ class Trainer:
         """One update: sample, backpropagate, move the weights, write the metrics, maybe a checkpoint."""
         started = time.perf_counter()
         self._set_learning_rate()
-        # Dropout is the only randomness without a named generator of its own.
-        torch.manual_seed(
-            child_seed(self.run.experiment, self.run.arm, self.run.seed, "dropout", self.steps_done)
-        )
-        outcome = self._make()
+        self._seed_dropout()
+        outcome = self._make_deterministically()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.run.training.max_gradient_norm)
         if not math.isfinite(float(norm)):
             raise TrainingError(
@@ -169,6 +168,31 @@ class Trainer:
         if self.steps_done % self.run.training.checkpoint_every == 0 or self.finished:
             self.save_checkpoint()
         return metrics
+
+    def _make_deterministically(self) -> StepOutcome:
+        """`_make`, the same bits at any load; as far as torch can where an operation has no such version here."""
+        fitted = self.maker.fitted
+        try:
+            with deterministic(strict=not self.nondeterministic):
+                return self._make()
+        except RuntimeError as error:
+            if self.nondeterministic or not lacks_deterministic_version(error):
+                raise
+            self.nondeterministic = str(error).split(maxsplit=1)[0]
+            logger.warning(
+                "%s/seed-%d: torch has no deterministic version of %s on this device, so a repeated run may differ in "
+                "the last bits; training.json says so", self.run.arm, self.run.seed, self.nondeterministic,
+            )  # fmt: skip
+        self.maker.fitted = fitted
+        self._seed_dropout()
+        with deterministic():
+            return self._make()
+
+    def _seed_dropout(self) -> None:
+        """Dropout is the only randomness without a named generator of its own."""
+        torch.manual_seed(
+            child_seed(self.run.experiment, self.run.arm, self.run.seed, "dropout", self.steps_done)
+        )
 
     def _make(self) -> StepOutcome:
         """The step's gradient. Keeps a checkpoint where the diversity term has been silent too long, and raises."""
@@ -192,6 +216,8 @@ class Trainer:
             "stopped_early": self.steps_done < self.total_steps,
             "references_too_long": self.maker.references.n_too_long if self.maker.references else 0,
         }
+        if self.nondeterministic:
+            ending["nondeterministic_operation"] = self.nondeterministic
         if self.validation is not None:
             ending["best_step"] = self.validation.state.best_step
         with atomic_folder(self.run.adapter) as staging:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from polychromic.experiment.config import Experiment
@@ -21,6 +19,8 @@ from polychromic.experiment.preflight.quality import (
     measures_order_known_groups,
     room_to_improve,
 )
+from polychromic.experiment.provenance import threads_of_a_job
+from polychromic.seeding import deterministic
 
 CHECKS: tuple[tuple[str, Check], ...] = (
     ("versions and device", versions_and_device),
@@ -43,19 +43,5 @@ def preflight(
 ) -> PreflightReport:
     """Carry out all checks for a run that would write to `folder`; nothing is written there."""
     probe = Probe(experiment, folder)
-    with _threads_of_a_worker(probe.workers):
+    with deterministic(threads_of_a_job(experiment)):  # times are those of a job
         return carry_out(CHECKS, probe, on_result)
-
-
-@contextmanager
-def _threads_of_a_worker(workers: int) -> Iterator[None]:
-    """Time things with the threads that each worker of the run is going to have."""
-    import torch
-
-    before = torch.get_num_threads()
-    if workers > 1:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
