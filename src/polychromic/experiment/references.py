@@ -25,14 +25,14 @@ def score_references(path: Path, prompts: Sequence[Prompt], load_model: Callable
     log-probability in nats. References longer than the model's context are left out; a prompt without any has 0
     tokens. Prompts are scored one by one, so that a continued file is the same as an uninterrupted one.
     """
-    from polychromic.training.references import reference_sequences
+    from polychromic.training.references import fitting_references
 
     done = {row["prompt_id"] for row in read_jsonl(path)}
     left = [prompt for prompt in prompts if prompt.references and prompt.id not in done]
     if not left:
         return False
     language_model = load_model()
-    sequences = reference_sequences(language_model, left, language_model.context_length).by_prompt
+    sequences = fitting_references(language_model, left, language_model.context_length).by_prompt
     for start in range(0, len(left), _PROMPTS_AT_ONCE):
         chunk = left[start : start + _PROMPTS_AT_ONCE]
         append_jsonl(path, [_score(language_model, one.id, sequences.get(one.id, [])) for one in chunk])

@@ -84,6 +84,10 @@ def do_jobs(
 ) -> None:
     """Train and sample every arm and seed (or the chosen ones), with progress on the terminal."""
     _check_before_work(experiment)
+    if left_to_do(experiment, folder):
+        from polychromic.experiment.tokens import require_data_fits
+
+        require_data_fits(experiment, build_task(experiment.task))
     threads = record_provenance(experiment, folder)
     if "train" in stages and _training_is_left(experiment, folder):
         _show_lengths(experiment)

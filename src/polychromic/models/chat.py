@@ -3,12 +3,18 @@
 A reply in training is exactly the tokens that a sampler would have to produce: the prompt tokens are those
 that sampling starts from, then the reply, then the token that ends the turn. So no template can put anything
 between prompt and reply in training that is missing in sampling, and the end of the turn is always learnt.
+
+Data is plain text: what a message says can neither become structure (a token that ends or forges a turn) nor get lost
+in a template. Which tokens are structure, the tokenizer's table of added tokens says: those marked special, and those
+that the template puts around messages. Others, such as <think> or <tool_call> of Qwen, are what an answer may say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from polychromic.errors import DataError, ModelError
 from polychromic.records import Message, Prompt
@@ -17,6 +23,9 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 _PROBE = "polychromic probe"
+
+_known: WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple[Any, ...], Any]] = WeakKeyDictionary()
+"""What was found out about each tokenizer and its template: asked of every prompt, and always the same."""
 
 
 class Example(NamedTuple):
@@ -33,18 +42,18 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, **template
     `enable_thinking=False`) passed to it. Without one: the contents of the messages, joined by line breaks,
     and nothing after them.
 
-    Raises DataError when a message holds one of the tokenizer's special tokens as text, or when the template
-    refuses the conversation.
+    Raises DataError when a message holds a token of structure as text, or when the template refuses the
+    conversation or does not give every message of it to the model, whole (but for white space around it) and in order.
     """
+    place = f"prompt {prompt.id!r}"
     for message in prompt.messages:
-        _require_no_special_tokens(
-            tokenizer, message.content, f"prompt {prompt.id!r}, {message.role} message"
-        )
+        _require_plain(tokenizer, message.content, f"{place}, {message.role} message", template_options)
     if tokenizer.chat_template:
-        place = f"prompt {prompt.id!r}"
-        return list(
-            _render(tokenizer, prompt.messages, place, add_generation_prompt=True, **template_options)
+        text = _render(
+            tokenizer, prompt.messages, place, add_generation_prompt=True, tokenize=False, **template_options
         )
+        _require_every_message(tokenizer, prompt.messages, text, place, template_options)
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
     ids = tokenizer("\n".join(message.content for message in prompt.messages))["input_ids"]
     # Some tokenizers close every text; an answer must not have to begin after the end.
     return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
@@ -57,7 +66,7 @@ def encode_pair(
 
     Raises DataError as `encode_prompt` does, also for the reference.
     """
-    _require_no_special_tokens(tokenizer, reference, f"prompt {prompt.id!r}, reference")
+    _require_plain(tokenizer, reference, f"prompt {prompt.id!r}, reference", template_options)
     prompt_ids = encode_prompt(tokenizer, prompt, **template_options)
     reply_ids = [
         *tokenizer(reference, add_special_tokens=False)["input_ids"],
@@ -84,21 +93,30 @@ def turn_end_id(tokenizer: PreTrainedTokenizerBase, **template_options: Any) -> 
     Raises ModelError when there is neither.
     """
     if tokenizer.chat_template:
-        conversation = (Message("user", "?"), Message("assistant", _PROBE))
-        text = _render(
-            tokenizer, conversation, "a user and an assistant turn", tokenize=False, **template_options
+        after = _once(
+            tokenizer, "turn end", template_options, lambda: _around_turns(tokenizer, template_options)[-1]
         )
-        after = tokenizer(text.rpartition(_PROBE)[2], add_special_tokens=False)["input_ids"]
-        added = tokenizer.added_tokens_decoder.keys()
-        for token in after:
-            if token in added:
-                return token
+        if after is not None:
+            return after
     if tokenizer.eos_token_id is None:
         raise ModelError(
             "the tokenizer has no end-of-sequence token, so that no answer could ever end; "
             "set eos_token in its tokenizer_config.json"
         )
     return int(tokenizer.eos_token_id)  # type: ignore[arg-type]
+
+
+def structure_tokens(tokenizer: PreTrainedTokenizerBase, **template_options: Any) -> dict[int, str]:
+    """Tokens that data may not hold, by id: special ones of the added-token table, named ones, and turn marks."""
+
+    def found() -> dict[int, str]:
+        added = tokenizer.added_tokens_decoder
+        special = {token_id: token.content for token_id, token in added.items() if token.special}
+        named = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+        around = _around_turns(tokenizer, template_options) if tokenizer.chat_template else ()
+        return special | named | {one: added[one].content for one in around if one is not None}
+
+    return _once(tokenizer, "structure", template_options, found)
 
 
 def stop_token_ids(
@@ -133,11 +151,106 @@ def _render(
         raise DataError(f"{place}: the model's chat template refuses the roles {roles}: {error}") from error
 
 
-def _require_no_special_tokens(tokenizer: PreTrainedTokenizerBase, text: str, place: str) -> None:
-    """Special tokens written as text would be read as the real ones and end or forge turns."""
-    found = [token for token in tokenizer.all_special_tokens if token in text]
-    if found:
+def _require_every_message(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    text: str,
+    place: str,
+    options: dict[str, Any],
+) -> None:
+    """Raise DataError where a template leaves a message out, changes it, or puts it out of its order.
+
+    A short content may stand in a template by chance, so each sequence of roles is tried with contents that cannot; a
+    template may also cut by content (the thinking of earlier answers), so each prompt's own are looked for as well.
+    """
+    roles = tuple(message.role for message in messages)
+    lost = _once(tokenizer, ("lost", roles), options, lambda: _lost_role(tokenizer, roles, options))
+    template = f"the chat template of {tokenizer.name_or_path or 'the model'}"
+    if lost is not None:
         raise DataError(
-            f"{place}: holds the special token {found[0]!r} as text; expected plain text, since the chat "
-            "template and the end of the turn are added here. Remove it from the data."
+            f"{place}: {template} leaves out the {lost} message of a conversation of {', '.join(roles)} (or moves it "
+            "behind a later one), so the model would never read it as it is; put its text into another message, or use "
+            "a model whose template has that turn"
         )
+    position = 0
+    for number, message in enumerate(messages, start=1):
+        content = message.content.strip()
+        found = text.find(content, position)
+        if found < 0:
+            raise DataError(
+                f"{place}, {message.role} message ({number} of {len(messages)}): {template} leaves out or changes a "
+                "part of it (many take the thinking out of earlier answers); remove that part from the data, or use a "
+                "model whose template keeps it"
+            )
+        position = found + len(content)
+
+
+def _lost_role(
+    tokenizer: PreTrainedTokenizerBase, roles: Sequence[str], options: dict[str, Any]
+) -> str | None:
+    """Role of the first message that a conversation of these roles loses or moves in the template; None if none."""
+    markers = [f"{_PROBE} {number}." for number in range(len(roles))]
+    turns = [Message(role, marker) for role, marker in zip(roles, markers, strict=True)]
+    text = _render(tokenizer, turns, "a conversation", add_generation_prompt=True, tokenize=False, **options)
+    position = 0
+    for role, marker in zip(roles, markers, strict=True):
+        position = text.find(marker, position)
+        if position < 0:
+            return role
+    return None
+
+
+def _require_plain(
+    tokenizer: PreTrainedTokenizerBase, text: str, place: str, options: dict[str, Any]
+) -> None:
+    """Raise DataError where data holds a token of structure as text: it would end or forge a turn."""
+    found = _once(tokenizer, "pattern", options, lambda: _pattern(tokenizer, options)).search(text)
+    if found is not None:
+        raise DataError(
+            f"{place}: holds the special token {found[0]!r} as text; expected plain text, since the chat template and "
+            "the end of the turn are added here. Remove it from the data."
+        )
+
+
+def _pattern(tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]) -> re.Pattern[str]:
+    """Finds any token of structure in a text; much faster than tokenizing it."""
+    tokens = filter(None, structure_tokens(tokenizer, **options).values())
+    return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)) or "(?!)")
+
+
+def _around_turns(
+    tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]
+) -> tuple[int | None, int | None, int | None]:
+    """Added tokens next to the contents of a user and an assistant turn: before and after the first, after the second.
+
+    Not those before an answer: a template may open it with <think>, which references may hold.
+    """
+    question, answer = f"{_PROBE} question", f"{_PROBE} answer"
+    turns = (Message("user", question), Message("assistant", answer))
+    text = _render(tokenizer, turns, "a user and an assistant turn", tokenize=False, **options)
+    before, _, rest = text.partition(question)
+    between, _, after = rest.rpartition(answer)
+    added = tokenizer.added_tokens_decoder
+    pieces = (before, between, after)
+    found = [
+        [one for one in tokenizer(piece, add_special_tokens=False)["input_ids"] if one in added]
+        for piece in pieces
+    ]
+    first, second, last = found
+    return first[-1] if first else None, second[0] if second else None, last[0] if last else None
+
+
+def _once(
+    tokenizer: PreTrainedTokenizerBase, question: Any, options: dict[str, Any], answer: Callable[[], Any]
+) -> Any:
+    """The answer to a question about a tokenizer as it stands now, asked once."""
+    state = (
+        repr(tokenizer.chat_template),
+        len(tokenizer),
+        tokenizer.eos_token_id,
+        repr(sorted(options.items())),
+    )
+    known = _known.setdefault(tokenizer, {})
+    if (question, state) not in known:
+        known[question, state] = answer()
+    return known[question, state]

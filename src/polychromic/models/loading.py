@@ -20,6 +20,7 @@ from polychromic.foreign_weights import (
     require_whole_adapter,
 )
 from polychromic.models.chat import stop_token_ids
+from polychromic.models.limits import UNLIMITED, ModelLimits, model_limits
 from polychromic.models.settings import AdapterSettings, ModelSettings
 from polychromic.models.sources import resolve_source
 from polychromic.models.templates import require_template_ends
@@ -27,7 +28,7 @@ from polychromic.records import Prompt
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass
@@ -50,12 +51,14 @@ class LanguageModel:
     def pad_id(self) -> int:
         """The token that fills masked positions; any token will do, so a missing pad token is no fault."""
         pad: Any = self.tokenizer.pad_token_id
-        return pad if pad is not None else min(self.stop_ids)
+        rows = model_limits(self.model.config).rows or UNLIMITED
+        # Tokenizers often name a token for padding that their model has no embedding for.
+        return next((one for one in (pad, *sorted(self.stop_ids)) if one is not None and one < rows), 0)
 
     @property
     def context_length(self) -> int:
         """Most tokens that prompt and answer may have together."""
-        return context_length(self.model.config)
+        return model_limits(self.model.config).context
 
     def require_room(
         self, prompts: Sequence[Prompt], encoded: Sequence[Sequence[int]], new_tokens: int
@@ -134,18 +137,12 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_context_length(settings: ModelSettings) -> int:
-    """Most tokens that prompt and answer may have together, read without loading the weights."""
+def load_limits(settings: ModelSettings) -> ModelLimits:
+    """Limits of context and token ids, read without loading the weights."""
     from transformers import AutoConfig
 
     with _loading(settings) as source:
-        return context_length(AutoConfig.from_pretrained(source, **_hub_options(settings)))
-
-
-def context_length(config: PretrainedConfig) -> int:
-    """The stated number of positions, or more than anyone needs where a model states none."""
-    stated: Any = getattr(config, "max_position_embeddings", None)
-    return stated or 1 << 30
+        return model_limits(AutoConfig.from_pretrained(source, **_hub_options(settings)))
 
 
 def _hub_options(settings: ModelSettings) -> dict[str, Any]:

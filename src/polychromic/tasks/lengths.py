@@ -24,14 +24,13 @@ class Lengths:
     median: float
     p95: float
     maximum: int
-    limit: int
+    limit: int | None
+    """None where nothing bounds them."""
     n_over: int
 
     def __str__(self) -> str:
-        return (
-            f"{self.minimum} to {self.maximum} tokens (median {self.median:g}, 95 % up to {self.p95:g}); "
-            f"{self.n_over} of {self.n} over {self.limit}"
-        )
+        found = f"{self.minimum} to {self.maximum} tokens (median {self.median:g}, 95 % up to {self.p95:g})"
+        return found if self.limit is None else f"{found}; {self.n_over} of {self.n} over {self.limit}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +46,15 @@ def length_report(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
     *,
-    max_prompt: int,
+    max_prompt: int | None,
     max_reference: int,
     max_length: int,
     **template_options: Any,
 ) -> LengthReport:
     """Measure every prompt and reference as training and sampling would encode them.
 
-    `max_prompt` is what the context leaves beside the new tokens, `max_reference` the new tokens a generation may
-    have, `max_length` the tokens of a training pair.
+    `max_prompt` is what the context leaves beside the new tokens (None without a limit), `max_reference` the new tokens
+    a generation may have, `max_length` the tokens of a training pair.
     """
     prompt_lengths = [len(encode_prompt(tokenizer, prompt, **template_options)) for prompt in prompts]
     reference_lengths, pair_lengths = [], []
@@ -71,7 +70,7 @@ def length_report(
     )
 
 
-def _lengths(tokens: Sequence[int], limit: int) -> Lengths:
+def _lengths(tokens: Sequence[int], limit: int | None) -> Lengths:
     return Lengths(
         n=len(tokens),
         minimum=min(tokens),
@@ -79,5 +78,5 @@ def _lengths(tokens: Sequence[int], limit: int) -> Lengths:
         p95=round(float(np.percentile(tokens, 95)), 1),
         maximum=max(tokens),
         limit=limit,
-        n_over=sum(length > limit for length in tokens),
+        n_over=0 if limit is None else sum(length > limit for length in tokens),
     )

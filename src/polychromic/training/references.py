@@ -28,6 +28,19 @@ def reference_sequences(
     language_model: LanguageModel, prompts: Sequence[Prompt], max_length: int, *, split: str = "training"
 ) -> ReferenceSequences:
     """Encode every reference once. Raises DataError where nothing is left to learn from."""
+    found = fitting_references(language_model, prompts, max_length)
+    if not found.by_prompt:
+        raise DataError(
+            f"training.signal is references, but none of {len(prompts)} {split} prompts has one that fits into "
+            f"{max_length} tokens ({found.n_too_long} are longer); raise training.max_length or add references"
+        )
+    return found
+
+
+def fitting_references(
+    language_model: LanguageModel, prompts: Sequence[Prompt], max_length: int
+) -> ReferenceSequences:
+    """Encode every reference once; those of more than `max_length` tokens with their prompt are left out."""
     by_prompt: dict[str, list[TokenSequence]] = {}
     n_too_long = 0
     for prompt in prompts:
@@ -40,9 +53,4 @@ def reference_sequences(
                 continue
             n_prompt = len(example.input_ids) - sum(example.loss_mask)
             by_prompt.setdefault(prompt.id, []).append(TokenSequence(tuple(example.input_ids), n_prompt))
-    if not by_prompt:
-        raise DataError(
-            f"training.signal is references, but none of {len(prompts)} {split} prompts has one that fits into "
-            f"{max_length} tokens ({n_too_long} are longer); raise training.max_length or add references"
-        )
     return ReferenceSequences(by_prompt, n_too_long)

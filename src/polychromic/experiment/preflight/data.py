@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from polychromic.evaluation.leakage import find_leakage
 from polychromic.experiment.preflight.checks import Finding
 from polychromic.experiment.preflight.probe import Probe
+from polychromic.experiment.tokens import require_data_fits
+from polychromic.models.limits import UNLIMITED
 from polychromic.records import Prompt
 from polychromic.tasks.lengths import length_report
 
@@ -14,7 +16,7 @@ _LENGTHS_OF = 2000  # prompts whose tokens are counted; the rest is alike
 
 
 def prompts_and_references(probe: Probe) -> Finding:
-    """How many prompts, how long, which ones twice, which ones in training and in the test."""
+    """Everything can be encoded and fits; how many prompts, how long, which ones twice, which in training and test."""
     train, test = probe.task.prompts("train"), probe.evaluation_prompts
     signal = probe.baseline.training.signal
     without = sum(not prompt.references for prompt in train)
@@ -53,14 +55,17 @@ def _warnings(train: Sequence[Prompt], test: Sequence[Prompt], without_reference
 def _lengths(probe: Probe, train: Sequence[Prompt]) -> tuple[str, int]:
     if probe.model_failure:
         return "lengths unknown without the model", 0
+    encoded = require_data_fits(probe.experiment, probe.task)
     language_model, settings = probe.language_model, probe.baseline.training
+    context = language_model.context_length
     report = length_report(
         language_model.tokenizer,
         train[:_LENGTHS_OF],
-        max_prompt=language_model.context_length - settings.max_new_tokens,
+        max_prompt=None if context == UNLIMITED else context - settings.max_new_tokens,
         max_reference=settings.max_new_tokens,
         max_length=settings.max_length,
         **language_model.chat_options,
     )
     references = f"; references {report.references}" if report.references else ""
-    return f"prompts {report.prompts}{references}", report.pairs.n_over if report.pairs else 0
+    whole = f"{encoded} encoded, none with a token of structure in its text or a message lost in the template"
+    return f"prompts {report.prompts}{references}; {whole}", report.pairs.n_over if report.pairs else 0

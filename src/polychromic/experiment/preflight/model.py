@@ -8,7 +8,8 @@ import torch
 
 from polychromic.experiment.preflight.checks import Finding
 from polychromic.experiment.preflight.probe import Probe
-from polychromic.models.chat import decode, encode_prompt, turn_end_id
+from polychromic.models.chat import decode, encode_prompt, structure_tokens, turn_end_id
+from polychromic.models.limits import UNLIMITED
 
 
 def model_loads(probe: Probe) -> Finding:
@@ -42,8 +43,12 @@ def answers_begin_and_end(probe: Probe) -> Finding:
     template = "chat template" if tokenizer.chat_template else "no chat template (plain text)"
     prompt = probe.evaluation_prompts[0]
     tail = decode(tokenizer, encode_prompt(tokenizer, prompt, **language_model.chat_options)[-8:])
+    structure = structure_tokens(tokenizer, **language_model.chat_options)
+    context = language_model.context_length
     result = (
-        f"{template}; an answer ends with {tokenizer.convert_ids_to_tokens(end)!r}; a prompt ends {tail!r}"
+        f"{template}; an answer ends with {tokenizer.convert_ids_to_tokens(end)!r}; a prompt ends {tail!r}; "
+        f"{len(structure)} tokens of structure that no text may hold; "
+        f"{'no limit of context' if context == UNLIMITED else f'a context of {context} tokens'}"
     )
     if end not in language_model.stop_ids:
         return Finding(
