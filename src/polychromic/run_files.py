@@ -42,7 +42,10 @@ RUN_FILES: Mapping[str, RunFile] = {
         "delete it; the next run makes preflight's checks again",
     ),
     "provenance.json": RunFile(
-        {"packages?": {"*": str}, "data_sha256": {"*": str}, "models?": _WEIGHTS_OF, "commit?": (str, None)},
+        {
+            "packages?": {"*": str}, "data_sha256": {"*": str}, "models?": _WEIGHTS_OF, "commit?": (str, None),
+            "determinism?": {"threads": int},
+        },
         "put a copy back, or delete it: the next run records what it finds then, not what the run began with",
     ),
     "ledger.jsonl": RunFile(_TIMES, "put a copy back, or delete the line: its time and money are then not counted"),
