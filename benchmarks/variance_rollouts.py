@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 from polychromic.models.loading import LanguageModel, load_language_model
+from polychromic.models.logprobs import answer_logprobs
 from polychromic.models.settings import ModelSettings
 from polychromic.objective import surprisal_gram
 from polychromic.records import Group, SamplingParameters
 from polychromic.sampling.local import LocalSampler
 from polychromic.tasks.arithmetic import ArithmeticTask
 from polychromic.training.groups import GroupSignals, group_sequences, group_signals, sample_groups
-from polychromic.training.sequences import answer_logprobs
 from variance import PUBLISHED, SCORES, SIZES, K, Moments, N, design, fit, label, print_header, print_row
 
 FloatArray = NDArray[np.float64]

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from polychromic.errors import DataError, ModelError
+from polychromic.models.adapters import merged_adapter
 from polychromic.models.chat import encode_prompt
-from polychromic.models.loading import merged_adapter
+from polychromic.models import decoding
+from polychromic.models.decoding import draw_tokens
 from polychromic.records import Prompt, SamplingParameters, as_messages
-from polychromic.sampling import local
-from polychromic.sampling.local import LocalSampler, draw_tokens
+from polychromic.sampling.local import LocalSampler
 from polychromic.tasks.arithmetic import ArithmeticTask
 
 
@@ -107,7 +108,7 @@ def test_a_prompt_longer_than_the_context_is_named(tiny_model):
 
 
 def test_a_generation_carries_the_log_probability_that_training_computes(tiny_model):
-    from polychromic.training.sequences import TokenSequence, answer_logprobs
+    from polychromic.models.logprobs import TokenSequence, answer_logprobs
 
     prompts = ArithmeticTask(test_problems=6).prompts("test")
     parameters = SamplingParameters(0.7, top_p=0.9, max_new_tokens=20)
@@ -128,7 +129,7 @@ def test_logits_that_are_nan_are_an_error_and_never_the_last_token(tiny_model, m
     def broken(logits_BV, parameters, uniforms_B):
         return draw_tokens(logits_BV.fill_(math.nan), parameters, uniforms_B)
 
-    monkeypatch.setattr(local, "draw_tokens", broken)
+    monkeypatch.setattr(decoding, "draw_tokens", broken)
     with pytest.raises(
         ModelError, match="logits are not numbers for 2 of 2 generations: its weights hold nan"
     ):

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from polychromic.training.sequences import TokenSequence, answer_logprobs, micro_batches
+from polychromic.models.logprobs import TokenSequence, answer_logprobs, micro_batches
 
 LENGTHS = [(5, 3), (5, 1), (5, 7), (9, 4), (2, 2), (2, 6)]
 

@@ -12,10 +12,10 @@ from polychromic.experiment.config import Experiment
 from polychromic.experiment.floors import baseline_quality, is_measured_from
 from polychromic.experiment.folder import RunFolder
 from polychromic.files import read_jsonl
+from polychromic.models.logprobs import answer_logprobs
 from polychromic.records import Prompt, as_messages
 from polychromic.tasks.arithmetic import ArithmeticTask
 from polychromic.training.loop import ArmRun, Trainer, train_arm
-from polychromic.training.sequences import answer_logprobs
 from polychromic.training.settings import DiversitySettings, TrainingSettings
 
 FLOOR = {"weight": "auto", "mode": "floor", "floor_margin": 0.02}

@@ -12,7 +12,7 @@ from polychromic.records import Prompt
 
 if TYPE_CHECKING:
     from polychromic.models.loading import LanguageModel
-    from polychromic.training.sequences import TokenSequence
+    from polychromic.models.logprobs import TokenSequence
 
 METRIC = "reference_perplexity"
 _PROMPTS_AT_ONCE = 16
@@ -50,7 +50,7 @@ def _score(
 ) -> dict[str, Any]:
     import torch
 
-    from polychromic.training.sequences import answer_logprobs
+    from polychromic.models.logprobs import answer_logprobs
 
     nats = 0.0
     if sequences:

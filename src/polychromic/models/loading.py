@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from polychromic.errors import DataError, ModelError
-from polychromic.files import read_json, write_json
-from polychromic.foreign_weights import (
-    loading_weights,
-    require_lora_adapter,
-    require_safe_folder,
-    require_whole_adapter,
-)
+from polychromic.foreign_weights import loading_weights, require_safe_folder
+from polychromic.models.adapters import attach_fresh, attach_saved, replaced_weights, weights_to_start_from
 from polychromic.models.chat import stop_token_ids
 from polychromic.models.limits import UNLIMITED, ModelLimits, model_limits
-from polychromic.models.settings import AdapterSettings, ModelSettings
+from polychromic.models.settings import ModelSettings
 from polychromic.models.sources import resolve_source
 from polychromic.models.templates import require_template_ends
 from polychromic.records import Prompt
@@ -29,6 +23,21 @@ from polychromic.records import Prompt
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardPath:
+    """The way in which a model is computed, fastest first; every one gives the same log-probabilities where it agrees
+    with a plain forward pass at all (`models.selfcheck` finds out on the model itself)."""
+
+    layout: Literal["packed", "padded", "single"] = "packed"
+    """In training: answers share their prompt's row, have a row each, or are computed one by one."""
+    head: Literal["product", "own", "whole"] = "product"
+    """In training: logits of answer tokens only, by the output matrix or by whatever the model applies after its
+    decoder; or all logits of the model's own forward."""
+    decoding: Literal["merged", "unmerged", "by_prompt", "uncached"] = "merged"
+    """In sampling: the adapter folded into the weights, or not, the prompts of a batch padded on the left; copies of
+    one prompt at a time; or everything computed again for every token."""
 
 
 @dataclass
@@ -40,12 +49,18 @@ class LanguageModel:
     stop_ids: frozenset[int]
     chat_options: dict[str, Any]
     start_weights: dict[str, torch.Tensor] | None = None
-    """Copy of the adapter that training continued from: the reference policy of the KL."""
+    """Copy of what training started from where switching the adapter off does not give it: the reference of the KL."""
+    path: ForwardPath = ForwardPath()
 
     @property
     def device(self) -> torch.device:
         """Where the model's inputs go."""
         return next(self.model.parameters()).device
+
+    @property
+    def causal_model(self) -> Any:
+        """The causal language model inside the adapter's wrapping; layers that the adapter changed are in it."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model  # type: ignore[operator]
 
     @property
     def pad_id(self) -> int:
@@ -59,6 +74,41 @@ class LanguageModel:
     def context_length(self) -> int:
         """Most tokens that prompt and answer may have together."""
         return model_limits(self.model.config).context
+
+    @contextmanager
+    def reference_policy(self) -> Iterator[None]:
+        """Within the block the model is the policy that training started from: the adapter off, or as it was then."""
+        model: Any = self.model
+        reference = (
+            model.disable_adapter()
+            if self.start_weights is None
+            else replaced_weights(model, self.start_weights)
+        )
+        with reference:
+            yield
+
+    @contextmanager
+    def training_pass(self, *, dropout: bool = False) -> Iterator[None]:
+        """Forward and backward passes with gradient checkpointing where it is on, and with the adapter's dropout.
+
+        Everything else stays in evaluation mode: the base is frozen, and what it does only while training (dropout,
+        noise in routers) would make the trained policy another one than the sampled.
+        """
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        switched = [
+            module
+            for name, module in self.model.named_modules()
+            if (isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing)
+            or (dropout and isinstance(module, torch.nn.Dropout) and ".lora_dropout." in name)
+        ]
+        for module in switched:
+            module.training = True
+        try:
+            yield
+        finally:
+            for module in switched:
+                module.training = False
 
     def require_room(
         self, prompts: Sequence[Prompt], encoded: Sequence[Sequence[int]], new_tokens: int
@@ -89,14 +139,13 @@ def load_language_model(
     model: PeftModel | PreTrainedModel = base
     start = Path(settings.adapter.start_from) if settings.adapter.start_from else None
     if adapter is not None or (seed is not None and start is not None):
-        model = _attach_saved(base, adapter or start, trainable)  # type: ignore[arg-type]
+        model = attach_saved(base, adapter or start, trainable=trainable)  # type: ignore[arg-type]
     elif seed is not None:
         torch.manual_seed(seed)
-        model = _attach_fresh(base, settings.adapter, quantized=settings.quantization != "none")
+        model = attach_fresh(base, settings.adapter, quantized=settings.quantization != "none")
+    model.eval()  # whatever is trained: `training_pass` switches what has to be
     stop_ids = frozenset(stop_token_ids(tokenizer, base.generation_config))
-    start_weights = None
-    if trainable and start is not None:
-        start_weights = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    start_weights = weights_to_start_from(model, continued=start is not None) if trainable else None
     return LanguageModel(model, tokenizer, stop_ids, dict(settings.chat_template_options), start_weights)
 
 
@@ -123,8 +172,17 @@ def load_base(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedToken
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
+        _remove_dropout(model)
     model.requires_grad_(requires_grad=False)
     return model.eval(), tokenizer
+
+
+def _remove_dropout(model: torch.nn.Module) -> None:
+    """Checkpointed layers run in training mode, where they would apply dropout of the base."""
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
 
 
 def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
@@ -178,103 +236,3 @@ def _nf4_config(settings: ModelSettings) -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=getattr(torch, settings.dtype),
     )
-
-
-def _attach_fresh(base: PreTrainedModel, settings: AdapterSettings, *, quantized: bool) -> PeftModel:
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-
-    if quantized:
-        base = prepare_model_for_kbit_training(base)
-    config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # peft computes alpha / r; a float is fine
-        lora_dropout=settings.dropout,
-        target_modules=settings.target_modules,
-        task_type="CAUSAL_LM",
-    )
-    try:
-        with _known_peft_warnings():
-            return get_peft_model(base, config)  # type: ignore[return-value]
-    except ValueError as error:
-        raise ModelError(f"model.adapter.target_modules: {error}") from error
-
-
-def _attach_saved(base: PreTrainedModel, folder: Path, trainable: bool) -> PeftModel:
-    from peft import PeftModel
-
-    require_lora_adapter(folder)
-    with loading_weights(f"{folder}: the adapter"), _known_peft_warnings():
-        model = PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
-        require_whole_adapter(model, folder)
-    return model
-
-
-@contextmanager
-def _known_peft_warnings() -> Iterator[None]:
-    """Silence warnings that no user can act on: a name that transformers renamed under peft, and peft's look-up
-    of the base vocabulary on the hub (the output head is never trained here)."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
-        warnings.filterwarnings("ignore", message="Could not find a config file")
-        # An error of ours, which names them.
-        warnings.filterwarnings("ignore", message="Found missing adapter keys")
-        yield
-
-
-def save_adapter(model: PeftModel, folder: Path) -> None:
-    """Write the adapter as PEFT does, in safetensors, so that plain `PeftModel.from_pretrained` reads it."""
-    with _known_peft_warnings():
-        model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)
-    # peft keeps the module names in a set, whose order changes from process to process.
-    config = read_json(folder / "adapter_config.json")
-    if isinstance(config["target_modules"], list):
-        config["target_modules"].sort()
-    write_json(folder / "adapter_config.json", config)
-
-
-@contextmanager
-def merged_adapter(model: PeftModel | PreTrainedModel) -> Iterator[None]:
-    """Fold plain LoRA updates into the base weights while the block runs: decoding then costs what the base costs.
-
-    The original weight tensors are put back, not recomputed by subtraction, so nothing drifts. Quantized and
-    exotic layers keep their adapters as they are.
-    """
-    from peft.tuners.lora.layer import Linear as LoraLinear
-
-    layers = [
-        module
-        for module in model.modules()
-        if type(module) is LoraLinear and not module.disable_adapters and not module.merged_adapters
-    ]
-    weights: list[Any] = [layer.base_layer.weight for layer in layers]
-    kept = [weight.data for weight in weights]
-    for layer, weight in zip(layers, weights, strict=True):
-        for name in layer.active_adapters:
-            weight.data = weight.data + layer.get_delta_weight(name)  # a new tensor: the original stays whole
-        layer.merged_adapters = list(layer.active_adapters)
-    try:
-        yield
-    finally:
-        for layer, weight, original in zip(layers, weights, kept, strict=True):
-            weight.data = original
-            layer.merged_adapters = []
-
-
-@contextmanager
-def reference_policy(language_model: LanguageModel) -> Iterator[None]:
-    """The policy that training started from: the adapter off, or the adapter that training continued from."""
-    model: Any = language_model.model
-    if language_model.start_weights is None:
-        with model.disable_adapter():
-            yield
-        return
-    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    current = {name: parameter.data for name, parameter in parameters.items()}
-    for name, parameter in parameters.items():
-        parameter.data = language_model.start_weights[name]
-    try:
-        yield
-    finally:
-        for name, parameter in parameters.items():
-            parameter.data = current[name]

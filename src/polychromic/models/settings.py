@@ -29,6 +29,22 @@ class AdapterSettings(Settings):
     """Applied to cross-entropy only: under dropout the sampled and the trained policy would differ."""
     target_modules: str | list[str] = "all-linear"
     """`all-linear` (every linear layer but the output head) or a list of module names."""
+    exclude_modules: list[str] = Field(default_factory=list)
+    """Module names that `target_modules` leaves out."""
+    use_rslora: bool = False
+    """Scale the update by alpha / √rank (Kalajdzievski, 2023, arXiv:2312.03732)."""
+    use_dora: bool = False
+    """Train magnitude and direction apart (Liu et al., 2024, arXiv:2402.09353)."""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Which biases of the base are trained too."""
+    rank_pattern: dict[str, int] = Field(default_factory=dict)
+    """Module name or pattern → rank, where it differs."""
+    alpha_pattern: dict[str, float] = Field(default_factory=dict)
+    """Module name or pattern → alpha, where it differs."""
+    modules_to_save: list[str] = Field(default_factory=list)
+    """Modules trained whole, such as `lm_head`; float32 only."""
+    trainable_token_indices: list[int] = Field(default_factory=list)
+    """Token ids whose embeddings are trained."""
     start_from: str | None = None
     """Folder of a trained adapter to continue from (same rank and modules); it is the KL reference too."""
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-_LOGITS_AT_ONCE = 1 << 25
+LOGITS_AT_ONCE = 1 << 25
 """Float32 logits in memory at a time: 128 MiB, and as much again for their gradient."""
 
 
@@ -40,7 +40,7 @@ def chunked_token_logprobs(
         raise ValueError(
             f"temperature is {temperature}, expected more than 0: greedy decoding has no gradient"
         )
-    chunk = chunk_tokens or max(1, _LOGITS_AT_ONCE // head_weight_VD.shape[0])
+    chunk = chunk_tokens or max(1, LOGITS_AT_ONCE // head_weight_VD.shape[0])
     logprobs_M = _TokenLogprobs.apply(
         hidden_BTD.flatten(0, -2), head_weight_VD, token_ids_BT.flatten(), temperature, chunk
     )

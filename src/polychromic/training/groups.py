@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from polychromic.errors import CheckerError
 from polychromic.models.chat import encode_prompt
 from polychromic.models.loading import LanguageModel
+from polychromic.models.logprobs import TokenSequence
 from polychromic.objective import set_advantages, subset_mean
 from polychromic.records import Check, Group, Prompt, SamplingParameters
 from polychromic.sampling.base import Sampler
 from polychromic.tasks.base import Task
-from polychromic.training.sequences import TokenSequence
 from polychromic.training.settings import DiversitySettings, TrainingSettings
 
 FloatArray = NDArray[np.float64]
@@ -32,6 +32,21 @@ class GroupSignals:
     """1 where the reward passes, 0 where not, nan where the checker failed."""
     clusters_PN: NDArray[np.int64]
     distances_PNN: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class SampledGroups:
+    """Groups with their sequences and advantages; `diversity_score` is the mean set score over groups."""
+
+    groups: list[Group]
+    signals: GroupSignals
+    sequences: list[TokenSequence]
+    quality_PN: FloatArray
+    diversity_PN: FloatArray
+    diversity_signal_P: NDArray[np.bool_]
+    diversity_score: float
+    gate_PN: FloatArray | None
+    """The part of `diversity_PN` that the quality gate is paid, where pairs are weighed by their rewards."""
 
 
 def sample_groups(

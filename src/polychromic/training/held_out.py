@@ -9,8 +9,8 @@ import torch
 
 from polychromic.errors import DataError
 from polychromic.models.loading import LanguageModel
+from polychromic.models.logprobs import answer_logprobs, micro_batches
 from polychromic.training.references import reference_sequences
-from polychromic.training.sequences import answer_logprobs, micro_batches
 
 if TYPE_CHECKING:
     from polychromic.training.loop import ArmRun
@@ -41,13 +41,9 @@ class HeldOutReferences:
 
     def measure(self) -> float:
         """The same, now. Dropout is off."""
-        model = self.language_model.model
-        was_training = model.training
-        model.eval()
         total = 0.0
         with torch.inference_mode():
             for batch in micro_batches(self.sequences, self.micro_batch):
                 answers = answer_logprobs(self.language_model, [self.sequences[index] for index in batch])
                 total -= float(answers.logprobs_BT.masked_fill(answers.mask_BT == 0, 0.0).double().sum())
-        model.train(was_training)
         return total / sum(sequence.n_answer for sequence in self.sequences)

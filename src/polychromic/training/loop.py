@@ -16,7 +16,8 @@ import torch
 from polychromic import stopping
 from polychromic.errors import TrainingError
 from polychromic.files import atomic_folder
-from polychromic.models.loading import LanguageModel, load_language_model, save_adapter
+from polychromic.models.adapters import save_adapter
+from polychromic.models.loading import LanguageModel, load_language_model
 from polychromic.models.settings import ModelSettings
 from polychromic.models.thinking import ThinkingMode
 from polychromic.objective import FittedBaseline

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from polychromic.errors import DataError
 from polychromic.models.chat import encode_example
 from polychromic.models.loading import LanguageModel
+from polychromic.models.logprobs import TokenSequence
 from polychromic.records import Prompt
-from polychromic.training.sequences import TokenSequence
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from polychromic.models.loading import LanguageModel, reference_policy
-from polychromic.objective import FittedBaseline, gradient_share
+from polychromic.models.loading import LanguageModel
+from polychromic.models.logprobs import TokenSequence, answer_logprobs, micro_batches
+from polychromic.objective import FittedBaseline
 from polychromic.objective.losses import cross_entropy_loss, kl_to_reference, policy_gradient_loss
-from polychromic.records import Generation, Group, Prompt, SamplingParameters
+from polychromic.records import Prompt, SamplingParameters
 from polychromic.sampling.thinking import answer_sampler
 from polychromic.seeding import child_seed, numpy_generator
 from polychromic.training.credit import distance_metrics, gate_part, has_gate_part
@@ -23,6 +23,7 @@ from polychromic.training.gradients import GradientAccumulator, GradientMeasurem
 from polychromic.training.groups import (
     FloatArray,
     GroupSignals,
+    SampledGroups,
     diversity_advantages,
     diversity_signal,
     group_sequences,
@@ -33,7 +34,12 @@ from polychromic.training.groups import (
 )
 from polychromic.training.held_out import HeldOutReferences
 from polychromic.training.references import ReferenceSequences, reference_sequences
-from polychromic.training.sequences import TokenSequence, answer_logprobs, micro_batches
+from polychromic.training.step_metrics import (
+    SamplerMismatch,
+    group_metrics,
+    loss_metrics,
+    measurement_metrics,
+)
 
 if TYPE_CHECKING:
     from polychromic.training.loop import ArmRun
@@ -53,21 +59,6 @@ class StepOutcome:
     on steps that do not measure it)."""
     signals: GroupSignals | None
     truncated: float
-
-
-@dataclass(frozen=True, slots=True)
-class SampledGroups:
-    """Groups with their sequences and advantages; `diversity_score` is the mean set score over groups."""
-
-    groups: list[Group]
-    signals: GroupSignals
-    sequences: list[TokenSequence]
-    quality_PN: FloatArray
-    diversity_PN: FloatArray
-    diversity_signal_P: NDArray[np.bool_]
-    diversity_score: float
-    gate_PN: FloatArray | None
-    """The part of `diversity_PN` that the quality gate is paid, where pairs are weighed by their rewards."""
 
 
 class StepMaker:
@@ -109,13 +100,12 @@ class StepMaker:
         self, step: int, prompts: Sequence[Prompt], weight: float, accumulator: GradientAccumulator
     ) -> StepOutcome:
         sampled = self._sample(step, prompts, self.run.training.generations)
-        divergence = self._policy_gradient(sampled, accumulator, quality_scale=1.0, diversity_scale=weight)
+        measured = self._policy_gradient(sampled, accumulator, quality_scale=1.0, diversity_scale=weight)
         reward = float(np.nanmean(sampled.signals.rewards_PN))
         outcome = self._outcome(
             accumulator.finish(len(prompts)), weight, quality=reward, quality_loss=-reward, sampled=sampled
         )
-        if divergence is not None:
-            outcome.metrics["train/kl"] = divergence
+        outcome.metrics.update(measured)
         return outcome
 
     def _from_references(
@@ -124,12 +114,12 @@ class StepMaker:
         held_out = self.held_out.cross_entropy(step) if self.held_out else math.nan
         cross_entropy = self._cross_entropy(prompts, accumulator)
         settings = self.run.diversity
-        sampled = None
+        sampled, measured = None, {}
         if self._samples_diversity(step):
             sampled = self._sample(step, prompts[: settings.max_examples], settings.n_generations)
             # Sampled every m-th step, weighed m times: J keeps its meaning whatever m is.
             scale = weight * settings.every_n_steps
-            self._policy_gradient(sampled, accumulator, quality_scale=0.0, diversity_scale=scale)
+            measured = self._policy_gradient(sampled, accumulator, quality_scale=0.0, diversity_scale=scale)
         outcome = self._outcome(
             accumulator.finish(min(len(prompts), settings.max_examples)),
             weight,
@@ -137,6 +127,7 @@ class StepMaker:
             quality_loss=cross_entropy,
             sampled=sampled,
         )
+        outcome.metrics.update(measured)
         if not math.isnan(held_out):
             outcome.metrics["validation/cross_entropy"] = held_out
         return outcome
@@ -176,36 +167,40 @@ class StepMaker:
         *,
         quality_scale: float,
         diversity_scale: float,
-    ) -> float | None:
-        """Accumulate the score-function gradient, averaged over prompts; returns the KL in nats a generation, if asked.
+    ) -> dict[str, float]:
+        """Accumulate the score-function gradient, averaged over prompts.
 
-        Dropout is off: this is the sampled policy.
+        Returns how far the log-probabilities of training lie from the sampler's, and the KL in nats a generation where
+        it is asked for. Dropout is off: this is the sampled policy.
         """
-        self.language_model.model.eval()
         n_prompts = len(sampled.groups)
         credits = self._credits(sampled, quality_scale, diversity_scale, split_gate=accumulator.separate)
         kl_weight = self.run.training.kl_weight if quality_scale else 0.0
-        divergence = 0.0
+        divergence, mismatch = 0.0, SamplerMismatch(sampled.groups)
         rows = list(range(len(sampled.sequences)))
         if kl_weight == 0.0:
             # An advantage of zero has no gradient: such generations need no forward pass.
             rows = torch.stack(list(credits.values())).any(dim=0).nonzero()[:, 0].tolist()
         sequences = [sampled.sequences[row] for row in rows]
-        for batch in micro_batches(sequences, self.run.training.micro_batch):
-            chosen = torch.tensor([rows[index] for index in batch], device=self.language_model.device)
-            members = [sequences[index] for index in batch]
-            answers = answer_logprobs(self.language_model, members, temperature=self.run.training.temperature)
-            logprobs_BT, mask_BT = answers.logprobs_BT, answers.mask_BT
-            losses: dict[Term, torch.Tensor] = {
-                term: policy_gradient_loss(logprobs_BT, mask_BT, credit_B[chosen]) / n_prompts
-                for term, credit_B in credits.items()
-            }
-            if kl_weight:
-                kl = self._kl(members, logprobs_BT, mask_BT) / len(rows)
-                losses["quality"] = losses["quality"] + kl_weight * kl
-                divergence += float(kl.detach())
-            accumulator.add(losses)
-        return divergence if kl_weight else None
+        with self.language_model.training_pass():
+            for batch in micro_batches(sequences, self.run.training.micro_batch):
+                chosen = [rows[index] for index in batch]
+                members = [sequences[index] for index in batch]
+                answers = answer_logprobs(
+                    self.language_model, members, temperature=self.run.training.temperature
+                )
+                logprobs_BT, mask_BT = answers.logprobs_BT, answers.mask_BT
+                mismatch.add(chosen, logprobs_BT.detach(), mask_BT)
+                losses: dict[Term, torch.Tensor] = {
+                    term: policy_gradient_loss(logprobs_BT, mask_BT, credit_B[chosen]) / n_prompts
+                    for term, credit_B in credits.items()
+                }
+                if kl_weight:
+                    kl = self._kl(members, logprobs_BT, mask_BT) / len(rows)
+                    losses["quality"] = losses["quality"] + kl_weight * kl
+                    divergence += float(kl.detach())
+                accumulator.add(losses)
+        return mismatch.metrics() | ({"train/kl": divergence} if kl_weight else {})
 
     def _credits(
         self, sampled: SampledGroups, quality_scale: float, diversity_scale: float, *, split_gate: bool
@@ -231,7 +226,7 @@ class StepMaker:
         self, members: Sequence[TokenSequence], logprobs_BT: torch.Tensor, mask_BT: torch.Tensor
     ) -> torch.Tensor:
         """Summed over the sequences: KL to the policy that training started from."""
-        with torch.no_grad(), reference_policy(self.language_model):
+        with torch.no_grad(), self.language_model.reference_policy():
             reference = answer_logprobs(
                 self.language_model, members, temperature=self.run.training.temperature
             )
@@ -240,15 +235,15 @@ class StepMaker:
     def _cross_entropy(self, prompts: Sequence[Prompt], accumulator: GradientAccumulator) -> float:
         """Accumulate the gradient of the cross-entropy per reference token; returns its value in nats."""
         assert self.references is not None
-        self.language_model.model.train()
         sequences = self.references.of(prompts)
         n_tokens = sum(sequence.n_answer for sequence in sequences)
         total = 0.0
-        for batch in micro_batches(sequences, self.run.training.micro_batch):
-            answers = answer_logprobs(self.language_model, [sequences[index] for index in batch])
-            loss = cross_entropy_loss(answers.logprobs_BT, answers.mask_BT) / n_tokens
-            accumulator.add({"quality": loss})
-            total += float(loss.detach())
+        with self.language_model.training_pass(dropout=True):
+            for batch in micro_batches(sequences, self.run.training.micro_batch):
+                answers = answer_logprobs(self.language_model, [sequences[index] for index in batch])
+                loss = cross_entropy_loss(answers.logprobs_BT, answers.mask_BT) / n_tokens
+                accumulator.add({"quality": loss})
+                total += float(loss.detach())
         return total
 
     def _outcome(
@@ -280,59 +275,3 @@ class StepMaker:
             signals=sampled.signals if sampled is not None else None,
             truncated=metrics.get("generation/truncated", 0.0),
         )
-
-
-def measurement_metrics(measurement: GradientMeasurement) -> dict[str, float]:
-    """Norms, shares, cosine and signal-to-noise under their names; the gate's share only where there is a gate."""
-    metrics = {
-        "train/diversity_gradient_share": gradient_share(
-            measurement.quality_norm, measurement.diversity_norm
-        ),
-        "train/gradient_cosine": measurement.cosine,
-        "train/quality_gradient_norm": measurement.quality_norm,
-        "train/diversity_gradient_norm": measurement.diversity_norm,
-        "train/diversity_signal_to_noise": measurement.diversity_signal_to_noise,
-    }
-    if not math.isnan(measurement.gate_norm):
-        metrics |= {
-            "train/diversity_gate_gradient_norm": measurement.gate_norm,
-            "train/diversity_distance_gradient_norm": measurement.distance_norm,
-            "train/diversity_gate_gradient_share": gradient_share(
-                measurement.distance_norm, measurement.gate_norm
-            ),
-        }
-    return metrics
-
-
-def loss_metrics(quality_loss: float, diversity_score: float, weight: float) -> dict[str, float]:
-    """The loss as the origin of this project logged it. Its share says nothing about training: see the gradient's."""
-    part = abs(weight * diversity_score)
-    return {
-        "train/diversity_score": diversity_score,
-        "train/combined_loss": quality_loss - weight * diversity_score,
-        "train/diversity_loss_share": part / max(part + abs(quality_loss), 1e-12),
-    }
-
-
-def group_metrics(sampled: SampledGroups) -> dict[str, float]:
-    """What the sampled groups look like: reward, clusters, length, truncation, groups without any signal."""
-    generations = [one for group in sampled.groups for one in group.generations]
-    silent_P = ~(np.any(sampled.quality_PN, axis=1) | sampled.diversity_signal_P)
-    clusters = [len(set(codes)) for codes in sampled.signals.clusters_PN.tolist()]
-    return {
-        "train/reward": float(np.nanmean(sampled.signals.rewards_PN)),
-        "train/passing": float(np.nanmean(sampled.signals.passing_PN)),
-        "groups/no_signal": float(silent_P.mean()),
-        "groups/clusters": float(np.mean(clusters)),
-        "generation/total_tokens": float(sum(len(one.token_ids) for one in generations)),
-        "generation/tokens": float(np.mean([len(one.token_ids) for one in generations])),
-        "generation/entropy": token_entropy(generations),
-        "generation/truncated": float(np.mean([one.finish == "length" for one in generations])),
-        "generation/checker_failures": float(np.isnan(sampled.signals.rewards_PN).mean()),
-    }
-
-
-def token_entropy(generations: Sequence[Generation]) -> float:
-    """Entropy a token, in nats, of the policy that sampled: minus the mean log-probability of what it drew."""
-    n_tokens = sum(len(one.token_ids) for one in generations)
-    return -sum(one.logprob for one in generations) / n_tokens

@@ -15,10 +15,10 @@ from polychromic.experiment.config import Arm
 from polychromic.experiment.preflight.checks import Finding
 from polychromic.experiment.preflight.probe import Probe
 from polychromic.models.chat import encode_prompt
+from polychromic.models.logprobs import TokenSequence, answer_logprobs
 from polychromic.records import Prompt, SamplingParameters
 from polychromic.sampling.local import LocalSampler
 from polychromic.training.references import reference_sequences
-from polychromic.training.sequences import TokenSequence, answer_logprobs
 
 _PROMPTS_LOOKED_AT = 2000
 _MOST_SHARE_OF_MEMORY = 0.9

@@ -1,0 +1,199 @@
+"""Adapters on a base model: fresh or saved, folded into the weights for decoding, switched back to the reference."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+
+from polychromic.errors import ModelError
+from polychromic.files import read_json, write_json
+from polychromic.models.settings import AdapterSettings
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+_MODELING_CODE = ("transformers.models.", "transformers_modules.")
+
+
+def attach_fresh(base: PreTrainedModel, settings: AdapterSettings, *, quantized: bool) -> PeftModel:
+    """Put a new LoRA adapter on the base, trained in float32. Raises ModelError where its settings do not fit it."""
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
+    if quantized:
+        base = prepare_model_for_kbit_training(base)
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # peft computes alpha / r; a float is fine
+        lora_dropout=settings.dropout,
+        target_modules=settings.target_modules,
+        exclude_modules=settings.exclude_modules or _special_linear_layers(base, settings) or None,
+        use_rslora=settings.use_rslora,
+        use_dora=settings.use_dora,
+        bias=settings.bias,
+        rank_pattern=dict(settings.rank_pattern),
+        alpha_pattern=dict(settings.alpha_pattern),
+        modules_to_save=settings.modules_to_save or None,
+        trainable_token_indices=settings.trainable_token_indices or None,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        with known_peft_warnings():
+            model: Any = get_peft_model(base, config)
+    except (ValueError, TypeError, NotImplementedError, AttributeError) as error:
+        raise ModelError(f"model.adapter does not fit {base.config.name_or_path}: {error}") from error
+    _require_float32(model)
+    return model
+
+
+def attach_saved(base: PreTrainedModel, folder: Path, *, trainable: bool) -> PeftModel:
+    """Put a saved PEFT adapter on the base.
+
+    Raises ModelError where the folder holds none, it is damaged or of another model, or its kind has no place here.
+    """
+    from peft import PeftModel
+
+    # peft would also take a pickle, adapter_model.bin.
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder}: expected a PEFT adapter folder ({name} is missing)")
+    try:
+        with known_peft_warnings():
+            model = PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
+    except (SafetensorError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{folder}: the adapter is damaged or is not of this model: {error}") from error
+    if model.active_peft_config.is_prompt_learning:
+        raise ModelError(
+            f"{folder}: a {model.active_peft_config.peft_type} adapter adds virtual tokens to every prompt, which is "
+            "not supported; use an adapter that changes weights, such as LoRA"
+        )
+    if trainable:
+        _require_float32(model)
+    return model
+
+
+def save_adapter(model: PeftModel, folder: Path) -> None:
+    """Write the adapter as PEFT does, in safetensors, so that plain `PeftModel.from_pretrained` reads it."""
+    with known_peft_warnings():
+        model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)
+    # peft keeps some names in sets, whose order changes from process to process.
+    config = read_json(folder / "adapter_config.json")
+    for key in ("target_modules", "exclude_modules", "modules_to_save"):
+        if isinstance(config.get(key), list):
+            config[key].sort()
+    write_json(folder / "adapter_config.json", config)
+
+
+@contextmanager
+def merged_adapter(model: PeftModel | PreTrainedModel) -> Iterator[None]:
+    """Fold plain LoRA updates into the base weights while the block runs: decoding then costs what the base costs.
+
+    The original weight tensors are put back, not recomputed by subtraction, so nothing drifts. Layers where folding
+    would not be exact keep their adapters: quantized ones, weights in half precision (an update is often smaller than
+    their rounding), weights that another layer shares, and kinds of LoRA that are more than an added product.
+    """
+    from peft.tuners.lora.layer import Linear as LoraLinear
+
+    uses = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
+
+    def is_exact(layer: LoraLinear) -> bool:
+        weight: Any = layer.base_layer.weight
+        special = any(name in layer.lora_variant or layer.lora_bias[name] for name in layer.active_adapters)
+        return not special and weight.dtype == torch.float32 and uses[id(weight)] == 1
+
+    layers = [
+        module
+        for module in model.modules()
+        if type(module) is LoraLinear
+        and not module.disable_adapters
+        and not module.merged_adapters
+        and is_exact(module)
+    ]
+    weights: list[Any] = [layer.base_layer.weight for layer in layers]
+    kept = [weight.data for weight in weights]
+    for layer, weight in zip(layers, weights, strict=True):
+        for name in layer.active_adapters:
+            weight.data = weight.data + layer.get_delta_weight(name)  # a new tensor: the original stays whole
+        layer.merged_adapters = list(layer.active_adapters)
+    try:
+        yield
+    finally:
+        for layer, weight, original in zip(layers, weights, kept, strict=True):
+            weight.data = original
+            layer.merged_adapters = []
+
+
+@contextmanager
+def replaced_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> Iterator[None]:
+    """Within the block the trained parameters hold `weights`, by name."""
+    parameters = {name: p for name, p in model.named_parameters() if name in weights}
+    current = {name: parameter.data for name, parameter in parameters.items()}
+    for name, parameter in parameters.items():
+        parameter.data = weights[name]
+    try:
+        yield
+    finally:
+        for name, parameter in parameters.items():
+            parameter.data = current[name]
+
+
+def weights_to_start_from(
+    model: PeftModel | PreTrainedModel, *, continued: bool
+) -> dict[str, torch.Tensor] | None:
+    """A copy of the trained weights where switching the adapter off does not give the policy of the start: training
+    that continues from an adapter, and trained biases, which peft does not switch off. None otherwise."""
+    config = getattr(model, "peft_config", {}).get("default")
+    if not continued and getattr(config, "bias", "none") == "none":
+        return None
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+@contextmanager
+def known_peft_warnings() -> Iterator[None]:
+    """Silence warnings that no user can act on."""
+    with warnings.catch_warnings():
+        # A name that transformers renamed under peft, and its look-up of the base vocabulary on the hub.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        warnings.filterwarnings("ignore", message="Could not find a config file")
+        # GPT-2's transposed layers, which peft recognises by itself.
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
+        # An adapter on one of two tied layers changes that layer alone, in sampling, training and the saved file alike.
+        warnings.filterwarnings("ignore", message=".*tie_word_embeddings")
+        warnings.filterwarnings("ignore", message=".*tied")
+        yield
+
+
+def _special_linear_layers(base: PreTrainedModel, settings: AdapterSettings) -> list[str]:
+    """Layers that are linear by class but do something else with their product, as Llama 4's routers do: `all-linear`
+    leaves them out."""
+    if settings.target_modules != "all-linear":
+        return []
+    return [
+        name
+        for name, module in base.named_modules()
+        if isinstance(module, torch.nn.Linear)
+        and type(module).__module__.startswith(_MODELING_CODE)
+        and type(module).forward is not torch.nn.Linear.forward
+    ]
+
+
+def _require_float32(model: torch.nn.Module) -> None:
+    """Raise ModelError where something would be trained in half precision: small updates would be rounded away."""
+    half = [
+        name
+        for name, p in model.named_parameters()
+        if p.requires_grad and p.dtype in (torch.bfloat16, torch.float16)
+    ]
+    if half:
+        raise ModelError(
+            f"model.adapter: {len(half)} trained tensors would be kept in half precision, such as {half[0]}, where "
+            "small updates are rounded away; set model.dtype to float32, or train these layers by LoRA (target_modules)"
+        )
