@@ -172,16 +172,22 @@ def known_peft_warnings() -> Iterator[None]:
 
 
 def _special_linear_layers(base: PreTrainedModel, settings: AdapterSettings) -> list[str]:
-    """Layers that are linear by class but do something else with their product, as Llama 4's routers do: `all-linear`
-    leaves them out."""
+    """Layers that are linear by class but cannot have an adapter, which `all-linear` leaves out: those that do
+    something else with their product, as Llama 4's routers do, and output projections of state-space mixers, whose
+    fused kernels read the weights past the adapter."""
     if settings.target_modules != "all-linear":
         return []
+    modules = dict(base.named_modules())
+
+    def is_special(name: str, module: torch.nn.Module) -> bool:
+        kind, (parent, _, own_name) = type(module), name.rpartition(".")
+        routes = kind.__module__.startswith(_MODELING_CODE) and kind.forward is not torch.nn.Linear.forward
+        return routes or (own_name == "out_proj" and hasattr(modules[parent], "conv1d"))
+
     return [
         name
-        for name, module in base.named_modules()
-        if isinstance(module, torch.nn.Linear)
-        and type(module).__module__.startswith(_MODELING_CODE)
-        and type(module).forward is not torch.nn.Linear.forward
+        for name, module in modules.items()
+        if isinstance(module, torch.nn.Linear) and is_special(name, module)
     ]
 
 

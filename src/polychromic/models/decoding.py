@@ -167,7 +167,10 @@ class _Decoding:
 
     def _forward(self, ids_BT: torch.Tensor) -> torch.Tensor:
         """Logits of the token after the last, [B, V] in float32."""
-        inputs: dict[str, Any] = {"input_ids": ids_BT, "attention_mask": self.mask_BT}
+        inputs: dict[str, Any] = {"input_ids": ids_BT}
+        recurrent = self._cache is not None and self._cache_name == "cache_params"
+        if not recurrent:  # a recurrent state has taken the padding into account already
+            inputs["attention_mask"] = self.mask_BT
         if "position_ids" in self._accepts:
             positions_BT = (self.mask_BT.cumsum(dim=1) - 1).clamp(min=0)
             inputs["position_ids"] = positions_BT[:, -ids_BT.shape[1] :]

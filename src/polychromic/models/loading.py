@@ -51,6 +51,8 @@ class LanguageModel:
     start_weights: dict[str, torch.Tensor] | None = None
     """Copy of what training started from where switching the adapter off does not give it: the reference of the KL."""
     path: ForwardPath = ForwardPath()
+    source: str = "the model"
+    """What messages call it."""
 
     @property
     def device(self) -> torch.device:
@@ -61,6 +63,13 @@ class LanguageModel:
     def causal_model(self) -> Any:
         """The causal language model inside the adapter's wrapping; layers that the adapter changed are in it."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model  # type: ignore[operator]
+
+    @property
+    def decoder(self) -> Any:
+        """The part of the causal model that ends in hidden states; what follows makes logits of them."""
+        causal = self.causal_model
+        decoder = causal.get_decoder()
+        return causal.model if decoder is causal and hasattr(causal, "model") else decoder
 
     @property
     def pad_id(self) -> int:
@@ -146,7 +155,14 @@ def load_language_model(
     model.eval()  # whatever is trained: `training_pass` switches what has to be
     stop_ids = frozenset(stop_token_ids(tokenizer, base.generation_config))
     start_weights = weights_to_start_from(model, continued=start is not None) if trainable else None
-    return LanguageModel(model, tokenizer, stop_ids, dict(settings.chat_template_options), start_weights)
+    return LanguageModel(
+        model,
+        tokenizer,
+        stop_ids,
+        dict(settings.chat_template_options),
+        start_weights,
+        source=settings.source,
+    )
 
 
 def load_base(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -179,7 +179,7 @@ def _plain_inputs(language_model: LanguageModel, rows: Sequence[PackedRow]) -> d
 
 def _decoder_output(language_model: LanguageModel, rows: Sequence[PackedRow]) -> Any:
     """What the model's decoder answers for the rows, without logits: those are made for answer tokens only."""
-    decoder = language_model.causal_model.get_decoder()
+    decoder = language_model.decoder
     inputs = _plain_inputs(language_model, rows)
     if language_model.path.layout != "packed":
         return decoder(**inputs, use_cache=False)
@@ -234,6 +234,24 @@ def _plain_head_weight(language_model: LanguageModel) -> torch.Tensor:
     return head.weight
 
 
+def head_disagreement(language_model: LanguageModel, sequence: TokenSequence) -> float:
+    """Largest difference between the logits of the output matrix alone and those of all that the model applies after
+    its decoder, relative to the largest logit, which is brought to 30: capped logits show only where they are large.
+
+    Raises UnsupportedPathError where the head is more than a matrix.
+    """
+    weight_VD = _plain_head_weight(language_model)
+    input_ids = torch.tensor([sequence.token_ids], device=language_model.device)
+    output = language_model.decoder(
+        input_ids=input_ids, attention_mask=torch.ones_like(input_ids), use_cache=False
+    )
+    hidden_MD = output.last_hidden_state[0].to(weight_VD.dtype)
+    hidden_MD = hidden_MD * (30.0 / (hidden_MD @ weight_VD.T).abs().max())
+    own_MV = _own_logits(language_model, output, hidden_MD).float()
+    product_MV = (hidden_MD @ weight_VD.T).float()
+    return float((own_MV - product_MV).abs().max() / own_MV.abs().max())
+
+
 def _own_head_logprobs(
     language_model: LanguageModel,
     output: Any,
@@ -259,8 +277,7 @@ def _own_head_logprobs(
 
 def _own_logits(language_model: LanguageModel, output: Any, hidden_MD: torch.Tensor) -> torch.Tensor:
     """[M, V]: the model's own forward, its decoder answering with the given hidden states."""
-    causal = language_model.causal_model
-    decoder = causal.get_decoder()
+    causal, decoder = language_model.causal_model, language_model.decoder
     answer = type(output)(**{**output, "last_hidden_state": hidden_MD[None]})
     replaced = decoder.__dict__.get("forward")  # there where a library has wrapped the module
     decoder.forward = lambda *_, **__: answer

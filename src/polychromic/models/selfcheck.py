@@ -1,0 +1,411 @@
+"""Checks on the model itself that the sampled policy is the trained policy, and chooses how to compute it.
+
+A plain `model(input_ids, attention_mask)` of each sequence alone is the truth. The sampler's and the training path's
+log-probabilities are compared with it on several prompts of different lengths, with adapter weights that are not zero.
+The fast ways are tried first; where one does not agree, the next plainer one is; where none does, ModelError says so.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from typing import Any
+
+import torch
+
+from polychromic.errors import ModelError
+from polychromic.models.adapters import replaced_weights
+from polychromic.models.decoding import decode_rows, decoding, draw_tokens
+from polychromic.models.loading import ForwardPath, LanguageModel
+from polychromic.models.logprobs import TokenSequence, answer_logprobs, head_disagreement, plain_logprobs
+from polychromic.records import SamplingParameters
+
+logger = logging.getLogger(__name__)
+
+NEW_TOKENS = 12
+_COPIES = 2
+_NOISE = 0.05
+_LONGEST = 1024
+"""Tokens of the longest sequence looked at, where no window or other change of behaviour lies beyond."""
+_CHANGES_AT = (
+    "sliding_window",
+    "attention_window_size",
+    "attention_chunk_size",
+    "window_size",
+    "local_attention",
+    "original_max_position_embeddings",
+)
+"""Numbers of tokens in configurations at which a model starts to compute differently."""
+
+_LAYOUTS = ("packed", "padded", "single")
+_HEADS = ("product", "own", "whole")
+_DECODINGS = ("merged", "unmerged", "by_prompt", "uncached")
+
+_FAILURES = (
+    AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
+"""What a model's code raises where it is not made for a way of being called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far two computations of one log-probability may lie apart, in nats per token, and their gradients, relative
+    to the gradient's norm."""
+
+    largest: float
+    mean: float
+    gradient: float
+    head: float
+    """Of logits, relative to the largest."""
+
+
+TOLERANCES = {
+    torch.float32: Tolerance(1e-4, 2e-5, 1e-3, 1e-5),
+    torch.bfloat16: Tolerance(2.0, 0.05, 0.3, 5e-3),
+    torch.float16: Tolerance(0.5, 0.02, 0.2, 5e-3),
+}
+"""At the least: where a plain forward of a batch lies further from one of each sequence alone, rounding is that large
+on this model and machine. Half precision rounds logits to a hundredth and more."""
+_TIMES_ROUNDING = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCheck:
+    """The way that was chosen and the largest differences to a plain forward pass, in nats per token.
+
+    `gradient` is relative to the gradient's norm; nan where nothing was trained. `refused` names the faster ways that
+    do not agree on this model, with the reason.
+    """
+
+    path: ForwardPath
+    sampling: float
+    training: float
+    gradient: float
+    causality: float
+    lengths: tuple[int, ...]
+    dtype: str
+    seconds: float
+    refused: tuple[str, ...] = ()
+
+    @property
+    def largest(self) -> float:
+        """The larger of the differences of sampling and training."""
+        return max(self.sampling, self.training)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain mapping for model_check.json and provenance.json; an undefined gradient is null."""
+        gradient = None if math.isnan(self.gradient) else self.gradient
+        return {**asdict(self), "gradient": gradient}
+
+    def describe(self) -> str:
+        """One line for people: the way taken and the largest difference."""
+        path = self.path
+        ways = f"answers {path.layout}, {path.head} head, {path.decoding.replace('_', ' ')} decoding"
+        return (
+            f"{ways}; at most {self.largest:.1e} nats per token from a plain forward pass ({self.dtype}, sequences of up "
+            f"to {max(self.lengths)} tokens)"
+        )
+
+
+def self_check(
+    language_model: LanguageModel, encoded: Sequence[Sequence[int]], longest: int, *, trains: bool
+) -> ModelCheck:
+    """Find the fastest way of computing the model that agrees with plain forward passes, and set it as its path.
+
+    encoded: token ids of prompts that are going to be used; longest: tokens of the longest prompt with its answer.
+    trains: also compare gradients, with noise in the adapter's weights while the check lasts.
+    Raises ModelError where the model is not causal, holds weights that are not finite, or agrees in no way.
+    """
+    started = time.perf_counter()
+    prompts = check_prompts(language_model, encoded, longest)
+    check = _Check(language_model, prompts)
+    with _noise_in_trained_weights(language_model.model) if trains else nullcontext():
+        causality = check.causality()
+        check.allow_for_rounding()
+        sampling, sequences = check.choose_decoding()
+        training, gradient = check.choose_training_path(sequences, gradients=trains)
+    result = ModelCheck(
+        path=language_model.path,
+        sampling=sampling,
+        training=training,
+        gradient=gradient,
+        causality=causality,
+        lengths=tuple(len(sequence.token_ids) for sequence in sequences),
+        dtype=str(check.dtype).removeprefix("torch."),
+        seconds=time.perf_counter() - started,
+        refused=tuple(check.refused),
+    )
+    logger.debug("%s: %s", language_model.source, result.describe())
+    return result
+
+
+def check_prompts(
+    language_model: LanguageModel, encoded: Sequence[Sequence[int]], longest: int
+) -> list[list[int]]:
+    """Prompts of different lengths from real tokens: a short one, a middle one, one as long as any, and for each number
+    of tokens at which the model computes differently one just before it and one just behind."""
+    by_length = sorted((list(ids) for ids in encoded if ids), key=len)
+    if not by_length:
+        raise ModelError(f"{language_model.source}: no prompt has a token to check the model with")
+    tokens = [token for ids in by_length for token in ids]
+    most = max(1, min(longest, language_model.context_length) - NEW_TOKENS)
+    config: Any = language_model.model.config
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    changes = {
+        value
+        for source in (config.to_dict(), getattr(config, "rope_parameters", None) or {})
+        for key, value in source.items()
+        if key in _CHANGES_AT and isinstance(value, int) and 0 < value < most + NEW_TOKENS
+    }
+    lengths = {len(by_length[0]), len(by_length[len(by_length) // 2]), min(most, _LONGEST)}
+    lengths |= {length for change in changes for length in (change - NEW_TOKENS // 2, change + NEW_TOKENS)}
+    repeats = -(-max(lengths) // len(tokens)) + 1
+    return [(tokens * repeats)[:length] for length in sorted(lengths) if 0 < length <= most]
+
+
+class _Check:
+    """The comparisons for one model, and what was refused on the way."""
+
+    def __init__(self, language_model: LanguageModel, prompts: Sequence[Sequence[int]]) -> None:
+        self.language_model = language_model
+        self.prompts = prompts
+        self.dtype = language_model.model.dtype
+        self.tolerance = TOLERANCES.get(self.dtype, TOLERANCES[torch.float32])
+        self.refused: list[str] = []
+
+    def causality(self) -> float:
+        """Largest change of an earlier log-probability when the last token changes. Raises ModelError where one does."""
+        ids = tuple(self.prompts[-1])
+        other_last = next((token for prompt in self.prompts for token in prompt if token != ids[-1]), ids[-1])
+        try:
+            with torch.inference_mode():
+                first, second = (
+                    plain_logprobs(self.language_model, TokenSequence(tokens, 1))[:-1]
+                    for tokens in (ids, (*ids[:-1], other_last))
+                )
+        except _FAILURES as error:
+            _reraise_out_of_memory(error)
+            raise ModelError(
+                f"{self.language_model.source}: a plain forward pass of {len(ids)} tokens fails: {_reason(error)}"
+            ) from error
+        if not bool(first.isfinite().all()):
+            raise ModelError(self._not_finite())
+        difference = float((first - second).abs().max()) if len(first) else 0.0
+        if difference > self.tolerance.largest:
+            raise ModelError(
+                f"{self.language_model.source} is not causal: changing a later token moves the log-probability of an "
+                f"earlier one by {difference:.2g} nats; choose a causal language model"
+            )
+        return difference
+
+    def allow_for_rounding(self) -> None:
+        """Widen the tolerance to what a plain forward of all prompts in one batch differs from one of each alone."""
+        sequences = [TokenSequence(tuple(prompt), 1) for prompt in self.prompts if len(prompt) > 1]
+        whole = ForwardPath(layout="padded", head="whole", decoding=self.language_model.path.decoding)
+        with self._attempt("a padded batch"), torch.inference_mode():
+            batch = answer_logprobs(replace(self.language_model, path=whole), sequences)
+            rows = zip(batch.logprobs_BT, batch.mask_BT, sequences, strict=True)
+            difference = torch.cat(
+                [
+                    (row[mask.bool()] - plain_logprobs(self.language_model, one)).abs()
+                    for row, mask, one in rows
+                ]
+            )
+            largest, mean = float(difference.max()), float(difference.mean())
+            if mean <= self.tolerance.mean:  # else padding changes the result, which is no rounding
+                self.tolerance = replace(
+                    self.tolerance,
+                    largest=max(self.tolerance.largest, _TIMES_ROUNDING * largest),
+                    mean=max(self.tolerance.mean, _TIMES_ROUNDING * mean),
+                )
+
+    def choose_decoding(self) -> tuple[float, list[TokenSequence]]:
+        """Set the fastest way of decoding that agrees; its largest difference, and the sequences that it drew."""
+        for way in _DECODINGS:
+            self.language_model.path = replace(self.language_model.path, decoding=way)
+            with self._attempt(f"{way.replace('_', ' ')} decoding"):
+                sequences, sampled = self._sample()
+                with torch.inference_mode():
+                    plain = [plain_logprobs(self.language_model, one) for one in sequences]
+                return self._agreement(sampled, plain), sequences
+        raise self._unsupported("sampling")
+
+    def choose_training_path(
+        self, sequences: Sequence[TokenSequence], *, gradients: bool
+    ) -> tuple[float, float]:
+        """Set the fastest way of computing log-probabilities that agrees: its largest difference, and the relative
+        difference of its gradient (nan where not asked for)."""
+        try:
+            plain, plain_gradient = self._plain(sequences, gradients)
+        except _FAILURES as error:
+            _reraise_out_of_memory(error)
+            raise ModelError(
+                f"{self.language_model.source}: the gradient of a plain forward pass fails: {_reason(error)}"
+            ) from error
+        for layout, head in product(_LAYOUTS, _HEADS):
+            if (layout, head) == ("packed", "whole"):
+                continue  # the model's own forward keeps no answers apart
+            self.language_model.path = replace(self.language_model.path, layout=layout, head=head)
+            with self._attempt(f"{layout} answers with {head} head"):
+                if head == "product":
+                    self._require_plain_head(sequences[-1])
+                answers, gradient = self._trained(sequences, gradients)
+                difference = self._agreement(answers, plain)
+                return difference, self._gradient_agreement(gradient, plain_gradient)
+        raise self._unsupported("training")
+
+    def _require_plain_head(self, sequence: TokenSequence) -> None:
+        """Raise ValueError where the model does more after its decoder than multiply by its output matrix."""
+        with torch.inference_mode():
+            difference = head_disagreement(self.language_model, sequence)
+        if not difference <= self.tolerance.head:
+            raise ValueError(
+                f"logits are more than the product with the output matrix (off by {difference:.2%})"
+            )
+
+    @contextmanager
+    def _attempt(self, way: str) -> Iterator[None]:
+        """Within the block a failure of the model's code, or a difference that is too large, refuses this way."""
+        try:
+            yield
+        except _FAILURES as error:
+            _reraise_out_of_memory(error)
+            self.refused.append(f"{way}: {_reason(error)}")
+
+    def _sample(self) -> tuple[list[TokenSequence], list[torch.Tensor]]:
+        """Sequences drawn from the model, none of which ends early, with the sampler's log-probabilities."""
+        generator = torch.Generator().manual_seed(0)
+        n_rows = len(self.prompts) * _COPIES
+        uniforms_BT = torch.rand(n_rows, NEW_TOKENS, generator=generator, dtype=torch.float64)
+        uniforms_BT = uniforms_BT.to(self.language_model.device)
+        parameters = SamplingParameters(max_new_tokens=NEW_TOKENS)
+
+        def draw(logits_BV: torch.Tensor, rows_B: torch.Tensor, step: int) -> torch.Tensor:
+            return draw_tokens(logits_BV, parameters, uniforms_BT[rows_B, step])
+
+        with decoding(self.language_model):
+            rows = decode_rows(self.language_model, self.prompts, _COPIES, draw, NEW_TOKENS, frozenset())
+        sequences = [
+            TokenSequence((*prompt, *row.token_ids), len(prompt))
+            for prompt, row in zip([one for one in self.prompts for _ in range(_COPIES)], rows, strict=True)
+        ]
+        return sequences, [torch.tensor(row.logprobs, device=self.language_model.device) for row in rows]
+
+    def _plain(
+        self, sequences: Sequence[TokenSequence], gradients: bool
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Log-probabilities and summed gradient of plain forward passes, one sequence at a time."""
+        logprobs, total = [], [torch.zeros_like(p) for p in self._trained_parameters()] if gradients else []
+        with torch.set_grad_enabled(gradients):
+            for number, sequence in enumerate(sequences):
+                found = plain_logprobs(self.language_model, sequence)
+                logprobs.append(found.detach())
+                if gradients:
+                    self._add_gradient(_weighted([found], number), total)
+        return logprobs, total
+
+    def _trained(
+        self, sequences: Sequence[TokenSequence], gradients: bool
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """The same by the path that is set."""
+        total = [torch.zeros_like(p) for p in self._trained_parameters()] if gradients else []
+        with torch.set_grad_enabled(gradients), self.language_model.training_pass():
+            answers = answer_logprobs(self.language_model, sequences)
+            rows = [
+                logprobs[mask.bool()]
+                for logprobs, mask in zip(answers.logprobs_BT, answers.mask_BT, strict=True)
+            ]
+            if gradients:
+                self._add_gradient(_weighted(rows, 0), total)
+        return [row.detach() for row in rows], total
+
+    def _trained_parameters(self) -> list[torch.nn.Parameter]:
+        return [p for p in self.language_model.model.parameters() if p.requires_grad]
+
+    def _add_gradient(self, loss: torch.Tensor, total: list[torch.Tensor]) -> None:
+        gradients = torch.autograd.grad(loss, self._trained_parameters(), allow_unused=True)
+        for part, gradient in zip(total, gradients, strict=True):
+            if gradient is not None:
+                part += gradient
+
+    def _agreement(self, found: Sequence[torch.Tensor], plain: Sequence[torch.Tensor]) -> float:
+        """Largest difference per token; raises ValueError where it, or the mean, is beyond the tolerance."""
+        difference = (torch.cat(list(found)) - torch.cat(list(plain))).abs()
+        largest, mean = float(difference.max()), float(difference.mean())
+        if not (largest <= self.tolerance.largest and mean <= self.tolerance.mean):
+            raise ValueError(f"off by up to {largest:.2g} nats per token, {mean:.2g} on average")
+        return largest
+
+    def _gradient_agreement(self, found: Sequence[torch.Tensor], plain: Sequence[torch.Tensor]) -> float:
+        """Norm of the difference relative to that of the plain gradient; nan where there is none."""
+        if not plain:
+            return math.nan
+        norm = math.sqrt(sum(float(one.double().square().sum()) for one in plain))
+        if norm == 0.0:
+            raise ModelError(
+                f"{self.language_model.source}: the adapter's weights have no influence on any log-probability, so nothing "
+                "would be trained; choose other model.adapter.target_modules"
+            )
+        squares = sum(
+            float((one - other).double().square().sum()) for one, other in zip(found, plain, strict=True)
+        )
+        relative = math.sqrt(squares) / norm
+        if not relative <= self.tolerance.gradient:
+            raise ValueError(f"its gradient is off by {relative:.1%}")
+        return relative
+
+    def _unsupported(self, what: str) -> ModelError:
+        return ModelError(
+            f"{self.language_model.source}: {what} does not agree with a plain forward pass in any way that is known here, "
+            f"so that it cannot be used ({'; '.join(self.refused)})"
+        )
+
+    def _not_finite(self) -> str:
+        broken = [
+            name for name, p in self.language_model.model.named_parameters() if not bool(p.isfinite().all())
+        ]
+        if broken:
+            return (
+                f"{self.language_model.source}: {len(broken)} of its weights hold nan or inf, such as {broken[0]}; the "
+                "files are damaged: fetch them again"
+            )
+        return (
+            f"{self.language_model.source}: its log-probabilities are not finite in {self.dtype}; set model.dtype to "
+            "float32 or bfloat16"
+        )
+
+
+def _weighted(rows: Sequence[torch.Tensor], first: int) -> torch.Tensor:
+    """Sum of the log-probabilities, answers weighted by 1, −1, 1, …: as with advantages, their sum is not all."""
+    return torch.stack([(-1.0) ** (first + number) * row.sum() for number, row in enumerate(rows)]).sum()
+
+
+@contextmanager
+def _noise_in_trained_weights(model: torch.nn.Module) -> Iterator[None]:
+    """Within the block trained weights are moved by a twentieth of their size: a fresh adapter changes nothing, and
+    leaving it out would not be seen."""
+    generator = torch.Generator().manual_seed(0)
+    noisy = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            spread = float(parameter.detach().float().std()) if parameter.numel() > 1 else 0.0
+            noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+            noisy[name] = parameter.detach() + noise * (_NOISE * spread or _NOISE)
+    with replaced_weights(model, noisy):
+        yield
+
+
+def _reraise_out_of_memory(error: BaseException) -> None:
+    if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+        raise error
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of an error of a model's code, with its kind where the text alone says little."""
+    first = (str(error).strip() or "no reason given").splitlines()[0][:200]
+    return first if isinstance(error, ValueError | RuntimeError) else f"{type(error).__name__}: {first}"
