@@ -11,6 +11,7 @@ import typer
 
 from polychromic import __version__
 from polychromic.cli.audit import audit
+from polychromic.cli.check import check
 from polychromic.cli.cost import cost
 from polychromic.cli.diagnose import diagnose
 from polychromic.cli.evaluate import evaluate
@@ -30,7 +31,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (run, preflight, train, evaluate, report, diagnose, cost, audit, init):
+for verb in (run, check, preflight, train, evaluate, report, diagnose, cost, audit, init):
     app.command()(verb)
 
 

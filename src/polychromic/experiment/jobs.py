@@ -123,10 +123,17 @@ def _evaluate(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
     @cache
     def load_model() -> LanguageModel:
         from polychromic.models.loading import load_language_model
+        from polychromic.models.selfcheck import check_on_prompts
+        from polychromic.training.finished import add_model_check
 
         on_event(_beginning(job, "evaluate"))
         adapter = None if arm.untrained else folder.job(arm.name, job.seed) / "adapter"
-        return load_language_model(arm.model, adapter=adapter, trainable=False)
+        language_model = load_language_model(arm.model, adapter=adapter, trainable=False)
+        check = check_on_prompts(
+            language_model, plan.prompts, max_new_tokens=plan.ways[0].max_new_tokens, trains=False
+        )
+        add_model_check(folder.job(arm.name, job.seed), "evaluate", check)
+        return language_model
 
     worked, sampled = False, 0
 

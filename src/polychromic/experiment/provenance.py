@@ -7,13 +7,16 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from polychromic.experiment.config import Experiment
+from polychromic.experiment.folder import RunFolder
 from polychromic.experiment.inputs import Inputs, record_inputs
+from polychromic.files import read_json, write_json
+from polychromic.training.finished import read_model_checks
 
 _PACKAGES = ("polychromic", "torch", "transformers", "peft", "accelerate", "numpy", "scipy", "statsmodels")
 _PACKAGES += ("sentence-transformers", "scikit-learn", "tokenizers", "safetensors")
@@ -53,6 +56,18 @@ def threads_of_a_job(experiment: Experiment) -> int:
 
     workers = min(experiment.run.workers, len(experiment.arms) * len(experiment.seeds))
     return max(1, torch.get_num_threads() // workers)
+
+
+def add_model_checks(folder: RunFolder, arms: Sequence[str], seeds: Sequence[int]) -> None:
+    """Add to provenance.json how each arm and seed was computed, and how near that is to plain forward passes."""
+    checks = {
+        f"{arm}/seed-{seed}": found
+        for arm in arms
+        for seed in seeds
+        if (found := read_model_checks(folder.job(arm, seed)))
+    }
+    record = read_json(folder.provenance)
+    write_json(folder.provenance, {**record, "model_checks": {**record.get("model_checks", {}), **checks}})
 
 
 def installed_versions() -> dict[str, str]:

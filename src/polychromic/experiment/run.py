@@ -20,6 +20,7 @@ from polychromic.experiment.jobs import Job, JobEvent, OnEvent, Stage
 from polychromic.experiment.ledger import Ledger, paid
 from polychromic.experiment.progress import open_progress
 from polychromic.experiment.projection import Projection
+from polychromic.experiment.provenance import add_model_checks
 from polychromic.experiment.room import refuse_impossible_criteria
 from polychromic.experiment.tasks import build_task, named_code, without_code
 from polychromic.experiment.workers import run_jobs
@@ -119,6 +120,7 @@ def do_jobs(
             raise
         finally:
             ledger.close()
+            add_model_checks(folder, list(arms or experiment.arms), list(seeds or experiment.seeds))
 
 
 def require_budget(experiment: Experiment, folder: RunFolder, ledger: Ledger) -> None:

@@ -179,16 +179,28 @@ def _special_linear_layers(base: PreTrainedModel, settings: AdapterSettings) -> 
         return []
     modules = dict(base.named_modules())
 
-    def is_special(name: str, module: torch.nn.Module) -> bool:
-        kind, (parent, _, own_name) = type(module), name.rpartition(".")
-        routes = kind.__module__.startswith(_MODELING_CODE) and kind.forward is not torch.nn.Linear.forward
-        return routes or (own_name == "out_proj" and hasattr(modules[parent], "conv1d"))
+    def is_special(name: str, module: torch.nn.Linear) -> bool:
+        parent, _, own_name = name.rpartition(".")
+        return not _multiplies(module) or (own_name == "out_proj" and hasattr(modules[parent], "conv1d"))
 
     return [
         name
         for name, module in modules.items()
         if isinstance(module, torch.nn.Linear) and is_special(name, module)
     ]
+
+
+def _multiplies(module: torch.nn.Linear) -> bool:
+    """Try whether a layer of a class of the model's own gives the product that its base class gives."""
+    own_class = type(module).__module__.startswith(_MODELING_CODE)
+    if not own_class or type(module).forward is torch.nn.Linear.forward:
+        return True
+    with torch.inference_mode():
+        inputs = torch.ones(1, module.in_features, dtype=module.weight.dtype, device=module.weight.device)
+        output = module(inputs)
+        return isinstance(output, torch.Tensor) and torch.allclose(
+            output, torch.nn.functional.linear(inputs, module.weight, module.bias), rtol=1e-2, atol=1e-4
+        )
 
 
 def _require_float32(model: torch.nn.Module) -> None:

@@ -8,11 +8,10 @@ The fast ways are tried first; where one does not agree, the next plainer one is
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -20,15 +19,27 @@ import torch
 
 from polychromic.errors import ModelError
 from polychromic.models.adapters import replaced_weights
+from polychromic.models.agreement import (
+    FAILURES,
+    TOLERANCES,
+    ModelCheck,
+    gradient_difference,
+    gradient_norm,
+    largest_difference,
+    reason,
+    reraise_out_of_memory,
+)
+from polychromic.models.chat import encode_prompt
 from polychromic.models.decoding import decode_rows, decoding, draw_tokens
 from polychromic.models.loading import ForwardPath, LanguageModel
 from polychromic.models.logprobs import TokenSequence, answer_logprobs, head_disagreement, plain_logprobs
-from polychromic.records import SamplingParameters
+from polychromic.records import Prompt, SamplingParameters
 
 logger = logging.getLogger(__name__)
 
 NEW_TOKENS = 12
 _COPIES = 2
+_PROMPTS_LOOKED_AT = 2000
 _NOISE = 0.05
 _LONGEST = 1024
 """Tokens of the longest sequence looked at, where no window or other change of behaviour lies beyond."""
@@ -46,70 +57,7 @@ _LAYOUTS = ("packed", "padded", "single")
 _HEADS = ("product", "own", "whole")
 _DECODINGS = ("merged", "unmerged", "by_prompt", "uncached")
 
-_FAILURES = (
-    AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError,
-)  # fmt: skip
-"""What a model's code raises where it is not made for a way of being called."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tolerance:
-    """How far two computations of one log-probability may lie apart, in nats per token, and their gradients, relative
-    to the gradient's norm."""
-
-    largest: float
-    mean: float
-    gradient: float
-    head: float
-    """Of logits, relative to the largest."""
-
-
-TOLERANCES = {
-    torch.float32: Tolerance(1e-4, 2e-5, 1e-3, 1e-5),
-    torch.bfloat16: Tolerance(2.0, 0.05, 0.3, 5e-3),
-    torch.float16: Tolerance(0.5, 0.02, 0.2, 5e-3),
-}
-"""At the least: where a plain forward of a batch lies further from one of each sequence alone, rounding is that large
-on this model and machine. Half precision rounds logits to a hundredth and more."""
 _TIMES_ROUNDING = 20.0
-
-
-@dataclass(frozen=True, slots=True)
-class ModelCheck:
-    """The way that was chosen and the largest differences to a plain forward pass, in nats per token.
-
-    `gradient` is relative to the gradient's norm; nan where nothing was trained. `refused` names the faster ways that
-    do not agree on this model, with the reason.
-    """
-
-    path: ForwardPath
-    sampling: float
-    training: float
-    gradient: float
-    causality: float
-    lengths: tuple[int, ...]
-    dtype: str
-    seconds: float
-    refused: tuple[str, ...] = ()
-
-    @property
-    def largest(self) -> float:
-        """The larger of the differences of sampling and training."""
-        return max(self.sampling, self.training)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain mapping for model_check.json and provenance.json; an undefined gradient is null."""
-        gradient = None if math.isnan(self.gradient) else self.gradient
-        return {**asdict(self), "gradient": gradient}
-
-    def describe(self) -> str:
-        """One line for people: the way taken and the largest difference."""
-        path = self.path
-        ways = f"answers {path.layout}, {path.head} head, {path.decoding.replace('_', ' ')} decoding"
-        return (
-            f"{ways}; at most {self.largest:.1e} nats per token from a plain forward pass ({self.dtype}, sequences of up "
-            f"to {max(self.lengths)} tokens)"
-        )
 
 
 def self_check(
@@ -142,6 +90,33 @@ def self_check(
     )
     logger.debug("%s: %s", language_model.source, result.describe())
     return result
+
+
+def check_on_prompts(
+    language_model: LanguageModel,
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    reference_tokens: int | None = None,
+    trains: bool,
+) -> ModelCheck:
+    """`self_check` on the prompts of an experiment, at the lengths that it is going to use.
+
+    max_new_tokens: of sampled answers. reference_tokens: most tokens of a prompt with a reference, where references are
+    learnt. Raises DataError where a prompt cannot be encoded, and ModelError as `self_check` does.
+    """
+    looked_at = prompts[:_PROMPTS_LOOKED_AT]
+    tokenizer, options = language_model.tokenizer, language_model.chat_options
+    encoded = [encode_prompt(tokenizer, prompt, **options) for prompt in looked_at]
+    longest = max(map(len, encoded)) + max_new_tokens
+    if reference_tokens is not None:
+        pairs = [
+            len(ids) + len(tokenizer(reference, add_special_tokens=False)["input_ids"]) + 1
+            for prompt, ids in zip(looked_at, encoded, strict=True)
+            for reference in prompt.references
+        ]
+        longest = max([longest, *(pair for pair in pairs if pair <= reference_tokens)])
+    return self_check(language_model, encoded, longest, trains=trains)
 
 
 def check_prompts(
@@ -179,7 +154,7 @@ class _Check:
         self.refused: list[str] = []
 
     def causality(self) -> float:
-        """Largest change of an earlier log-probability when the last token changes. Raises ModelError where one does."""
+        """Largest change of earlier log-probabilities when the last token changes; raises ModelError on any."""
         ids = tuple(self.prompts[-1])
         other_last = next((token for prompt in self.prompts for token in prompt if token != ids[-1]), ids[-1])
         try:
@@ -188,10 +163,10 @@ class _Check:
                     plain_logprobs(self.language_model, TokenSequence(tokens, 1))[:-1]
                     for tokens in (ids, (*ids[:-1], other_last))
                 )
-        except _FAILURES as error:
-            _reraise_out_of_memory(error)
+        except FAILURES as error:
+            reraise_out_of_memory(error)
             raise ModelError(
-                f"{self.language_model.source}: a plain forward pass of {len(ids)} tokens fails: {_reason(error)}"
+                f"{self.language_model.source}: a plain forward pass of {len(ids)} tokens fails: {reason(error)}"
             ) from error
         if not bool(first.isfinite().all()):
             raise ModelError(self._not_finite())
@@ -232,7 +207,7 @@ class _Check:
                 sequences, sampled = self._sample()
                 with torch.inference_mode():
                     plain = [plain_logprobs(self.language_model, one) for one in sequences]
-                return self._agreement(sampled, plain), sequences
+                return largest_difference(sampled, plain, self.tolerance), sequences
         raise self._unsupported("sampling")
 
     def choose_training_path(
@@ -242,11 +217,16 @@ class _Check:
         difference of its gradient (nan where not asked for)."""
         try:
             plain, plain_gradient = self._plain(sequences, gradients)
-        except _FAILURES as error:
-            _reraise_out_of_memory(error)
+        except FAILURES as error:
+            reraise_out_of_memory(error)
             raise ModelError(
-                f"{self.language_model.source}: the gradient of a plain forward pass fails: {_reason(error)}"
+                f"{self.language_model.source}: the gradient of a plain forward pass fails: {reason(error)}"
             ) from error
+        if gradients and gradient_norm(plain_gradient) == 0.0:
+            raise ModelError(
+                f"{self.language_model.source}: the adapter's weights have no influence on any log-probability, so "
+                "nothing would be trained; choose other model.adapter.target_modules"
+            )
         for layout, head in product(_LAYOUTS, _HEADS):
             if (layout, head) == ("packed", "whole"):
                 continue  # the model's own forward keeps no answers apart
@@ -255,8 +235,8 @@ class _Check:
                 if head == "product":
                     self._require_plain_head(sequences[-1])
                 answers, gradient = self._trained(sequences, gradients)
-                difference = self._agreement(answers, plain)
-                return difference, self._gradient_agreement(gradient, plain_gradient)
+                difference = largest_difference(answers, plain, self.tolerance)
+                return difference, gradient_difference(gradient, plain_gradient, self.tolerance)
         raise self._unsupported("training")
 
     def _require_plain_head(self, sequence: TokenSequence) -> None:
@@ -273,9 +253,9 @@ class _Check:
         """Within the block a failure of the model's code, or a difference that is too large, refuses this way."""
         try:
             yield
-        except _FAILURES as error:
-            _reraise_out_of_memory(error)
-            self.refused.append(f"{way}: {_reason(error)}")
+        except FAILURES as error:
+            reraise_out_of_memory(error)
+            self.refused.append(f"{way}: {reason(error)}")
 
     def _sample(self) -> tuple[list[TokenSequence], list[torch.Tensor]]:
         """Sequences drawn from the model, none of which ends early, with the sampler's log-probabilities."""
@@ -331,38 +311,12 @@ class _Check:
         gradients = torch.autograd.grad(loss, self._trained_parameters(), allow_unused=True)
         for part, gradient in zip(total, gradients, strict=True):
             if gradient is not None:
-                part += gradient
-
-    def _agreement(self, found: Sequence[torch.Tensor], plain: Sequence[torch.Tensor]) -> float:
-        """Largest difference per token; raises ValueError where it, or the mean, is beyond the tolerance."""
-        difference = (torch.cat(list(found)) - torch.cat(list(plain))).abs()
-        largest, mean = float(difference.max()), float(difference.mean())
-        if not (largest <= self.tolerance.largest and mean <= self.tolerance.mean):
-            raise ValueError(f"off by up to {largest:.2g} nats per token, {mean:.2g} on average")
-        return largest
-
-    def _gradient_agreement(self, found: Sequence[torch.Tensor], plain: Sequence[torch.Tensor]) -> float:
-        """Norm of the difference relative to that of the plain gradient; nan where there is none."""
-        if not plain:
-            return math.nan
-        norm = math.sqrt(sum(float(one.double().square().sum()) for one in plain))
-        if norm == 0.0:
-            raise ModelError(
-                f"{self.language_model.source}: the adapter's weights have no influence on any log-probability, so nothing "
-                "would be trained; choose other model.adapter.target_modules"
-            )
-        squares = sum(
-            float((one - other).double().square().sum()) for one, other in zip(found, plain, strict=True)
-        )
-        relative = math.sqrt(squares) / norm
-        if not relative <= self.tolerance.gradient:
-            raise ValueError(f"its gradient is off by {relative:.1%}")
-        return relative
+                part.add_(gradient)
 
     def _unsupported(self, what: str) -> ModelError:
         return ModelError(
-            f"{self.language_model.source}: {what} does not agree with a plain forward pass in any way that is known here, "
-            f"so that it cannot be used ({'; '.join(self.refused)})"
+            f"{self.language_model.source}: {what} does not agree with a plain forward pass in any way that is known "
+            f"here, so that it cannot be used ({'; '.join(self.refused)})"
         )
 
     def _not_finite(self) -> str:
@@ -398,14 +352,3 @@ def _noise_in_trained_weights(model: torch.nn.Module) -> Iterator[None]:
             noisy[name] = parameter.detach() + noise * (_NOISE * spread or _NOISE)
     with replaced_weights(model, noisy):
         yield
-
-
-def _reraise_out_of_memory(error: BaseException) -> None:
-    if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
-        raise error
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of an error of a model's code, with its kind where the text alone says little."""
-    first = (str(error).strip() or "no reason given").splitlines()[0][:200]
-    return first if isinstance(error, ValueError | RuntimeError) else f"{type(error).__name__}: {first}"

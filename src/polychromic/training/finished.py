@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from polychromic.errors import DataError
 from polychromic.files import read_json, sha256_file, write_json
+
+if TYPE_CHECKING:
+    from polychromic.models.selfcheck import ModelCheck
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +22,21 @@ def write_ending(folder: Path, ending: Mapping[str, Any]) -> None:
     """Write training.json, which tells a finished adapter from one whose writing was cut short."""
     hashes = {name: sha256_file(folder / "adapter" / name) for name in _FILES}
     write_json(folder / "training.json", {**ending, "adapter_files": hashes})
+
+
+def add_model_check(folder: Path, stage: Literal["train", "evaluate"], check: ModelCheck) -> None:
+    """Write into model_check.json how the model was computed in a stage, and how near that is to plain forwards."""
+    path = folder / "model_check.json"
+    write_json(path, {**read_model_checks(folder), stage: check.to_json()})
+
+
+def read_model_checks(folder: Path) -> dict[str, Any]:
+    """What `add_model_check` wrote, by stage; empty where nothing readable is there, since every start checks anew."""
+    try:
+        checks = read_json(folder / "model_check.json")
+    except DataError:
+        return {}
+    return checks if isinstance(checks, dict) else {}
 
 
 def is_trained(folder: Path) -> bool:

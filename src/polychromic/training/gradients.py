@@ -38,10 +38,17 @@ class GradientMeasurement:
 
 
 class GradientAccumulator:
-    """Adds the gradients of micro-batches to `parameter.grad`; with `separate` it also remembers them by term."""
+    """Adds the gradients of micro-batches to `parameter.grad`; with `separate` it also remembers them by term.
 
-    def __init__(self, parameters: Sequence[torch.nn.Parameter], *, separate: bool) -> None:
+    loss_scale: what losses are multiplied by before the backward pass, and gradients divided by after it. In float16
+    small gradients of activations would be rounded to zero (Micikevicius et al., 2018, arXiv:1710.03740).
+    """
+
+    def __init__(
+        self, parameters: Sequence[torch.nn.Parameter], *, separate: bool, loss_scale: float = 1.0
+    ) -> None:
         self.parameters = list(parameters)
+        self.loss_scale = loss_scale
         self.separate = separate
         self._by_term: dict[Term, list[torch.Tensor]] = {
             term: [torch.zeros_like(parameter) for parameter in self.parameters] if separate else []
@@ -57,7 +64,7 @@ class GradientAccumulator:
         `diversity_gate` may only be among them where the terms are kept apart.
         """
         connected: dict[Term, torch.Tensor] = {
-            term: loss for term, loss in losses.items() if loss.requires_grad
+            term: loss * self.loss_scale for term, loss in losses.items() if loss.requires_grad
         }
         if not connected:
             return
@@ -70,7 +77,7 @@ class GradientAccumulator:
             )
             for total, gradient in zip(self._totals(term), gradients, strict=True):
                 if gradient is not None:
-                    total.add_(gradient)
+                    total.add_(gradient, alpha=1.0 / self.loss_scale)
 
     def _totals(self, term: Term) -> list[torch.Tensor]:
         if term != "diversity_gate":
@@ -85,6 +92,9 @@ class GradientAccumulator:
         n_prompts: prompts of the diversity term, the even ones of which made up one half.
         """
         if not self.separate:
+            for parameter in self.parameters:
+                if parameter.grad is not None and self.loss_scale != 1.0:
+                    parameter.grad.div_(self.loss_scale)
             return None
         quality, even, odd = (self._by_term[term] for term in TERMS)
         diversity = [one + other for one, other in zip(even, odd, strict=True)]

@@ -18,6 +18,7 @@ from polychromic.errors import TrainingError
 from polychromic.files import atomic_folder
 from polychromic.models.adapters import save_adapter
 from polychromic.models.loading import LanguageModel, load_language_model
+from polychromic.models.selfcheck import check_on_prompts
 from polychromic.models.settings import ModelSettings
 from polychromic.models.thinking import ThinkingMode
 from polychromic.objective import FittedBaseline
@@ -34,7 +35,7 @@ from polychromic.training.checkpoint import (
     trainable_weights,
 )
 from polychromic.training.early_stopping import ValidationWatch
-from polychromic.training.finished import is_trained, write_ending
+from polychromic.training.finished import add_model_check, is_trained, write_ending
 from polychromic.training.settings import DiversitySettings, TrainingSettings
 from polychromic.training.silence import SilenceWatch, infinite_term
 from polychromic.training.steps import StepMaker, StepOutcome
@@ -122,6 +123,7 @@ class Trainer:
         self.language_model: LanguageModel = load_language_model(
             run.model, seed=child_seed(run.experiment, "adapter", run.seed) % 2**31
         )
+        self._check_model()
         model = self.language_model.model
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
@@ -138,6 +140,18 @@ class Trainer:
         self.nondeterministic = ""
         """An operation that torch has no deterministic version of on this device; empty while none was met."""
         self._resume()
+
+    def _check_model(self) -> None:
+        """Compare sampling and training with plain forward passes and leave what was found in model_check.json."""
+        settings = self.run.training
+        check = check_on_prompts(
+            self.language_model,
+            self.run.task.prompts("train"),
+            max_new_tokens=settings.max_new_tokens,
+            reference_tokens=settings.max_length if settings.signal == "references" else None,
+            trains=True,
+        )
+        add_model_check(self.run.folder, "train", check)
 
     @property
     def finished(self) -> bool:

@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from polychromic.training.loop import ArmRun
 
 
+FLOAT16_LOSS_SCALE = 1024.0
+
+
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
     """What a step did: its metrics, the weight in effect, and what is known of the diversity gradient."""
@@ -80,7 +83,12 @@ class StepMaker:
 
     def make(self, step: int, prompts: Sequence[Prompt], weight: float) -> StepOutcome:
         """Gradient and metrics of `step` for its prompts at diversity weight λ."""
-        accumulator = GradientAccumulator(self.parameters, separate=self._measures(step))
+        half = self.language_model.model.dtype == torch.float16
+        accumulator = GradientAccumulator(
+            self.parameters,
+            separate=self._measures(step),
+            loss_scale=FLOAT16_LOSS_SCALE if half else 1.0,
+        )
         if self.run.training.signal == "reward":
             return self._from_reward(step, prompts, weight, accumulator)
         return self._from_references(step, prompts, weight, accumulator)

@@ -11,9 +11,7 @@ from polychromic.experiment.config import Arm
 from polychromic.experiment.floors import is_measured_from
 from polychromic.experiment.preflight.checks import Finding
 from polychromic.experiment.preflight.probe import Probe
-from polychromic.models.loading import load_language_model
 from polychromic.objective import gradient_share
-from polychromic.seeding import child_seed
 from polychromic.training.loop import ArmRun
 from polychromic.training.silence import silence_cause
 from polychromic.training.steps import StepMaker, StepOutcome
@@ -85,7 +83,7 @@ def _probe_arm(probe: Probe, arm: Arm, run: ArmRun) -> ProbedArm:
     """Compute some first steps of an arm and throw the gradients away."""
     language_model = probe.language_model
     if arm.model != probe.baseline.model:
-        language_model = load_language_model(arm.model, seed=child_seed(arm.name) % 2**31)
+        language_model = probe.load(arm)
     maker = StepMaker(run, language_model)
     held_out_seconds = _held_out_seconds(maker)
     every = arm.diversity.every_n_steps if arm.training.signal == "references" else 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from polychromic.experiment.config import Arm, Experiment
 from polychromic.experiment.preflight.checks import CheckSkippedError
 from polychromic.experiment.tasks import build_task
 from polychromic.models.loading import LanguageModel, load_language_model
+from polychromic.models.selfcheck import ModelCheck, check_on_prompts
 from polychromic.records import GenerationRow, Prompt, SamplingParameters
 from polychromic.sampling.base import Sampler
 from polychromic.sampling.thinking import answer_sampler
@@ -58,6 +59,8 @@ class Probe:
     folder: Path
     """Where the run is going to write."""
     model_failure: str = ""
+    model_checks: dict[str, ModelCheck] = field(default_factory=dict)
+    """By arm, of the models loaded so far."""
 
     @cached_property
     def task(self) -> Task:
@@ -102,8 +105,21 @@ class Probe:
 
     @cached_property
     def _language_model(self) -> LanguageModel:
+        return self.load(self.baseline)
+
+    def load(self, arm: Arm) -> LanguageModel:
+        """An arm's model as training would start with it, computed in the way that was found to agree on it."""
         seed = child_seed(self.experiment.name, "adapter", self.experiment.seeds[0]) % 2**31
-        return load_language_model(self.baseline.model, seed=seed)
+        language_model = load_language_model(arm.model, seed=seed)
+        training = arm.training
+        self.model_checks[arm.name] = check_on_prompts(
+            language_model,
+            self.task.prompts("train") if self.trained_arms else self.evaluation_prompts,
+            max_new_tokens=training.max_new_tokens,
+            reference_tokens=training.max_length if training.signal == "references" else None,
+            trains=True,
+        )
+        return language_model
 
     @cached_property
     def evaluation_prompts(self) -> list[Prompt]:
