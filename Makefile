@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint slow faults fuzz attack clean
+.PHONY: demo test lint slow faults fuzz attack architectures clean
 KILLS ?= 50
 SIZE ?= small
 FUZZ ?= 20000
@@ -37,6 +37,10 @@ ATTACKS = tests/attack $(wildcard $(addprefix tests/unit/test_,checker_attacks.p
 attack: $(INSTALLED)
 	$(BIN)/python -m pytest $(ATTACKS) -m ""
 	$(BIN)/python -m tests.attack.damage --only "$(TRIAL)"
+
+# Every architecture, built tiny, sampled, trained, saved and compared; writes docs/models.md.
+architectures: $(INSTALLED)
+	$(BIN)/python -m tests.architectures.table
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

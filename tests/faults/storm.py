@@ -202,7 +202,7 @@ def storm(
             tally.kills += hits
             tally.identical += hits if same else 0
             tally.lost += 0 if same else hits
-            print(f"{hits} kills: {'identical' if same else 'DIFFERENT'}", flush=True)  # noqa: T201
+            print(f"{hits} kills: {'identical' if same else 'DIFFERENT'}", flush=True)
             number, hits = number + 1, 0
         (folder / "storm.json").write_text(json.dumps([number, vars(tally), hits]))
     return tally
@@ -246,8 +246,8 @@ def main() -> int:
             options.kills, options.seed, options.workers, folder, whole,
             size=options.size, minutes=options.minutes,
         )  # fmt: skip
-    print("while", ", ".join(f"{what}: {count}" for what, count in tally.moments.most_common()))  # noqa: T201
-    print(tally)  # noqa: T201
+    print("while", ", ".join(f"{what}: {count}" for what, count in tally.moments.most_common()))
+    print(tally)
     return 1 if tally.lost else 0
 
 
