@@ -1,4 +1,4 @@
-"""Makes docs/models.md, one row for each architecture: `python -m tests.architectures.table [--workers 2] [NAME ...]`"""
+"""Makes docs/models.md, one row for each architecture: `python -m tests.architectures.table [--workers N] [NAME]`"""
 
 from __future__ import annotations
 

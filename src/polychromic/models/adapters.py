@@ -195,12 +195,14 @@ def _multiplies(module: torch.nn.Linear) -> bool:
     own_class = type(module).__module__.startswith(_MODELING_CODE)
     if not own_class or type(module).forward is torch.nn.Linear.forward:
         return True
+    inputs = torch.ones(1, module.in_features, dtype=module.weight.dtype, device=module.weight.device)
     with torch.inference_mode():
-        inputs = torch.ones(1, module.in_features, dtype=module.weight.dtype, device=module.weight.device)
-        output = module(inputs)
-        return isinstance(output, torch.Tensor) and torch.allclose(
-            output, torch.nn.functional.linear(inputs, module.weight, module.bias), rtol=1e-2, atol=1e-4
-        )
+        product = torch.nn.functional.linear(inputs, module.weight, module.bias)
+        try:
+            output = module(inputs)
+        except (RuntimeError, TypeError, ValueError):  # it takes something else than rows of numbers
+            return False
+    return isinstance(output, torch.Tensor) and torch.allclose(output, product, rtol=1e-2, atol=1e-4)
 
 
 def _require_float32(model: torch.nn.Module) -> None:

@@ -22,6 +22,7 @@ from polychromic.models.adapters import replaced_weights
 from polychromic.models.agreement import (
     FAILURES,
     TOLERANCES,
+    Drawn,
     ModelCheck,
     gradient_difference,
     gradient_norm,
@@ -41,6 +42,8 @@ NEW_TOKENS = 12
 _COPIES = 2
 _PROMPTS_LOOKED_AT = 2000
 _NOISE = 0.05
+_SHORT = 64
+"""Tokens up to which gradients are compared too, and several answers of one prompt: long sequences cost seconds."""
 _LONGEST = 1024
 """Tokens of the longest sequence looked at, where no window or other change of behaviour lies beyond."""
 _CHANGES_AT = (
@@ -75,15 +78,15 @@ def self_check(
     with _noise_in_trained_weights(language_model.model) if trains else nullcontext():
         causality = check.causality()
         check.allow_for_rounding()
-        sampling, sequences = check.choose_decoding()
-        training, gradient = check.choose_training_path(sequences, gradients=trains)
+        sampling, drawn = check.choose_decoding()
+        training, gradient = check.choose_training_path(drawn, gradients=trains)
     result = ModelCheck(
         path=language_model.path,
         sampling=sampling,
         training=training,
         gradient=gradient,
         causality=causality,
-        lengths=tuple(len(sequence.token_ids) for sequence in sequences),
+        lengths=tuple(len(sequence.token_ids) for sequence in drawn.sequences),
         dtype=str(check.dtype).removeprefix("torch."),
         seconds=time.perf_counter() - started,
         refused=tuple(check.refused),
@@ -155,7 +158,7 @@ class _Check:
 
     def causality(self) -> float:
         """Largest change of earlier log-probabilities when the last token changes; raises ModelError on any."""
-        ids = tuple(self.prompts[-1])
+        ids = tuple(self.prompts[len(self.prompts) // 2])
         other_last = next((token for prompt in self.prompts for token in prompt if token != ids[-1]), ids[-1])
         try:
             with torch.inference_mode():
@@ -179,54 +182,45 @@ class _Check:
         return difference
 
     def allow_for_rounding(self) -> None:
-        """Widen the tolerance to what a plain forward of all prompts in one batch differs from one of each alone."""
-        sequences = [TokenSequence(tuple(prompt), 1) for prompt in self.prompts if len(prompt) > 1]
-        whole = ForwardPath(layout="padded", head="whole", decoding=self.language_model.path.decoding)
-        with self._attempt("a padded batch"), torch.inference_mode():
-            batch = answer_logprobs(replace(self.language_model, path=whole), sequences)
-            rows = zip(batch.logprobs_BT, batch.mask_BT, sequences, strict=True)
-            difference = torch.cat(
-                [
-                    (row[mask.bool()] - plain_logprobs(self.language_model, one)).abs()
-                    for row, mask, one in rows
-                ]
+        """Widen the tolerance to what a plain forward of some prompts in one batch differs from one of each alone."""
+        prompts = [tuple(prompt) for prompt in self.prompts[:2] if len(prompt) > 1]
+        whole = replace(self.language_model, path=ForwardPath(layout="padded", head="whole"))
+        sequences = [TokenSequence(prompt, 1) for prompt in prompts]
+        if not sequences:
+            return
+        try:
+            with torch.inference_mode():
+                batch = answer_logprobs(whole, sequences)
+                alone = torch.cat([plain_logprobs(whole, sequence) for sequence in sequences])
+        except FAILURES as error:  # batches may be what this model cannot do
+            reraise_out_of_memory(error)
+            return
+        difference = (batch.logprobs_BT[batch.mask_BT.bool()] - alone).abs()
+        largest, mean = float(difference.max()), float(difference.mean())
+        if mean <= self.tolerance.mean:  # else padding changes the result, which is no rounding
+            self.tolerance = replace(
+                self.tolerance,
+                largest=max(self.tolerance.largest, _TIMES_ROUNDING * largest),
+                mean=max(self.tolerance.mean, _TIMES_ROUNDING * mean),
             )
-            largest, mean = float(difference.max()), float(difference.mean())
-            if mean <= self.tolerance.mean:  # else padding changes the result, which is no rounding
-                self.tolerance = replace(
-                    self.tolerance,
-                    largest=max(self.tolerance.largest, _TIMES_ROUNDING * largest),
-                    mean=max(self.tolerance.mean, _TIMES_ROUNDING * mean),
-                )
 
-    def choose_decoding(self) -> tuple[float, list[TokenSequence]]:
-        """Set the fastest way of decoding that agrees; its largest difference, and the sequences that it drew."""
+    def choose_decoding(self) -> tuple[float, Drawn]:
+        """Set the fastest way of decoding that agrees; its largest difference, and what it drew."""
         for way in _DECODINGS:
             self.language_model.path = replace(self.language_model.path, decoding=way)
             with self._attempt(f"{way.replace('_', ' ')} decoding"):
                 sequences, sampled = self._sample()
                 with torch.inference_mode():
                     plain = [plain_logprobs(self.language_model, one) for one in sequences]
-                return largest_difference(sampled, plain, self.tolerance), sequences
+                return largest_difference(sampled, plain, self.tolerance), Drawn(sequences, plain)
         raise self._unsupported("sampling")
 
-    def choose_training_path(
-        self, sequences: Sequence[TokenSequence], *, gradients: bool
-    ) -> tuple[float, float]:
+    def choose_training_path(self, drawn: Drawn, *, gradients: bool) -> tuple[float, float]:
         """Set the fastest way of computing log-probabilities that agrees: its largest difference, and the relative
-        difference of its gradient (nan where not asked for)."""
-        try:
-            plain, plain_gradient = self._plain(sequences, gradients)
-        except FAILURES as error:
-            reraise_out_of_memory(error)
-            raise ModelError(
-                f"{self.language_model.source}: the gradient of a plain forward pass fails: {reason(error)}"
-            ) from error
-        if gradients and gradient_norm(plain_gradient) == 0.0:
-            raise ModelError(
-                f"{self.language_model.source}: the adapter's weights have no influence on any log-probability, so "
-                "nothing would be trained; choose other model.adapter.target_modules"
-            )
+        difference of its gradient on the shorter sequences (nan where not asked for)."""
+        sequences = drawn.sequences
+        short = [one for one in sequences if len(one.token_ids) <= _SHORT] or sequences[:_COPIES]
+        plain_gradient = self._plain_gradient(short) if gradients else []
         for layout, head in product(_LAYOUTS, _HEADS):
             if (layout, head) == ("packed", "whole"):
                 continue  # the model's own forward keeps no answers apart
@@ -234,8 +228,10 @@ class _Check:
             with self._attempt(f"{layout} answers with {head} head"):
                 if head == "product":
                     self._require_plain_head(sequences[-1])
-                answers, gradient = self._trained(sequences, gradients)
-                difference = largest_difference(answers, plain, self.tolerance)
+                with torch.inference_mode():
+                    answers = self._answers(sequences)
+                difference = largest_difference(answers, drawn.plain, self.tolerance)
+                gradient = self._gradient(short) if gradients else []
                 return difference, gradient_difference(gradient, plain_gradient, self.tolerance)
         raise self._unsupported("training")
 
@@ -270,48 +266,54 @@ class _Check:
 
         with decoding(self.language_model):
             rows = decode_rows(self.language_model, self.prompts, _COPIES, draw, NEW_TOKENS, frozenset())
-        sequences = [
-            TokenSequence((*prompt, *row.token_ids), len(prompt))
-            for prompt, row in zip([one for one in self.prompts for _ in range(_COPIES)], rows, strict=True)
-        ]
-        return sequences, [torch.tensor(row.logprobs, device=self.language_model.device) for row in rows]
+        sequences, logprobs = [], []
+        for number, row in enumerate(rows):
+            prompt, copy = self.prompts[number // _COPIES], number % _COPIES
+            if copy == 0 or len(prompt) <= _SHORT:  # of long prompts one answer will do
+                sequences.append(TokenSequence((*prompt, *row.token_ids), len(prompt)))
+                logprobs.append(torch.tensor(row.logprobs, device=self.language_model.device))
+        return sequences, logprobs
 
-    def _plain(
-        self, sequences: Sequence[TokenSequence], gradients: bool
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Log-probabilities and summed gradient of plain forward passes, one sequence at a time."""
-        logprobs, total = [], [torch.zeros_like(p) for p in self._trained_parameters()] if gradients else []
-        with torch.set_grad_enabled(gradients):
+    def _answers(self, sequences: Sequence[TokenSequence]) -> list[torch.Tensor]:
+        """Log-probabilities of each answer by the path that is set."""
+        answers = answer_logprobs(self.language_model, sequences)
+        return [row[mask.bool()] for row, mask in zip(answers.logprobs_BT, answers.mask_BT, strict=True)]
+
+    def _gradient(self, sequences: Sequence[TokenSequence]) -> list[torch.Tensor]:
+        """Gradient of the weighted log-probabilities by the path that is set."""
+        with self.language_model.training_pass():
+            return self._add_gradient(_weighted(self._answers(sequences), 0), self._zeros())
+
+    def _plain_gradient(self, sequences: Sequence[TokenSequence]) -> list[torch.Tensor]:
+        """The same by plain forward passes, one sequence at a time. Raises ModelError where there is none."""
+        total = self._zeros()
+        try:
             for number, sequence in enumerate(sequences):
-                found = plain_logprobs(self.language_model, sequence)
-                logprobs.append(found.detach())
-                if gradients:
-                    self._add_gradient(_weighted([found], number), total)
-        return logprobs, total
+                self._add_gradient(_weighted([plain_logprobs(self.language_model, sequence)], number), total)
+        except FAILURES as error:
+            reraise_out_of_memory(error)
+            raise ModelError(
+                f"{self.language_model.source}: the gradient of a plain forward pass fails: {reason(error)}"
+            ) from error
+        if gradient_norm(total) == 0.0:
+            raise ModelError(
+                f"{self.language_model.source}: the adapter's weights have no influence on any log-probability, so "
+                "nothing would be trained; choose other model.adapter.target_modules"
+            )
+        return total
 
-    def _trained(
-        self, sequences: Sequence[TokenSequence], gradients: bool
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """The same by the path that is set."""
-        total = [torch.zeros_like(p) for p in self._trained_parameters()] if gradients else []
-        with torch.set_grad_enabled(gradients), self.language_model.training_pass():
-            answers = answer_logprobs(self.language_model, sequences)
-            rows = [
-                logprobs[mask.bool()]
-                for logprobs, mask in zip(answers.logprobs_BT, answers.mask_BT, strict=True)
-            ]
-            if gradients:
-                self._add_gradient(_weighted(rows, 0), total)
-        return [row.detach() for row in rows], total
+    def _zeros(self) -> list[torch.Tensor]:
+        return [torch.zeros_like(parameter) for parameter in self._trained_parameters()]
 
     def _trained_parameters(self) -> list[torch.nn.Parameter]:
         return [p for p in self.language_model.model.parameters() if p.requires_grad]
 
-    def _add_gradient(self, loss: torch.Tensor, total: list[torch.Tensor]) -> None:
+    def _add_gradient(self, loss: torch.Tensor, total: list[torch.Tensor]) -> list[torch.Tensor]:
         gradients = torch.autograd.grad(loss, self._trained_parameters(), allow_unused=True)
         for part, gradient in zip(total, gradients, strict=True):
             if gradient is not None:
                 part.add_(gradient)
+        return total
 
     def _unsupported(self, what: str) -> ModelError:
         return ModelError(
