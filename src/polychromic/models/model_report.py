@@ -118,11 +118,16 @@ def _generated(language_model: LanguageModel, prompt: Sequence[int]) -> list[int
         eos_token_id=sorted(language_model.stop_ids),
         pad_token_id=language_model.pad_id,
     )
-    with torch.inference_mode():
-        model: Any = language_model.model
-        output = model.generate(
-            input_ids=input_ids, attention_mask=torch.ones_like(input_ids), generation_config=plain
-        )
+    # What a model's own configuration adds, such as a repetition penalty or a forced end, is not the policy.
+    causal = language_model.causal_model
+    own, causal.generation_config = causal.generation_config, plain
+    try:
+        with torch.inference_mode():
+            output = causal.generate(
+                input_ids=input_ids, attention_mask=torch.ones_like(input_ids), generation_config=plain
+            )
+    finally:
+        causal.generation_config = own
     return output[0, len(prompt) :].tolist()
 
 
@@ -192,7 +197,8 @@ def _end_row(language_model: LanguageModel) -> Row:
 
 def _limits_row(language_model: LanguageModel, length: int) -> Row:
     context = language_model.context_length
-    rows, tokens = language_model.model.get_input_embeddings().weight.shape[0], len(language_model.tokenizer)
+    embeddings: Any = language_model.model.get_input_embeddings()
+    rows, tokens = embeddings.weight.shape[0], len(language_model.tokenizer)
     known = f"{context} tokens" if context < 1 << 30 else "any length"
     text = f"context of {known}; {tokens} tokens in the tokenizer, {rows} in the embedding"
     if length > context:
