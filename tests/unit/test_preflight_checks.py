@@ -9,10 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from polychromic.errors import ModelError
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.preflight import environment, gradients, memory, model, quality
+from polychromic.experiment.preflight.checks import carry_out
 from polychromic.experiment.preflight.probe import Probe
-from polychromic.models.loading import LanguageModel
 from polychromic.records import Check
 from polychromic.tasks.arithmetic import ArithmeticTask
 
@@ -32,29 +33,20 @@ def probe(tmp_path):
     return Probe(Experiment.from_mapping(SMALL), tmp_path / "runs" / "small")
 
 
-class Shifted(torch.nn.Module):
-    """Sees one token ahead."""
+def test_a_model_that_cannot_be_used_fails_the_check_with_its_sentence(probe, monkeypatch):
+    def refuse(language_model, *_, **__):
+        raise ModelError(f"{language_model.source} is not causal")
 
-    def __init__(self, base, ahead):
-        super().__init__()
-        self.base, self.ahead = base, ahead
-
-    def get_input_embeddings(self):
-        return self.base.get_input_embeddings()
-
-    def forward(self, input_ids):
-        return SimpleNamespace(logits=self.base(input_ids=input_ids.roll(-self.ahead, dims=1)).logits)
+    monkeypatch.setattr("polychromic.experiment.preflight.probe.check_on_prompts", refuse)
+    [result] = carry_out([("model", model.model_loads)], probe, lambda _: None).checks
+    assert (result.status, result.result) == ("failed", "polychromic:arithmetic-tiny is not causal")
 
 
-@pytest.mark.parametrize(("ahead", "status"), [(0, "passed"), (1, "failed")])
-def test_a_model_that_sees_later_tokens_is_not_causal(probe, ahead, status):
-    whole = probe.language_model
-    probe._language_model = LanguageModel(
-        Shifted(whole.model, ahead), whole.tokenizer, whole.stop_ids, whole.chat_options
-    )
+def test_the_way_a_model_is_computed_is_told(probe):
     found = model.model_loads(probe)
-    assert found.status == status
-    assert ("not causal" in found.result) == (status == "failed")
+    assert found.status == "passed"
+    assert "packed, product head, merged decoding; at most" in found.result
+    assert found.figures["check"]["path"] == {"layout": "packed", "head": "product", "decoding": "merged"}
 
 
 def test_an_answer_end_that_sampling_does_not_know_is_a_fault(probe):

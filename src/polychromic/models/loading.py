@@ -186,7 +186,9 @@ def load_base(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedToken
     if settings.quantization == "none":
         model.to(torch.device(device))  # pyright: ignore[reportArgumentType]  # a wrapper hides Module.to
     if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # The newer name where transformers has it: the older one is deprecated there.
+        enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+        enable({"use_reentrant": False})
         model.enable_input_require_grads()
         _remove_dropout(model)
     model.requires_grad_(requires_grad=False)
