@@ -124,7 +124,10 @@ def _generated(language_model: LanguageModel, prompt: Sequence[int]) -> list[int
     try:
         with torch.inference_mode():
             output = causal.generate(
-                input_ids=input_ids, attention_mask=torch.ones_like(input_ids), generation_config=plain
+                input_ids=input_ids,
+                attention_mask=torch.ones_like(input_ids),
+                generation_config=plain,
+                use_cache=language_model.path.decoding != "uncached",
             )
     finally:
         causal.generation_config = own
