@@ -14,6 +14,7 @@ from tests.architectures.zoo import build
 
 from polychromic.errors import PolychromicError
 from polychromic.files import read_json, read_jsonl
+from polychromic.models.adapters import known_peft_warnings
 from polychromic.models.chat import encode_pair
 from polychromic.models.loading import load_language_model
 from polychromic.models.model_report import describe_model
@@ -161,7 +162,8 @@ def plain_cross_entropy(source: str, adapter: Path, dtype: str) -> float:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     base = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype))
-    model = PeftModel.from_pretrained(base, str(adapter)).eval()
+    with known_peft_warnings():
+        model = PeftModel.from_pretrained(base, str(adapter)).eval()
     tokenizer = AutoTokenizer.from_pretrained(source)
     nats, n_tokens = 0.0, 0
     for prompt in Questions().prompts("train"):

@@ -117,6 +117,7 @@ def _generated(language_model: LanguageModel, prompt: Sequence[int]) -> list[int
         max_new_tokens=NEW_TOKENS,
         eos_token_id=sorted(language_model.stop_ids),
         pad_token_id=language_model.pad_id,
+        use_cache=language_model.path.decoding != "uncached",
     )
     # What a model's own configuration adds, such as a repetition penalty or a forced end, is not the policy.
     causal = language_model.causal_model
@@ -127,7 +128,6 @@ def _generated(language_model: LanguageModel, prompt: Sequence[int]) -> list[int
                 input_ids=input_ids,
                 attention_mask=torch.ones_like(input_ids),
                 generation_config=plain,
-                use_cache=language_model.path.decoding != "uncached",
             )
     finally:
         causal.generation_config = own
