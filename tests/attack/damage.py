@@ -237,8 +237,8 @@ def main() -> int:
             problem = attempt(trial, whole, Path(folder) / "damaged")
             if problem:
                 failed += 1
-                print(f"{trial}: {problem if options.long else _last_line(problem)}", flush=True)  # noqa: T201
-    print(f"damage: {n} trials, {n - failed} survived, {failed} failed")  # noqa: T201
+                print(f"{trial}: {problem if options.long else _last_line(problem)}", flush=True)
+    print(f"damage: {n} trials, {n - failed} survived, {failed} failed")
     return 1 if failed else 0
 
 
