@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from polychromic.errors import DataError, ModelError
+from polychromic.models import decoding
 from polychromic.models.adapters import merged_adapter
 from polychromic.models.chat import encode_prompt
-from polychromic.models import decoding
 from polychromic.models.decoding import draw_tokens
 from polychromic.records import Prompt, SamplingParameters, as_messages
 from polychromic.sampling.local import LocalSampler
