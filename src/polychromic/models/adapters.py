@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 
 from polychromic.errors import ModelError
 from polychromic.files import read_json, write_json
+from polychromic.foreign_weights import loading_weights, require_lora_adapter, require_whole_adapter
 from polychromic.models.settings import AdapterSettings
 
 if TYPE_CHECKING:
@@ -60,20 +60,10 @@ def attach_saved(base: PreTrainedModel, folder: Path, *, trainable: bool) -> Pef
     """
     from peft import PeftModel
 
-    # peft would also take a pickle, adapter_model.bin.
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (folder / name).is_file():
-            raise ModelError(f"{folder}: expected a PEFT adapter folder ({name} is missing)")
-    try:
-        with known_peft_warnings():
-            model = PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
-    except (SafetensorError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{folder}: the adapter is damaged or is not of this model: {error}") from error
-    if model.active_peft_config.is_prompt_learning:
-        raise ModelError(
-            f"{folder}: a {model.active_peft_config.peft_type} adapter adds virtual tokens to every prompt, which is "
-            "not supported; use an adapter that changes weights, such as LoRA"
-        )
+    require_lora_adapter(folder)
+    with loading_weights(f"{folder}: the adapter"), known_peft_warnings():
+        model = PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
+        require_whole_adapter(model, folder)
     if trainable:
         _require_float32(model)
     return model
@@ -163,6 +153,8 @@ def known_peft_warnings() -> Iterator[None]:
         # A name that transformers renamed under peft, and its look-up of the base vocabulary on the hub.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
         warnings.filterwarnings("ignore", message="Could not find a config file")
+        # An error of ours, which names them.
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")
         # GPT-2's transposed layers, which peft recognises by itself.
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
         # An adapter on one of two tied layers changes that layer alone, in sampling, training and the saved file alike.
