@@ -218,8 +218,8 @@ def test_seeds_that_disagree_leave_a_strong_criterion_undecided():
     found = {
         ("arm", criterion): evidence_of(criterion, arm, baseline)
         for criterion in (
+            Criterion("distinct_2", "higher", 0.25, over_seeds=False),
             Criterion("distinct_2", "higher", 0.25),
-            Criterion("distinct_2", "higher", 0.25, over_seeds=True),
         )
     }
     minimum, strong = (criterion for _, criterion in found)
@@ -336,3 +336,38 @@ def test_default_levels_are_the_missions():
 def test_criteria_that_do_not_fit_together_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Criterion(**arguments)
+
+
+def test_a_change_whose_interval_holds_zero_is_no_clear_change_everywhere():
+    """Past bug: "Semantic distance got worse: −0.06 %" with p = 0.96, in red."""
+    rng = np.random.default_rng(0)
+    baseline = rng.random((1, 80))
+    arm = baseline + rng.normal(0.0, 0.05, baseline.shape)
+    arm -= (arm - baseline).mean() + 0.0003
+
+    any_rise = outcome_of(Criterion("distinct_2", "higher"), arm, baseline)
+    far = outcome_of(Criterion("distinct_2", "higher", 0.5), arm, baseline)
+
+    assert (any_rise.status, any_rise.label) == ("undecided", "undecided (no clear change)")
+    assert (far.status, far.label) == ("not met", "not met (no clear change)")
+    assert not any_rise.worse and not far.worse
+    assert far.sentence.startswith("Distinct-2: no clear change, −0.0")
+
+
+def test_the_verdict_says_whom_it_answers_for():
+    baseline = np.repeat(spread_around(0.25, 200), 3, axis=0)
+    default, models = Criterion("distinct_2", "higher"), Criterion("distinct_2", "higher", over_seeds=False)
+
+    def question(*criteria, n_seeds=3):
+        found = {
+            ("arm", one): evidence_of(one, 1.5 * baseline[:n_seeds], baseline[:n_seeds]) for one in criteria
+        }
+        return judge({"minimum": criteria}, ["arm"], found).question
+
+    assert question(default).startswith(
+        "This answers for the way of training, on other prompts and with other seeds"
+    )
+    assert question(models).startswith("This answers for these trained models, on other prompts")
+    assert question(default, n_seeds=2) == question(models)
+    assert question(default, models).startswith("Criteria over seeds answer for this way of training")
+    assert judge_means(ORIGIN_BASELINE, ORIGIN_ARM).question == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from polychromic.evaluation.metrics import find_metric
+from polychromic.evaluation.seeds import LEAST_SEEDS
 from polychromic.evaluation.statistics import ALPHA, POWER, PairedComparison
 from polychromic.evaluation.wording import plural
 
@@ -32,8 +33,11 @@ def for_precision(comparison: PairedComparison, distance: float, interval: tuple
 
 def for_seeds(comparison: PairedComparison) -> str:
     """What a claim over seeds is short of."""
-    if comparison.n_seeds < 3:
-        return f"at least 3 training seeds: {plural(comparison.n_seeds, 'seed')} cannot show that it holds over seeds"
+    if comparison.n_seeds < LEAST_SEEDS:
+        return (
+            f"at least {LEAST_SEEDS} training seeds: {plural(comparison.n_seeds, 'seed')} cannot show that it holds "
+            "over seeds"
+        )
     return (
         f"more training seeds than {comparison.n_seeds}: they differ too much to say that it holds over seeds"
     )

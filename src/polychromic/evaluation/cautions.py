@@ -10,9 +10,10 @@ from polychromic.evaluation.audit_checker import CheckerAudit
 from polychromic.evaluation.frontier import MatchedGain
 from polychromic.evaluation.metrics import find_metric
 from polychromic.evaluation.outcomes import CriterionOutcome
+from polychromic.evaluation.seeds import LEAST_SEEDS
 from polychromic.evaluation.statistics import PairedComparison
 from polychromic.evaluation.tables import PromptTable
-from polychromic.evaluation.wording import listed, number, plural, signed, signed_percent
+from polychromic.evaluation.wording import listed, number, p_text, plural, signed, signed_percent
 
 CautionKind = Literal[
     "reward hacking",
@@ -45,7 +46,6 @@ Contrasts = Mapping[tuple[str, str], PairedComparison]
 LENGTH_CHANGE = 0.10
 """Relative difference from which the texts of two arms are called of different length."""
 _SATURATED = 0.5
-_LEAST_SEEDS = 3
 _MISSING, _TRUNCATED = 0.01, 0.05
 _AT_EQUAL_BIGRAMS = {"distinct_2": "rarefied_distinct_2"}
 
@@ -170,21 +170,22 @@ def criterion_cautions(outcomes: Sequence[CriterionOutcome]) -> Iterator[Caution
 def seed_cautions(contrasts: Contrasts, metrics: Sequence[str], alpha: float) -> Iterator[Caution]:
     """Too few training seeds, and differences that stand for these models but not against the spread of seeds."""
     n_seeds = min((comparison.n_seeds for comparison in contrasts.values()), default=0)
-    if n_seeds < _LEAST_SEEDS:
+    if n_seeds < LEAST_SEEDS:
         text = (
             f"{plural(n_seeds, 'training seed')}: the test says that these trained models differ, not that training "
-            f"again would; use at least {_LEAST_SEEDS}"
+            f"again would; use at least {LEAST_SEEDS}"
         )
         yield Caution("few seeds", "", text)
     for (arm, metric), comparison in contrasts.items():
         if (
             metric in metrics
             and comparison.n_seeds > 1
-            and comparison.p_value < alpha <= comparison.p_over_seeds
+            and comparison.over_prompts.p_value < alpha <= comparison.p_over_seeds
         ):
             text = (
-                f"{arm}: {find_metric(metric).name} differs for these trained models (p = {comparison.p_value:.2g}) "
-                f"but not beyond the spread of {comparison.n_seeds} seeds (p = {comparison.p_over_seeds:.2g})"
+                f"{arm}: {find_metric(metric).name} differs for these trained models "
+                f"({p_text(comparison.over_prompts.p_value)} over prompts alone) but not beyond the spread of "
+                f"{comparison.n_seeds} seeds ({p_text(comparison.p_over_seeds)} over seeds)"
             )
             yield Caution("few seeds", arm, text)
 

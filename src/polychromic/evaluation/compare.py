@@ -232,14 +232,18 @@ def _evidence(plan: _Plan, at_headline: Contrasts) -> dict[tuple[str, Criterion]
             comparison = at_headline.get((arm, criterion.metric))
             pair = plan.pair(arm, plan.headline, criterion.metric)
             if comparison is not None and pair is not None:
-                found[arm, criterion] = _evidence_for(criterion, comparison, *pair)
+                found[arm, criterion] = _evidence_for(plan, criterion, comparison, *pair)
     return found
 
 
-def _evidence_for(criterion: Criterion, comparison: PairedComparison, a_SP: Floats, b_SP: Floats) -> Evidence:
+def _evidence_for(
+    plan: _Plan, criterion: Criterion, comparison: PairedComparison, a_SP: Floats, b_SP: Floats
+) -> Evidence:
     kept_P = ~np.isnan(a_SP + b_SP).any(axis=0)
     a_SP, b_SP = a_SP[:, kept_P], b_SP[:, kept_P]
-    margin = margin_test(a_SP, b_SP, criterion.margin, criterion.sign) if criterion.margin else None
+    margin = None
+    if criterion.margin:
+        margin = margin_test(a_SP, b_SP, criterion.margin, criterion.sign, resampling=plan.resampling)
     at_bound = share_at_bound(a_SP.mean(axis=0), b_SP.mean(axis=0), criterion.metric)
     return Evidence(comparison.mean_a, comparison.mean_b, comparison, margin, at_bound)
 

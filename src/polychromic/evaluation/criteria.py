@@ -18,7 +18,9 @@ class Criterion:
 
     "higher" and "lower" ask for a relative change of at least `relative_change` that way (0.12 is 12 %, 0 asks for
     any change) at significance `alpha`; "not_worse" asks for proof that no more than `margin`, in the metric's own
-    unit, was lost. With `over_seeds` the difference must also stand against the spread of training seeds.
+    unit, was lost. `over_seeds` says which question p and interval answer: True, whether this way of training would
+    do it with new seeds too; False, whether these trained models do it on new prompts; None, the first where there are
+    `LEAST_SEEDS` training seeds or more, else the second.
     Raises ValueError for an unknown metric, or parts that do not fit together.
     """
 
@@ -27,7 +29,7 @@ class Criterion:
     relative_change: float | None = None
     margin: float | None = None
     alpha: float = 0.05
-    over_seeds: bool = False
+    over_seeds: bool | None = None
 
     def __post_init__(self) -> None:
         metric = find_metric(self.metric)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from polychromic.evaluation.intervals import Resampling
 from polychromic.evaluation.metrics import find_metric
 from polychromic.evaluation.resampling import bootstrap_means
-from polychromic.evaluation.seeds import add_seed_spread
+from polychromic.evaluation.seeds import LEAST_SEEDS, SeedSpread
 from polychromic.evaluation.study import Study
 
 Floats = NDArray[np.float64]
@@ -116,7 +117,9 @@ def _matched(
     draws = _gain(bootstrap_means(mean_PC, n_resamples=resampling.bootstraps, seed=resampling.seed))
     tail = (1.0 - resampling.confidence) / 2
     low, high = np.quantile(draws, [tail, 1.0 - tail]).tolist()
-    low, high = add_seed_spread(gain, low, high, _seed_gains(points_SPC, base_SPC), resampling.confidence)
+    gain_S = _seed_gains(points_SPC, base_SPC)
+    if len(gain_S) >= LEAST_SEEDS:
+        low, high = _over_seeds(gain, low, high, gain_S, resampling.alpha)
     sign = find_metric(metric).sign
     quality, diversity = mean_C[:2].tolist()
     base_quality_L, base_diversity_L = np.split(mean_C[2:], 2)
@@ -155,6 +158,15 @@ def _seed_gains(points_SPC: Floats, base_SPC: Floats) -> Floats:
         for cells in (points_SPC, base_SPC)
     ]
     return _gain(np.concatenate(means, axis=-1))
+
+
+def _over_seeds(gain: float, low: float, high: float, gain_S: Floats, alpha: float) -> tuple[float, float]:
+    """An interval over prompts widened by the spread of seeds, which includes the noise within prompts: it errs on the
+    wide side. A skewed bootstrap can leave the gain outside its own interval; seeds then widen, never shift, it."""
+    error = float(gain_S.std(ddof=1)) / math.sqrt(len(gain_S))
+    spread = SeedSpread(len(gain_S), error, 1.0)
+    below, above = (spread.widen(max(side, 0.0), alpha) for side in (gain - low, high - gain))
+    return gain - below, gain + above
 
 
 def _position(quality: float, base_quality_L: Floats) -> Position:

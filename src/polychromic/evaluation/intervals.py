@@ -1,4 +1,5 @@
-"""Confidence intervals of means over prompts, and over prompts and training seeds."""
+"""Confidence intervals and p-values of means over prompts, and over prompts and training seeds: one is the other's
+inverse."""
 
 from __future__ import annotations
 
@@ -13,12 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polychromic.evaluation.resampling import studentised_means
-from polychromic.evaluation.rounding import has_spread
-from polychromic.evaluation.seeds import widen_for_seeds
+from polychromic.evaluation.rounding import ROUNDING, has_spread
+from polychromic.evaluation.seeds import LEAST_SEEDS, SeedSpread
 
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
 Method = Literal["percentile", "BCa"]
+
+PROMPTS_ALONE = SeedSpread(1, 0.0, 1.0)
+"""Nothing is asked of other training seeds."""
+
+_LEAST_LOG_ALPHA = math.log(1e-12)
+_UNBOUNDED = 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +42,11 @@ class Resampling:
             raise ValueError(f"bootstraps={self.bootstraps}: expected at least 1000 for 95 % intervals")
         if not 0.0 < self.confidence < 1.0:
             raise ValueError(f"confidence={self.confidence}: expected a share such as 0.95")
+
+    @property
+    def alpha(self) -> float:
+        """The level at which an interval of this confidence tests."""
+        return 1.0 - self.confidence
 
 
 def bootstrap_interval(x_P: Floats, draws_B: Floats, method: Method, confidence: float) -> Interval:
@@ -59,30 +71,159 @@ def bootstrap_interval(x_P: Floats, draws_B: Floats, method: Method, confidence:
     return low, high
 
 
-def expanded_confidence(n: int, confidence: float) -> float:
-    """The nominal confidence at which a bootstrap over n prompts really has `confidence`.
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How far from its mean an interval over prompts reaches at any level alpha, from bootstrap draws of the mean.
 
-    A bootstrap of a mean is too narrow by √((n−1)/n) and has normal, not Student's, tails.
-    Source: Hesterberg 2015, What Teachers Should Know About the Bootstrap, section 5.4.
+    On each side the farther of two: percentiles at an expanded confidence, which hold where tails are heavy, and the
+    bootstrap-t, which holds where values are skewed. Either alone covers too little in the other's case, and BCa in
+    both (docs/results/evaluation.md). No end lies beyond the values that were seen.
     """
-    from scipy.stats import norm, t
 
-    quantile = math.sqrt(n / (n - 1)) * float(t.ppf(0.5 + confidence / 2, n - 1))
-    return float(1.0 - 2.0 * norm.sf(quantile))
+    mean: float
+    error: float
+    """Standard error of the mean."""
+    lowest: float
+    highest: float
+    n_prompts: int
+    means_B: Floats
+    t_B: Floats
+    """Draws of the mean and their Student's t, both sorted; empty where the values do not differ."""
+
+    @classmethod
+    def of(cls, x_P: Floats, means_B: Floats, t_B: Floats) -> Reach:
+        """From values of prompts and what `studentised_means` drew of them."""
+        n_prompts = len(x_P)
+        moved = n_prompts > 1 and has_spread(means_B)
+        return cls(
+            float(x_P.mean()),
+            float(x_P.std(ddof=1)) / math.sqrt(n_prompts) if moved else 0.0,
+            float(x_P.min()),
+            float(x_P.max()),
+            n_prompts,
+            np.sort(means_B) if moved else np.empty(0),
+            np.sort(t_B[~np.isnan(t_B)]) if moved else np.empty(0),
+        )
+
+    def side(self, alpha: float, above: bool) -> float:
+        """Distance from the mean to the interval's upper (`above`) or lower end at level alpha."""
+        if not len(self.means_B):
+            return 0.0
+        tail = self._expanded_tail(alpha)
+        # The upper end of a bootstrap-t comes from the draws that lie low.
+        of_t = -_quantile(self.t_B, alpha / 2) if above else _quantile(self.t_B, 1.0 - alpha / 2)
+        if above:
+            of_mean, farthest = _quantile(self.means_B, 1.0 - tail) - self.mean, self.highest - self.mean
+        else:
+            of_mean, farthest = self.mean - _quantile(self.means_B, tail), self.mean - self.lowest
+        return max(of_mean, min(of_t * self.error, farthest), 0.0)
+
+    def in_errors(self, alpha: float, above: bool) -> float:
+        """`side` in standard errors of the mean, Student's where the values do not differ."""
+        if self.error:
+            return self.side(alpha, above) / self.error
+        return -_student(self.n_prompts - 1, alpha / 2)
+
+    def interval(self, alpha: float, spread: SeedSpread) -> Interval:
+        """Interval of the mean, over training seeds too where their spread is known; nan with one prompt."""
+        if self.n_prompts < 2:
+            return math.nan, math.nan
+        below, above = (spread.widen(self.side(alpha, above), alpha) for above in (False, True))
+        return self.mean - below, self.mean + above
+
+    def p_value(self, null: float, spread: SeedSpread) -> float:
+        """The level at which `interval` just reaches `null`: 0 where it never does, 1 with one prompt."""
+        from scipy.optimize import root_scalar
+
+        distance, above = abs(self.mean - null), null > self.mean
+        if self.n_prompts < 2:
+            return 1.0
+
+        def excess(log_alpha: float) -> float:
+            alpha = math.exp(log_alpha)
+            return spread.widen(self.side(alpha, above), alpha) - distance
+
+        if distance == 0.0 or excess(0.0) >= 0.0:
+            return 1.0
+        if excess(_LEAST_LOG_ALPHA) <= 0.0:
+            return 0.0
+        return math.exp(root_scalar(excess, bracket=(_LEAST_LOG_ALPHA, 0.0), xtol=1e-9).root)
+
+    def _expanded_tail(self, alpha: float) -> float:
+        """The share of draws beyond either end at which a bootstrap over n prompts really has level alpha.
+
+        A bootstrap of a mean is too narrow by √((n−1)/n) and has normal, not Student's, tails.
+        Source: Hesterberg 2015, What Teachers Should Know About the Bootstrap, section 5.4.
+        """
+        from scipy.special import ndtr
+
+        n = self.n_prompts
+        return float(ndtr(math.sqrt(n / (n - 1)) * _student(n - 1, alpha / 2)))
+
+
+def relative_interval(a_SP: Floats, b_SP: Floats, reach: Reach, over_seeds: bool, alpha: float) -> Interval:
+    """Interval of mean(a) / mean(b) − 1: the changes ρ for which the interval of mean(a − (1 + ρ) b) holds 0.
+
+    `reach` is that of a − b, so that this interval holds 0 where that of the difference does. An end is infinite where
+    the baseline's own mean cannot be told from 0, and nan where that mean is not above 0.
+    Source: Fieller 1954, Some Problems in Interval Estimation.
+    """
+    mean_b = float(b_SP.mean())
+    if not mean_b > 0.0 or a_SP.shape[1] < 2:
+        return math.nan, math.nan
+    found = float(a_SP.mean()) / mean_b - 1.0
+    low, high = (_relative_end(a_SP, b_SP, found, reach, over_seeds, alpha, above) for above in (False, True))
+    return low, high
+
+
+def _relative_end(
+    a_SP: Floats, b_SP: Floats, found: float, reach: Reach, over_seeds: bool, alpha: float, above: bool
+) -> float:
+    from scipy.optimize import root_scalar
+
+    errors, sign = reach.in_errors(alpha, above), 1.0 if above else -1.0
+
+    def excess(distance: float) -> float:
+        """How far the interval of a − (1 + ρ) b still reaches beyond 0, ρ so far from what was found."""
+        x_SP = a_SP - (1.0 + found + sign * distance) * b_SP
+        x_P = x_SP.mean(axis=0)
+        half = errors * float(x_P.std(ddof=1)) / math.sqrt(len(x_P))
+        half = SeedSpread.of(x_SP).widen(half, alpha) if over_seeds else half
+        return half + sign * float(x_P.mean())
+
+    scale = float(b_SP.mean())
+    if excess(0.0) <= ROUNDING * scale:
+        return found
+    farthest = excess(0.0) / scale
+    while excess(farthest) > 0.0:
+        farthest *= 2.0
+        if farthest > _UNBOUNDED:
+            return sign * math.inf
+    return found + sign * root_scalar(excess, bracket=(0.0, farthest), rtol=1e-9).root
 
 
 def mean_intervals(cells: Sequence[Floats], resampling: Resampling) -> list[Interval]:
-    """Interval of the mean of each [seeds, prompts] array over prompts and, with two seeds or more, over seeds.
+    """Interval of the mean of each [seeds, prompts] array over prompts and, with `LEAST_SEEDS` or more, over seeds.
 
-    That of `interval_over_seeds`; arrays of one number of prompts share the draws.
+    Arrays of one number of prompts share the draws.
     """
     found: dict[int, Interval] = {}
     for members in indices_by_key([x_SP.shape[1] for x_SP in cells]).values():
         x_PM = np.stack([cells[index].mean(axis=0) for index in members], axis=-1)
-        drawn = studentised_means(x_PM, n_resamples=resampling.bootstraps, seed=resampling.seed)
-        for index, draws_B, t_B in zip(members, drawn.means_BM.T, drawn.t_BM.T, strict=True):
-            found[index] = interval_over_seeds(cells[index], draws_B, t_B, resampling.confidence)
+        for index, reach in zip(members, reaches(x_PM, resampling), strict=True):
+            x_SP = cells[index]
+            spread = SeedSpread.of(x_SP) if len(x_SP) >= LEAST_SEEDS else PROMPTS_ALONE
+            found[index] = reach.interval(resampling.alpha, spread)
     return [found[index] for index in range(len(cells))]
+
+
+def reaches(x_PM: Floats, resampling: Resampling) -> list[Reach]:
+    """The reach of each column's mean over prompts; all columns share the draws."""
+    drawn = studentised_means(x_PM, n_resamples=resampling.bootstraps, seed=resampling.seed)
+    return [
+        Reach.of(x_P, means_B, t_B)
+        for x_P, means_B, t_B in zip(x_PM.T, drawn.means_BM.T, drawn.t_BM.T, strict=True)
+    ]
 
 
 def indices_by_key(keys: Iterable[Hashable]) -> dict[Hashable, list[int]]:
@@ -93,32 +234,14 @@ def indices_by_key(keys: Iterable[Hashable]) -> dict[Hashable, list[int]]:
     return positions
 
 
-def interval_over_seeds(x_SP: Floats, draws_B: Floats, t_B: Floats, confidence: float) -> Interval:
-    """Interval of a mean over new prompts and seeds, given bootstrap draws of its mean over prompts and their t.
-
-    On each side the wider of two: percentiles at the expanded confidence, which hold where tails are heavy, and the
-    bootstrap-t, which holds where differences are skewed. Either alone covers too little in the other's case, and BCa
-    in both (docs/results/evaluation.md).
-    """
-    x_P = x_SP.mean(axis=0)
-    if len(x_P) < 2:
-        return math.nan, math.nan
-    low, high = bootstrap_interval(x_P, draws_B, "percentile", expanded_confidence(len(x_P), confidence))
-    mean = float(x_P.mean())
-    if has_spread(draws_B):
-        of_t = _student_interval(x_P, t_B, confidence)
-        low, high = min(low, of_t[0]), max(high, of_t[1])
-    return widen_for_seeds(mean, low, high, x_SP, confidence)
+def _quantile(sorted_B: Floats, share: float) -> float:
+    position = share * (len(sorted_B) - 1)
+    below = min(int(position), len(sorted_B) - 2)
+    low, high = float(sorted_B[below]), float(sorted_B[below + 1])
+    return low + (position - below) * (high - low)
 
 
-def _student_interval(x_P: Floats, t_B: Floats, confidence: float) -> Interval:
-    """The bootstrap-t interval; no end lies beyond the values that were seen.
+def _student(df: int, share: float) -> float:
+    from scipy.special import stdtrit
 
-    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, equation 12.22.
-    """
-    from scipy.stats import quantile
-
-    tails = [(1.0 - confidence) / 2, (1.0 + confidence) / 2]
-    below, above = quantile(t_B, tails, nan_policy="omit").tolist()
-    mean, error = float(x_P.mean()), float(x_P.std(ddof=1)) / math.sqrt(len(x_P))
-    return max(mean - above * error, float(x_P.min())), min(mean - below * error, float(x_P.max()))
+    return float(stdtrit(df, share))

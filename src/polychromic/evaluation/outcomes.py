@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from polychromic.evaluation import advice
@@ -11,7 +11,7 @@ from polychromic.evaluation.ceilings import criterion_possible
 from polychromic.evaluation.criteria import Criterion
 from polychromic.evaluation.equivalence import MarginTest
 from polychromic.evaluation.metrics import find_metric
-from polychromic.evaluation.statistics import PairedComparison
+from polychromic.evaluation.statistics import Change, PairedComparison
 from polychromic.evaluation.wording import p_text, signed, signed_percent
 
 Status = Literal["met", "not met", "undecided", "impossible"]
@@ -47,15 +47,16 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class CriterionOutcome:
-    """The word on one criterion. `worse` says that the metric moved the wrong way. `p_value` is the test's own,
-    `p_adjusted` corrected over the level's family; `needed` is the value that meets the criterion, and
-    `would_take` what could decide an undecided one. `evidence` is None where the metric was not measured."""
+    """The word on one criterion. `change` is the word on the metric's change, None where there is no test of it.
+    `p_value` is the test's own, `p_adjusted` corrected over the level's family; `needed` is the value that meets the
+    criterion, and `would_take` what could decide an undecided one. `evidence` answers the criterion's question (these
+    models, or this way of training); None where the metric was not measured."""
 
     arm: str
     level: str
     criterion: Criterion
     status: Status
-    worse: bool
+    change: Change | None
     sentence: str
     p_value: float
     p_adjusted: float
@@ -63,25 +64,52 @@ class CriterionOutcome:
     would_take: str
     evidence: Evidence | None
 
+    @property
+    def worse(self) -> bool:
+        """Whether the metric moved the wrong way: significantly, or by means of which no test is known."""
+        if self.change is not None or self.evidence is None:
+            return self.change == "worse"
+        return self.criterion.sign * self.evidence.difference < 0
+
+    @property
+    def label(self) -> str:
+        """The status, with the word on the change where the status does not imply it."""
+        if self.status == "not met" and self.worse:
+            return "not met (worse)"
+        if (
+            self.change == "no clear change"
+            and self.status in ("not met", "undecided")
+            and not self.shows_margin
+        ):
+            return f"{self.status} (no clear change)"
+        return self.status
+
+    @property
+    def shows_margin(self) -> bool:
+        """Whether p asks about a margin, not about a change."""
+        return self.criterion.direction == "not_worse"
+
 
 def test_p_value(criterion: Criterion, evidence: Evidence | None) -> float:
     """The p-value that the criterion is judged by, before correction; nan where there is none.
 
-    Over seeds both questions must be answered: whether the difference holds on new prompts, and for new seeds.
+    It answers the question that the criterion states, or the one that stands for so many seeds.
     """
     if evidence is None or evidence.comparison is None:
         return math.nan
-    test = evidence.margin if criterion.direction == "not_worse" else evidence.comparison
-    if test is None:
+    comparison = evidence.comparison.asking(criterion.over_seeds)
+    if criterion.direction != "not_worse":
+        return comparison.p_value
+    if evidence.margin is None:
         return math.nan
-    return max(test.p_value, test.p_over_seeds, key=_nan_last) if criterion.over_seeds else test.p_value
+    return evidence.margin.p_over_seeds if comparison.asks_over_seeds else evidence.margin.p_value
 
 
 def decide(
     arm: str, level: str, criterion: Criterion, evidence: Evidence | None, p_adjusted: float
 ) -> CriterionOutcome:
     """Judge one criterion on its evidence (None where the metric was not measured in both arms)."""
-    status, would_take, needed, worse = "undecided", "", math.nan, False
+    status, would_take, needed, change = "undecided", "", math.nan, None
     if evidence is None:
         metric = find_metric(criterion.metric)
         would_take = f"measuring {criterion.metric} in both arms (it needs {metric.needs})"
@@ -89,16 +117,21 @@ def decide(
     else:
         possibility = criterion_possible(criterion, evidence.mean_baseline)
         needed = possibility.needed
-        worse = criterion.sign * evidence.difference < 0
+        if evidence.comparison is not None:
+            comparison = evidence.comparison.asking(criterion.over_seeds)
+            evidence = replace(evidence, comparison=comparison)
+            # A margin's p says nothing of the change itself.
+            corrected = None if criterion.direction == "not_worse" else p_adjusted
+            change = comparison.change(criterion.sign, criterion.alpha, corrected)
         if possibility.possible:
             rule = _rule_no_worse if criterion.direction == "not_worse" else _rule_change
             status, would_take = rule(criterion, evidence, p_adjusted)
-            sentence = _finding(criterion, evidence, status, p_adjusted)
+            sentence = _finding(criterion, evidence, status, change, p_adjusted)
         else:
             status, sentence = "impossible", possibility.sentence
     p_value = test_p_value(criterion, evidence)
     return CriterionOutcome(
-        arm, level, criterion, status, worse, sentence, p_value, p_adjusted, needed, would_take, evidence
+        arm, level, criterion, status, change, sentence, p_value, p_adjusted, needed, would_take, evidence
     )
 
 
@@ -122,8 +155,13 @@ def _rule_short(criterion: Criterion, evidence: Evidence, comparison: PairedComp
     """A change that falls short of what was asked: is that certain?"""
     if evidence.share_at_bound >= SATURATED_SHARE and not comparison.p_value < criterion.alpha:
         return "undecided", advice.for_saturation(criterion.metric, evidence.share_at_bound)
+    if not criterion.asked:
+        interval = (comparison.ci_low, comparison.ci_high)
+        if max(criterion.sign * end for end in interval) < 0:
+            return "not met", ""
+        return "undecided", _for_significance(criterion, evidence, comparison)
     interval = (comparison.relative_ci_low, comparison.relative_ci_high)
-    if not criterion.asked or max(criterion.sign * end for end in interval) < criterion.asked:
+    if max(criterion.sign * end for end in interval) < criterion.asked:
         return "not met", ""
     short_by = criterion.asked - criterion.sign * evidence.relative
     return "undecided", advice.for_precision(comparison, short_by, interval)
@@ -140,7 +178,7 @@ def _rule_no_worse(criterion: Criterion, evidence: Evidence, p_adjusted: float) 
     interval = (comparison.ci_low, comparison.ci_high)
     if max(criterion.sign * end for end in interval) + (criterion.margin or 0.0) < 0:
         return "not met", ""
-    if criterion.over_seeds and comparison.n_seeds < 2:
+    if comparison.asks_over_seeds and comparison.n_seeds < 2:
         return "undecided", advice.for_seeds(comparison)
     return "undecided", advice.for_precision(comparison, within, interval)
 
@@ -150,12 +188,14 @@ def _for_significance(criterion: Criterion, evidence: Evidence, comparison: Pair
         return advice.for_informative_prompts(comparison)
     if evidence.share_at_bound >= SATURATED_SHARE:
         return advice.for_saturation(criterion.metric, evidence.share_at_bound)
-    if criterion.over_seeds and not comparison.p_over_seeds < criterion.alpha:
+    if comparison.asks_over_seeds and not comparison.p_over_seeds < criterion.alpha:
         return advice.for_seeds(comparison)
     return advice.for_precision(comparison, comparison.difference, (comparison.ci_low, comparison.ci_high))
 
 
-def _finding(criterion: Criterion, evidence: Evidence, status: Status, p_adjusted: float) -> str:
+def _finding(
+    criterion: Criterion, evidence: Evidence, status: Status, change: Change | None, p_adjusted: float
+) -> str:
     """What was seen, beside what was asked where that is not met."""
     metric = find_metric(criterion.metric)
     if criterion.direction == "not_worse":
@@ -168,10 +208,9 @@ def _finding(criterion: Criterion, evidence: Evidence, status: Status, p_adjuste
     if status == "met":
         return f"{metric.name} {seen} ({p_text(p_adjusted)})"
     asked = signed_percent(criterion.sign * criterion.asked) if criterion.asked else criterion.direction
-    verb = "got worse: " if status == "not met" and criterion.sign * evidence.difference < 0 else ""
-    return f"{metric.name} {verb}{seen} where {asked} was asked{f' ({p_text(p_adjusted)})' if known else ''}"
-
-
-def _nan_last(value: float) -> float:
-    """A missing p-value outweighs every other: without it nothing is shown."""
-    return math.inf if math.isnan(value) else value
+    tested = f" ({p_text(p_adjusted)})" if known else ""
+    if change == "no clear change":
+        return f"{metric.name}: no clear change, {seen} where {asked} was asked{tested}"
+    lost = change == "worse" or (change is None and criterion.sign * evidence.difference < 0)
+    verb = "got worse: " if lost and status == "not met" else ""
+    return f"{metric.name} {verb}{seen} where {asked} was asked{tested}"

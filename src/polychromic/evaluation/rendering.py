@@ -104,7 +104,8 @@ def signature_lines(comparison: Comparison) -> list[str]:
 
 def summary_text(comparison: Comparison) -> str:
     """The verdict, the tables, the warnings and the signatures as plain lines without control characters."""
-    lines = [comparison.verdict.sentence, "", *_aligned(criteria_table(comparison))]
+    lines = [comparison.verdict.sentence, comparison.verdict.question, ""]
+    lines += _aligned(criteria_table(comparison))
     if comparison.frontier:
         lines += ["", *_aligned(gains_table(comparison))]
     lines += ["", *_aligned(means_table(comparison))]
@@ -175,7 +176,6 @@ def _gain_note(gain: MatchedGain) -> str:
 
 def _criterion_row(outcome: CriterionOutcome, lengths: str) -> list[str]:
     evidence = outcome.evidence
-    worse = outcome.worse and outcome.status == "not met"
     return [
         outcome.level,
         outcome.arm,
@@ -185,7 +185,7 @@ def _criterion_row(outcome: CriterionOutcome, lengths: str) -> list[str]:
         lengths,
         *(_change_cells(outcome.criterion, evidence) if evidence else ("–", "–")),
         short_p(outcome.p_adjusted),
-        f"{outcome.status} (worse)" if worse else outcome.status,
+        outcome.label,
     ]
 
 

@@ -1,4 +1,4 @@
-"""What few training seeds leave uncertain: their share in the variance of a mean, and what follows for claims.
+"""What few training seeds leave uncertain: how much wider an interval over prompts becomes for new seeds too.
 
 The model is crossed: x_sp = μ + seed_s + prompt_p + noise_sp, with new seeds and new prompts in mind.
 """
@@ -6,92 +6,53 @@ The model is crossed: x_sp = μ + seed_s + prompt_p + noise_sp, with new seeds a
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
+LEAST_SEEDS = 3
+"""From so many training seeds on a difference is judged against their spread unless a criterion says otherwise."""
 
-def seed_variance(x_SP: Floats) -> float:
-    """Variance that training seeds give to the mean of x [seeds, prompts]; 0 with one seed (nothing is known).
 
-    From the two-way mean squares: (MS_seeds − m · MS_noise)⁺ / (S P). With m the median of their F ratio it is
-    median-unbiased; the usual m = 1 is 0 too often, and intervals over three seeds then cover too little.
+@dataclass(frozen=True, slots=True)
+class SeedSpread:
+    """How far the means of training seeds lie apart.
+
+    `error` is the standard error of their mean, noise within prompts included; `shared` the share of the variance over
+    prompts that all seeds have in common, which `error` does not include. `n_seeds` 1 means that nothing is known.
     """
-    from scipy.stats import f
 
-    n_seeds, n_prompts = x_SP.shape
-    if n_seeds < 2 or n_prompts < 2:
-        return 0.0
-    mean_S, mean_P, mean = x_SP.mean(axis=1), x_SP.mean(axis=0), x_SP.mean()
-    df_noise = (n_seeds - 1) * (n_prompts - 1)
-    noise = float(((x_SP - mean_S[:, None] - mean_P + mean) ** 2).sum()) / df_noise
-    between = n_prompts * float(mean_S.var(ddof=1))
-    median_ratio = float(f.median(n_seeds - 1, df_noise))
-    return max(between - median_ratio * noise, 0.0) / (n_seeds * n_prompts)
+    n_seeds: int
+    error: float
+    shared: float
 
+    @classmethod
+    def of(cls, x_SP: Floats) -> SeedSpread:
+        """From values [seeds, prompts]."""
+        n_seeds, n_prompts = x_SP.shape
+        if n_seeds < 2 or n_prompts < 2:
+            return cls(n_seeds, 0.0, 1.0)
+        mean_S, mean_P = x_SP.mean(axis=1), x_SP.mean(axis=0)
+        residual_SP = x_SP - mean_S[:, None] - mean_P + x_SP.mean()
+        noise = float((residual_SP**2).sum()) / ((n_seeds - 1) * (n_prompts - 1))
+        of_prompts = n_seeds * float(mean_P.var(ddof=1))
+        shared = max(1.0 - noise / of_prompts, 0.0) if of_prompts > 0.0 else 0.0
+        return cls(n_seeds, math.sqrt(float(mean_S.var(ddof=1)) / n_seeds), shared)
 
-def widen_for_seeds(
-    mean: float, low: float, high: float, x_SP: Floats, confidence: float
-) -> tuple[float, float]:
-    """An interval over prompts and training seeds, from one over prompts alone.
+    def widen(self, of_prompts: float, alpha: float) -> float:
+        """Distance from the mean to an interval's end over prompts and seeds, from that over prompts alone.
 
-    Each side's distance from the mean and Student's half-width of the seeds (S − 1 degrees of freedom) add as
-    squares. Source: Zou and Donner 2008, Construction of Confidence Limits about Effect Measures, equation 6.
-    """
-    return _join(mean, low, high, math.sqrt(seed_variance(x_SP)), len(x_SP), confidence)
+        Student's distance of the seeds (S − 1 degrees of freedom, exact where seeds scatter normally and prompts have
+        nothing in common) and the prompts' shared part add as squares (Zou and Donner 2008, Construction of Confidence
+        Limits about Effect Measures, equation 6). Never less than over prompts alone, so that three seeds that agree
+        by chance do not make a result more certain than its prompts do.
+        """
+        from scipy.special import stdtrit
 
-
-def add_seed_spread(
-    mean: float, low: float, high: float, means_S: Floats, confidence: float
-) -> tuple[float, float]:
-    """`widen_for_seeds` for a statistic that is no mean, from its value for each seed alone.
-
-    The seeds' spread includes the noise within prompts, so the interval errs on the wide side.
-    """
-    n_seeds = len(means_S)
-    spread = math.sqrt(float(means_S.var(ddof=1)) / n_seeds) if n_seeds > 1 else 0.0
-    return _join(mean, low, high, spread, n_seeds, confidence)
-
-
-def _join(
-    mean: float, low: float, high: float, seed_error: float, n_seeds: int, confidence: float
-) -> tuple[float, float]:
-    from scipy.stats import t
-
-    if n_seeds < 2:
-        return low, high
-    of_seeds = float(t.ppf(0.5 + confidence / 2, n_seeds - 1)) * seed_error
-    # A skewed bootstrap can leave the mean outside its own interval; the seeds then widen, never shift, it.
-    below, above = max(mean - low, 0.0), max(high - mean, 0.0)
-    return mean - math.hypot(below, of_seeds), mean + math.hypot(above, of_seeds)
-
-
-def p_over_seeds(x_SP: Floats, null: float = 0.0) -> float:
-    """Two-sided p-value that the mean over new prompts *and* new seeds is `null`; nan with one seed.
-
-    The level at which the interval that joins Student's intervals over prompts and over seeds (as in
-    `widen_for_seeds`) just reaches `null`.
-    """
-    from scipy.optimize import root_scalar
-    from scipy.stats import t
-
-    n_seeds, n_prompts = x_SP.shape
-    if n_seeds < 2 or n_prompts < 2:
-        return math.nan
-    distance = abs(float(x_SP.mean()) - null)
-    of_prompts = float(x_SP.mean(axis=0).var(ddof=1)) / n_prompts
-    of_seeds = seed_variance(x_SP)
-    if of_prompts + of_seeds == 0.0:
-        return 1.0 if distance == 0.0 else 0.0
-
-    def excess(log_p: float) -> float:
-        half = math.exp(log_p) / 2
-        reach = t.isf(half, n_prompts - 1) ** 2 * of_prompts + t.isf(half, n_seeds - 1) ** 2 * of_seeds
-        return math.sqrt(reach) - distance
-
-    smallest = math.log(1e-12)
-    if distance == 0.0 or excess(smallest) <= 0.0:
-        return 1.0 if distance == 0.0 else 1e-12
-    return math.exp(root_scalar(excess, bracket=(smallest, 0.0), xtol=1e-10).root)
+        if self.n_seeds < 2 or not self.error:
+            return of_prompts
+        of_seeds = float(stdtrit(self.n_seeds - 1, 1.0 - alpha / 2)) * self.error
+        return max(of_prompts, math.sqrt(self.shared * of_prompts**2 + of_seeds**2))

@@ -4,42 +4,62 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from polychromic.evaluation.effects import hedges_gz
 from polychromic.evaluation.intervals import (
+    PROMPTS_ALONE,
     Interval,
+    Reach,
     Resampling,
     bootstrap_interval,
     indices_by_key,
-    interval_over_seeds,
+    reaches,
+    relative_interval,
 )
 from polychromic.evaluation.power import detectable_effect
 from polychromic.evaluation.resampling import (
     SignFlip,
+    bootstrap_means,
     sign_flip_tests,
-    studentised_means,
     two_way_bootstrap_means,
 )
 from polychromic.evaluation.rounding import without_noise
-from polychromic.evaluation.seeds import p_over_seeds
+from polychromic.evaluation.seeds import LEAST_SEEDS, SeedSpread
 
 Floats = NDArray[np.float64]
 
 ALPHA, POWER = 0.05, 0.8
 
 
+Change = Literal["better", "worse", "no clear change"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A p-value and the intervals of the difference and the relative difference that go with it: p is below
+    1 − confidence exactly where the interval of the difference leaves 0 out."""
+
+    p_value: float
+    ci_low: float
+    ci_high: float
+    relative_ci_low: float
+    relative_ci_high: float
+
+
 @dataclass(frozen=True, slots=True)
 class PairedComparison:
     """Arm a against arm b on one metric. Every difference is a − b; relative ones are divided by the mean of b.
 
-    `p_value` asks whether *these trained models* differ on new prompts; `p_over_seeds` whether the difference
-    would hold for new training seeds too (nan with one seed). `ci_low` and `ci_high` (95 % unless stated) cover
-    the mean over new prompts and, with two seeds or more, new seeds; `percentile` and `bca` are over prompts
-    alone, `two_way` is the plain two-way bootstrap, shown because it is customary.
+    `p_value`, `ci_low` … `relative_ci_high` (95 % unless stated) are those that stand: of `over_seeds` where there are
+    `LEAST_SEEDS` training seeds or more, else of `over_prompts`; `asking` chooses otherwise. `over_prompts` answers
+    whether *these trained models* differ on new prompts, `over_seeds` whether *this way of training* would differ with
+    new seeds too (None with one seed). `percentile` and `bca` are over prompts alone, `two_way` is the plain two-way
+    bootstrap, shown because it is customary.
     `p_floor` and `p_floor_seeds` are the least p-values that so few prompts (or seeds) could have given in a
     sign-flip test. `minimum_detectable_effect` is the absolute difference that a two-sided 5 % test over these
     prompts sees with 80 % power. `n_informative` prompts differ at all; `n_dropped` were undefined in an arm.
@@ -52,7 +72,9 @@ class PairedComparison:
     relative_ci_low: float
     relative_ci_high: float
     p_value: float
-    p_over_seeds: float
+    asks_over_seeds: bool
+    over_prompts: Answer
+    over_seeds: Answer | None
     p_floor: float
     p_floor_seeds: float
     effect_size: float
@@ -69,6 +91,38 @@ class PairedComparison:
     two_way: Interval
     confidence: float
     method: str
+
+    @property
+    def p_over_seeds(self) -> float:
+        """p over prompts and training seeds; nan with one seed."""
+        return self.over_seeds.p_value if self.over_seeds else math.nan
+
+    def asking(self, over_seeds: bool | None) -> PairedComparison:
+        """The same comparison with the p-value and intervals of the other question standing; None: as they stand.
+
+        Over seeds there is no p with one seed (nan); the intervals are then those over prompts.
+        """
+        if over_seeds is None or over_seeds == self.asks_over_seeds:
+            return self
+        answer = self.over_prompts
+        if over_seeds:
+            answer = self.over_seeds or replace(self.over_prompts, p_value=math.nan)
+        return replace(
+            self,
+            asks_over_seeds=over_seeds,
+            **{name: getattr(answer, name) for name in Answer.__dataclass_fields__},
+        )
+
+    def change(self, sign: float, alpha: float = ALPHA, p_value: float | None = None) -> Change:
+        """The one word on the difference, `sign` +1 where more of the metric is better and −1 where less is.
+
+        A change is clear where p is below `alpha` and the interval leaves 0 out; `p_value` stands in for the
+        comparison's own where it was corrected for many tests.
+        """
+        p_value = self.p_value if p_value is None else p_value
+        if not p_value < alpha or not self.ci_low * self.ci_high > 0.0:
+            return "no clear change"
+        return "better" if sign * self.difference > 0.0 else "worse"
 
 
 def paired_comparison(
@@ -108,56 +162,75 @@ def _compare_block(
     a_SPM: Floats, b_SPM: Floats, dropped: Sequence[int], resampling: Resampling
 ) -> list[PairedComparison]:
     x_SPM = a_SPM - b_SPM
-    n_seeds, _, n_metrics = x_SPM.shape
-    ratio_SPM = _relative_cells(a_SPM, b_SPM)
+    x_PM = x_SPM.mean(axis=0)
     draws = {"n_resamples": resampling.bootstraps, "seed": resampling.seed}
-    drawn = studentised_means(np.concatenate([x_SPM, ratio_SPM], axis=-1).mean(axis=0), **draws)
-    of_difference, of_ratio = (
-        list(zip(drawn.means_BM.T[half], drawn.t_BM.T[half], strict=True))
-        for half in (slice(n_metrics), slice(n_metrics, None))
-    )
-    two_way_BM = two_way_bootstrap_means(x_SPM, **draws) if n_seeds > 1 else drawn.means_BM
-    flips = sign_flip_tests(x_SPM.mean(axis=0), n_resamples=resampling.sign_patterns, seed=resampling.seed)
+    by_prompt_BM = bootstrap_means(x_PM, **draws)
+    two_way_BM = two_way_bootstrap_means(x_SPM, **draws) if len(x_SPM) > 1 else by_prompt_BM
+    flips = sign_flip_tests(x_PM, n_resamples=resampling.sign_patterns, seed=resampling.seed)
     return [
         _summary(
             a_SPM[:, :, m],
             b_SPM[:, :, m],
             flips[m],
-            _intervals(x_SPM[:, :, m], *of_difference[m], two_way_BM[:, m], resampling.confidence),
-            interval_over_seeds(ratio_SPM[:, :, m], *of_ratio[m], resampling.confidence),
+            reach,
+            _customary(x_PM[:, m], by_prompt_BM[:, m], two_way_BM[:, m], resampling.confidence),
             dropped[m],
             resampling,
         )
-        for m in range(n_metrics)
+        for m, reach in enumerate(reaches(x_PM, resampling))
     ]
 
 
-def _relative_cells(a_SPM: Floats, b_SPM: Floats) -> Floats:
-    """Cells whose mean is the relative difference and whose spread is that of the ratio of means (delta method)."""
-    mean_a, mean_b = a_SPM.mean(axis=(0, 1)), b_SPM.mean(axis=(0, 1))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where(mean_b != 0, mean_a / mean_b, np.nan)
-        return (a_SPM - ratio * b_SPM) / mean_b + ratio - 1.0
+def _customary(
+    x_P: Floats, by_prompt_B: Floats, two_way_B: Floats, confidence: float
+) -> tuple[Interval, Interval, Interval]:
+    """Percentile, BCa and two-way interval, which others report."""
+    return (
+        bootstrap_interval(x_P, by_prompt_B, "percentile", confidence),
+        bootstrap_interval(x_P, by_prompt_B, "BCa", confidence),
+        bootstrap_interval(x_P, two_way_B, "percentile", confidence),
+    )
 
 
-def _intervals(
-    x_SP: Floats, draws_B: Floats, t_B: Floats, two_way_B: Floats, confidence: float
-) -> dict[str, Interval]:
-    x_P = x_SP.mean(axis=0)
-    return {
-        "ci": interval_over_seeds(x_SP, draws_B, t_B, confidence),
-        "percentile": bootstrap_interval(x_P, draws_B, "percentile", confidence),
-        "bca": bootstrap_interval(x_P, draws_B, "BCa", confidence),
-        "two_way": bootstrap_interval(x_P, two_way_B, "percentile", confidence),
-    }
+def _over_prompts(a_SP: Floats, b_SP: Floats, reach: Reach, flip: SignFlip, alpha: float) -> Answer:
+    """The sign-flip p-value with the bootstrap interval. Where one of them finds nothing at `alpha`, neither does the
+    other: p is then the interval's own, or the interval is drawn out to 0."""
+    low, high = reach.interval(alpha, PROMPTS_ALONE)
+    p_value = flip.p_value
+    if p_value < alpha and low <= 0.0 <= high:
+        p_value = max(p_value, reach.p_value(0.0, PROMPTS_ALONE))
+    relative = relative_interval(a_SP, b_SP, reach, over_seeds=False, alpha=alpha)
+    return _agreeing(p_value, (low, high), relative, alpha)
+
+
+def _over_seeds(
+    a_SP: Floats, b_SP: Floats, reach: Reach, over_prompts: Answer, alpha: float
+) -> Answer | None:
+    """None with one seed. p is that of the interval over seeds, and no less than over prompts alone."""
+    if len(a_SP) < 2:
+        return None
+    spread = SeedSpread.of(a_SP - b_SP)
+    p_value = max(reach.p_value(0.0, spread), over_prompts.p_value)
+    relative = relative_interval(a_SP, b_SP, reach, over_seeds=True, alpha=alpha)
+    return _agreeing(p_value, reach.interval(alpha, spread), relative, alpha)
+
+
+def _agreeing(p_value: float, difference: Interval, relative: Interval, alpha: float) -> Answer:
+    """Intervals that hold 0 wherever p is not below `alpha` (nan stays nan)."""
+    if p_value >= alpha:
+        difference, relative = (
+            (low if low <= 0.0 else low * 0.0, high if high >= 0.0 else high * 0.0)
+            for low, high in (difference, relative)
+        )
+    return Answer(p_value, *difference, *relative)
 
 
 def _summary(
     a_SP: Floats,
     b_SP: Floats,
     flip: SignFlip,
-    intervals: dict[str, Interval],
-    relative: Interval,
+    reach: Reach,
+    customary: tuple[Interval, Interval, Interval],
     n_dropped: int,
     resampling: Resampling,
 ) -> PairedComparison:
@@ -167,15 +240,16 @@ def _summary(
     mean_b = float(b_SP.mean())
     n_informative = int(np.count_nonzero(without_noise(x_P)))
     sd = float(x_P.std(ddof=1)) if n_prompts > 1 else math.nan
+    over_prompts = _over_prompts(a_SP, b_SP, reach, flip, resampling.alpha)
+    over_seeds = _over_seeds(a_SP, b_SP, reach, over_prompts, resampling.alpha)
+    standing = over_seeds if over_seeds and n_seeds >= LEAST_SEEDS else over_prompts
     return PairedComparison(
         difference=float(x_P.mean()),
         relative_difference=float(x_P.mean()) / mean_b if mean_b else math.nan,
-        ci_low=intervals["ci"][0],
-        ci_high=intervals["ci"][1],
-        relative_ci_low=relative[0],
-        relative_ci_high=relative[1],
-        p_value=flip.p_value,
-        p_over_seeds=p_over_seeds(x_SP),
+        **asdict(standing),
+        asks_over_seeds=standing is over_seeds,
+        over_prompts=over_prompts,
+        over_seeds=over_seeds,
         p_floor=flip.p_floor,
         p_floor_seeds=2.0 ** (1 - n_seeds),
         effect_size=hedges_gz(x_P),
@@ -187,9 +261,9 @@ def _summary(
         mean_a=float(a_SP.mean()),
         mean_b=mean_b,
         seed_differences=tuple(x_SP.mean(axis=1).tolist()),
-        percentile=intervals["percentile"],
-        bca=intervals["bca"],
-        two_way=intervals["two_way"],
+        percentile=customary[0],
+        bca=customary[1],
+        two_way=customary[2],
         confidence=resampling.confidence,
         method=_method(flip, n_seeds, n_informative, resampling),
     )
@@ -199,13 +273,14 @@ def _method(flip: SignFlip, n_seeds: int, n_informative: int, resampling: Resamp
     patterns = (
         f"exact, {flip.n_patterns:,} patterns" if flip.exact else f"{flip.n_patterns:,} random patterns"
     )
-    seeds = f", seeds averaged within arm and joined by Student's t ({n_seeds} seeds)" if n_seeds > 1 else ""
+    seeds = f", over {n_seeds} seeds widened by Student's t of their means" if n_seeds > 1 else ""
     floor = f"with {n_informative:,} prompts that differ p cannot fall below {flip.p_floor:.2g}"
     if n_seeds > 1:
         floor += f", and flipping {n_seeds} seeds alone could not go below {2.0 ** (1 - n_seeds):.2g}"
     return (
-        f"paired by prompt; sign-flip permutation test over prompts ({patterns}); "
-        f"the wider of percentile and t bootstrap interval ({resampling.bootstraps:,} resamples){seeds}; {floor}"
+        f"paired by prompt; sign-flip permutation test over prompts ({patterns}) and "
+        f"the wider of percentile and t bootstrap interval ({resampling.bootstraps:,} resamples), p the larger of "
+        f"theirs{seeds}; {floor}"
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from polychromic.evaluation.criteria import DEFAULT_LEVELS, Criterion, Levels
 from polychromic.evaluation.outcomes import CriterionOutcome, Evidence, Status, decide, test_p_value
-from polychromic.evaluation.wording import listed
+from polychromic.evaluation.wording import listed, plural
 
 Found = Mapping[tuple[str, Criterion], Evidence]
 """Evidence by arm and criterion; what was not measured is absent."""
@@ -40,13 +40,15 @@ class LevelVerdict:
 class Verdict:
     """The whole: the status of the first level, a sentence for people, and every level.
 
-    `hacked` names arms whose training reward rose while the judge did not follow, `chosen_late` settings that decide
-    the verdict and were changed after results had been seen.
+    `question` says whom the first level answers for: these trained models, or the way of training. `hacked` names
+    arms whose training reward rose while the judge did not follow, `chosen_late` settings that decide the verdict and
+    were changed after results had been seen.
     """
 
     status: Status
     sentence: str
     levels: tuple[LevelVerdict, ...]
+    question: str = ""
     hacked: tuple[str, ...] = ()
     chosen_late: tuple[str, ...] = ()
 
@@ -81,7 +83,9 @@ def judge(
         sentence += (
             f" Changed after results had been seen, and perhaps because of them: {listed(list(chosen_late))}."
         )
-    return Verdict(judged[0].status, sentence, judged, tuple(hacked), tuple(chosen_late))
+    return Verdict(
+        judged[0].status, sentence, judged, _question(judged[0]), tuple(hacked), tuple(chosen_late)
+    )
 
 
 def judge_means(
@@ -115,6 +119,28 @@ def holm(p_values: Sequence[float], alpha: float = 0.05) -> list[float]:
         np.asarray(multipletests(known, alpha=alpha, method="holm")[1]).tolist() if known else []
     )
     return [math.nan if math.isnan(p) else next(corrected) for p in p_values]
+
+
+def _question(level: LevelVerdict) -> str:
+    """One sentence on whom the level's p-values and intervals answer for; empty where nothing was tested."""
+    tested = [one.evidence.comparison for one in level.outcomes if one.evidence and one.evidence.comparison]
+    asked = {comparison.asks_over_seeds for comparison in tested}
+    if not asked:
+        return ""
+    if len(asked) > 1:
+        return (
+            "Criteria over seeds answer for this way of training, on other prompts and with other seeds; the others "
+            "for these trained models, on other prompts."
+        )
+    if asked == {True}:
+        n_seeds = min(comparison.n_seeds for comparison in tested)
+        return (
+            "This answers for the way of training, on other prompts and with other seeds, as far as "
+            f"{plural(n_seeds, 'training seed')} can tell."
+        )
+    return (
+        "This answers for these trained models, on other prompts; training again with other seeds may differ."
+    )
 
 
 def _judge_level(name: str, criteria: Sequence[Criterion], arms: Sequence[str], found: Found) -> LevelVerdict:

@@ -67,8 +67,9 @@ class CriterionSettings(Settings):
     margin: float | None = None
     """With `not_worse`: the largest absolute loss that still counts as no worse."""
     alpha: float = 0.05
-    over_seeds: bool = False
-    """The difference must also stand against the spread of training seeds."""
+    over_seeds: bool | None = None
+    """Whether the difference must stand against the spread of training seeds; where not stated it must from three
+    seeds on."""
 
     @model_validator(mode="after")
     def _is_a_criterion(self) -> Self:

@@ -154,17 +154,18 @@ def _by_stage(rows: Sequence[Mapping[str, Any]], experiment: Experiment) -> tupl
 
 
 def _gains(comparison: Mapping[str, Any], stages: Sequence[StageCost]) -> list[Gain]:
-    """Of every criterion's metric that changed for the better, once each."""
+    """Of every criterion's metric that clearly changed for the better, once each."""
     gains = {}
     outcomes = [one for level in comparison["verdict"]["levels"] for one in level["outcomes"]]
     for outcome in outcomes:
         arm, metric, direction = (
             outcome["arm"], outcome["criterion"]["metric"], outcome["criterion"]["direction"]
         )  # fmt: skip
+        # An older comparison does not say whether its changes are clear.
         # A metric that was not measured has no evidence, and one of which only means are known no comparison.
         compared = (outcome["evidence"] or {}).get("comparison") or {}
         change = compared.get("relative_difference")
-        if change is None or direction == "not_worse":
+        if change is None or direction == "not_worse" or outcome.get("change", "better") != "better":
             continue
         percent = 100 * change * (1 if direction == "higher" else -1)
         own = [one for one in stages if one.arm == arm]

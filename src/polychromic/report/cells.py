@@ -87,12 +87,14 @@ def means_groups(comparison: Comparison) -> list[CellGroup]:
 
 def _criterion_cells(comparison: Comparison, outcome: CriterionOutcome) -> list[Cell]:
     evidence, key = outcome.evidence, outcome.criterion.metric
-    worse = outcome.worse and outcome.status == "not met"
     reasons = [outcome.sentence, outcome.would_take and f"What it would take: {outcome.would_take}"]
     compared = evidence.comparison if evidence else None
     detail = comparison_detail(compared) if compared else ""
     if evidence and evidence.margin is not None:
-        detail += f" Here p asks whether it is worse by more than the margin: {p_text(outcome.p_value)}."
+        before = p_text(outcome.p_value)
+        detail += (
+            f" In the table p asks whether it is worse by more than the margin: {before} before correction."
+        )
     values = [
         Cell(_mean_text(comparison, arm, key, value), _mean_detail(comparison, arm, key))
         for arm, value in (
@@ -110,7 +112,7 @@ def _criterion_cells(comparison: Comparison, outcome: CriterionOutcome) -> list[
         ),
         *(Cell(text, detail) for text in (*_change_texts(outcome), short_p(outcome.p_adjusted))),
         Cell(
-            f"{outcome.status} (worse)" if worse else outcome.status,
+            outcome.label,
             ". ".join(reason for reason in reasons if reason),
         ),
     ]
@@ -157,13 +159,22 @@ def comparison_detail(found: PairedComparison) -> str:
         f"{plural(found.n_prompts, 'prompt')}, {found.n_informative:,} of them different"
         + (f", {found.n_dropped:,} undefined and left out" if found.n_dropped else ""),
         f"{plural(found.n_seeds, 'training seed')}" + (f" ({seeds})" if found.n_seeds > 1 else ""),
-        f"{_capital(p_text(found.p_value))} before correction"
-        + (f", {p_text(found.p_over_seeds)} over seeds" if found.n_seeds > 1 else ""),
+        _p_sentence(found),
         f"Effect g_z = {number(found.effect_size)}; this many prompts show a difference of "
         f"{number(found.minimum_detectable_effect)} with 80 % power",
         _capital(found.method),
     ]
     return ". ".join(sentences) + "."
+
+
+def _p_sentence(found: PairedComparison) -> str:
+    """The p-value that stands and what it is of; beside it the one over prompts alone, where seeds count."""
+    if not found.asks_over_seeds:
+        return f"{_capital(p_text(found.p_value))} before correction, over prompts: it is of these trained models"
+    return (
+        f"{_capital(p_text(found.p_value))} before correction, over prompts and training seeds: it is of the way of "
+        f"training. Over prompts alone, of these trained models, {p_text(found.over_prompts.p_value)}"
+    )
 
 
 def _mean_cells(comparison: Comparison, key: str) -> list[Cell]:
@@ -190,8 +201,9 @@ def _mean_detail(comparison: Comparison, arm: str, key: str) -> str:
     if contrast is not None:
         change = f"{signed(contrast.difference)} ({signed_percent(contrast.relative_difference)})"
         interval = f"{signed(contrast.ci_low)} to {signed(contrast.ci_high)}"
+        word = contrast.change(find_metric(key).sign)
         sentences.append(
-            f"Against {comparison.baseline}: {change}, {interval}, {p_text(contrast.p_value)} uncorrected"
+            f"Against {comparison.baseline}: {word}, {change}, {interval}, {p_text(contrast.p_value)} uncorrected"
         )
     return ". ".join(sentences) + "."
 

@@ -39,7 +39,7 @@ def _opening(page: PageContent, comparison: Comparison) -> Iterator[str]:
     n_answers = answers_a_prompt(page.samples) if page.samples else ""
     rests_on = facts(comparison, n_answers=n_answers, spent=page.spent, work=page.work)
     yield f"**{escape_markdown(as_text(plain_verdict(comparison)))}**"
-    yield escape_markdown(comparison.verdict.sentence)
+    yield escape_markdown(f"{comparison.verdict.sentence} {comparison.verdict.question}".rstrip())
     yield escape_markdown(as_text(rests_on, " · "))
     yield to_markdown(criteria_table(comparison))
     if comparison.frontier:

@@ -136,6 +136,10 @@ def _finding(outcome: CriterionOutcome) -> list[Cell]:
         return [Cell(f"{subject} {found} ("), Cell(signed(evidence.difference), detail), allowed]
     if not evidence.difference:
         return [Cell(f"{subject} did not change")]
+    if outcome.change == "no clear change":
+        verb = "show" if _is_counted(criterion.metric) else "shows"
+        amount = Cell(("+" if evidence.difference > 0 else "−") + _amount(evidence), detail)
+        return [Cell(f"{subject} {verb} no clear change ("), amount, Cell(f"){_asked(outcome)}")]
     moved = "rose" if evidence.difference > 0 else "fell"
     return [Cell(f"{subject} {moved} by "), Cell(_amount(evidence), detail), Cell(_shortfall(outcome))]
 
@@ -149,17 +153,22 @@ def _amount(evidence: Evidence) -> str:
 
 
 def _shortfall(outcome: CriterionOutcome) -> str:
-    """Why a change is not what was asked: too small, the wrong way, or perhaps chance."""
-    evidence, criterion = outcome.evidence, outcome.criterion
+    """Why a clear change is not what was asked: too small, or the wrong way."""
+    evidence = outcome.evidence
     if outcome.status == "met" or evidence is None:
         return ""
-    asked = f"{100 * criterion.asked:g} %" if criterion.asked else "any"
-    way = "a rise" if criterion.sign > 0 else "a fall"
     if outcome.worse or math.isnan(evidence.relative):
-        return f" where {way} was asked"
-    if criterion.sign * evidence.relative < criterion.asked:
-        return f" where {asked} was asked"
-    return ", which may be chance"
+        return f" where {_way(outcome)} was asked"
+    return _asked(outcome)
+
+
+def _asked(outcome: CriterionOutcome) -> str:
+    asked = f"{100 * outcome.criterion.asked:g} %" if outcome.criterion.asked else _way(outcome)
+    return f" where {asked} was asked"
+
+
+def _way(outcome: CriterionOutcome) -> str:
+    return "a rise" if outcome.criterion.sign > 0 else "a fall"
 
 
 def _subject(key: str) -> str:

@@ -22,6 +22,7 @@ def show_comparison(comparison: Comparison, console: Console | None = None) -> N
         sys.stdout.write(summary_text(comparison))
         return
     console.print(Text(plain_text(comparison.verdict.sentence), style="bold"))
+    console.print(Text(plain_text(comparison.verdict.question)))
     gains = [gains_table(comparison)] if comparison.frontier else []
     for rows in (criteria_table(comparison), *gains, means_table(comparison)):
         console.print(_rich_table(rows))
@@ -31,15 +32,16 @@ def show_comparison(comparison: Comparison, console: Console | None = None) -> N
         console.print(Text(plain_text(line), style="dim"))
 
 
+def _status_style(cell: str) -> str:
+    """The colour of a status; none for a demand that was missed by no clear change."""
+    status, _, word = cell.partition(" (")
+    return "" if status == "not met" and word == "no clear change)" else _STATUS_STYLES.get(status, "")
+
+
 def _rich_table(rows: list[list[str]]) -> Table:
     table = Table(header_style="bold", box=None, pad_edge=False)
     for cell in rows[0]:
         table.add_column(Text(plain_text(cell)))
     for row in rows[1:]:
-        table.add_row(
-            *(
-                Text(plain_text(cell), style=_STATUS_STYLES.get(cell.removesuffix(" (worse)"), ""))
-                for cell in row
-            )
-        )
+        table.add_row(*(Text(plain_text(cell), style=_status_style(cell)) for cell in row))
     return table
