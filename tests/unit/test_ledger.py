@@ -179,11 +179,11 @@ def test_what_is_left_is_priced_from_what_was_done(folder):
     cost = run_cost(experiment(), folder)
     assert cost.seconds == 170.0
     assert cost.money.dollars == pytest.approx(1.7)
-    assert len(cost.left) == 6  # training and evaluation of baseline/1, other/0 and other/1
-    assert cost.left_seconds == 3 * 100.0 + 3 * 20.0
+    assert len(cost.left) == 7  # training and evaluation of baseline/1, other/0, other/1; of untrained/0 evaluation
+    assert cost.left_seconds == 3 * 100.0 + 4 * 20.0
     lines = cost_lines(cost)
     assert "spent: 2.8 min, $1.70 (at today's price: none was recorded)" in lines
-    assert any(line.startswith("left: 6.0 min, $3.60, whole run 8.8 min, $5.30") for line in lines)
+    assert any(line.startswith("left: 6.3 min, $3.80, whole run 9.2 min, $5.50") for line in lines)
 
 
 def test_a_stage_that_never_ended_is_not_projected():

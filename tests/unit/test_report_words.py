@@ -10,6 +10,7 @@ from polychromic.evaluation.wording import decimal_places, estimate, short_p
 from polychromic.report.cells import criteria_groups, criteria_header, means_groups
 from polychromic.report.measures import how_made, meaning, signatures
 from polychromic.report.opening import as_text, no_cautions, plain_verdict
+from polychromic.report.terminal import status_style
 
 QUICK = Resampling(bootstraps=1000, sign_patterns=2000)
 N_PROMPTS, N_SEEDS = 60, 3
@@ -153,3 +154,30 @@ def test_no_warning_names_only_what_was_looked_for():
     found = comparison_of(criteria=[MORE], distinct_correct=1.4)
     assert found.checker is None
     assert "lenient checker" not in no_cautions(found)
+
+
+def test_no_clear_change_is_said_so_in_headline_table_and_colour():
+    """Past bug: "got worse: −0.06 %" with p = 0.96, in red."""
+    found = comparison_of(criteria=[MORE, Criterion("distinct_correct")], distinct_correct=0.003)
+    words = as_text(plain_verdict(found))
+    [group] = criteria_groups(found)
+    far, any_rise = (row[-1].text for row in group.rows)
+
+    assert "different correct answers to a prompt show no clear change (" in words
+    assert "where 50 % was asked" in words and "rose" not in words and "fell" not in words
+    assert (far, any_rise) == ("not met (no clear change)", "undecided (no clear change)")
+    assert [status_style(one) for one in (far, any_rise, "not met (worse)", "met")] == [
+        "",
+        "yellow",
+        "red",
+        "green",
+    ]
+
+
+def test_one_p_stands_and_the_other_says_what_it_is_of():
+    found = comparison_of(criteria=[MORE], distinct_correct=1.4)
+    detail = criteria_groups(found)[0].rows[0][5].detail
+
+    assert "before correction, over prompts and training seeds: it is of the way of training" in detail
+    assert "Over prompts alone, of these trained models, p" in detail
+    assert found.verdict.question.startswith("This answers for the way of training")

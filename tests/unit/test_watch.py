@@ -58,6 +58,7 @@ def test_the_page_shows_curves_and_what_is_left(run, server):
     assert progress_table(*run)[1:] == [
         ["baseline", "0", "3", "0 of 38,400"],
         ["coverage", "0", "0", "0 of 38,400"],
+        ["untrained", "0", "–", "0 of 38,400"],
         ["left", "", "", "not known yet"],
     ]
 

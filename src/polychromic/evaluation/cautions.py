@@ -38,6 +38,7 @@ CautionKind = Literal[
     "leakage",
     "duplicates",
     "long texts",
+    "untrained model",
 ]
 
 Contrasts = Mapping[tuple[str, str], PairedComparison]

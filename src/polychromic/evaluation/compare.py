@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,47 +31,16 @@ from polychromic.evaluation.frontier import MatchedGain, matched_gains
 from polychromic.evaluation.intervals import Interval, Resampling, mean_intervals
 from polychromic.evaluation.metrics import METRICS, find_metric, split_at_k
 from polychromic.evaluation.outcomes import Evidence
+from polychromic.evaluation.plan import Plan
 from polychromic.evaluation.robustness import robustness
-from polychromic.evaluation.statistics import ALPHA, PairedComparison, paired_comparison, paired_comparisons
-from polychromic.evaluation.study import Study
+from polychromic.evaluation.statistics import PairedComparison, paired_comparison, paired_comparisons
 from polychromic.evaluation.tables import PromptTable
 from polychromic.evaluation.undefined import undefined_cautions
+from polychromic.evaluation.untrained import Overtaking, overtakings
 from polychromic.evaluation.verdict import Verdict, judge
 from polychromic.evaluation.wording import plural
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What is compared with what, and how."""
-
-    study: Study
-    baseline: str
-    others: tuple[str, ...]
-    headline: str
-    levels: Levels
-    resampling: Resampling
-
-    @property
-    def criteria(self) -> list[Criterion]:
-        return [criterion for level in self.levels.values() for criterion in level]
-
-    @property
-    def alpha(self) -> float:
-        return self.criteria[0].alpha if self.criteria else ALPHA
-
-    @property
-    def asked(self) -> list[str]:
-        """Metric keys of all criteria, each once."""
-        return list(dict.fromkeys(criterion.metric for criterion in self.criteria))
-
-    def pair(self, arm: str, label: str, metric: str) -> tuple[Floats, Floats] | None:
-        """Cells of an arm and the baseline that share at least one defined prompt, else None."""
-        pair = self.study.pair(arm, self.baseline, label, metric)
-        if pair is None or np.isnan(pair[0] + pair[1]).any(axis=0).all():
-            return None
-        return pair
 
 
 def compare(
@@ -87,6 +55,7 @@ def compare(
     equal_length: EqualLength | None = None,
     notes: Sequence[Caution] = (),
     chosen_late: Sequence[str] = (),
+    untrained: str | None = None,
 ) -> Comparison:
     """Compare every arm with the baseline and judge it by the criteria.
 
@@ -94,14 +63,17 @@ def compare(
     criteria are judged at (the first of the baseline's unless named). `quality_metric` is the quality of the
     frontier: the judge where there is one, else the reward. `audit` says what the checker is worth, `equal_length`
     (from `at_equal_length`) what the arms are with texts of the same lengths, and `notes` are cautions of the
-    caller's own; all are kept and shown. `chosen_late` names settings changed after results were seen.
+    caller's own; all are kept and shown. `chosen_late` names settings changed after results were seen. `untrained`
+    names the arm that is the model before training: it stands in every table and figure, and is not judged.
     Raises ValueError where the baseline, another arm or the headline is missing, the prompts do not meet, or a measure
     was made in different ways (`measure_arms` makes tables that may be compared).
     """
-    plan = _plan(tables, baseline, criteria, headline, resampling or Resampling())
+    plan = Plan.of(tables, baseline, criteria, headline, resampling or Resampling(), untrained)
     contrasts = _contrasts(plan)
     at_headline = {
-        (one.arm, one.metric): one.comparison for one in contrasts if one.sampling == plan.headline
+        (one.arm, one.metric): one.comparison
+        for one in contrasts
+        if one.sampling == plan.headline and one.arm in plan.judged
     }
     at_equal_length = _at_equal_length(equal_length or {}, plan)
     means = _means(plan)
@@ -134,15 +106,18 @@ def compare(
         signatures=plan.study.signatures,
         resampling=plan.resampling,
         checker=audit,
+        untrained=untrained,
+        against_untrained=_against_untrained(plan),
+        overtakings=_overtakings(plan),
     )
 
 
 def _verdict(
-    plan: _Plan, at_headline: Contrasts, hacking: Sequence[Caution], chosen_late: Sequence[str]
+    plan: Plan, at_headline: Contrasts, hacking: Sequence[Caution], chosen_late: Sequence[str]
 ) -> Verdict:
     return judge(
         plan.levels,
-        plan.others,
+        plan.judged,
         _evidence(plan, at_headline),
         basis=_basis(plan),
         hacked=[one.arm for one in hacking],
@@ -151,7 +126,7 @@ def _verdict(
 
 
 def _cautions_of_measures(
-    plan: _Plan,
+    plan: Plan,
     tables: Mapping[tuple[str, int], PromptTable],
     at_headline: Contrasts,
     at_equal_length: Sequence[Contrast],
@@ -161,7 +136,7 @@ def _cautions_of_measures(
     cut = {(one.arm, one.metric): one.comparison for one in at_equal_length}
     at_headline_means = _headline_means(means, plan.headline)
     return [
-        *length_cautions(at_headline, cut, plan.others, plan.alpha),
+        *length_cautions(at_headline, cut, plan.judged, plan.alpha),
         *answer_cautions(tables),
         *seed_cautions(at_headline, plan.asked, plan.alpha),
         *fault_cautions(at_headline_means),
@@ -170,27 +145,7 @@ def _cautions_of_measures(
     ]
 
 
-def _plan(
-    tables: Mapping[tuple[str, int], PromptTable],
-    baseline: str,
-    levels: Levels,
-    headline: str | None,
-    resampling: Resampling,
-) -> _Plan:
-    study = Study.of(tables)
-    if baseline not in study.arms:
-        raise ValueError(f"baseline {baseline!r}: expected one of the arms {list(study.arms)}")
-    others = tuple(arm for arm in study.arms if arm != baseline)
-    headline = headline or study.labels(baseline)[0]
-    for arm in study.arms:
-        if headline not in study.labels(arm):
-            raise ValueError(
-                f"arm {arm!r} was not sampled at {headline}, where the criteria are judged; it has {study.labels(arm)}"
-            )
-    return _Plan(study, baseline, others, headline, levels, resampling)
-
-
-def _contrasts(plan: _Plan) -> tuple[Contrast, ...]:
+def _contrasts(plan: Plan) -> tuple[Contrast, ...]:
     """Every metric that an arm shares with the baseline, under every way of sampling that both have."""
     named: list[tuple[str, str, str]] = []
     pairs = []
@@ -205,7 +160,7 @@ def _contrasts(plan: _Plan) -> tuple[Contrast, ...]:
     return tuple(Contrast(*name, comparison) for name, comparison in zip(named, compared, strict=True))
 
 
-def _at_equal_length(cells: EqualLength, plan: _Plan) -> tuple[Contrast, ...]:
+def _at_equal_length(cells: EqualLength, plan: Plan) -> tuple[Contrast, ...]:
     """What was measured on texts cut to equal lengths, compared like anything else."""
     defined = {key: pair for key, pair in cells.items() if not np.isnan(pair[0] + pair[1]).any(axis=0).all()}
     compared = paired_comparisons(list(defined.values()), resampling=plan.resampling)
@@ -215,7 +170,7 @@ def _at_equal_length(cells: EqualLength, plan: _Plan) -> tuple[Contrast, ...]:
     )
 
 
-def _metrics(plan: _Plan, arm: str, label: str) -> list[str]:
+def _metrics(plan: Plan, arm: str, label: str) -> list[str]:
     """Metrics in the order of the registry, those of curves last; away from the headline only the k asked for."""
     present = plan.study.metrics(arm, label)
     plain = [key for key in METRICS if key in present]
@@ -225,9 +180,9 @@ def _metrics(plan: _Plan, arm: str, label: str) -> list[str]:
     return [*plain, *sorted(at_k, key=lambda key: split_at_k(key) or (key, 0))]
 
 
-def _evidence(plan: _Plan, at_headline: Contrasts) -> dict[tuple[str, Criterion], Evidence]:
+def _evidence(plan: Plan, at_headline: Contrasts) -> dict[tuple[str, Criterion], Evidence]:
     found = {}
-    for arm in plan.others:
+    for arm in plan.judged:
         for criterion in plan.criteria:
             comparison = at_headline.get((arm, criterion.metric))
             pair = plan.pair(arm, plan.headline, criterion.metric)
@@ -237,7 +192,7 @@ def _evidence(plan: _Plan, at_headline: Contrasts) -> dict[tuple[str, Criterion]
 
 
 def _evidence_for(
-    plan: _Plan, criterion: Criterion, comparison: PairedComparison, a_SP: Floats, b_SP: Floats
+    plan: Plan, criterion: Criterion, comparison: PairedComparison, a_SP: Floats, b_SP: Floats
 ) -> Evidence:
     kept_P = ~np.isnan(a_SP + b_SP).any(axis=0)
     a_SP, b_SP = a_SP[:, kept_P], b_SP[:, kept_P]
@@ -248,7 +203,7 @@ def _evidence_for(
     return Evidence(comparison.mean_a, comparison.mean_b, comparison, margin, at_bound)
 
 
-def _scrutiny(plan: _Plan) -> tuple[Scrutiny, ...]:
+def _scrutiny(plan: Plan) -> tuple[Scrutiny, ...]:
     found = []
     for arm in plan.others:
         for metric in plan.asked:
@@ -262,10 +217,10 @@ def _scrutiny(plan: _Plan) -> tuple[Scrutiny, ...]:
     return tuple(found)
 
 
-def _gaps(plan: _Plan) -> dict[str, PairedComparison]:
+def _gaps(plan: Plan) -> dict[str, PairedComparison]:
     """By arm: training reward minus judge, against the baseline's; arms without a judge are left out."""
     gaps = {}
-    for arm in plan.others:
+    for arm in plan.judged:
         reward, judged = (plan.pair(arm, plan.headline, key) for key in ("reward", "judge"))
         if reward is not None and judged is not None:
             gaps[arm] = paired_comparison(
@@ -274,7 +229,7 @@ def _gaps(plan: _Plan) -> dict[str, PairedComparison]:
     return gaps
 
 
-def _frontier(plan: _Plan, quality_metric: str | None) -> tuple[MatchedGain, ...]:
+def _frontier(plan: Plan, quality_metric: str | None) -> tuple[MatchedGain, ...]:
     """Gains at matched quality in every diversity metric that a criterion names, else in all that were measured."""
     measured = plan.study.metrics(plan.baseline, plan.headline)
     quality = quality_metric or ("judge" if "judge" in measured else "reward")
@@ -290,7 +245,7 @@ def _frontier(plan: _Plan, quality_metric: str | None) -> tuple[MatchedGain, ...
     )
 
 
-def _means(plan: _Plan) -> tuple[ArmMean, ...]:
+def _means(plan: Plan) -> tuple[ArmMean, ...]:
     named: list[tuple[str, str, str]] = []
     complete: list[Floats] = []
     for arm in plan.study.arms:
@@ -322,7 +277,7 @@ def _headline_means(means: Sequence[ArmMean], headline: str) -> dict[str, dict[s
     return by_arm
 
 
-def _curves(plan: _Plan) -> tuple[ArmCurve, ...]:
+def _curves(plan: Plan) -> tuple[ArmCurve, ...]:
     found = []
     for arm in plan.study.arms:
         for label in plan.study.labels(arm):
@@ -336,8 +291,32 @@ def _curves(plan: _Plan) -> tuple[ArmCurve, ...]:
     return tuple(found)
 
 
-def _basis(plan: _Plan) -> str:
-    n_seeds = min(map(len, plan.study.arms.values()))
+def _against_untrained(plan: Plan) -> tuple[Contrast, ...]:
+    if plan.untrained is None:
+        return ()
+    pairs = {
+        (arm, metric): pair
+        for metric in plan.asked
+        for arm in (plan.baseline, *plan.judged)
+        if (pair := plan.study.pair(arm, plan.untrained, plan.headline, metric)) is not None
+        and not np.isnan(pair[0] + pair[1]).any(axis=0).all()
+    }
+    compared = paired_comparisons(list(pairs.values()), resampling=plan.resampling)
+    return tuple(
+        Contrast(arm, plan.headline, metric, comparison)
+        for (arm, metric), comparison in zip(pairs, compared, strict=True)
+    )
+
+
+def _overtakings(plan: Plan) -> tuple[Overtaking, ...]:
+    if plan.untrained is None:
+        return ()
+    arms = (plan.baseline, *plan.judged)
+    return overtakings(plan.study, plan.untrained, arms, plan.headline, plan.resampling)
+
+
+def _basis(plan: Plan) -> str:
+    n_seeds = min(len(plan.study.arms[arm]) for arm in (plan.baseline, *plan.judged))
     return (
         f"{plural(len(plan.study.prompts), 'prompt')}, {plural(n_seeds, 'seed')}, sampled at {plan.headline}"
     )

@@ -14,6 +14,7 @@ from polychromic.evaluation.frontier import MatchedGain
 from polychromic.evaluation.intervals import Resampling
 from polychromic.evaluation.robustness import Robustness
 from polychromic.evaluation.statistics import PairedComparison
+from polychromic.evaluation.untrained import Overtaking
 from polychromic.evaluation.verdict import Verdict
 from polychromic.files import strict_json
 
@@ -87,6 +88,12 @@ class Comparison:
     resampling: Resampling
     checker: CheckerAudit | None = None
     """What the training checker says of texts known to be good or bad; None where it was not asked."""
+    untrained: str | None = None
+    """The arm that is the model before training: shown, never judged. None where it was not sampled."""
+    against_untrained: tuple[Contrast, ...] = ()
+    """Every trained arm against the untrained model (differences are arm − untrained), on the criteria's metrics."""
+    overtakings: tuple[Overtaking, ...] = ()
+    """From which k on the untrained model's pass@k is above each arm's."""
     equal_length: tuple[Contrast, ...] = ()
     """Contrasts with texts cut to equal lengths, of arms whose lengths differ from the baseline's."""
 

@@ -9,6 +9,7 @@ from polychromic.evaluation.criteria import Criterion
 from polychromic.evaluation.frontier import MatchedGain
 from polychromic.evaluation.metrics import find_metric
 from polychromic.evaluation.outcomes import CriterionOutcome, Evidence
+from polychromic.evaluation.statistics import PairedComparison
 from polychromic.evaluation.wording import estimate, number, short_p, signed, signed_percent
 
 Table = list[list[str]]
@@ -95,6 +96,49 @@ def gains_table(comparison: Comparison) -> Table:
     return [header, *(_gain_row(gain) for gain in comparison.frontier)]
 
 
+def untrained_table(comparison: Comparison) -> Table:
+    """One row a metric of the criteria: the untrained model's mean, and how far each arm moved from it.
+
+    Empty where the untrained model was not sampled.
+    """
+    found = {(one.metric, one.arm): one.comparison for one in comparison.against_untrained}
+    if not found or comparison.untrained is None:
+        return []
+    arms = [arm for arm in comparison.arms if arm != comparison.untrained]
+    rows = [
+        [
+            find_metric(metric).name,
+            _mean_cell(comparison, comparison.untrained, metric),
+            *(_moved(metric, found.get((metric, arm))) for arm in arms),
+        ]
+        for metric in dict.fromkeys(metric for metric, _ in found)
+    ]
+    return [["against the untrained model", comparison.untrained, *arms], *rows]
+
+
+def overtaking_lines(comparison: Comparison) -> list[str]:
+    """From which k on the untrained model finds more than each arm, a sentence an arm."""
+    confidence = 100 * comparison.resampling.confidence
+    return [one.sentence.format(confidence=confidence) for one in comparison.overtakings]
+
+
+def results_latex(comparison: Comparison) -> str:
+    """The tables of a paper: the criteria, what became of the untrained model, and all means."""
+    tables = [criteria_table(comparison), untrained_table(comparison), means_table(comparison)]
+    return "\n".join(to_latex(table) for table in tables if table)
+
+
+def _moved(metric: str, found: PairedComparison | None) -> str:
+    """A change from the untrained model with its interval and the word on it."""
+    if found is None:
+        return "–"
+    relative = found.mean_b != 0.0
+    written = signed_percent if relative else signed
+    change = written(found.relative_difference if relative else found.difference)
+    ends = (found.relative_ci_low, found.relative_ci_high) if relative else (found.ci_low, found.ci_high)
+    return f"{change} ({written(ends[0])} to {written(ends[1])}), {found.change(find_metric(metric).sign)}"
+
+
 def signature_lines(comparison: Comparison) -> list[str]:
     """How each measure of the means was made, one a line; numbers whose lines differ must not be compared."""
     shown = {one.metric for one in comparison.means if one.sampling == comparison.headline}
@@ -108,6 +152,8 @@ def summary_text(comparison: Comparison) -> str:
     lines += _aligned(criteria_table(comparison))
     if comparison.frontier:
         lines += ["", *_aligned(gains_table(comparison))]
+    if comparison.untrained:
+        lines += ["", *_aligned(untrained_table(comparison)), *overtaking_lines(comparison)]
     lines += ["", *_aligned(means_table(comparison))]
     lines += ["", *(f"{caution.kind}: {caution.text}" for caution in comparison.cautions)]
     lines += ["", *signature_lines(comparison)]
@@ -211,6 +257,8 @@ def _mean_cell(comparison: Comparison, arm: str, metric: str) -> str:
 
 
 def _aligned(table: Table) -> list[str]:
+    if not table:
+        return []
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
 

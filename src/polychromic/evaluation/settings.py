@@ -28,6 +28,8 @@ class EvaluationSettings(Settings):
     samples: int = Field(default=64, ge=2)
     """Generations a prompt for each way of sampling."""
     max_new_tokens: int = Field(default=64, ge=1)
+    untrained: bool = True
+    """Whether the untrained model is sampled too, once, and shown beside the trained arms as one that is not judged."""
     sampling: list[SamplingSettings] = Field(default_factory=lambda: [SamplingSettings()], min_length=1)
     """The first one is the headline that the criteria are judged at; the others draw the frontier."""
     embedder: str | None = None

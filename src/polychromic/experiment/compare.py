@@ -87,11 +87,15 @@ def compare_run(
 
     Raises DataError where an arm and seed has no generations yet.
     """
-    rows = {
-        (arm, seed): read_generations(folder.generations(arm, seed))
-        for arm in experiment.arms
-        for seed in experiment.seeds
-    }
+    rows = {(arm, seed): read_generations(folder.generations(arm, seed)) for arm, seed in experiment.jobs}
+    notes, chosen_late = late_changes(experiment, folder)
+    untrained = experiment.untrained_arm
+    if untrained and not rows[untrained, experiment.seeds[0]]:
+        # A run of a version that did not sample it is still compared.
+        del rows[untrained, experiment.seeds[0]]
+        untrained = None
+        text = "the untrained model was not sampled in this run; run it again"
+        notes = [*notes, Caution("untrained model", "", text)]
     missing = [f"{arm}/seed-{seed}" for (arm, seed), found in rows.items() if not found]
     if missing:
         raise DataError(
@@ -101,7 +105,6 @@ def compare_run(
     extra = {
         key: {PERPLEXITY: values} for key in rows if (values := read_perplexities(folder.references(*key)))
     }
-    notes, chosen_late = late_changes(experiment, folder)
     return compare_rows(
         experiment,
         rows,
@@ -111,6 +114,7 @@ def compare_run(
         extra=extra,
         notes=notes,
         chosen_late=chosen_late,
+        untrained=untrained,
     )
 
 
@@ -124,8 +128,12 @@ def compare_rows(
     extra: ExtraByArmSeed | None = None,
     notes: Sequence[Caution] = (),
     chosen_late: Sequence[str] = (),
+    untrained: str | None = None,
 ) -> Compared:
-    """Measure rows as the experiment says, compare its arms, and ask what its checker is worth (or take `audit`)."""
+    """Measure rows as the experiment says, compare its arms, and ask what its checker is worth (or take `audit`).
+
+    `untrained` names the arm that is shown and not judged.
+    """
     settings = experiment.evaluation
     leakage = find_leakage(*_evaluated_and_training_prompts(experiment, task, rows))
     rows = {
@@ -152,7 +160,7 @@ def compare_rows(
         headline=headline,
         audit=audit or _audit(task, experiment, rows),
         equal_length=at_equal_length(
-            rows,
+            {key: found for key, found in rows.items() if key[0] != untrained},
             baseline=experiment.comparison.baseline,
             headline=headline,
             tokens=units.tokens,
@@ -166,6 +174,7 @@ def compare_rows(
             *long_texts(rows, units.tokens),
         ],
         chosen_late=chosen_late,
+        untrained=untrained,
     )
     return Compared(comparison, Study.of(tables))
 

@@ -22,6 +22,9 @@ from polychromic.settings import Settings
 from polychromic.tasks.settings import CustomSettings, TaskSettings
 from polychromic.training.settings import DiversitySettings, TrainingSettings
 
+UNTRAINED = "untrained"
+"""The arm that `evaluation.untrained` adds to the arms of a file."""
+
 
 class Arm(Settings):
     """One variant of the experiment, with all its sections filled in."""
@@ -31,7 +34,7 @@ class Arm(Settings):
     training: TrainingSettings
     diversity: DiversitySettings
     untrained: bool = False
-    """Evaluate the base model as it is."""
+    """Evaluate the model as it is before training: the base, with the adapter that training would start from."""
     verbalised: int | None = Field(default=None, ge=2, le=20)
     """Ask the untrained model for this many different answers at once, each with its probability, and count each as a
     generation (Zhang et al., 2025, arXiv:2510.01171): diversity without training."""
@@ -215,6 +218,15 @@ class Experiment(Settings):
         return self
 
     @model_validator(mode="after")
+    def _name_of_the_untrained_model_is_free(self) -> Self:
+        if self.untrained_arm and UNTRAINED in self.arms:
+            raise ValueError(
+                f"arms.{UNTRAINED}: the model before training is sampled under this name; name the arm otherwise, or "
+                "set evaluation.untrained: false"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _floors_have_a_baseline(self) -> Self:
         """A floor that follows the baseline compares equal steps, which must see equal prompts."""
         baseline = self.arm(self.comparison.baseline)
@@ -234,9 +246,34 @@ class Experiment(Settings):
                 )
         return self
 
+    @property
+    def untrained_arm(self) -> str | None:
+        """The arm that stands for the model before training and is not judged; None where the file leaves it out, no
+        arm is trained, or an arm of the file is the untrained model already."""
+        stated = [self.arm(name) for name in self.arms]
+        is_stated = any(
+            one.untrained and one.verbalised is None and one.model == self.model for one in stated
+        )
+        wanted = self.evaluation.untrained and not is_stated and not all(one.untrained for one in stated)
+        return UNTRAINED if wanted else None
+
+    @property
+    def sampled_arms(self) -> list[str]:
+        """The arms of the file, and the untrained model."""
+        return [*self.arms, *filter(None, [self.untrained_arm])]
+
+    @property
+    def jobs(self) -> list[tuple[str, int]]:
+        """Every (arm, seed) that is sampled: no training seed changes the untrained model, so it is sampled once."""
+        return [
+            (arm, seed)
+            for arm in self.sampled_arms
+            for seed in (self.seeds if arm in self.arms else self.seeds[:1])
+        ]
+
     def arm(self, name: str) -> Arm:
         """The arm with every section filled in. Raises ConfigError where the arm's keys do not fit."""
-        changes = dict(self.arms[name])
+        changes = dict(self.arms[name]) if name in self.arms else {"untrained": True}
         flags = {key: changes.pop(key) for key in ("untrained", "verbalised") if key in changes}
         sections: dict[str, Any] = {
             key: getattr(self, key).model_dump() for key in ("model", "training", "diversity")

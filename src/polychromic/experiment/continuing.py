@@ -40,6 +40,7 @@ _FREE |= {f"training.{key}" for key in ("micro_batch", "checkpoint_every", "keep
 _MAY_GROW: Mapping[str, Callable[[Any, Any], bool]] = {
     "seeds": lambda old, new: set(old) <= set(new),
     "evaluation.sampling": lambda old, new: all(way in new for way in old),
+    "evaluation.untrained": lambda old, new: True,
 }
 # What decides the verdict may change too, for nothing is made from it; once results were seen the verdict says so.
 _DECIDING = {"evaluation.embedder", "evaluation.cluster_distance", "comparison.baseline_values"}

@@ -83,12 +83,11 @@ def left_to_do(experiment: Experiment, folder: RunFolder) -> list[tuple[str, int
     settings = experiment.evaluation
     wanted = settings.prompts * settings.samples * len(settings.sampling)
     left = []
-    for arm in experiment.arms:
-        for seed in experiment.seeds:
-            if not experiment.arm(arm).untrained and not (folder.job(arm, seed) / "adapter").is_dir():
-                left.append((arm, seed, "train"))
-            if n_generations(folder, arm, seed) < wanted:
-                left.append((arm, seed, "evaluate"))
+    for arm, seed in experiment.jobs:
+        if not experiment.arm(arm).untrained and not (folder.job(arm, seed) / "adapter").is_dir():
+            left.append((arm, seed, "train"))
+        if n_generations(folder, arm, seed) < wanted:
+            left.append((arm, seed, "evaluate"))
     return left
 
 

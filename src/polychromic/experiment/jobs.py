@@ -127,7 +127,9 @@ def _evaluate(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
         from polychromic.training.finished import add_model_check
 
         on_event(_beginning(job, "evaluate"))
-        adapter = None if arm.untrained else folder.job(arm.name, job.seed) / "adapter"
+        start = arm.model.adapter.start_from
+        before_training = Path(start) if start else None
+        adapter = before_training if arm.untrained else folder.job(arm.name, job.seed) / "adapter"
         language_model = load_language_model(arm.model, adapter=adapter, trainable=False)
         check = check_on_prompts(
             language_model, plan.prompts, max_new_tokens=plan.ways[0].max_new_tokens, trains=False

@@ -92,13 +92,15 @@ def do_jobs(
     threads = record_provenance(experiment, folder)
     if "train" in stages and _training_is_left(experiment, folder):
         _show_lengths(experiment)
+    wanted_arms = arms or (experiment.sampled_arms if "evaluate" in stages else experiment.arms)
     waves = [
         [
             Job(experiment, arm, seed, folder.root, stages, threads)
             for seed in seeds or experiment.seeds
             for arm in wave
+            if (arm, seed) in experiment.jobs
         ]
-        for wave in in_order_of_need(experiment, list(arms or experiment.arms))
+        for wave in in_order_of_need(experiment, list(wanted_arms))
     ]
     ledger = Ledger(folder, experiment.budget)
     wanted = {(job.arm, job.seed, stage) for jobs in waves for job in jobs for stage in stages}

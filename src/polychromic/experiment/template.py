@@ -41,6 +41,7 @@ evaluation:
   prompts: 100
   samples: 16
   max_new_tokens: 64
+  untrained: true             # the model before training is sampled too: shown beside the arms, not judged
   embedder: minilm            # for semantic distance, Vendi score and clusters
   tokens: auto                # or words, characters, unicode (scripts without spaces), model, code
   sampling: [{{temperature: 1.0}}, {{temperature: 0.7}}]   # the first one is judged; all draw the frontier

@@ -35,9 +35,8 @@ def page_server(root: Path, port: int = 0) -> PageServer:
 def run_version(experiment: Experiment, folder: RunFolder) -> str:
     """A word that changes when there is something new to show."""
     files = [folder.report, folder.ledger, folder.heartbeat]
-    for arm in experiment.arms:
-        for seed in experiment.seeds:
-            files += [folder.job(arm, seed) / "metrics.jsonl", folder.generations(arm, seed)]
+    for arm, seed in experiment.jobs:
+        files += [folder.job(arm, seed) / "metrics.jsonl", folder.generations(arm, seed)]
     state = [(file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.exists()]
     return hashlib.sha256(repr(state).encode()).hexdigest()[:16]
 
@@ -47,8 +46,8 @@ def run_page(experiment: Experiment, folder: RunFolder) -> str:
     if folder.report.exists() and not run_cost(experiment, folder).left:
         return folder.report.read_text(encoding="utf-8")
     ledger = read_jsonl(folder.ledger) + (read_derived(folder.heartbeat) or [])
-    arms, baseline = list(experiment.arms), experiment.comparison.baseline
-    colors = arm_colors(arms, baseline)
+    arms = list(experiment.arms)
+    colors = arm_colors(experiment.sampled_arms, experiment.comparison.baseline, experiment.untrained_arm)
     return render_page(
         PageContent(
             name=folder.root.name,
@@ -69,12 +68,11 @@ def progress_table(experiment: Experiment, folder: RunFolder) -> list[list[str]]
     settings = experiment.evaluation
     wanted = settings.prompts * settings.samples * len(settings.sampling)
     rows = []
-    for arm in experiment.arms:
-        for seed in experiment.seeds:
-            metrics = read_jsonl(folder.job(arm, seed) / "metrics.jsonl")
-            steps = "–" if experiment.arm(arm).untrained else str(metrics[-1]["step"] if metrics else 0)
-            done = n_generations(folder, arm, seed)
-            rows.append([arm, str(seed), steps, f"{done:,} of {wanted:,}"])
+    for arm, seed in experiment.jobs:
+        metrics = read_jsonl(folder.job(arm, seed) / "metrics.jsonl")
+        steps = "–" if experiment.arm(arm).untrained else str(metrics[-1]["step"] if metrics else 0)
+        done = n_generations(folder, arm, seed)
+        rows.append([arm, str(seed), steps, f"{done:,} of {wanted:,}"])
     cost = run_cost(experiment, folder)
     left = "not known yet" if cost.left_seconds is None else duration(cost.left_seconds)
     return [["arm", "seed", "steps", "generations"], *rows, ["left", "", "", left]]

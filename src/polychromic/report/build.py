@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from polychromic.diagnosis import Diagnosis
-from polychromic.evaluation import Comparison, criteria_table, to_latex
+from polychromic.evaluation import Comparison
+from polychromic.evaluation.rendering import results_latex
 from polychromic.evaluation.study import Study
 from polychromic.files import read_jsonl, write_bytes, write_text
 from polychromic.report.comparison_figures import comparison_figures
@@ -36,7 +37,7 @@ def write_report(
     shows both where they are given. Work whose price the ledger lacks is counted at `dollars_per_hour`.
     """
     ledger = read_jsonl(root / "ledger.jsonl")
-    colors = arm_colors(comparison.arms, comparison.baseline)
+    colors = arm_colors(comparison.arms, comparison.baseline, comparison.untrained)
     figures = comparison_figures(comparison, arm_work(ledger, dollars_per_hour), colors, study)
     curves = training_figures(training_rows(root, arms, seeds), colors)
     _write_figures(root / "figures", [*figures, *curves])
@@ -54,7 +55,7 @@ def write_report(
     )
     write_text(root / "report.html", render_page(page))
     write_text(root / "report.md", markdown_report(page))
-    write_text(root / "results.tex", to_latex(criteria_table(comparison)))
+    write_text(root / "results.tex", results_latex(comparison))
     return root / "report.html"
 
 

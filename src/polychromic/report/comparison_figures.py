@@ -97,12 +97,17 @@ def _curves(axes: Any, comparison: Comparison, colors: Colors, name: str, label:
     for one in comparison.curves:
         if one.name == name and one.sampling == comparison.headline:
             curve, color = one.curve, colors[one.arm]
-            axes.plot(curve.k, curve.mean, color=color, label=plain(one.arm))
+            axes.plot(curve.k, curve.mean, color=color, ls=_style(comparison, one.arm), label=plain(one.arm))
             band(axes, curve.k, curve.low, curve.high, color, one.arm)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set(xlabel="k answers", ylabel=label)
     axes.legend(loc="upper left")
+
+
+def _style(comparison: Comparison, arm: str) -> str:
+    """Dashed for the untrained model: it is grey like the baseline."""
+    return "--" if arm == comparison.untrained else "-"
 
 
 def _frontier(axes: Any, comparison: Comparison, colors: Colors) -> None:
@@ -115,7 +120,7 @@ def _frontier(axes: Any, comparison: Comparison, colors: Colors) -> None:
         )
         xs, ys, _ = zip(*known, strict=True) if known else ((), (), ())
         label = plain(f"{arm}{_gain_text(comparison, arm, metric, quality)}")
-        axes.plot(xs, ys, "o-", color=colors[arm], label=label, gid=arm)
+        axes.plot(xs, ys, "o", ls=_style(comparison, arm), color=colors[arm], label=label, gid=arm)
         # The baseline's words stand below its points, where no line of a gain ends.
         offset, below = ((-4, -5), "top") if arm == comparison.baseline else ((5, 4), "bottom")
         for x, y, label in known:
@@ -171,7 +176,7 @@ def _paired(axes: Any, comparison: Comparison, colors: Colors, study: Study | No
             axes.vlines(prompts, low, high, color=color, alpha=0.25, lw=0.7)
             for word, edge in (("lowest", low), ("highest", high)):
                 axes.plot(prompts, edge, visible=False, gid=f"{one.arm}: {word} seed")
-        axes.plot(prompts, values[order], color=color, label=plain(one.arm))
+        axes.plot(prompts, values[order], color=color, ls=_style(comparison, one.arm), label=plain(one.arm))
         if len(order):
             axes.axhline(values[order].mean(), color=color, ls="--", lw=1, gid=f"{one.arm} mean")
         contrast = comparison.contrast(one.arm, metric)

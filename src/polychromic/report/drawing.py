@@ -12,6 +12,7 @@ from typing import Any
 # Okabe and Ito's colour-blind-safe palette; the baseline comes first and is grey. The page's style sheet has a lighter
 # shade of each for a dark page, under the variable --c-HEX.
 _BASELINE_COLOR = "#767676"
+_UNTRAINED_COLOR = "#ABABAB"
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 # Near black on paper; in the page it becomes the text's own colour, so that a dark page has light axes.
 _INK = "#010203"
@@ -35,7 +36,7 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
 }
 _REFERENCE = re.compile(r'(\bid="|href="#|url\(#)')
-_PALETTE = re.compile("|".join([_BASELINE_COLOR, *_COLORS]), re.IGNORECASE)
+_PALETTE = re.compile("|".join([_BASELINE_COLOR, _UNTRAINED_COLOR, *_COLORS]), re.IGNORECASE)
 Colors = Mapping[str, str]
 """A colour for every arm."""
 
@@ -53,10 +54,11 @@ class Figure:
     """What is drawn, as CSV: panel, series, x, y."""
 
 
-def arm_colors(arms: Sequence[str], baseline: str) -> dict[str, str]:
-    """A colour for every arm, the same in every figure."""
-    others = [arm for arm in arms if arm != baseline]
-    return {baseline: _BASELINE_COLOR} | {arm: _COLORS[i % len(_COLORS)] for i, arm in enumerate(others)}
+def arm_colors(arms: Sequence[str], baseline: str, untrained: str | None = None) -> dict[str, str]:
+    """A colour for every arm, the same in every figure; the untrained model has a lighter grey than the baseline."""
+    others = [arm for arm in arms if arm not in (baseline, untrained)]
+    colors = {baseline: _BASELINE_COLOR} | {arm: _COLORS[i % len(_COLORS)] for i, arm in enumerate(others)}
+    return colors | ({untrained: _UNTRAINED_COLOR} if untrained else {})
 
 
 def draw(name: str, title: str, caption: str, paint: Callable[..., None], *, panels: int = 1) -> Figure:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from polychromic.diagnosis import Diagnosis
 from polychromic.evaluation import Comparison, criteria_table, gains_table, means_table, to_markdown
-from polychromic.evaluation.rendering import escape_markdown
+from polychromic.evaluation.rendering import escape_markdown, overtaking_lines, untrained_table
 from polychromic.report.cells import comparison_detail
 from polychromic.report.measures import signatures
 from polychromic.report.opening import as_text, facts, no_cautions, plain_verdict
@@ -44,6 +44,10 @@ def _opening(page: PageContent, comparison: Comparison) -> Iterator[str]:
     yield to_markdown(criteria_table(comparison))
     if comparison.frontier:
         yield to_markdown(gains_table(comparison))
+    if comparison.untrained:
+        moved = untrained_table(comparison)
+        yield to_markdown(moved) if moved else ""
+        yield "\n".join(f"- {escape_markdown(line)}" for line in overtaking_lines(comparison))
     cautions = [f"- {escape_markdown(f'{one.kind}: {one.text}')}" for one in comparison.cautions]
     yield "## Before you believe it"
     yield "\n".join(cautions) or no_cautions(comparison)

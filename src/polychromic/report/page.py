@@ -8,6 +8,7 @@ from typing import Any
 
 from polychromic.diagnosis import Diagnosis
 from polychromic.evaluation import Comparison
+from polychromic.evaluation.rendering import overtaking_lines, untrained_table
 from polychromic.files import strict_json
 from polychromic.report.cells import criteria_groups, criteria_header, means_groups
 from polychromic.report.drawing import Figure, in_page, page_color
@@ -58,6 +59,8 @@ def render_page(content: PageContent) -> str:
             criteria_header=criteria_header(comparison) if comparison else [],
             criteria=criteria_groups(comparison) if comparison else [],
             means=means_groups(comparison) if comparison else [],
+            untrained=untrained_table(comparison) if comparison else [],
+            overtakings=overtaking_lines(comparison) if comparison else [],
             signatures=signatures(comparison) if comparison else {},
             figures=numbered[: len(content.figures)],
             curves=numbered[len(content.figures) :],

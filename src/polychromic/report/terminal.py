@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from polychromic.evaluation import Comparison, criteria_table, gains_table, means_table, summary_text
-from polychromic.evaluation.rendering import signature_lines
+from polychromic.evaluation.rendering import overtaking_lines, signature_lines, untrained_table
 from polychromic.plain_text import plain_text
 
 _STATUS_STYLES = {"met": "green", "not met": "red", "undecided": "yellow", "impossible": "magenta"}
@@ -24,15 +24,18 @@ def show_comparison(comparison: Comparison, console: Console | None = None) -> N
     console.print(Text(plain_text(comparison.verdict.sentence), style="bold"))
     console.print(Text(plain_text(comparison.verdict.question)))
     gains = [gains_table(comparison)] if comparison.frontier else []
-    for rows in (criteria_table(comparison), *gains, means_table(comparison)):
-        console.print(_rich_table(rows))
+    for rows in (criteria_table(comparison), *gains, untrained_table(comparison), means_table(comparison)):
+        if rows:
+            console.print(_rich_table(rows))
+    for line in overtaking_lines(comparison):
+        console.print(Text(plain_text(line)))
     for caution in comparison.cautions:
         console.print(Text(plain_text(f"{caution.kind}: {caution.text}"), style="yellow"))
     for line in signature_lines(comparison):
         console.print(Text(plain_text(line), style="dim"))
 
 
-def _status_style(cell: str) -> str:
+def status_style(cell: str) -> str:
     """The colour of a status; none for a demand that was missed by no clear change."""
     status, _, word = cell.partition(" (")
     return "" if status == "not met" and word == "no clear change)" else _STATUS_STYLES.get(status, "")
@@ -43,5 +46,5 @@ def _rich_table(rows: list[list[str]]) -> Table:
     for cell in rows[0]:
         table.add_column(Text(plain_text(cell)))
     for row in rows[1:]:
-        table.add_row(*(Text(plain_text(cell), style=_status_style(cell)) for cell in row))
+        table.add_row(*(Text(plain_text(cell), style=status_style(cell)) for cell in row))
     return table

@@ -18,13 +18,10 @@ _COMPARE_SECONDS_A_ROW = 1e-4  # measuring, bootstrap and page, as seen on the q
 def time_and_money(probe: Probe) -> Finding:
     """Hours, tokens and dollars of the whole run, from the steps and generations that were timed here."""
     experiment = probe.experiment
-    jobs = [
-        _job_seconds(probe, arm) for arm in map(experiment.arm, experiment.arms) for _ in experiment.seeds
-    ]
+    arms = [experiment.arm(name) for name, _ in experiment.jobs]
+    jobs = [_job_seconds(probe, arm) for arm in arms]
     seconds = _makespan(jobs, probe.workers) + _START_SECONDS + _comparison_seconds(probe, len(jobs))
-    tokens = len(experiment.seeds) * sum(
-        _job_tokens(probe, arm) for arm in map(experiment.arm, experiment.arms)
-    )
+    tokens = sum(_job_tokens(probe, arm) for arm in arms)
     text = f"about {duration(seconds)}"
     dollars = experiment.budget.dollars(seconds)
     text += "" if dollars is None else f", ${dollars:.2f}"

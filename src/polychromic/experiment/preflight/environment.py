@@ -45,7 +45,7 @@ def room_on_disk(probe: Probe) -> Finding:
     settings = experiment.evaluation
     rows = len(probe.evaluation_prompts) * settings.samples * len(settings.sampling)
     generations = rows * (_BYTES_A_GENERATION + settings.max_new_tokens * _BYTES_A_TOKEN)
-    needed = (parameters * 4 * copies + generations * len(experiment.arms)) * len(experiment.seeds)
+    needed = parameters * 4 * copies * len(experiment.seeds) + generations * len(experiment.jobs)
     free = shutil.disk_usage(_existing(probe.folder)).free
     result = f"about {needed / 1e9:.2f} GB needed, {free / 1e9:.1f} GB free at {_existing(probe.folder)}"
     if needed > free:

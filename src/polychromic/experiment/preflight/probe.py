@@ -80,7 +80,7 @@ class Probe:
     @property
     def workers(self) -> int:
         """Jobs that run side by side."""
-        return min(self.experiment.run.workers, len(self.experiment.arms) * len(self.experiment.seeds))
+        return min(self.experiment.run.workers, len(self.experiment.jobs))
 
     @cached_property
     def arms(self) -> dict[str, ProbedArm]:
