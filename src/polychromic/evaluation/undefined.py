@@ -31,8 +31,9 @@ def undefined_cautions(tables: Mapping[tuple[str, int], PromptTable], label: str
             for reason, n in reasons.items():
                 lacking[arm, reason][metric] += n
     told: dict[str, str] = {}
+    alike = len(set(groups.values())) == 1
     for (arm, reason), counts in lacking.items():
-        part = f"{_named(counts)} of {groups[arm]} groups: {reason}"
+        part = f"{_named(counts, groups[arm], alike)}: {reason}"
         told[arm] = f"{told[arm]}; {part}" if arm in told else f"no value of {part}"
     if len(told) == len(groups) and len(set(told.values())) == 1:
         told = {"": f"in every arm {next(iter(told.values()))}"}
@@ -40,9 +41,14 @@ def undefined_cautions(tables: Mapping[tuple[str, int], PromptTable], label: str
         yield Caution("undefined", arm, f"{arm}: {text}" if arm else text)
 
 
-def _named(counts: Mapping[str, int]) -> str:
-    """Measures that as many groups lack, together: "Distinct-2 and Distinct-3 in 10"."""
+def _named(counts: Mapping[str, int], n_groups: int, alike: bool) -> str:
+    """Measures that as many groups lack, together: "Distinct-2 and Distinct-3 in 10 of 40 groups". Where arms have
+    different numbers of groups (not `alike`), "in every group" lets them be told together."""
     by_number: defaultdict[int, list[str]] = defaultdict(list)
     for metric in sorted(counts, key=list(METRICS).index):
         by_number[counts[metric]].append(find_metric(metric).name)
-    return ", ".join(f"{listed(names)} in {n}" for n, names in by_number.items())
+
+    def place(n: int) -> str:
+        return "every group" if n == n_groups and not alike else f"{n} of {n_groups} groups"
+
+    return ", ".join(f"{listed(names)} in {place(n)}" for n, names in by_number.items())
