@@ -159,7 +159,7 @@ def test_two_way_bootstrap_with_one_seed_is_the_one_over_prompts():
 
 def flat(value):
     """The leaves of a record, in order."""
-    if is_dataclass(value):
+    if is_dataclass(value) and not isinstance(value, type):
         value = astuple(value)
     return [leaf for one in value for leaf in flat(one)] if isinstance(value, tuple) else [value]
 

@@ -273,7 +273,7 @@ class Experiment(Settings):
 
     def arm(self, name: str) -> Arm:
         """The arm with every section filled in. Raises ConfigError where the arm's keys do not fit."""
-        changes = dict(self.arms[name]) if name in self.arms else {"untrained": True}
+        changes: dict[str, Any] = dict(self.arms[name]) if name in self.arms else {"untrained": True}
         flags = {key: changes.pop(key) for key in ("untrained", "verbalised") if key in changes}
         sections: dict[str, Any] = {
             key: getattr(self, key).model_dump() for key in ("model", "training", "diversity")
