@@ -63,28 +63,21 @@ def compare(
     criteria are judged at (the first of the baseline's unless named). `quality_metric` is the quality of the
     frontier: the judge where there is one, else the reward. `audit` says what the checker is worth, `equal_length`
     (from `at_equal_length`) what the arms are with texts of the same lengths, and `notes` are cautions of the
-    caller's own; all are kept and shown. `chosen_late` names settings changed after results were seen. `untrained`
-    names the arm that is the model before training: it stands in every table and figure, and is not judged.
-    Raises ValueError where the baseline, another arm or the headline is missing, the prompts do not meet, or a measure
-    was made in different ways (`measure_arms` makes tables that may be compared).
+    caller's own; all are kept and shown. `chosen_late` names settings changed after results were seen, `untrained`
+    the arm that is the model before training: shown everywhere, not judged.
+    Raises ValueError where the baseline, another arm or the headline is missing, no prompt is shared, or a measure was
+    made in different ways (see `measure_arms`).
     """
     plan = Plan.of(tables, baseline, criteria, headline, resampling or Resampling(), untrained)
     contrasts = _contrasts(plan)
-    at_headline = {
-        (one.arm, one.metric): one.comparison
-        for one in contrasts
-        if one.sampling == plan.headline and one.arm in plan.judged
-    }
+    at_headline = _at_headline(plan, contrasts)
     at_equal_length = _at_equal_length(equal_length or {}, plan)
-    means = _means(plan)
-    gains = _frontier(plan, quality_metric)
+    means, gains = _means(plan), _frontier(plan, quality_metric)
     hacking = reward_hacking(at_headline, _gaps(plan), baseline, plan.alpha)
     verdict = _verdict(plan, at_headline, hacking, chosen_late)
     found = (
         *hacking,
-        *checker_cautions(audit),
-        *temperature_cautions(gains, at_headline, plan.headline, plan.alpha),
-        *criterion_cautions([outcome for level in verdict.levels for outcome in level.outcomes]),
+        *_cautions_of_claims(plan, audit, gains, at_headline, verdict),
         *_cautions_of_measures(plan, tables, at_headline, at_equal_length, means),
         *notes,
     )
@@ -106,7 +99,7 @@ def compare(
         signatures=plan.study.signatures,
         resampling=plan.resampling,
         checker=audit,
-        untrained=untrained,
+        untrained=plan.untrained,
         against_untrained=_against_untrained(plan),
         overtakings=_overtakings(plan),
     )
@@ -123,6 +116,30 @@ def _verdict(
         hacked=[one.arm for one in hacking],
         chosen_late=chosen_late,
     )
+
+
+def _at_headline(plan: Plan, contrasts: Sequence[Contrast]) -> Contrasts:
+    """Those of the judged arms at the way of sampling that the criteria are judged at."""
+    return {
+        (one.arm, one.metric): one.comparison
+        for one in contrasts
+        if one.sampling == plan.headline and one.arm in plan.judged
+    }
+
+
+def _cautions_of_claims(
+    plan: Plan,
+    audit: CheckerAudit | None,
+    gains: Sequence[MatchedGain],
+    at_headline: Contrasts,
+    verdict: Verdict,
+) -> list[Caution]:
+    """What to beware of in what is claimed of the arms."""
+    return [
+        *checker_cautions(audit),
+        *temperature_cautions(gains, at_headline, plan.headline, plan.alpha),
+        *criterion_cautions([outcome for level in verdict.levels for outcome in level.outcomes]),
+    ]
 
 
 def _cautions_of_measures(
