@@ -179,7 +179,9 @@ def test_what_is_left_is_priced_from_what_was_done(folder):
     cost = run_cost(experiment(), folder)
     assert cost.seconds == 170.0
     assert cost.money.dollars == pytest.approx(1.7)
-    assert len(cost.left) == 7  # training and evaluation of baseline/1, other/0, other/1; of untrained/0 evaluation
+    assert (
+        len(cost.left) == 7
+    )  # training and evaluation of baseline/1, other/0, other/1; of untrained/0 evaluation
     assert cost.left_seconds == 3 * 100.0 + 4 * 20.0
     lines = cost_lines(cost)
     assert "spent: 2.8 min, $1.70 (at today's price: none was recorded)" in lines

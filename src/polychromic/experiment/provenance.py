@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -58,12 +58,11 @@ def threads_of_a_job(experiment: Experiment) -> int:
     return max(1, torch.get_num_threads() // workers)
 
 
-def add_model_checks(folder: RunFolder, arms: Sequence[str], seeds: Sequence[int]) -> None:
+def add_model_checks(experiment: Experiment, folder: RunFolder) -> None:
     """Add to provenance.json how each arm and seed was computed, and how near that is to plain forward passes."""
     checks = {
         f"{arm}/seed-{seed}": found
-        for arm in arms
-        for seed in seeds
+        for arm, seed in experiment.jobs
         if (found := read_model_checks(folder.job(arm, seed)))
     }
     record = read_json(folder.provenance)

@@ -122,7 +122,7 @@ def do_jobs(
             raise
         finally:
             ledger.close()
-            add_model_checks(folder, list(arms or experiment.arms), list(seeds or experiment.seeds))
+            add_model_checks(experiment, folder)
 
 
 def require_budget(experiment: Experiment, folder: RunFolder, ledger: Ledger) -> None:
