@@ -11,6 +11,7 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,6 +21,7 @@ from polychromic.run_files import RUN_FILES, misfit
 logger = logging.getLogger(__name__)
 
 _MOST_DIGITS = 20
+_CHECKSUM = "checksum"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -257,6 +259,52 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     # The text after the last newline is empty, or the line a crash tore.
     lines = _content(path).split(b"\n")[:-1]
     return [_parsed(path, line, f":{number}") for number, line in enumerate(lines, start=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class ScannedLines:
+    """The rows of a JSON lines file that are whole, with their line numbers, and a sentence for each other line.
+
+    `n_unsealed` rows have no checksum: an earlier version wrote them.
+    """
+
+    rows: list[tuple[int, dict[str, Any]]]
+    faults: list[str]
+    n_unsealed: int
+
+
+def sealed(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with a checksum over all that it holds."""
+    return {**row, _CHECKSUM: _checksum(row)}
+
+
+def scan_jsonl(path: Path) -> ScannedLines:
+    """What of a JSON lines file of sealed rows can be trusted, the checksums taken off. A torn last line is dropped; a
+    missing file has no rows. Raises DataError where it cannot be read at all."""
+    rows, faults, n_unsealed = [], [], 0
+    lines = _content(path).split(b"\n")[:-1] if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = parse_json(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            faults.append(f"line {number}: not a JSON object")
+            continue
+        checksum = row.pop(_CHECKSUM, None)
+        departure = misfit(row, RUN_FILES[path.name].shape) if path.name in RUN_FILES else ""
+        if checksum is not None and checksum != _checksum(row):
+            departure = "not what was written (its checksum differs)"
+        if departure:
+            faults.append(f"line {number}: {departure}")
+            continue
+        n_unsealed += checksum is None
+        rows.append((number, row))
+    return ScannedLines(rows, faults, n_unsealed)
+
+
+def _checksum(row: Mapping[str, Any]) -> str:
+    return hashlib.sha256(strict_json(row).encode()).hexdigest()[:16]
 
 
 def sha256_file(path: Path) -> str:

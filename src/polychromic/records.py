@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Finish = Literal["stop", "length", "missing"]
 """Why a generation ended: it produced the end-of-sequence token, or it reached its token limit. "missing": the model
@@ -114,6 +114,8 @@ class GenerationRow:
     evaluation-only checker's where the task names one. `cluster` is the task's canonical form of the answer
     (answers with one label count as the same), None where the task has none and clusters are found later.
     `thinking` is what stood before the answer and is no part of `text`; `n_tokens` counts it.
+    `of` is how many answers the prompt was to have when this one was drawn, together with all others of that `of`, and
+    `adapter` begins the SHA-256 of the adapter's weights; None of an untrained model, and in rows made elsewhere.
     """
 
     prompt_id: str
@@ -129,6 +131,8 @@ class GenerationRow:
     judge_error: str | None = None
     cluster: str | None = None
     thinking: str | None = None
+    of: int | None = None
+    adapter: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain mapping for JSON; `from_json` is its inverse."""
@@ -141,12 +145,28 @@ class GenerationRow:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> GenerationRow:
-        """Rebuild a row; raises KeyError or TypeError on a mapping that `to_json` did not make."""
+        """Rebuild a row; raises KeyError, TypeError or ValueError on a mapping that `to_json` did not make."""
         fields = dict(data)
         sampling = dict(fields["sampling"])
         others = tuple((name, value) for name, value in sampling.pop("others", ()))
         fields["sampling"] = SamplingParameters(**sampling, others=others)
-        return cls(**fields)
+        row = cls(**fields)
+        row._require_possible()
+        return row
+
+    def _require_possible(self) -> None:
+        for name in ("index", "n_tokens"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 0:
+                raise ValueError(f"{name} is {value!r:.60}, expected a whole number of at least 0")
+        for name in ("reward", "judge"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int | float) and 0 <= value <= 1):
+                raise ValueError(f"{name} is {value!r:.60}, expected a number from 0 to 1 or null")
+        if not isinstance(self.prompt_id, str) or not isinstance(self.text, str):
+            raise TypeError("prompt_id and text are texts, and one of them is not")
+        if self.finish not in get_args(Finish):
+            raise ValueError(f"finish is {self.finish!r:.60}, expected one of {', '.join(get_args(Finish))}")
 
 
 def as_messages(turns: str | Sequence[Message]) -> tuple[Message, ...]:

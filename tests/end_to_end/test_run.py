@@ -103,9 +103,7 @@ def test_running_again_does_nothing_twice(whole):
     root, _ = whole
     before = artefacts(root)
     ledger = (root / "ledger.jsonl").read_text()
-    started = time.monotonic()
     finish(start(root.parent))
-    assert time.monotonic() - started < 60
     assert artefacts(root) == before
     assert (root / "ledger.jsonl").read_text() == ledger
 

@@ -1,8 +1,12 @@
 """Collecting generations: resumed after any cut, no row twice, none missing."""
 
+import json
+
 import pytest
 
-from polychromic.evaluation.collect import CollectionPlan, collect, read_generations
+from polychromic.errors import DataError
+from polychromic.evaluation.collect import CollectionPlan, collect, read_collected
+from polychromic.generations import read_generations
 from polychromic.records import Generation, SamplingParameters
 from polychromic.seeding import child_seed
 from polychromic.tasks.arithmetic import ArithmeticTask
@@ -55,3 +59,130 @@ def test_a_finished_collection_loads_no_model(tmp_path):
         raise AssertionError("nothing is left to sample")
 
     assert len(collect(plan(), no_model, TASK, path)) == 56
+
+
+def grown(samples=4, n_prompts=7, ways=2, adapter=None):
+    whole = plan()
+    return CollectionPlan(
+        whole.prompts[:n_prompts], samples, whole.ways[:ways], ("run", 0), max_sequences=12, adapter=adapter
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"samples": 4}, {"samples": 10}),
+        ({"n_prompts": 4}, {"n_prompts": 7}),
+        ({"ways": 1}, {"ways": 2}),
+        ({"samples": 2, "n_prompts": 2, "ways": 1}, {"samples": 9, "n_prompts": 7, "ways": 2}),
+    ],
+)
+def test_what_is_added_is_appended_and_what_exists_keeps_its_bytes(tmp_path, before, after):
+    path = tmp_path / "generations.jsonl"
+    collect(grown(**before), SeededSampler, TASK, path)
+    existing = path.read_bytes()
+    rows = collect(grown(**after), SeededSampler, TASK, path)
+    assert path.read_bytes().startswith(existing)
+    assert {(row.prompt_id, row.index, row.sampling) for row in rows} == {
+        (prompt_id, index, way) for way, prompt_id, index in grown(**after).keys
+    }
+    assert sorted(read_generations(path), key=repr) == sorted(rows, key=repr)
+    # Answers of the second draw are new ones, not those of the first again.
+    longest = [
+        row.text for row in rows if row.prompt_id == rows[0].prompt_id and row.sampling == rows[0].sampling
+    ]
+    assert len(set(longest)) > len(longest) // 2
+
+
+@pytest.mark.parametrize("share", [0.42, 0.6, 0.77, 0.999])
+def test_what_was_added_and_cut_anywhere_is_completed_to_the_same_bytes(tmp_path, share):
+    path = tmp_path / "generations.jsonl"
+    collect(grown(4), SeededSampler, TASK, path)
+    collect(grown(10), SeededSampler, TASK, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    collect(grown(10), SeededSampler, TASK, path)
+    assert path.read_bytes() == whole
+
+
+def flipped(lines):
+    """One bit: a reward of 0.0 becomes 8.0."""
+    position = next(number for number, line in enumerate(lines) if b'"reward": 0.0' in line)
+    lines[position] = lines[position].replace(b'"reward": 0.0', b'"reward": 8.0')
+
+
+def doubled(lines):
+    lines.insert(9, lines[3])
+
+
+def contradicted(lines):
+    lines.insert(9, lines[3].replace(b'"text": "', b'"text": "1').split(b', "checksum"')[0] + b"}")
+
+
+def lost(lines):
+    del lines[5]
+
+
+def unreadable(lines):
+    lines[2] = b"\xff" + lines[2][1:]
+
+
+def half(lines):
+    lines[4] = lines[4][:40]
+
+
+@pytest.mark.parametrize("damage", [flipped, doubled, contradicted, lost, unreadable, half])
+@pytest.mark.parametrize("samples", [4, 10])
+def test_damaged_rows_are_sampled_again_to_the_same_bytes(tmp_path, caplog, damage, samples):
+    """Past bug: a flipped bit changed a verdict; a lost or doubled row ended in a traceback for ever."""
+    path = tmp_path / "generations.jsonl"
+    collect(grown(4), SeededSampler, TASK, path)
+    collect(grown(samples), SeededSampler, TASK, path)
+    whole = path.read_bytes()
+    lines = whole.splitlines()
+    damage(lines)
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    if damage is not lost:
+        with pytest.raises(
+            DataError, match=r"generations.jsonl: damaged or doubled rows \(line \d+: .*evaluate"
+        ):
+            read_generations(path)
+    with pytest.raises(DataError, match=r"generations.jsonl: \d of \d+ generations are missing or damaged"):
+        read_collected(grown(samples), path)
+    collect(grown(samples), SeededSampler, TASK, path)
+    assert path.read_bytes() == whole
+    assert caplog.text.count("damaged, doubled or lost rows are sampled again") == 1
+
+
+def test_rows_without_checksums_are_read_and_said(tmp_path, caplog):
+    path = tmp_path / "generations.jsonl"
+    rows = collect(grown(4), SeededSampler, TASK, path)
+    old = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in old:
+        del row["checksum"], row["of"], row["adapter"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in old))
+    before = path.read_bytes()
+    assert [row.text for row in collect(grown(4), SeededSampler, TASK, path)] == [row.text for row in rows]
+    assert path.read_bytes() == before
+    read_collected(grown(4), path)
+    assert "56 rows have no checksum" in caplog.text
+    path.write_bytes(before.replace(b'"reward": 0.0', b'"reward": 8.0', 1))
+    with pytest.raises(DataError, match=r"reward is 8.0, expected a number from 0 to 1"):
+        read_generations(path)
+    path.write_bytes(before)
+    caplog.clear()
+    collect(grown(6), SeededSampler, TASK, path)
+    assert path.read_bytes().startswith(before)
+    assert "sampled again" not in caplog.text
+    assert len(read_collected(grown(6), path)) == 7 * 6 * 2
+
+
+def test_rows_of_another_adapter_are_sampled_again(tmp_path, caplog):
+    """Past bug: a damaged adapter was made again, and the answers of the damaged one were kept."""
+    path = tmp_path / "generations.jsonl"
+    collect(grown(adapter="a" * 16), SeededSampler, TASK, path)
+    with pytest.raises(DataError, match="56 rows of another adapter"):
+        read_collected(grown(adapter="b" * 16), path)
+    collect(grown(adapter="b" * 16), SeededSampler, TASK, path)
+    assert "56 rows of another adapter than there is now" in caplog.text
+    assert {row.adapter for row in read_generations(path)} == {"b" * 16}

@@ -115,6 +115,7 @@ def test_a_report_looks_at_prompts_and_checkers_and_needs_no_weights(project, tm
     one = experiment(project)
     folder = begun(one, tmp_path / "runs", compared=True)
     shutil.rmtree(project / "base")
+    (project / "train.jsonl").unlink()
     require_same_inputs(one, folder)
     change(project / "helper.py", "1.0", "0.5")
     with pytest.raises(ConfigError, match=r"the checker's code \(helper.py\)"):
@@ -187,9 +188,11 @@ def test_packages_that_decide_are_refused_while_work_is_left(
 @pytest.mark.parametrize(
     ("grown", "said"),
     [
-        ({"seeds": [0, 1, 2]}, "seeds [0] → [0, 1, 2] was added"),
-        ({"arms__third": {"diversity": {"weight": 1.0}}}, "arms.third was added"),
-        ({"evaluation__sampling": [{"temperature": 1.0}, {"temperature": 0.5}]}, "evaluation.sampling was added"),
+        ({"seeds": [0, 1, 2]}, "seeds [0] → [0, 1, 2]"),
+        ({"evaluation__prompts": 6}, "evaluation.prompts 4 → 6"),
+        ({"evaluation__samples": 8}, "evaluation.samples 2 → 8"),
+        ({"arms__third": {"diversity": {"weight": 1.0}}}, "arms.third"),
+        ({"evaluation__sampling": [{"temperature": 1.0}, {"temperature": 0.5}]}, "evaluation.sampling"),
     ],
 )  # fmt: skip
 def test_what_is_finished_can_be_built_upon(project, tmp_path, grown, said):
@@ -242,6 +245,7 @@ def test_what_decides_may_change_and_is_marked_until_it_is_put_back(project, tmp
     [
         ({"training__steps": 2}, "training.steps"),
         ({"evaluation__max_new_tokens": 8}, "evaluation.max_new_tokens"),
+        ({"evaluation__samples": 3, "evaluation__prompts": 3}, "evaluation.prompts, of which nothing"),
         ({"arms__other": {"diversity": {"weight": 2.0}}}, "arms.other.diversity"),
         ({"task__checker": "exact_match"}, "task.checker"),
     ],
@@ -298,11 +302,11 @@ def test_prompts_may_be_added_to_the_end_of_the_evaluated_file_alone(project, tm
     row = json.dumps({"id": "more", "prompt": "m", "references": ["r"]}) + "\n"
     with (project / "test.jsonl").open("a") as file:
         file.write(row)
-    open_run_folder(one, tmp_path / "runs")
+    open_run_folder(experiment(project, evaluation__prompts=7), tmp_path / "runs")
     with (project / "train.jsonl").open("a") as file:
         file.write(row)
     with pytest.raises(ConfigError, match="the train prompts"):
-        open_run_folder(one, tmp_path / "runs")
+        open_run_folder(experiment(project, evaluation__prompts=7), tmp_path / "runs")
 
 
 def test_fresh_moves_finished_training_aside_and_wants_yes(project, tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ from polychromic.diagnosis.weights import (
     read_updates,
 )
 from polychromic.files import read_jsonl
-from polychromic.records import GenerationRow
+from polychromic.generations import read_generations
 
 SCHEMA_VERSION = 1
 _LARGEST_MODULES = 5
@@ -171,9 +171,7 @@ def _if_alike(other: Mapping[str, Update] | None, ours: Mapping[str, Update]) ->
 
 def _texts(arm_root: Path, seeds: Sequence[int], headline: str) -> TextFigures | None:
     rows = [
-        GenerationRow.from_json(row)
-        for seed in seeds
-        for row in read_jsonl(arm_root / f"seed-{seed}" / "generations.jsonl")
+        row for seed in seeds for row in read_generations(arm_root / f"seed-{seed}" / "generations.jsonl")
     ]
     chosen = [row for row in rows if not headline or row.sampling.label == headline]
     return text_figures(chosen) if chosen else None

@@ -2,39 +2,104 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from polychromic.errors import DataError
 from polychromic.evaluation.checking import check_rows
-from polychromic.files import append_jsonl, read_jsonl, strict_json, write_text
+from polychromic.generations import (
+    AGAIN,
+    RowKey,
+    append_generations,
+    row_key,
+    scan_generations,
+    write_generations,
+)
 from polychromic.records import Generation, GenerationRow, Prompt, SamplingParameters
 from polychromic.sampling.base import Sampler
 from polychromic.seeding import child_seed
 from polychromic.tasks.base import Task
 
+logger = logging.getLogger(__name__)
+
 OnChunk = Callable[[int, int, int], None]
 """Called after every chunk with (generations done, generations in all, tokens sampled in the chunk)."""
+
+Rows = Mapping[RowKey, GenerationRow]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Prompts whose generations from index `start` to before `stop` are drawn together, in one batch."""
+
+    way: SamplingParameters
+    prompts: tuple[Prompt, ...]
+    start: int
+    stop: int
+
+    @property
+    def keys(self) -> list[RowKey]:
+        """Of its rows, in order."""
+        return [
+            (self.way, prompt.id, index) for prompt in self.prompts for index in range(self.start, self.stop)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
 class CollectionPlan:
-    """What is to be sampled: every prompt, `samples` times, in each of the ways; seeded by `names`."""
+    """What is to be sampled: every prompt, `samples` times, in each of the ways; seeded by `names`.
+
+    `adapter` begins the hash of the weights that are sampled, None for an untrained model.
+    """
 
     prompts: tuple[Prompt, ...]
     samples: int
     ways: tuple[SamplingParameters, ...]
     names: tuple[str | int, ...]
     max_sequences: int = 256
+    adapter: str | None = None
 
-    def chunks(self) -> list[tuple[SamplingParameters, tuple[Prompt, ...]]]:
-        """The units of work. They are the same on every start, so a resumed run decodes the very same batches."""
-        size = max(1, self.max_sequences // self.samples)
-        return [
-            (way, self.prompts[start : start + size])
-            for way in self.ways
-            for start in range(0, len(self.prompts), size)
-        ]
+    @property
+    def n_rows(self) -> int:
+        """How many rows the plan asks for."""
+        return len(self.ways) * len(self.prompts) * self.samples
+
+    @property
+    def keys(self) -> list[RowKey]:
+        """Of all rows that the plan asks for."""
+        indices = range(self.samples)
+        return [(way, prompt.id, index) for way in self.ways for prompt in self.prompts for index in indices]
+
+    def chunks(self, rows: Rows) -> list[Chunk]:
+        """The units of work, given the rows that exist. A run that was resumed, or of which rows were lost, decodes the
+        very batches it was begun with: rows say how many answers their prompt was to have when they were drawn, and
+        more answers than that are a draw of their own."""
+        stops = self._stops(rows)
+        draws: dict[tuple[int, int, int], list[Prompt]] = {}
+        for number, way in enumerate(self.ways):
+            for prompt in self.prompts:
+                ordered = sorted(stops[way, prompt.id])
+                for start, stop in zip([0, *ordered], ordered, strict=False):
+                    draws.setdefault((start, stop, number), []).append(prompt)
+        found = []
+        for (start, stop, number), prompts in sorted(draws.items(), key=lambda draw: draw[0]):
+            size = max(1, self.max_sequences // (stop - start))
+            for first in range(0, len(prompts), size):
+                found.append(Chunk(self.ways[number], tuple(prompts[first : first + size]), start, stop))
+        return found
+
+    def _stops(self, rows: Rows) -> dict[tuple[SamplingParameters, str], set[int]]:
+        """Where the draws of each prompt end. Rows of earlier versions do not say; theirs was one for all prompts."""
+        unsaid: dict[SamplingParameters, int] = {}
+        for (way, _, index), row in rows.items():
+            if row.of is None:
+                unsaid[way] = max(unsaid.get(way, 0), index + 1)
+        stops = {(way, prompt.id): {self.samples} for way in self.ways for prompt in self.prompts}
+        for (way, prompt_id, _), row in rows.items():
+            stops[way, prompt_id].add(min(self.samples, unsaid[way] if row.of is None else row.of))
+        return stops
 
 
 def collect(
@@ -44,68 +109,106 @@ def collect(
     path: Path,
     on_chunk: OnChunk | None = None,
 ) -> list[GenerationRow]:
-    """All generations of the plan, in order; those already in `path` are kept, the sampler is made only if needed."""
-    rows = _whole_chunks(plan, path)
-    chunks = plan.chunks()
-    total = plan.samples * len(plan.prompts) * len(plan.ways)
-    done = 0
+    """All generations of the plan, in order. Those in `path` are kept, what is missing is appended; rows that are
+    damaged, doubled, lost or of another adapter are sampled again, which is said. The sampler is made only if needed.
+    """
+    rows, mended = _kept(plan, path)
     sampler: Sampler | None = None
-    for way, prompts in chunks:
-        done += len(prompts) * plan.samples
-        if done <= len(rows):
+    for chunk in plan.chunks(rows):
+        if all(key in rows for key in chunk.keys):
             continue
         sampler = sampler or sampler_factory()
-        seeds = [child_seed(*plan.names, "evaluation", way.label, prompt.id) for prompt in prompts]
-        groups = sampler.sample(prompts, plan.samples, way, seeds)
-        fresh = _rows(task, prompts, groups, way, seeds)
-        append_jsonl(path, [row.to_json() for row in fresh])
-        rows += fresh
+        seeds = [_seed(plan, chunk, prompt) for prompt in chunk.prompts]
+        groups = sampler.sample(chunk.prompts, chunk.stop - chunk.start, chunk.way, seeds)
+        fresh = _missing_rows(plan, chunk, task, groups, seeds, rows)
+        append_generations(path, fresh)
+        rows |= {row_key(row): row for row in fresh}
         if on_chunk:
-            on_chunk(done, total, sum(row.n_tokens for row in fresh))
-    return rows
+            on_chunk(len(rows), plan.n_rows, sum(row.n_tokens for row in fresh))
+    ordered = [rows[key] for chunk in plan.chunks(rows) for key in chunk.keys]
+    if mended:
+        write_generations(path, ordered)
+    return ordered
 
 
-def read_generations(path: Path) -> list[GenerationRow]:
-    """The rows of a generations file that `collect` made."""
-    return [GenerationRow.from_json(row) for row in read_jsonl(path)]
-
-
-def _whole_chunks(plan: CollectionPlan, path: Path) -> list[GenerationRow]:
-    """Rows of the chunks that were finished; the rest of a chunk cut short by a kill is dropped from the file."""
-    rows = read_generations(path)
-    whole = 0
-    for _, prompts in plan.chunks():
-        size = len(prompts) * plan.samples
-        if whole + size > len(rows):
-            break
-        whole += size
-    if whole < len(rows):
-        write_text(path, "".join(strict_json(row.to_json()) + "\n" for row in rows[:whole]))
-    return rows[:whole]
-
-
-def _rows(
-    task: Task,
-    prompts: Sequence[Prompt],
-    groups: Sequence[Sequence[Generation]],
-    way: SamplingParameters,
-    seeds: Sequence[int],
-) -> list[GenerationRow]:
-    """Rows of a chunk with the checker's and the judge's word on each generation."""
-    asked = [prompt for prompt, group in zip(prompts, groups, strict=True) for _ in group]
-    rows = [
-        GenerationRow(
-            prompt.id,
-            index,
-            one.text,
-            len(one.token_ids),
-            one.finish,
-            way,
-            seed,
-            reward=None,
-            thinking=one.thinking,
+def read_collected(plan: CollectionPlan, path: Path) -> list[GenerationRow]:
+    """The rows of a finished collection. Raises DataError where some are missing, damaged, or of another adapter."""
+    rows, faults, n_unsealed = _found(plan, path)
+    n_missing = plan.n_rows - len(rows)
+    if faults or n_missing:
+        why = f" ({faults[0]})" if faults else ""
+        raise DataError(
+            f"{path}: {n_missing} of {plan.n_rows} generations are missing or damaged{why}; {AGAIN}"
         )
-        for prompt, group, seed in zip(prompts, groups, seeds, strict=True)
-        for index, one in enumerate(group)
-    ]
-    return check_rows(task, asked, rows)
+    if n_unsealed:
+        logger.warning("%s: %d rows have no checksum, an earlier version wrote them", path, n_unsealed)
+    return [rows[key] for chunk in plan.chunks(rows) for key in chunk.keys]
+
+
+def _found(plan: CollectionPlan, path: Path) -> tuple[dict[RowKey, GenerationRow], list[str], int]:
+    """The rows of a file that the plan asks for, what is wrong with others, and how many have no checksum."""
+    found = scan_generations(path)
+    asked = set(plan.keys)
+    rows = {key: row for row in found.rows if (key := row_key(row)) in asked}
+    kept = {key: row for key, row in rows.items() if row.adapter in (None, plan.adapter)}
+    faults = list(found.faults)
+    if len(kept) < len(rows):
+        faults.append(f"{len(rows) - len(kept)} rows of another adapter than there is now")
+    if len(rows) < len(found.rows):
+        faults.append(f"{len(found.rows) - len(rows)} rows that this run does not ask for")
+    return kept, faults, found.n_unsealed
+
+
+def _kept(plan: CollectionPlan, path: Path) -> tuple[dict[RowKey, GenerationRow], bool]:
+    """The rows of the file that are kept, and whether there were others; those are said, and off the file then."""
+    rows, faults, _ = _found(plan, path)
+    if faults:
+        write_generations(path, rows.values())
+    elif lost := _n_lost(plan, rows):
+        faults = [f"{lost} lost"]
+    if faults:
+        what = "; ".join(faults[:3])
+        logger.warning("%s: damaged, doubled or lost rows are sampled again (%s)", path, what)
+    return rows, bool(faults)
+
+
+def _n_lost(plan: CollectionPlan, rows: Rows) -> int:
+    """Missing rows that were there: later ones of the same draw are."""
+    missing: dict[tuple[SamplingParameters, int], int] = {}
+    lost = 0
+    for chunk in plan.chunks(rows):
+        draw = (chunk.way, chunk.start)
+        for key in chunk.keys:
+            if key not in rows:
+                missing[draw] = missing.get(draw, 0) + 1
+            else:
+                lost += missing.pop(draw, 0)
+    return lost
+
+
+def _seed(plan: CollectionPlan, chunk: Chunk, prompt: Prompt) -> int:
+    further = (chunk.start,) if chunk.start else ()
+    return child_seed(*plan.names, "evaluation", chunk.way.label, prompt.id, *further)
+
+
+def _missing_rows(
+    plan: CollectionPlan,
+    chunk: Chunk,
+    task: Task,
+    groups: Sequence[Sequence[Generation]],
+    seeds: Sequence[int],
+    rows: Rows,
+) -> list[GenerationRow]:
+    """Rows of a chunk that do not exist yet, with the checker's and the judge's word on each generation."""
+    asked, fresh = [], []
+    for prompt, group, seed in zip(chunk.prompts, groups, seeds, strict=True):
+        for index, one in enumerate(group, start=chunk.start):
+            if (chunk.way, prompt.id, index) not in rows:
+                asked.append(prompt)
+                fresh.append(
+                    GenerationRow(
+                        prompt.id, index, one.text, len(one.token_ids), one.finish, chunk.way, seed,
+                        reward=None, thinking=one.thinking, of=chunk.stop, adapter=plan.adapter,
+                    )
+                )  # fmt: skip
+    return check_rows(task, asked, fresh)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from polychromic.diversity.overlap import ROUGE_L_TOKENS
 from polychromic.diversity.tokens import ModelTokens, Tokenizer, TokenOptions, choose_tokens
-from polychromic.errors import ConfigError, DataError
+from polychromic.errors import ConfigError
 from polychromic.evaluation.audit_checker import CheckerAudit, ControlResult, audit_checker
 from polychromic.evaluation.cautions import Caution
-from polychromic.evaluation.collect import read_generations
+from polychromic.evaluation.collect import read_collected
 from polychromic.evaluation.compare import Comparison, compare
 from polychromic.evaluation.equal_length import at_equal_length
 from polychromic.evaluation.leakage import find_leakage
@@ -24,6 +24,7 @@ from polychromic.evaluation.wording import plural
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.continuing import late_changes
 from polychromic.experiment.folder import RunFolder
+from polychromic.experiment.jobs import collection_plan
 from polychromic.experiment.references import METRIC as PERPLEXITY
 from polychromic.experiment.references import read_perplexities
 from polychromic.files import read_json
@@ -85,22 +86,22 @@ def compare_run(
 ) -> Compared:
     """Measure what every arm and seed generated and compare the arms. `audit` of the checker stands in for a new one.
 
-    Raises DataError where an arm and seed has no generations yet.
+    Raises DataError where an arm and seed is not trained or sampled yet, or what was written is not whole any more.
     """
-    rows = {(arm, seed): read_generations(folder.generations(arm, seed)) for arm, seed in experiment.jobs}
     notes, chosen_late = late_changes(experiment, folder)
-    untrained = experiment.untrained_arm
-    if untrained and not rows[untrained, experiment.seeds[0]]:
+    untrained, sampled = experiment.untrained_arm, experiment.jobs
+    if untrained and not folder.generations(untrained, experiment.seeds[0]).exists():
         # A run of a version that did not sample it is still compared.
-        del rows[untrained, experiment.seeds[0]]
+        sampled = [(arm, seed) for arm, seed in sampled if arm != untrained]
         untrained = None
         text = "the untrained model was not sampled in this run; run it again"
         notes = [*notes, Caution("untrained model", "", text)]
-    missing = [f"{arm}/seed-{seed}" for (arm, seed), found in rows.items() if not found]
-    if missing:
-        raise DataError(
-            f"{folder.root}: no generations of {', '.join(missing)}; `polychromic run` or `evaluate` makes them"
+    rows = {
+        (arm, seed): read_collected(
+            collection_plan(experiment, arm, seed, folder, task), folder.generations(arm, seed)
         )
+        for arm, seed in sampled
+    }
     headline = experiment.evaluation.sampling_parameters()[0].label
     extra = {
         key: {PERPLEXITY: values} for key in rows if (values := read_perplexities(folder.references(*key)))

@@ -39,12 +39,12 @@ _FREE |= {f"training.{key}" for key in ("micro_batch", "checkpoint_every", "keep
 # What is finished can be built upon: what is missing is made, what exists is kept.
 _MAY_GROW: Mapping[str, Callable[[Any, Any], bool]] = {
     "seeds": lambda old, new: set(old) <= set(new),
+    "evaluation.prompts": lambda old, new: old <= new,
+    "evaluation.samples": lambda old, new: old <= new,
     "evaluation.sampling": lambda old, new: all(way in new for way in old),
     "evaluation.untrained": lambda old, new: True,
 }
-# What decides the verdict may change too, for nothing is made from it; once results were seen the verdict says so.
-_DECIDING = {"evaluation.embedder", "evaluation.cluster_distance", "comparison.baseline_values"}
-_DECIDING |= {f"comparison.{key}" for key in ("baseline", "minimum", "strong")}
+_DRAWN = {"evaluation.split", "evaluation.max_new_tokens", *_MAY_GROW}
 # Which tokens are drawn and how weights move is theirs: a run whose halves differ in them is two runs.
 _DECIDING_PACKAGES = ("torch", "transformers", "tokenizers", "peft")
 
@@ -111,16 +111,14 @@ def late_changes(experiment: Experiment, folder: RunFolder) -> tuple[list[Cautio
     for path in _differing(_with_new_keys(before), now) if before else []:
         old, new = _at(before, path), _at(now, path)
         key = ".".join(path)
-        if key in _DECIDING or (key == "evaluation.sampling" and old[0] != new[0]):
+        if _decides(key) or (key == "evaluation.sampling" and old[0] != new[0]):
             decided.append(key)
         elif key in _MAY_GROW and isinstance(new, int | list) and key != "evaluation.sampling":
             added.append(f"{key} {old} → {new}")
         elif key in _MAY_GROW or path[0] == "arms":
             added.append(key)
     if added:
-        text = (
-            f"after results had first been seen, {listed(added)} {'was' if len(added) == 1 else 'were'} added"
-        )
+        text = f"{listed(added)}, when results had been seen already"
         notes.append(Caution("added after results", "", text))
     return notes, decided
 
@@ -187,7 +185,7 @@ def _refuse_other_settings(
             continue
         if recorded and is_recorded(path, one, other, recorded, old):
             continue
-        if key in _DECIDING and not (key == "comparison.baseline" and followers):
+        if _decides(key) and not (key == "comparison.baseline" and followers):
             continue
         if may_grow is None:
             refused.append(key)
@@ -198,6 +196,12 @@ def _refuse_other_settings(
             f"{folder.root} holds a run with other settings ({'; '.join(refused[:5])}); continue it with its own "
             f"settings, {_WAYS_ON}"
         )
+
+
+def _decides(key: str) -> bool:
+    """Whether a setting says how answers are measured and judged and not what is drawn: it may change, for nothing is
+    made from it, and once results were seen the verdict says that it did."""
+    return key.startswith(("comparison.", "evaluation.")) and key not in _DRAWN | _FREE
 
 
 def _refuse_changed(folder: RunFolder, changed: Sequence[str]) -> None:

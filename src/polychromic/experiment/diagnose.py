@@ -51,8 +51,13 @@ def diagnosis_of(experiment: Experiment, folder: RunFolder) -> Diagnosis:
 def _updates(experiment: Experiment, folder: RunFolder, facts: ArmFacts, seed: int) -> Adapted | None:
     """Of the finished adapter, or of the newest checkpoint of a job that is still training."""
     from polychromic.training.checkpoint import latest_checkpoint
+    from polychromic.training.finished import adapter_digest
 
     job = folder.job(facts.name, seed)
+    if (job / "training.json").exists():
+        adapter_digest(
+            job, may_be_gone=True
+        )  # a diagnosis of damaged weights would be of nothing that was trained
     finished = finished_updates(job)
     checkpoint = None if finished else latest_checkpoint(job / "checkpoints")
     if checkpoint is None:

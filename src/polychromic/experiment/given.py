@@ -36,7 +36,8 @@ from polychromic.experiment.run import RunResult
 from polychromic.experiment.tasks import build_task
 from polychromic.experiment.working import held_folder
 from polychromic.experiment.yaml_file import read_yaml
-from polychromic.files import remove_folder, sha256_file, strict_json, user_path, write_json, write_text
+from polychromic.files import remove_folder, sha256_file, user_path, write_json, write_text
+from polychromic.generations import write_generations
 from polychromic.settings import Settings
 from polychromic.tasks.settings import TaskSettings
 
@@ -290,5 +291,4 @@ def _write_inputs(experiment: GivenExperiment, folder: RunFolder, rows: RowsByAr
     hashes = {os.fspath(file): sha256_file(Path(file)) for file in files}
     write_json(folder.provenance, {"packages": installed_versions(), "data_sha256": hashes})
     for (arm, seed), members in rows.items():
-        lines = "".join(strict_json(row.to_json()) + "\n" for row in members)
-        write_text(folder.generations(arm, seed), lines)
+        write_generations(folder.generations(arm, seed), members)

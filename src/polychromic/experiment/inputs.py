@@ -75,9 +75,9 @@ def changed_inputs(
     Prompts added at the end of the evaluated split change nothing that was made. What a record of an earlier version
     does not hold, or cannot be found now, is passed over.
     """
-    changed = _changed_prompts(new, recorded, found)
+    changed = _changed_prompts(new, recorded, found, only_evaluated=not models)
     for role, code in recorded["checkers"].items():
-        now = found["checkers"].get(role, {})
+        now = found["checkers"].get(role) or code  # gone altogether: who has to run it says so
         changed += [f"the {role}'s code ({name})" for name in sorted(code) if code[name] != now.get(name)]
     if not models:
         return changed
@@ -215,12 +215,18 @@ def _prompts(experiment: Experiment) -> dict[str, list[Prompt]]:
     return found
 
 
-def _changed_prompts(experiment: Experiment, recorded: Inputs, found: Inputs) -> list[str]:
+def _changed_prompts(
+    experiment: Experiment, recorded: Inputs, found: Inputs, *, only_evaluated: bool
+) -> list[str]:
+    """Of every split, or of the evaluated one where it can be read."""
     changed = []
     for split, digest in recorded["prompts_sha256"].items():
+        evaluated = split == experiment.evaluation.split
+        if only_evaluated and not (evaluated and split in found["prompts"]):
+            continue
         n, n_now = recorded["prompts"].get(split), found["prompts"].get(split)
         now = found["prompts_sha256"].get(split)
-        if split == experiment.evaluation.split and n and n_now and n_now > n:
+        if evaluated and n and n_now and n_now > n:
             now = prompts_sha256(_prompts(experiment)[split][:n])
         if digest is not None and now != digest:
             file = getattr(experiment.task, split, None)

@@ -115,10 +115,11 @@ def _evaluate(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
     nothing was left to do."""
     from polychromic.evaluation.collect import collect
     from polychromic.experiment.references import score_references
+    from polychromic.training.finished import adapter_digest
 
     folder = RunFolder(job.root)
     task = build_task(job.experiment.task)
-    plan = _collection_plan(job, task)
+    plan = collection_plan(job.experiment, job.arm, job.seed, folder, task)
 
     @cache
     def load_model() -> LanguageModel:
@@ -127,9 +128,12 @@ def _evaluate(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
         from polychromic.training.finished import add_model_check
 
         on_event(_beginning(job, "evaluate"))
-        start = arm.model.adapter.start_from
-        before_training = Path(start) if start else None
-        adapter = before_training if arm.untrained else folder.job(arm.name, job.seed) / "adapter"
+        if arm.untrained:
+            start = arm.model.adapter.start_from
+            adapter = Path(start) if start else None
+        else:
+            adapter_digest(folder.job(arm.name, job.seed))  # answers of damaged weights look like any others
+            adapter = folder.job(arm.name, job.seed) / "adapter"
         language_model = load_language_model(arm.model, adapter=adapter, trainable=False)
         check = check_on_prompts(
             language_model, plan.prompts, max_new_tokens=plan.ways[0].max_new_tokens, trains=False
@@ -156,7 +160,9 @@ def _evaluate(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
     )
     # Verbalised prompts are not those that the references answer.
     if arm.verbalised is None:
-        worked |= score_references(folder.references(arm.name, job.seed), plan.prompts, load_model)
+        worked |= score_references(
+            folder.references(arm.name, job.seed), plan.prompts, load_model, plan.adapter
+        )
     return sampled if worked else None
 
 
@@ -164,17 +170,25 @@ def _beginning(job: Job, stage: Stage) -> JobEvent:
     return JobEvent(job.arm, job.seed, stage, 0, 0, {})
 
 
-def _collection_plan(job: Job, task: Task) -> CollectionPlan:
-    """What is sampled. Arms share the random numbers of a prompt: what differs between them is the policy."""
-    from polychromic.evaluation.collect import CollectionPlan
+def collection_plan(
+    experiment: Experiment, arm: str, seed: int, folder: RunFolder, task: Task
+) -> CollectionPlan:
+    """What is sampled. Arms share the random numbers of a prompt: what differs between them is the policy.
 
-    settings = job.experiment.evaluation
+    Raises DataError where the arm is not trained, or its adapter is not what training wrote.
+    """
+    from polychromic.evaluation.collect import CollectionPlan
+    from polychromic.training.finished import adapter_digest
+
+    settings = experiment.evaluation
+    untrained = experiment.arm(arm).untrained
     return CollectionPlan(
         prompts=tuple(task.prompts(settings.split)[: settings.prompts]),
         samples=settings.samples,
         ways=tuple(settings.sampling_parameters()),
-        names=(job.experiment.name, job.seed),
+        names=(experiment.name, seed),
         max_sequences=settings.max_sequences,
+        adapter=None if untrained else adapter_digest(folder.job(arm, seed), may_be_gone=True),
     )
 
 

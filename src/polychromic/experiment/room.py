@@ -9,13 +9,13 @@ import numpy as np
 from polychromic.diversity import MeasureSettings
 from polychromic.errors import ConfigError
 from polychromic.evaluation.ceilings import impossible_criteria
-from polychromic.evaluation.collect import read_generations
 from polychromic.evaluation.group_metrics import MeasureOptions
 from polychromic.evaluation.measure import measure_rows
 from polychromic.experiment.compare import text_units
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.folder import RunFolder
 from polychromic.experiment.tasks import build_task
+from polychromic.generations import scan_generations
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,8 @@ def baseline_means(experiment: Experiment, folder: RunFolder) -> dict[str, float
     asked = {one.metric for level in experiment.comparison.levels().values() for one in level}
     found: dict[str, list[float]] = {}
     for seed in experiment.seeds:
-        rows = read_generations(folder.generations(experiment.comparison.baseline, seed))
+        # Damaged rows of seeds whose turn has not come yet are sampled again then.
+        rows = scan_generations(folder.generations(experiment.comparison.baseline, seed)).rows
         rows = [row for row in rows if row.sampling.label == headline]
         if not rows:
             continue

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from polychromic.evaluation import Comparison, find_metric
-from polychromic.evaluation.collect import read_generations
 from polychromic.evaluation.study import Study
 from polychromic.files import strict_json
+from polychromic.generations import read_generations
 from polychromic.records import GenerationRow
 
 _ALIKE = 85.0

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FILES = ("adapter_config.json", "adapter_model.safetensors")
+_WEIGHTS = "adapter_model.safetensors"
+_FILES = ("adapter_config.json", _WEIGHTS)
+_DIGITS = 16
 
 
 def write_ending(folder: Path, ending: Mapping[str, Any]) -> None:
@@ -49,11 +51,39 @@ def is_trained(folder: Path) -> bool:
     return not damaged
 
 
-def _damaged(folder: Path) -> list[Path]:
+def adapter_digest(folder: Path, *, may_be_gone: bool = False) -> str:
+    """What the finished adapter of an arm's folder is known by: the first digits of the SHA-256 of its weights.
+
+    With `may_be_gone` an adapter that was taken away whole, to save space perhaps, is known by what was recorded.
+    Raises DataError where training has not finished, or the adapter is not what was written then.
+    """
+    if not (folder / "training.json").exists():
+        raise DataError(f"{folder}: is not trained yet; `polychromic run` or `train` trains it")
+    recorded = _recorded(folder) or {}
+    if may_be_gone and _WEIGHTS in recorded and not (folder / "adapter").exists():
+        return recorded[_WEIGHTS][:_DIGITS]
+    damaged = _damaged(folder)
+    if damaged:
+        raise DataError(
+            f"{damaged[0]}: missing or damaged; `polychromic run` or `train` makes it again from the last checkpoint"
+        )
+    return (recorded.get(_WEIGHTS) or sha256_file(folder / "adapter" / _WEIGHTS))[:_DIGITS]
+
+
+def _recorded(folder: Path) -> dict[str, str] | None:
+    """The hashes of the adapter's files, none in endings of earlier versions; None where the ending is damaged."""
     try:
-        # Endings of earlier versions hold no hashes: there the files must exist.
         hashes = read_json(folder / "training.json").get("adapter_files", {})
     except (DataError, AttributeError):
+        return None
+    return (
+        hashes if isinstance(hashes, dict) and all(isinstance(one, str) for one in hashes.values()) else None
+    )
+
+
+def _damaged(folder: Path) -> list[Path]:
+    hashes = _recorded(folder)
+    if hashes is None:
         return [folder / "training.json"]
     return [path for name in _FILES if not _is_whole(path := folder / "adapter" / name, hashes.get(name))]
 

@@ -1,0 +1,81 @@
+"""Rows of generations as they lie on disk: under a checksum, read back with every fault named by its line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from polychromic.errors import DataError
+from polychromic.files import append_jsonl, scan_jsonl, sealed, strict_json, write_text
+from polychromic.records import GenerationRow, SamplingParameters
+
+RowKey = tuple[SamplingParameters, str, int]
+"""How a row was sampled, its prompt and its index: each once in a file."""
+
+AGAIN = "`polychromic run` or `evaluate` samples them again"
+"""The way on from rows that are missing or damaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRows:
+    """The whole rows of a file in its order, and a sentence for each line that is damaged or doubled.
+
+    `n_unsealed` of them have no checksum, because an earlier version wrote them: of these, damage is seen only where
+    it makes a row impossible.
+    """
+
+    rows: list[GenerationRow]
+    faults: list[str]
+    n_unsealed: int
+
+
+def row_key(row: GenerationRow) -> RowKey:
+    """What a row is a row of."""
+    return row.sampling, row.prompt_id, row.index
+
+
+def scan_generations(path: Path) -> FoundRows:
+    """What can be trusted of a file of generations, and what cannot; a missing file has no rows.
+
+    Of two rows that say the same one is kept, of two that contradict each other none.
+    """
+    found = scan_jsonl(path)
+    faults = list(found.faults)
+    rows: dict[RowKey, tuple[int, GenerationRow]] = {}
+    contradicted: set[RowKey] = set()
+    for number, fields in found.rows:
+        try:
+            row = GenerationRow.from_json(fields)
+        except (KeyError, TypeError, ValueError) as error:
+            faults.append(f"line {number}: {error}")
+            continue
+        key = row_key(row)
+        first = rows.setdefault(key, (number, row))
+        if first[0] != number:
+            faults.append(
+                f"line {number}: prompt {row.prompt_id!r} has its generation {row.index} in line {first[0]}"
+            )
+            if first[1] != row:
+                contradicted.add(key)
+    whole = [row for key, (_, row) in rows.items() if key not in contradicted]
+    return FoundRows(whole, faults, found.n_unsealed)
+
+
+def read_generations(path: Path) -> list[GenerationRow]:
+    """The rows of a file of generations. Raises DataError where a row is damaged or doubled."""
+    found = scan_generations(path)
+    if found.faults:
+        more = f" and {len(found.faults) - 1} more" if len(found.faults) > 1 else ""
+        raise DataError(f"{path}: damaged or doubled rows ({found.faults[0]}{more}); {AGAIN}")
+    return found.rows
+
+
+def append_generations(path: Path, rows: Iterable[GenerationRow]) -> None:
+    """Append rows with their checksums."""
+    append_jsonl(path, (sealed(row.to_json()) for row in rows))
+
+
+def write_generations(path: Path, rows: Iterable[GenerationRow]) -> None:
+    """Replace a file by these rows, whole or not at all."""
+    write_text(path, "".join(strict_json(sealed(row.to_json())) + "\n" for row in rows))
