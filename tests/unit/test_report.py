@@ -50,7 +50,7 @@ def run(tmp_path_factory):
     """A run folder with two arms, and its comparison."""
     root = tmp_path_factory.mktemp("run")
     by_arm = {
-        "baseline": rows(["same", "same", "same", HOSTILE]),
+        "baseline": rows(["the same", "the same", "the same", HOSTILE]),
         "diverse": rows(["a b", "c d", "e f", HOSTILE]),
     }
     for arm, found in by_arm.items():
@@ -58,7 +58,8 @@ def run(tmp_path_factory):
         metrics = [{"step": s, "train/reward": s / 9, "train/diversity_loss_share": 0.1} for s in range(1, 9)]
         append_jsonl(root / arm / "seed-0" / "metrics.jsonl", metrics)
     append_jsonl(
-        root / "ledger.jsonl", [{"arm": "diverse", "stage": "train", "seconds": 90.0, "tokens": 1200}]
+        root / "ledger.jsonl",
+        [{"arm": "diverse", "seed": 0, "stage": "train", "seconds": 90.0, "tokens": 1200}],
     )
     tables = measure_arms({(arm, 0): found for arm, found in by_arm.items()}, pass_threshold=1.0)
     criteria = {"minimum": [Criterion("distinct_2", "higher", 0.12)]}
