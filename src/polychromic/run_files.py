@@ -35,6 +35,10 @@ _OUTCOME = {
 }
 _WEIGHTS_OF = {"*": {"sha256?": {"*": str}}}
 
+_MODEL_CHECK = {
+    "path": {"layout": str, "head": str, "decoding": str}, "sampling": float, "training": float,
+}  # fmt: skip
+
 RUN_FILES: Mapping[str, RunFile] = {
     "comparison.json": RunFile({"verdict": {"levels": [{"outcomes": [_OUTCOME]}]}}, _MADE_AGAIN),
     "preflight.json": RunFile(
@@ -52,6 +56,7 @@ RUN_FILES: Mapping[str, RunFile] = {
     ".running.json": RunFile([_TIMES], "delete it; what the killed start took is then not counted"),
     ".owner.json": RunFile({"pid": int, "host": str, "started": str}, "delete it"),
     "metrics.jsonl": RunFile({"step": int, "*": (float, str, None)}, _TRAINED_AGAIN),
+    "model_check.json": RunFile({"*": _MODEL_CHECK}, "delete it; models are checked again when they are loaded"),
     "training.json": RunFile({"adapter_files?": {"*": str}}, _TRAINED_AGAIN),
     "references.jsonl": RunFile(
         {"prompt_id": str, "n_tokens": int, "cross_entropy": float},

@@ -17,6 +17,7 @@ from polychromic.report.page import PageContent, render_page
 from polychromic.report.samples import explorer_data
 from polychromic.report.training_figures import TrainingRows, training_figures
 from polychromic.report.work import arm_work, spent, work_table
+from polychromic.training.finished import read_model_checks
 
 
 def write_report(
@@ -52,6 +53,9 @@ def write_report(
         diagnosis=diagnosis,
         samples=explorer_data(root, comparison, prompt_texts=prompt_texts or {}, study=study),
         pass_threshold=pass_threshold,
+        model_checks=[
+            check for folder in sorted(root.glob("*/seed-*")) for check in read_model_checks(folder).values()
+        ],
     )
     write_text(root / "report.html", render_page(page))
     write_text(root / "report.md", markdown_report(page))

@@ -37,7 +37,9 @@ def markdown_report(page: PageContent) -> str:
 
 def _opening(page: PageContent, comparison: Comparison) -> Iterator[str]:
     n_answers = answers_a_prompt(page.samples) if page.samples else ""
-    rests_on = facts(comparison, n_answers=n_answers, spent=page.spent, work=page.work)
+    rests_on = facts(
+        comparison, n_answers=n_answers, spent=page.spent, work=page.work, model_checks=page.model_checks
+    )
     yield f"**{escape_markdown(as_text(plain_verdict(comparison)))}**"
     yield escape_markdown(f"{comparison.verdict.sentence} {comparison.verdict.question}".rstrip())
     yield escape_markdown(as_text(rests_on, " · "))

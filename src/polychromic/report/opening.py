@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from polychromic.evaluation import Comparison, find_metric
 from polychromic.evaluation.metrics import split_at_k
@@ -68,7 +69,14 @@ def plain_verdict(comparison: Comparison) -> list[Cell]:
     return [piece for piece in pieces if piece.text]
 
 
-def facts(comparison: Comparison, *, n_answers: str, spent: str, work: Sequence[Sequence[str]]) -> list[Cell]:
+def facts(
+    comparison: Comparison,
+    *,
+    n_answers: str,
+    spent: str,
+    work: Sequence[Sequence[str]],
+    model_checks: Sequence[Mapping[str, Any]] = (),
+) -> list[Cell]:
     """What the verdict rests on and what it took; each with how it was counted."""
     seeds = max((len(one) for one in comparison.seeds.values()), default=0)
     of_arms = "; ".join(f"{arm}: {', '.join(map(str, numbers))}" for arm, numbers in comparison.seeds.items())
@@ -87,6 +95,8 @@ def facts(comparison: Comparison, *, n_answers: str, spent: str, work: Sequence[
         Cell(plural(seeds, "training seed"), f"Seeds by arm: {of_arms}."),
         Cell(f"sampled at {comparison.headline}", "The way of sampling at which the criteria are judged."),
     ]
+    if model_checks:
+        found.append(_model_fact(model_checks))
     if spent:
         found.append(Cell(spent, f"Machine minutes by arm and stage, all seeds: {by_stage}."))
         if "$" not in spent:
@@ -94,6 +104,19 @@ def facts(comparison: Comparison, *, n_answers: str, spent: str, work: Sequence[
                 Cell("no price stated", "budget.dollars_per_hour in the experiment file makes dollars of it.")
             )
     return [cell for cell in found if cell.text]
+
+
+def _model_fact(checks: Sequence[Mapping[str, Any]]) -> Cell:
+    """How near the sampled and the trained policy lie to each other, over all arms, seeds and stages."""
+    largest = max(max(check["sampling"], check["training"]) for check in checks)
+    ways = dict.fromkeys(
+        "answers {layout}, {head} head, {decoding} decoding".format(**check["path"]) for check in checks
+    )
+    return Cell(
+        f"sampled = trained within {largest:.0e} nats per token",
+        "The largest difference of log-probabilities, as sampled or as trained, from plain forward passes, "
+        f"checked whenever it was loaded. Computed with {'; '.join(ways).replace('_', ' ')} (docs/models.md).",
+    )
 
 
 def no_cautions(comparison: Comparison) -> str:

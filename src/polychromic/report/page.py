@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +36,8 @@ class PageContent:
     pass_threshold: float = 1.0
     progress: list[list[str]] = field(default_factory=list)
     """Rows of what is done and left of a run that goes on, the header first."""
+    model_checks: Sequence[Mapping[str, Any]] = ()
+    """What was found on the models themselves, in every stage of every arm and seed."""
     live: bool = False
     """Whether the page asks its server for news."""
 
@@ -53,7 +55,13 @@ def render_page(content: PageContent) -> str:
             page=content,
             comparison=comparison,
             verdict=plain_verdict(comparison) if comparison else [],
-            facts=facts(comparison, n_answers=n_answers, spent=content.spent, work=content.work)
+            facts=facts(
+                comparison,
+                n_answers=n_answers,
+                spent=content.spent,
+                work=content.work,
+                model_checks=content.model_checks,
+            )
             if comparison
             else [],
             criteria_header=criteria_header(comparison) if comparison else [],

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from polychromic.errors import DataError
-from polychromic.files import read_json, sha256_file, write_json
+from polychromic.files import read_derived, read_json, sha256_file, write_json
 
 if TYPE_CHECKING:
-    from polychromic.models.selfcheck import ModelCheck
+    from polychromic.models.agreement import ModelCheck
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +34,7 @@ def add_model_check(folder: Path, stage: Literal["train", "evaluate"], check: Mo
 
 def read_model_checks(folder: Path) -> dict[str, Any]:
     """What `add_model_check` wrote, by stage; empty where nothing readable is there, since every start checks anew."""
-    try:
-        checks = read_json(folder / "model_check.json")
-    except DataError:
-        return {}
-    return checks if isinstance(checks, dict) else {}
+    return read_derived(folder / "model_check.json") or {}
 
 
 def is_trained(folder: Path) -> bool:
