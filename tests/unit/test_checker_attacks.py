@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from polychromic.errors import CheckerError
-from polychromic.evaluation.collect import CollectionPlan, collect, read_generations
+from polychromic.evaluation.collect import CollectionPlan, collect
+from polychromic.generations import read_generations
 from polychromic.records import Check, Generation, Prompt, SamplingParameters, as_messages
 from polychromic.tasks import rechecking, run_isolated
 from polychromic.tasks.custom import CustomTask
