@@ -35,6 +35,7 @@ from polychromic.models.decoding import decode_rows, decoding, draw_tokens
 from polychromic.models.loading import ForwardPath, LanguageModel
 from polychromic.models.logprobs import TokenSequence, answer_logprobs, head_disagreement, plain_logprobs
 from polychromic.records import Prompt, SamplingParameters
+from polychromic.seeding import deterministic
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,8 @@ def self_check(
     started = time.perf_counter()
     prompts = check_prompts(language_model, encoded, longest)
     check = _Check(language_model, prompts)
-    with _noise_in_trained_weights(language_model.model) if trains else nullcontext():
+    noise = _noise_in_trained_weights(language_model.model) if trains else nullcontext()
+    with deterministic(), noise:
         causality = check.causality()
         check.allow_for_rounding()
         sampling, drawn = check.choose_decoding()
