@@ -258,8 +258,9 @@ def on_a_terminal(show):
 
 def check_console(text):
     comparison = SimpleNamespace(
-        verdict=SimpleNamespace(sentence=text, levels=()), means=(), arms=(text,), headline=text,
+        verdict=SimpleNamespace(sentence=text, question=text, levels=()), means=(), arms=(text,), headline=text,
         resampling=Resampling(), cautions=(SimpleNamespace(kind=text, text=text),), frontier=(), signatures={},
+        baseline=text, untrained=None, against_untrained={}, overtakings=(),
     )  # fmt: skip
     arm = ArmDiagnosis(text, 1, (text,), (Finding(text, "fault", text, text),), None, None)
     for shown in (

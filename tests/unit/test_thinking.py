@@ -11,6 +11,7 @@ from polychromic.models.thinking import Thinking, thinking_of_files, thinking_of
 from polychromic.records import Check, Generation, GenerationRow, Prompt, SamplingParameters, as_messages
 from polychromic.sampling.thinking import AnswerSampler
 from polychromic.training.groups import sample_groups
+from tests.architectures.zoo import tokenizer
 
 STRIP = Thinking(True)
 
@@ -39,36 +40,26 @@ def test_a_generation_that_never_closes_what_the_template_opened_has_no_answer()
     assert tuple(Thinking(True, opened=True).read("hm, so", "length")) == ("", "hm, so", "length")
 
 
-class Tokenizer:
-    """As much of a tokenizer as is asked about thinking."""
-
-    eos_token_id = None
-    all_special_tokens = ()
-
-    def __init__(self, template, start=""):
-        self.chat_template, self.start = template, start
-
-    def apply_chat_template(self, turns, **options):
-        return [0]
-
-    def decode(self, ids, **options):
-        return self.start
+PLAIN = "{% for message in messages %}<s>{{ message['content'] }}</s>{% endfor %}{{ 'assistant:' }}"
+KNOWS = "{# of <think>…</think> #}" + PLAIN
 
 
 @pytest.mark.parametrize(
-    ("mode", "tokenizer", "expected"),
+    ("mode", "template", "expected"),
     [
-        ("auto", Tokenizer("{{ x }}"), Thinking(False)),
-        ("auto", Tokenizer("…</think>…", "<|assistant|>"), Thinking(True)),
-        ("auto", Tokenizer("…</think>…", "<|assistant|><think>\n"), Thinking(True, opened=True)),
-        ("auto", Tokenizer("…</think>…", "<|assistant|><think>\n\n</think>\n\n"), Thinking(True)),
-        ("keep", Tokenizer("…</think>…", "<think>"), Thinking(False)),
-        ("strip", Tokenizer(None), Thinking(True)),
-        ("apart", Tokenizer("…</think>…"), Thinking(True)),
+        ("auto", PLAIN, Thinking(False)),
+        ("auto", KNOWS, Thinking(True)),
+        ("auto", KNOWS + "<think>\n", Thinking(True, opened=True)),
+        ("auto", KNOWS + "<think>\n\n</think>\n\n", Thinking(True)),
+        ("keep", KNOWS + "<think>", Thinking(False)),
+        ("strip", None, Thinking(True)),
+        ("apart", KNOWS, Thinking(True)),
     ],
 )
-def test_the_chat_template_decides_by_default(mode, tokenizer, expected):
-    assert thinking_of_model(mode, tokenizer, {}) == expected
+def test_the_chat_template_decides_by_default(mode, template, expected):
+    known = tokenizer()
+    known.chat_template = template
+    assert thinking_of_model(mode, known, {}) == expected
 
 
 def test_files_carry_their_own_mark():
