@@ -19,8 +19,11 @@ from polychromic.errors import TrainingError
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.folder import RunFolder, resolved_yaml
 from polychromic.files import write_text
+from polychromic.models import decoding
+from polychromic.models.decoding import draw_tokens
+from polychromic.models.loading import load_tokenizer
+from polychromic.models.settings import ModelSettings
 from polychromic.records import Check
-from polychromic.sampling import local
 from polychromic.tasks.arithmetic import ArithmeticTask
 from polychromic.training.gradients import GradientAccumulator
 from polychromic.training.loop import ArmRun, Trainer, train_arm
@@ -63,14 +66,14 @@ def train(root, tiny_settings, *, task=ArithmeticTask, weight=1.0, **training):
 
 def never_end(monkeypatch):
     """A model that has not learnt its end token: it is as likely as any other that never comes."""
-    forward = local._forward
+    end = load_tokenizer(ModelSettings(source="polychromic:arithmetic-tiny")).eos_token_id
 
-    def endless(language_model, *inputs):
-        logits_BV = forward(language_model, *inputs)
-        logits_BV[:, sorted(language_model.stop_ids)] = -1e4
-        return logits_BV
+    def endless(logits_BV, parameters, uniforms_B):
+        without_end_BV = logits_BV.clone()
+        without_end_BV[:, end] = -1e4
+        return draw_tokens(without_end_BV, parameters, uniforms_B)
 
-    monkeypatch.setattr(local, "_forward", endless)
+    monkeypatch.setattr(decoding, "draw_tokens", endless)
 
 
 def kinds(arm):

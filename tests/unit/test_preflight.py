@@ -47,8 +47,8 @@ def test_a_sound_experiment_passes_and_is_priced(tmp_path):
     odds = gradient["share"] / (1 - gradient["share"]) * gradient["weight_for_30_percent"]
     assert odds / (1 + odds) == pytest.approx(0.3)
     total = checks["time and money"].figures
-    # 2 arms × 1 seed: 20 steps × 32 generations and 12 × 16 generations, of about 8 tokens.
-    assert total["tokens"] == pytest.approx(2 * (20 * 32 + 12 * 16) * 8, rel=0.25)
+    # 2 arms × 1 seed: 20 steps × 32 generations and 12 × 16 generations, of about 8 tokens; the untrained model's.
+    assert total["tokens"] == pytest.approx((2 * (20 * 32 + 12 * 16) + 12 * 16) * 8, rel=0.25)
     assert not (tmp_path / "runs").exists()
     json.dumps(report.to_json(), allow_nan=False)
 
@@ -96,9 +96,10 @@ def test_training_from_references_is_probed_on_plain_and_on_sampling_steps(tmp_p
     evaluation = SMALL["evaluation"] | {"prompts": 8}
     _, checks = results(small(task=task, training=training, evaluation=evaluation), tmp_path)
     assert checks["diversity gradient"].figures["coverage"]["share"] > 0
-    # 20 steps, each third of which samples 4 prompts × 5 answers in one arm; 8 × 16 of each arm at the end.
+    # 20 steps, each third of which samples 4 prompts × 5 answers in one arm; 8 × 16 of each arm, and of the untrained
+    # model, at the end.
     tokens = checks["time and money"].figures["tokens"]
-    assert tokens == pytest.approx((7 * 4 * 5 + 2 * 8 * 16) * 8, rel=0.3)
+    assert tokens == pytest.approx((7 * 4 * 5 + 3 * 8 * 16) * 8, rel=0.3)
 
 
 def test_prompts_in_training_and_test_are_named(tmp_path):
@@ -106,7 +107,8 @@ def test_prompts_in_training_and_test_are_named(tmp_path):
     evaluation = {**SMALL["evaluation"], "prompts": 8}
     _, checks = results(small(task=task, evaluation=evaluation), tmp_path)
     assert checks["data"].status == "warned"
-    assert "8 evaluated prompts are also in training (first: test-1)" in checks["data"].result
+    said = "8 of 8 evaluated prompts are also in training: 8 word for word (first: test-1)"
+    assert said in checks["data"].result
 
 
 def test_criteria_that_the_untrained_model_rules_out_are_named(tmp_path):

@@ -104,7 +104,7 @@ def test_layers_are_checkpointed_in_policy_gradients_too(tiny_settings):
         settings = tiny_settings.model_copy(update={"gradient_checkpointing": checkpointing})
         language_model = load_language_model(settings, seed=1)
         layer = language_model.decoder.layers[0]
-        layer.mlp.register_forward_hook(lambda *_: calls.append(checkpointing))  # noqa: B023
+        layer.mlp.register_forward_pre_hook(lambda *_: calls.append(checkpointing))  # noqa: B023
         with language_model.training_pass():
             answer_logprobs(language_model, sequences).logprobs_BT.sum().backward()
         gradients.append([p.grad for p in language_model.model.parameters() if p.requires_grad])

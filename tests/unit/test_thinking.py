@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tests.architectures.zoo import tokenizer
 
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.folder import RunFolder
@@ -11,7 +12,6 @@ from polychromic.models.thinking import Thinking, thinking_of_files, thinking_of
 from polychromic.records import Check, Generation, GenerationRow, Prompt, SamplingParameters, as_messages
 from polychromic.sampling.thinking import AnswerSampler
 from polychromic.training.groups import sample_groups
-from tests.architectures.zoo import tokenizer
 
 STRIP = Thinking(True)
 
