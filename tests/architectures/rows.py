@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import tempfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -109,6 +111,17 @@ def examine(name: str, folder: Path, *, dtype: str = "float32", **adapter: Any) 
         return replace(row, mismatch=max(mismatches))
     except PolychromicError as error:
         return replace(row, refused=str(error).replace(f"{source}: ", "").replace(str(source), name))
+
+
+def examine_quietly(name: str) -> Row:
+    """The same in a folder that is removed afterwards, without the bars and warnings of an architecture's own code."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as folder:
+        return examine(name, Path(folder))
 
 
 def _run(settings: ModelSettings, folder: Path, signal: Any, steps: int) -> ArmRun:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from tests.architectures.rows import Row, examine
+from tests.architectures.rows import Row, examine_quietly
 from tests.architectures.zoo import ARCHITECTURES
 
 from polychromic.processes import open_worker_pool
@@ -43,7 +41,7 @@ def main() -> None:
     names = options.names or sorted(ARCHITECTURES)
     rows = []
     with open_worker_pool(options.workers, torch.set_num_threads, (1,)) as pool:
-        for row in pool.map(_examine, names):
+        for row in pool.map(examine_quietly, names):
             rows.append(row)
             print(_line(row), flush=True)
     if not options.names:
@@ -53,16 +51,6 @@ def main() -> None:
     print(f"{n_right} right, {n_refused} refused, {len(wrong)} wrong")
     if wrong:
         raise SystemExit(f"wrong: {', '.join(wrong)}")
-
-
-def _examine(name: str) -> Row:
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    warnings.simplefilter("ignore")
-    with tempfile.TemporaryDirectory() as folder:
-        return examine(name, Path(folder))
 
 
 def page(rows: Sequence[Row]) -> str:

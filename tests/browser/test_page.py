@@ -105,7 +105,7 @@ def test_hostile_answers_stay_text(page, looking_at):
 def test_a_link_leads_to_one_prompt(page, looking_at):
     with looking_at(page.as_uri() + "#prompt=" + quote("prompt 5 & <b>")) as seen:
         assert seen.page.locator("#asked").inner_text().startswith("Question 5?")
-        assert seen.page.locator(".figures").nth(1).inner_text().startswith("7 of 7 pass")
+        assert seen.page.locator(".figures").nth(1).inner_text().startswith("8 of 8 pass")
     with looking_at(page.as_uri() + "#prompt=%E0%A4%A") as seen:  # no valid escape
         assert seen.page.locator("#asked").inner_text().startswith("Question 0?")
         assert seen.console == []
@@ -180,7 +180,7 @@ def test_the_first_screen_answers_in_words_and_says_what_it_took(page, looking_a
         assert "the chance that one of 2 answers passes" in verdict
         facts = seen.page.locator(".facts").first
         assert facts.inner_text().startswith(
-            "8 prompts · 7 answers each · 2 training seeds · sampled at T=0.7"
+            "8 prompts · 8 answers each · 2 training seeds · sampled at T=0.7"
         )
         assert "3.0 machine minutes, $1.00" in facts.inner_text()
         facts.locator(".number", has_text="machine minutes").hover()
@@ -261,5 +261,5 @@ def test_a_prompt_is_copied_as_json(page, looking_at):
     assert set(copied["arms"]) == {"baseline", "diverse"}
     baseline = copied["arms"]["baseline"]
     assert len(baseline["measures"]["pass@2"]["seeds"]) == 2
-    assert sum(one["count"] for one in baseline["answers"]) == 7
+    assert sum(one["count"] for one in baseline["answers"]) == 8
     assert {"group", "text", "count", "reward"} == set(baseline["answers"][0])
