@@ -85,7 +85,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "lfm2, convolutions": ("lfm2", {"layer_types": ["conv", "full_attention"]}),
     "lfm2_moe": ("lfm2_moe", {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1}),
     "mamba2": ("mamba2", {"num_heads": 8, "head_dim": 8, "n_groups": 1, "chunk_size": 8}),
-    "minicpm3": ("minicpm3", _LATENT),
+    "minicpm3": ("minicpm3", {**_LATENT, "dim_model_base": 32}),
     "minimax": ("minimax", {"layer_types": ["linear_attention", "full_attention"]}),
     "qwen2, windows": ("qwen2", _WINDOWED),
     "qwen3, windows": ("qwen3", _WINDOWED),

@@ -15,7 +15,11 @@ PROMPTS = 12
 def experiment_file(tmp_path):
     for split, first in (("train", 0), ("validation", 40), ("test", 60)):
         rows = [
-            {"id": f"{split}-{i}", "prompt": f"{i % 9 + 1},2,3,4=24:", "references": [f"{i % 9 + 1}*2*3*4"]}
+            {
+                "id": f"{split}-{i}",
+                "prompt": f"{i % 9 + 1},{i // 9 + 2},3,4=24:",
+                "references": [f"{i % 9 + 1}*2*3*4"],
+            }
             for i in range(first, first + PROMPTS)
         ]
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -105,7 +105,7 @@ def test_a_full_disk_is_said_and_nothing_is_lost(whole, tmp_path, size):
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a read-only disk takes root")
 def test_a_read_only_disk_is_one_sentence(tmp_path):
     with small_disk(tmp_path / "disk", "ro"):
-        assert "cannot be written: Read-only file system" in refused(tmp_path / "disk")
+        assert "no run folder can be made there (Read-only file system)" in refused(tmp_path / "disk")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a read-only disk takes root")
@@ -122,4 +122,4 @@ def test_a_run_whose_disk_became_read_only_is_one_sentence(whole, tmp_path):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
     tmp_path.chmod(0o500)
-    assert "cannot be written: Permission denied" in refused(tmp_path)
+    assert "no run folder can be made there (Permission denied)" in refused(tmp_path)

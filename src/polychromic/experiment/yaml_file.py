@@ -10,6 +10,7 @@ from typing import Any
 from polychromic.errors import ConfigError
 
 _MOST_BYTES = 100_000  # and what is slow to read grows with the square: 1:59:59:59:… is one number in base 60
+_LONGEST_NUMBER_SHOWN = 40
 _MOST_NODES = 20_000  # an experiment file has some hundred
 # YAML 1.1 reads 010 as eight and 1:30 as ninety.
 _OTHER_BASE = re.compile(r"[-+]?(0[0-7_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
@@ -127,9 +128,11 @@ def _require_plain_numbers(node: Any, place: str) -> None:
     for scalar in _scalars(node, set()):
         plain = scalar.style is None and scalar.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
         if plain and _OTHER_BASE.fullmatch(scalar.value):
-            read = yaml.safe_load(scalar.value)
+            short = len(scalar.value) <= _LONGEST_NUMBER_SHOWN
+            read = yaml.safe_load(scalar.value) if short else "a number in base 60"
+            shown = scalar.value if short else f"{scalar.value[:_LONGEST_NUMBER_SHOWN]}…"
             raise ConfigError(
-                f"{place}: line {scalar.start_mark.line + 1}: {scalar.value} is {read} in YAML; write the number "
+                f"{place}: line {scalar.start_mark.line + 1}: {shown} is {read} in YAML; write the number "
                 "without a leading 0 or a colon, or put a text in quotes"
             )
 
