@@ -1,6 +1,7 @@
 """Every kind of LoRA adapter, and half precision: what is sampled is trained is saved, or a sentence says why not."""
 
 import pytest
+import torch
 from tests.architectures.rows import examine
 
 KINDS = {
@@ -33,6 +34,15 @@ def test_half_precision_trains_and_samples_with_a_float32_adapter(name, dtype, t
     assert not row.refused
     assert row.saved_difference <= {"bfloat16": 0.02, "float16": 0.003}[dtype]
     assert 0 < row.mismatch <= 0.02
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_every_dtype_trains_and_samples_on_cuda(dtype, tmp_path):
+    assert torch.cuda.is_available()
+    row = examine("qwen2", tmp_path, dtype=dtype)
+    assert not row.refused
+    assert row.mismatch <= 0.02
 
 
 def test_weights_trained_whole_in_half_precision_are_refused(tmp_path):

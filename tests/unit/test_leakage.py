@@ -114,6 +114,7 @@ def test_leakage_and_duplicates_stand_beside_the_verdict(compare, tmp_path):
         "2 of 8 evaluated prompts are also in training: 1 word for word, 1 nearly (90 %"
     )
     assert texts["duplicates"].startswith("1 evaluated prompt repeats another")
+    assert f" But {texts['leakage']}." in found.verdict.sentence
     assert found.n_prompts == 8 and "p8" not in found.prompts
     for name in ("report.html", "report.md"):
         written = (tmp_path / "mine" / name).read_text()

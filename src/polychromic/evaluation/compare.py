@@ -74,7 +74,8 @@ def compare(
     at_equal_length = _at_equal_length(equal_length or {}, plan)
     means, gains = _means(plan), _frontier(plan, quality_metric)
     hacking = reward_hacking(at_headline, _gaps(plan), baseline, plan.alpha)
-    verdict = _verdict(plan, at_headline, hacking, chosen_late)
+    leaked = next((note.text for note in notes if note.kind == "leakage"), "")
+    verdict = _verdict(plan, at_headline, hacking, chosen_late, leaked)
     found = (
         *hacking,
         *_cautions_of_claims(plan, audit, gains, at_headline, verdict),
@@ -106,7 +107,11 @@ def compare(
 
 
 def _verdict(
-    plan: Plan, at_headline: Contrasts, hacking: Sequence[Caution], chosen_late: Sequence[str]
+    plan: Plan,
+    at_headline: Contrasts,
+    hacking: Sequence[Caution],
+    chosen_late: Sequence[str],
+    leaked: str,
 ) -> Verdict:
     return judge(
         plan.levels,
@@ -115,6 +120,7 @@ def _verdict(
         basis=_basis(plan),
         hacked=[one.arm for one in hacking],
         chosen_late=chosen_late,
+        leaked=leaked,
     )
 
 

@@ -63,8 +63,8 @@ class Leakage:
             )
         if self.answered:
             found.append(
-                f"{plural(len(self.answered), 'evaluated prompt')} with a reference of {_LEAST_WORDS} words or more "
-                f"that another prompt has as well (first: {self.answered[0]})"
+                f"{plural(len(self.answered), 'evaluated prompt')} {'has' if len(self.answered) == 1 else 'have'} a "
+                f"reference of {_LEAST_WORDS} words or more that another prompt has as well (first: {self.answered[0]})"
             )
         if self.passed_over and (self.seen or self.answered):
             found.append(f"{self.passed_over:,} training prompts were not searched for near-duplicates")

@@ -42,7 +42,7 @@ class Verdict:
 
     `question` says whom the first level answers for: these trained models, or the way of training. `hacked` names
     arms whose training reward rose while the judge did not follow, `chosen_late` settings that decide the verdict and
-    were changed after results had been seen.
+    were changed after results had been seen, `leaked` what of the evaluated prompts training has seen.
     """
 
     status: Status
@@ -51,6 +51,7 @@ class Verdict:
     question: str = ""
     hacked: tuple[str, ...] = ()
     chosen_late: tuple[str, ...] = ()
+    leaked: str = ""
 
     def level(self, name: str) -> LevelVerdict:
         """The level called `name`; raises ValueError that lists the levels."""
@@ -68,6 +69,7 @@ def judge(
     basis: str = "",
     hacked: Sequence[str] = (),
     chosen_late: Sequence[str] = (),
+    leaked: str = "",
 ) -> Verdict:
     """Judge every arm by every criterion. p-values are corrected by Holm over all arms and criteria of a level.
 
@@ -83,8 +85,10 @@ def judge(
         sentence += (
             f" Changed after results had been seen, and perhaps because of them: {listed(list(chosen_late))}."
         )
+    if leaked:
+        sentence += f" But {leaked}."
     return Verdict(
-        judged[0].status, sentence, judged, _question(judged[0]), tuple(hacked), tuple(chosen_late)
+        judged[0].status, sentence, judged, _question(judged[0]), tuple(hacked), tuple(chosen_late), leaked
     )
 
 
