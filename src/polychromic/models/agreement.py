@@ -1,4 +1,4 @@
-"""What is found when a model is computed in two ways: how far apart they may lie, and how far they do."""
+"""Compares two ways of computing a model: how far apart they may lie, and how far they do."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class LanguageModel:
     """Copy of what training started from where switching the adapter off does not give it: the reference of the KL."""
     path: ForwardPath = ForwardPath()
     source: str = "the model"
-    """What messages call it."""
+    """Its name in messages."""
 
     @property
     def device(self) -> torch.device:

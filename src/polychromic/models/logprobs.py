@@ -178,7 +178,7 @@ def _plain_inputs(language_model: LanguageModel, rows: Sequence[PackedRow]) -> d
 
 
 def _decoder_output(language_model: LanguageModel, rows: Sequence[PackedRow]) -> Any:
-    """What the model's decoder answers for the rows, without logits: those are made for answer tokens only."""
+    """Run the decoder on the rows, without logits: those are made for answer tokens only."""
     decoder = language_model.decoder
     inputs = _plain_inputs(language_model, rows)
     if language_model.path.layout != "packed":

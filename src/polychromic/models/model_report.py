@@ -1,4 +1,4 @@
-"""What `polychromic check` says of a model: one row per question, each with an answer from the model itself."""
+"""Describes a model for `polychromic check`: one row per question, each with an answer from the model itself."""
 
 from __future__ import annotations
 

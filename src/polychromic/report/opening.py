@@ -111,7 +111,7 @@ def facts(
 
 
 def _model_fact(checks: Sequence[Mapping[str, Any]]) -> Cell:
-    """How near the sampled and the trained policy lie to each other, over all arms, seeds and stages."""
+    """Tell how near the sampled and the trained policy lie to each other, over all arms, seeds and stages."""
     largest = max(max(check["sampling"], check["training"]) for check in checks)
     ways = dict.fromkeys(
         "answers {layout}, {head} head, {decoding} decoding".format(**check["path"]) for check in checks

@@ -33,7 +33,7 @@ def add_model_check(folder: Path, stage: Literal["train", "evaluate"], check: Mo
 
 
 def read_model_checks(folder: Path) -> dict[str, Any]:
-    """What `add_model_check` wrote, by stage; empty where nothing readable is there, since every start checks anew."""
+    """Read what `add_model_check` wrote by stage; empty where nothing readable is there: every start checks anew."""
     return read_derived(folder / "model_check.json") or {}
 
 
