@@ -74,8 +74,7 @@ def compare(
     at_equal_length = _at_equal_length(equal_length or {}, plan)
     means, gains = _means(plan), _frontier(plan, quality_metric)
     hacking = reward_hacking(at_headline, _gaps(plan), baseline, plan.alpha)
-    leaked = next((note.text for note in notes if note.kind == "leakage"), "")
-    verdict = _verdict(plan, at_headline, hacking, chosen_late, leaked)
+    verdict = _verdict(plan, at_headline, hacking, chosen_late, notes)
     found = (
         *hacking,
         *_cautions_of_claims(plan, audit, gains, at_headline, verdict),
@@ -111,7 +110,7 @@ def _verdict(
     at_headline: Contrasts,
     hacking: Sequence[Caution],
     chosen_late: Sequence[str],
-    leaked: str,
+    notes: Sequence[Caution],
 ) -> Verdict:
     return judge(
         plan.levels,
@@ -120,7 +119,7 @@ def _verdict(
         basis=_basis(plan),
         hacked=[one.arm for one in hacking],
         chosen_late=chosen_late,
-        leaked=leaked,
+        leaked=next((note.text for note in notes if note.kind == "leakage"), ""),
     )
 
 
