@@ -6,18 +6,16 @@ import math
 import numpy as np
 import pytest
 
-from polychromic.evaluation import (
-    Criterion,
-    Resampling,
-    compare,
+from polychromic.evaluation import Criterion, Resampling, compare, measure_arms
+from polychromic.evaluation.rendering import (
     criteria_table,
+    escape_latex,
+    escape_markdown,
     means_table,
-    measure_arms,
     summary_text,
     to_latex,
     to_markdown,
 )
-from polychromic.evaluation.rendering import escape_latex, escape_markdown
 from polychromic.records import GenerationRow, SamplingParameters
 
 QUICK = Resampling(bootstraps=1000, sign_patterns=2000)

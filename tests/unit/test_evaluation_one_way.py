@@ -7,9 +7,10 @@ import pytest
 from rich.console import Console
 
 from polychromic.diversity import MeasureSettings, load_embedder
-from polychromic.evaluation import Resampling, compare, measure_arms, summary_text
+from polychromic.evaluation import Resampling, compare, measure_arms
 from polychromic.evaluation.group_metrics import MeasureOptions
 from polychromic.evaluation.measure import measure_rows
+from polychromic.evaluation.rendering import summary_text
 from polychromic.evaluation.tables import PromptTable
 from polychromic.records import GenerationRow, SamplingParameters
 from polychromic.report.terminal import show_comparison

@@ -5,18 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from polychromic.evaluation import (
-    Criterion,
-    Resampling,
-    compare,
-    criteria_table,
-    gains_table,
-    means_table,
-    measure_arms,
-    summary_text,
-    to_latex,
-)
+from polychromic.evaluation import Criterion, Resampling, compare, measure_arms
 from polychromic.evaluation.frontier import MatchedGain
+from polychromic.evaluation.rendering import criteria_table, gains_table, means_table, summary_text, to_latex
 from polychromic.records import GenerationRow, SamplingParameters
 
 LEVELS = {"minimum": [Criterion("distinct_2", "higher", 0.1), Criterion("pass@1", "not_worse", margin=0.1)]}

@@ -12,14 +12,6 @@ from polychromic.evaluation.measure import measure_arms, measure_rows
 from polychromic.evaluation.metrics import METRICS, Metric, find_metric, register_metric
 from polychromic.evaluation.passk import all_pass_at_k, most_pass_at_k, pass_at_k, pass_at_k_curve
 from polychromic.evaluation.power import detectable_effect, prompts_needed
-from polychromic.evaluation.rendering import (
-    criteria_table,
-    gains_table,
-    means_table,
-    summary_text,
-    to_latex,
-    to_markdown,
-)
 from polychromic.evaluation.statistics import PairedComparison, paired_comparison
 from polychromic.evaluation.tables import PromptTable, SampledTable
 from polychromic.evaluation.verdict import Verdict, judge_means
@@ -45,14 +37,11 @@ __all__ = [
     "at_equal_length",
     "audit_checker",
     "compare",
-    "criteria_table",
     "criterion_possible",
     "detectable_effect",
     "find_metric",
-    "gains_table",
     "impossible_criteria",
     "judge_means",
-    "means_table",
     "measure_arms",
     "measure_rows",
     "most_pass_at_k",
@@ -61,7 +50,4 @@ __all__ = [
     "pass_at_k_curve",
     "prompts_needed",
     "register_metric",
-    "summary_text",
-    "to_latex",
-    "to_markdown",
 ]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 from polychromic.evaluation.audit_checker import CheckerAudit
 from polychromic.evaluation.frontier import MatchedGain
@@ -13,33 +11,7 @@ from polychromic.evaluation.outcomes import CriterionOutcome
 from polychromic.evaluation.seeds import LEAST_SEEDS
 from polychromic.evaluation.statistics import PairedComparison
 from polychromic.evaluation.tables import PromptTable
-from polychromic.evaluation.wording import listed, number, p_text, plural, signed, signed_percent
-
-CautionKind = Literal[
-    "reward hacking",
-    "temperature",
-    "length",
-    "number of answers",
-    "saturated",
-    "underpowered",
-    "few seeds",
-    "seeds",
-    "missing rewards",
-    "truncated",
-    "left out",
-    "missing answers",
-    "undefined",
-    "checker",
-    "sampling not stated",
-    "added after results",
-    "recorded again",
-    "units of text",
-    "thinking",
-    "leakage",
-    "duplicates",
-    "long texts",
-    "untrained model",
-]
+from polychromic.evaluation.wording import Caution, listed, number, p_text, plural, signed, signed_percent
 
 Contrasts = Mapping[tuple[str, str], PairedComparison]
 """Comparisons at the headline way of sampling, by (arm, metric key)."""
@@ -49,15 +21,6 @@ LENGTH_CHANGE = 0.10
 _SATURATED = 0.5
 _MISSING, _TRUNCATED = 0.01, 0.05
 _AT_EQUAL_BIGRAMS = {"distinct_2": "rarefied_distinct_2"}
-
-
-@dataclass(frozen=True, slots=True)
-class Caution:
-    """One warning, about one arm (empty: all of them)."""
-
-    kind: CautionKind
-    arm: str
-    text: str
 
 
 def reward_hacking(

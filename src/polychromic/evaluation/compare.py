@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from polychromic.evaluation.audit_checker import CheckerAudit
 from polychromic.evaluation.cautions import (
-    Caution,
     Contrasts,
     answer_cautions,
     checker_cautions,
@@ -38,7 +37,7 @@ from polychromic.evaluation.tables import PromptTable
 from polychromic.evaluation.undefined import undefined_cautions
 from polychromic.evaluation.untrained import Overtaking, overtakings
 from polychromic.evaluation.verdict import Verdict, judge
-from polychromic.evaluation.wording import plural
+from polychromic.evaluation.wording import Caution, plural
 
 Floats = NDArray[np.float64]
 

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from polychromic.evaluation.audit_checker import CheckerAudit
-from polychromic.evaluation.cautions import Caution
 from polychromic.evaluation.curves import Curve
 from polychromic.evaluation.frontier import MatchedGain
 from polychromic.evaluation.intervals import Resampling
@@ -16,6 +15,7 @@ from polychromic.evaluation.robustness import Robustness
 from polychromic.evaluation.statistics import PairedComparison
 from polychromic.evaluation.untrained import Overtaking
 from polychromic.evaluation.verdict import Verdict
+from polychromic.evaluation.wording import Caution
 from polychromic.files import strict_json
 
 SCHEMA_VERSION = 1

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from polychromic.diversity.tokens import unicode_words
-from polychromic.evaluation.cautions import Caution
-from polychromic.evaluation.wording import plural
+from polychromic.evaluation.wording import Caution, plural
 from polychromic.records import Prompt
 
 _ALIKE = 90.0

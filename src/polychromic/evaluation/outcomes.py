@@ -6,7 +6,13 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from polychromic.evaluation import advice
+from polychromic.evaluation.advice import (
+    PER_PROMPT,
+    for_informative_prompts,
+    for_precision,
+    for_saturation,
+    for_seeds,
+)
 from polychromic.evaluation.ceilings import criterion_possible
 from polychromic.evaluation.criteria import Criterion
 from polychromic.evaluation.equivalence import MarginTest
@@ -143,7 +149,7 @@ def _rule_change(criterion: Criterion, evidence: Evidence, p_adjusted: float) ->
     gained = criterion.sign * evidence.difference > 0
     reached = gained and (relative >= criterion.asked or not criterion.asked)
     if evidence.comparison is None:
-        return ("undecided", advice.PER_PROMPT) if reached else ("not met", "")
+        return ("undecided", PER_PROMPT) if reached else ("not met", "")
     if not reached:
         return _rule_short(criterion, evidence, evidence.comparison)
     if p_adjusted < criterion.alpha:
@@ -154,7 +160,7 @@ def _rule_change(criterion: Criterion, evidence: Evidence, p_adjusted: float) ->
 def _rule_short(criterion: Criterion, evidence: Evidence, comparison: PairedComparison) -> Ruling:
     """A change that falls short of what was asked: is that certain?"""
     if evidence.share_at_bound >= SATURATED_SHARE and not comparison.p_value < criterion.alpha:
-        return "undecided", advice.for_saturation(criterion.metric, evidence.share_at_bound)
+        return "undecided", for_saturation(criterion.metric, evidence.share_at_bound)
     if not criterion.asked:
         interval = (comparison.ci_low, comparison.ci_high)
         if max(criterion.sign * end for end in interval) < 0:
@@ -164,7 +170,7 @@ def _rule_short(criterion: Criterion, evidence: Evidence, comparison: PairedComp
     if max(criterion.sign * end for end in interval) < criterion.asked:
         return "not met", ""
     short_by = criterion.asked - criterion.sign * evidence.relative
-    return "undecided", advice.for_precision(comparison, short_by, interval)
+    return "undecided", for_precision(comparison, short_by, interval)
 
 
 def _rule_no_worse(criterion: Criterion, evidence: Evidence, p_adjusted: float) -> Ruling:
@@ -172,25 +178,25 @@ def _rule_no_worse(criterion: Criterion, evidence: Evidence, p_adjusted: float) 
     within = criterion.sign * evidence.difference + (criterion.margin or 0.0)
     comparison = evidence.comparison
     if comparison is None:
-        return ("not met", "") if within < 0 else ("undecided", advice.PER_PROMPT)
+        return ("not met", "") if within < 0 else ("undecided", PER_PROMPT)
     if p_adjusted < criterion.alpha:
         return "met", ""
     interval = (comparison.ci_low, comparison.ci_high)
     if max(criterion.sign * end for end in interval) + (criterion.margin or 0.0) < 0:
         return "not met", ""
     if comparison.asks_over_seeds and comparison.n_seeds < 2:
-        return "undecided", advice.for_seeds(comparison)
-    return "undecided", advice.for_precision(comparison, within, interval)
+        return "undecided", for_seeds(comparison)
+    return "undecided", for_precision(comparison, within, interval)
 
 
 def _for_significance(criterion: Criterion, evidence: Evidence, comparison: PairedComparison) -> str:
     if comparison.p_floor >= criterion.alpha:
-        return advice.for_informative_prompts(comparison)
+        return for_informative_prompts(comparison)
     if evidence.share_at_bound >= SATURATED_SHARE:
-        return advice.for_saturation(criterion.metric, evidence.share_at_bound)
+        return for_saturation(criterion.metric, evidence.share_at_bound)
     if comparison.asks_over_seeds and not comparison.p_over_seeds < criterion.alpha:
-        return advice.for_seeds(comparison)
-    return advice.for_precision(comparison, comparison.difference, (comparison.ci_low, comparison.ci_high))
+        return for_seeds(comparison)
+    return for_precision(comparison, comparison.difference, (comparison.ci_low, comparison.ci_high))
 
 
 def _finding(

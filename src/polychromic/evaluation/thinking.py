@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from polychromic.diversity import MeasureSettings, measure_group
 from polychromic.diversity.tokens import Tokenizer
-from polychromic.evaluation.cautions import Caution
+from polychromic.evaluation.wording import Caution
 from polychromic.records import GenerationRow
 
 Rows = Mapping[tuple[str, int], Sequence[GenerationRow]]

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
-from polychromic.evaluation.cautions import Caution
 from polychromic.evaluation.metrics import METRICS, find_metric
 from polychromic.evaluation.tables import PromptTable
-from polychromic.evaluation.wording import listed
+from polychromic.evaluation.wording import Caution, listed
 
 
 def count_reasons(reasons: Iterable[Mapping[str, str]]) -> dict[str, dict[str, int]]:

@@ -3,6 +3,43 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Literal
+
+CautionKind = Literal[
+    "reward hacking",
+    "temperature",
+    "length",
+    "number of answers",
+    "saturated",
+    "underpowered",
+    "few seeds",
+    "seeds",
+    "missing rewards",
+    "truncated",
+    "left out",
+    "missing answers",
+    "undefined",
+    "checker",
+    "sampling not stated",
+    "added after results",
+    "recorded again",
+    "units of text",
+    "thinking",
+    "leakage",
+    "duplicates",
+    "long texts",
+    "untrained model",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Caution:
+    """One warning, about one arm (empty: all of them)."""
+
+    kind: CautionKind
+    arm: str
+    text: str
 
 
 def signed_percent(change: float) -> str:

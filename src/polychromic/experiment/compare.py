@@ -12,7 +12,6 @@ from polychromic.diversity.overlap import ROUGE_L_TOKENS
 from polychromic.diversity.tokens import ModelTokens, Tokenizer, TokenOptions, choose_tokens
 from polychromic.errors import ConfigError
 from polychromic.evaluation.audit_checker import CheckerAudit, ControlResult, audit_checker
-from polychromic.evaluation.cautions import Caution
 from polychromic.evaluation.collect import read_collected
 from polychromic.evaluation.compare import Comparison, compare
 from polychromic.evaluation.equal_length import at_equal_length
@@ -20,7 +19,7 @@ from polychromic.evaluation.leakage import find_leakage
 from polychromic.evaluation.measure import measure_arms
 from polychromic.evaluation.study import Study
 from polychromic.evaluation.thinking import thinking_cautions, thinking_measures
-from polychromic.evaluation.wording import plural
+from polychromic.evaluation.wording import Caution, plural
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.continuing import late_changes
 from polychromic.experiment.folder import RunFolder

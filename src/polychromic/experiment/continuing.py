@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from polychromic.errors import ConfigError, DataError
-from polychromic.evaluation.cautions import Caution
-from polychromic.evaluation.wording import listed, plural
+from polychromic.evaluation.wording import Caution, listed, plural
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.cost import left_to_do
 from polychromic.experiment.folder import RunFolder, read_resolved, resolved_yaml

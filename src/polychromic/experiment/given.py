@@ -12,7 +12,6 @@ from typing import Any, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from polychromic.errors import ConfigError, DataError
-from polychromic.evaluation.cautions import Caution
 from polychromic.evaluation.given import (
     GivenGenerations,
     RowsByArmSeed,
@@ -21,7 +20,7 @@ from polychromic.evaluation.given import (
     require_common_seeds,
 )
 from polychromic.evaluation.settings import EvaluationSettings
-from polychromic.evaluation.wording import listed, plural
+from polychromic.evaluation.wording import Caution, listed, plural
 from polychromic.experiment.compare import compare_rows
 from polychromic.experiment.config import (
     ComparisonSettings,

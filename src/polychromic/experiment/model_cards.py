@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from polychromic.evaluation import Comparison, criteria_table, means_table, to_markdown
-from polychromic.evaluation.rendering import Table, escape_markdown
+from polychromic.evaluation import Comparison
+from polychromic.evaluation.rendering import Table, criteria_table, escape_markdown, means_table, to_markdown
 from polychromic.experiment.config import Arm, Experiment
 from polychromic.experiment.folder import RunFolder
 from polychromic.files import read_json, write_text

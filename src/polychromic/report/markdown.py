@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from polychromic.diagnosis import Diagnosis
-from polychromic.evaluation import Comparison, criteria_table, gains_table, means_table, to_markdown
-from polychromic.evaluation.rendering import escape_markdown, overtaking_lines, untrained_table
+from polychromic.evaluation import Comparison
+from polychromic.evaluation.rendering import (
+    criteria_table,
+    escape_markdown,
+    gains_table,
+    means_table,
+    overtaking_lines,
+    to_markdown,
+    untrained_table,
+)
 from polychromic.report.cells import comparison_detail
 from polychromic.report.measures import signatures
 from polychromic.report.opening import as_text, facts, no_cautions, plain_verdict

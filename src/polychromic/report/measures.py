@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from polychromic.evaluation import Comparison
+from polychromic.evaluation.comparison import Comparison
 from polychromic.evaluation.metrics import split_at_k
 
 _MEANINGS = {

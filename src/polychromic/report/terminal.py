@@ -8,8 +8,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from polychromic.evaluation import Comparison, criteria_table, gains_table, means_table, summary_text
-from polychromic.evaluation.rendering import overtaking_lines, signature_lines, untrained_table
+from polychromic.evaluation import Comparison
+from polychromic.evaluation.rendering import (
+    criteria_table,
+    gains_table,
+    means_table,
+    overtaking_lines,
+    signature_lines,
+    summary_text,
+    untrained_table,
+)
 from polychromic.plain_text import plain_text
 
 _STATUS_STYLES = {"met": "green", "not met": "red", "undecided": "yellow", "impossible": "magenta"}

@@ -12,7 +12,7 @@ from polychromic.tasks.reply_faults import echoes, fault
 if TYPE_CHECKING:
     from polychromic.tasks.replies import RepliesTask
 
-_SHUFFLES = 5
+_REPORTED_SHUFFLES = 5
 _STOCK_REPLY = "That's so cool! What do you like about it?"
 
 
@@ -48,7 +48,7 @@ def _controls(task: RepliesTask, test: Pairs) -> dict[str, list[list[str]]]:
         "references": [test.replies],
         "shuffled": [
             [test.replies[i] for i in other_N]
-            for other_N in mismatches(len(test.posts), _SHUFFLES, generator)
+            for other_N in mismatches(len(test.posts), _REPORTED_SHUFFLES, generator)
         ],
         "stock": [[_STOCK_REPLY] * len(test.posts)],
         "empty": [["..."] * len(test.posts)],
