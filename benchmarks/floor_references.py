@@ -31,17 +31,17 @@ task:
   {{name: custom, train: train.jsonl, validation: validation.jsonl, test: test.jsonl, checker: "{__file__}:balanced"}}
 model: {{source: "polychromic:arithmetic-tiny", adapter: {{rank: 16, alpha: 32}}}}
 training:
-  signal: references
+  loss: sft
   steps: 150
   prompts_per_step: 16
   learning_rate: 1.0e-3
   max_new_tokens: 24
   validation_every: 5
-diversity: {{objective: coverage, set_size: 4, n_generations: 8, max_examples: 8, every_n_steps: 3}}
+diversity: {{objective: coverage, set_size: 4, num_samples: 8, num_prompts: 8, sample_every: 3}}
 arms:
   baseline: {{diversity: {{weight: 0.0}}}}
   floor: {{diversity: {{weight: auto, mode: floor, floor_margin: 0.03}}}}
-evaluation: {{prompts: 60, samples: 8, max_new_tokens: 24, sampling: [{{temperature: 1.0}}]}}
+evaluation: {{num_prompts: 60, num_samples: 8, max_new_tokens: 24, sampling: [{{temperature: 1.0}}]}}
 """
 
 

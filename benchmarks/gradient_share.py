@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.tasks import build_task
 from polychromic.models.loading import load_language_model
-from polychromic.training.loop import ArmRun
+from polychromic.tasks.base import build_task
 from polychromic.training.steps import StepMaker
+from polychromic.training.trainer import ArmRun
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def main() -> None:
     plain, measuring = (statistics.fmean(seconds[measured][1:]) for measured in (False, True))
     # Beside references only every m-th step samples, and only such a step can measure (`StepMaker`).
     arm = experiment.arm(options.arm)
-    sampling = arm.diversity.every_n_steps if arm.training.signal == "references" else 1
+    sampling = arm.diversity.sample_every if arm.training.loss == "references" else 1
     rounds = max(1, arm.training.gradient_share_every // sampling)
     print(f"plain step {plain:.3f} s, measured step {measuring:.3f} s: {measuring / plain:.2f} times as long")
     print(f"every {sampling * rounds} steps: {100 * (measuring / plain - 1) / rounds:.1f} % of training time")

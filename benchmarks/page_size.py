@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from polychromic.evaluation import Criterion, Resampling, compare, measure_arms
-from polychromic.evaluation.study import Study
+from polychromic.evaluation.tables import Study
 from polychromic.files import append_jsonl
 from polychromic.records import GenerationRow, SamplingParameters
 from polychromic.report.build import write_report

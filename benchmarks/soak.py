@@ -29,9 +29,9 @@ import torch
 
 from polychromic.models.settings import AdapterSettings, ModelSettings
 from polychromic.tasks.arithmetic import ArithmeticTask
-from polychromic.training.loop import ArmRun, Trainer
 from polychromic.training.settings import DiversitySettings, TrainingSettings
-from polychromic.training.tracking import BackgroundTracker
+from polychromic.training.trackers import BackgroundTracker
+from polychromic.training.trainer import ArmRun, Trainer
 
 SETTLED_AFTER = 200
 
@@ -127,14 +127,14 @@ def trainer(folder: Path, steps: int) -> Trainer:
         task=ArithmeticTask(512, 16, 16),
         model=ModelSettings(source="polychromic:arithmetic-tiny", adapter=AdapterSettings(rank=8)),
         training=TrainingSettings(
-            signal="reward",
+            loss="rl",
             steps=steps,
             prompts_per_step=4,
-            generations=6,
+            num_samples=6,
             max_new_tokens=16,
             learning_rate=2e-4,
         ),
-        diversity=DiversitySettings(weight=1.0, set_size=3, stop_after_silent_steps=10**9),
+        diversity=DiversitySettings(weight=1.0, set_size=3, max_zero_gradient_steps=10**9),
     )
     return Trainer(run)
 

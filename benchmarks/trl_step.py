@@ -32,8 +32,8 @@ from polychromic.models.loading import load_language_model
 from polychromic.models.settings import AdapterSettings, ModelSettings
 from polychromic.records import Check, Prompt, as_messages
 from polychromic.tasks.arithmetic import ArithmeticTask, random_problems
-from polychromic.training.loop import ArmRun, Trainer
 from polychromic.training.settings import DiversitySettings, TrainingSettings
+from polychromic.training.trainer import ArmRun, Trainer
 
 WARM_UP = 2
 LEARNING_RATE = 1e-5
@@ -112,8 +112,8 @@ def model_settings(options: argparse.Namespace) -> ModelSettings:
 def our_rate(options: argparse.Namespace, prompts: Sequence[Prompt], folder: Path) -> float:
     """Tokens a CPU second of this project's trainer."""
     training = TrainingSettings(
-        signal="reward", steps=options.steps + WARM_UP, prompts_per_step=options.prompts,
-        generations=options.generations, max_new_tokens=options.new_tokens, learning_rate=LEARNING_RATE,
+        loss="rl", steps=options.steps + WARM_UP, prompts_per_step=options.prompts,
+        num_samples=options.generations, max_new_tokens=options.new_tokens, learning_rate=LEARNING_RATE,
         checkpoint_every=10**6,
     )  # fmt: skip
     diversity = DiversitySettings(weight=options.weight, set_size=min(4, options.generations))

@@ -20,7 +20,7 @@ from polychromic.objective import surprisal_gram
 from polychromic.records import Group, SamplingParameters
 from polychromic.sampling.local import LocalSampler
 from polychromic.tasks.arithmetic import ArithmeticTask
-from polychromic.training.groups import GroupSignals, group_sequences, group_signals, sample_groups
+from polychromic.training.rollouts import GroupSignals, group_sequences, group_signals, sample_groups
 from variance import PUBLISHED, SCORES, SIZES, K, Moments, N, design, fit, label, print_header, print_row
 
 FloatArray = NDArray[np.float64]

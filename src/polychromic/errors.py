@@ -1,4 +1,13 @@
-"""The errors that users see: each message names the place, what was expected and the mend."""
+"""Errors that a person is meant to read, and sentences for those that the system raises."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class PolychromicError(Exception):
@@ -42,3 +51,62 @@ class StoppedError(PolychromicError):
 
     def __str__(self) -> str:
         return f"stopped by {self.reason}; {self.done}; run the same command again to continue"
+
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
+_OUT_OF_FILES = {errno.EMFILE, errno.ENFILE}
+_IN_THE_WAY = {
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.ENOENT,
+    errno.ELOOP,
+    errno.ENOTEMPTY,
+    errno.ENAMETOOLONG,
+}
+# Others are of the disk itself, or of folders on other machines.
+_UNWRITABLE = _NO_ROOM | _FORBIDDEN | {errno.EIO, errno.ESTALE, errno.ENOLCK, errno.EOPNOTSUPP}
+
+_TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}")
+
+
+@contextmanager
+def in_words(root: Path | None = None) -> Iterator[None]:
+    """Turns an error of the system in the block into a PolychromicError. root: the run folder that is being written."""
+    try:
+        yield
+    except MemoryError as error:
+        raise PolychromicError("out of memory; free memory, or ask for less at once") from error
+    except OSError as error:
+        raise PolychromicError(_sentence(error, root)) from error
+
+
+def unwritable(place: Path | str, reason: str) -> str:
+    """That a run folder or a file cannot be written, why, and the way on."""
+    return (
+        f"{place}: cannot be written: {reason}. Everything written before is kept; free the disk or make the folder "
+        "writable and run again to continue, or choose another place with --out"
+    )
+
+
+def _sentence(error: OSError, root: Path | None) -> str:
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    names = [_final_name(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    if error.errno in _OUT_OF_FILES:
+        return f"{reason}: raise the limit of this shell (ulimit -n 4096) and run again"
+    if error.errno in _UNWRITABLE:
+        return unwritable(root or " → ".join(names) or "the disk", reason)
+    if error.errno in _IN_THE_WAY and names:
+        return (
+            f"{' → '.join(names)}: {reason}: a file, folder or link is missing or stands where another kind is "
+            "expected; move it away or put it back, and run again"
+        )
+    return f"{': '.join([*names, reason])}; mend that and run again to continue"
+
+
+def _final_name(name: str | bytes) -> str:
+    """The file that was to be written, where the error is of its temporary copy `.NAME.12345678`."""
+    path = Path(os.fsdecode(name))
+    copy = _TEMPORARY.fullmatch(path.name)
+    return str(path.with_name(copy[1]) if copy else path)

@@ -22,8 +22,8 @@ from polychromic.models.loading import load_language_model
 from polychromic.models.model_report import describe_model
 from polychromic.models.settings import AdapterSettings, ModelSettings
 from polychromic.records import Check, Prompt, as_messages
-from polychromic.training.loop import ArmRun, train_arm
 from polychromic.training.settings import DiversitySettings, TrainingSettings
+from polychromic.training.trainer import ArmRun, train_arm
 
 QUESTIONS = (
     "What is a brick good for?",
@@ -133,16 +133,16 @@ def _run(settings: ModelSettings, folder: Path, signal: Any, steps: int) -> ArmR
         task=Questions(),
         model=settings,
         training=TrainingSettings(
-            signal=signal,
+            loss=signal,
             steps=steps,
             prompts_per_step=len(QUESTIONS),
-            generations=4,
+            num_samples=4,
             max_new_tokens=12,
             learning_rate=1e-2,
             max_length=64,
         ),
         diversity=DiversitySettings(
-            weight=1.0, objective="distance", set_size=2, n_generations=4, every_n_steps=1
+            weight=1.0, objective="distance", set_size=2, num_samples=4, sample_every=1
         ),
     )
 

@@ -22,9 +22,9 @@ from pathlib import Path
 from unittest import mock
 
 SMALL = (
-    "seeds=[0]", "training.steps=2", "training.prompts_per_step=2", "training.generations=4",
-    "training.checkpoint_every=1", "model.adapter.rank=4", "diversity.set_size=2", "evaluation.prompts=4",
-    "evaluation.samples=4", "evaluation.sampling=[{temperature: 1.0}]", "evaluation.max_sequences=16",
+    "seeds=[0]", "training.steps=2", "training.prompts_per_step=2", "training.num_samples=4",
+    "training.checkpoint_every=1", "model.adapter.rank=4", "diversity.set_size=2", "evaluation.num_prompts=4",
+    "evaluation.num_samples=4", "evaluation.sampling=[{temperature: 1.0}]", "evaluation.max_decode_batch=16",
     "task.train_problems=16", "task.validation_problems=4", "task.test_problems=4", "run.workers=1",
     "run.preflight=false", "comparison.minimum=[{metric: distinct_correct, direction: higher, relative_change: 0.1}]",
 )  # fmt: skip
@@ -44,7 +44,7 @@ OUTPUTS = {
 IN_THE_WAY = ("a folder", "a dangling link", "a link to itself", "missing")
 WAYS_ON = (
     "put a copy", "delete", "move it away", "--fresh", "--out", "run again", "it is made again", "run` or `evaluate",
-    "train it first", "did you mean", "should be", "match the values", "this key is required", "again",
+    "train it first", "trains it", "did you mean", "should be", "match the values", "this key is required", "again",
 )  # fmt: skip
 
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from polychromic.diversity.sentence_embedder import SentenceEmbedder
+from polychromic.diversity.embedders import SentenceEmbedder
 from polychromic.errors import ModelError
 from polychromic.models.loading import load_base, load_language_model, load_tokenizer
 from polychromic.models.settings import ModelSettings
 from polychromic.models.sources import resolve_source
-from polychromic.training.loop import save_adapter
+from polychromic.training.trainer import save_adapter
 
 
 class Payload:

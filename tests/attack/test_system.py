@@ -11,9 +11,8 @@ import pytest
 from tests.attack.damage import EXPERIMENT, SMALL, command
 from tests.faults.test_faults import small_disk
 
-from polychromic.errors import ConfigError, PolychromicError
+from polychromic.errors import ConfigError, PolychromicError, in_words
 from polychromic.experiment.watch import page_server
-from polychromic.system_errors import in_words
 
 LONG = "9" * 401
 

@@ -5,10 +5,9 @@ import shutil
 import pytest
 
 from polychromic.errors import ModelError
-from polychromic.models.loading import load_tokenizer
+from polychromic.models.loading import load_tokenizer, require_template_ends
 from polychromic.models.settings import ModelSettings
 from polychromic.models.sources import resolve_source
-from polychromic.models.templates import require_template_ends
 
 LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 GOOD = "{% for message in messages %}<{{ message.role }}>{{ message.content }}{{ eos_token }}{% endfor %}"

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import expect
 
 from polychromic.evaluation import Criterion, Resampling, compare, measure_arms
-from polychromic.evaluation.study import Study
+from polychromic.evaluation.tables import Study
 from polychromic.files import append_jsonl
 from polychromic.records import GenerationRow, SamplingParameters
 from polychromic.report.build import write_report

@@ -28,9 +28,9 @@ def experiment_file(tmp_path):
         "task: {name: custom, train: train.jsonl, validation: validation.jsonl, test: test.jsonl,"
         " checker: contains, embedder: hash}\n"
         "model: {source: 'polychromic:arithmetic-tiny', adapter: {rank: 4, alpha: 8}}\n"
-        "training: {signal: references, steps: 12, prompts_per_step: 8, max_new_tokens: 8, learning_rate: 1.0e-2}\n"
+        "training: {loss: sft, steps: 12, prompts_per_step: 8, max_new_tokens: 8, learning_rate: 1.0e-2}\n"
         "arms: {baseline: {untrained: true}, taught: {}}\n"
-        f"evaluation: {{prompts: {PROMPTS}, samples: 4, max_new_tokens: 8}}\n"
+        f"evaluation: {{num_prompts: {PROMPTS}, num_samples: 4, max_new_tokens: 8}}\n"
         "comparison: {minimum: [{metric: reference_perplexity, direction: lower, relative_change: 0.0}]}\n"
         "run: {preflight: false}\n"
     )
@@ -55,7 +55,7 @@ def test_a_verbalised_arm_of_a_model_without_chat_is_refused_before_anything_is_
     experiment_file, tmp_path
 ):
     content = Experiment.from_file(experiment_file).model_dump(mode="json")
-    arms = content["arms"] | {"asked": {"untrained": True, "verbalised": 4}}
+    arms = content["arms"] | {"asked": {"untrained": True, "verbalized": 4}}
     experiment = Experiment.from_mapping(content | {"arms": arms})
     with pytest.raises(ModelError, match="this model has no chat template"):
         run(experiment, out=tmp_path)

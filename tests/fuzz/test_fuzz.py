@@ -21,12 +21,12 @@ import yaml
 from tests.fuzz.mutate import mutate, mutate_tree
 
 from polychromic.errors import CheckerError, ConfigError, DataError, PolychromicError
-from polychromic.evaluation.given import read_given
+from polychromic.evaluation.external import read_given
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.tasks import build_task
 from polychromic.records import SamplingParameters
 from polychromic.tasks.arithmetic import ArithmeticTask
-from polychromic.tasks.jsonl import load_prompts
+from polychromic.tasks.base import build_task
+from polychromic.tasks.jsonl_task import load_prompts
 
 FUZZ = int(os.environ.get("FUZZ", "300"))
 SEED = int(os.environ.get("FUZZ_SEED", "0"))

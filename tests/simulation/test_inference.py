@@ -12,11 +12,10 @@ import pytest
 from scipy import stats
 
 from polychromic.evaluation import detectable_effect, prompts_needed
-from polychromic.evaluation.equivalence import margin_test
-from polychromic.evaluation.frontier import reachable
-from polychromic.evaluation.intervals import PROMPTS_ALONE, Resampling, reaches
-from polychromic.evaluation.resampling import bootstrap_means, sign_flip_tests
-from polychromic.evaluation.seeds import SeedSpread
+from polychromic.evaluation.statistics.frontier import reachable
+from polychromic.evaluation.statistics.intervals import PROMPTS_ALONE, Resampling, reaches
+from polychromic.evaluation.statistics.resampling import SeedSpread, bootstrap_means, sign_flip_tests
+from polychromic.evaluation.statistics.sensitivity import margin_test
 
 pytestmark = pytest.mark.slow
 

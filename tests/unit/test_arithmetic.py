@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from polychromic.errors import ConfigError
-from polychromic.experiment.tasks import build_task
 from polychromic.records import Prompt, as_messages
 from polychromic.tasks import arithmetic
 from polychromic.tasks.arithmetic import ArithmeticTask, random_problems
-from polychromic.tasks.settings import ArithmeticSettings
+from polychromic.tasks.base import ArithmeticSettings, build_task
 
 
 def problem(numbers, target):

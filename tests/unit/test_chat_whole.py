@@ -7,7 +7,7 @@ from tokenizers import AddedToken
 from polychromic.errors import DataError
 from polychromic.models.chat import encode_example, encode_prompt
 from polychromic.records import Generation, Group, Message, Prompt, as_messages
-from polychromic.training.groups import group_sequences
+from polychromic.training.rollouts import group_sequences
 
 CONVERSATION = (
     Message("system", "Be brief."), Message("user", "One?"), Message("assistant", "1"), Message("user", "Two?"),

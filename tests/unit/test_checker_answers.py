@@ -9,8 +9,8 @@ import pytest
 
 from polychromic.records import Check, Prompt, as_messages
 from polychromic.tasks.checker_family import Process, ProcessFailedError
-from polychromic.tasks.conversation import Conversation
-from polychromic.tasks.execution_watch import AnswerExecutedError, ExecutionWatch
+from polychromic.tasks.execution import AnswerExecutedError, ExecutionWatch
+from polychromic.tasks.protocol import Conversation
 
 PROMPT = Prompt("p", as_messages("Q"), ("A",))
 

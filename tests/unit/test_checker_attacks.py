@@ -12,8 +12,8 @@ from polychromic.errors import CheckerError
 from polychromic.evaluation.collect import CollectionPlan, collect
 from polychromic.generations import read_generations
 from polychromic.records import Check, Generation, Prompt, SamplingParameters, as_messages
-from polychromic.tasks import rechecking, run_isolated
-from polychromic.tasks.custom import CustomTask
+from polychromic.tasks import isolation, run_isolated
+from polychromic.tasks.jsonl_task import CustomTask
 
 PROMPTS = [Prompt(name, as_messages(f"Question {name}"), ("A",)) for name in "pqr"]
 needs_proc = pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="reads /proc")
@@ -220,14 +220,14 @@ class Says:
 
 
 def test_a_chunk_whose_rewards_are_taken_back_is_not_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(rechecking, "_MOST_SHARE", 1e9)  # every batch, however little time has passed
+    monkeypatch.setattr(isolation, "_MOST_SHARE", 1e9)  # every batch, however little time has passed
     (tmp_path / "mine.py").write_text(
         "SAID = {}\ndef check(prompt, text):\n    SAID.update({text: 1.0})\n    return SAID.get('poison', 0.0)\n"
     )
     data = tmp_path / "prompts.jsonl"
     data.write_text(json.dumps({"prompt": "Q"}) + "\n")
     task = CustomTask(data, data, data, checker=f"{tmp_path / 'mine.py'}:check", embedder="hash")
-    plan = CollectionPlan(tuple(PROMPTS), 4, (SamplingParameters(),), ("test",), max_sequences=4)
+    plan = CollectionPlan(tuple(PROMPTS), 4, (SamplingParameters(),), ("test",), max_decode_batch=4)
     sampler = Says({"p": list("abcd"), "q": ["poison", *"abc"], "r": list("abcd")})
     path = tmp_path / "generations.jsonl"
     with pytest.raises(CheckerError, match="not used"):

@@ -58,7 +58,7 @@ def test_any_objective_and_gate_of_an_experiment_file(objective, gate):
 
 
 def test_an_arm_whose_subsets_are_sampled_in_training_says_so():
-    vendi = ("diversity.objective=vendi", "diversity.set_size=4", "training.generations=24")
+    vendi = ("diversity.objective=vendi", "diversity.set_size=4", "training.num_samples=24")
     out = audit("experiments/quickstart.yaml", *vendi, "--wrong-clusters", "1")
     assert "training scores 2048 sampled subsets of the 10626 that 24 generations have" in out
 

@@ -29,7 +29,7 @@ class SeededSampler:
 
 def plan():
     ways = (SamplingParameters(1.0), SamplingParameters(0.7, top_p=0.9))
-    return CollectionPlan(tuple(TASK.prompts("test")), 4, ways, ("run", 0), max_sequences=12)
+    return CollectionPlan(tuple(TASK.prompts("test")), 4, ways, ("run", 0), max_decode_batch=12)
 
 
 def test_rows_are_whole_and_ordered(tmp_path):
@@ -64,7 +64,12 @@ def test_a_finished_collection_loads_no_model(tmp_path):
 def grown(samples=4, n_prompts=7, ways=2, adapter=None):
     whole = plan()
     return CollectionPlan(
-        whole.prompts[:n_prompts], samples, whole.ways[:ways], ("run", 0), max_sequences=12, adapter=adapter
+        whole.prompts[:n_prompts],
+        samples,
+        whole.ways[:ways],
+        ("run", 0),
+        max_decode_batch=12,
+        adapter=adapter,
     )
 
 

@@ -21,6 +21,30 @@ def refused(tmp_path: Path, text: str, *overrides: str) -> str:
     return str(error.value)
 
 
+def test_keys_of_earlier_versions_are_refused_with_their_new_name():
+    old = {
+        "training": {
+            "signal": "reward",
+            "generations": 4,
+            "steps": 1,
+            "early_stopping": {"every_n_steps": 2},
+        },
+        "diversity": {"max_examples": 2},
+        "evaluation": {"samples": 8},
+    }
+    with pytest.raises(ConfigError) as refused:
+        Experiment.from_mapping(
+            {"name": "old", "task": {"name": "arithmetic"}, "model": {"source": "m"}, **old}
+        )
+    told = str(refused.value)
+    assert "training.signal: this key is called loss (rl for reward, sft for references) now" in told
+    for key, new in (
+        ("training.generations", "num_samples"), ("training.early_stopping.every_n_steps", "check_every"),
+        ("diversity.max_examples", "num_prompts"), ("evaluation.samples", "num_samples"),
+    ):  # fmt: skip
+        assert f"{key}: this key is called {new} now" in told
+
+
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_every_shipped_experiment_resolves(path):
     experiment = Experiment.from_file(path)
@@ -53,7 +77,7 @@ def test_an_arm_changes_only_its_own_keys():
         ("diversity.objective=entropy", "diversity.objective"),
         ("task.name=poetry", "task: unknown task 'poetry', expected one of"),
         ("arms.coverage.diversity.wait=2", "arms.coverage.diversity.wait: unknown key; did you mean weight?"),
-        ("arms.coverage.evaluation.samples=2", "arms.coverage.evaluation: unknown key"),
+        ("arms.coverage.evaluation.num_samples=2", "arms.coverage.evaluation: unknown key"),
         (
             "arms.coverage.training=5",
             "arms.coverage.training: expected the keys that this arm changes, got 5",
@@ -61,7 +85,7 @@ def test_an_arm_changes_only_its_own_keys():
         ("comparison.baseline=control", "not one of the arms"),
         ("name=../elsewhere", "name: expected letters"),
         ("training.epochs=2", "state either steps or epochs"),
-        ("diversity.set_size=8", "needs at least 9 generations a prompt, got training.generations = 8"),
+        ("diversity.set_size=8", "needs at least 9 generations a prompt, got training.num_samples = 8"),
         ("run.tracking=[clipboard]", "unknown tracker 'clipboard'"),
         (
             "model.chat_template_options.tokenize=false",

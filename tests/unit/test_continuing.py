@@ -47,8 +47,8 @@ def experiment(folder, **changes):
         "name": "grown", "model": {"source": str(folder / "base")},
         "task": {"name": "custom", "checker": f"{folder}/mine.py:check", "checker_memory_gb": 64,
                  **{split: f"{folder}/{split}.jsonl" for split in ("train", "validation", "test")}},
-        "training": {"signal": "reward", "steps": 1},
-        "evaluation": {"prompts": 4, "samples": 2},
+        "training": {"loss": "rl", "steps": 1},
+        "evaluation": {"num_prompts": 4, "num_samples": 2},
         "arms": {"baseline": {}, "other": {}},
     }  # fmt: skip
     for path, value in changes.items():
@@ -189,8 +189,8 @@ def test_packages_that_decide_are_refused_while_work_is_left(
     ("grown", "said"),
     [
         ({"seeds": [0, 1, 2]}, "seeds [0] → [0, 1, 2]"),
-        ({"evaluation__prompts": 6}, "evaluation.prompts 4 → 6"),
-        ({"evaluation__samples": 8}, "evaluation.samples 2 → 8"),
+        ({"evaluation__num_prompts": 6}, "evaluation.num_prompts 4 → 6"),
+        ({"evaluation__num_samples": 8}, "evaluation.num_samples 2 → 8"),
         ({"arms__third": {"diversity": {"weight": 1.0}}}, "arms.third"),
         ({"evaluation__sampling": [{"temperature": 1.0}, {"temperature": 0.5}]}, "evaluation.sampling"),
     ],
@@ -245,7 +245,7 @@ def test_what_decides_may_change_and_is_marked_until_it_is_put_back(project, tmp
     [
         ({"training__steps": 2}, "training.steps"),
         ({"evaluation__max_new_tokens": 8}, "evaluation.max_new_tokens"),
-        ({"evaluation__samples": 3, "evaluation__prompts": 3}, "evaluation.prompts, of which nothing"),
+        ({"evaluation__num_samples": 3, "evaluation__num_prompts": 3}, "evaluation.num_prompts, of which nothing"),
         ({"arms__other": {"diversity": {"weight": 2.0}}}, "arms.other.diversity"),
         ({"task__checker": "exact_match"}, "task.checker"),
     ],
@@ -257,11 +257,13 @@ def test_what_made_the_results_may_not_change(project, tmp_path, changed, key):
 
 
 def test_how_the_work_is_spread_may_change(project, tmp_path):
-    """Past bug: out of memory one was told to lower training.micro_batch and run again, and was refused then."""
+    """Past bug: out of memory one was told to lower training.micro_batch_size and run again, and was refused then."""
     folder = begun(experiment(project), tmp_path / "runs")
-    smaller = experiment(project, training__micro_batch=8, evaluation__max_sequences=8, run__workers=2)
+    smaller = experiment(
+        project, training__micro_batch_size=8, evaluation__max_decode_batch=8, run__workers=2
+    )
     open_run_folder(smaller, tmp_path / "runs")
-    assert read_resolved(folder.experiment)["training"]["micro_batch"] == 8
+    assert read_resolved(folder.experiment)["training"]["micro_batch_size"] == 8
 
 
 def test_a_lost_record_is_made_again_and_said(project, tmp_path, caplog):
@@ -302,11 +304,11 @@ def test_prompts_may_be_added_to_the_end_of_the_evaluated_file_alone(project, tm
     row = json.dumps({"id": "more", "prompt": "m", "references": ["r"]}) + "\n"
     with (project / "test.jsonl").open("a") as file:
         file.write(row)
-    open_run_folder(experiment(project, evaluation__prompts=7), tmp_path / "runs")
+    open_run_folder(experiment(project, evaluation__num_prompts=7), tmp_path / "runs")
     with (project / "train.jsonl").open("a") as file:
         file.write(row)
     with pytest.raises(ConfigError, match="the train prompts"):
-        open_run_folder(experiment(project, evaluation__prompts=7), tmp_path / "runs")
+        open_run_folder(experiment(project, evaluation__num_prompts=7), tmp_path / "runs")
 
 
 def test_fresh_moves_finished_training_aside_and_wants_yes(project, tmp_path, monkeypatch):

@@ -8,15 +8,15 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from polychromic.experiment import jobs, run
+from polychromic.experiment import executors, run
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.continuing import open_run_folder
 from polychromic.experiment.preflight import run as preflight_run
 from polychromic.experiment.provenance import threads_of_a_job
 from polychromic.files import read_json
 from polychromic.seeding import deterministic
-from polychromic.training.loop import ArmRun, Trainer, train_arm
 from polychromic.training.settings import DiversitySettings, TrainingSettings
+from polychromic.training.trainer import ArmRun, Trainer, train_arm
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def small_run(folder, tiny_settings):
     return ArmRun(
         experiment="threads", arm="arm", seed=0, folder=folder, task=ArithmeticTask(64, 16, 16), model=tiny_settings,
         training=TrainingSettings(
-            signal="reward", steps=2, prompts_per_step=8, generations=8, max_new_tokens=16, learning_rate=1e-2
+            loss="rl", steps=2, prompts_per_step=8, num_samples=8, max_new_tokens=16, learning_rate=1e-2
         ),
         diversity=DiversitySettings(weight=1.0, set_size=3),
     )  # fmt: skip
@@ -57,7 +57,7 @@ def small_run(folder, tiny_settings):
 def experiment(workers=1, seeds=(0,)):
     return Experiment.from_mapping({
         "name": "threads", "task": {"name": "arithmetic"}, "model": {"source": "polychromic:arithmetic-tiny"},
-        "training": {"signal": "reward", "steps": 1, "max_new_tokens": 16},
+        "training": {"loss": "rl", "steps": 1, "max_new_tokens": 16},
         "evaluation": {"max_new_tokens": 16}, "arms": {"baseline": {}, "other": {}}, "seeds": list(seeds),
         "run": {"workers": workers, "preflight": False},
     })  # fmt: skip
@@ -100,9 +100,9 @@ def test_whatever_trains_and_samples_asks_torch_for_one_order(tmp_path, tiny_set
     train_arm(small_run(tmp_path / "run", tiny_settings))
     assert asked == [True, True]
     seen = []
-    for module, name in ((jobs, "_train"), (jobs, "_evaluate")):
+    for module, name in ((executors, "_train"), (executors, "_evaluate")):
         monkeypatch.setattr(module, name, lambda *_: seen.append(_state()))
-    jobs.carry_out(jobs.Job(experiment(), "baseline", 0, tmp_path, threads=1), lambda event: None)
+    executors.carry_out(executors.Job(experiment(), "baseline", 0, tmp_path, threads=1), lambda event: None)
     monkeypatch.setattr(preflight_run, "carry_out", lambda *_: seen.append(_state()))
     with threads(2):
         preflight_run.preflight(experiment(workers=2), tmp_path)

@@ -10,10 +10,9 @@ from typer.testing import CliRunner
 
 from polychromic.cli import app
 from polychromic.diagnosis import ArmTrace
-from polychromic.diagnosis.evidence import ArmEvidence
-from polychromic.diagnosis.findings import CAUSES, SYMPTOMS, find
+from polychromic.diagnosis.rules import CAUSES, SYMPTOMS, ArmEvidence, find
 from polychromic.diagnosis.run import ArmFacts, diagnose
-from polychromic.diagnosis.texts import TextFigures
+from polychromic.diagnosis.traces import TextFigures
 from polychromic.diagnosis.weights import Update, adapter_distance, read_updates
 from polychromic.errors import TrainingError
 from polychromic.experiment.config import Experiment
@@ -26,8 +25,8 @@ from polychromic.models.settings import ModelSettings
 from polychromic.records import Check
 from polychromic.tasks.arithmetic import ArithmeticTask
 from polychromic.training.gradients import GradientAccumulator
-from polychromic.training.loop import ArmRun, Trainer, train_arm
 from polychromic.training.settings import DiversitySettings, TrainingSettings
+from polychromic.training.trainer import ArmRun, Trainer, train_arm
 
 
 class AlwaysPasses(ArithmeticTask):
@@ -47,19 +46,19 @@ class NeverPasses(ArithmeticTask):
 def train(root, tiny_settings, *, task=ArithmeticTask, weight=1.0, **training):
     """A short run of one arm, also where training stops itself; returns the diagnosis of that arm."""
     settings = TrainingSettings(
-        signal="reward", steps=6, prompts_per_step=8, generations=6, gradient_share_every=2, learning_rate=1e-3,
+        loss="rl", steps=6, prompts_per_step=8, num_samples=6, gradient_share_every=2, learning_rate=1e-3,
         **({"max_new_tokens": 16} | training),
     )  # fmt: skip
     run = ArmRun(
         experiment="planted", arm="arm", seed=0, folder=root / "arm" / "seed-0", task=task(64, 16, 16),
         model=tiny_settings, training=settings,
-        diversity=DiversitySettings(weight=weight, set_size=3, stop_after_silent_steps=4),
+        diversity=DiversitySettings(weight=weight, set_size=3, max_zero_gradient_steps=4),
     )  # fmt: skip
     try:
         train_arm(run)
     except TrainingError as error:
         assert "no gradient" in str(error)
-    facts = ArmFacts("arm", "reward", weight, settings.temperature, settings.max_new_tokens)
+    facts = ArmFacts("arm", "rl", weight, settings.temperature, settings.max_new_tokens)
     [arm] = diagnose(root, [facts], [0]).arms
     return arm
 
@@ -130,7 +129,7 @@ def test_planted_faults_are_named(tmp_path, tiny_settings, monkeypatch, kind, ch
 def evidence(rows, **changes):
     values = {
         "trace": ArmTrace("arm", {0: [{"step": step, **row} for step, row in enumerate(rows, start=1)]}),
-        "is_baseline": False, "signal": "reward", "weight": 1.0, "temperature": 1.0, "max_new_tokens": 64,
+        "is_baseline": False, "loss": "rl", "weight": 1.0, "temperature": 1.0, "max_new_tokens": 64,
         "distance": None,
     }  # fmt: skip
     return ArmEvidence(**(values | changes))
@@ -213,7 +212,7 @@ def test_equal_weights_at_a_positive_weight_are_a_fault():
 def test_an_arm_that_samples_nothing_while_it_trains_is_judged_by_what_was_evaluated():
     silent = [{"train/quality_loss": 1.0}] * 5
     cut = dataclasses.replace(AT_HOME, truncated=0.95)
-    [finding] = find(evidence(silent, is_baseline=True, weight=0.0, signal="references", texts=cut))
+    [finding] = find(evidence(silent, is_baseline=True, weight=0.0, loss="sft", texts=cut))
     assert finding.kind == "never-ends"
     assert "evaluated generations" in finding.sentence
 
@@ -247,7 +246,7 @@ def going(tmp_path, **more):
     """The folder of a run that has only just been started."""
     experiment = Experiment.from_mapping({
         "name": "going", "task": {"name": "arithmetic"}, "model": {"source": "polychromic:arithmetic-tiny"},
-        "training": {"signal": "reward", "steps": 9}, "arms": {"baseline": {}, "later": {}}, **more,
+        "training": {"loss": "rl", "steps": 9}, "arms": {"baseline": {}, "later": {}}, **more,
     })  # fmt: skip
     folder = RunFolder(tmp_path / "going")
     write_text(folder.experiment, resolved_yaml(experiment))
@@ -260,7 +259,7 @@ def test_a_run_that_is_training_tells_how_far_its_checkpoints_are_apart(tmp_path
     folder = going(tmp_path, model={"source": "polychromic:arithmetic-tiny", "adapter": adapter})
     for arm, weight in (("baseline", 0.0), ("later", 1.0)):
         training = TrainingSettings(
-            signal="reward", steps=9, prompts_per_step=4, generations=6, max_new_tokens=16, checkpoint_every=2,
+            loss="rl", steps=9, prompts_per_step=4, num_samples=6, max_new_tokens=16, checkpoint_every=2,
             learning_rate=1e-3,
         )  # fmt: skip
         trainer = Trainer(
@@ -310,8 +309,8 @@ def test_the_verb_reads_a_run_that_is_still_going_on(tmp_path):
     assert [arm["arm"] for arm in written["arms"]] == ["baseline"]
     assert written["arms"][0]["courses"]["groups/clusters"] == {"early": 4.0, "late": 4.0, "mean": 4.0}
     assert (
-        dataclasses.asdict(
-            diagnose(folder.root, [ArmFacts("baseline", "reward", 0.0, 1.0, 64)], [0]).arms[0]
-        )["steps"]
+        dataclasses.asdict(diagnose(folder.root, [ArmFacts("baseline", "rl", 0.0, 1.0, 64)], [0]).arms[0])[
+            "steps"
+        ]
         == 2
     )

@@ -6,12 +6,11 @@ import math
 import pytest
 
 from polychromic.diagnosis import ArmTrace
-from polychromic.diagnosis.evidence import ArmEvidence
-from polychromic.diagnosis.findings import below_floor
-from polychromic.diagnosis.floors import Floor, floor_record
+from polychromic.diagnosis.rules import ArmEvidence, below_floor
+from polychromic.diagnosis.traces import Floor, floor_record
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.diagnose import diagnose_run
 from polychromic.experiment.folder import RunFolder
+from polychromic.experiment.watch import diagnose_run
 from polychromic.files import write_text
 
 LOSS = "train/quality_loss"
@@ -31,7 +30,7 @@ def trace(*seeds):
 
 def evidence(record):
     return ArmEvidence(
-        trace=trace([0.0]), is_baseline=False, signal="reward", weight=1.0, temperature=1.0, max_new_tokens=24,
+        trace=trace([0.0]), is_baseline=False, loss="rl", weight=1.0, temperature=1.0, max_new_tokens=24,
         distance=None, floor=record,
     )  # fmt: skip
 
@@ -91,7 +90,7 @@ def test_a_run_says_what_became_of_its_floor(tmp_path):
     floor = {"weight": "auto", "mode": "floor", "floor_margin": 0.03}
     experiment = Experiment.from_mapping({
         "name": "floors", "task": {"name": "arithmetic"}, "model": {"source": "polychromic:arithmetic-tiny"},
-        "training": {"signal": "reward", "steps": 30},
+        "training": {"loss": "rl", "steps": 30},
         "arms": {"baseline": {}, "floor": {"diversity": floor}}, "seeds": [0],
     })  # fmt: skip
     folder = RunFolder(tmp_path)

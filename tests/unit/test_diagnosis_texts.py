@@ -2,7 +2,7 @@
 
 import pytest
 
-from polychromic.diagnosis.texts import main_language, main_script, switched, text_figures
+from polychromic.diagnosis.traces import main_language, main_script, switched, text_figures
 from polychromic.records import GenerationRow, SamplingParameters
 
 

@@ -7,8 +7,8 @@ import sqlite3
 import numpy as np
 import pytest
 
-from polychromic.diversity.embedding_cache import _TABLE, CachedEmbedder, text_key
-from polychromic.diversity.hashed_ngrams import HashedNgramEmbedder
+from polychromic.diversity.cache import _TABLE, CachedEmbedder, text_key
+from polychromic.diversity.embedders import HashedNgramEmbedder
 from polychromic.errors import DataError, ModelError
 
 TEXTS = ["a b c", "c", "", "a b c", "b a b a b a b a", "c b", "c"]

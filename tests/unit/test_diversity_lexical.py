@@ -7,10 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polychromic.diversity import compression_ratio, distinct_n, ead, rarefied_distinct_n, self_bleu, tokenize
-from polychromic.diversity import ngrams as ngrams_module
-from polychromic.diversity.lexical import ngram_totals
-from polychromic.diversity.ngrams import TokenizedGroup
-from polychromic.diversity.rarefaction import expected_kinds
+from polychromic.diversity import lexical as ngrams_module
+from polychromic.diversity.lexical import TokenizedGroup, expected_kinds, ngram_totals
 
 words = st.sampled_from(["a", "b", "A", "é", "日本", "👍🏽", "ß"])
 groups = st.lists(st.lists(words, max_size=7).map(" ".join), max_size=6)

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from polychromic.diversity import MeasureSettings, distinct_n, measure_group, measure_signatures, self_bleu
 from polychromic.diversity.tokens import ModelTokens, choose_tokens, cut_text, tokenizer_of
 from polychromic.errors import ConfigError
-from polychromic.evaluation.equal_length import cut_to_equal_lengths
+from polychromic.evaluation.lengths import cut_to_equal_lengths
 from polychromic.evaluation.settings import EvaluationSettings
 from polychromic.experiment.compare import text_units
 from polychromic.experiment.config import Experiment
+from polychromic.experiment.external import GivenExperiment, evaluate_given
 from polychromic.experiment.folder import RunFolder
-from polychromic.experiment.given import GivenExperiment, evaluate_given
-from polychromic.experiment.tasks import build_task
 from polychromic.records import Prompt, as_messages
+from polychromic.tasks.base import build_task
 from polychromic.tasks.checkers import contains, exact_match, rouge_l
 
 CHINESE = ["我喜欢在北京吃烤鸭。", "今天的天气非常好。", "他昨天去了上海图书馆。"]

@@ -31,7 +31,7 @@ from polychromic.diversity import (
     vendi_score,
     vendi_score_from_embeddings,
 )
-from polychromic.diversity.ngrams import rouge_words
+from polychromic.diversity.lexical import rouge_words
 
 FOLDER = Path(__file__).parent.parent / "vectors"
 

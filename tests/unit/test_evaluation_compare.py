@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from polychromic.evaluation import Criterion, Resampling, compare, measure_arms
-from polychromic.evaluation.rendering import (
+from polychromic.records import GenerationRow, SamplingParameters
+from polychromic.report.view import (
     criteria_table,
     escape_latex,
     escape_markdown,
@@ -16,7 +17,6 @@ from polychromic.evaluation.rendering import (
     to_latex,
     to_markdown,
 )
-from polychromic.records import GenerationRow, SamplingParameters
 
 QUICK = Resampling(bootstraps=1000, sign_patterns=2000)
 LEVELS = {

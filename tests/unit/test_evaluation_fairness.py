@@ -15,7 +15,7 @@ from polychromic.evaluation import (
     find_metric,
     measure_arms,
 )
-from polychromic.evaluation.equal_length import cut_to_equal_lengths
+from polychromic.evaluation.lengths import cut_to_equal_lengths
 from polychromic.records import GenerationRow, SamplingParameters
 
 QUICK = Resampling(bootstraps=1000, sign_patterns=2000)

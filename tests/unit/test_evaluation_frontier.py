@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from polychromic.evaluation import PromptTable, Resampling, SampledTable
-from polychromic.evaluation.curves import simultaneous_curve
-from polychromic.evaluation.frontier import matched_gains, reachable
 from polychromic.evaluation.settings import EvaluationSettings
-from polychromic.evaluation.study import Study
+from polychromic.evaluation.statistics.frontier import matched_gains, reachable, simultaneous_curve
+from polychromic.evaluation.tables import Study
 
 QUICK = Resampling(bootstraps=1000, sign_patterns=1000)
 PROMPTS = tuple(f"p{index:02d}" for index in range(40))

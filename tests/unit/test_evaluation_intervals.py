@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 
 from polychromic.evaluation import Resampling
-from polychromic.evaluation.intervals import mean_intervals
-from polychromic.evaluation.resampling import LEAST_SPREAD, studentised_means
+from polychromic.evaluation.statistics.intervals import mean_intervals
+from polychromic.evaluation.statistics.resampling import LEAST_SPREAD, studentised_means
 
 
 def test_studentised_draws_are_distances_in_their_own_standard_errors():

@@ -10,15 +10,14 @@ import pytest
 from scipy import stats
 
 from polychromic.evaluation import Resampling, detectable_effect, paired_comparison, prompts_needed
-from polychromic.evaluation.equivalence import margin_test
-from polychromic.evaluation.resampling import (
+from polychromic.evaluation.statistics.paired import paired_comparisons
+from polychromic.evaluation.statistics.resampling import (
+    SeedSpread,
     bootstrap_means,
     sign_flip_tests,
     two_way_bootstrap_means,
 )
-from polychromic.evaluation.robustness import mcnemar_exact, robustness
-from polychromic.evaluation.seeds import SeedSpread
-from polychromic.evaluation.statistics import paired_comparisons
+from polychromic.evaluation.statistics.sensitivity import margin_test, mcnemar_exact, robustness
 
 CASES = json.loads((Path(__file__).parents[1] / "vectors" / "stats.json").read_text())["cases"]
 PAIRED = CASES["paired10"]

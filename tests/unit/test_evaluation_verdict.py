@@ -16,9 +16,9 @@ from polychromic.evaluation import (
     judge_means,
     paired_comparison,
 )
-from polychromic.evaluation.ceilings import share_at_bound
-from polychromic.evaluation.equivalence import margin_test
+from polychromic.evaluation.criteria import share_at_bound
 from polychromic.evaluation.outcomes import Evidence, decide
+from polychromic.evaluation.statistics.sensitivity import margin_test
 from polychromic.evaluation.verdict import holm, judge
 
 HIGHER_10, LOWER_30 = Criterion("pass@10", "higher", 0.25), Criterion("self_bleu", "lower", 0.3)

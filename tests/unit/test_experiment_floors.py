@@ -6,7 +6,7 @@ import pytest
 
 from polychromic.errors import ConfigError
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.floors import baseline_quality, in_order_of_need
+from polychromic.experiment.executors import baseline_quality, in_order_of_need
 from polychromic.experiment.folder import RunFolder
 
 FLOOR = {"weight": "auto", "mode": "floor", "floor_margin": 0.02}
@@ -18,7 +18,7 @@ def experiment(**arms):
             "name": "floors",
             "task": {"name": "arithmetic"},
             "model": {"source": "polychromic:arithmetic-tiny"},
-            "training": {"signal": "reward", "steps": 3, "generations": 8},
+            "training": {"loss": "rl", "steps": 3, "num_samples": 8},
             "arms": {"floor": {"diversity": FLOOR}, "baseline": {"diversity": {"weight": 0.0}}, **arms},
         }
     )

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polychromic.errors import ConfigError, DataError
-from polychromic.evaluation.given import parse_given, read_given
+from polychromic.evaluation.external import parse_given, read_given
+from polychromic.experiment.external import GivenExperiment, evaluate_given, split_arguments
 from polychromic.experiment.folder import RunFolder
-from polychromic.experiment.given import GivenExperiment, evaluate_given, split_arguments
 from polychromic.files import write_text
 from polychromic.records import GenerationRow, Prompt, SamplingParameters, as_messages
 from polychromic.tasks.lines import BadLineError

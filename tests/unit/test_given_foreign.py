@@ -5,9 +5,9 @@ import json
 import pytest
 
 from polychromic.errors import DataError
-from polychromic.evaluation.given_lines import parse_given
+from polychromic.evaluation.external_lines import parse_given
+from polychromic.experiment.external import GivenExperiment, evaluate_given
 from polychromic.experiment.folder import RunFolder
-from polychromic.experiment.given import GivenExperiment, evaluate_given
 from polychromic.tasks.lines import BadLineError
 
 PROMPTS = 12

@@ -15,22 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from polychromic.diagnosis.evidence import Finding
-from polychromic.diagnosis.run import ArmDiagnosis, Diagnosis
-from polychromic.diagnosis.show import show_diagnosis
+from polychromic.diagnosis.rules import Finding
+from polychromic.diagnosis.run import ArmDiagnosis, Diagnosis, show_diagnosis
 from polychromic.errors import DataError
 from polychromic.evaluation import Criterion, Resampling, compare, measure_arms
-from polychromic.evaluation.given import read_given
-from polychromic.evaluation.rendering import to_latex, to_markdown
-from polychromic.experiment.preflight.checks import CheckResult
-from polychromic.experiment.preflight.show import show_check
+from polychromic.evaluation.external import read_given
+from polychromic.experiment.preflight.checks import CheckResult, show_check
 from polychromic.files import append_jsonl, read_jsonl
 from polychromic.plain_text import plain_text
 from polychromic.records import GenerationRow, Prompt, SamplingParameters, as_messages
-from polychromic.report.build import write_report
-from polychromic.report.terminal import show_comparison
+from polychromic.report.build import show_comparison, write_report
+from polychromic.report.view import to_latex, to_markdown
 from polychromic.tasks.arithmetic import ArithmeticTask
-from polychromic.tasks.jsonl import load_prompts
+from polychromic.tasks.jsonl_task import load_prompts
 
 HOSTILE = [
     "<script>alert(1)</script>",

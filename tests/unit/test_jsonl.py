@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from polychromic.errors import DataError
 from polychromic.records import Message, Prompt
 from polychromic.tasks import lines
-from polychromic.tasks.jsonl import load_prompts
+from polychromic.tasks.jsonl_task import load_prompts
 
 
 def write(folder: Path, *rows: object) -> Path:

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from polychromic.evaluation.leakage import find_leakage
+from polychromic.evaluation.audits import find_leakage
+from polychromic.experiment.external import GivenExperiment, evaluate_given
 from polychromic.experiment.folder import RunFolder
-from polychromic.experiment.given import GivenExperiment, evaluate_given
 from polychromic.experiment.preflight.data import _warnings
 from polychromic.records import Prompt, as_messages
 

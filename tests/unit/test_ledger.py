@@ -5,13 +5,11 @@ import itertools
 import pytest
 
 from polychromic import stopping
-from polychromic.experiment.budget import BudgetSettings
-from polychromic.experiment.config import Experiment
+from polychromic.experiment.config import BudgetSettings, Experiment
 from polychromic.experiment.continuing import open_run_folder
-from polychromic.experiment.cost import projected_seconds, run_cost
-from polychromic.experiment.cost_text import cost_lines
+from polychromic.experiment.costs import cost_lines, projected_seconds, run_cost
+from polychromic.experiment.executors import Job, JobEvent, carry_out
 from polychromic.experiment.folder import RunFolder, read_resolved
-from polychromic.experiment.jobs import Job, JobEvent, carry_out
 from polychromic.experiment.ledger import BUDGET, Ledger, paid, spent_dollars, spent_seconds
 from polychromic.files import append_jsonl, read_json, read_jsonl, write_json
 from polychromic.report.work import spent, work_table
@@ -151,7 +149,7 @@ def test_loading_a_model_is_paid_for_by_starts_that_are_killed(folder, tiny_sett
         begun.append("loads")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("polychromic.training.loop.load_language_model", load)
+    monkeypatch.setattr("polychromic.training.trainer.load_language_model", load)
     small = experiment()
     with pytest.raises(KeyboardInterrupt):
         carry_out(Job(small, "baseline", 0, folder.root), begun.append)
@@ -166,8 +164,8 @@ def test_dollars_need_a_price():
 def experiment():
     return Experiment.from_mapping({
         "name": "priced", "task": {"name": "arithmetic"}, "model": {"source": "polychromic:arithmetic-tiny"},
-        "training": {"signal": "reward", "steps": 9}, "arms": {"baseline": {}, "other": {}}, "seeds": [0, 1],
-        "evaluation": {"prompts": 2, "samples": 2}, "budget": {"dollars_per_hour": 36.0},
+        "training": {"loss": "rl", "steps": 9}, "arms": {"baseline": {}, "other": {}}, "seeds": [0, 1],
+        "evaluation": {"num_prompts": 2, "num_samples": 2}, "budget": {"dollars_per_hour": 36.0},
     })  # fmt: skip
 
 

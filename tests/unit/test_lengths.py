@@ -1,7 +1,7 @@
 from test_chat import byte_tokenizer
 
+from polychromic.experiment.preflight.lengths import Lengths, length_report
 from polychromic.records import Prompt, as_messages
-from polychromic.tasks.lengths import Lengths, length_report
 
 TOKENIZER = byte_tokenizer()
 

@@ -8,16 +8,16 @@ from test_chat import SPECIAL, byte_tokenizer
 from transformers import CONFIG_MAPPING, GPT2Config, GPT2LMHeadModel
 
 from polychromic.errors import DataError
+from polychromic.experiment.compare import score_references
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.references import score_references
+from polychromic.experiment.preflight.lengths import length_lines, require_data_fits
 from polychromic.experiment.run import run
-from polychromic.experiment.tasks import build_task
-from polychromic.experiment.tokens import length_lines, require_data_fits
 from polychromic.files import read_jsonl
-from polychromic.models.limits import UNLIMITED, ModelLimits, model_limits
 from polychromic.models.loading import load_language_model
 from polychromic.models.settings import ModelSettings
+from polychromic.models.sources import UNLIMITED, ModelLimits, model_limits
 from polychromic.records import Prompt, as_messages
+from polychromic.tasks.base import build_task
 
 ROWS = len(SPECIAL) + 256
 
@@ -92,8 +92,8 @@ def experiment(tmp_path, model, rows, **training):
     return Experiment.from_mapping({
         "name": "limits", "model": {"source": str(model)},
         "task": {"name": "custom", "checker": f"{tmp_path}/checker.py:reward", **files},
-        "training": {"signal": "references", "steps": 1, "max_new_tokens": 8, **training},
-        "evaluation": {"prompts": len(rows), "samples": 4, "max_new_tokens": 8},
+        "training": {"loss": "sft", "steps": 1, "max_new_tokens": 8, **training},
+        "evaluation": {"num_prompts": len(rows), "num_samples": 4, "max_new_tokens": 8},
         "arms": {"baseline": {}, "other": {}}, "seeds": [0],
     })  # fmt: skip
 
@@ -132,7 +132,7 @@ def test_prompts_without_room_for_an_answer_are_refused_before_training(tmp_path
         "1 evaluated prompt of arm baseline without room for 8 new tokens in the context of 40"
     )
     assert "test-2 (33 tokens); shorten them, or lower evaluation.max_new_tokens" in said
-    said = refusal(experiment(tmp_path, short_model, [*ROOM, ("a" * 33, "b")], signal="reward"))
+    said = refusal(experiment(tmp_path, short_model, [*ROOM, ("a" * 33, "b")], loss="rl"))
     assert "1 training prompt of arm baseline" in said
     assert "lower training.max_new_tokens" in said
 
@@ -178,7 +178,7 @@ def test_references_that_all_exceed_the_context_have_no_perplexity(tmp_path, sho
 
 def test_models_without_a_limit_show_none(tmp_path, short_model, monkeypatch):
     monkeypatch.setattr(
-        "polychromic.experiment.tokens.load_limits", lambda settings: ModelLimits(UNLIMITED, None)
+        "polychromic.experiment.preflight.lengths.load_limits", lambda settings: ModelLimits(UNLIMITED, None)
     )
     one = experiment(tmp_path, short_model, ROOM)
     assert length_lines(one, build_task(one.task))[0].endswith("(median 15, 95 % up to 19.5)")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from polychromic.diversity import measure_signatures, overlap, rouge_l
-from polychromic.diversity.hashed_ngrams import HashedNgramEmbedder
+from polychromic.diversity.embedders import HashedNgramEmbedder
 from polychromic.diversity.measurement import MeasureSettings
 from polychromic.experiment.compare import long_texts
 from polychromic.records import GenerationRow, SamplingParameters

@@ -12,8 +12,8 @@ from polychromic.evaluation import (
     measure_arms,
     register_metric,
 )
-from polychromic.evaluation.rendering import criteria_table, to_markdown
 from polychromic.records import GenerationRow, SamplingParameters
+from polychromic.report.view import criteria_table, to_markdown
 
 READABILITY = Metric("readability", "Readability", "higher", "quality", 0.0, 100.0, "your own measurement")
 PROMPTS = [f"p{index}" for index in range(12)]

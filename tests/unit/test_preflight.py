@@ -12,7 +12,7 @@ from polychromic.cli import app
 from polychromic.errors import ModelError, PreflightError
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.preflight import preflight
-from polychromic.experiment.preflight.cost import _makespan
+from polychromic.experiment.preflight.model import _makespan
 from polychromic.experiment.run import run
 
 SMALL = {
@@ -20,11 +20,11 @@ SMALL = {
     "task": {"name": "arithmetic", "train_problems": 64, "validation_problems": 20, "test_problems": 12},
     "model": {"source": "polychromic:arithmetic-tiny", "adapter": {"rank": 4}},
     "training": {
-        "signal": "reward", "steps": 20, "prompts_per_step": 4, "generations": 8, "max_new_tokens": 16,
+        "loss": "rl", "steps": 20, "prompts_per_step": 4, "num_samples": 8, "max_new_tokens": 16,
     },
     "diversity": {"objective": "coverage", "set_size": 4},
     "arms": {"baseline": {}, "coverage": {"diversity": {"weight": 1.0}}},
-    "evaluation": {"prompts": 12, "samples": 16, "max_new_tokens": 16},
+    "evaluation": {"num_prompts": 12, "num_samples": 16, "max_new_tokens": 16},
 }  # fmt: skip
 
 
@@ -82,7 +82,7 @@ def files_task(tmp_path, checker, **more):
 def test_a_checker_that_passes_everything_is_called_lenient(tmp_path):
     """The origin's checker: at least ten characters."""
     task = files_task(tmp_path, "def check(prompt, text):\n    return float(len(text) >= 10)\n")
-    evaluation = {**SMALL["evaluation"], "prompts": 8}
+    evaluation = {**SMALL["evaluation"], "num_prompts": 8}
     _, checks = results(small(task=task, evaluation=evaluation), tmp_path)
     assert checks["checker"].status == "warned"
     assert "lenient" in checks["checker"].result
@@ -91,9 +91,9 @@ def test_a_checker_that_passes_everything_is_called_lenient(tmp_path):
 
 def test_training_from_references_is_probed_on_plain_and_on_sampling_steps(tmp_path):
     """A step without a diversity term samples no tokens: the probe once fell over the first one."""
-    training = SMALL["training"] | {"signal": "references"}
+    training = SMALL["training"] | {"loss": "sft"}
     task = files_task(tmp_path, "def check(prompt, text):\n    return float('*' in text)\n")
-    evaluation = SMALL["evaluation"] | {"prompts": 8}
+    evaluation = SMALL["evaluation"] | {"num_prompts": 8}
     _, checks = results(small(task=task, training=training, evaluation=evaluation), tmp_path)
     assert checks["diversity gradient"].figures["coverage"]["share"] > 0
     # 20 steps, each third of which samples 4 prompts × 5 answers in one arm; 8 × 16 of each arm, and of the untrained
@@ -104,7 +104,7 @@ def test_training_from_references_is_probed_on_plain_and_on_sampling_steps(tmp_p
 
 def test_prompts_in_training_and_test_are_named(tmp_path):
     task = files_task(tmp_path, "def check(prompt, text):\n    return 0.5\n")
-    evaluation = {**SMALL["evaluation"], "prompts": 8}
+    evaluation = {**SMALL["evaluation"], "num_prompts": 8}
     _, checks = results(small(task=task, evaluation=evaluation), tmp_path)
     assert checks["data"].status == "warned"
     said = "8 of 8 evaluated prompts are also in training: 8 word for word (first: test-1)"
@@ -113,7 +113,7 @@ def test_prompts_in_training_and_test_are_named(tmp_path):
 
 def test_criteria_that_the_untrained_model_rules_out_are_named(tmp_path):
     task = files_task(tmp_path, "def check(prompt, text):\n    return 1.0\n")
-    evaluation = {**SMALL["evaluation"], "prompts": 8}
+    evaluation = {**SMALL["evaluation"], "num_prompts": 8}
     criteria = {"minimum": [{"metric": "pass@10", "direction": "higher", "relative_change": 0.25}]}
     _, checks = results(small(task=task, evaluation=evaluation, comparison=criteria), tmp_path)
     assert checks["room to improve"].status == "warned"

@@ -11,9 +11,9 @@ import torch
 
 from polychromic.errors import ModelError
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.preflight import environment, gradients, memory, model, quality
-from polychromic.experiment.preflight.checks import carry_out
-from polychromic.experiment.preflight.probe import Probe
+from polychromic.experiment.preflight import data, gradients, model, run
+from polychromic.experiment.preflight import model as memory
+from polychromic.experiment.preflight.checks import Probe, carry_out
 from polychromic.records import Check
 from polychromic.tasks.arithmetic import ArithmeticTask
 
@@ -21,10 +21,10 @@ SMALL = {
     "name": "small",
     "task": {"name": "arithmetic", "train_problems": 64, "validation_problems": 20, "test_problems": 12},
     "model": {"source": "polychromic:arithmetic-tiny", "adapter": {"rank": 4}},
-    "training": {"signal": "reward", "steps": 20, "prompts_per_step": 4, "generations": 8, "max_new_tokens": 16},
+    "training": {"loss": "rl", "steps": 20, "prompts_per_step": 4, "num_samples": 8, "max_new_tokens": 16},
     "diversity": {"objective": "coverage", "set_size": 4},
     "arms": {"baseline": {}, "coverage": {"diversity": {"weight": 1.0}}},
-    "evaluation": {"prompts": 12, "samples": 16, "max_new_tokens": 20},
+    "evaluation": {"num_prompts": 12, "num_samples": 16, "max_new_tokens": 20},
 }  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def test_a_model_that_cannot_be_used_fails_the_check_with_its_sentence(probe, mo
     def refuse(language_model, *_, **__):
         raise ModelError(f"{language_model.source} is not causal")
 
-    monkeypatch.setattr("polychromic.experiment.preflight.probe.check_on_prompts", refuse)
+    monkeypatch.setattr("polychromic.experiment.preflight.checks.check_on_prompts", refuse)
     [result] = carry_out([("model", model.model_loads)], probe, lambda _: None).checks
     assert (result.status, result.result) == ("failed", "polychromic:arithmetic-tiny is not causal")
 
@@ -98,7 +98,7 @@ def test_a_batch_that_does_not_fit_is_a_failed_check_on_any_device(probe, monkey
     found = memory.longest_batch_fits(probe)
     assert found.status == "failed"
     assert "do not fit" in found.result
-    assert "micro_batch" in found.mend
+    assert "micro_batch_size" in found.mend
     monkeypatch.setattr(
         memory, "answer_logprobs", lambda *args, **kwargs: (_ for _ in ()).throw(RuntimeError("shape"))
     )
@@ -119,8 +119,8 @@ def references(tmp_path, **training):
     }
     changes = {
         "task": {**task, "checker": "contains"},
-        "training": {**SMALL["training"], "signal": "references", **training},
-        "evaluation": {**SMALL["evaluation"], "prompts": 8},
+        "training": {**SMALL["training"], "loss": "sft", **training},
+        "evaluation": {**SMALL["evaluation"], "num_prompts": 8},
         "arms": {
             "baseline": {},
             "floor": {"diversity": {"weight": "auto", "floor_margin": 0.1}},
@@ -174,28 +174,28 @@ def test_one_batch_without_any_reward_does_not_fail_the_gradient_probe(probe, si
 
 def test_a_metric_that_nobody_knows_is_no_edge():
     """Past bug: without any verdict of the checker there is no pass@1, and looking for it ended preflight."""
-    assert quality._at_an_edge({"distinct_2": 0.5}, "pass@16") == []
-    assert quality._at_an_edge({"pass@1": 0.99, "pass@16": 1.0}, "pass@16") == [
+    assert data._at_an_edge({"distinct_2": 0.5}, "pass@16") == []
+    assert data._at_an_edge({"pass@1": 0.99, "pass@16": 1.0}, "pass@16") == [
         "pass@1 is 0.990, which cannot rise",
         "pass@16 is 1.000, which cannot rise",
     ]
-    assert "hardly any reward" in quality._at_an_edge({"pass@1": 0.0, "pass@16": 0.01}, "pass@16")[0]
+    assert "hardly any reward" in data._at_an_edge({"pass@1": 0.0, "pass@16": 0.01}, "pass@16")[0]
 
 
 @pytest.fixture
 def wandb(probe, monkeypatch):
     probe.experiment = Experiment.from_mapping({**SMALL, "run": {"tracking": ["wandb"]}})
-    monkeypatch.setattr(environment, "find_spec", lambda name: importlib.machinery.ModuleSpec(name, None))
+    monkeypatch.setattr(run, "find_spec", lambda name: importlib.machinery.ModuleSpec(name, None))
     for name in ("WANDB_MODE", "WANDB_API_KEY", "HTTPS_PROXY", "https_proxy"):
         monkeypatch.delenv(name, raising=False)
     return probe
 
 
 def test_a_tracker_without_an_account_logs_offline(wandb, monkeypatch):
-    assert "offline (no WANDB_API_KEY)" in environment.trackers(wandb).result
+    assert "offline (no WANDB_API_KEY)" in run.trackers(wandb).result
     monkeypatch.setenv("WANDB_API_KEY", "secret")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert "offline (WANDB_MODE=offline)" in environment.trackers(wandb).result
+    assert "offline (WANDB_MODE=offline)" in run.trackers(wandb).result
 
 
 def test_a_tracker_is_reached_or_named_as_out_of_reach(wandb, monkeypatch):
@@ -203,21 +203,21 @@ def test_a_tracker_is_reached_or_named_as_out_of_reach(wandb, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"http://127.0.0.1:{server.getsockname()[1]}"
         monkeypatch.setenv("WANDB_BASE_URL", address)
-        found = environment.trackers(wandb)
+        found = run.trackers(wandb)
     assert (found.status, f"{address} answers" in found.result) == ("passed", True)
-    found = environment.trackers(wandb)  # the server is gone
+    found = run.trackers(wandb)  # the server is gone
     assert found.status == "warned"
     assert "cannot be reached" in found.result
     assert "WANDB_MODE=offline" in found.mend
     monkeypatch.setenv("WANDB_BASE_URL", "nowhere")
-    assert environment.trackers(wandb).status == "warned"
+    assert run.trackers(wandb).status == "warned"
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy:1")
-    assert "behind a proxy and was not tried" in environment.trackers(wandb).result
+    assert "behind a proxy and was not tried" in run.trackers(wandb).result
 
 
 def test_a_tracker_that_is_not_installed_fails_with_its_command(probe, monkeypatch):
     probe.experiment = Experiment.from_mapping({**SMALL, "run": {"tracking": ["trackio"]}})
-    monkeypatch.setattr(environment, "find_spec", lambda name: None)
-    found = environment.trackers(probe)
+    monkeypatch.setattr(run, "find_spec", lambda name: None)
+    found = run.trackers(probe)
     assert found.status == "failed"
     assert "pip install 'polychromic[trackio]'" in found.mend

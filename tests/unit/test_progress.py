@@ -4,9 +4,8 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
-from polychromic.experiment.jobs import JobEvent
-from polychromic.experiment.progress import LiveProgress, PlainProgress, left, summary
-from polychromic.experiment.projection import Projection
+from polychromic.experiment.executors import JobEvent
+from polychromic.experiment.progress import LiveProgress, PlainProgress, Projection, left, summary
 
 
 class Clock:
@@ -61,9 +60,9 @@ def test_what_an_earlier_start_finished_is_not_left(clock):
 def test_tokens_a_second_leave_out_the_first_step_with_its_loading(clock):
     run = projection(clock)
     run.on_event(event(1, **{"generation/total_tokens": 500.0}))
-    assert run.tokens_a_second(event(1)) is None
+    assert run.tokens_per_second(event(1)) is None
     go(run.on_event, clock, (2, event(2, **{"generation/total_tokens": 600.0})))
-    assert run.tokens_a_second(event(2)) == 300.0
+    assert run.tokens_per_second(event(2)) == 300.0
 
 
 def test_plain_lines_say_step_metrics_pace_time_and_dollars(clock, capsys):

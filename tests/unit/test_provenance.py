@@ -21,7 +21,7 @@ from polychromic.models.sources import resolve_source
 def experiment():
     return Experiment.from_mapping({
         "name": "origin", "task": {"name": "arithmetic"}, "model": {"source": "polychromic:arithmetic-tiny"},
-        "training": {"signal": "reward", "steps": 1}, "arms": {"baseline": {}, "other": {}}, "seeds": [3, 5],
+        "training": {"loss": "rl", "steps": 1}, "arms": {"baseline": {}, "other": {}}, "seeds": [3, 5],
     })  # fmt: skip
 
 

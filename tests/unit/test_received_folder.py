@@ -37,7 +37,7 @@ def folder(stranger):
         "task": {"name": "custom", "train": data, "validation": data, "test": data,
                  "checker": f"{root / 'checker.py'}:check"},
         "arms": {"baseline": {"untrained": True}, "other": {"untrained": True}},
-        "evaluation": {"prompts": len(PROMPTS), "samples": 2},
+        "evaluation": {"num_prompts": len(PROMPTS), "num_samples": 2},
         "comparison": {"minimum": [{"metric": "pass@1"}]},
     })  # fmt: skip
     folder = RunFolder(root / "received")

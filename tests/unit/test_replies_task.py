@@ -14,13 +14,13 @@ from polychromic.tasks.relevance import (
     Pairs,
     RelevanceChecker,
     RelevanceModel,
+    echoes,
+    fault,
     fit_relevance,
     mismatches,
     train_checker,
 )
-from polychromic.tasks.replies import RepliesTask
-from polychromic.tasks.reply_faults import echoes, fault
-from polychromic.tasks.word_vectors import HashedWords, SifEncoder
+from polychromic.tasks.replies import HashedWords, RepliesTask, SifEncoder
 
 # A post and its reply share two of ten words, so that spelling alone tells true pairs from shuffled ones.
 _TOPICS = [

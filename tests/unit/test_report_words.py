@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from polychromic.evaluation import Criterion, PromptTable, Resampling, SampledTable, compare
-from polychromic.evaluation.wording import decimal_places, estimate, short_p
+from polychromic.evaluation.criteria import decimal_places, estimate, short_p
+from polychromic.report.build import status_style
 from polychromic.report.cells import criteria_groups, criteria_header, means_groups
-from polychromic.report.measures import how_made, meaning, signatures
 from polychromic.report.opening import as_text, no_cautions, plain_verdict
-from polychromic.report.terminal import status_style
+from polychromic.report.view import how_made, meaning, signatures
 
 QUICK = Resampling(bootstraps=1000, sign_patterns=2000)
 N_PROMPTS, N_SEEDS = 60, 3

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from polychromic.records import Check, Prompt, as_messages
 from polychromic.tasks import run_isolated
-from polychromic.tasks.plain_values import decode, encode
+from polychromic.tasks.protocol import decode, encode
 
 PROMPT = Prompt("p", as_messages("Q"), ("A",))
 PROTECTION = run_isolated("").protection

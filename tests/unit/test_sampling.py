@@ -51,8 +51,8 @@ def test_generations_do_not_depend_on_the_batch(tiny_model):
     prompts = ArithmeticTask(test_problems=12).prompts("test")
     parameters = SamplingParameters(max_new_tokens=20)
     seeds = list(range(len(prompts)))
-    together = LocalSampler(tiny_model, max_sequences=1000).sample(prompts, 6, parameters, seeds)
-    apart = LocalSampler(tiny_model, max_sequences=6).sample(prompts, 6, parameters, seeds)
+    together = LocalSampler(tiny_model, max_decode_batch=1000).sample(prompts, 6, parameters, seeds)
+    apart = LocalSampler(tiny_model, max_decode_batch=6).sample(prompts, 6, parameters, seeds)
     assert [[one.text for one in group] for group in together] == [
         [one.text for one in group] for group in apart
     ]

@@ -6,12 +6,12 @@ import pytest
 
 from polychromic.errors import ConfigError, DataError
 from polychromic.experiment.config import Experiment
+from polychromic.experiment.external import GivenExperiment
 from polychromic.experiment.folder import RunFolder
-from polychromic.experiment.given import GivenExperiment
-from polychromic.experiment.places import RUN_FILES
+from polychromic.experiment.yaml_file import RUN_FILES
 from polychromic.files import read_json, read_jsonl
-from polychromic.tasks.jsonl import load_prompts
-from polychromic.tasks.settings import CustomSettings
+from polychromic.tasks.base import CustomSettings
+from polychromic.tasks.jsonl_task import load_prompts
 
 QUICKSTART = Path("experiments/quickstart.yaml")
 
@@ -61,7 +61,7 @@ def test_an_override_makes_a_list_that_the_file_lacks(tmp_path):
     file = tmp_path / "experiment.yaml"
     file.write_text(
         "name: x\ntask: {name: arithmetic}\nmodel: {source: smollm2-135m}\n"
-        "training: {signal: reward, steps: 1}\narms: {baseline: {}, b: {}}\n"
+        "training: {loss: rl, steps: 1}\narms: {baseline: {}, b: {}}\n"
     )
     found = Experiment.from_file(file, ["evaluation.sampling.0.temperature=0.5"])
     assert [way.temperature for way in found.evaluation.sampling] == [0.5]
@@ -87,7 +87,7 @@ def test_the_users_home_is_expanded_everywhere(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "e.yaml").write_text(
         "name: x\ntask: {name: custom, train: ~/a.jsonl, validation: ~/a.jsonl, test: ~/a.jsonl, checker: ~/c.py:f}\n"
-        "model: {source: ~/model, adapter: {start_from: ~/adapter}}\ntraining: {signal: reward, steps: 1}\n"
+        "model: {source: ~/model, adapter: {start_from: ~/adapter}}\ntraining: {loss: rl, steps: 1}\n"
         "evaluation: {embedder: ~/embedder}\narms: {baseline: {}, b: {model: {source: ~/other}}}\n"
     )
     found = Experiment.from_file("~/e.yaml")
@@ -107,7 +107,7 @@ def test_the_users_home_is_expanded_everywhere(tmp_path, monkeypatch):
     [
         (
             "{metric: pass@100, relative_change: 0.1}",
-            "pass@100 needs 100 generations a prompt, and evaluation.samples",
+            "pass@100 needs 100 generations a prompt, and evaluation.num_samples",
         ),
         ("{metric: distinct_correct@65}", "distinct_correct@65 needs 65 generations a prompt"),
         ("{metric: vendi, relative_change: 0.1}", "vendi needs evaluation.embedder"),

@@ -1,7 +1,7 @@
 """`polychromic init` writes a file that resolves as it stands."""
 
+from polychromic.cli.init import experiment_template
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.template import experiment_template
 
 
 def test_the_template_is_a_whole_experiment(tmp_path):

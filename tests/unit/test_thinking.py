@@ -6,12 +6,12 @@ import pytest
 from tests.architectures.zoo import tokenizer
 
 from polychromic.experiment.config import Experiment
+from polychromic.experiment.external import GivenExperiment, evaluate_given
 from polychromic.experiment.folder import RunFolder
-from polychromic.experiment.given import GivenExperiment, evaluate_given
-from polychromic.models.thinking import Thinking, thinking_of_files, thinking_of_model
+from polychromic.models.chat import Thinking, thinking_of_files, thinking_of_model
 from polychromic.records import Check, Generation, GenerationRow, Prompt, SamplingParameters, as_messages
-from polychromic.sampling.thinking import AnswerSampler
-from polychromic.training.groups import sample_groups
+from polychromic.sampling.local import AnswerSampler
+from polychromic.training.rollouts import sample_groups
 
 STRIP = Thinking(True)
 

@@ -6,8 +6,8 @@ import pytest
 
 from polychromic.errors import ConfigError
 from polychromic.files import read_jsonl
-from polychromic.training import tracking
-from polychromic.training.tracking import BackgroundTracker, MetricsFile, open_trackers
+from polychromic.training import trackers
+from polychromic.training.trackers import BackgroundTracker, MetricsFile, open_trackers
 
 
 class Recorder:
@@ -39,7 +39,7 @@ def test_numbers_arrive_in_order_and_the_tracker_is_closed():
 
 
 def test_a_tracker_that_hangs_holds_nothing_up(monkeypatch, caplog):
-    monkeypatch.setattr(tracking, "_SECONDS_TO_CLOSE", 0.05)
+    monkeypatch.setattr(trackers, "_SECONDS_TO_CLOSE", 0.05)
     gate = threading.Event()
     tracker = BackgroundTracker("slow", lambda: Recorder(gate=gate))
     for step in range(3000):  # more than the queue holds

@@ -11,7 +11,7 @@ import pytest
 SCRIPT = """
 import sys
 from pathlib import Path
-from polychromic.training.tracking import open_trackers
+from polychromic.training.trackers import open_trackers
 [tracker] = open_trackers([sys.argv[1]], Path(sys.argv[2]), project="probe", run_name="arm/seed-0")
 for step in (1, 2):
     tracker.log({"train/reward": 0.25 * step, "train/diversity_gradient_share": 0.3}, step)

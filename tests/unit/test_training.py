@@ -17,16 +17,16 @@ from polychromic.models.loading import load_base
 from polychromic.records import Check, SamplingParameters
 from polychromic.sampling.local import LocalSampler
 from polychromic.tasks.arithmetic import ArithmeticTask
+from polychromic.training.artifacts import is_trained
 from polychromic.training.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
-from polychromic.training.finished import is_trained
-from polychromic.training.groups import sample_groups
-from polychromic.training.loop import ArmRun, Trainer, schedule_factor, train_arm
+from polychromic.training.rollouts import sample_groups
 from polychromic.training.settings import DiversitySettings, TrainingSettings
+from polychromic.training.trainer import ArmRun, Trainer, schedule_factor, train_arm
 
 
 def settings(**changes):
     values = {
-        "signal": "reward", "steps": 4, "prompts_per_step": 4, "generations": 4, "max_new_tokens": 16,
+        "loss": "rl", "steps": 4, "prompts_per_step": 4, "num_samples": 4, "max_new_tokens": 16,
         "learning_rate": 1e-3, "checkpoint_every": 1, "gradient_share_every": 2,
     }  # fmt: skip
     return TrainingSettings(**(values | changes))
@@ -217,7 +217,7 @@ def test_a_diversity_term_without_gradient_stops_the_run_and_says_why(run):
         run,
         task=OneAnswer(64, 16, 16),
         training=settings(steps=50),
-        diversity=DiversitySettings(weight=2.0, set_size=2, stop_after_silent_steps=3),
+        diversity=DiversitySettings(weight=2.0, set_size=2, max_zero_gradient_steps=3),
     )
     with pytest.raises(
         TrainingError, match=r"λ = 2.*no gradient for 3 diversity steps.*all generations .* the same"
@@ -241,7 +241,7 @@ def test_a_failing_checker_stops_the_run_with_its_reason(run):
 def test_early_stopping_keeps_the_best_adapter(run):
     from polychromic.training.settings import EarlyStopping
 
-    stopping = EarlyStopping(every_n_steps=1, prompts=4, samples=2, patience=1, min_improvement=0.9)
+    stopping = EarlyStopping(check_every=1, num_prompts=4, num_samples=2, patience=1, min_improvement=0.9)
     early = dataclasses.replace(run, training=settings(steps=30, early_stopping=stopping))
     train_arm(early)
     assert len(read_jsonl(early.folder / "metrics.jsonl")) < 30
@@ -269,8 +269,8 @@ def test_cross_entropy_learns_the_references_and_their_end(run, tmp_path):
             ]
 
     learner = dataclasses.replace(
-        run, task=Solved(), diversity=DiversitySettings(weight=0.3, set_size=2, max_examples=2),
-        training=settings(signal="references", steps=12, prompts_per_step=8, learning_rate=1e-2),
+        run, task=Solved(), diversity=DiversitySettings(weight=0.3, set_size=2, num_prompts=2),
+        training=settings(loss="sft", steps=12, prompts_per_step=8, learning_rate=1e-2),
     )  # fmt: skip
     train_arm(learner)
     losses = [row["train/quality_loss"] for row in read_jsonl(learner.folder / "metrics.jsonl")]
@@ -299,17 +299,17 @@ def test_a_floor_that_follows_the_baseline_moves_the_weight(run, baseline, rises
     assert all((later > earlier) == rises for earlier, later in itertools.pairwise(weights_seen))
 
 
-@pytest.mark.parametrize(("signal", "measured"), [("reward", [0, 4, 8]), ("references", [0, 3, 6, 9])])
-def test_gradient_shares_are_measured_on_steps_that_have_a_diversity_term(run, signal, measured):
+@pytest.mark.parametrize(("loss", "measured"), [("rl", [0, 4, 8]), ("sft", [0, 3, 6, 9])])
+def test_gradient_shares_are_measured_on_steps_that_have_a_diversity_term(run, loss, measured):
     """Past bug: beside references, shares were measured every 25th step and diversity sampled every 3rd."""
     maker = Trainer(run).maker
-    maker.run = dataclasses.replace(run, training=settings(signal=signal, gradient_share_every=4))
+    maker.run = dataclasses.replace(run, training=settings(loss=loss, gradient_share_every=4))
     assert [step for step in range(10) if maker._measures(step)] == measured
     assert all(maker._samples_diversity(step) for step in measured)
 
 
-@pytest.mark.parametrize(("cut_answers", "rewards"), [("judge", {0.0, 1.0}), ("fail", {0.0})])
-def test_an_answer_that_was_cut_may_count_for_nothing(tiny_model, cut_answers, rewards):
+@pytest.mark.parametrize(("truncation_reward", "rewards"), [("checker", {0.0, 1.0}), ("zero", {0.0})])
+def test_an_answer_that_was_cut_may_count_for_nothing(tiny_model, truncation_reward, rewards):
     """Past bug: a checker that liked half-sentences taught a model never to end (90 % of its answers were cut)."""
 
     class EveryOther(ArithmeticTask):
@@ -320,6 +320,6 @@ def test_an_answer_that_was_cut_may_count_for_nothing(tiny_model, cut_answers, r
     prompts = task.prompts("train")[:2]
     parameters = SamplingParameters(max_new_tokens=3)  # an answer takes eight tokens
     groups = sample_groups(
-        LocalSampler(tiny_model), task, prompts, 4, parameters, [0, 1], cut_answers=cut_answers
+        LocalSampler(tiny_model), task, prompts, 4, parameters, [0, 1], truncation_reward=truncation_reward
     )
     assert {reward for group in groups for reward in group.rewards} == rewards

@@ -6,10 +6,16 @@ import pytest
 from polychromic.files import read_jsonl
 from polychromic.records import Check
 from polychromic.tasks.arithmetic import ArithmeticTask
-from polychromic.training.credit import distance_metrics, gate_part, gate_share, has_gate_part
-from polychromic.training.groups import GroupSignals, diversity_advantages
-from polychromic.training.loop import ArmRun, Trainer, train_arm
+from polychromic.training.rollouts import (
+    GroupSignals,
+    distance_metrics,
+    diversity_advantages,
+    gate_part,
+    gate_share,
+    has_gate_part,
+)
 from polychromic.training.settings import DiversitySettings, TrainingSettings
+from polychromic.training.trainer import ArmRun, Trainer, train_arm
 
 SETTINGS = DiversitySettings(weight=1.0, objective="distance", set_size=2)
 
@@ -92,7 +98,7 @@ class OnlyGate(Graded):
 
 def arm(tmp_path, tiny_settings, task, **diversity):
     training = TrainingSettings(
-        signal="reward", steps=2, prompts_per_step=4, generations=4, max_new_tokens=16, gradient_share_every=2
+        loss="rl", steps=2, prompts_per_step=4, num_samples=4, max_new_tokens=16, gradient_share_every=2
     )
     settings = DiversitySettings(**({"weight": 0.7, "objective": "distance", "set_size": 2} | diversity))
     return ArmRun("split", "arm", 0, tmp_path / "run", task(64, 16, 16), tiny_settings, training, settings)

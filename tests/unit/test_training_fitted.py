@@ -10,21 +10,21 @@ from safetensors.torch import load_file
 from polychromic.files import read_jsonl
 from polychromic.objective import FittedBaseline, set_advantages
 from polychromic.tasks.arithmetic import ArithmeticTask
-from polychromic.training.fitted import learn_from
-from polychromic.training.groups import (
+from polychromic.training.rollouts import (
     GroupSignals,
     diversity_advantages,
     diversity_signal,
+    learn_from,
     objective_inputs,
 )
-from polychromic.training.loop import ArmRun, Trainer, train_arm
 from polychromic.training.settings import DiversitySettings, TrainingSettings
+from polychromic.training.trainer import ArmRun, Trainer, train_arm
 
 
 @pytest.fixture
 def run(tmp_path, tiny_settings):
     training = TrainingSettings(
-        signal="reward", steps=4, prompts_per_step=6, generations=6, max_new_tokens=16, learning_rate=1e-3,
+        loss="rl", steps=4, prompts_per_step=6, num_samples=6, max_new_tokens=16, learning_rate=1e-3,
         checkpoint_every=1,
     )  # fmt: skip
     diversity = DiversitySettings(weight=1.0, set_size=3, baseline="fitted")
@@ -121,7 +121,7 @@ def test_vendi_with_more_subsets_than_are_scored_trains(run):
     """10,626 subsets of 4 out of 24: without a generator of its own this run ended at its first step."""
     several = dataclasses.replace(
         run,
-        training=run.training.model_copy(update={"generations": 24, "prompts_per_step": 2, "steps": 2}),
+        training=run.training.model_copy(update={"num_samples": 24, "prompts_per_step": 2, "steps": 2}),
         diversity=run.diversity.model_copy(update={"objective": "vendi", "set_size": 4}),
     )
     trainer = Trainer(several)

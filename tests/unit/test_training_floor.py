@@ -9,14 +9,14 @@ import pytest
 
 from polychromic.errors import ConfigError, DataError
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.floors import baseline_quality, is_measured_from
+from polychromic.experiment.executors import baseline_quality, is_measured_from
 from polychromic.experiment.folder import RunFolder
 from polychromic.files import read_jsonl
 from polychromic.models.logprobs import answer_logprobs
 from polychromic.records import Prompt, as_messages
 from polychromic.tasks.arithmetic import ArithmeticTask
-from polychromic.training.loop import ArmRun, Trainer, train_arm
 from polychromic.training.settings import DiversitySettings, TrainingSettings
+from polychromic.training.trainer import ArmRun, Trainer, train_arm
 
 FLOOR = {"weight": "auto", "mode": "floor", "floor_margin": 0.02}
 
@@ -45,10 +45,10 @@ class NoValidationReferences(WithReferences):
 
 def run(tmp_path, tiny_settings, *, task=WithReferences, diversity=None, **more):
     training = TrainingSettings(
-        signal="references", steps=7, prompts_per_step=4, max_new_tokens=16, learning_rate=1e-3,
+        loss="sft", steps=7, prompts_per_step=4, max_new_tokens=16, learning_rate=1e-3,
         validation_every=3, validation_prompts=3,
     )  # fmt: skip
-    chosen = {"weight": 0.0, "set_size": 2, "n_generations": 4, "max_examples": 2} | (diversity or {})
+    chosen = {"weight": 0.0, "set_size": 2, "num_samples": 4, "num_prompts": 2} | (diversity or {})
     return ArmRun(
         experiment="held-out", arm="arm", seed=0, folder=tmp_path / "run", task=task(64, 16, 16), model=tiny_settings,
         training=training, diversity=DiversitySettings(**chosen), **more,
@@ -112,7 +112,7 @@ def test_without_validation_references_a_floor_cannot_be_held(tmp_path, tiny_set
 def experiment(**training):
     return Experiment.from_mapping({
         "name": "floors", "task": {"name": "arithmetic"}, "model": {"source": "polychromic:arithmetic-tiny"},
-        "training": {"signal": "references", "steps": 3}, "diversity": {"set_size": 2},
+        "training": {"loss": "sft", "steps": 3}, "diversity": {"set_size": 2},
         "arms": {
             "floor": {"diversity": FLOOR, "training": training},
             "baseline": {"diversity": {"weight": 0.0}},

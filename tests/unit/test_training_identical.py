@@ -8,8 +8,8 @@ from polychromic.models.loading import load_language_model
 from polychromic.records import SamplingParameters
 from polychromic.sampling.local import LocalSampler
 from polychromic.tasks.arithmetic import ArithmeticTask
-from polychromic.training.loop import ArmRun, train_arm
 from polychromic.training.settings import DiversitySettings, TrainingSettings
+from polychromic.training.trainer import ArmRun, train_arm
 
 
 def train_and_sample(folder, tiny_settings, **adapter):
@@ -18,7 +18,7 @@ def train_and_sample(folder, tiny_settings, **adapter):
     run = ArmRun(
         experiment="twice", arm="arm", seed=3, folder=folder, task=ArithmeticTask(64, 16, 16), model=model,
         training=TrainingSettings(
-            signal="reward", steps=4, prompts_per_step=4, generations=6, max_new_tokens=16, learning_rate=1e-2
+            loss="rl", steps=4, prompts_per_step=4, num_samples=6, max_new_tokens=16, learning_rate=1e-2
         ),
         diversity=DiversitySettings(weight=1.0, set_size=3, baseline="fitted"),
     )  # fmt: skip
@@ -29,7 +29,7 @@ def train_and_sample(folder, tiny_settings, **adapter):
         samples=4,
         ways=ways,
         names=("twice", 3),
-        max_sequences=32,
+        max_decode_batch=32,
     )
     collect(plan, lambda: LocalSampler(trained, 32), run.task, folder / "generations.jsonl")
     return {

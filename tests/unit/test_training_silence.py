@@ -10,14 +10,14 @@ from polychromic.errors import TrainingError
 from polychromic.files import read_jsonl
 from polychromic.records import Check
 from polychromic.tasks.arithmetic import ArithmeticTask
-from polychromic.training import silence, steps
+from polychromic.training import steps, watches
 from polychromic.training.checkpoint import latest_checkpoint
 from polychromic.training.gradients import GradientAccumulator, GradientMeasurement
-from polychromic.training.groups import GroupSignals
-from polychromic.training.loop import ArmRun, train_arm
+from polychromic.training.rollouts import GroupSignals
 from polychromic.training.settings import DiversitySettings, TrainingSettings
-from polychromic.training.silence import SilenceWatch, infinite_term, silence_cause
 from polychromic.training.steps import StepOutcome
+from polychromic.training.trainer import ArmRun, train_arm
+from polychromic.training.watches import SilenceWatch, infinite_term, silence_cause
 
 SILENT_STEPS = 3
 
@@ -66,11 +66,11 @@ class EquallyFar(Judged):
 def run(tmp_path, tiny_settings, task=ArithmeticTask, *, diversity=None, **training):
     settings = TrainingSettings(
         **({
-            "signal": "reward", "steps": 20, "prompts_per_step": 4, "generations": 6, "max_new_tokens": 16,
+            "loss": "rl", "steps": 20, "prompts_per_step": 4, "num_samples": 6, "max_new_tokens": 16,
             "learning_rate": 1e-3, "gradient_share_every": 100,
         } | training)
     )  # fmt: skip
-    chosen = {"weight": 2.0, "set_size": 3, "stop_after_silent_steps": SILENT_STEPS} | (diversity or {})
+    chosen = {"weight": 2.0, "set_size": 3, "max_zero_gradient_steps": SILENT_STEPS} | (diversity or {})
     return ArmRun(
         experiment="silent", arm="arm", seed=0, folder=tmp_path / "run", task=task(64, 16, 16), model=tiny_settings,
         training=settings, diversity=DiversitySettings(**chosen),
@@ -171,7 +171,7 @@ def test_causes_that_differ_by_group_are_counted():
 
 
 def test_a_broken_path_is_remembered_between_measured_steps_and_forgotten_when_mended():
-    watch = SilenceWatch(DiversitySettings(stop_after_silent_steps=10))
+    watch = SilenceWatch(DiversitySettings(max_zero_gradient_steps=10))
     for norm, silent in ((0.0, 1), (None, 2), (math.nan, 3), (None, 4), (0.5, 0), (None, 0)):
         watch.observe(outcome(signal=True, diversity_norm=norm))
         assert watch.silent_steps == silent
@@ -186,7 +186,7 @@ def test_terms_are_told_apart_where_the_step_measured_them():
 
 def test_truncation_is_the_cause_only_where_nothing_passes():
     """Past bug: saturated groups of answers that were cut, and pass all the same, were called truncated."""
-    for reward, cause in ((1.0, silence.SATURATED), (0.0, silence.CUT)):
+    for reward, cause in ((1.0, watches.SATURATED), (0.0, watches.CUT)):
         rewards_PN = np.full((3, 2), reward)
         groups = GroupSignals(rewards_PN, rewards_PN, np.array([[0, 1]] * 3), np.ones((3, 2, 2)) - np.eye(2))
         step = dataclasses.replace(outcome(signal=False, signals=groups), truncated=0.95)

@@ -5,16 +5,16 @@ import pytest
 
 from polychromic.errors import ConfigError
 from polychromic.evaluation import Criterion, PromptTable, Resampling, SampledTable, compare
-from polychromic.evaluation.passk import pass_at_k_curve
-from polychromic.evaluation.rendering import (
+from polychromic.evaluation.group_metrics import pass_at_k_curve
+from polychromic.experiment.config import Experiment
+from polychromic.report.figures import arm_colors
+from polychromic.report.view import (
     means_table,
     overtaking_lines,
     results_latex,
     summary_text,
     untrained_table,
 )
-from polychromic.experiment.config import Experiment
-from polychromic.report.drawing import arm_colors
 
 QUICK = Resampling(bootstraps=1000, sign_patterns=2000)
 N_PROMPTS, N_SAMPLES = 80, 32
@@ -26,7 +26,7 @@ def content(**changes):
         "name": "small",
         "task": {"name": "arithmetic"},
         "model": {"source": "polychromic:arithmetic-tiny"},
-        "training": {"signal": "reward", "steps": 1},
+        "training": {"loss": "rl", "steps": 1},
         "arms": {"baseline": {"diversity": {"weight": 0.0}}, "coverage": {}},
         "seeds": [3, 1],
         **changes,
@@ -58,8 +58,8 @@ def test_it_is_left_out_where_the_file_says_so_or_has_it_already():
     assert experiment(arms=stated).untrained_arm is None
     assert experiment(arms={**stated, "untrained": {"untrained": True}}).untrained_arm is None
     nothing_trained = {
-        "baseline": {"untrained": True, "verbalised": 4},
-        "more": {"untrained": True, "verbalised": 5},
+        "baseline": {"untrained": True, "verbalized": 4},
+        "more": {"untrained": True, "verbalized": 5},
     }
     assert experiment(arms=nothing_trained).untrained_arm is None
 

@@ -8,15 +8,15 @@ import zipfile
 import pytest
 import torch
 
-from polychromic import wheels
-from polychromic.diversity.sentence_embedder import SentenceEmbedder
+from polychromic import weights as wheels
+from polychromic.diversity.embedders import SentenceEmbedder
 from polychromic.errors import ModelError
 from polychromic.files import sha256_file
 from polychromic.models.loading import load_language_model
 from polychromic.models.settings import ModelSettings
 from polychromic.models.sources import resolve_source
-from polychromic.training.loop import save_adapter
-from polychromic.wheels import PinnedWheel, fetch_wheel
+from polychromic.training.trainer import save_adapter
+from polychromic.weights import PinnedWheel, fetch_wheel
 
 CODE = """
 from pathlib import Path

@@ -14,7 +14,7 @@ from polychromic.evaluation import MeasureOptions, compare, measure_arms, measur
 from polychromic.evaluation.collect import CollectionPlan, collect
 from polychromic.experiment.config import Experiment
 from polychromic.records import Check, Generation, Message, Prompt, SamplingParameters, as_messages
-from polychromic.sampling.verbalised import VerbalisedSampler, parse_verbalised, verbalised_prompt
+from polychromic.sampling.verbalized import VerbalizedSampler, parse_verbalised, verbalised_prompt
 
 CHAT_TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 
@@ -152,7 +152,7 @@ def test_each_answer_is_a_generation_and_missing_ones_stay_missing():
         Generation(tagged("e") + "<response><text>cut of", (1,), "length"),
         Generation("no idea", (1,), "stop"),
     )
-    sampler = VerbalisedSampler(replies, chat_tokenizer(), 3)
+    sampler = VerbalizedSampler(replies, chat_tokenizer(), 3)
     prompts = [Prompt("p", as_messages("x"))]
     (group,) = sampler.sample(prompts, 8, SamplingParameters(max_new_tokens=10), [0])
     assert [one.text for one in group] == ["ab", "c", "d", "e", "", "", "", ""]
@@ -162,8 +162,8 @@ def test_each_answer_is_a_generation_and_missing_ones_stay_missing():
 
 
 def test_a_model_without_a_chat_template_is_refused():
-    with pytest.raises(ModelError, match=r"verbalised sampling asks a chat model .* no chat template"):
-        VerbalisedSampler(Replies(), byte_tokenizer(), 5)
+    with pytest.raises(ModelError, match=r"verbalized sampling asks a chat model .* no chat template"):
+        VerbalizedSampler(Replies(), byte_tokenizer(), 5)
 
 
 class Task:
@@ -192,7 +192,7 @@ def rows_of(sampler, path):
 
 
 def arm_rows(tmp_path, name, *replies):
-    return rows_of(VerbalisedSampler(Replies(*replies), chat_tokenizer(), 4), tmp_path / f"{name}.jsonl")
+    return rows_of(VerbalizedSampler(Replies(*replies), chat_tokenizer(), 4), tmp_path / f"{name}.jsonl")
 
 
 def test_missing_answers_are_rows_that_no_measure_sees(tmp_path):
@@ -237,21 +237,21 @@ def quickstart(**arm) -> Experiment:
 
 
 def test_an_arm_is_verbalised_and_untrained():
-    arm = quickstart(untrained=True, verbalised=5).arm("asked")
-    assert (arm.untrained, arm.verbalised) == (True, 5)
-    with pytest.raises(ConfigError, match=r"arms\.asked: verbalised sampling is an arm without training"):
-        quickstart(verbalised=5)
+    arm = quickstart(untrained=True, verbalized=5).arm("asked")
+    assert (arm.untrained, arm.verbalized) == (True, 5)
+    with pytest.raises(ConfigError, match=r"arms\.asked: verbalized sampling is an arm without training"):
+        quickstart(verbalized=5)
     with pytest.raises(
-        ConfigError, match=r"arms\.asked\.verbalised: input should be greater than or equal to 2"
+        ConfigError, match=r"arms\.asked\.verbalized: input should be greater than or equal to 2"
     ):
-        quickstart(untrained=True, verbalised=1)
+        quickstart(untrained=True, verbalized=1)
 
 
 def test_an_experiment_without_trained_arms_needs_no_training_section():
     content = Experiment.from_file("experiments/quickstart.yaml").model_dump(mode="json")
     del content["training"]
     content["comparison"]["baseline"] = "each"
-    untrained = {"each": {"untrained": True}, "asked": {"untrained": True, "verbalised": 5}}
+    untrained = {"each": {"untrained": True}, "asked": {"untrained": True, "verbalized": 5}}
     assert Experiment.from_mapping(content | {"arms": untrained}).arm("each").untrained
     with pytest.raises(ConfigError, match=r"training: missing"):
         Experiment.from_mapping(content | {"arms": untrained | {"trained": {}}})

@@ -13,8 +13,8 @@ from polychromic.experiment.continuing import open_run_folder
 from polychromic.experiment.folder import RunFolder
 from polychromic.experiment.watch import page_server, progress_table
 from polychromic.files import append_jsonl
-from polychromic.report import serving
-from polychromic.report.serving import MOST_CONNECTIONS
+from polychromic.report import server as serving
+from polychromic.report.server import MOST_CONNECTIONS
 
 
 @pytest.fixture

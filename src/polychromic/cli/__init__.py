@@ -10,19 +10,12 @@ from typing import Annotated
 import typer
 
 from polychromic import __version__
-from polychromic.cli.audit import audit
-from polychromic.cli.check import check
-from polychromic.cli.cost import cost
-from polychromic.cli.diagnose import diagnose
-from polychromic.cli.evaluate import evaluate
 from polychromic.cli.init import init
-from polychromic.cli.preflight import preflight
+from polychromic.cli.look import audit, check, cost, diagnose
 from polychromic.cli.report import report
-from polychromic.cli.run import run
-from polychromic.cli.train import train
-from polychromic.errors import PolychromicError, StoppedError
+from polychromic.cli.run import evaluate, preflight, run, train
+from polychromic.errors import PolychromicError, StoppedError, in_words
 from polychromic.plain_text import log_plainly, plain_text
-from polychromic.system_errors import in_words
 
 app = typer.Typer(
     name="polychromic",

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from polychromic.cli.options import RunFolderPath, show_result
+from polychromic.cli.run import RunFolderPath, show_result
 
 
 def report(
@@ -33,14 +33,13 @@ def report(
     from polychromic.experiment.config import Experiment
     from polychromic.experiment.continuing import require_same_inputs
     from polychromic.experiment.folder import RunFolder, read_resolved
-    from polychromic.experiment.run import RunResult, compare_and_report
-    from polychromic.experiment.tasks import named_code
-    from polychromic.experiment.working import held_folder
+    from polychromic.experiment.run import RunResult, compare_and_report, held_folder
+    from polychromic.tasks.base import named_code
 
     folder = RunFolder(run_folder)
     content, source = read_resolved(folder.experiment), str(folder.experiment)
     if "generations" in content:
-        from polychromic.experiment.given import GivenExperiment, evaluate_given
+        from polychromic.experiment.external import GivenExperiment, evaluate_given
 
         given = GivenExperiment.from_mapping(content, source=source)
         _ask_before_running(named_code(given.task), run_folder, yes=yes)

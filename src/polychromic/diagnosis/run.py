@@ -1,4 +1,4 @@
-"""Reads a run folder, finished or not, and says of every arm what happened and what looks wrong."""
+"""Diagnoses a run folder and shows what was found."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from polychromic.diagnosis.evidence import GATE_SHARE, GRADIENT_SHARE, LOSS_SHARE, ArmEvidence, Finding
-from polychromic.diagnosis.findings import find
-from polychromic.diagnosis.floors import Floor, FloorRecord, floor_record
-from polychromic.diagnosis.texts import TextFigures, text_figures
-from polychromic.diagnosis.traces import ArmTrace
+from rich.console import Console
+from rich.text import Text
+
+from polychromic.diagnosis.rules import GATE_SHARE, GRADIENT_SHARE, LOSS_SHARE, ArmEvidence, Finding, find
+from polychromic.diagnosis.traces import ArmTrace, Floor, FloorRecord, TextFigures, floor_record, text_figures
 from polychromic.diagnosis.weights import (
     Adapted,
     AdapterDistance,
@@ -23,6 +23,7 @@ from polychromic.diagnosis.weights import (
 )
 from polychromic.files import read_jsonl
 from polychromic.generations import read_generations
+from polychromic.plain_text import plain_text
 
 SCHEMA_VERSION = 1
 _LARGEST_MODULES = 5
@@ -33,7 +34,7 @@ class ArmFacts:
     """What an experiment says of one arm. The baseline comes first among the arms of a diagnosis."""
 
     name: str
-    signal: str
+    loss: str
     weight: float | str
     temperature: float
     max_new_tokens: int
@@ -103,7 +104,7 @@ def diagnose(
         evidence = ArmEvidence(
             trace=trace,
             is_baseline=arm.name == baseline.name,
-            signal=arm.signal,
+            loss=arm.loss,
             weight=_weight_in_effect(arm, trace),
             temperature=arm.temperature,
             max_new_tokens=arm.max_new_tokens,
@@ -206,7 +207,7 @@ _LOGGED = (
 def _summary(evidence: ArmEvidence, distances: Sequence[AdapterDistance]) -> list[str]:
     trace = evidence.trace
     n = len(trace.seeds)
-    sentences = [f"{n} seed{'s' * (n != 1)}, {trace.steps} steps, signal: {evidence.signal}"]
+    sentences = [f"{n} seed{'s' * (n != 1)}, {trace.steps} steps, loss: {evidence.loss}"]
     if evidence.weight > 0:
         sentences.append(_pull(trace))
     courses = [
@@ -281,3 +282,24 @@ def _by_seed(distances: Sequence[AdapterDistance], form: Callable[[AdapterDistan
 def _furthest(distance: AdapterDistance, by: Callable[[ModuleDistance], float]) -> str:
     modules = sorted(distance.modules, key=by, reverse=True)[:_LARGEST_MODULES]
     return ", ".join(f"{module.module} {by(module):.2g}" for module in modules)
+
+
+_STYLES = {"fault": "bold red", "warning": "yellow"}
+
+
+def show_diagnosis(name: str, diagnosis: Diagnosis, console: Console | None = None) -> None:
+    """Print each arm's summary, then its findings with their mends. Text from data is no markup and no control code."""
+    console = console or Console()
+    console.print(Text(plain_text(name), style="bold underline"))
+    for arm in diagnosis.arms:
+        console.print(Text(plain_text(f"\n{arm.arm}"), style="bold"))
+        for sentence in arm.summary:
+            console.print(Text(plain_text(f"  {sentence}")), soft_wrap=True)
+        if not arm.findings:
+            console.print(Text("  nothing looks wrong", style="green"))
+        for number, finding in enumerate(arm.findings, start=1):
+            style = _STYLES[finding.severity]
+            console.print(
+                Text(plain_text(f"  {number}. {finding.kind}: {finding.sentence}"), style), soft_wrap=True
+            )
+            console.print(Text(plain_text(f"     → {finding.mend}")), soft_wrap=True)

@@ -3,35 +3,40 @@
 Every measure is nan where it is undefined, never 0 or 1; `docs/measures.md` says what each one means.
 """
 
-from polychromic.diversity.clusters import (
+from polychromic.diversity.embedders import Embedder, load_embedder
+from polychromic.diversity.lexical import (
+    TokenizedGroup,
+    compression_ratio,
+    distinct_n,
+    ead,
+    rarefied_distinct_n,
+    tokenize,
+)
+from polychromic.diversity.measurement import (
+    DIRECTIONS,
+    GroupMeasurements,
+    MeasureCheck,
+    MeasureSettings,
+    check_measures,
+    measure_group,
+    measure_signatures,
+)
+from polychromic.diversity.overlap import rouge_l, self_bleu, self_bleu_each
+from polychromic.diversity.semantic import (
     as_labels,
     cluster_by_embedding,
     cluster_by_form,
     cluster_by_judge,
     cluster_by_text,
+    cosine_distances,
     expected_clusters,
     n_clusters,
-)
-from polychromic.diversity.embedder import Embedder, load_embedder
-from polychromic.diversity.lexical import compression_ratio, distinct_n, ead, rarefied_distinct_n
-from polychromic.diversity.measurement import (
-    DIRECTIONS,
-    GroupMeasurements,
-    MeasureSettings,
-    measure_group,
-    measure_signatures,
-)
-from polychromic.diversity.ngrams import TokenizedGroup, tokenize
-from polychromic.diversity.overlap import rouge_l, self_bleu, self_bleu_each
-from polychromic.diversity.selftest import MeasureCheck, check_measures
-from polychromic.diversity.semantic import (
-    cosine_distances,
     semantic_distance,
     vendi_score,
     vendi_score_from_embeddings,
     vendi_scores,
 )
-from polychromic.diversity.signature import Signature, require_comparable
+from polychromic.diversity.tokens import Signature, require_comparable
 
 __all__ = [
     "DIRECTIONS",

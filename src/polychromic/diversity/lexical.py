@@ -1,13 +1,173 @@
-"""Diversity of words: distinct n-grams, at any length and at a fixed one, and compression."""
+"""Counts n-grams and distinct n-grams, at equal length too."""
 
 from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
 
-from polychromic.diversity.ngrams import Integers, Texts, require_texts, tokenize
-from polychromic.diversity.rarefaction import expected_kinds
-from polychromic.diversity.tokens import Tokenizer
+import numpy as np
+from numpy.typing import NDArray
+
+from polychromic.diversity.tokens import Tokenizer, TokenOptions
+from polychromic.diversity.tokens import rouge_words as rouge_words  # noqa: PLC0414 - read from here too
+
+Integers = NDArray[np.int64]
+
+_LARGEST = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class NgramCounts:
+    """The n-grams of lengths 1 to max_n in one group; none crosses from one text into the next.
+
+    A row of the pair arrays says that n-gram `pair_ngram` occurs `pair_count` ≥ 1 times in text `pair_text`. Rows
+    are sorted by n-gram, shorter n-grams first; `pair_starts` [U] is the first row of each distinct n-gram.
+    Rows of length n end before `pair_bounds[n]` and start at `pair_bounds[n - 1]`.
+    """
+
+    pair_ngram: Integers
+    pair_text: Integers
+    pair_count: Integers
+    pair_starts: Integers
+    pair_bounds: Integers
+
+    @property
+    def max_n(self) -> int:
+        """The longest n-grams that are counted."""
+        return len(self.pair_bounds) - 1
+
+    @property
+    def pair_length(self) -> Integers:
+        """[pairs] the length n of each row's n-gram."""
+        return np.repeat(np.arange(1, self.max_n + 1), np.diff(self.pair_bounds))
+
+    def totals(self, n: int) -> Integers:
+        """[U_n] occurrences of each distinct n-gram of length n in the whole group."""
+        first, last = np.searchsorted(self.pair_starts, self.pair_bounds[[n - 1, n]])
+        count = self.pair_count[: self.pair_bounds[n]]
+        return np.add.reduceat(count, self.pair_starts[first:last]) if last > first else count[:0]
+
+
+class TokenizedGroup:
+    """The texts of one group with their tokens as integers, and n-gram counts computed on first use.
+
+    Give it to several lexical measures in place of the texts, and the work is shared.
+    """
+
+    def __init__(self, texts: Sequence[str], options: TokenOptions):
+        self.texts = require_texts(texts)
+        self.options = options
+        tokens = options.split(self.texts)
+        words = list(chain.from_iterable(tokens))
+        numbers = {word: number for number, word in enumerate(dict.fromkeys(words))}
+        self.n_kinds = len(numbers)
+        self.token_ids = np.fromiter(map(numbers.__getitem__, words), np.int64, len(words))
+        self.lengths_N = np.fromiter(map(len, tokens), np.int64, len(tokens))
+        self._counts: NgramCounts | None = None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def ngrams(self, max_n: int) -> NgramCounts:
+        """Counts of the n-grams of lengths 1 to at least max_n; asking for the longest first saves work."""
+        if max_n < 1:
+            raise ValueError(f"n={max_n}: expected an n-gram length of at least 1")
+        if self._counts is None or self._counts.max_n < max_n:
+            self._counts = _count_ngrams(self, max_n)
+        return self._counts
+
+
+Texts = Sequence[str] | TokenizedGroup
+"""What every lexical measure takes: the texts of a group, or the group tokenized once for several measures."""
+
+
+def tokenize(texts: Texts, *, lowercase: bool = False, tokens: str | Tokenizer = "words") -> TokenizedGroup:
+    """The group tokenized once; a group that already is one is returned as it stands.
+
+    Raises ValueError where options are given that differ from those the group was made with.
+    """
+    options = TokenOptions(tokens, lowercase)
+    if not isinstance(texts, TokenizedGroup):
+        return TokenizedGroup(texts, options)
+    if options not in (TokenOptions(), texts.options):
+        raise ValueError(f"{options} differs from the group's own {texts.options}; tokenize the texts again")
+    return texts
+
+
+def require_texts(texts: Texts) -> list[str]:
+    """The texts of a group; ValueError for a lone string, which would be taken for a list of characters."""
+    if isinstance(texts, str):
+        raise ValueError(f"texts={texts[:40]!r}…: expected a list of texts, not one string")
+    return texts.texts if isinstance(texts, TokenizedGroup) else list(texts)
+
+
+def _count_ngrams(group: TokenizedGroup, max_n: int) -> NgramCounts:
+    keys, key_bounds = _pair_keys(group, max_n)
+    keys.sort()
+    row_bounds = _run_bounds(keys)
+    pair_key = keys[row_bounds[:-1]]
+    pair_code, pair_text = np.divmod(pair_key, max(len(group), 1))
+    ngram_bounds = _run_bounds(pair_code)
+    return NgramCounts(
+        pair_ngram=np.repeat(np.arange(len(ngram_bounds) - 1), np.diff(ngram_bounds)),
+        pair_text=pair_text,
+        pair_count=np.diff(row_bounds),
+        pair_starts=ngram_bounds[:-1],
+        pair_bounds=np.searchsorted(pair_key, key_bounds),
+    )
+
+
+def _pair_keys(group: TokenizedGroup, max_n: int) -> tuple[Integers, list[int]]:
+    """An integer for each n-gram of each text, equal for equal n-grams of one text; [max_n + 1] bounds by length."""
+    text_of = np.repeat(np.arange(len(group)), group.lengths_N)
+    codes, n_codes = group.token_ids, group.n_kinds
+    keys, bounds = [codes * len(group) + text_of], [0, n_codes * len(group)]
+    for n in range(2, max_n + 1):
+        codes, n_codes = _room_for(group.n_kinds * max_n, codes, n_codes)
+        codes = codes[: len(text_of) - n + 1] * group.n_kinds + group.token_ids[n - 1 :]
+        codes, n_codes = _room_for(len(group) * max_n, codes, n_codes * group.n_kinds)
+        last_text = text_of[n - 1 :]
+        inside = text_of[: len(codes)] == last_text
+        keys.append((codes * len(group) + last_text + bounds[-1])[inside])
+        bounds.append(bounds[-1] + n_codes * len(group))
+    return np.concatenate(keys), bounds
+
+
+def _room_for(factor: int, codes: Integers, n_codes: int) -> tuple[Integers, int]:
+    """Codes below n_codes, renumbered where times `factor` they would overflow; no more codes than tokens remain."""
+    if n_codes * factor <= _LARGEST:
+        return codes, n_codes
+    return np.unique(codes, return_inverse=True)[1], len(codes)
+
+
+def _run_bounds(ordered: Integers) -> Integers:
+    """[runs + 1] where each run of equal values begins, and where the last one ends."""
+    is_bound = np.ones(len(ordered) + 1, dtype=bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=is_bound[1:-1])
+    return np.flatnonzero(is_bound)
+
+
+def expected_kinds(totals: Integers, budget: int) -> float:
+    """Expected number of kinds among `budget` draws without replacement; nan where there are fewer to draw from.
+
+    `totals` [U] counts the items of each kind. With n_i of kind i, N = Σ n_i and m = budget it is
+    Σ_i 1 − C(N−n_i, m) / C(N, m). Source: Hurlbert 1971, The Nonconcept of Species Diversity, equation 14.
+    Raises ValueError for a budget below 1.
+    """
+    if budget < 1:
+        raise ValueError(f"budget={budget}: expected at least 1")
+    n_items = int(np.sum(totals))
+    if n_items < budget:
+        return math.nan
+    sizes, n_kinds = np.unique(totals, return_counts=True)
+    # C(N−n, m) / C(N, m) is the product over j < n of (N−m−j) / (N−j): no factorial, so nothing overflows.
+    j = np.arange(sizes[-1])
+    missed = np.cumprod(np.maximum(n_items - budget - j, 0) / (n_items - j))
+    return float(n_kinds @ (1.0 - missed[sizes - 1]))
+
 
 _EMPTY_STREAM = len(zlib.compress(b"", 9))
 

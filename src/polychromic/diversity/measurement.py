@@ -1,4 +1,4 @@
-"""Every measure of one group at once: values, the counts that led to them, and how each was measured."""
+"""Measures every diversity metric of a set of texts, and tests itself on sets whose order is known."""
 
 from __future__ import annotations
 
@@ -10,15 +10,27 @@ from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from polychromic.diversity.clusters import cluster_by_text, n_clusters
-from polychromic.diversity.lexical import compression_ratio, distinct_n, rarefied_distinct_n
-from polychromic.diversity.ngrams import TokenizedGroup
+from polychromic.diversity.embedders import Embedder, load_embedder
+from polychromic.diversity.lexical import (
+    TokenizedGroup,
+    compression_ratio,
+    distinct_n,
+    ead,
+    rarefied_distinct_n,
+)
 from polychromic.diversity.overlap import ROUGE_L_TOKENS, rouge_l, self_bleu
-from polychromic.diversity.semantic import semantic_distance, vendi_score_from_embeddings
-from polychromic.diversity.signature import Signature, sign
-from polychromic.diversity.tokens import Tokenizer, TokenOptions
+from polychromic.diversity.semantic import (
+    cluster_by_embedding,
+    cluster_by_form,
+    cluster_by_judge,
+    cluster_by_text,
+    n_clusters,
+    semantic_distance,
+    vendi_score_from_embeddings,
+)
+from polychromic.diversity.tokens import Signature, Tokenizer, TokenOptions, sign
 
 Direction = Literal["higher", "lower"]
 
@@ -92,21 +104,21 @@ def measure_group(
 
 
 @cache
-def measure_signatures(settings: MeasureSettings, n_generations: int) -> Mapping[str, Signature]:
+def measure_signatures(settings: MeasureSettings, num_samples: int) -> Mapping[str, Signature]:
     """The signature of every measure for groups of this size."""
     tokens = {
         "tokens": TokenOptions(settings.tokens).label,
         "case": "lower" if settings.lowercase else "kept",
-        "k": n_generations,
+        "k": num_samples,
     }
-    embedded = {"embedder": settings.embedder, "k": n_generations}
+    embedded = {"embedder": settings.embedder, "k": num_samples}
     signatures = {
         "rarefied_distinct_2": sign("rarefied_distinct", n=2, budget=settings.budget, **tokens),
         **{f"distinct_{n}": sign("distinct", n=n, **tokens) for n in (1, 2, 3)},
         "self_bleu": sign("self_bleu", n=settings.max_n, smoothing="method1", short="left_out", **tokens),
         "rouge_l": sign("rouge_l", score="f1", first=ROUGE_L_TOKENS, **tokens),
-        "compression_ratio": sign("compression_ratio", codec="zlib9-net", join="space", k=n_generations),
-        "distinct_texts": sign("distinct_texts", same="text", k=n_generations),
+        "compression_ratio": sign("compression_ratio", codec="zlib9-net", join="space", k=num_samples),
+        "distinct_texts": sign("distinct_texts", same="text", k=num_samples),
         "semantic_distance": sign("semantic_distance", **embedded),
         "vendi": sign("vendi", q=settings.q, kernel="cosine", **embedded),
     }
@@ -173,3 +185,65 @@ def _require_embeddings(embeddings: ArrayLike, n_texts: int, settings: MeasureSe
             "embeddings without settings.embedder: name what made them, so that values can be compared"
         )
     return embeddings_ND
+
+
+_SENTENCES = (
+    "Fresh bread from the bakery on our corner smells wonderful every morning",
+    "Astronomers measured how quickly that distant galaxy moves away from ours",
+    "My grandmother taught me to play chess when I turned six",
+    "Heavy rain flooded two fields beside the river last night again",
+    "Please restart your computer before installing any new printer software today",
+    "Our team lost by three goals although we trained all winter",
+    "Interest rates may rise because inflation stays well above its target",
+    "She painted her kitchen bright yellow while listening to old records",
+)
+_GROUPS = {
+    "identical": _SENTENCES[:1] * 8,
+    "mixed": _SENTENCES[:1] * 4 + _SENTENCES[1:5],
+    "different": _SENTENCES,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureCheck:
+    """One measure's values on the three known groups; `passed` says that they come in the order of diversity."""
+
+    measure: str
+    identical: float
+    mixed: float
+    different: float
+    passed: bool
+
+
+def check_measures(embedder: Embedder | None = None) -> list[MeasureCheck]:
+    """Run every measure on known groups, those of meaning with the embedder (hashed n-grams unless one is given).
+
+    A nan never passes.
+    """
+    embedder = embedder or load_embedder("hash")
+    settings = MeasureSettings(embedder=embedder.name)
+    values = []
+    for texts in _GROUPS.values():
+        embeddings_ND = embedder.encode(texts)
+        measured = measure_group(texts, settings, embeddings=embeddings_ND).values
+        values.append(measured | _beside_the_group_measures(texts, embeddings_ND))
+    return [_check(measure, *(group[measure] for group in values)) for measure in values[0]]
+
+
+def _beside_the_group_measures(texts: Sequence[str], embeddings_ND: NDArray[np.float32]) -> dict[str, float]:
+    """What `measure_group` leaves out: EAD, and the number of clusters by each way of finding them."""
+    partitions = {
+        "text": cluster_by_text(texts),
+        "form": cluster_by_form(texts, str.casefold),
+        "embedding": cluster_by_embedding(embeddings_ND, threshold=0.75),
+        "judge": cluster_by_judge(texts, lambda first, second: first.casefold() == second.casefold()),
+    }
+    counts = {f"clusters_by_{name}": float(n_clusters(labels_N)) for name, labels_N in partitions.items()}
+    return {"ead_2": ead(texts, 2, vocabulary_size=50_000), **counts}
+
+
+def _check(measure: str, identical: float, mixed: float, different: float) -> MeasureCheck:
+    rising = identical < mixed < different
+    falling = identical > mixed > different
+    passed = rising if DIRECTIONS.get(measure, "higher") == "higher" else falling
+    return MeasureCheck(measure, identical, mixed, different, passed)

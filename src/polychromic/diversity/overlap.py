@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from polychromic.diversity.ngrams import Integers, NgramCounts, Texts, TokenizedGroup, tokenize
+from polychromic.diversity.lexical import Integers, NgramCounts, Texts, TokenizedGroup, tokenize
 from polychromic.diversity.tokens import Tokenizer
 
 ROUGE_L_TOKENS = 5_000

@@ -1,18 +1,35 @@
 """From generations to a claim that survives review: measures a prompt, paired statistics, and a verdict."""
 
-from polychromic.evaluation.audit_checker import CheckerAudit, audit_checker
-from polychromic.evaluation.ceilings import Possibility, criterion_possible, impossible_criteria
+from polychromic.evaluation.audits import CheckerAudit, audit_checker
 from polychromic.evaluation.compare import compare
 from polychromic.evaluation.comparison import Comparison
-from polychromic.evaluation.criteria import DEFAULT_LEVELS, MINIMUM, STRONG, Criterion, Levels
-from polychromic.evaluation.equal_length import at_equal_length
-from polychromic.evaluation.group_metrics import MeasureOptions
-from polychromic.evaluation.intervals import Resampling
+from polychromic.evaluation.criteria import (
+    DEFAULT_LEVELS,
+    MINIMUM,
+    STRONG,
+    Criterion,
+    Levels,
+    Possibility,
+    criterion_possible,
+    impossible_criteria,
+)
+from polychromic.evaluation.group_metrics import (
+    MeasureOptions,
+    all_pass_at_k,
+    most_pass_at_k,
+    pass_at_k,
+    pass_at_k_curve,
+)
+from polychromic.evaluation.lengths import at_equal_length
 from polychromic.evaluation.measure import measure_arms, measure_rows
 from polychromic.evaluation.metrics import METRICS, Metric, find_metric, register_metric
-from polychromic.evaluation.passk import all_pass_at_k, most_pass_at_k, pass_at_k, pass_at_k_curve
-from polychromic.evaluation.power import detectable_effect, prompts_needed
-from polychromic.evaluation.statistics import PairedComparison, paired_comparison
+from polychromic.evaluation.statistics.intervals import Resampling
+from polychromic.evaluation.statistics.paired import (
+    PairedComparison,
+    detectable_effect,
+    paired_comparison,
+    prompts_needed,
+)
 from polychromic.evaluation.tables import PromptTable, SampledTable
 from polychromic.evaluation.verdict import Verdict, judge_means
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polychromic.errors import DataError
-from polychromic.evaluation.checking import check_rows
+from polychromic.evaluation.audits import check_rows
 from polychromic.generations import (
     AGAIN,
     RowKey,
@@ -58,7 +58,7 @@ class CollectionPlan:
     samples: int
     ways: tuple[SamplingParameters, ...]
     names: tuple[str | int, ...]
-    max_sequences: int = 256
+    max_decode_batch: int = 256
     adapter: str | None = None
 
     @property
@@ -85,7 +85,7 @@ class CollectionPlan:
                     draws.setdefault((start, stop, number), []).append(prompt)
         found = []
         for (start, stop, number), prompts in sorted(draws.items(), key=lambda draw: draw[0]):
-            size = max(1, self.max_sequences // (stop - start))
+            size = max(1, self.max_decode_batch // (stop - start))
             for first in range(0, len(prompts), size):
                 found.append(Chunk(self.ways[number], tuple(prompts[first : first + size]), start, stop))
         return found

@@ -7,8 +7,20 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from polychromic.evaluation.audit_checker import CheckerAudit
-from polychromic.evaluation.cautions import (
+from polychromic.evaluation.audits import CheckerAudit
+from polychromic.evaluation.comparison import ArmCurve, ArmMean, Comparison, Contrast, Plan, Scrutiny
+from polychromic.evaluation.criteria import DEFAULT_LEVELS, Caution, Criterion, Levels, plural, share_at_bound
+from polychromic.evaluation.lengths import EqualLength
+from polychromic.evaluation.measure import undefined_cautions
+from polychromic.evaluation.metrics import METRICS, find_metric, split_at_k
+from polychromic.evaluation.outcomes import Evidence
+from polychromic.evaluation.statistics.frontier import MatchedGain, matched_gains, simultaneous_curve
+from polychromic.evaluation.statistics.intervals import Interval, Resampling, mean_intervals
+from polychromic.evaluation.statistics.paired import PairedComparison, paired_comparison, paired_comparisons
+from polychromic.evaluation.statistics.sensitivity import Overtaking, margin_test, overtakings, robustness
+from polychromic.evaluation.tables import PromptTable
+from polychromic.evaluation.verdict import Verdict, judge
+from polychromic.evaluation.warnings import (
     Contrasts,
     answer_cautions,
     checker_cautions,
@@ -20,24 +32,6 @@ from polychromic.evaluation.cautions import (
     seed_cautions,
     temperature_cautions,
 )
-from polychromic.evaluation.ceilings import share_at_bound
-from polychromic.evaluation.comparison import ArmCurve, ArmMean, Comparison, Contrast, Scrutiny
-from polychromic.evaluation.criteria import DEFAULT_LEVELS, Criterion, Levels
-from polychromic.evaluation.curves import simultaneous_curve
-from polychromic.evaluation.equal_length import EqualLength
-from polychromic.evaluation.equivalence import margin_test
-from polychromic.evaluation.frontier import MatchedGain, matched_gains
-from polychromic.evaluation.intervals import Interval, Resampling, mean_intervals
-from polychromic.evaluation.metrics import METRICS, find_metric, split_at_k
-from polychromic.evaluation.outcomes import Evidence
-from polychromic.evaluation.plan import Plan
-from polychromic.evaluation.robustness import robustness
-from polychromic.evaluation.statistics import PairedComparison, paired_comparison, paired_comparisons
-from polychromic.evaluation.tables import PromptTable
-from polychromic.evaluation.undefined import undefined_cautions
-from polychromic.evaluation.untrained import Overtaking, overtakings
-from polychromic.evaluation.verdict import Verdict, judge
-from polychromic.evaluation.wording import Caution, plural
 
 Floats = NDArray[np.float64]
 

@@ -1,13 +1,121 @@
-"""What an arm has to show against the baseline: stated before the run, judged after it."""
+"""Words for numbers, success criteria, and the ceilings that put some out of reach."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from polychromic.evaluation.metrics import Metric, find_metric
-from polychromic.evaluation.wording import signed_percent
+
+CautionKind = Literal[
+    "reward hacking",
+    "temperature",
+    "length",
+    "number of answers",
+    "saturated",
+    "underpowered",
+    "few seeds",
+    "seeds",
+    "missing rewards",
+    "truncated",
+    "left out",
+    "missing answers",
+    "undefined",
+    "checker",
+    "sampling not stated",
+    "added after results",
+    "recorded again",
+    "units of text",
+    "thinking",
+    "leakage",
+    "duplicates",
+    "long texts",
+    "untrained model",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Caution:
+    """One warning, about one arm (empty: all of them)."""
+
+    kind: CautionKind
+    arm: str
+    text: str
+
+
+def signed_percent(change: float) -> str:
+    """0.123 becomes "+12.3 %", -0.1 "−10 %"; nan "undefined"."""
+    if not math.isfinite(change):
+        return "undefined"
+    percent = 100 * change
+    digits = f"{abs(percent):.0f}" if abs(percent) >= 100 else f"{abs(percent):.3g}"
+    return f"{_sign(percent)}{digits} %"
+
+
+def signed(value: float) -> str:
+    """A difference with its sign and three digits; nan "undefined"."""
+    return f"{_sign(value)}{abs(value):.3g}" if math.isfinite(value) else "undefined"
+
+
+def number(value: float, digits: int = 4) -> str:
+    """A value with up to that many digits and a true minus; nan "–"."""
+    return f"{value:.{digits}g}".replace("-", "−") if math.isfinite(value) else "–"
+
+
+def estimate(mean: float, low: float, high: float) -> str:
+    """A mean with its interval, both to two digits of the interval's half-width: "0.103 [0.082, 0.124]"."""
+    places = decimal_places(low, high)
+    if places is None:
+        return f"{number(mean)} [{number(low)}, {number(high)}]"
+    return f"{_fixed(mean, places)} [{_fixed(low, places)}, {_fixed(high, places)}]"
+
+
+def decimal_places(low: float, high: float) -> int | None:
+    """Decimals that show two digits of an interval's half-width; None for an empty or unknown one."""
+    width = (high - low) / 2
+    if not (math.isfinite(width) and width > 0):
+        return None
+    return min(max(1 - math.floor(math.log10(width)), 0), 9)
+
+
+def short_p(p_value: float) -> str:
+    """A p-value for a table's cell: two digits, small ones bounded, "–" where there is none."""
+    if math.isnan(p_value):
+        return "–"
+    if p_value < 0.0001:
+        return "< 0.0001"
+    return f"{p_value:.{1 - math.floor(math.log10(p_value))}f}" if p_value < 1 else "1"
+
+
+def p_text(p_value: float) -> str:
+    """ "p = 0.012", with small ones bounded and an unknown one said."""
+    if math.isnan(p_value):
+        return "p unknown"
+    return "p < 0.0001" if p_value < 0.0001 else f"p = {p_value:.2g}"
+
+
+def listed(items: list[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return " and ".join(filter(None, [", ".join(items[:-1]), *items[-1:]]))
+
+
+def plural(count: int, noun: str) -> str:
+    """ "1 seed", "3 seeds"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _fixed(value: float, places: int) -> str:
+    return f"{round(value, places) + 0.0:,.{places}f}".replace("-", "−")
+
+
+def _sign(value: float) -> str:
+    return "−" if value < 0 else "+"
+
 
 CriterionDirection = Literal["higher", "lower", "not_worse"]
 
@@ -112,3 +220,78 @@ STRONG: tuple[Criterion, ...] = (
     Criterion("pass@1", "not_worse", margin=0.01, over_seeds=True),
 )
 DEFAULT_LEVELS: Levels = {"minimum": MINIMUM, "strong": STRONG}
+
+
+Floats = NDArray[np.float64]
+
+_DIGITS = 5  # "0.998 needs 1.2475": rounded further, what is impossible could look possible
+
+
+@dataclass(frozen=True, slots=True)
+class Possibility:
+    """Whether a criterion can be met at all from a baseline; `needed` is the value it takes (nan for no worse)."""
+
+    possible: bool
+    needed: float
+    sentence: str
+
+
+def criterion_possible(criterion: Criterion, baseline_value: float) -> Possibility:
+    """Whether the metric's bounds leave room for the criterion above the baseline's mean.
+
+    Usable before a run with a probe of the base model. An unknown (nan) baseline rules nothing out.
+    """
+    if criterion.direction == "not_worse":
+        return Possibility(True, math.nan, f"{criterion.text} can always be met")
+    metric = find_metric(criterion.metric)
+    bound = metric.highest if criterion.sign > 0 else metric.lowest
+    needed = baseline_value * (1.0 + criterion.sign * criterion.asked)
+    beyond = criterion.sign * (needed - bound) > 1e-12 * max(1.0, abs(needed))
+    full = criterion.sign * (baseline_value - bound) >= 0
+    start = f"{criterion.text} from {number(baseline_value, _DIGITS)}"
+    if full and not beyond:
+        return Possibility(False, needed, f"{start} cannot be met: the baseline is at the bound already")
+    reach = f"{start} needs {number(needed, _DIGITS)}"
+    if not beyond:
+        return Possibility(True, needed, reach)
+    word = "exceed" if criterion.sign > 0 else "fall below"
+    return Possibility(False, needed, f"{reach}, and it cannot {word} {number(bound)}")
+
+
+def impossible_criteria(criteria: Iterable[Criterion], baseline_means: Mapping[str, float]) -> list[str]:
+    """A sentence for each criterion that arithmetic rules out from the baseline's means, by metric key.
+
+    Metrics whose baseline is not known rule nothing out. Usable before a run: with a probe of the base model, or as
+    soon as the baseline arm has been sampled.
+    """
+    known = (one for one in criteria if one.metric in baseline_means)
+    judged = [criterion_possible(one, baseline_means[one.metric]) for one in known]
+    return list(dict.fromkeys(one.sentence for one in judged if not one.possible))
+
+
+def contradictions(criteria: Sequence[Criterion]) -> list[str]:
+    """A sentence for each pair of criteria of one level of which one can never be met or says nothing new, and for each
+    margin that cannot be missed."""
+    found = []
+    for i, one in enumerate(criteria):
+        metric = find_metric(one.metric)
+        for other in criteria[:i]:
+            if one.metric == other.metric and one.direction == other.direction:
+                found.append(f"{one.metric} {one.direction} is stated twice; keep one of them")
+            elif one.metric == other.metric and {one.direction, other.direction} == {"higher", "lower"}:
+                found.append(f"{one.metric} is to be both higher and lower; keep one of them")
+        if one.direction == "not_worse" and (one.margin or 0.0) >= metric.highest - metric.lowest:
+            found.append(
+                f"{one.text} can never be missed: its values lie between {number(metric.lowest)} and "
+                f"{number(metric.highest)}; state a smaller margin"
+            )
+    return found
+
+
+def share_at_bound(a_P: Floats, b_P: Floats, metric_key: str) -> float:
+    """Share of prompts at the metric's best value in both arms (nan without prompts; 0 for an unbounded metric)."""
+    best = find_metric(metric_key).best
+    if not len(a_P):
+        return math.nan
+    # A mean over seeds of exact bounds is exact up to rounding.
+    return float((np.isclose(a_P, best, atol=1e-9, rtol=0) & np.isclose(b_P, best, atol=1e-9, rtol=0)).mean())

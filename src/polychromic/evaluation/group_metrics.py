@@ -1,12 +1,15 @@
-"""Every metric of one group of answers."""
+"""Metrics of the answers to one prompt, from clusters to unbiased pass@k."""
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from polychromic.diversity import (
     MeasureSettings,
@@ -16,10 +19,148 @@ from polychromic.diversity import (
     expected_clusters,
     measure_group,
 )
-from polychromic.evaluation.groups import AnswerGroup
-from polychromic.evaluation.passk import pass_at_k_curve
+from polychromic.records import GenerationRow, SamplingParameters
 
 Floats = NDArray[np.float64]
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """Chance that at least one of k generations passes, where c of n did: 1 − C(n−c, k) / C(n, k).
+
+    Raises ValueError unless 0 ≤ c ≤ n and 1 ≤ k ≤ n: more generations than were sampled cannot be drawn.
+    Source: Chen et al. 2021, Evaluating Large Language Models Trained on Code, equation 1.
+    """
+    _require_counts(n, c, k)
+    return 1.0 - math.comb(n - c, k) / math.comb(n, k)
+
+
+def all_pass_at_k(n: int, c: int, k: int) -> float:
+    """Chance that all of k generations pass (pass^k), where c of n did: C(c, k) / C(n, k).
+
+    Raises ValueError as `pass_at_k` does. Source: Yao et al. 2024, τ-bench, section 3.3.
+    """
+    _require_counts(n, c, k)
+    return math.comb(c, k) / math.comb(n, k)
+
+
+def most_pass_at_k(n: int, c: int, k: int, share: float = 0.5) -> float:
+    """Chance that at least ⌈share · k⌉ of k generations pass (G-Pass@k), where c of n did.
+
+    Raises ValueError as `pass_at_k` does, or for a share outside (0, 1].
+    Source: Liu et al. 2024, Are Your LLMs Capable of Stable Reasoning?, equation 4.
+    """
+    from scipy.stats import hypergeom
+
+    _require_counts(n, c, k)
+    if not 0.0 < share <= 1.0:
+        raise ValueError(f"share={share}: expected a share of the k generations in (0, 1]")
+    return float(hypergeom.sf(math.ceil(share * k) - 1, n, c, k))
+
+
+def pass_at_k_curve(n: ArrayLike, c: ArrayLike, k_max: int) -> Floats:
+    """[..., k_max] pass@k for k = 1..k_max, of counts n and c [...] that broadcast; nan where k > n.
+
+    The chance to miss is the product over j < k of (n − c − j) / (n − j), so nothing overflows.
+    Raises ValueError where c < 0, c > n, or k_max < 1.
+    """
+    n_all, c_all = np.broadcast_arrays(np.asarray(n, dtype=np.float64), np.asarray(c, dtype=np.float64))
+    if k_max < 1:
+        raise ValueError(f"k_max={k_max}: expected at least 1")
+    if (c_all < 0).any() or (c_all > n_all).any():
+        raise ValueError(f"c={c}, n={n}: expected passing counts between 0 and the number of generations")
+    drawn_K = np.arange(k_max)
+    left = n_all[..., None] - drawn_K
+    # Past the failures nothing is left to miss with; past n the factor is set to nan below.
+    misses = np.maximum(left - c_all[..., None], 0.0) / np.maximum(left, 1.0)
+    return np.where(left >= 1.0, 1.0 - np.cumprod(misses, axis=-1), np.nan)
+
+
+def _require_counts(n: int, c: int, k: int) -> None:
+    if not 0 <= c <= n:
+        raise ValueError(f"c={c}: expected between 0 and n={n} generations that pass")
+    if not 1 <= k <= n:
+        raise ValueError(f"k={k}: expected between 1 and n={n}; sample at least k generations a prompt")
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerGroup:
+    """N answers to one prompt. Arrays [N]; rewards and judgements are nan where their checker failed.
+
+    `forms` are keys of answers that count as the same, None where the task has none. `errors` are the reasons of
+    missing rewards. `n_missing` answers were asked for and not given: they are in none of the arrays.
+    """
+
+    prompt_id: str
+    texts: list[str]
+    rewards: Floats
+    judgements: Floats
+    n_tokens: Floats
+    truncated: Floats
+    forms: list[str] | None
+    errors: list[str]
+    n_missing: int = 0
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+def group_rows(
+    rows: Sequence[GenerationRow], *, has_forms: bool | None = None
+) -> dict[str, list[AnswerGroup]]:
+    """Groups by sampling label in order of first appearance, each list sorted by prompt id.
+
+    `has_forms` says whether the task tells equal answers by their forms (None: it does where a row carries one).
+    Raises ValueError where a prompt has two rows of one index under one way of sampling.
+    """
+    # One table has one notion of equal answers: task forms where any row carries one.
+    has_forms = carry_forms(rows) if has_forms is None else has_forms
+    gathered: defaultdict[SamplingParameters, defaultdict[str, list[GenerationRow]]]
+    gathered = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        gathered[row.sampling][row.prompt_id].append(row)
+    groups: dict[str, list[AnswerGroup]] = {}
+    for sampling, prompts in gathered.items():
+        if sampling.label in groups:
+            raise ValueError(
+                f"rows sampled at {sampling.label} have different token limits; expected one way of sampling a label"
+            )
+        groups[sampling.label] = [
+            _group(name, members, has_forms) for name, members in sorted(prompts.items())
+        ]
+    return groups
+
+
+def carry_forms(rows: Iterable[GenerationRow]) -> bool:
+    """Whether the task told the form of any answer."""
+    return any(row.cluster is not None for row in rows)
+
+
+def _group(prompt_id: str, rows: list[GenerationRow], has_forms: bool) -> AnswerGroup:
+    rows = sorted(rows, key=lambda row: row.index)
+    for first, second in pairwise(rows):
+        if first.index == second.index:
+            raise ValueError(
+                f"prompt {prompt_id!r} has two generations of index {first.index} at {first.sampling.label}; "
+                "expected each once (were two files joined?)"
+            )
+    reasons = [row.error or "no reason given" for row in rows if row.reward is None]
+    n_asked = len(rows)
+    rows = [row for row in rows if row.finish != "missing"]
+    return AnswerGroup(
+        prompt_id,
+        [row.text for row in rows],
+        _scores([row.reward for row in rows]),
+        _scores([row.judge for row in rows]),
+        np.array([row.n_tokens for row in rows], dtype=np.float64),
+        np.array([row.finish == "length" for row in rows], dtype=np.float64),
+        [row.text if row.cluster is None else row.cluster for row in rows] if has_forms else None,
+        reasons,
+        n_asked - len(rows),
+    )
+
+
+def _scores(scores: list[float | None]) -> Floats:
+    return np.array(scores, dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)

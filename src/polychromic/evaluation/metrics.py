@@ -82,7 +82,7 @@ METRICS: dict[str, Metric] = {
         ),
         Metric("truncated", "Share truncated", "lower", "fault"),
         Metric("missing", "Share of rewards missing", "lower", "fault"),
-        Metric("unanswered", "Share of answers not given", "lower", "fault", needs="verbalised sampling"),
+        Metric("unanswered", "Share of answers not given", "lower", "fault", needs="verbalized sampling"),
     )
 }
 """By key, in the order in which they are shown. Beside these there are `pass@K` and `distinct_correct@K`."""

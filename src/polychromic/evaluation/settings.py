@@ -23,9 +23,9 @@ class EvaluationSettings(Settings):
     """What is sampled from every trained arm, and how it is measured."""
 
     split: Literal["validation", "test"] = "test"
-    prompts: int = Field(default=200, ge=2)
+    num_prompts: int = Field(default=200, ge=2)
     """How many prompts of the split, from its start."""
-    samples: int = Field(default=64, ge=2)
+    num_samples: int = Field(default=64, ge=2)
     """Generations a prompt for each way of sampling."""
     max_new_tokens: int = Field(default=64, ge=1)
     untrained: bool = True
@@ -39,7 +39,7 @@ class EvaluationSettings(Settings):
     tokens: str = "auto"
     """Units of text that lexical measures count: `words`, `characters`, `unicode`, `model`, `code` (Python) or
     `code:LANGUAGE`; `auto` chooses by the task and by the script of the baseline's texts."""
-    max_sequences: int = Field(default=256, ge=1)
+    max_decode_batch: int = Field(default=256, ge=1)
     """Sequences decoded at once. Bounds memory."""
 
     @field_validator("tokens")

@@ -1,4 +1,4 @@
-"""What was measured of one arm and seed: an array over prompts for every metric and way of sampling."""
+"""Tables of measures by prompt, and the study that pairs them over arms and seeds."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from polychromic.diversity import Signature, require_comparable
+from polychromic.evaluation.criteria import listed, plural
 from polychromic.evaluation.metrics import split_at_k
 
 Floats = NDArray[np.float64]
@@ -112,3 +114,165 @@ def _arrays(columns: Mapping[str, ArrayLike]) -> dict[str, Floats]:
 
 def _shown_ks(n: int) -> list[int]:
     return sorted({*(2**power for power in range(n.bit_length())), n})
+
+
+Cells = NDArray[np.float64]
+"""Values of one arm and metric [seeds, prompts]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """Arms in their given order with their seeds; `prompts` are those that every table has."""
+
+    tables: Mapping[tuple[str, int], PromptTable]
+    prompts: tuple[str, ...]
+    arms: Mapping[str, tuple[int, ...]]
+
+    @classmethod
+    def of(cls, tables: Mapping[tuple[str, int], PromptTable]) -> Study:
+        """Line up the tables.
+
+        Raises ValueError without a table, where no prompt is in all of them, or where the same measure was made in
+        different ways.
+        """
+        if not tables:
+            raise ValueError("tables: expected the measurements of at least two arms, got none")
+        everywhere = set.intersection(*(set(table.prompts) for table in tables.values()))
+        if not everywhere:
+            raise ValueError("the arms share no prompt id; expected generations for the same prompts")
+        _require_one_way(tables)
+        arms: dict[str, tuple[int, ...]] = {}
+        for arm, seed in tables:
+            arms[arm] = (*arms.get(arm, ()), seed)
+        return cls(tables, tuple(sorted(everywhere)), arms)
+
+    @property
+    def clusters(self) -> str:
+        """How equal answers were found, in every table."""
+        return next(iter(self.tables.values())).clusters
+
+    @property
+    def signatures(self) -> dict[str, str]:
+        """How each measure was made that some table has."""
+        return {key: text for table in self.tables.values() for key, text in table.signatures.items()}
+
+    def left_out(self, baseline: str) -> list[str]:
+        """What the tables hold and a comparison with the baseline does not: prompts that not every arm and seed has,
+        seeds without a partner, ways of sampling that only one of two arms has."""
+        found = []
+        anywhere = set.union(*(set(table.prompts) for table in self.tables.values()))
+        if missing := sorted(anywhere - set(self.prompts)):
+            lacking = {
+                arm: max(len(anywhere.difference(self.tables[arm, seed].prompts)) for seed in seeds)
+                for arm, seeds in self.arms.items()
+            }
+            who = listed([f"{arm} lacks {n}" for arm, n in lacking.items() if n])
+            found.append(
+                f"{plural(len(missing), 'prompt')} that not every arm and seed has ({who}; first: {missing[0]})"
+            )
+        for arm in self.arms:
+            for one, other in ((arm, baseline), (baseline, arm)):
+                found += self._unmatched(one, other) if arm != baseline else []
+        return list(dict.fromkeys(found))
+
+    def _unmatched(self, arm: str, other: str) -> list[str]:
+        """Seeds and ways of sampling of one arm that another lacks; a single seed stands against all of the other's."""
+        found = []
+        seeds = [seed for seed in self.arms[arm] if seed not in self.arms[other]]
+        if seeds and min(len(self.arms[arm]), len(self.arms[other])) > 1:
+            found.append(
+                f"{plural(len(seeds), 'seed')} of {arm} that {other} lacks ({listed(list(map(str, seeds)))})"
+            )
+        all_labels = dict.fromkeys(
+            label for seed in self.arms[arm] for label in self.tables[arm, seed].sampled
+        )
+        shared = set(self.labels(arm)).intersection(self.labels(other))
+        labels = [label for label in all_labels if label not in shared]
+        if labels:
+            ways = "way of sampling" if len(labels) == 1 else "ways of sampling"
+            found.append(
+                f"{len(labels)} {ways} of {arm} that not every seed of {arm} and {other} has ({listed(labels)})"
+            )
+        return found
+
+    def labels(self, arm: str) -> list[str]:
+        """The ways in which all seeds of an arm were sampled, headline first."""
+        tables = [self.tables[arm, seed] for seed in self.arms[arm]]
+        return [label for label in tables[0].sampled if all(label in table.sampled for table in tables)]
+
+    def metrics(self, arm: str, label: str) -> list[str]:
+        """Metric keys that every seed of an arm has under one way of sampling."""
+        sampled = [self.tables[arm, seed].sampled[label] for seed in self.arms[arm]]
+        return [key for key in sampled[0].metrics if all(one.metric(key) is not None for one in sampled)]
+
+    def cells(self, arm: str, label: str, metric: str) -> Cells | None:
+        """[seeds, prompts] of one arm; None where a seed lacks the metric or the way of sampling."""
+        rows = [self._row(arm, seed, label, metric) for seed in self.arms[arm]]
+        return (
+            None if any(row is None for row in rows) else np.stack([row for row in rows if row is not None])
+        )
+
+    def curves(self, arm: str, label: str, name: str) -> Floats | None:
+        """[seeds, prompts, k] of the curve "pass" or "distinct_correct", up to the k that all seeds have."""
+        rows = [
+            self.tables[arm, seed].sampled[label].curves.get(name)
+            for seed in self.arms[arm]
+            if label in self.tables[arm, seed].sampled
+        ]
+        present = [row for row in rows if row is not None]
+        if not present or len(present) < len(self.arms[arm]):
+            return None
+        n_k = min(row.shape[1] for row in present)
+        kept = [self._kept(arm, seed) for seed in self.arms[arm]]
+        return np.stack([row[positions, :n_k] for row, positions in zip(present, kept, strict=True)])
+
+    def pair(self, arm: str, baseline: str, label: str, metric: str) -> tuple[Cells, Cells] | None:
+        """Cells of two arms with their seeds paired; None where one lacks the metric.
+
+        Seeds that both have are paired. An arm with a single seed (an untrained model, generations from
+        elsewhere) stands against each seed of the other. Raises ValueError where neither is possible.
+        """
+        a_SP, b_SP = self.cells(arm, label, metric), self.cells(baseline, label, metric)
+        if a_SP is None or b_SP is None:
+            return None
+        of_a, of_b = self.arms[arm], self.arms[baseline]
+        if len(of_a) == 1 or len(of_b) == 1:
+            shape = (max(len(of_a), len(of_b)), len(self.prompts))
+            return np.broadcast_to(a_SP, shape), np.broadcast_to(b_SP, shape)
+        shared = [seed for seed in of_a if seed in of_b]
+        if not shared:
+            raise ValueError(
+                f"arms {arm!r} (seeds {list(of_a)}) and {baseline!r} (seeds {list(of_b)}) share no seed; train both "
+                "with the same seeds"
+            )
+        return a_SP[[of_a.index(seed) for seed in shared]], b_SP[[of_b.index(seed) for seed in shared]]
+
+    def _row(self, arm: str, seed: int, label: str, metric: str) -> Floats | None:
+        table = self.tables[arm, seed]
+        sampled: SampledTable | None = table.sampled.get(label)
+        values = sampled.metric(metric) if sampled else None
+        if values is None:
+            return None
+        return values[self._kept(arm, seed)]
+
+    def _kept(self, arm: str, seed: int) -> NDArray[np.int64]:
+        """Positions of the study's prompts in one table (both are sorted by id)."""
+        return np.searchsorted(self.tables[arm, seed].prompts, self.prompts)
+
+
+def _require_one_way(tables: Mapping[tuple[str, int], PromptTable]) -> None:
+    """Raise ValueError, naming arm and difference, where a measure was not made in one way in all tables."""
+    made: dict[str, tuple[str, Signature]] = {}
+    first = next(iter(tables.values()))
+    for (arm, _), table in tables.items():
+        if table.clusters != first.clusters:
+            raise ValueError(
+                f"arm {arm!r} has equal answers found by {table.clusters}, others by {first.clusters}; expected one way"
+            )
+        for key, text in table.signatures.items():
+            signature = Signature.parse(text)
+            other, known = made.setdefault(key, (arm, signature))
+            try:
+                require_comparable(known, signature)
+            except ValueError as error:
+                raise ValueError(f"arms {other!r} and {arm!r}: {error}") from error

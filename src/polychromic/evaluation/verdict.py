@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polychromic.evaluation.criteria import DEFAULT_LEVELS, Criterion, Levels
+from polychromic.evaluation.criteria import DEFAULT_LEVELS, Criterion, Levels, listed, plural
 from polychromic.evaluation.outcomes import CriterionOutcome, Evidence, Status, decide, test_p_value
-from polychromic.evaluation.wording import listed, plural
 
 Found = Mapping[tuple[str, Criterion], Evidence]
 """Evidence by arm and criterion; what was not measured is absent."""

@@ -1,40 +1,113 @@
-"""From the generations of a run to its comparison."""
+"""Compares the arms of a run folder."""
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from polychromic.diversity.overlap import ROUGE_L_TOKENS
 from polychromic.diversity.tokens import ModelTokens, Tokenizer, TokenOptions, choose_tokens
-from polychromic.errors import ConfigError
-from polychromic.evaluation.audit_checker import CheckerAudit, ControlResult, audit_checker
+from polychromic.errors import ConfigError, DataError
+from polychromic.evaluation.audits import CheckerAudit, ControlResult, audit_checker, find_leakage
 from polychromic.evaluation.collect import read_collected
 from polychromic.evaluation.compare import Comparison, compare
-from polychromic.evaluation.equal_length import at_equal_length
-from polychromic.evaluation.leakage import find_leakage
+from polychromic.evaluation.criteria import Caution, plural
+from polychromic.evaluation.lengths import at_equal_length, thinking_cautions, thinking_measures
 from polychromic.evaluation.measure import measure_arms
-from polychromic.evaluation.study import Study
-from polychromic.evaluation.thinking import thinking_cautions, thinking_measures
-from polychromic.evaluation.wording import Caution, plural
+from polychromic.evaluation.tables import Study
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.continuing import late_changes
+from polychromic.experiment.executors import collection_plan
 from polychromic.experiment.folder import RunFolder
-from polychromic.experiment.jobs import collection_plan
-from polychromic.experiment.references import METRIC as PERPLEXITY
-from polychromic.experiment.references import read_perplexities
-from polychromic.files import read_json
+from polychromic.files import append_jsonl, read_json, scan_jsonl, sealed, strict_json, write_text
 from polychromic.records import GenerationRow, Prompt
-from polychromic.tasks.base import Task
-from polychromic.tasks.settings import FileSettings
+from polychromic.tasks.base import FileSettings, Task
 
 if TYPE_CHECKING:
     from polychromic.diversity import Embedder
     from polychromic.evaluation.settings import EvaluationSettings
-    from polychromic.experiment.given import GivenExperiment
+    from polychromic.experiment.external import GivenExperiment
+    from polychromic.models.loading import LanguageModel
+    from polychromic.models.logprobs import TokenSequence
+
+logger = logging.getLogger(__name__)
+
+METRIC = "reference_perplexity"
+_PROMPTS_AT_ONCE = 16
+
+
+def score_references(
+    path: Path,
+    prompts: Sequence[Prompt],
+    load_model: Callable[[], LanguageModel],
+    adapter: str | None = None,
+) -> bool:
+    """Append the cross-entropy of each prompt's references to `path`; whether anything was left to do.
+
+    A row holds the prompt's id, the tokens of its references (turn ends included) and minus their summed
+    log-probability in nats. References longer than the model's context are left out; a prompt without any has 0
+    tokens. Prompts are scored one by one, so that a continued file is the same as an uninterrupted one. Rows that are
+    damaged, or of another adapter than `adapter` begins the hash of, are scored again, which is said.
+    """
+    from polychromic.training.rollouts import fitting_references
+
+    done = _kept(path, adapter)
+    left = [prompt for prompt in prompts if prompt.references and prompt.id not in done]
+    if not left:
+        return False
+    language_model = load_model()
+    sequences = fitting_references(language_model, left, language_model.context_length).by_prompt
+    for start in range(0, len(left), _PROMPTS_AT_ONCE):
+        chunk = left[start : start + _PROMPTS_AT_ONCE]
+        scores = (_score(language_model, one.id, sequences.get(one.id, [])) for one in chunk)
+        append_jsonl(path, [sealed({**score, "adapter": adapter}) for score in scores])
+    return True
+
+
+def read_perplexities(path: Path) -> dict[str, float]:
+    """Perplexity of the references by prompt id: exp of the mean cross-entropy over all their tokens.
+
+    Raises DataError where a row is damaged.
+    """
+    found = scan_jsonl(path)
+    if found.faults:
+        raise DataError(f"{path}: {found.faults[0]}; `polychromic run` or `evaluate` scores it again")
+    rows = [row for _, row in found.rows if row["n_tokens"]]
+    return {row["prompt_id"]: math.exp(row["cross_entropy"] / row["n_tokens"]) for row in rows}
+
+
+def _kept(path: Path, adapter: str | None) -> set[str]:
+    """Ids of the prompts whose rows are kept; the others are off the file then."""
+    found = scan_jsonl(path)
+    kept = {row["prompt_id"]: row for _, row in found.rows if row.get("adapter") in (None, adapter)}
+    if len(kept) < len(found.rows) or found.faults:
+        logger.warning("%s: rows damaged, doubled or of another adapter are scored again", path)
+        write_text(path, "".join(strict_json(sealed(row)) + "\n" for row in kept.values()))
+    return set(kept)
+
+
+def _score(
+    language_model: LanguageModel, prompt_id: str, sequences: Sequence[TokenSequence]
+) -> dict[str, Any]:
+    import torch
+
+    from polychromic.models.logprobs import answer_logprobs
+
+    nats = 0.0
+    if sequences:
+        with torch.inference_mode():
+            scored = answer_logprobs(language_model, sequences)
+        nats = -float((scored.logprobs_BT * scored.mask_BT).double().sum())
+    return {
+        "prompt_id": prompt_id,
+        "n_tokens": sum(sequence.n_answer for sequence in sequences),
+        "cross_entropy": nats,
+    }
+
 
 _AUDITED_PROMPTS = 100
 _KEYS_OF_CODE_TASKS = {"entry_point", "test_list", "canonical_solution"}
@@ -102,9 +175,7 @@ def compare_run(
         for arm, seed in sampled
     }
     headline = experiment.evaluation.sampling_parameters()[0].label
-    extra = {
-        key: {PERPLEXITY: values} for key in rows if (values := read_perplexities(folder.references(*key)))
-    }
+    extra = {key: {METRIC: values} for key in rows if (values := read_perplexities(folder.references(*key)))}
     return compare_rows(
         experiment,
         rows,
@@ -182,7 +253,7 @@ def compare_rows(
 def _embedder(settings: EvaluationSettings) -> Embedder | None:
     if settings.embedder is None:
         return None
-    from polychromic.diversity.embedder import load_embedder
+    from polychromic.diversity.embedders import load_embedder
 
     return load_embedder(settings.embedder)
 

@@ -1,4 +1,4 @@
-"""One experiment file: read, checked as a whole, and resolved to one set of sections for every arm."""
+"""The experiment: arms, criteria, budget and every other section of the file."""
 
 from __future__ import annotations
 
@@ -8,19 +8,61 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from polychromic.evaluation.ceilings import contradictions, impossible_criteria
-from polychromic.evaluation.criteria import DEFAULT_LEVELS, Criterion, CriterionDirection, Levels
+from polychromic.evaluation.criteria import (
+    DEFAULT_LEVELS,
+    Criterion,
+    CriterionDirection,
+    Levels,
+    contradictions,
+    impossible_criteria,
+)
 from polychromic.evaluation.metrics import EMBEDDER, JUDGE, THINKING, find_metric, split_at_k
 from polychromic.evaluation.settings import EvaluationSettings
-from polychromic.experiment.budget import BudgetSettings
-from polychromic.experiment.places import folder_name, with_absolute_paths
-from polychromic.experiment.problems import config_error, describe_problems
-from polychromic.experiment.yaml_file import read_yaml
+from polychromic.experiment.yaml_file import (
+    config_error,
+    describe_problems,
+    folder_name,
+    read_yaml,
+    with_absolute_paths,
+)
 from polychromic.files import user_path
 from polychromic.models.settings import ModelSettings
 from polychromic.settings import Settings
-from polychromic.tasks.settings import CustomSettings, TaskSettings
+from polychromic.tasks.base import CustomSettings, TaskSettings
 from polychromic.training.settings import DiversitySettings, TrainingSettings
+
+
+class BudgetSettings(Settings):
+    """Caps on the whole run, over all starts. At a cap the run saves its work, stops, and says what is left."""
+
+    dollars_per_hour: float | None = Field(default=None, gt=0)
+    """Price of the machine."""
+    max_dollars: float | None = Field(default=None, gt=0)
+    max_hours: float | None = Field(default=None, gt=0)
+    """Wall hours of the machine, however many workers share it."""
+
+    @model_validator(mode="after")
+    def _dollars_have_a_price(self) -> Self:
+        if self.max_dollars is not None and self.dollars_per_hour is None:
+            raise ValueError("max_dollars needs dollars_per_hour, the price of the machine")
+        return self
+
+    def dollars(self, seconds: float) -> float | None:
+        """Price of machine seconds, None where no price is stated."""
+        return None if self.dollars_per_hour is None else seconds / 3600 * self.dollars_per_hour
+
+    def exceeded(self, seconds: float, dollars: float | None = None) -> str:
+        """Which cap the machine seconds reach, in words; empty while there is room.
+
+        `dollars` where more is known of them than today's price: earlier starts may have had another.
+        """
+        dollars = self.dollars(seconds) if dollars is None else dollars
+        if self.max_dollars is not None and dollars is not None and dollars >= self.max_dollars:
+            return f"budget.max_dollars = {self.max_dollars:g} is reached (${dollars:.4g} spent)"
+        if self.max_hours is not None and seconds >= self.max_hours * 3600:
+            return f"budget.max_hours = {self.max_hours:g} is reached"
+        return ""
+
 
 UNTRAINED = "untrained"
 """The arm that `evaluation.untrained` adds to the arms of a file."""
@@ -35,24 +77,24 @@ class Arm(Settings):
     diversity: DiversitySettings
     untrained: bool = False
     """Evaluate the model as it is before training: the base, with the adapter that training would start from."""
-    verbalised: int | None = Field(default=None, ge=2, le=20)
+    verbalized: int | None = Field(default=None, ge=2, le=20)
     """Ask the untrained model for this many different answers at once, each with its probability, and count each as a
     generation (Zhang et al., 2025, arXiv:2510.01171): diversity without training."""
 
     @model_validator(mode="after")
     def _verbalised_is_untrained(self) -> Self:
-        if self.verbalised is not None and not self.untrained:
-            raise ValueError("verbalised sampling is an arm without training; add untrained: true")
+        if self.verbalized is not None and not self.untrained:
+            raise ValueError("verbalized sampling is an arm without training; add untrained: true")
         return self
 
     @model_validator(mode="after")
     def _sets_fit_into_groups(self) -> Self:
         """A set of K needs N ≥ K generations, and one more where the baseline leaves one out."""
-        reward = self.training.signal == "reward"
-        n = self.training.generations if reward else self.diversity.n_generations
+        reward = self.training.loss == "rl"
+        n = self.training.num_samples if reward else self.diversity.num_samples
         needed = self.diversity.set_size + (self.diversity.baseline == "leave_one_out")
         if self.diversity.is_active and n < needed:
-            key = "training.generations" if reward else "diversity.n_generations"
+            key = "training.num_samples" if reward else "diversity.num_samples"
             raise ValueError(
                 f"diversity.set_size is {self.diversity.set_size} with baseline {self.diversity.baseline}, which needs "
                 f"at least {needed} generations a prompt, got {key} = {n}"
@@ -128,7 +170,7 @@ class ComparisonSettings(Settings):
             needs, (_, k) = find_metric(key).needs, split_at_k(key) or ("", 0)
             if samples is not None and k > samples:
                 unmeasured.append(
-                    f"{key} needs {k} generations a prompt, and evaluation.samples is {samples}"
+                    f"{key} needs {k} generations a prompt, and evaluation.num_samples is {samples}"
                 )
             if needs == EMBEDDER and evaluation.embedder is None:
                 unmeasured.append(f"{key} needs evaluation.embedder, such as minilm")
@@ -185,7 +227,7 @@ class Experiment(Settings):
         if not isinstance(arms, Mapping) or not arms or "training" in content:
             return content
         if all(isinstance(arm, Mapping) and arm.get("untrained") is True for arm in arms.values()):
-            return {**content, "training": {"signal": "reward", "steps": 1}}
+            return {**content, "training": {"loss": "rl", "steps": 1}}
         return content
 
     @field_validator("name")
@@ -214,7 +256,7 @@ class Experiment(Settings):
 
     @model_validator(mode="after")
     def _criteria_are_measured(self) -> Self:
-        self.comparison.require_measured(self.task, self.evaluation, samples=self.evaluation.samples)
+        self.comparison.require_measured(self.task, self.evaluation, samples=self.evaluation.num_samples)
         return self
 
     @model_validator(mode="after")
@@ -234,8 +276,8 @@ class Experiment(Settings):
             if not arm.diversity.follows_baseline:
                 continue
             ours, theirs = arm.training, baseline.training
-            shared = {"signal", "prompts_per_step"}
-            if ours.signal == "references":
+            shared = {"loss", "prompts_per_step"}
+            if ours.loss == "sft":
                 shared |= {"validation_every", "validation_prompts", "max_length"}
             same = ours.model_dump(include=shared) == theirs.model_dump(include=shared)
             if arm.name == baseline.name or baseline.untrained or not same:
@@ -252,7 +294,7 @@ class Experiment(Settings):
         arm is trained, or an arm of the file is the untrained model already."""
         stated = [self.arm(name) for name in self.arms]
         is_stated = any(
-            one.untrained and one.verbalised is None and one.model == self.model for one in stated
+            one.untrained and one.verbalized is None and one.model == self.model for one in stated
         )
         wanted = self.evaluation.untrained and not is_stated and not all(one.untrained for one in stated)
         return UNTRAINED if wanted else None
@@ -274,7 +316,7 @@ class Experiment(Settings):
     def arm(self, name: str) -> Arm:
         """The arm with every section filled in. Raises ConfigError where the arm's keys do not fit."""
         changes: dict[str, Any] = dict(self.arms[name]) if name in self.arms else {"untrained": True}
-        flags = {key: changes.pop(key) for key in ("untrained", "verbalised") if key in changes}
+        flags = {key: changes.pop(key) for key in ("untrained", "verbalized") if key in changes}
         sections: dict[str, Any] = {
             key: getattr(self, key).model_dump() for key in ("model", "training", "diversity")
         }
@@ -282,7 +324,7 @@ class Experiment(Settings):
         if unknown:
             raise ValueError(
                 f"arms.{name}.{sorted(unknown)[0]}: unknown key, expected model, training, diversity, untrained or "
-                "verbalised"
+                "verbalized"
             )
         for key, change in changes.items():
             if not isinstance(change, Mapping | None):

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from polychromic.errors import ConfigError, DataError
-from polychromic.evaluation.wording import Caution, listed, plural
+from polychromic.evaluation.criteria import Caution, listed, plural
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.cost import left_to_do
+from polychromic.experiment.costs import left_to_do
 from polychromic.experiment.folder import RunFolder, read_resolved, resolved_yaml
 from polychromic.experiment.inputs import Inputs, as_now, changed_inputs, is_recorded, record_inputs
 from polychromic.experiment.provenance import (
@@ -33,13 +33,13 @@ _AT_RESULTS = "settings_at_first_results"
 _RECORDED_AGAIN = "recorded_again"
 
 # How the work is spread does not change what it is: these may differ between starts.
-_FREE = {"run", "budget", "evaluation.max_sequences", "model.gradient_checkpointing"}
-_FREE |= {f"training.{key}" for key in ("micro_batch", "checkpoint_every", "keep_checkpoints")}
+_FREE = {"run", "budget", "evaluation.max_decode_batch", "model.gradient_checkpointing"}
+_FREE |= {f"training.{key}" for key in ("micro_batch_size", "checkpoint_every", "keep_checkpoints")}
 # What is finished can be built upon: what is missing is made, what exists is kept.
 _MAY_GROW: Mapping[str, Callable[[Any, Any], bool]] = {
     "seeds": lambda old, new: set(old) <= set(new),
-    "evaluation.prompts": lambda old, new: old <= new,
-    "evaluation.samples": lambda old, new: old <= new,
+    "evaluation.num_prompts": lambda old, new: old <= new,
+    "evaluation.num_samples": lambda old, new: old <= new,
     "evaluation.sampling": lambda old, new: all(way in new for way in old),
     "evaluation.untrained": lambda old, new: True,
 }

@@ -13,14 +13,12 @@ from typing import Any
 
 from polychromic.errors import DataError
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.tasks import build_task
 from polychromic.files import sha256_file, strict_json
 from polychromic.models.settings import ModelSettings
 from polychromic.models.sources import resolve_source
 from polychromic.records import Prompt
-from polychromic.tasks.base import Split
-from polychromic.tasks.jsonl import load_prompts
-from polychromic.tasks.settings import ArithmeticSettings, CustomSettings, FileSettings
+from polychromic.tasks.base import ArithmeticSettings, CustomSettings, FileSettings, Split, build_task
+from polychromic.tasks.jsonl_task import load_prompts
 
 Inputs = Mapping[str, Any]
 """What `record_inputs` returns: plain JSON."""

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from polychromic import stopping
-from polychromic.experiment.budget import BudgetSettings
+from polychromic.experiment.config import BudgetSettings
+from polychromic.experiment.executors import Job, JobEvent
 from polychromic.experiment.folder import RunFolder
-from polychromic.experiment.jobs import Job, JobEvent
 from polychromic.files import append_jsonl, read_derived, read_jsonl, write_json
 from polychromic.report.work import machine_seconds, money
 

@@ -1,18 +1,98 @@
-"""Progress of a run: live bars on a terminal, one plain line now and then elsewhere."""
+"""Shows how far a run has come and how long it will take."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from polychromic.experiment.cost_text import priced_duration
-from polychromic.experiment.jobs import JobEvent, OnEvent
-from polychromic.experiment.projection import Projection
+from polychromic.experiment.costs import priced_duration
+from polychromic.experiment.executors import JobEvent, OnEvent
+
+Key = tuple[str, int, str]
+"""Arm, seed and stage."""
+
+
+@dataclass
+class _Pace:
+    """One stage of one job since this start: from its first event, which is where its units begin to be timed."""
+
+    first_done: int
+    first_time: float
+    done: int
+    total: int
+    last_time: float
+    tokens: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def seconds_a_unit(self) -> float | None:
+        """None before the second event."""
+        units = self.done - self.first_done
+        return (self.last_time - self.first_time) / units if units > 0 else None
+
+
+class Projection:
+    """Follows events; `left` are the stages that had not ended when the run started, `workers` go side by side."""
+
+    def __init__(
+        self, left: Iterable[Key], workers: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.left = set(left)
+        self.workers = max(1, workers)
+        self.clock = clock
+        self.paces: dict[Key, _Pace] = {}
+
+    def on_event(self, event: JobEvent) -> None:
+        """Take note of a job's progress."""
+        key, now = (event.arm, event.seed, event.stage), self.clock()
+        pace = self.paces.get(key)
+        if pace is None:
+            self.paces[key] = _Pace(event.done, now, event.done, event.total, now)
+        else:
+            pace.done, pace.total, pace.last_time = event.done, event.total, now
+            pace.tokens += event.metrics.get("generation/total_tokens", 0.0)
+        self.paces[key].metrics.update(event.metrics)
+        if event.done >= event.total:
+            self.left.discard(key)
+
+    def latest_metrics(self, event: JobEvent) -> dict[str, float]:
+        """The last known value of every metric of the event's job and stage: some are measured now and then."""
+        return self.paces[event.arm, event.seed, event.stage].metrics
+
+    def tokens_per_second(self, event: JobEvent) -> float | None:
+        """Sampled tokens a second of the event's job and stage; None before there is anything to go by."""
+        pace = self.paces.get((event.arm, event.seed, event.stage))
+        if pace is None or pace.tokens == 0 or pace.last_time == pace.first_time:
+            return None
+        return pace.tokens / (pace.last_time - pace.first_time)
+
+    def seconds_left(self) -> float | None:
+        """Wall seconds of all that is left; None while some stage has never been timed."""
+        total, longest = 0.0, 0.0
+        for key in self.left:
+            seconds = self._seconds_of(key)
+            if seconds is None:
+                return None
+            total, longest = total + seconds, max(longest, seconds)
+        return max(total / self.workers, longest)
+
+    def _seconds_of(self, key: Key) -> float | None:
+        alike = [pace for (_, _, stage), pace in self.paces.items() if stage == key[2]]
+        timed = [pace.seconds_a_unit for pace in alike if pace.seconds_a_unit is not None]
+        if not timed:
+            return None
+        mean = sum(timed) / len(timed)
+        own = self.paces.get(key)
+        if own is None:
+            return mean * max(pace.total for pace in alike)
+        return (own.seconds_a_unit or mean) * (own.total - own.done)
+
 
 _SECONDS_BETWEEN_LINES = 15.0
 _WORDS = {"train": "training", "evaluate": "sampling"}
@@ -59,7 +139,7 @@ class LiveProgress:
             self.bars[key],
             completed=event.done,
             total=event.total,
-            summary=summary(self.projection.latest_metrics(event), self.projection.tokens_a_second(event)),
+            summary=summary(self.projection.latest_metrics(event), self.projection.tokens_per_second(event)),
         )
         self.progress.update(
             self.whole,
@@ -87,7 +167,7 @@ class PlainProgress:
         unit = "steps" if event.stage == "train" else "generations"
         parts = [
             f"{event.arm} seed {event.seed} {_WORDS[event.stage]}: {event.done}/{event.total} {unit}",
-            summary(self.projection.latest_metrics(event), self.projection.tokens_a_second(event)),
+            summary(self.projection.latest_metrics(event), self.projection.tokens_per_second(event)),
             left(self.projection, self.price),
         ]
         sys.stdout.write("  ".join(part for part in parts if part) + "\n")
@@ -102,10 +182,10 @@ _SHOWN = (
 )
 
 
-def summary(metrics: Mapping[str, float], tokens_a_second: float | None = None) -> str:
+def summary(metrics: Mapping[str, float], tokens_per_second: float | None = None) -> str:
     """The metrics worth a glance, such as `loss -0.41  reward 0.41  diversity 0.22  4,100 tokens/s`."""
     shown = [f"{word} {metrics[key]:.3f}" for key, word in _SHOWN if key in metrics]
-    return "  ".join([*shown, *([] if tokens_a_second is None else [f"{tokens_a_second:,.0f} tokens/s"])])
+    return "  ".join([*shown, *([] if tokens_per_second is None else [f"{tokens_per_second:,.0f} tokens/s"])])
 
 
 def left(projection: Projection, price: Price) -> str:

@@ -16,7 +16,7 @@ from polychromic.experiment.config import Experiment
 from polychromic.experiment.folder import RunFolder
 from polychromic.experiment.inputs import Inputs, record_inputs
 from polychromic.files import read_json, write_json
-from polychromic.training.finished import read_model_checks
+from polychromic.training.artifacts import read_model_checks
 
 _PACKAGES = ("polychromic", "torch", "transformers", "peft", "accelerate", "numpy", "scipy", "statsmodels")
 _PACKAGES += ("sentence-transformers", "scikit-learn", "tokenizers", "safetensors")

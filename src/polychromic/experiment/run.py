@@ -1,34 +1,135 @@
-"""The main job: every arm and seed trained, sampled, measured, compared and reported."""
+"""Runs an experiment: preflight, every arm and seed, evaluation, report."""
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from safetensors import SafetensorError
+
 from polychromic import stopping
-from polychromic.errors import BudgetError, ConfigError, StoppedError
+from polychromic.diversity import MeasureSettings
+from polychromic.errors import BudgetError, ConfigError, PolychromicError, StoppedError, in_words, unwritable
+from polychromic.evaluation.criteria import impossible_criteria
+from polychromic.evaluation.group_metrics import MeasureOptions
+from polychromic.evaluation.measure import measure_rows
+from polychromic.experiment.compare import text_units
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.continuing import record_provenance
-from polychromic.experiment.cost import left_to_do, run_cost
-from polychromic.experiment.cost_text import priced_duration
-from polychromic.experiment.floors import in_order_of_need
-from polychromic.experiment.folder import RunFolder
-from polychromic.experiment.jobs import Job, JobEvent, OnEvent, Stage
+from polychromic.experiment.continuing import open_run_folder, record_provenance
+from polychromic.experiment.costs import left_to_do, priced_duration, run_cost
+from polychromic.experiment.executors import Job, JobEvent, OnEvent, Stage, in_order_of_need, run_jobs
+from polychromic.experiment.folder import RunFolder, hold
 from polychromic.experiment.ledger import Ledger, paid
-from polychromic.experiment.progress import open_progress
-from polychromic.experiment.projection import Projection
+from polychromic.experiment.progress import Projection, open_progress
 from polychromic.experiment.provenance import add_model_checks
-from polychromic.experiment.room import refuse_impossible_criteria
-from polychromic.experiment.tasks import build_task, named_code, without_code
-from polychromic.experiment.workers import run_jobs
-from polychromic.experiment.working import working_folder
-from polychromic.files import user_path, write_json
+from polychromic.files import remove_leftovers, user_path, write_json
+from polychromic.generations import scan_generations
+from polychromic.tasks.base import build_task, named_code, without_code
 
 if TYPE_CHECKING:
     from polychromic.evaluation import Comparison
+
+
+@contextmanager
+def working_folder(
+    experiment: Experiment, out: Path, *, fresh: bool = False, yes: bool = False
+) -> Iterator[RunFolder]:
+    """The experiment's run folder, held (`held_folder`) and fit to go on in (`open_run_folder`)."""
+    with held_folder(out / experiment.name):
+        yield open_run_folder(experiment, out, fresh=fresh, yes=yes)
+
+
+@contextmanager
+def held_folder(root: Path) -> Iterator[RunFolder]:
+    """A run folder that no other process may change; SIGTERM and Ctrl-C end the work in the block at a safe point.
+
+    Raises ConfigError where another process works there, and PolychromicError where it cannot be written.
+    """
+    _make(root)
+    try:
+        with in_words(root), hold(RunFolder(root)), stopping.listening():
+            remove_leftovers(root)
+            yield RunFolder(root)
+    except SafetensorError as error:  # of saving: who reads such a file says himself that it is damaged
+        raise PolychromicError(unwritable(root, str(error))) from error
+
+
+def _make(root: Path) -> None:
+    """Raises ConfigError where no folder can be: below a file, in /proc, in a folder of somebody else."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{root}: no run folder can be made there ({error.strerror or error}); name a folder that you may write to "
+            "with --out"
+        ) from error
+
+
+logger = logging.getLogger(__name__)
+
+
+def refuse_impossible_criteria(experiment: Experiment, folder: RunFolder) -> None:
+    """Raise ConfigError where the sampled baseline rules out a criterion that the file states and work is left to do.
+
+    Default criteria that are ruled out are only warned about: nobody asked for them. Metrics that need an embedder
+    are left to the comparison.
+    """
+    if not _work_is_left(experiment, folder):
+        return
+    levels = experiment.comparison.levels()
+    criteria = [criterion for level in levels.values() for criterion in level]
+    sentences = impossible_criteria(criteria, baseline_means(experiment, folder))
+    if not sentences:
+        return
+    stated = experiment.comparison.minimum or experiment.comparison.strong
+    text = (
+        f"the baseline arm {experiment.comparison.baseline!r} rules out what comparison asks for: "
+        f"{'; '.join(sentences)}. State another criterion (or a harder task); what was done is kept"
+    )
+    if stated:
+        raise ConfigError(text)
+    logger.warning("%s", text)
+
+
+def baseline_means(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
+    """Means of the criteria's metrics at the headline over the seeds sampled so far; empty without generations."""
+    headline = experiment.evaluation.sampling_parameters()[0].label
+    task = build_task(experiment.task)
+    asked = {one.metric for level in experiment.comparison.levels().values() for one in level}
+    found: dict[str, list[float]] = {}
+    for seed in experiment.seeds:
+        # Damaged rows of seeds whose turn has not come yet are sampled again then.
+        rows = scan_generations(folder.generations(experiment.comparison.baseline, seed)).rows
+        rows = [row for row in rows if row.sampling.label == headline]
+        if not rows:
+            continue
+        tokens = text_units(experiment, task, [row.text for row in rows]).tokens
+        options = MeasureOptions(
+            task.pass_threshold,
+            experiment.evaluation.cluster_distance,
+            measures=MeasureSettings(tokens=tokens),
+        )
+        sampled = measure_rows(rows, options).sampled[headline]
+        for key in asked:
+            values_P = sampled.metric(key)
+            if values_P is not None and not np.isnan(values_P).all():
+                found.setdefault(key, []).append(float(np.nanmean(values_P)))
+    return {key: float(np.mean(means)) for key, means in found.items()}
+
+
+def _work_is_left(experiment: Experiment, folder: RunFolder) -> bool:
+    others = [arm for arm in experiment.arms if arm != experiment.comparison.baseline]
+    return any(
+        not folder.generations(arm, seed).exists() and not (folder.job(arm, seed) / "adapter").exists()
+        for arm in others
+        for seed in experiment.seeds
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +156,7 @@ def run(
     experiment = as_experiment(experiment, overrides)
     with working_folder(experiment, user_path(out), fresh=fresh, yes=yes) as folder:
         if experiment.run.preflight:
-            from polychromic.experiment.preflight.gate import require_preflight
+            from polychromic.experiment.preflight.run import require_preflight
 
             _check_before_work(experiment)
             with paid(folder, experiment.budget, "preflight"):
@@ -86,7 +187,7 @@ def do_jobs(
     """Train and sample every arm and seed (or the chosen ones), with progress on the terminal."""
     _check_before_work(experiment)
     if left_to_do(experiment, folder):
-        from polychromic.experiment.tokens import require_data_fits
+        from polychromic.experiment.preflight.lengths import require_data_fits
 
         require_data_fits(experiment, build_task(experiment.task))
     threads = record_provenance(experiment, folder)
@@ -165,14 +266,14 @@ def _check_before_work(experiment: Experiment) -> None:
         require_quantization_support(quantized[0])
     task = build_task(experiment.task)
     n_test = len(task.prompts(experiment.evaluation.split))
-    if n_test < experiment.evaluation.prompts:
+    if n_test < experiment.evaluation.num_prompts:
         raise ConfigError(
-            f"evaluation.prompts is {experiment.evaluation.prompts}, but the {experiment.evaluation.split} split "
-            f"has {n_test}; lower it or add prompts"
+            f"evaluation.num_prompts is {experiment.evaluation.num_prompts}, but the {experiment.evaluation.split} "
+            f"split has {n_test}; lower it or add prompts"
         )
     task.prompts("train")
-    if any(experiment.arm(arm).verbalised for arm in experiment.arms):
-        from polychromic.experiment.tokens import require_chat_for_verbalised
+    if any(experiment.arm(arm).verbalized for arm in experiment.arms):
+        from polychromic.experiment.preflight.lengths import require_chat_for_verbalised
 
         require_chat_for_verbalised(experiment)
 
@@ -186,7 +287,7 @@ def _training_is_left(experiment: Experiment, folder: RunFolder) -> bool:
 
 def _show_lengths(experiment: Experiment) -> None:
     """Say how long prompts and references are: what is over a limit is never cut in silence."""
-    from polychromic.experiment.tokens import length_lines
+    from polychromic.experiment.preflight.lengths import length_lines
 
     lines = length_lines(experiment, build_task(experiment.task))
     sys.stdout.write("".join(f"{line}\n" for line in lines))
@@ -199,8 +300,8 @@ def compare_and_report(experiment: Experiment, folder: RunFolder, *, run_code: b
     Without `run_code` no checker of somebody's own is started: what an earlier comparison says of it is kept.
     """
     from polychromic.experiment.compare import compare_run, recorded_audit
-    from polychromic.experiment.diagnose import diagnose_run
-    from polychromic.experiment.model_cards import write_model_cards
+    from polychromic.experiment.model_card import write_model_cards
+    from polychromic.experiment.watch import diagnose_run
     from polychromic.report.build import write_report
 
     stopping.stop_if_requested("everything sampled is kept")

@@ -1,4 +1,4 @@
-"""The page of a run while it goes on: its curves and what is left, then the report itself once there is one."""
+"""Diagnoses a run, finished or running, and serves its page while it runs."""
 
 from __future__ import annotations
 
@@ -6,19 +6,93 @@ import hashlib
 from pathlib import Path
 
 from polychromic.diagnosis import Diagnosis
+from polychromic.diagnosis.run import ArmFacts, diagnose, finished_updates
+from polychromic.diagnosis.traces import Floor
+from polychromic.diagnosis.weights import Adapted, adapter_scaling, updates_by_module
 from polychromic.errors import ConfigError
-from polychromic.experiment.config import Experiment
-from polychromic.experiment.cost import n_generations, run_cost
-from polychromic.experiment.cost_text import duration
-from polychromic.experiment.diagnose import diagnosis_of, open_finished_or_running
-from polychromic.experiment.folder import RunFolder
-from polychromic.files import read_derived, read_jsonl
+from polychromic.experiment.config import Arm, Experiment
+from polychromic.experiment.costs import duration, num_samples, run_cost
+from polychromic.experiment.executors import quality_key
+from polychromic.experiment.folder import RunFolder, read_resolved
+from polychromic.files import read_derived, read_jsonl, write_json
 from polychromic.report.build import training_rows
-from polychromic.report.drawing import arm_colors
+from polychromic.report.figures import arm_colors
 from polychromic.report.page import PageContent, render_page
-from polychromic.report.serving import PageServer
+from polychromic.report.server import PageServer
 from polychromic.report.training_figures import training_figures
 from polychromic.report.work import spent, work_table
+
+
+def open_finished_or_running(root: Path) -> tuple[Experiment, RunFolder]:
+    """The experiment of a run folder. Raises ConfigError where the folder is none."""
+    folder = RunFolder(root)
+    return Experiment.from_mapping(read_resolved(folder.experiment), source=str(folder.experiment)), folder
+
+
+def diagnose_run(experiment: Experiment, folder: RunFolder) -> Diagnosis:
+    """Diagnose a run and write diagnosis.json. Raises ConfigError where no arm has begun to train."""
+    diagnosis = diagnosis_of(experiment, folder)
+    write_json(folder.diagnosis, diagnosis.to_json())
+    return diagnosis
+
+
+def diagnosis_of(experiment: Experiment, folder: RunFolder) -> Diagnosis:
+    """What can be said of a run by now; nothing is written. Raises ConfigError where no arm has begun to train."""
+    baseline = experiment.comparison.baseline
+    names = [baseline, *(name for name in experiment.arms if name != baseline)]
+    arms = [_facts(experiment.arm(name)) for name in names if not experiment.arm(name).untrained]
+    headline = experiment.evaluation.sampling_parameters()[0].label
+    diagnosis = diagnose(
+        folder.root,
+        arms,
+        experiment.seeds,
+        headline=headline,
+        updates_of=lambda arm, seed: _updates(experiment, folder, arm, seed),
+    )
+    if not diagnosis.arms:
+        raise ConfigError(
+            f"{folder.root}: no arm has begun to train; `polychromic run` or `train` starts them"
+        )
+    return diagnosis
+
+
+def _updates(experiment: Experiment, folder: RunFolder, facts: ArmFacts, seed: int) -> Adapted | None:
+    """Of the finished adapter, or of the newest checkpoint of a job that is still training."""
+    from polychromic.training.artifacts import adapter_digest
+    from polychromic.training.checkpoint import latest_checkpoint
+
+    job = folder.job(facts.name, seed)
+    if (job / "training.json").exists():
+        adapter_digest(
+            job, may_be_gone=True
+        )  # a diagnosis of damaged weights would be of nothing that was trained
+    finished = finished_updates(job)
+    checkpoint = None if finished else latest_checkpoint(job / "checkpoints")
+    if checkpoint is None:
+        return finished
+    settings = experiment.arm(facts.name).model.adapter
+    scaling = adapter_scaling(facts.start) if facts.start else settings.alpha / settings.rank
+    return Adapted(updates_by_module(checkpoint.weights, scaling), checkpoint.step)
+
+
+def _facts(arm: Arm) -> ArmFacts:
+    start = arm.model.adapter.start_from
+    return ArmFacts(
+        arm.name,
+        arm.training.loss,
+        arm.diversity.weight,
+        arm.training.temperature,
+        arm.training.max_new_tokens,
+        # A project may have moved since: then movement is told from the base.
+        Path(start) if start and Path(start).is_dir() else None,
+        _floor(arm),
+    )
+
+
+def _floor(arm: Arm) -> Floor | None:
+    """What the arm's λ has to keep, None for an arm without a floor."""
+    lowest = arm.diversity.lowest_quality
+    return None if lowest is None else Floor(lowest, arm.diversity.follows_baseline, quality_key(arm))
 
 
 def page_server(root: Path, port: int = 0) -> PageServer:
@@ -66,12 +140,12 @@ def run_page(experiment: Experiment, folder: RunFolder) -> str:
 def progress_table(experiment: Experiment, folder: RunFolder) -> list[list[str]]:
     """Steps trained and generations sampled of every arm and seed, and the time that is left as far as it is known."""
     settings = experiment.evaluation
-    wanted = settings.prompts * settings.samples * len(settings.sampling)
+    wanted = settings.num_prompts * settings.num_samples * len(settings.sampling)
     rows = []
     for arm, seed in experiment.jobs:
         metrics = read_jsonl(folder.job(arm, seed) / "metrics.jsonl")
         steps = "–" if experiment.arm(arm).untrained else str(metrics[-1]["step"] if metrics else 0)
-        done = n_generations(folder, arm, seed)
+        done = num_samples(folder, arm, seed)
         rows.append([arm, str(seed), steps, f"{done:,} of {wanted:,}"])
     cost = run_cost(experiment, folder)
     left = "not known yet" if cost.left_seconds is None else duration(cost.left_seconds)

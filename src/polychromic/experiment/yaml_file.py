@@ -1,13 +1,184 @@
-"""YAML files as plain mappings: with overrides put in, and with bombs refused before anything is built from them."""
+"""Reads an experiment file, resolves its paths and explains all that is wrong with it at once."""
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
 
 from polychromic.errors import ConfigError
+from polychromic.files import user_path
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+RUN_FILES = (
+    "experiment.yaml",
+    "provenance.json",
+    "preflight.json",
+    "diagnosis.json",
+    "ledger.jsonl",
+    "comparison.json",
+    "report.html",
+    "report.md",
+    "results.tex",
+    "figures",
+)
+"""What a run folder holds beside its arms: an arm of such a name would be written over."""
+
+
+def folder_name(name: str, *, place: str = "") -> str:
+    """The name of a run or an arm, which names a folder too; raises ValueError where it cannot."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{place}expected letters, digits, '.', '_' and '-' (it names a folder)")
+    for file in RUN_FILES:
+        # Some systems take upper and lower case for the same.
+        if name.lower() == file or ("." in file and file in name.lower()):
+            raise ValueError(
+                f"{place}{name} names a folder, and {file} is a file of the run folder; choose another"
+            )
+    return name
+
+
+def with_absolute_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Make the values that name files absolute, `~` being the user's home; a model source or an embedder is a path only
+    where it begins as one."""
+    content = dict(content)
+    task = content.get("task")
+    if isinstance(task, dict):
+        content["task"] = task = dict(task)
+        for key in ("train", "validation", "test"):
+            if isinstance(task.get(key), str):
+                task[key] = _absolute(folder, task[key])
+        for key in ("checker", "judge"):
+            if isinstance(task.get(key), str) and ".py:" in task[key]:
+                task[key] = _absolute(folder, task[key])
+        _place_named(task, "embedder", folder)
+    if isinstance(content.get("evaluation"), dict):
+        content["evaluation"] = dict(content["evaluation"])
+        _place_named(content["evaluation"], "embedder", folder)
+    content["model"] = _placed_model(content.get("model"), folder)
+    if content["model"] is None:
+        del content["model"]
+    if isinstance(content.get("arms"), dict):
+        content["arms"] = {
+            name: arm | {"model": _placed_model(arm["model"], folder)}
+            if isinstance(arm, dict) and "model" in arm
+            else arm
+            for name, arm in content["arms"].items()
+        }
+    return content
+
+
+def _placed_model(model: Any, folder: Path) -> Any:
+    if not isinstance(model, dict):
+        return model
+    model = dict(model)
+    _place_named(model, "source", folder)
+    adapter = model.get("adapter")
+    if isinstance(adapter, dict) and isinstance(adapter.get("start_from"), str):
+        model["adapter"] = adapter | {"start_from": _absolute(folder, adapter["start_from"])}
+    return model
+
+
+def _place_named(section: dict[str, Any], key: str, folder: Path) -> None:
+    value = section.get(key)
+    if isinstance(value, str) and value.startswith((".", "/", "~")):
+        section[key] = _absolute(folder, value)
+
+
+def _absolute(folder: Path, value: str) -> str:
+    return str((folder / user_path(value)).resolve())
+
+
+_RENAMED = {
+    "training.signal": "loss (rl for reward, sft for references)",
+    "training.generations": "num_samples",
+    "training.micro_batch": "micro_batch_size",
+    "training.cut_answers": "truncation_reward (checker for judge, zero for fail)",
+    "early_stopping.every_n_steps": "check_every",
+    "early_stopping.prompts": "num_prompts",
+    "early_stopping.samples": "num_samples",
+    "diversity.n_generations": "num_samples",
+    "diversity.max_examples": "num_prompts",
+    "diversity.every_n_steps": "sample_every",
+    "diversity.stop_after_silent_steps": "max_zero_gradient_steps",
+    "evaluation.prompts": "num_prompts",
+    "evaluation.samples": "num_samples",
+    "evaluation.max_sequences": "max_decode_batch",
+}
+"""Keys of earlier versions, by section and key, with the name that replaced each."""
+_ROOT_PREFIX = "Value error, "
+
+
+def config_error(error: ValidationError, model: type[BaseModel], source: str) -> ConfigError:
+    """All problems of a file (or of what `source` names) in one error."""
+    problems = describe_problems(error, model)
+    listed = "\n".join(f"  {problem}" for problem in problems)
+    return ConfigError(f"{source}: {len(problems)} problem{'s' * (len(problems) > 1)}\n{listed}")
+
+
+def describe_problems(error: ValidationError, model: type[BaseModel], *, prefix: str = "") -> list[str]:
+    """One line a problem, such as `training.stepz: unknown key; did you mean steps?`."""
+    lines = []
+    for problem in error.errors(include_url=False):
+        location = [part for part in problem["loc"] if isinstance(part, (str, int))]
+        key = ".".join([prefix, *map(str, location)] if prefix else map(str, location))
+        lines.append(
+            f"{key}: {_explain(problem, model, location)}" if key else _explain(problem, model, location)
+        )
+    return lines
+
+
+def _explain(problem: Any, model: type[BaseModel], location: Sequence[str | int]) -> str:
+    kind, message, value = problem["type"], problem["msg"], problem.get("input")
+    if kind == "extra_forbidden":
+        return _unknown_key(model, location)
+    if kind == "missing":
+        return "missing; this key is required"
+    if kind == "union_tag_invalid":
+        return f"unknown task {problem['ctx']['tag']!r}, expected one of {problem['ctx']['expected_tags']}"
+    if kind == "union_tag_not_found":
+        return "missing key `name`, expected arithmetic, replies or custom"
+    if kind == "value_error":
+        return message.removeprefix(_ROOT_PREFIX)
+    shown = repr(value)
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    return f"{message[0].lower()}{message[1:]}, got {shown}"
+
+
+def _unknown_key(model: type[BaseModel], location: Sequence[str | int]) -> str:
+    if renamed := _RENAMED.get(".".join(map(str, location[-2:]))):
+        return f"this key is called {renamed} now"
+    return f"unknown key{_suggest(str(location[-1]), _known_keys(model, location[:-1]))}"
+
+
+def _suggest(key: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; expected one of {', '.join(known)}" if known else ""
+
+
+def _known_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    """Keys of the section at `location`, found by walking the field types."""
+    sections: list[type[BaseModel]] = [model]
+    for part in location:
+        fields = [section.model_fields[part] for section in sections if part in section.model_fields]
+        # A discriminated union's tag (the task's name) stands in the location but is no field: stay where we are.
+        if fields:
+            sections = [found for field in fields for found in _models_in(field.annotation)]
+    return sorted({name for section in sections for name in section.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for argument in get_args(annotation) for found in _models_in(argument)]
+
 
 _MOST_BYTES = 100_000  # and what is slow to read grows with the square: 1:59:59:59:… is one number in base 60
 _LONGEST_NUMBER_SHOWN = 40

@@ -13,8 +13,8 @@ import torch
 
 from polychromic.errors import ModelError
 from polychromic.files import read_json, write_json
-from polychromic.foreign_weights import loading_weights, require_lora_adapter, require_whole_adapter
 from polychromic.models.settings import AdapterSettings
+from polychromic.weights import loading_weights, require_lora_adapter, require_whole_adapter
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -1,23 +1,15 @@
-"""The one place where text becomes token sequences: training, sampling and evaluation all build them here.
-
-A reply in training is exactly the tokens that a sampler would have to produce: the prompt tokens are those
-that sampling starts from, then the reply, then the token that ends the turn. So no template can put anything
-between prompt and reply in training that is missing in sampling, and the end of the turn is always learnt.
-
-Data is plain text: what a message says can neither become structure (a token that ends or forges a turn) nor get lost
-in a template. Which tokens are structure, the tokenizer's table of added tokens says: those marked special, and those
-that the template puts around messages. Others, such as <think> or <tool_call> of Qwen, are what an answer may say.
-"""
+"""Encodes conversations with a model's chat template and tells its thoughts from its answers."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
 from polychromic.errors import DataError, ModelError
-from polychromic.records import Message, Prompt
+from polychromic.records import Finish, Message, Prompt, as_messages
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -254,3 +246,62 @@ def _once(
     if (question, state) not in known:
         known[question, state] = answer()
     return known[question, state]
+
+
+ThinkingMode = Literal["auto", "keep", "strip", "apart"]
+"""`keep`: thinking is part of the text. `strip`: only the answer is checked and measured. `apart`: as `strip`, and the
+thinking is measured too, for itself. `auto`: `strip` for models whose chat template knows thinking, else `keep`."""
+
+_OPEN, _CLOSE = "<think>", "</think>"
+
+
+class Answer(NamedTuple):
+    """A text told apart: the answer, the thinking before it (None where there is none), and how the text ended."""
+
+    text: str
+    thinking: str | None
+    finish: Finish
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """Whether thinking is told apart, and whether the prompt already opens it, as some chat templates do."""
+
+    strips: bool
+    opened: bool = False
+
+    def read(self, text: str, finish: Finish) -> Answer:
+        """The answer of a text. One whose thinking never closes has an empty answer and counts as truncated."""
+        if not self.strips or finish == "missing":
+            return Answer(text, None, finish)
+        before, closed, after = text.partition(_CLOSE)
+        begins = before.lstrip().startswith(_OPEN)
+        # A template that opens the thinking leaves a generation that only closes it.
+        if not (self.opened or begins or (closed and _OPEN not in before)):
+            return Answer(text, None, finish)
+        thinking = before.lstrip().removeprefix(_OPEN).strip()
+        if not closed:
+            return Answer("", thinking, "length")
+        if not after.lstrip().startswith(_OPEN):
+            return Answer(after.lstrip(), thinking, finish)
+        rest = Thinking(True).read(after, finish)
+        return Answer(rest.text, f"{thinking}\n{rest.thinking}", rest.finish)
+
+
+def thinking_of_model(
+    mode: ThinkingMode, tokenizer: PreTrainedTokenizerBase, template_options: Mapping[str, Any]
+) -> Thinking:
+    """How a model's thinking is read."""
+    knows = _CLOSE in str(tokenizer.chat_template or "")
+    if mode == "keep" or (mode == "auto" and not knows):
+        return Thinking(False)
+    if not knows:
+        return Thinking(True)
+    probe = Prompt("probe", as_messages("?"))
+    start = str(tokenizer.decode(encode_prompt(tokenizer, probe, **template_options)))
+    return Thinking(True, opened=start.rstrip().endswith(_OPEN))
+
+
+def thinking_of_files(mode: ThinkingMode) -> Thinking:
+    """How thinking is read in texts of an unknown model: by `auto` it is told apart wherever it stands first."""
+    return Thinking(mode != "keep")

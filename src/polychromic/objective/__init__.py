@@ -5,7 +5,17 @@ Importing it needs numpy and scipy only; `polychromic.objective.losses` needs to
 """
 
 from polychromic.objective.advantages import set_advantages, subset_mean
-from polychromic.objective.balance import (
+from polychromic.objective.fitted import (
+    BaselineEquations,
+    FittedBaseline,
+    TrackRecord,
+    baseline_equations,
+    cross_fitted_coefficients,
+    softmax_gram,
+    surprisal_gram,
+)
+from polychromic.objective.kernel_scores import sampled_subsets
+from polychromic.objective.weighting import (
     FixedWeight,
     FloorController,
     Observation,
@@ -14,16 +24,6 @@ from polychromic.objective.balance import (
     gradient_cosine,
     gradient_share,
 )
-from polychromic.objective.fitted import (
-    BaselineEquations,
-    FittedBaseline,
-    baseline_equations,
-    cross_fitted_coefficients,
-    softmax_gram,
-    surprisal_gram,
-)
-from polychromic.objective.kernel_scores import sampled_subsets
-from polychromic.objective.track_record import TrackRecord
 
 __all__ = [
     "BaselineEquations",

@@ -12,10 +12,10 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from polychromic.objective.hypergeometric import FloatArray
-from polychromic.objective.inputs import Groups, Objective, read_groups
+from polychromic.numerics import FloatArray
 from polychromic.objective.kernel_scores import GateRule
-from polychromic.objective.set_scores import SetScore, leave_one_out_mean, mix_of_means
+from polychromic.objective.scores import SetScore, leave_one_out_mean, mix_of_means
+from polychromic.objective.validation import Groups, Objective, read_groups
 
 Baseline = Literal["none", "leave_one_out", "leave_one_out_minus_one", "fitted"]
 
@@ -106,7 +106,7 @@ def subset_mean(
 
 
 def _check_sizes(groups: Groups, set_size: int, baseline: str) -> None:
-    n = groups.n_generations
+    n = groups.num_samples
     if baseline not in get_args(Baseline):
         raise ValueError(f"baseline is {baseline!r}, expected one of {', '.join(get_args(Baseline))}")
     if isinstance(set_size, bool) or not isinstance(set_size, (int, np.integer)):

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import entr, gammaln
 
+from polychromic.numerics import FloatArray
 from polychromic.objective.advantages import subset_mean
-from polychromic.objective.hypergeometric import FloatArray
-from polychromic.objective.inputs import Objective
 from polychromic.objective.kernel_scores import GateRule, IntArray
+from polychromic.objective.validation import Objective
 
 MAX_SETS = 200_000
 """Most kinds of set (multisets of outcomes) that are summed over."""

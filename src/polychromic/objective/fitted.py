@@ -1,30 +1,66 @@
-"""The fitted baseline: the mix of leave-one-out means that earlier groups, or other prompts, show to be best.
-
-    b_i = c_0 + Σ_m c_m L_m,i,   L_m,i = mean of f over the m-subsets of the other generations.
-
-For any coefficients c that the group itself had no part in, b_i does not depend on generation i and the gradient
-estimator stays exactly unbiased; its second moment is quadratic in c,
-
-    E‖Σ_i (K/N)(W_i − b_i) s_i‖² = E[(W − Lc)ᵀ G (W − Lc)] · (K/N)²,   s_i = ∇log π(y_i),  G_ij = s_i · s_j,
-
-with W_i the mean of f over the K-subsets that hold i. So the best c solves least squares weighed by the *Gram matrix
-of the scores*, not plain regression of the credit W. The normal equations of a group are an M × M matrix, cheap to
-keep; any approximation of G costs efficiency only, never bias.
-"""
+"""Fits the baseline of least variance from other prompts and earlier steps."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
 
-from polychromic.objective.hypergeometric import FloatArray
-from polychromic.objective.inputs import Groups, Objective, label_codes, read_groups
+from polychromic.numerics import FloatArray
 from polychromic.objective.kernel_scores import GateRule
-from polychromic.objective.set_scores import SetScore, mix_of_means, with_member_mean
-from polychromic.objective.track_record import TrackRecord
+from polychromic.objective.scores import SetScore, mix_of_means, with_member_mean
+from polychromic.objective.validation import Groups, Objective, label_codes, read_groups
+
+
+@dataclass(frozen=True)
+class TrackRecord:
+    """Sums over batches, each of which met a fit that knew only the batches before it.
+
+    A batch's second moment is quadratic in the mix, cᵀAc − 2cᵀt + const. From the prior p a step a·d towards the fit
+    p + d changes it by a²·dᵀAd − 2a·dᵀ(t − Ap).
+    """
+
+    slope: float = 0.0
+    """Σ dᵀ(t − Ap)"""
+    curvature: float = 0.0
+    """Σ dᵀAd"""
+    squared_savings: float = 0.0
+    """Σ s², s = 2dᵀ(t − Ap) − dᵀAd: what following the fit all the way would have saved."""
+
+    @property
+    def trust(self) -> float:
+        """How far to go from the prior to the next fit, 0 to 1; 0 without a record.
+
+        The step that would have been best in the past (stacking of out-of-sample forecasts), times 0 where the savings
+        stand less than one of their standard errors above zero, and 1 from two on.
+        """
+        savings = 2 * self.slope - self.curvature
+        if savings <= 0 or self.squared_savings <= 0 or self.curvature <= 0:
+            return 0.0
+        best_step = min(1.0, self.slope / self.curvature)
+        clearness = savings / math.sqrt(self.squared_savings) - 1.0
+        return best_step * min(1.0, max(0.0, clearness))
+
+    def after(
+        self,
+        direction_M: FloatArray,
+        prior_M: FloatArray,
+        matrix_MM: FloatArray,
+        target_M: FloatArray,
+        decay: float,
+    ) -> Self:
+        """With one batch's equations added, which met a fit at prior + direction."""
+        slope = float(direction_M @ (target_M - matrix_MM @ prior_M))
+        curvature = float(direction_M @ matrix_MM @ direction_M)
+        return type(self)(
+            decay * self.slope + slope,
+            decay * self.curvature + curvature,
+            decay * self.squared_savings + (2 * slope - curvature) ** 2,
+        )
+
 
 DENSE_SET_SIZES = 15
 """Up to this many set sizes all of 1..N−1 enter the mix beside the constant; in larger groups, about as many, spread by
@@ -73,7 +109,7 @@ def baseline_equations(
     groups = read_groups(
         objective, rewards=rewards, clusters=clusters, distances=distances, gates=gates, gate=gate
     )
-    n = groups.n_generations
+    n = groups.num_samples
     if not groups.smallest_set <= set_size <= n:
         raise ValueError(f"set_size is {set_size}, expected {groups.smallest_set} ≤ set_size ≤ {n}")
     sizes = _check_set_sizes(set_sizes, set_size, n)

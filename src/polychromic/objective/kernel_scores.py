@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import entr
 
-from polychromic.objective.hypergeometric import FloatArray
+from polychromic.numerics import FloatArray
 
 MAX_SUBSETS = 5000
 """Up to this many subsets all are scored (N ≤ 20 at set size 4); beyond it, SAMPLED_SUBSETS random ones."""
@@ -100,9 +100,9 @@ def _effective_number(eigenvalues_MK: FloatArray) -> FloatArray:
     return np.where(total_M > 0, np.exp(entr(shares_MK).sum(axis=1)), 0.0)
 
 
-def sampled_subsets(objective: str, set_size: int, n_generations: int) -> int:
+def sampled_subsets(objective: str, set_size: int, num_samples: int) -> int:
     """How many random subsets stand for all; 0 where nothing is sampled: few enough subsets, or a closed form."""
-    if objective not in get_args(KernelName) or comb(n_generations, set_size) <= MAX_SUBSETS:
+    if objective not in get_args(KernelName) or comb(num_samples, set_size) <= MAX_SUBSETS:
         return 0
     return SAMPLED_SUBSETS
 

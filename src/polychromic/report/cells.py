@@ -6,11 +6,7 @@ import math
 from dataclasses import dataclass
 
 from polychromic.evaluation import Comparison, find_metric
-from polychromic.evaluation.metrics import split_at_k
-from polychromic.evaluation.outcomes import CriterionOutcome
-from polychromic.evaluation.rendering import lengths_text
-from polychromic.evaluation.statistics import PairedComparison
-from polychromic.evaluation.wording import (
+from polychromic.evaluation.criteria import (
     decimal_places,
     estimate,
     number,
@@ -20,7 +16,10 @@ from polychromic.evaluation.wording import (
     signed,
     signed_percent,
 )
-from polychromic.report.measures import how_made, meaning
+from polychromic.evaluation.metrics import split_at_k
+from polychromic.evaluation.outcomes import CriterionOutcome
+from polychromic.evaluation.statistics.paired import PairedComparison
+from polychromic.report.view import how_made, lengths_text, meaning
 
 _CRITERIA_HEADER = (
     "criterion",

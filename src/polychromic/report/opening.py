@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from polychromic.evaluation import Comparison, find_metric
+from polychromic.evaluation.criteria import listed, plural, signed
 from polychromic.evaluation.metrics import split_at_k
 from polychromic.evaluation.outcomes import CriterionOutcome, Evidence, Status
 from polychromic.evaluation.verdict import LevelVerdict
-from polychromic.evaluation.wording import listed, plural, signed
 from polychromic.report.cells import Cell, comparison_detail
 
 _ANSWERS: dict[Status, str] = {

@@ -8,14 +8,13 @@ from typing import Any
 
 from polychromic.diagnosis import Diagnosis
 from polychromic.evaluation import Comparison
-from polychromic.evaluation.rendering import overtaking_lines, untrained_table
 from polychromic.files import strict_json
 from polychromic.report.cells import criteria_groups, criteria_header, means_groups
-from polychromic.report.drawing import Figure, in_page, page_color
-from polychromic.report.measures import signatures
+from polychromic.report.figures import Figure, in_page, page_color
 from polychromic.report.opening import facts, no_cautions, plain_verdict
 from polychromic.report.samples import answers_a_prompt, packed_parts
 from polychromic.report.training_figures import CURVES_NOTE
+from polychromic.report.view import overtaking_lines, signatures, untrained_table
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from polychromic.evaluation import Comparison, find_metric
-from polychromic.evaluation.study import Study
+from polychromic.evaluation.tables import Study
 from polychromic.files import strict_json
 from polychromic.generations import read_generations
 from polychromic.records import GenerationRow

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from polychromic.report.drawing import Colors, Figure, draw, plain
+from polychromic.report.figures import Colors, Figure, draw, plain
 
 TrainingRows = Mapping[str, Mapping[int, Sequence[Mapping[str, Any]]]]
 """Rows of metrics.jsonl, by arm and then by seed."""

@@ -1,36 +1,35 @@
-"""The sampler on the machine's own device: generations of prompts, drawn from each prompt's own seed.
-
-The uniform numbers of a prompt are fixed beforehand: its randomness does not depend on which prompts share its batch.
-"""
+"""Samples with the training process's own model, with a budget for thoughts where asked."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from polychromic.errors import ModelError
-from polychromic.models.chat import decode, encode_prompt
+from polychromic.models.chat import Thinking, ThinkingMode, decode, encode_prompt, thinking_of_model
 from polychromic.models.decoding import decode_samples, decoding
 from polychromic.models.loading import LanguageModel
 from polychromic.records import Finish, Generation, Prompt, SamplingParameters
+from polychromic.sampling.base import Sampler
 from polychromic.seeding import deterministic
 
 
 class LocalSampler:
-    """Samples from a model in this process; `max_sequences` bounds how many are decoded at once."""
+    """Samples from a model in this process; `max_decode_batch` bounds how many are decoded at once."""
 
-    def __init__(self, language_model: LanguageModel, max_sequences: int = 256) -> None:
+    def __init__(self, language_model: LanguageModel, max_decode_batch: int = 256) -> None:
         self.language_model = language_model
-        self.max_sequences = max_sequences
+        self.max_decode_batch = max_decode_batch
 
     def sample(
         self, prompts: Sequence[Prompt], n: int, parameters: SamplingParameters, seeds: Sequence[int]
     ) -> list[list[Generation]]:
         """n generations for each prompt, in order. Prompts longer than the context raise DataError."""
         groups: list[list[Generation]] = []
-        chunk = max(1, self.max_sequences // n)
+        chunk = max(1, self.max_decode_batch // n)
         with deterministic(), decoding(self.language_model):
             for start in range(0, len(prompts), chunk):
                 groups += self._sample_chunk(
@@ -75,3 +74,29 @@ class LocalSampler:
         content = token_ids[:-1] if stopped else token_ids
         text = decode(self.language_model.tokenizer, content)
         return Generation(text, tuple(token_ids), finish, logprob)
+
+
+class AnswerSampler:
+    """Hands out another sampler's generations with the answer as their text and the thinking beside it."""
+
+    def __init__(self, sampler: Sampler, thinking: Thinking) -> None:
+        self.sampler = sampler
+        self.thinking = thinking
+
+    def sample(
+        self, prompts: Sequence[Prompt], n: int, parameters: SamplingParameters, seeds: Sequence[int]
+    ) -> list[list[Generation]]:
+        """n generations for each prompt, their tokens those of thinking and answer."""
+        groups = self.sampler.sample(prompts, n, parameters, seeds)
+        return [[self._told_apart(one) for one in group] for group in groups]
+
+    def _told_apart(self, generation: Generation) -> Generation:
+        answer = self.thinking.read(generation.text, generation.finish)
+        return replace(generation, text=answer.text, thinking=answer.thinking, finish=answer.finish)
+
+
+def answer_sampler(language_model: LanguageModel, max_decode_batch: int, mode: ThinkingMode) -> Sampler:
+    """The sampler of a loaded model for training and evaluation: what is checked and measured are its answers."""
+    sampler = LocalSampler(language_model, max_decode_batch)
+    thinking = thinking_of_model(mode, language_model.tokenizer, language_model.chat_options)
+    return AnswerSampler(sampler, thinking) if thinking.strips else sampler

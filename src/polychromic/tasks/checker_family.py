@@ -23,7 +23,7 @@ from typing import Any
 
 from polychromic.errors import CheckerError
 from polychromic.records import Check, Prompt
-from polychromic.tasks.conversation import Conversation, TooMuchError
+from polychromic.tasks.protocol import Conversation, TooMuchError
 
 logger = logging.getLogger(__name__)
 

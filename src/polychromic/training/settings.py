@@ -16,9 +16,9 @@ DiversityBaselineName = Literal["none", "leave_one_out", "leave_one_out_minus_on
 class EarlyStopping(Settings):
     """Stop when the validation reward no longer rises, and keep the best adapter."""
 
-    every_n_steps: int = Field(default=10, ge=1)
-    prompts: int = Field(default=32, ge=1)
-    samples: int = Field(default=4, ge=1)
+    check_every: int = Field(default=10, ge=1)
+    num_prompts: int = Field(default=32, ge=1)
+    num_samples: int = Field(default=4, ge=1)
     patience: int = Field(default=3, ge=1)
     """Checks without improvement before training stops."""
     min_improvement: float = Field(default=0.005, ge=0)
@@ -27,15 +27,15 @@ class EarlyStopping(Settings):
 class TrainingSettings(Settings):
     """What the quality term is and how it is optimised."""
 
-    signal: Literal["reward", "references"]
-    """`reward`: policy gradient on the checker's reward. `references`: cross-entropy on the reference answers."""
+    loss: Literal["rl", "sft"]
+    """`rl`: policy gradient on the checker's reward. `sft`: cross-entropy on the reference answers."""
     steps: int | None = Field(default=None, ge=1)
     epochs: float | None = Field(default=None, gt=0)
     """Passes over the training prompts; states the number of steps in place of `steps`."""
     prompts_per_step: int = Field(default=8, ge=1)
-    generations: int = Field(default=8, ge=2)
-    """Generations a prompt in reward training; the diversity term shares them."""
-    micro_batch: int = Field(default=256, ge=1)
+    num_samples: int = Field(default=8, ge=2)
+    """Samples per prompt where the loss is `rl`; the diversity term shares them."""
+    micro_batch_size: int = Field(default=256, ge=1)
     """Sequences a forward pass; gradients accumulate over a step's sequences. Bounds memory, not the result."""
     learning_rate: float = Field(default=2e-4, gt=0)
     schedule: Literal["constant", "cosine", "linear"] = "constant"
@@ -45,7 +45,7 @@ class TrainingSettings(Settings):
     temperature: float = Field(default=1.0, gt=0)
     """Of the sampled groups; log-probabilities are those of the tempered policy that was sampled."""
     max_new_tokens: int = Field(default=64, ge=1)
-    cut_answers: Literal["judge", "fail"] = "judge"
+    truncation_reward: Literal["checker", "zero"] = "checker"
     """What a generation that `max_new_tokens` cut is worth: the checker's word on what there is, or a reward of 0. A
     checker that likes half-sentences teaches a model never to end."""
     max_length: int = Field(default=512, ge=2)
@@ -57,7 +57,7 @@ class TrainingSettings(Settings):
     keep_checkpoints: int = Field(default=2, ge=1)
     gradient_share_every: int = Field(default=25, ge=1)
     validation_every: int = Field(default=10, ge=1)
-    """Where the signal is `references` and an arm holds a quality floor: how often the cross-entropy of validation
+    """Where the loss is `sft` and an arm holds a quality floor: how often the cross-entropy of validation
     references, which is that quality, is measured."""
     validation_prompts: int = Field(default=32, ge=1)
     """How many validation prompts it is measured on."""
@@ -85,7 +85,7 @@ class DiversitySettings(Settings):
     """Mean training reward, or minus the cross-entropy per token of validation references, that `mode: floor` holds."""
     floor_margin: float | None = Field(default=None, ge=0)
     """How far quality may lie below the baseline arm's at the same step, on the same prompts and seed; in nats a token
-    where the signal is `references`. The baseline is trained first. In place of `quality_floor`."""
+    where the loss is `sft`. The baseline is trained first. In place of `quality_floor`."""
     objective: ObjectiveName = "coverage"
     set_size: int = Field(default=4, ge=1)
     baseline: DiversityBaselineName = "leave_one_out"
@@ -93,13 +93,13 @@ class DiversitySettings(Settings):
     unbiased as the others, often with less variance (docs/objective.md)."""
     gate: Literal["product", "passing", "none"] = "product"
     """How `distance` treats quality: weigh each pair by both rewards, count passing generations only, or not at all."""
-    n_generations: int = Field(default=5, ge=2)
-    """Generations a prompt when the signal is `references`."""
-    max_examples: int = Field(default=8, ge=1)
-    """Prompts sampled for the diversity term when the signal is `references`."""
-    every_n_steps: int = Field(default=3, ge=1)
-    """How often the diversity term is sampled when the signal is `references`; its weight is raised to match."""
-    stop_after_silent_steps: int = Field(default=20, ge=1)
+    num_samples: int = Field(default=5, ge=2)
+    """Generations a prompt when the loss is `sft`."""
+    num_prompts: int = Field(default=8, ge=1)
+    """Prompts sampled for the diversity term when the loss is `sft`."""
+    sample_every: int = Field(default=3, ge=1)
+    """How often the diversity term is sampled when the loss is `sft`; its weight is raised to match."""
+    max_zero_gradient_steps: int = Field(default=20, ge=1)
     """Diversity steps in a row without any diversity gradient before training stops with the reason."""
 
     @model_validator(mode="after")

@@ -1,49 +1,61 @@
-"""One training step: what is sampled, the loss of both terms, and their gradients."""
+"""One training step: from a reward, or on references with a diversity term."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from polychromic.models.loading import LanguageModel
 from polychromic.models.logprobs import TokenSequence, answer_logprobs, micro_batches
-from polychromic.objective import FittedBaseline
+from polychromic.objective import (
+    FittedBaseline,
+    FixedWeight,
+    FloorController,
+    Observation,
+    ShareController,
+    WeightController,
+)
 from polychromic.objective.losses import cross_entropy_loss, kl_to_reference, policy_gradient_loss
 from polychromic.records import Prompt, SamplingParameters
-from polychromic.sampling.thinking import answer_sampler
+from polychromic.sampling.local import answer_sampler
 from polychromic.seeding import child_seed, numpy_generator
-from polychromic.training.credit import distance_metrics, gate_part, has_gate_part
-from polychromic.training.fitted import learn_from
-from polychromic.training.gradients import GradientAccumulator, GradientMeasurement, Term
-from polychromic.training.groups import (
-    FloatArray,
-    GroupSignals,
-    SampledGroups,
-    diversity_advantages,
-    diversity_signal,
-    group_sequences,
-    group_signals,
-    quality_advantages,
-    require_working_checker,
-    sample_groups,
-)
-from polychromic.training.held_out import HeldOutReferences
-from polychromic.training.references import ReferenceSequences, reference_sequences
-from polychromic.training.step_metrics import (
+from polychromic.training.gradients import (
+    GradientAccumulator,
+    GradientMeasurement,
     SamplerMismatch,
+    Term,
     group_metrics,
     loss_metrics,
     measurement_metrics,
 )
+from polychromic.training.rollouts import (
+    FloatArray,
+    GroupSignals,
+    ReferenceSequences,
+    SampledGroups,
+    distance_metrics,
+    diversity_advantages,
+    diversity_signal,
+    gate_part,
+    group_sequences,
+    group_signals,
+    has_gate_part,
+    learn_from,
+    quality_advantages,
+    reference_sequences,
+    require_working_checker,
+    sample_groups,
+)
+from polychromic.training.settings import DiversitySettings, TrainingSettings
+from polychromic.training.watches import HeldOutReferences
 
 if TYPE_CHECKING:
-    from polychromic.training.loop import ArmRun
-
+    from polychromic.training.trainer import ArmRun
 
 FLOAT16_LOSS_SCALE = 1024.0
 
@@ -70,13 +82,13 @@ class StepMaker:
     def __init__(self, run: ArmRun, language_model: LanguageModel) -> None:
         self.run = run
         self.language_model = language_model
-        self.sampler = answer_sampler(language_model, run.training.micro_batch, run.thinking)
+        self.sampler = answer_sampler(language_model, run.training.micro_batch_size, run.thinking)
         self.parameters = [p for p in language_model.model.parameters() if p.requires_grad]
         self.prompts = run.task.prompts("train")
         self.fitted = FittedBaseline()
         """Of the steps so far; part of a checkpoint."""
         self.references: ReferenceSequences | None = None
-        if run.training.signal == "references":
+        if run.training.loss == "sft":
             self.references = reference_sequences(language_model, self.prompts, run.training.max_length)
             self.prompts = [prompt for prompt in self.prompts if prompt.id in self.references.by_prompt]
         self.held_out = HeldOutReferences(run, language_model) if run.measures_held_out else None
@@ -89,25 +101,25 @@ class StepMaker:
             separate=self._measures(step),
             loss_scale=FLOAT16_LOSS_SCALE if half else 1.0,
         )
-        if self.run.training.signal == "reward":
+        if self.run.training.loss == "rl":
             return self._from_reward(step, prompts, weight, accumulator)
         return self._from_references(step, prompts, weight, accumulator)
 
     def _samples_diversity(self, step: int) -> bool:
         """Whether the step has a diversity term: every one in reward training, every m-th beside references."""
-        every = self.run.diversity.every_n_steps if self.run.training.signal == "references" else 1
+        every = self.run.diversity.sample_every if self.run.training.loss == "sft" else 1
         return self.run.diversity.is_active and step % every == 0
 
     def _measures(self, step: int) -> bool:
         """Whether the step measures its gradients: only steps with a diversity term have two to compare."""
-        every = self.run.diversity.every_n_steps if self.run.training.signal == "references" else 1
+        every = self.run.diversity.sample_every if self.run.training.loss == "sft" else 1
         rounds = max(1, self.run.training.gradient_share_every // every)
         return self._samples_diversity(step) and step // every % rounds == 0
 
     def _from_reward(
         self, step: int, prompts: Sequence[Prompt], weight: float, accumulator: GradientAccumulator
     ) -> StepOutcome:
-        sampled = self._sample(step, prompts, self.run.training.generations)
+        sampled = self._sample(step, prompts, self.run.training.num_samples)
         measured = self._policy_gradient(sampled, accumulator, quality_scale=1.0, diversity_scale=weight)
         reward = float(np.nanmean(sampled.signals.rewards_PN))
         outcome = self._outcome(
@@ -124,12 +136,12 @@ class StepMaker:
         settings = self.run.diversity
         sampled, measured = None, {}
         if self._samples_diversity(step):
-            sampled = self._sample(step, prompts[: settings.max_examples], settings.n_generations)
+            sampled = self._sample(step, prompts[: settings.num_prompts], settings.num_samples)
             # Sampled every m-th step, weighed m times: J keeps its meaning whatever m is.
-            scale = weight * settings.every_n_steps
+            scale = weight * settings.sample_every
             measured = self._policy_gradient(sampled, accumulator, quality_scale=0.0, diversity_scale=scale)
         outcome = self._outcome(
-            accumulator.finish(min(len(prompts), settings.max_examples)),
+            accumulator.finish(min(len(prompts), settings.num_prompts)),
             weight,
             quality=-held_out,
             quality_loss=cross_entropy,
@@ -145,7 +157,13 @@ class StepMaker:
         parameters = SamplingParameters(settings.temperature, max_new_tokens=settings.max_new_tokens)
         seeds = [child_seed(run.experiment, run.arm, run.seed, step, prompt.id) for prompt in prompts]
         groups = sample_groups(
-            self.sampler, run.task, prompts, n, parameters, seeds, cut_answers=settings.cut_answers
+            self.sampler,
+            run.task,
+            prompts,
+            n,
+            parameters,
+            seeds,
+            truncation_reward=settings.truncation_reward,
         )
         require_working_checker(groups, settings.max_checker_failures)
         needs_distances = run.diversity.objective in ("distance", "vendi", "logdet")
@@ -191,7 +209,7 @@ class StepMaker:
             rows = torch.stack(list(credits.values())).any(dim=0).nonzero()[:, 0].tolist()
         sequences = [sampled.sequences[row] for row in rows]
         with self.language_model.training_pass():
-            for batch in micro_batches(sequences, self.run.training.micro_batch):
+            for batch in micro_batches(sequences, self.run.training.micro_batch_size):
                 chosen = [rows[index] for index in batch]
                 members = [sequences[index] for index in batch]
                 answers = answer_logprobs(
@@ -247,7 +265,7 @@ class StepMaker:
         n_tokens = sum(sequence.n_answer for sequence in sequences)
         total = 0.0
         with self.language_model.training_pass(dropout=True):
-            for batch in micro_batches(sequences, self.run.training.micro_batch):
+            for batch in micro_batches(sequences, self.run.training.micro_batch_size):
                 answers = answer_logprobs(self.language_model, [sequences[index] for index in batch])
                 loss = cross_entropy_loss(answers.logprobs_BT, answers.mask_BT) / n_tokens
                 accumulator.add({"quality": loss})
@@ -283,3 +301,44 @@ class StepMaker:
             signals=sampled.signals if sampled is not None else None,
             truncated=metrics.get("generation/truncated", 0.0),
         )
+
+
+_FIRST_GUESS = 1.0  # where a controller starts; it moves λ by powers, so any start will do
+# Cross-entropy of the same validation references every time has no sampling noise and is measured every few steps only:
+# a tenth of a nat a token matters, nothing is smoothed, and each measurement may move λ further.
+_BY_CROSS_ENTROPY: Mapping[str, float] = {"scale": 0.1, "smoothing": 0.0, "largest_step": 0.7}
+
+
+def diversity_controller(settings: DiversitySettings, training: TrainingSettings) -> WeightController:
+    """The controller of an arm, at its start."""
+    if settings.weight != "auto":
+        return FixedWeight(settings.weight)
+    if settings.mode == "share":
+        return ShareController(_FIRST_GUESS, settings.target_share)
+    options = _BY_CROSS_ENTROPY if training.loss == "sft" else {}
+    floor = settings.lowest_quality
+    assert floor is not None  # the settings refuse a floor mode without a floor
+    return FloorController(_FIRST_GUESS, floor, **options)
+
+
+def after_step(
+    controller: WeightController, outcome: StepOutcome, baseline_quality: float | None = None
+) -> WeightController:
+    """The controller once it has seen a step; with `baseline_quality` it sees the difference to that."""
+    measured = outcome.measurement
+    observation = Observation(quality=outcome.quality - (baseline_quality or 0.0))
+    if measured is not None:
+        observation = replace(
+            observation, quality_norm=measured.quality_norm, diversity_norm=measured.diversity_norm
+        )
+    return controller.update(observation)
+
+
+def controller_state(controller: WeightController) -> dict[str, Any]:
+    """Plain numbers for a checkpoint."""
+    return asdict(controller)  # type: ignore[call-overload]  # every controller is a dataclass
+
+
+def restored(controller: WeightController, state: Mapping[str, Any]) -> WeightController:
+    """A controller of the same kind with the state of a checkpoint."""
+    return type(controller)(**state)

@@ -1,16 +1,18 @@
-"""Checks of the data: lengths, duplicates, overlap of training and test, missing references."""
+"""Checks of the data, of the checker and of the metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
-from polychromic.evaluation.leakage import find_leakage
-from polychromic.experiment.preflight.checks import Finding
-from polychromic.experiment.preflight.probe import Probe
-from polychromic.experiment.tokens import require_data_fits
-from polychromic.models.limits import UNLIMITED
+from polychromic.diversity.embedders import load_embedder
+from polychromic.diversity.measurement import check_measures
+from polychromic.evaluation.audits import audit_checker, find_leakage
+from polychromic.evaluation.criteria import impossible_criteria
+from polychromic.experiment.preflight.checks import Finding, Probe
+from polychromic.experiment.preflight.lengths import length_report, require_data_fits
+from polychromic.models.sources import UNLIMITED
 from polychromic.records import Prompt
-from polychromic.tasks.lengths import length_report
 
 _LENGTHS_OF = 2000  # prompts whose tokens are counted; the rest is alike
 
@@ -18,15 +20,15 @@ _LENGTHS_OF = 2000  # prompts whose tokens are counted; the rest is alike
 def prompts_and_references(probe: Probe) -> Finding:
     """Everything can be encoded and fits; how many prompts, how long, which ones twice, which in training and test."""
     train, test = probe.task.prompts("train"), probe.evaluation_prompts
-    signal = probe.baseline.training.signal
+    loss = probe.baseline.training.loss
     without = sum(not prompt.references for prompt in train)
-    if signal == "references" and without == len(train):
+    if loss == "sft" and without == len(train):
         return Finding(
             "failed",
-            "no training prompt has a reference, which training.signal: references learns from",
-            "add references, or train with training.signal: reward",
+            "no training prompt has a reference, which training.loss: sft learns from",
+            "add references, or train with training.loss: rl",
         )
-    warnings = _warnings(train, test, without if signal == "references" else 0)
+    warnings = _warnings(train, test, without if loss == "sft" else 0)
     lengths, over = _lengths(probe, train)
     result = f"{len(train)} training and {len(test)} {probe.experiment.evaluation.split} prompts; {lengths}"
     if over:
@@ -69,3 +71,74 @@ def _lengths(probe: Probe, train: Sequence[Prompt]) -> tuple[str, int]:
     references = f"; references {report.references}" if report.references else ""
     whole = f"{encoded} encoded, none with a token of structure in its text or a message lost in the template"
     return f"prompts {report.prompts}{references}; {whole}", report.pairs.n_over if report.pairs else 0
+
+
+_AUDITED_PROMPTS = 100
+_NEAR = 0.02
+
+
+def measures_order_known_groups(probe: Probe) -> Finding:
+    """Every measure puts identical, mixed and different texts in order: none is silently 0."""
+    embedder = load_embedder(probe.experiment.evaluation.embedder or "hash")
+    checks = check_measures(embedder)
+    wrong = [check.measure for check in checks if not check.passed]
+    if wrong:
+        return Finding(
+            "failed",
+            f"out of order on known groups: {', '.join(wrong)} (embedder: {embedder.name})",
+            "choose another embedder, or report the measure as broken",
+        )
+    return Finding(
+        "passed",
+        f"{len(checks)} measures order identical < mixed < different groups, those of meaning by {embedder.name}",
+    )
+
+
+def checker_tells_good_from_bad(probe: Probe) -> Finding:
+    """The checker passes references and refuses shuffled, empty, echoed and repeated text."""
+    audit = audit_checker(
+        probe.task.check,
+        probe.task.prompts("validation")[:_AUDITED_PROMPTS],
+        pass_threshold=probe.task.pass_threshold,
+    )
+    figures = {name: control.pass_rate for name, control in audit.controls.items() if control.n}
+    rates = ", ".join(f"{name} {100 * rate:.0f} %" for name, rate in figures.items())
+    mend = "make the checker stricter: what it passes is what training will produce"
+    return Finding(
+        "warned" if audit.lenient or audit.harsh else "passed",
+        f"{audit.sentence} Passing: {rates}.",
+        mend if audit.lenient else "check the references and the threshold" if audit.harsh else "",
+        figures,
+    )
+
+
+def room_to_improve(probe: Probe) -> Finding:
+    """What the untrained model reaches, where a metric has no room left, and which criteria that rules out."""
+    n = len(probe.generations.rows) // len({row.prompt_id for row in probe.generations.rows})
+    keys = ("pass@1", f"pass@{n}", "distinct_2", "self_bleu")
+    shown = {key: value for key in keys if not math.isnan(value := probe.metric(key))}
+    result = "untrained: " + ", ".join(f"{key} {value:.3f}" for key, value in shown.items())
+    criteria = [one for level in probe.experiment.comparison.levels().values() for one in level]
+    impossible = impossible_criteria(criteria, {one.metric: probe.metric(one.metric) for one in criteria})
+    edges = _at_an_edge(shown, f"pass@{n}")
+    if not impossible and not edges:
+        return Finding("passed", result, figures=shown)
+    return Finding(
+        "warned",
+        f"{result}. {'. '.join([*impossible, *edges])}",
+        "a criterion that the untrained model already rules out is going to come out as impossible: state another "
+        "one, or make the task harder",
+        shown,
+    )
+
+
+def _at_an_edge(metrics: Mapping[str, float], last: str) -> list[str]:
+    """pass@k with nothing left to win, and pass@n so low that training would hardly ever see a reward."""
+    full = [
+        f"{key} is {metrics[key]:.3f}, which cannot rise"
+        for key in ("pass@1", last)
+        if metrics.get(key, math.nan) >= 1 - _NEAR
+    ]
+    if metrics.get(last, math.nan) <= _NEAR:
+        return [*full, f"{last} is {metrics[last]:.3f}: hardly any reward to learn from"]
+    return full

@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from polychromic.experiment.config import Arm
-from polychromic.experiment.floors import is_measured_from
-from polychromic.experiment.preflight.checks import Finding
-from polychromic.experiment.preflight.probe import Probe
+from polychromic.experiment.executors import is_measured_from
+from polychromic.experiment.preflight.checks import Finding, Probe
 from polychromic.objective import gradient_share
-from polychromic.training.loop import ArmRun
-from polychromic.training.silence import silence_cause
 from polychromic.training.steps import StepMaker, StepOutcome
+from polychromic.training.trainer import ArmRun
+from polychromic.training.watches import silence_cause
 
 _MOST_MEASURED_STEPS = 4  # where rewards are rare, one batch without any says nothing of the next
 _WANTED_SHARE = 0.3
@@ -30,7 +29,7 @@ class ProbedArm:
     first: StepOutcome
     """The measured step: the first one with a diversity signal, if one of the first few has any."""
     sampling_seconds: float
-    """A step that samples: every one in reward training, every m-th where the signal is references."""
+    """A step that samples: every one in reward training, every m-th where the loss is sft."""
     plain_seconds: float
     tokens_a_sampling_step: float
     held_out_seconds: float
@@ -86,7 +85,7 @@ def _probe_arm(probe: Probe, arm: Arm, run: ArmRun) -> ProbedArm:
         language_model = probe.load(arm)
     maker = StepMaker(run, language_model)
     held_out_seconds = _held_out_seconds(maker)
-    every = arm.diversity.every_n_steps if arm.training.signal == "references" else 1
+    every = arm.diversity.sample_every if arm.training.loss == "sft" else 1
     first, warm_up = _measured(maker, every)
     sampling, plain, tokens = [], [], [first.metrics.get("generation/total_tokens", 0.0)]
     # A step that samples and one that does not (where there are such), by turns.

@@ -1,0 +1,158 @@
+"""Embeddings kept on disk by the hash of their text, one SQLite file a model."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import sqlite3
+import zlib
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polychromic.diversity.embedders import Embedder
+from polychromic.errors import DataError
+
+_KEYS_A_QUERY = 500
+_CHECKSUM_BYTES = 4
+# Named after how its rows are written: rename it when that changes, so that no version reads another's rows.
+_TABLE = "verified_embeddings"
+# The last one is what SQLite says of a header from the future, and of tables with other columns.
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
+
+Result = TypeVar("Result")
+_log = logging.getLogger(__name__)
+
+
+class CachedEmbedder:
+    """An embedder that computes each text once. Processes may share the file, and it may be deleted at any time.
+
+    Embeddings are written every `texts_a_write` texts, so that little is lost when a long run is stopped. What damage
+    has left unreadable is computed again: an entry that fails its checksum is replaced, and a file that is no database
+    any more is set aside as `….sqlite.damaged`, both with a warning.
+    """
+
+    def __init__(self, embedder: Embedder, folder: Path, *, texts_a_write: int = 20_000):
+        self._embedder = embedder
+        self._texts_a_write = texts_a_write
+        self.name = embedder.name
+        self.path = folder / f"{re.sub(r'[^A-Za-z0-9_.@-]', '_', embedder.name)}.sqlite"
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Float32 [n, d] with rows of length 1, read from the file where it has them.
+
+        Raises DataError where the file cannot be read or written: locked, no space left, no permission.
+        """
+        keys = [text_key(text) for text in texts]
+        by_key = dict(zip(keys, texts, strict=True))
+        found = self._with_file(lambda file: _read(file, list(by_key)))
+        damaged = [key for key, vector in found.items() if vector is None]
+        if damaged:
+            _log.warning(
+                "%s: %d embeddings fail their checksum and are computed again", self.path, len(damaged)
+            )
+        kept = {key: vector for key, vector in found.items() if vector is not None}
+        missing = [key for key in by_key if key not in kept]
+        for start in range(0, len(missing), self._texts_a_write):
+            some = missing[start : start + self._texts_a_write]
+            computed = self._embedder.encode([by_key[key] for key in some])
+            self._with_file(lambda file, rows=(some, computed): _write(file, *rows))
+            kept.update(zip(some, computed, strict=True))
+        return np.stack([kept[key] for key in keys]) if keys else self._embedder.encode([])
+
+    def _with_file(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        """The work on the file; on a new one where the file turns out to be damaged."""
+        try:
+            try:
+                with closing(_connect(self.path)) as file:
+                    return work(file)
+            except sqlite3.Error as error:
+                if not _is_damage(error):
+                    raise
+                self._set_aside(error)
+                with closing(_connect(self.path)) as file:
+                    return work(file)
+        except (sqlite3.Error, OSError) as error:
+            raise DataError(f"{self.path}: cannot use the cache of embeddings: {error}") from error
+
+    def _set_aside(self, error: sqlite3.Error) -> None:
+        if _is_whole(self.path):  # another process was quicker, and has put a new file in its place
+            return
+        aside = self.path.with_name(f"{self.path.name}.damaged")
+        _log.warning("%s: not a cache of embeddings (%s); kept as %s", self.path, error, aside.name)
+        # A journal left beside it would be played back into the new file.
+        self.path.with_name(f"{self.path.name}-journal").unlink(missing_ok=True)
+        self.path.replace(aside)
+
+
+def text_key(text: str) -> bytes:
+    """The first 16 bytes of the SHA-256 of the text's UTF-8 form."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(path, timeout=60)
+    connection.text_factory = bytes  # damage can turn a blob into a text, which need not be UTF-8
+    try:
+        # Ten vectors fill such a page; a smaller one, or a table without row ids, would leave most of it empty.
+        connection.execute("PRAGMA page_size = 16384")
+        connection.execute(f"CREATE TABLE IF NOT EXISTS {_TABLE} (key BLOB PRIMARY KEY, vector BLOB)")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        with closing(_connect(path)) as file:
+            return file.execute("PRAGMA integrity_check(1)").fetchone() == (b"ok",)
+    except sqlite3.Error as error:
+        if not _is_damage(error):
+            raise
+        return False
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    """Whether the file is to blame; of one that is locked, read-only or on a full disk it may be whole."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF in _DAMAGE
+
+
+def _read(file: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float32] | None]:
+    """The vectors that the file has, None where one fails its checksum."""
+    found: dict[bytes, NDArray[np.float32] | None] = {}
+    for start in range(0, len(keys), _KEYS_A_QUERY):
+        some = keys[start : start + _KEYS_A_QUERY]
+        marks = ",".join("?" * len(some))
+        query = f"SELECT key, vector FROM {_TABLE} WHERE key IN ({marks})"
+        found |= {key: _unpack(key, blob) for key, blob in file.execute(query, some)}
+    return found
+
+
+def _write(file: sqlite3.Connection, keys: Sequence[bytes], embeddings: NDArray[np.float32]) -> None:
+    rows = ((key, _pack(key, row)) for key, row in zip(keys, embeddings, strict=True))
+    with file:
+        file.executemany(f"INSERT OR REPLACE INTO {_TABLE} VALUES (?, ?)", rows)
+
+
+def _pack(key: bytes, vector: NDArray[np.float32]) -> bytes:
+    data = vector.astype("<f4").tobytes()
+    return data + _checksum(key, data)
+
+
+def _unpack(key: bytes, blob: object) -> NDArray[np.float32] | None:
+    if not isinstance(blob, bytes):
+        return None
+    data, checksum = blob[:-_CHECKSUM_BYTES], blob[-_CHECKSUM_BYTES:]
+    return np.frombuffer(data, "<f4") if checksum == _checksum(key, data) else None
+
+
+def _checksum(key: bytes, data: bytes) -> bytes:
+    # With the key, because a damaged index leads to another text's row, which is whole in itself.
+    return zlib.crc32(data, zlib.crc32(key)).to_bytes(_CHECKSUM_BYTES, "little")

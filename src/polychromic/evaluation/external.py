@@ -1,0 +1,199 @@
+"""Generations made anywhere, as JSON lines: read, checked with the task, and turned into rows (`given_lines.py` says
+what a line may hold)."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from polychromic.errors import DataError
+from polychromic.evaluation.audits import check_rows
+from polychromic.evaluation.criteria import listed, plural
+from polychromic.evaluation.external_lines import Ending, GivenText, parse_given
+from polychromic.models.chat import Thinking, ThinkingMode, thinking_of_files
+from polychromic.records import Finish, GenerationRow, Prompt, SamplingParameters
+from polychromic.tasks.base import Task
+from polychromic.tasks.jsonl_task import filled_lines, listing
+from polychromic.tasks.lines import BadLineError, shown
+
+RowsByArmSeed = dict[tuple[str, int], list[GenerationRow]]
+
+_IDS_NAMED = 3
+_FINISHES: dict[Ending, Finish] = {
+    "finished": "stop",
+    "limit": "length",
+    "interrupted": "length",
+    "missing": "missing",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class GivenGenerations:
+    """Rows by arm and seed, and what the files leave open.
+
+    `assumed` names the arms with lines that do not say how they were sampled. `unnamed_seeds` names those with several
+    files whose lines name no seed, so that the order of the files numbers them. `open_ends` counts the texts by arm
+    of which no line says how they ended (taken for finished), `interrupted` those that a filter or an error stopped
+    (taken for cut). `counted_in_words` says that lengths are words, because not every line has its number of tokens.
+    """
+
+    rows: RowsByArmSeed
+    assumed: tuple[str, ...]
+    unnamed_seeds: tuple[str, ...]
+    open_ends: Mapping[str, int]
+    interrupted: Mapping[str, int]
+    counted_in_words: bool
+
+
+def read_given(
+    files: Mapping[str, Sequence[Path]],
+    task: Task,
+    prompts: Sequence[Prompt],
+    default: SamplingParameters,
+    thinking: ThinkingMode = "auto",
+) -> GivenGenerations:
+    """Read and check the files of each arm; an arm's second file is its second seed unless the lines name seeds.
+
+    `default` is how lines that say nothing were sampled, `thinking` what becomes of thinking
+    text. Raises one DataError for the bad lines of all files, those
+    with a prompt id that is not among `prompts` included, and DataError where only some lines of an arm name a seed.
+    """
+    known = {prompt.id: prompt for prompt in prompts}
+    texts: dict[str, list[tuple[int, GivenText]]] = {}
+    problems: list[str] = []
+    for arm, paths in files.items():
+        texts[arm] = []
+        for number, path in enumerate(paths):
+            found, bad = _read_file(path, known)
+            problems += bad
+            texts[arm] += [(number if one.seed is None else one.seed, one) for one in found]
+    if problems:
+        raise DataError(listing(", ".join(str(path) for paths in files.values() for path in paths), problems))
+    for arm, members in texts.items():
+        _require_seeds_in_all_or_none(arm, files[arm], members)
+    everything = [one for members in texts.values() for _, one in members]
+    in_words = any(one.n_tokens is None for one in everything)
+    rows: RowsByArmSeed = {}
+    for arm, members in texts.items():
+        rows |= _rows_of_arm(arm, members, default, thinking_of_files(thinking), in_words)
+    checked = {
+        key: check_rows(task, [known[row.prompt_id] for row in members], members)
+        for key, members in rows.items()
+    }
+    named = {arm: members[0][1].seed is not None for arm, members in texts.items()}
+    return GivenGenerations(
+        checked,
+        assumed=tuple(
+            arm for arm, members in texts.items() if any(one.sampling is None for _, one in members)
+        ),
+        unnamed_seeds=tuple(arm for arm in texts if len(files[arm]) > 1 and not named[arm]),
+        open_ends=_count_endings(texts, None),
+        interrupted=_count_endings(texts, "interrupted"),
+        counted_in_words=in_words,
+    )
+
+
+def pair_by_order(rows: RowsByArmSeed) -> RowsByArmSeed:
+    """The rows with each arm's seeds numbered 0, 1, … in the order in which they appear."""
+    numbers: defaultdict[str, dict[int, int]] = defaultdict(dict)
+    return {
+        (arm, numbers[arm].setdefault(seed, len(numbers[arm]))): members
+        for (arm, seed), members in rows.items()
+    }
+
+
+def require_common_seeds(rows: RowsByArmSeed, baseline: str) -> None:
+    """Raise DataError where an arm and the baseline both have several seeds and none of them is the same."""
+    seeds: defaultdict[str, list[int]] = defaultdict(list)
+    for arm, seed in rows:
+        seeds[arm].append(seed)
+    for arm, own in seeds.items():
+        theirs = seeds[baseline]
+        if min(len(own), len(theirs)) > 1 and not set(own) & set(theirs):
+            raise DataError(
+                f"{arm} (seeds {listed(list(map(str, own)))}) and {baseline} (seeds {listed(list(map(str, theirs)))}) "
+                "have no seed in common, so that none can be paired; give them the same names in `seed`, or pair them "
+                "in their order with comparison.match_seeds=order"
+            )
+
+
+def _read_file(path: Path, known: Mapping[str, Prompt]) -> tuple[list[GivenText], list[str]]:
+    """The generations of a file and what is wrong with its other lines."""
+    found: list[GivenText] = []
+    problems: list[str] = []
+    empty = True
+    for number, line in filled_lines(path):
+        empty = False
+        try:
+            texts = parse_given(line)
+            _require_known(texts[0].prompt_id, known)
+        except BadLineError as error:
+            problems.append(f"{path}:{number}: {error}")
+        else:
+            found += texts
+    if empty:
+        raise DataError(
+            f'{path}: holds no generations; expected one JSON object a line, such as {{"id": "p1", "text": "Hi"}}'
+        )
+    return found, problems
+
+
+def _require_known(prompt_id: str, known: Mapping[str, Prompt]) -> None:
+    if prompt_id not in known:
+        examples = ", ".join(shown(one) for one in list(known)[:_IDS_NAMED])
+        raise BadLineError(
+            f"prompt id {shown(prompt_id)} is not one of the {len(known)} prompts of the evaluated split "
+            f"({examples}, ...); correct it, or name the split with evaluation.split"
+        )
+
+
+def _require_seeds_in_all_or_none(
+    arm: str, paths: Sequence[Path], members: Sequence[tuple[int, GivenText]]
+) -> None:
+    named = sum(one.seed is not None for _, one in members)
+    if 0 < named < len(members):
+        raise DataError(
+            f"{arm} ({', '.join(map(str, paths))}): {named} of {plural(len(members), 'text')} name a seed; expected "
+            "`seed` in every line of an arm or in none"
+        )
+
+
+def _count_endings(
+    texts: Mapping[str, Sequence[tuple[int, GivenText]]], ending: Ending | None
+) -> dict[str, int]:
+    counts = {arm: sum(one.ending == ending for _, one in members) for arm, members in texts.items()}
+    return {arm: count for arm, count in counts.items() if count}
+
+
+def _rows_of_arm(
+    arm: str,
+    members: Sequence[tuple[int, GivenText]],
+    default: SamplingParameters,
+    thinking: Thinking,
+    in_words: bool,
+) -> RowsByArmSeed:
+    rows: defaultdict[tuple[str, int], list[GenerationRow]] = defaultdict(list)
+    counts: Counter[tuple[int, str, SamplingParameters]] = Counter()
+    for seed, one in members:
+        # One limit for all: how long texts might have become is not known, and does not name a way of sampling.
+        sampling = replace(one.sampling or default, max_new_tokens=default.max_new_tokens)
+        place = (seed, one.prompt_id, sampling)
+        n_tokens = len(one.text.split()) if in_words or one.n_tokens is None else one.n_tokens
+        answer = thinking.read(one.text, _FINISHES[one.ending or "finished"])
+        rows[arm, seed].append(
+            GenerationRow(
+                one.prompt_id,
+                counts[place],
+                answer.text,
+                n_tokens,
+                answer.finish,
+                sampling,
+                seed,
+                reward=None,
+                thinking=answer.thinking if one.thinking is None else one.thinking,
+            )
+        )
+        counts[place] += 1
+    return dict(rows)

@@ -1,0 +1,1 @@
+"""Paired statistics over prompts and training seeds: pure functions of arrays."""

@@ -1,0 +1,304 @@
+"""Confidence intervals and effect sizes of paired differences."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polychromic.evaluation.statistics.resampling import (
+    LEAST_SEEDS,
+    ROUNDING,
+    SeedSpread,
+    has_spread,
+    studentised_means,
+)
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class EffectSizes:
+    """Standardised differences (a − b positive) and the two rank measures; nan where there is no spread.
+
+    `hedges_gz` is the one to quote: mean over standard deviation of the paired differences, corrected for few
+    prompts. `cohen_d_av` divides by the arms' own spread instead and compares with unpaired studies.
+    """
+
+    cohen_dz: float
+    hedges_gz: float
+    cohen_d_av: float
+    cliffs_delta: float
+    rank_biserial: float
+
+
+def hedges_gz(x_P: Floats) -> float:
+    """Mean over standard deviation of paired differences times 1 − 3 / (4 (P − 1) − 1); nan without spread.
+
+    Source: Hedges 1981, Distribution Theory for Glass's Estimator of Effect Size, equation 6e.
+    """
+    return (
+        _ratio(x_P.mean(), _sd(x_P)) * (1.0 - 3.0 / (4.0 * (len(x_P) - 1) - 1.0))
+        if len(x_P) > 1
+        else math.nan
+    )
+
+
+def effect_sizes(a_P: Floats, b_P: Floats) -> EffectSizes:
+    """All effect sizes of a against b, paired by prompt."""
+    from scipy.stats import mannwhitneyu, rankdata
+
+    difference_P = a_P - b_P
+    dominance = 2.0 * mannwhitneyu(a_P, b_P).statistic / (len(a_P) * len(b_P)) - 1.0
+    moved = difference_P[difference_P != 0]
+    ranks = rankdata(np.abs(moved))
+    return EffectSizes(
+        cohen_dz=_ratio(difference_P.mean(), _sd(difference_P)),
+        hedges_gz=hedges_gz(difference_P),
+        cohen_d_av=_ratio(difference_P.mean(), math.sqrt((_sd(a_P) ** 2 + _sd(b_P) ** 2) / 2)),
+        cliffs_delta=float(dominance),
+        rank_biserial=_ratio(float(np.sign(moved) @ ranks), float(ranks.sum())),
+    )
+
+
+def _sd(x: Floats) -> float:
+    return float(x.std(ddof=1)) if has_spread(x) else 0.0
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    return float(numerator / denominator) if denominator else math.nan
+
+
+Interval = tuple[float, float]
+Method = Literal["percentile", "BCa"]
+
+PROMPTS_ALONE = SeedSpread(1, 0.0, 1.0)
+"""Nothing is asked of other training seeds."""
+
+_LEAST_LOG_ALPHA = math.log(1e-12)
+_UNBOUNDED = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Resampling:
+    """How much is drawn: bootstrap resamples, sign patterns, the seed of both, and the intervals' confidence."""
+
+    bootstraps: int = 9999
+    sign_patterns: int = 100_000
+    seed: int = 0
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        if self.bootstraps < 1000:
+            raise ValueError(f"bootstraps={self.bootstraps}: expected at least 1000 for 95 % intervals")
+        if not 0.0 < self.confidence < 1.0:
+            raise ValueError(f"confidence={self.confidence}: expected a share such as 0.95")
+
+    @property
+    def alpha(self) -> float:
+        """The level at which an interval of this confidence tests."""
+        return 1.0 - self.confidence
+
+
+def bootstrap_interval(x_P: Floats, draws_B: Floats, method: Method, confidence: float) -> Interval:
+    """Interval of the mean of x from its bootstrap draws, computed by scipy.
+
+    Where all values are equal both ends are that value; where BCa is undefined the percentile interval stands in.
+    """
+    from scipy.stats import DegenerateDataWarning, bootstrap
+
+    if len(x_P) < 2 or not has_spread(draws_B):
+        mean = float(x_P.mean()) if len(x_P) > 1 else math.nan
+        return mean, mean
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateDataWarning)
+        drawn = SimpleNamespace(bootstrap_distribution=draws_B)
+        result = bootstrap(
+            (x_P,), np.mean, n_resamples=0, bootstrap_result=drawn, method=method, confidence_level=confidence
+        )
+    low, high = map(float, result.confidence_interval)
+    if math.isnan(low) and method == "BCa":
+        return bootstrap_interval(x_P, draws_B, "percentile", confidence)
+    return low, high
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How far from its mean an interval over prompts reaches at any level alpha, from bootstrap draws of the mean.
+
+    On each side the farther of two: percentiles at an expanded confidence, which hold where tails are heavy, and the
+    bootstrap-t, which holds where values are skewed. Either alone covers too little in the other's case, and BCa in
+    both (docs/results/evaluation.md). No end lies beyond the values that were seen.
+    """
+
+    mean: float
+    error: float
+    """Standard error of the mean."""
+    lowest: float
+    highest: float
+    n_prompts: int
+    means_B: Floats
+    t_B: Floats
+    """Draws of the mean and their Student's t, both sorted; empty where the values do not differ."""
+
+    @classmethod
+    def of(cls, x_P: Floats, means_B: Floats, t_B: Floats) -> Reach:
+        """From values of prompts and what `studentised_means` drew of them."""
+        n_prompts = len(x_P)
+        moved = n_prompts > 1 and has_spread(means_B)
+        return cls(
+            float(x_P.mean()),
+            float(x_P.std(ddof=1)) / math.sqrt(n_prompts) if moved else 0.0,
+            float(x_P.min()),
+            float(x_P.max()),
+            n_prompts,
+            np.sort(means_B) if moved else np.empty(0),
+            np.sort(t_B[~np.isnan(t_B)]) if moved else np.empty(0),
+        )
+
+    def side(self, alpha: float, above: bool) -> float:
+        """Distance from the mean to the interval's upper (`above`) or lower end at level alpha."""
+        if not len(self.means_B):
+            return 0.0
+        tail = self._expanded_tail(alpha)
+        # The upper end of a bootstrap-t comes from the draws that lie low.
+        of_t = -_quantile(self.t_B, alpha / 2) if above else _quantile(self.t_B, 1.0 - alpha / 2)
+        if above:
+            of_mean, farthest = _quantile(self.means_B, 1.0 - tail) - self.mean, self.highest - self.mean
+        else:
+            of_mean, farthest = self.mean - _quantile(self.means_B, tail), self.mean - self.lowest
+        return max(of_mean, min(of_t * self.error, farthest), 0.0)
+
+    def in_errors(self, alpha: float, above: bool) -> float:
+        """`side` in standard errors of the mean, Student's where the values do not differ."""
+        if self.error:
+            return self.side(alpha, above) / self.error
+        return -_student(self.n_prompts - 1, alpha / 2)
+
+    def interval(self, alpha: float, spread: SeedSpread) -> Interval:
+        """Interval of the mean, over training seeds too where their spread is known; nan with one prompt."""
+        if self.n_prompts < 2:
+            return math.nan, math.nan
+        below, above = (spread.widen(self.side(alpha, above), alpha) for above in (False, True))
+        return self.mean - below, self.mean + above
+
+    def p_value(self, null: float, spread: SeedSpread) -> float:
+        """The level at which `interval` just reaches `null`: 0 where it never does, 1 with one prompt."""
+        from scipy.optimize import root_scalar
+
+        distance, above = abs(self.mean - null), null > self.mean
+        if self.n_prompts < 2:
+            return 1.0
+
+        def excess(log_alpha: float) -> float:
+            alpha = math.exp(log_alpha)
+            return spread.widen(self.side(alpha, above), alpha) - distance
+
+        if distance == 0.0 or excess(0.0) >= 0.0:
+            return 1.0
+        if excess(_LEAST_LOG_ALPHA) <= 0.0:
+            return 0.0
+        return math.exp(root_scalar(excess, bracket=(_LEAST_LOG_ALPHA, 0.0), xtol=1e-9).root)
+
+    def _expanded_tail(self, alpha: float) -> float:
+        """The share of draws beyond either end at which a bootstrap over n prompts really has level alpha.
+
+        A bootstrap of a mean is too narrow by √((n−1)/n) and has normal, not Student's, tails.
+        Source: Hesterberg 2015, What Teachers Should Know About the Bootstrap, section 5.4.
+        """
+        from scipy.special import ndtr
+
+        n = self.n_prompts
+        return float(ndtr(math.sqrt(n / (n - 1)) * _student(n - 1, alpha / 2)))
+
+
+def relative_interval(a_SP: Floats, b_SP: Floats, reach: Reach, over_seeds: bool, alpha: float) -> Interval:
+    """Interval of mean(a) / mean(b) − 1: the changes ρ for which the interval of mean(a − (1 + ρ) b) holds 0.
+
+    `reach` is that of a − b, so that this interval holds 0 where that of the difference does. An end is infinite where
+    the baseline's own mean cannot be told from 0, and nan where that mean is not above 0.
+    Source: Fieller 1954, Some Problems in Interval Estimation.
+    """
+    mean_b = float(b_SP.mean())
+    if not mean_b > 0.0 or a_SP.shape[1] < 2:
+        return math.nan, math.nan
+    found = float(a_SP.mean()) / mean_b - 1.0
+    low, high = (_relative_end(a_SP, b_SP, found, reach, over_seeds, alpha, above) for above in (False, True))
+    return low, high
+
+
+def _relative_end(
+    a_SP: Floats, b_SP: Floats, found: float, reach: Reach, over_seeds: bool, alpha: float, above: bool
+) -> float:
+    from scipy.optimize import root_scalar
+
+    errors, sign = reach.in_errors(alpha, above), 1.0 if above else -1.0
+
+    def excess(distance: float) -> float:
+        """How far the interval of a − (1 + ρ) b still reaches beyond 0, ρ so far from what was found."""
+        x_SP = a_SP - (1.0 + found + sign * distance) * b_SP
+        x_P = x_SP.mean(axis=0)
+        half = errors * float(x_P.std(ddof=1)) / math.sqrt(len(x_P))
+        half = SeedSpread.of(x_SP).widen(half, alpha) if over_seeds else half
+        return half + sign * float(x_P.mean())
+
+    scale = float(b_SP.mean())
+    if excess(0.0) <= ROUNDING * scale:
+        return found
+    farthest = excess(0.0) / scale
+    while excess(farthest) > 0.0:
+        farthest *= 2.0
+        if farthest > _UNBOUNDED:
+            return sign * math.inf
+    return found + sign * root_scalar(excess, bracket=(0.0, farthest), rtol=1e-9).root
+
+
+def mean_intervals(cells: Sequence[Floats], resampling: Resampling) -> list[Interval]:
+    """Interval of the mean of each [seeds, prompts] array over prompts and, with `LEAST_SEEDS` or more, over seeds.
+
+    Arrays of one number of prompts share the draws.
+    """
+    found: dict[int, Interval] = {}
+    for members in indices_by_key([x_SP.shape[1] for x_SP in cells]).values():
+        x_PM = np.stack([cells[index].mean(axis=0) for index in members], axis=-1)
+        for index, reach in zip(members, reaches(x_PM, resampling), strict=True):
+            x_SP = cells[index]
+            spread = SeedSpread.of(x_SP) if len(x_SP) >= LEAST_SEEDS else PROMPTS_ALONE
+            found[index] = reach.interval(resampling.alpha, spread)
+    return [found[index] for index in range(len(cells))]
+
+
+def reaches(x_PM: Floats, resampling: Resampling) -> list[Reach]:
+    """The reach of each column's mean over prompts; all columns share the draws."""
+    drawn = studentised_means(x_PM, n_resamples=resampling.bootstraps, seed=resampling.seed)
+    return [
+        Reach.of(x_P, means_B, t_B)
+        for x_P, means_B, t_B in zip(x_PM.T, drawn.means_BM.T, drawn.t_BM.T, strict=True)
+    ]
+
+
+def indices_by_key(keys: Iterable[Hashable]) -> dict[Hashable, list[int]]:
+    """Positions of equal keys, in order of first appearance."""
+    positions: dict[Hashable, list[int]] = {}
+    for position, key in enumerate(keys):
+        positions.setdefault(key, []).append(position)
+    return positions
+
+
+def _quantile(sorted_B: Floats, share: float) -> float:
+    position = share * (len(sorted_B) - 1)
+    below = min(int(position), len(sorted_B) - 2)
+    low, high = float(sorted_B[below]), float(sorted_B[below + 1])
+    return low + (position - below) * (high - low)
+
+
+def _student(df: int, share: float) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(df, share))

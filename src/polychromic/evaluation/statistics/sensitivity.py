@@ -1,0 +1,227 @@
+"""Other looks at the same numbers: equivalence, robustness, the untrained model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polychromic.evaluation.statistics.intervals import (
+    PROMPTS_ALONE,
+    EffectSizes,
+    Reach,
+    Resampling,
+    effect_sizes,
+    reaches,
+)
+from polychromic.evaluation.statistics.resampling import (
+    LEAST_SEEDS,
+    SeedSpread,
+    has_spread,
+    two_way_bootstrap_means,
+)
+from polychromic.evaluation.tables import Study
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class MarginTest:
+    """One-sided p-values that a is no more than the margin worse than b, over prompts and over new seeds too (nan
+    with one seed), and the p-value of equivalence over prompts (two one-sided tests)."""
+
+    p_value: float
+    p_over_seeds: float
+    p_equivalent: float
+
+
+def margin_test(
+    a_SP: Floats, b_SP: Floats, margin: float, sign: float = 1.0, *, resampling: Resampling | None = None
+) -> MarginTest:
+    """Test a against b [seeds, prompts] with an absolute margin; `sign` is −1 where lower values are better.
+
+    Each p is half the level at which the interval of the difference just reaches the margin, and over prompts no less
+    than 2^−P, the least that flipping the signs of P distances from the margin could give.
+    Raises ValueError for a margin that is not positive. Source: Schuirmann 1987, A Comparison of the Two
+    One-Sided Tests Procedure.
+    """
+    if not margin > 0:
+        raise ValueError(f"margin={margin}: expected the largest loss that still counts as no worse")
+    x_SP = sign * (a_SP - b_SP)
+    n_seeds, n_prompts = x_SP.shape
+    if n_prompts < 2:
+        return MarginTest(1.0, math.nan, 1.0)
+    [reach] = reaches(x_SP.mean(axis=0)[:, None], resampling or Resampling())
+    least = 2.0**-n_prompts
+    p_value = max(_above(reach, -margin, PROMPTS_ALONE), least)
+    p_below = max(1.0 - _above(reach, margin, PROMPTS_ALONE), least)
+    over_seeds = max(_above(reach, -margin, SeedSpread.of(x_SP)), p_value) if n_seeds > 1 else math.nan
+    return MarginTest(p_value, over_seeds, max(p_value, p_below))
+
+
+def _above(reach: Reach, null: float, spread: SeedSpread) -> float:
+    """One-sided p-value that the mean lies above `null`."""
+    half = reach.p_value(null, spread) / 2
+    return half if reach.mean > null else 1.0 - half
+
+
+@dataclass(frozen=True, slots=True)
+class Robustness:
+    """p-values and standard errors beside the main test; nan where one does not apply.
+
+    `mcnemar_p_value` (exact) needs one seed and values that are all 0 or 1. `unpaired_p_value` (Welch) is what
+    throwing the pairing away would give. `seed_correlation` is the share of variance that the seeds of one prompt
+    have in common (ICC1); `naive_error` takes every seed of every prompt for a fresh one, `error_by_prompt` does
+    not, and `two_way_error` clusters by prompt and by seed (too small with few seeds).
+    """
+
+    t_p_value: float
+    t_interval: tuple[float, float]
+    wilcoxon_p_value: float
+    mcnemar_p_value: float
+    unpaired_p_value: float
+    effects: EffectSizes
+    seed_correlation: float
+    naive_error: float
+    error_by_prompt: float
+    two_way_error: float
+
+
+def robustness(a_SP: Floats, b_SP: Floats, confidence: float = 0.95) -> Robustness:
+    """Second opinions on a − b, arrays [seeds, prompts] without nan."""
+    from scipy.stats import ttest_1samp, ttest_ind, wilcoxon
+
+    x_SP = a_SP - b_SP
+    a_P, b_P, x_P = a_SP.mean(axis=0), b_SP.mean(axis=0), x_SP.mean(axis=0)
+    spread = has_spread(x_P)
+    t_test: Any = ttest_1samp(x_P, 0.0) if spread else None
+    interval = t_test.confidence_interval(confidence) if t_test else (math.nan, math.nan)
+    arms_spread = has_spread(a_P) and has_spread(b_P)
+    return Robustness(
+        t_p_value=float(t_test.pvalue) if t_test else math.nan,
+        t_interval=(float(interval[0]), float(interval[1])),
+        wilcoxon_p_value=_p_value(wilcoxon(x_P)) if spread else math.nan,
+        mcnemar_p_value=mcnemar_exact(a_SP, b_SP),
+        unpaired_p_value=_p_value(ttest_ind(a_P, b_P, equal_var=False)) if arms_spread else math.nan,
+        effects=effect_sizes(a_P, b_P),
+        seed_correlation=seed_correlation(x_SP),
+        naive_error=float(x_SP.std(ddof=1)) / math.sqrt(x_SP.size) if x_SP.size > 1 else math.nan,
+        error_by_prompt=float(x_P.std(ddof=1)) / math.sqrt(len(x_P)) if len(x_P) > 1 else math.nan,
+        two_way_error=two_way_error(x_SP),
+    )
+
+
+def mcnemar_exact(a_SP: Floats, b_SP: Floats) -> float:
+    """Exact McNemar p-value of two sets of 0/1 values on the same prompts; nan for any other values."""
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    if len(a_SP) != 1 or not np.isin(np.stack([a_SP, b_SP]), (0.0, 1.0)).all():
+        return math.nan
+    only_a, only_b = int((a_SP > b_SP).sum()), int((b_SP > a_SP).sum())
+    # Prompts on which both agree do not enter the exact test.
+    return _p_value(mcnemar([[0, only_a], [only_b, 0]], exact=True))
+
+
+def seed_correlation(x_SP: Floats) -> float:
+    """ICC(1): correlation of two seeds of one prompt, from a one-way analysis of variance; nan with one seed.
+
+    Source: Shrout and Fleiss 1979, Intraclass Correlations, equation for ICC(1,1).
+    """
+    n_seeds, n_prompts = x_SP.shape
+    if n_seeds < 2 or n_prompts < 2:
+        return math.nan
+    between = n_seeds * float(x_SP.mean(axis=0).var(ddof=1))
+    within = float(x_SP.var(axis=0, ddof=1).mean())
+    total = between + (n_seeds - 1) * within
+    return (between - within) / total if total else math.nan
+
+
+def two_way_error(x_SP: Floats) -> float:
+    """Standard error of the mean clustered by prompt and by seed, uncorrected for few clusters; nan with one seed.
+
+    Source: Cameron, Gelbach and Miller 2011, Robust Inference With Multiway Clustering, equation 2.8.
+    """
+    if len(x_SP) < 2:
+        return math.nan
+    residual = x_SP - x_SP.mean()
+    by_prompt = float((residual.sum(axis=0) ** 2).sum())
+    by_seed = float((residual.sum(axis=1) ** 2).sum())
+    return math.sqrt(max(by_prompt + by_seed - float((residual**2).sum()), 0.0)) / x_SP.size
+
+
+def _p_value(result: Any) -> float:
+    """The p-value of a result whose type scipy and statsmodels leave open."""
+    return float(result.pvalue)
+
+
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Overtaking:
+    """The least k from which the untrained model's pass@k is above an arm's, with its interval over prompts, and over
+    seeds from `LEAST_SEEDS` on.
+
+    `k`, `low` and `high` are None beyond `most`, the largest k that was measured. 1: the untrained model is ahead from
+    the first answer on.
+    """
+
+    arm: str
+    k: int | None
+    low: int | None
+    high: int | None
+    most: int
+
+    @property
+    def sentence(self) -> str:
+        """Such as "pass@k of the untrained model overtakes ARM at k = 12 (95 % interval 8 to 21)"."""
+        if self.high is None:
+            interval = f"from {self.low} to beyond {self.most}" if self.low else f"beyond {self.most}"
+        else:
+            interval = f"{self.low} to {self.high}" if self.low != self.high else f"{self.low} alone"
+        if self.k is None:
+            said = f"does not overtake {self.arm} within k ≤ {self.most}"
+        elif self.k == 1:
+            said = f"is above that of {self.arm} from k = 1 on"
+        else:
+            said = f"overtakes {self.arm} at k = {self.k}"
+        return f"pass@k of the untrained model {said} ({{confidence:g}} % interval of that k: {interval})"
+
+
+def overtakings(
+    study: Study, untrained: str, arms: Sequence[str], label: str, resampling: Resampling
+) -> tuple[Overtaking, ...]:
+    """One for every arm whose pass@k was measured; prompts that lack a k are left out."""
+    found = []
+    for arm in arms:
+        arm_SPK, base_SPK = study.curves(arm, label, "pass"), study.curves(untrained, label, "pass")
+        if arm_SPK is None or base_SPK is None:
+            continue
+        n_k = min(arm_SPK.shape[2], base_SPK.shape[2])
+        # The untrained model was sampled once: its curve stands against every seed's.
+        lead_SPK = base_SPK[..., :n_k].mean(axis=0) - arm_SPK[..., :n_k]
+        lead_SPK = lead_SPK[:, ~np.isnan(lead_SPK).any(axis=(0, 2))]
+        if lead_SPK.shape[1] > 1:
+            found.append(_overtaking(arm, lead_SPK, resampling))
+    return tuple(found)
+
+
+def _overtaking(arm: str, lead_SPK: Floats, resampling: Resampling) -> Overtaking:
+    n_k = lead_SPK.shape[2]
+    drawn_SPK = lead_SPK if len(lead_SPK) >= LEAST_SEEDS else lead_SPK.mean(axis=0, keepdims=True)
+    drawn_BK = two_way_bootstrap_means(drawn_SPK, n_resamples=resampling.bootstraps, seed=resampling.seed)
+    tails = [resampling.alpha / 2, 1.0 - resampling.alpha / 2]
+    low, high = np.quantile(_first_ahead(drawn_BK), tails, method="inverted_cdf").tolist()
+    at = int(_first_ahead(lead_SPK.mean(axis=(0, 1))[None])[0])
+    k, low, high = (int(one) if one <= n_k else None for one in (at, low, high))
+    return Overtaking(arm, k, low, high, n_k)
+
+
+def _first_ahead(lead_BK: Floats) -> NDArray[np.int64]:
+    """[B] the least k with a lead, one more than the largest k where there is none."""
+    ahead_BK = lead_BK > _ROUNDING
+    return np.where(ahead_BK.any(axis=1), ahead_BK.argmax(axis=1) + 1, lead_BK.shape[1] + 1)

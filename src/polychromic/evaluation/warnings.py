@@ -1,0 +1,216 @@
+"""What a reader has to know before trusting a number: the warnings that stand on top of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from polychromic.evaluation.audits import CheckerAudit
+from polychromic.evaluation.criteria import Caution, listed, number, p_text, plural, signed, signed_percent
+from polychromic.evaluation.metrics import find_metric
+from polychromic.evaluation.outcomes import CriterionOutcome
+from polychromic.evaluation.statistics.frontier import MatchedGain
+from polychromic.evaluation.statistics.paired import PairedComparison
+from polychromic.evaluation.statistics.resampling import LEAST_SEEDS
+from polychromic.evaluation.tables import PromptTable
+
+Contrasts = Mapping[tuple[str, str], PairedComparison]
+"""Comparisons at the headline way of sampling, by (arm, metric key)."""
+
+LENGTH_CHANGE = 0.10
+"""Relative difference from which the texts of two arms are called of different length."""
+_SATURATED = 0.5
+_MISSING, _TRUNCATED = 0.01, 0.05
+_AT_EQUAL_BIGRAMS = {"distinct_2": "rarefied_distinct_2"}
+
+
+def reward_hacking(
+    contrasts: Contrasts, gaps: Mapping[str, PairedComparison], baseline: str, alpha: float
+) -> list[Caution]:
+    """Arms, the baseline among them, whose training reward is higher than the other's while the judge's is not.
+
+    `gaps` compares reward minus judge between arm and baseline: it has to differ significantly as well, so that a
+    judge that is only noisier than the reward is not taken for one that disagrees.
+    """
+    found = []
+    for arm, gap in gaps.items():
+        reward, judged = contrasts[arm, "reward"], contrasts[arm, "judge"]
+        if max(reward.p_value, gap.p_value) >= alpha or reward.difference * gap.difference <= 0:
+            continue
+        sign = 1.0 if reward.difference > 0 else -1.0
+        if sign * judged.difference > 0 and judged.p_value < alpha:
+            continue
+        who, other = (arm, baseline) if sign > 0 else (baseline, arm)
+        found.append(
+            Caution(
+                "reward hacking",
+                who,
+                f"{who} has {signed(sign * reward.difference)} training reward against {other}, but the judge, which "
+                f"training never saw, says {signed(sign * judged.difference)}: the reward is being gamed",
+            )
+        )
+    return found
+
+
+def temperature_cautions(
+    gains: Sequence[MatchedGain], contrasts: Contrasts, headline: str, alpha: float
+) -> Iterator[Caution]:
+    """Significant gains at the headline that another way of sampling the baseline also gives, or may give."""
+    for gain in gains:
+        contrast = contrasts.get((gain.arm, gain.metric))
+        if gain.sampling != headline or contrast is None or not contrast.p_value < alpha:
+            continue
+        if find_metric(gain.metric).sign * contrast.difference > 0:
+            text = _temperature_text(gain)
+            if text:
+                yield Caution("temperature", gain.arm, f"{gain.arm}: {find_metric(gain.metric).name} {text}")
+
+
+def _temperature_text(gain: MatchedGain) -> str:
+    if gain.reached_by:
+        return f"{number(gain.diversity)} is also reached by the baseline at {gain.reached_by}, at no loss of quality"
+    if gain.position == "below":
+        quality = f"{find_metric(gain.quality_metric).name} {number(gain.quality)}"
+        return (
+            f"{number(gain.diversity)} comes at a quality ({quality}) below all of the baseline's; sample the baseline "
+            "at a higher temperature to compare at equal quality"
+        )
+    if gain.low <= 0:
+        return (
+            f"at matched quality differs by {signed(gain.gain)} (from {signed(gain.low)} to {signed(gain.high)}): "
+            "another temperature of the baseline may give as much"
+        )
+    return ""
+
+
+def length_cautions(
+    contrasts: Contrasts, equal_length: Contrasts, arms: Sequence[str], alpha: float
+) -> Iterator[Caution]:
+    """Arms whose texts differ in length, and differences that vanish when length is matched: by rarefying, or where
+    `equal_length` compares texts cut to the same lengths."""
+    for arm in arms:
+        tokens = contrasts.get((arm, "tokens"))
+        if tokens and abs(tokens.relative_difference) > LENGTH_CHANGE and tokens.p_value < alpha:
+            text = (
+                f"{arm}: texts are {signed_percent(tokens.relative_difference)} in length ({number(tokens.mean_a)} "
+                f"against {number(tokens.mean_b)} tokens); read diversity by the rarefied measure"
+            )
+            yield Caution("length", arm, text)
+        matched = {
+            key: (f"{find_metric(other).name} ", contrasts.get((arm, other)))
+            for key, other in _AT_EQUAL_BIGRAMS.items()
+        } | {
+            key: ("with texts cut to equal lengths ", comparison)
+            for (of_arm, key), comparison in equal_length.items()
+            if of_arm == arm and key not in _AT_EQUAL_BIGRAMS
+        }
+        for key, (how, comparison) in matched.items():
+            text = _vanishing(key, contrasts.get((arm, key)), comparison, how, alpha)
+            if text:
+                yield Caution("length", arm, f"{arm}: {text}")
+
+
+def criterion_cautions(outcomes: Sequence[CriterionOutcome]) -> Iterator[Caution]:
+    """Saturated metrics, and criteria that so few prompts or seeds could hardly have decided."""
+    for outcome in outcomes:
+        evidence, criterion = outcome.evidence, outcome.criterion
+        if evidence is None or evidence.comparison is None:
+            continue
+        name, comparison = find_metric(criterion.metric).name, evidence.comparison
+        if evidence.share_at_bound >= _SATURATED:
+            text = (
+                f"{outcome.arm}: {name} is at its bound in both arms on {100 * evidence.share_at_bound:.0f} % of "
+                f"prompts; {comparison.n_informative} of {comparison.n_prompts} prompts can tell them apart"
+            )
+            yield Caution("saturated", outcome.arm, text)
+        asked = criterion.margin or criterion.asked * abs(evidence.mean_baseline)
+        if outcome.status == "undecided" and comparison.minimum_detectable_effect > asked > 0:
+            text = (
+                f"{outcome.arm}: {name} asks for {asked:.3g}, and {plural(comparison.n_prompts, 'prompt')} show no "
+                f"less than {comparison.minimum_detectable_effect:.3g} with 80 % power"
+            )
+            yield Caution("underpowered", outcome.arm, text)
+
+
+def seed_cautions(contrasts: Contrasts, metrics: Sequence[str], alpha: float) -> Iterator[Caution]:
+    """Too few training seeds, and differences that stand for these models but not against the spread of seeds."""
+    n_seeds = min((comparison.n_seeds for comparison in contrasts.values()), default=0)
+    if n_seeds < LEAST_SEEDS:
+        text = (
+            f"{plural(n_seeds, 'training seed')}: the test says that these trained models differ, not that training "
+            f"again would; use at least {LEAST_SEEDS}"
+        )
+        yield Caution("few seeds", "", text)
+    for (arm, metric), comparison in contrasts.items():
+        if (
+            metric in metrics
+            and comparison.n_seeds > 1
+            and comparison.over_prompts.p_value < alpha <= comparison.p_over_seeds
+        ):
+            text = (
+                f"{arm}: {find_metric(metric).name} differs for these trained models "
+                f"({p_text(comparison.over_prompts.p_value)} over prompts alone) but not beyond the spread of "
+                f"{comparison.n_seeds} seeds ({p_text(comparison.p_over_seeds)} over seeds)"
+            )
+            yield Caution("few seeds", arm, text)
+
+
+def answer_cautions(tables: Mapping[tuple[str, int], PromptTable]) -> Iterator[Caution]:
+    """Arms with more answers a prompt than the measures of texts saw, because another has fewer."""
+    most: dict[str, int] = {}
+    for (arm, _), table in tables.items():
+        most[arm] = max(most.get(arm, 0), *table.most_answers.values(), 0)
+    seen = next(iter(tables.values())).answers
+    more = [f"{arm} ({n})" for arm, n in most.items() if n > seen]
+    if seen and more:
+        text = (
+            f"not every arm has as many answers to every prompt as {listed(more)}: measures of texts see the first "
+            f"{seen} of each prompt, and a prompt with fewer is left out of them"
+        )
+        yield Caution("number of answers", "", text)
+
+
+def fault_cautions(means: Mapping[str, Mapping[str, float]]) -> Iterator[Caution]:
+    """Missing rewards and answers, and truncated texts; `means` by arm and metric."""
+    for arm, of_arm in means.items():
+        if of_arm.get("missing", 0.0) > _MISSING and "reward" in of_arm:
+            text = (
+                f"{arm}: {100 * of_arm['missing']:.1f} % of rewards are missing, because the checker failed"
+            )
+            yield Caution("missing rewards", arm, text)
+        if of_arm.get("unanswered", 0.0) > _MISSING:
+            text = (
+                f"{arm}: {100 * of_arm['unanswered']:.1f} % of the answers asked for were not given; what needs many "
+                "answers is measured only on prompts that have them"
+            )
+            yield Caution("missing answers", arm, text)
+        if of_arm.get("truncated", 0.0) > _TRUNCATED:
+            text = f"{arm}: {100 * of_arm['truncated']:.0f} % of texts were cut off before their end"
+            yield Caution("truncated", arm, text)
+
+
+def left_out_caution(left_out: Sequence[str], n_prompts: int) -> Iterator[Caution]:
+    """One line on everything that was given and is not compared, and on what is left."""
+    if left_out:
+        yield Caution("left out", "", f"{'; '.join(left_out)}; {plural(n_prompts, 'prompt')} are compared")
+
+
+def checker_cautions(audit: CheckerAudit | None) -> Iterator[Caution]:
+    """A checker that passes what it must not, or does not pass the references: every quality rests on it."""
+    if audit is not None and (audit.lenient or audit.harsh):
+        yield Caution("checker", "", f"{audit.sentence} Every quality here rests on this checker")
+
+
+def _vanishing(
+    key: str, plain: PairedComparison | None, matched: PairedComparison | None, how: str, alpha: float
+) -> str:
+    """Said of a significant difference that does not stay when length is matched, else nothing."""
+    if plain is None or matched is None or plain.p_value >= alpha or _confirms(plain, matched, alpha):
+        return ""
+    return (
+        f"{find_metric(key).name} {signed_percent(plain.relative_difference)} vanishes when length is matched "
+        f"({how}{signed_percent(matched.relative_difference)})"
+    )
+
+
+def _confirms(plain: PairedComparison, matched: PairedComparison, alpha: float) -> bool:
+    return matched.p_value < alpha and plain.difference * matched.difference > 0

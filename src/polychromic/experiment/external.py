@@ -1,0 +1,289 @@
+"""Comparing generations made anywhere: an experiment without a model, whose arms are files."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from polychromic.errors import ConfigError, DataError
+from polychromic.evaluation.criteria import Caution, listed, plural
+from polychromic.evaluation.external import (
+    GivenGenerations,
+    RowsByArmSeed,
+    pair_by_order,
+    read_given,
+    require_common_seeds,
+)
+from polychromic.evaluation.settings import EvaluationSettings
+from polychromic.experiment.compare import compare_rows
+from polychromic.experiment.config import (
+    ComparisonSettings,
+    Experiment,
+    RunSettings,
+)
+from polychromic.experiment.folder import RunFolder, read_resolved
+from polychromic.experiment.provenance import installed_versions
+from polychromic.experiment.run import RunResult, held_folder
+from polychromic.experiment.yaml_file import config_error, folder_name, read_yaml, with_absolute_paths
+from polychromic.files import remove_folder, sha256_file, user_path, write_json, write_text
+from polychromic.generations import write_generations
+from polychromic.settings import Settings
+from polychromic.tasks.base import TaskSettings, build_task
+
+
+class GivenExperiment(Settings):
+    """What compares files of generations: a task that checks them, and what success means.
+
+    `from_file` reads an experiment file with `name` and `task`; `evaluation`, `comparison` and `run` are optional, and
+    what is about training is passed over, so that the file of a whole experiment serves as well.
+    """
+
+    name: str
+    task: TaskSettings
+    generations: dict[str, list[str]]
+    """Arm → its files, one a seed unless their lines say otherwise."""
+    evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
+    comparison: ComparisonSettings = Field(default_factory=ComparisonSettings)
+    run: RunSettings = Field(default_factory=RunSettings)
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_folder_name(cls, name: str) -> str:
+        return folder_name(name)
+
+    @model_validator(mode="after")
+    def _arms_are_known(self) -> Self:
+        if len(self.generations) < 2:
+            raise ValueError(
+                f"generations: only {listed(list(self.generations)) or 'nothing'} is given, expected files of "
+                "at least two arms; add --generations NAME=FILE"
+            )
+        for arm, files in self.generations.items():
+            folder_name(arm, place=f"generations.{arm}: ")
+            if len(set(files)) < len(files):
+                raise ValueError(f"generations.{arm}: the same file is given twice; each file is one seed")
+        if self.comparison.baseline not in self.generations:
+            names = listed(list(self.generations))
+            raise ValueError(
+                f"comparison.baseline is {self.comparison.baseline!r}, but there are generations of {names}; "
+                f"add comparison.baseline={next(iter(self.generations))}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _criteria_are_measured(self) -> Self:
+        self.comparison.require_measured(self.task, self.evaluation)
+        return self
+
+    @property
+    def arms(self) -> list[str]:
+        """The arms in the order in which they were given."""
+        return list(self.generations)
+
+    @classmethod
+    def from_file(
+        cls, path: str | Path, generations: Mapping[str, Sequence[str]], overrides: Sequence[str] = ()
+    ) -> GivenExperiment:
+        """Read an experiment file for the comparison of these files; raises ConfigError that lists every problem.
+
+        The first arm is the baseline unless the file names one. A custom task needs no more than a `test` file.
+        """
+        path = user_path(path)
+        content = with_absolute_paths(read_yaml(path, overrides), path.resolve().parent)
+        of_training = Experiment.model_fields.keys() - cls.model_fields.keys()
+        kept = {key: value for key, value in content.items() if key not in of_training}
+        kept["generations"] = {
+            arm: [str(user_path(file).resolve()) for file in files] for arm, files in generations.items()
+        }
+        comparison = kept.get("comparison") or {}
+        if isinstance(comparison, dict):
+            kept["comparison"] = {"baseline": next(iter(generations), "")} | comparison
+        task = kept.get("task")
+        if isinstance(task, dict) and task.get("name") == "custom" and "test" in task:
+            kept["task"] = {"train": task["test"], "validation": task["test"]} | task
+        return cls.from_mapping(kept, source=str(path))
+
+    @classmethod
+    def from_mapping(cls, content: Mapping[str, Any], *, source: str) -> GivenExperiment:
+        """Check a mapping with these sections; `source` names it in messages."""
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise config_error(error, cls, source) from None
+
+
+def split_arguments(
+    generations: Sequence[str], others: Sequence[str]
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Files by arm, and the overrides, from `NAME=FILE` options and the free arguments of the command line.
+
+    A free argument whose key is no section is a further NAME=FILE: `--generations a=1.jsonl b=2.jsonl`. Raises
+    ConfigError for one that is neither.
+    """
+    sections = GivenExperiment.model_fields.keys() | Experiment.model_fields.keys()
+    overrides = [one for one in others if one.partition("=")[0].partition(".")[0] in sections]
+    files: dict[str, list[str]] = {}
+    for one in [*generations, *(one for one in others if one not in overrides)]:
+        name, separator, file = one.partition("=")
+        if not separator or not name or not file:
+            raise ConfigError(f"--generations {one}: expected NAME=FILE, such as baseline=baseline.jsonl")
+        files.setdefault(name, []).append(file)
+    return files, overrides
+
+
+def evaluate_given(experiment: GivenExperiment, folder: RunFolder) -> RunResult:
+    """Check, measure and compare the files, and leave a run folder with rows, comparison and report.
+
+    An earlier comparison of files in the folder is replaced. Raises ConfigError where the folder holds a run, and
+    DataError that lists what is wrong with the files.
+    """
+    from polychromic.report.build import write_report
+
+    _require_no_run(folder)
+    settings = experiment.evaluation
+    task = build_task(experiment.task)
+    default = settings.sampling_parameters()[0]
+    files = {arm: [Path(file) for file in paths] for arm, paths in experiment.generations.items()}
+    prompts = task.prompts(settings.split)
+    given = read_given(files, task, prompts, default, experiment.task.thinking)
+    if experiment.comparison.match_seeds == "order":
+        given = replace(given, rows=pair_by_order(given.rows))
+    require_common_seeds(given.rows, experiment.comparison.baseline)
+    headline = _headline(given.rows, default.label)
+    compared = compare_rows(
+        experiment, given.rows, task, headline=headline, notes=_notes(given, default.label, len(prompts))
+    )
+    with held_folder(folder.root):
+        _require_no_run(folder)  # nor one that has begun meanwhile
+        _write_inputs(experiment, folder, given.rows)
+        write_json(folder.comparison, compared.comparison.to_json())
+        write_report(
+            folder.root,
+            compared.comparison,
+            arms=experiment.arms,
+            seeds=sorted({seed for _, seed in given.rows}),
+            pass_threshold=task.pass_threshold,
+            study=compared.study,
+            prompt_texts={prompt.id: prompt.text for prompt in task.prompts(settings.split)},
+        )
+    return RunResult(folder, compared.comparison)
+
+
+def _require_no_run(folder: RunFolder) -> None:
+    of_a_run = folder.experiment.exists() and "generations" not in read_resolved(folder.experiment)
+    if of_a_run or folder.has_training:
+        raise ConfigError(
+            f"{folder.root} holds a run with trained arms; choose another place for the comparison of files with "
+            "--out, or another name with name=..."
+        )
+
+
+def _headline(rows: RowsByArmSeed, preferred: str) -> str:
+    """The way of sampling that all arms and seeds share, with a prompt in common; the experiment's own first.
+
+    Raises DataError where there is none.
+    """
+    prompts: list[dict[str, set[str]]] = []
+    for members in rows.values():
+        by_label: dict[str, set[str]] = {}
+        for row in members:
+            by_label.setdefault(row.sampling.label, set()).add(row.prompt_id)
+        prompts.append(by_label)
+    shared = [label for label in prompts[0] if all(label in others for others in prompts)]
+    if not shared:
+        ways = "; ".join(f"{arm}: {', '.join(found)}" for (arm, _), found in zip(rows, prompts, strict=True))
+        raise DataError(
+            f"no way of sampling is common to all files ({ways}); sample at equal settings, or remove temperature, "
+            "top_p and other settings from the lines to compare them as they are"
+        )
+    useful = [label for label in shared if set.intersection(*(found[label] for found in prompts))]
+    if not useful:
+        have = "; ".join(
+            f"{arm}, seed {seed}: {_some_ids(found[shared[0]])}"
+            for (arm, seed), found in zip(rows, prompts, strict=True)
+        )
+        raise DataError(
+            f"no prompt is answered in all files at {shared[0]} ({have}); expected answers of every arm and seed to "
+            "the same prompts"
+        )
+    return preferred if preferred in useful else useful[0]
+
+
+def _some_ids(ids: set[str]) -> str:
+    return f"{plural(len(ids), 'prompt')} such as {min(ids)!r}"
+
+
+def _notes(given: GivenGenerations, assumed_label: str, n_prompts: int) -> list[Caution]:
+    """What the files leave open, and how it was taken."""
+    notes = [
+        Caution(
+            "sampling not stated",
+            arm,
+            f"{arm}: lines do not say how they were sampled and are taken for {assumed_label}",
+        )
+        for arm in given.assumed
+    ]
+    notes += [
+        Caution(
+            "truncated",
+            arm,
+            f"{arm}: {plural(n, 'text')} without a word on how they ended are taken for finished",
+        )
+        for arm, n in given.open_ends.items()
+    ]
+    notes += [
+        Caution(
+            "truncated", arm, f"{arm}: {plural(n, 'text')} stopped by a filter or an error count as truncated"
+        )
+        for arm, n in given.interrupted.items()
+    ]
+    if given.unnamed_seeds:
+        text = (
+            f"lines of {listed(list(given.unnamed_seeds))} name no seed: the order of the files numbers them"
+        )
+        notes.append(Caution("seeds", "", text))
+    notes += [Caution("seeds", arm, text) for arm, text in _one_answer_a_seed(given.rows).items()]
+    answered = {row.prompt_id for members in given.rows.values() for row in members}
+    if len(answered) < n_prompts:
+        text = f"{n_prompts - len(answered)} of the split's {n_prompts} prompts are in no file of generations"
+        notes.append(Caution("left out", "", text))
+    if given.counted_in_words:
+        text = "lengths are words, not tokens: not every line has its n_tokens"
+        notes.append(Caution("length", "", text))
+    return notes
+
+
+def _one_answer_a_seed(rows: RowsByArmSeed) -> dict[str, str]:
+    """By arm: that its seeds look like those of samples, where none has two answers to a prompt."""
+    seeds: dict[str, int] = {}
+    most: dict[str, int] = {}
+    for (arm, _), members in rows.items():
+        seeds[arm] = seeds.get(arm, 0) + 1
+        most[arm] = max(most.get(arm, 0), *Counter((row.prompt_id, row.sampling) for row in members).values())
+    return {
+        arm: f"{arm}: one answer per prompt and seed ({n} seeds): these look like samples, not training seeds; remove "
+        "`seed` from the lines, and put all answers into one file, to have them compared as answers to one prompt"
+        for arm, n in seeds.items()
+        if n > 1 and most[arm] == 1
+    }
+
+
+def _write_inputs(experiment: GivenExperiment, folder: RunFolder, rows: RowsByArmSeed) -> None:
+    """What the comparison was made from: settings, hashes of the files, and the checked rows."""
+    import yaml
+
+    for arm in experiment.arms:
+        remove_folder(folder.root / arm)
+    settings = experiment.model_dump(mode="json")
+    write_text(folder.experiment, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    files = [file for paths in experiment.generations.values() for file in paths]
+    hashes = {os.fspath(file): sha256_file(Path(file)) for file in files}
+    write_json(folder.provenance, {"packages": installed_versions(), "data_sha256": hashes})
+    for (arm, seed), members in rows.items():
+        write_generations(folder.generations(arm, seed), members)

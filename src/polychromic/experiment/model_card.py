@@ -1,0 +1,178 @@
+"""The README.md in every adapter's folder: what it is, what it was trained on, how it did and how to load it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from polychromic.evaluation import Comparison
+from polychromic.experiment.config import Arm, Experiment
+from polychromic.experiment.folder import RunFolder
+from polychromic.files import read_json, write_text
+from polychromic.models.sources import known_sources
+from polychromic.report.view import Table, criteria_table, escape_markdown, means_table, to_markdown
+from polychromic.tasks.base import ArithmeticSettings
+
+_LOADING = """\
+```python
+{imports}
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+base = {base}
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base{options}), ".")  # "." is this folder
+tokenizer = AutoTokenizer.from_pretrained(base{options})
+```
+"""
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+
+
+def write_model_cards(experiment: Experiment, folder: RunFolder, comparison: Comparison) -> None:
+    """Write a card beside every trained adapter of the run."""
+    made_of = read_json(folder.provenance) if folder.provenance.exists() else {}
+    for name in experiment.arms:
+        arm = experiment.arm(name)
+        for seed in experiment.seeds:
+            adapter = folder.job(name, seed) / "adapter"
+            if not arm.untrained and adapter.is_dir():
+                write_text(adapter / "README.md", model_card(experiment, arm, seed, comparison, made_of))
+
+
+def model_card(
+    experiment: Experiment, arm: Arm, seed: int, comparison: Comparison, made_of: Mapping[str, Any]
+) -> str:
+    """The card of one arm and seed as Markdown with the model hub's front matter."""
+    criteria = criteria_table(comparison)
+    own = [criteria[0], *(row for row in criteria[1:] if row[1] == arm.name)]
+    parts = [
+        _front_matter(arm),
+        f"# {escape_markdown(f'{experiment.name}: {arm.name}, seed {seed}')}",
+        "A LoRA adapter trained with Polychromic to answer well and, where its λ is above 0, to give many different "
+        "good answers.",
+        "## Training",
+        to_markdown([["what", "value"], *_training_facts(experiment, arm, seed, made_of)]),
+        "## Evaluation",
+        f"{comparison.n_prompts} prompts of the {escape_markdown(experiment.evaluation.split)} split, "
+        f"{experiment.evaluation.num_samples} answers each, sampled at {escape_markdown(comparison.headline)}; means "
+        f"over {len(experiment.seeds)} training seeds with {100 * comparison.resampling.confidence:g} % intervals.",
+        to_markdown(_own_means(comparison, arm.name)),
+    ]
+    if len(own) > 1:
+        baseline = escape_markdown(comparison.baseline)
+        parts += [f"Against the arm {baseline}, by the experiment's criteria:", to_markdown(own)]
+    parts += [
+        escape_markdown(f"{one.kind}: {one.text}") for one in comparison.cautions if one.arm == arm.name
+    ]
+    parts += ["## Loading", _loading(arm), _sampling(experiment, arm, comparison)]
+    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
+def _front_matter(arm: Arm) -> str:
+    """What a model hub reads. It refuses a base model that is not one of its own names."""
+    import yaml
+
+    source = arm.model.source
+    facts = {
+        **({"base_model": source} if _HUB_ID.fullmatch(source) and not Path(source).exists() else {}),
+        "library_name": "peft",
+        "pipeline_tag": "text-generation",
+        "tags": ["lora", "diversity", "polychromic"],
+    }
+    return f"---\n{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---"
+
+
+def _loading(arm: Arm) -> str:
+    """Code that loads the adapter wherever its base model can be had, whatever folder that lay in while training."""
+    model = arm.model
+    is_own = model.source in known_sources()
+    options = {"revision": model.revision, "trust_remote_code": model.trust_remote_code or None}
+    return _LOADING.format(
+        imports="from polychromic.models.sources import resolve_source" if is_own else "",
+        base=f"resolve_source({model.source!r})" if is_own else repr(model.source),
+        options="".join(f", {name}={value!r}" for name, value in options.items() if value is not None),
+    ).replace("```python\n\n", "```python\n")
+
+
+def _sampling(experiment: Experiment, arm: Arm, comparison: Comparison) -> str:
+    quantized = ""
+    if arm.model.quantization != "none":
+        quantized = (
+            f" The base was held in {arm.model.quantization} while training: load it so for the same answers."
+        )
+    options = arm.model.chat_template_options
+    template = f" (with {options})" if options else ""
+    return escape_markdown(
+        f"Prompts were put into the tokenizer's chat template{template} where it has one, and as they are where it has "
+        f"none; answers were sampled at {comparison.headline}, at most {experiment.evaluation.max_new_tokens} tokens."
+        + quantized
+    )
+
+
+def _data(experiment: Experiment) -> str:
+    """Where the prompts came from; the hashes of files stand beside it."""
+    task = experiment.task
+    if isinstance(task, ArithmeticSettings):
+        return (
+            f"generated with seed {task.seed}: {task.train_problems:,} training, "
+            f"{task.validation_problems:,} validation and {task.test_problems:,} test problems"
+        )
+    return ", ".join(
+        f"{split} {Path(getattr(task, split)).name}" for split in ("train", "validation", "test")
+    )
+
+
+def _training_facts(experiment: Experiment, arm: Arm, seed: int, made_of: Mapping[str, Any]) -> Table:
+    training, diversity, adapter = arm.training, arm.diversity, arm.model.adapter
+    length = f"{training.steps} steps" if training.steps else f"{training.epochs:g} epochs"
+    facts = {
+        "base model": arm.model.source,
+        "task": experiment.task.name,
+        "data": _data(experiment),
+        **{f"data {name}": f"sha256 {digest}" for name, digest in made_of.get("data_sha256", {}).items()},
+        **{f"weights {name}": f"sha256 {digest}" for name, digest in _weight_hashes(arm, made_of)},
+        "loss": training.loss,
+        "objective": f"{diversity.objective}, sets of {diversity.set_size}"
+        if diversity.is_active
+        else "quality alone",
+        "λ": _weight(arm),
+        "adapter": f"rank {adapter.rank}, alpha {adapter.alpha:g}, dropout {adapter.dropout:g}",
+        "length": f"{length} of {training.prompts_per_step} prompts",
+        "learning rate": f"{training.learning_rate:g}, {training.schedule}",
+        "KL weight": f"{training.kl_weight:g}",
+        "seed": str(seed),
+        "code": _code(made_of),
+    }
+    return [[what, value] for what, value in facts.items()]
+
+
+def _weight(arm: Arm) -> str:
+    diversity = arm.diversity
+    if diversity.weight != "auto":
+        return f"{diversity.weight:g}"
+    if diversity.mode == "share":
+        return f"tuned to a gradient share of {diversity.target_share:g}"
+    floor = diversity.quality_floor
+    return (
+        f"tuned to a quality of at least {floor:g}"
+        if floor is not None
+        else f"tuned to a quality within {diversity.floor_margin:g} of the baseline's"
+    )
+
+
+def _weight_hashes(arm: Arm, made_of: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return list(made_of.get("models", {}).get(arm.model.source, {}).get("sha256", {}).items())
+
+
+def _code(made_of: Mapping[str, Any]) -> str:
+    packages = ", ".join(f"{name} {found}" for name, found in made_of.get("packages", {}).items())
+    commit = made_of.get("commit")
+    return f"{packages}{f'; commit {commit}' if commit else ''}" or "unknown"
+
+
+def _own_means(comparison: Comparison, arm: str) -> Table:
+    """The columns of this arm and of the baseline."""
+    table = means_table(comparison)
+    wanted = [0, *(table[0].index(name) for name in dict.fromkeys([arm, comparison.baseline]))]
+    return [[row[column] for column in wanted] for row in table]

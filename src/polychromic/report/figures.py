@@ -1,0 +1,350 @@
+"""Draws the figures of a comparison as SVG."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from polychromic.evaluation import Comparison, find_metric
+from polychromic.evaluation.criteria import signed
+from polychromic.evaluation.statistics.frontier import MatchedGain
+from polychromic.evaluation.tables import Study
+from polychromic.report.work import ArmWork
+
+# Okabe and Ito's colour-blind-safe palette; the baseline comes first and is grey. The page's style sheet has a lighter
+# shade of each for a dark page, under the variable --c-HEX.
+_BASELINE_COLOR = "#767676"
+_UNTRAINED_COLOR = "#ABABAB"
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# Near black on paper; in the page it becomes the text's own colour, so that a dark page has light axes.
+_INK = "#010203"
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "polychromic",
+    "pdf.fonttype": 42,  # TrueType: journals refuse Type 3 fonts
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": _INK,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": _INK,
+    "grid.alpha": 0.15,
+    "legend.frameon": False,
+}
+_REFERENCE = re.compile(r'(\bid="|href="#|url\(#)')
+_PALETTE = re.compile("|".join([_BASELINE_COLOR, _UNTRAINED_COLOR, *_COLORS]), re.IGNORECASE)
+Colors = Mapping[str, str]
+"""A colour for every arm."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure with its title and the caption that says what to see in it."""
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+    pdf: bytes
+    data: str
+    """What is drawn, as CSV: panel, series, x, y."""
+
+
+def arm_colors(arms: Sequence[str], baseline: str, untrained: str | None = None) -> dict[str, str]:
+    """A colour for every arm, the same in every figure; the untrained model has a lighter grey than the baseline."""
+    others = [arm for arm in arms if arm not in (baseline, untrained)]
+    colors = {baseline: _BASELINE_COLOR} | {arm: _COLORS[i % len(_COLORS)] for i, arm in enumerate(others)}
+    return colors | ({untrained: _UNTRAINED_COLOR} if untrained else {})
+
+
+def draw(name: str, title: str, caption: str, paint: Callable[..., None], *, panels: int = 1) -> Figure:
+    """Let `paint` fill the axes of one or more panels side by side."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure as Canvas
+
+    with mpl.rc_context(_STYLE):
+        figure = Canvas(figsize=(5.2 if panels == 1 else 7.2, 3.2), layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = [figure.add_subplot(1, panels, number + 1) for number in range(panels)]
+        paint(*axes)
+        svg = io.StringIO()
+        figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
+        pdf = io.BytesIO()
+        FigureCanvasPdf(figure).print_pdf(pdf, metadata={"CreationDate": None, "Creator": "polychromic"})
+    text = svg.getvalue()
+    return Figure(name, title, caption, text[text.index("<svg") :], pdf.getvalue(), _drawn_data(axes))
+
+
+def in_page(figure: Figure) -> str:
+    """The SVG as part of a page: ids of its own, axes and text in the colour of the text around it, light or dark."""
+    svg = _PALETTE.sub(lambda found: page_color(found[0]), figure.svg.replace(_INK, "currentColor"))
+    return _REFERENCE.sub(lambda found: f"{found[1]}{figure.name}-", svg)
+
+
+def page_color(color: str) -> str:
+    """A colour of the palette as CSS that a dark page may lighten."""
+    return f"var(--c-{color[1:].upper()},{color})"
+
+
+def band(
+    axes: Any, x: Sequence[float], low: Sequence[float], high: Sequence[float], color: str, name: str
+) -> None:
+    """Fill between two curves, whose edges stand in the figure's data as `name: low` and `name: high`."""
+    axes.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
+    for edge, values in (("low", low), ("high", high)):
+        axes.plot(x, values, color=color, visible=False, gid=f"{name}: {edge}")
+
+
+def plain(text: str) -> str:
+    """A label that matplotlib does not read as mathematics."""
+    return text.replace("$", r"\$")
+
+
+def _drawn_data(axes: Sequence[Any]) -> str:
+    """Every line of the panels as CSV rows: panel, series, x, y."""
+    stream = io.StringIO()
+    table = csv.writer(stream, lineterminator="\n")
+    table.writerow(["panel", "series", "x", "y"])
+    for panel in axes:
+        for line in panel.get_lines():
+            series = (line.get_gid() or line.get_label()).replace(r"\$", "$")
+            table.writerows([panel.get_ylabel(), series, x, y] for x, y in zip(*line.get_data(), strict=True))
+    return stream.getvalue()
+
+
+_BANDS = (
+    "Each band holds its whole curve at once with {confidence:g} % confidence over prompts (seeds averaged). Arms "
+    "answer the same prompts, so bands may overlap where the paired difference is clear: the criteria test that."
+)
+_CURVES = (
+    (
+        "pass",
+        "pass@k",
+        "Pass@k",
+        "The chance that at least one of k answers passes. A collapsed model's curve is flat: more answers find "
+        "nothing new.",
+    ),
+    (
+        "distinct_correct",
+        "distinct correct answers",
+        "Distinct correct answers",
+        "How many different passing answers k answers hold. A collapsed model gives the same one again.",
+    ),
+)
+_FRONTIER_CAPTION = (
+    "Quality against diversity, a point for each way of sampling. Vertical lines are the gain at matched quality, from "
+    "the most that the baseline reaches at that quality by any temperature (tick) to the arm's point; the broad bar is "
+    "the gain's interval, and the legend has it in numbers. A dotted line says that the baseline was never sampled at "
+    "that quality and its nearest point stands in."
+)
+_PAIRED_CAPTION = (
+    "Each prompt's difference to the baseline, sorted{spread}. The dashed line is their mean, the band its interval. "
+    "A gain that a few prompts make looks different from one that most share."
+)
+_COST_CAPTION = (
+    "What each arm's training and sampling took, all seeds together, against what it gained over the baseline, with "
+    "the gain's interval. Up and to the left is better."
+)
+_QUIET = "#999999"
+
+
+def comparison_figures(
+    comparison: Comparison, work: Mapping[str, ArmWork], colors: Colors, study: Study | None = None
+) -> list[Figure]:
+    """All figures for which there is data. `work` holds what each arm took; `study` adds the spread of seeds."""
+    bands = [_BANDS.format(confidence=100 * comparison.resampling.confidence), "Bands as for pass@k."]
+    figures = [
+        draw(
+            name,
+            title,
+            f"{caption} {bands[number]}",
+            lambda axes, n=name, t=label: _curves(axes, comparison, colors, n, t),
+        )
+        for number, (name, label, title, caption) in enumerate(_CURVES)
+        if any(curve.name == name and curve.sampling == comparison.headline for curve in comparison.curves)
+    ]
+    if comparison.frontier:
+        title = "Diversity at the same quality"
+        figures.append(
+            draw("frontier", title, _FRONTIER_CAPTION, lambda axes: _frontier(axes, comparison, colors))
+        )
+    if comparison.scrutiny:
+        spread = (
+            " (thin lines: from its lowest to its highest seed)" if _has_spread(comparison, study) else ""
+        )
+        caption = _PAIRED_CAPTION.format(spread=spread)
+        figures.append(
+            draw(
+                "paired-differences",
+                "Prompt by prompt",
+                caption,
+                lambda axes: _paired(axes, comparison, colors, study),
+            )
+        )
+        if comparison.scrutiny[0].arm in work:
+            priced = all(one.dollars is not None for one in work.values())
+            title = f"{'Dollars' if priced else 'Machine time'} against gain"
+            figures.append(
+                draw("cost-gain", title, _COST_CAPTION, lambda axes: _cost(axes, comparison, work, colors))
+            )
+    return figures
+
+
+def _curves(axes: Any, comparison: Comparison, colors: Colors, name: str, label: str) -> None:
+    for one in comparison.curves:
+        if one.name == name and one.sampling == comparison.headline:
+            curve, color = one.curve, colors[one.arm]
+            axes.plot(curve.k, curve.mean, color=color, ls=_style(comparison, one.arm), label=plain(one.arm))
+            band(axes, curve.k, curve.low, curve.high, color, one.arm)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set(xlabel="k answers", ylabel=label)
+    axes.legend(loc="upper left")
+
+
+def _style(comparison: Comparison, arm: str) -> str:
+    """Dashed for the untrained model: it is grey like the baseline."""
+    return "--" if arm == comparison.untrained else "-"
+
+
+def _frontier(axes: Any, comparison: Comparison, colors: Colors) -> None:
+    metric, quality = comparison.frontier[0].metric, comparison.frontier[0].quality_metric
+    for arm in comparison.arms:
+        known = sorted(
+            (x.mean, y.mean, label)
+            for label in dict.fromkeys(one.sampling for one in comparison.means if one.arm == arm)
+            if (x := comparison.mean(arm, quality, label)) and (y := comparison.mean(arm, metric, label))
+        )
+        xs, ys, _ = zip(*known, strict=True) if known else ((), (), ())
+        label = plain(f"{arm}{_gain_text(comparison, arm, metric, quality)}")
+        axes.plot(xs, ys, "o", ls=_style(comparison, arm), color=colors[arm], label=label, gid=arm)
+        # The baseline's words stand below its points, where no line of a gain ends.
+        offset, below = ((-4, -5), "top") if arm == comparison.baseline else ((5, 4), "bottom")
+        for x, y, label in known:
+            side = "right" if below == "top" else "left"
+            axes.annotate(
+                plain(label), (x, y), textcoords="offset points", xytext=offset, fontsize=8, ha=side, va=below
+            )
+    for gain in comparison.frontier:
+        if gain.metric == metric and gain.quality_metric == quality:
+            _matched_gain(axes, gain, colors[gain.arm])
+    axes.margins(0.12)
+    axes.set(xlabel=find_metric(quality).name, ylabel=find_metric(metric).name)
+    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), borderpad=0.0)
+
+
+def _gain_text(comparison: Comparison, arm: str, metric: str, quality: str) -> str:
+    """What the legend says of an arm's gain at the headline way of sampling."""
+    wanted = (arm, comparison.headline, metric, quality)
+    for one in comparison.frontier:
+        if (one.arm, one.sampling, one.metric, one.quality_metric) == wanted:
+            gain, low, high = (signed(value) for value in (one.gain, one.low, one.high))
+            return f": {gain} [{low}, {high}] at {one.sampling}"
+    return ""
+
+
+def _matched_gain(axes: Any, gain: MatchedGain, color: str) -> None:
+    """From the baseline's reach to the arm's point, with the interval of the gain around that point."""
+    label = f"{gain.arm} {gain.sampling} gain at matched quality"
+    style = "-" if gain.position == "within" else ":"
+    x, reach = gain.quality, gain.baseline_diversity
+    sign = find_metric(gain.metric).sign
+    axes.plot([x, x], [reach, gain.diversity], ls=style, color=color, lw=1.2, alpha=0.9, gid=label)
+    axes.plot([x], [reach], marker="_", ms=9, color=color, gid=f"{label}: the baseline's reach")
+    interval = [reach + sign * gain.low, reach + sign * gain.high]
+    axes.plot(
+        [x, x], interval, color=color, lw=5, alpha=0.25, solid_capstyle="butt", gid=f"{label}: interval"
+    )
+
+
+def _paired(axes: Any, comparison: Comparison, colors: Colors, study: Study | None) -> None:
+    """Of the first criterion's metric."""
+    metric = comparison.scrutiny[0].metric
+    for one in comparison.scrutiny:
+        if one.metric != metric:
+            continue
+        values = np.array(one.differences, dtype=float)
+        order = np.argsort(values, kind="stable")
+        order = order[~np.isnan(values[order])]
+        prompts, color = np.arange(1, len(order) + 1), colors[one.arm]
+        spread = _seed_spread(comparison, study, one.arm, metric)
+        if spread is not None:
+            low, high = spread[0][order], spread[1][order]
+            axes.vlines(prompts, low, high, color=color, alpha=0.25, lw=0.7)
+            for word, edge in (("lowest", low), ("highest", high)):
+                axes.plot(prompts, edge, visible=False, gid=f"{one.arm}: {word} seed")
+        axes.plot(prompts, values[order], color=color, ls=_style(comparison, one.arm), label=plain(one.arm))
+        if len(order):
+            axes.axhline(values[order].mean(), color=color, ls="--", lw=1, gid=f"{one.arm} mean")
+        contrast = comparison.contrast(one.arm, metric)
+        if contrast is not None:
+            ends = [contrast.ci_low] * 2, [contrast.ci_high] * 2
+            band(axes, [0, len(order) + 1], *ends, color, f"{one.arm} mean")
+    axes.axhline(0.0, color=_QUIET, lw=0.8, gid="zero")
+    axes.set(xlabel="prompts, sorted", ylabel=f"{find_metric(metric).name}:\narm − baseline")
+    axes.legend(loc="upper left")
+
+
+def _has_spread(comparison: Comparison, study: Study | None) -> bool:
+    metric = comparison.scrutiny[0].metric
+    return any(_seed_spread(comparison, study, one.arm, metric) is not None for one in comparison.scrutiny)
+
+
+def _seed_spread(
+    comparison: Comparison, study: Study | None, arm: str, metric: str
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """[P] lowest and highest difference of any seed; None with one seed, or where values by seed are not known."""
+    pair = study and study.pair(arm, comparison.baseline, comparison.headline, metric)
+    if not pair or len(pair[0]) < 2:
+        return None
+    differences = pair[0] - pair[1]
+    return differences.min(axis=0), differences.max(axis=0)
+
+
+def _cost(axes: Any, comparison: Comparison, work: Mapping[str, ArmWork], colors: Colors) -> None:
+    """The gain of the first criterion's metric, up where it is better: relative unless the baseline is at zero."""
+    metric = find_metric(comparison.scrutiny[0].metric)
+    priced = all(one.dollars is not None for one in work.values())
+    found = {
+        arm: contrast
+        for arm in comparison.arms
+        if arm != comparison.baseline and arm in work and (contrast := comparison.contrast(arm, metric.key))
+    }
+    relative = all(math.isfinite(one.relative_difference) for one in found.values())
+
+    def show(arm: str, gain: float) -> float | None:
+        at = work[arm].dollars if priced else work[arm].minutes
+        axes.plot([at], [gain], "o", color=colors[arm], label=plain(arm))
+        return at
+
+    if comparison.baseline in work:
+        show(comparison.baseline, 0.0)
+    for arm, one in found.items():
+        values = [one.difference, one.ci_low, one.ci_high]
+        if relative:
+            shares = [one.relative_difference, one.relative_ci_low, one.relative_ci_high]
+            values = [100 * share for share in shares]
+        gain, *ends = (metric.sign * value for value in values)
+        at = show(arm, gain)
+        axes.plot([at, at], ends, color=colors[arm], lw=2, alpha=0.5, gid=f"{arm}: interval")
+    axes.axhline(0.0, color=_QUIET, lw=0.8, gid="zero")
+    axes.margins(0.15)
+    axes.set_xlim(left=0.0)
+    unit = " (%)" if relative else ""
+    axes.set(xlabel="dollars" if priced else "machine minutes", ylabel=f"{metric.name}: gain{unit}")
+    axes.legend(loc="upper left")

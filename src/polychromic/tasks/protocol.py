@@ -1,0 +1,169 @@
+"""What passes between a run and the processes of its checkers: messages and plain values."""
+
+from __future__ import annotations
+
+import json
+import math
+import socket
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+_LARGEST_PLAIN = (
+    2**53
+)  # larger whole numbers are written in hexadecimal: that takes no time that grows with their square
+_ITERABLES: dict[str, type] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
+
+
+def encode(value: Any) -> Any:
+    """JSON for it. Raises TypeError where it is no plain data, RecursionError where it holds itself."""
+    if value is None or value is True or value is False:
+        return value
+    for base, encoded in _ENCODERS:
+        if isinstance(value, base):
+            return encoded(value)
+    raise TypeError(f"a {type(value).__name__} is no plain data (numbers, text, lists, tuples, sets, dicts)")
+
+
+def decode(encoded: Any) -> Any:
+    """The value. Raises ValueError or TypeError on JSON that `encode` did not make."""
+    if encoded is None or type(encoded) in (bool, int, float, str):
+        return encoded
+    if type(encoded) is not dict or len(encoded) != 1:
+        raise ValueError("no encoded value")
+    [(kind, content)] = encoded.items()
+    if kind in _ITERABLES:
+        return _ITERABLES[kind](decode(item) for item in content)
+    if kind == "dict":
+        return {decode(key): decode(item) for key, item in content}
+    if kind in _FROM_TEXT:
+        return _FROM_TEXT[kind](content)
+    raise ValueError(f"no encoded value: {kind!r}")
+
+
+def _int(value: int) -> Any:
+    number = int.__int__(value)
+    return number if abs(number) <= _LARGEST_PLAIN else {"int": f"{number:x}"}
+
+
+def _float(value: float) -> Any:
+    number = float.__float__(value)
+    return number if math.isfinite(number) else {"float": repr(number)}
+
+
+def _items(kind: str) -> Callable[[Any], Any]:
+    iterate: Any = _ITERABLES[kind].__iter__
+    return lambda value: {kind: [encode(item) for item in iterate(value)]}
+
+
+_ENCODERS: list[tuple[type, Callable[[Any], Any]]] = [
+    (int, _int),
+    (float, _float),
+    (str, str.__str__),
+    (bytes, lambda value: {"bytes": bytes.hex(value)}),
+    (dict, lambda value: {"dict": [[encode(key), encode(item)] for key, item in dict.items(value)]}),
+    *((base, _items(kind)) for kind, base in _ITERABLES.items()),
+]
+_FROM_TEXT: dict[str, Callable[[str], Any]] = {
+    "int": lambda text: int(text, 16),
+    "float": float,
+    "bytes": bytes.fromhex,
+}
+
+
+_CHUNK = 2**16
+
+
+class TooMuchError(Exception):
+    """The other side wrote more than was asked for."""
+
+
+class Conversation:
+    """One end of a socket. Each message is a JSON object on a line; a descriptor may travel beside one."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
+        self._buffer = bytearray()
+        self._allowance = math.inf
+        self._close = weakref.finalize(self, end.close)
+
+    def allow(self, n_bytes: float) -> None:
+        """From here on at most that many bytes are taken from the other side."""
+        self._allowance = n_bytes - len(self._buffer)
+
+    def send(
+        self, content: Mapping[str, Any], deadline: float = math.inf, descriptor: int | None = None
+    ) -> None:
+        """Raises TimeoutError at the deadline (of time.monotonic), BrokenPipeError where nobody listens."""
+        payload = json.dumps(content, default=_plain).encode() + b"\n"
+        self._socket.settimeout(_left(deadline))
+        try:
+            if descriptor is not None:
+                sent = socket.send_fds(self._socket, [payload], [descriptor])
+                payload = payload[sent:]
+            self._socket.sendall(payload)
+        except ConnectionError as error:
+            raise BrokenPipeError from error
+
+    def receive(self, deadline: float = math.inf) -> tuple[Any, int | None]:
+        """The next message that is JSON, and the descriptor that came with it.
+
+        Lines that are no JSON are passed over: a checker can write to any descriptor. Raises EOFError at the end,
+        TimeoutError at the deadline however much arrives, TooMuchError beyond what is allowed.
+        """
+        descriptor = None
+        searched = 0
+        while True:
+            _left(deadline)
+            end = self._buffer.find(b"\n", searched)
+            if end < 0:
+                searched = len(self._buffer)
+                descriptor = self._take(deadline) or descriptor
+                continue
+            line = bytes(self._buffer[:end])
+            del self._buffer[: end + 1]
+            searched = 0
+            try:
+                return json.loads(line), descriptor
+            except (ValueError, RecursionError):
+                continue
+
+    def fileno(self) -> int:
+        """The descriptor of this end."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Close this end; the other one reads an end of file."""
+        self._close()
+
+    def _take(self, deadline: float) -> int | None:
+        self._socket.settimeout(_left(deadline))
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._socket, _CHUNK, 1)
+        except ConnectionError as error:
+            raise EOFError from error
+        if not data:
+            raise EOFError
+        self._allowance -= len(data)
+        if self._allowance < 0:
+            raise TooMuchError
+        self._buffer += data
+        return descriptors[0] if descriptors else None
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and arrays of numpy, which the notes to a prompt may hold."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"a {type(value).__name__} cannot be sent to a checker's process")
+
+
+def _left(deadline: float) -> float | None:
+    """Seconds until the deadline, None for ever. Raises TimeoutError where it has passed."""
+    if deadline == math.inf:
+        return None
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left

@@ -1,0 +1,288 @@
+"""Groups of sampled answers with their rewards and advantages, and batches of references."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polychromic.errors import CheckerError, DataError
+from polychromic.models.chat import encode_example, encode_prompt
+from polychromic.models.loading import LanguageModel
+from polychromic.models.logprobs import TokenSequence
+from polychromic.objective import (
+    FittedBaseline,
+    baseline_equations,
+    set_advantages,
+    subset_mean,
+    surprisal_gram,
+)
+from polychromic.records import Check, Group, Prompt, SamplingParameters
+from polychromic.sampling.base import Sampler
+from polychromic.tasks.base import Task
+from polychromic.training.settings import DiversitySettings, TrainingSettings
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSignals:
+    """What the objective is computed from, for P groups of N generations."""
+
+    rewards_PN: FloatArray
+    """In [0, 1], nan where the checker failed."""
+    passing_PN: FloatArray
+    """1 where the reward passes, 0 where not, nan where the checker failed."""
+    clusters_PN: NDArray[np.int64]
+    distances_PNN: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class SampledGroups:
+    """Groups with their sequences and advantages; `diversity_score` is the mean set score over groups."""
+
+    groups: list[Group]
+    signals: GroupSignals
+    sequences: list[TokenSequence]
+    quality_PN: FloatArray
+    diversity_PN: FloatArray
+    diversity_signal_P: NDArray[np.bool_]
+    diversity_score: float
+    gate_PN: FloatArray | None
+    """The part of `diversity_PN` that the quality gate is paid, where pairs are weighed by their rewards."""
+
+
+def sample_groups(
+    sampler: Sampler,
+    task: Task,
+    prompts: Sequence[Prompt],
+    n: int,
+    parameters: SamplingParameters,
+    seeds: Sequence[int],
+    *,
+    truncation_reward: Literal["checker", "zero"] = "checker",
+) -> list[Group]:
+    """n generations a prompt, each with its check; with `fail` one that the token limit cut gets a reward of 0."""
+    generations = sampler.sample(prompts, n, parameters, seeds)
+    pairs = [(prompt, one.text) for prompt, group in zip(prompts, generations, strict=True) for one in group]
+    checks = task.check([prompt for prompt, _ in pairs], [text for _, text in pairs])
+    if truncation_reward == "zero":
+        members = [one for group in generations for one in group]
+        checks = [
+            Check(0.0) if one.finish == "length" else check
+            for one, check in zip(members, checks, strict=True)
+        ]
+    return [
+        Group(prompt, tuple(group), tuple(checks[index * n : (index + 1) * n]))
+        for index, (prompt, group) in enumerate(zip(prompts, generations, strict=True))
+    ]
+
+
+def group_signals(task: Task, groups: Sequence[Group], *, with_distances: bool) -> GroupSignals:
+    """Rewards, passes, clusters and (where an objective asks for them) distances of the groups."""
+    rewards_PN = np.array([group.rewards for group in groups])
+    passing_PN = np.where(np.isnan(rewards_PN), np.nan, rewards_PN >= task.pass_threshold)
+    clusters_PN = np.stack([_cluster_codes(task, group) for group in groups])
+    n = rewards_PN.shape[1]
+    distances_PNN = np.zeros((len(groups), n, n))
+    if with_distances:
+        distances_PNN = np.stack([task.distances(group.texts) for group in groups])
+    return GroupSignals(rewards_PN, passing_PN, clusters_PN, distances_PNN)
+
+
+def _cluster_codes(task: Task, group: Group) -> NDArray[np.int64]:
+    labels = [task.cluster(group.prompt, text) or text for text in group.texts]
+    return np.unique(labels, return_inverse=True)[1].astype(np.int64)
+
+
+def require_working_checker(groups: Sequence[Group], largest_share: float) -> float:
+    """Share of generations the checker failed on; raises CheckerError with the reasons above `largest_share`."""
+    errors = [
+        check.error or "no reason given" for group in groups for check in group.checks if check.reward is None
+    ]
+    share = len(errors) / sum(len(group.checks) for group in groups)
+    if share > largest_share:
+        raise CheckerError(
+            f"the checker failed on {share:.0%} of a step's generations (at most {largest_share:.0%} are allowed): "
+            f"{'; '.join(sorted(set(errors))[:3])}"
+        )
+    return share
+
+
+def quality_advantages(signals: GroupSignals, settings: TrainingSettings) -> FloatArray:
+    """Leave-one-out advantages of the mean reward, [P, N]."""
+    return set_advantages("reward", 1, rewards=signals.rewards_PN, baseline=settings.quality_baseline)
+
+
+def diversity_advantages(
+    signals: GroupSignals,
+    settings: DiversitySettings,
+    coefficients: Mapping[int, float] | None = None,
+    generator: np.random.Generator | None = None,
+) -> tuple[FloatArray, FloatArray]:
+    """Advantages [P, N] of the diversity objective and its unbiased estimate [P] for each group.
+
+    `coefficients` are those of the fitted baseline, from earlier steps; None before there are any. `generator` draws
+    subsets where `vendi` or `logdet` has too many to score all.
+    """
+    inputs = {**objective_inputs(signals, settings), "generator": generator}
+    advantages_PN = set_advantages(
+        settings.objective, settings.set_size, baseline=settings.baseline, coefficients=coefficients, **inputs
+    )
+    score_P = subset_mean(settings.objective, settings.set_size, **inputs)
+    return advantages_PN, score_P
+
+
+def diversity_signal(
+    signals: GroupSignals, settings: DiversitySettings, generator: np.random.Generator | None = None
+) -> NDArray[np.bool_]:
+    """[P]: whether some generation of a group earns more credit than another.
+
+    Asked of leave-one-out advantages: other baselines give advantages to groups without any signal too, whose
+    gradient is noise around zero.
+    """
+    n = signals.rewards_PN.shape[1]
+    advantages_PN = set_advantages(
+        settings.objective,
+        settings.set_size,
+        baseline="leave_one_out" if settings.set_size < n else settings.baseline,
+        generator=generator,
+        **objective_inputs(signals, settings),
+    )
+    return np.any(advantages_PN != 0.0, axis=1)
+
+
+def objective_inputs(signals: GroupSignals, settings: DiversitySettings) -> dict:
+    """The arrays that an objective reads. Gates are the rewards themselves, or who passes."""
+    if settings.objective in ("distance", "vendi", "logdet"):
+        gates = {
+            "product": signals.rewards_PN,
+            "passing": signals.passing_PN,
+            "none": np.ones_like(signals.rewards_PN),
+        }[settings.gate]
+        return {"distances": signals.distances_PNN, "gates": gates, "gate": settings.gate}
+    if settings.objective in ("coverage", "pass_at_k"):
+        return {"rewards": signals.passing_PN, "clusters": signals.clusters_PN}
+    return {"rewards": signals.rewards_PN, "clusters": signals.clusters_PN}
+
+
+def group_sequences(language_model: LanguageModel, groups: Sequence[Group]) -> list[TokenSequence]:
+    """Prompt and generation of every member of every group as token sequences, in order."""
+    sequences = []
+    for group in groups:
+        prompt_ids = tuple(
+            encode_prompt(language_model.tokenizer, group.prompt, **language_model.chat_options)
+        )
+        sequences += [TokenSequence(prompt_ids + one.token_ids, len(prompt_ids)) for one in group.generations]
+    return sequences
+
+
+def has_gate_part(settings: DiversitySettings) -> bool:
+    """Whether pairs are weighed by their rewards, so that the score can also be raised by them."""
+    return settings.objective == "distance" and settings.gate == "product"
+
+
+def gate_part(
+    signals: GroupSignals, settings: DiversitySettings, coefficients: Mapping[int, float] | None = None
+) -> FloatArray:
+    """The gate's part [P, N] of the diversity advantages; they minus it are the distance's."""
+    n = signals.rewards_PN.shape[1]
+    flat_PNN = mean_distances(signals.distances_PNN)[:, None, None] * (1.0 - np.eye(n))
+    return diversity_advantages(replace(signals, distances_PNN=flat_PNN), settings, coefficients)[0]
+
+
+def distance_metrics(
+    signals: GroupSignals, diversity_PN: FloatArray, gate_PN: FloatArray | None
+) -> dict[str, float]:
+    """Mean raw distance within groups, and the gate's share of the credit where it has a part.
+
+    The cheapest way to raise g_i g_j d_ij may be g: then the score rises while the raw distance falls.
+    """
+    metrics = {"groups/distance": float(np.nanmean(mean_distances(signals.distances_PNN)))}
+    if gate_PN is not None:
+        metrics["train/diversity_gate_share"] = gate_share(diversity_PN, gate_PN)
+    return metrics
+
+
+def mean_distances(distances_PNN: FloatArray) -> FloatArray:
+    """Mean distance between two members of each group, [P]."""
+    n = distances_PNN.shape[-1]
+    return distances_PNN.sum(axis=(-2, -1)) / (n * (n - 1))
+
+
+def gate_share(diversity_PN: FloatArray, gate_PN: FloatArray) -> float:
+    """|A_gate| / (|A_gate| + |A_distance|) summed over generations; nan where neither gives any credit."""
+    by_gate, by_distance = float(np.abs(gate_PN).sum()), float(np.abs(diversity_PN - gate_PN).sum())
+    return by_gate / (by_gate + by_distance) if by_gate + by_distance > 0 else float("nan")
+
+
+def learn_from(
+    baseline: FittedBaseline,
+    groups: Sequence[Group],
+    signals: GroupSignals,
+    settings: DiversitySettings,
+    generator: np.random.Generator | None = None,
+) -> FittedBaseline:
+    """The baseline for the next step, once this step's groups have had their advantages.
+
+    The Gram matrix of the scores is stood in for by the surprisal of the sampled tokens, which costs nothing: a worse
+    stand-in would cost variance, never bias.
+    """
+    logprobs_PN = np.array([[one.logprob for one in group.generations] for group in groups])
+    texts_PN = np.array([[str(one.token_ids) for one in group.generations] for group in groups])
+    equations = baseline_equations(
+        settings.objective,
+        settings.set_size,
+        score_gram=surprisal_gram(logprobs_PN, texts_PN),
+        set_sizes=baseline.set_sizes or None,  # a resumed run keeps the mix that it began with
+        generator=generator,
+        **objective_inputs(signals, settings),
+    )
+    return baseline.update(equations)
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceSequences:
+    """Sequences by prompt id; prompts none of whose references fit are absent, and left-out pairs are counted."""
+
+    by_prompt: dict[str, list[TokenSequence]]
+    n_too_long: int
+
+    def of(self, prompts: Sequence[Prompt]) -> list[TokenSequence]:
+        """The sequences of some prompts, in order."""
+        return [sequence for prompt in prompts for sequence in self.by_prompt[prompt.id]]
+
+
+def reference_sequences(
+    language_model: LanguageModel, prompts: Sequence[Prompt], max_length: int, *, split: str = "training"
+) -> ReferenceSequences:
+    """Encode every reference once. Raises DataError where nothing is left to learn from."""
+    found = fitting_references(language_model, prompts, max_length)
+    if not found.by_prompt:
+        raise DataError(
+            f"training.loss is references, but none of {len(prompts)} {split} prompts has one that fits into "
+            f"{max_length} tokens ({found.n_too_long} are longer); raise training.max_length or add references"
+        )
+    return found
+
+
+def fitting_references(
+    language_model: LanguageModel, prompts: Sequence[Prompt], max_length: int
+) -> ReferenceSequences:
+    """Encode every reference once; those of more than `max_length` tokens with their prompt are left out."""
+    by_prompt: dict[str, list[TokenSequence]] = {}
+    n_too_long = 0
+    for prompt in prompts:
+        for reference in prompt.references:
+            example = encode_example(
+                language_model.tokenizer, prompt, reference, max_length, **language_model.chat_options
+            )
+            if example is None:
+                n_too_long += 1
+                continue
+            n_prompt = len(example.input_ids) - sum(example.loss_mask)
+            by_prompt.setdefault(prompt.id, []).append(TokenSequence(tuple(example.input_ids), n_prompt))
+    return ReferenceSequences(by_prompt, n_too_long)

@@ -1,0 +1,318 @@
+"""Training of one arm with one seed: resumable at any checkpoint, bit-identical whether or not it was interrupted."""
+
+from __future__ import annotations
+
+import logging
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from polychromic import stopping
+from polychromic.errors import TrainingError
+from polychromic.files import atomic_folder
+from polychromic.models.adapters import save_adapter
+from polychromic.models.chat import ThinkingMode
+from polychromic.models.loading import LanguageModel, load_language_model
+from polychromic.models.selfcheck import check_on_prompts
+from polychromic.models.settings import ModelSettings
+from polychromic.objective import FittedBaseline
+from polychromic.records import Prompt
+from polychromic.seeding import child_seed, deterministic, lacks_deterministic_version, numpy_generator
+from polychromic.tasks.base import Task
+from polychromic.training.artifacts import add_model_check, is_trained, write_ending
+from polychromic.training.checkpoint import (
+    Checkpoint,
+    latest_checkpoint,
+    optimizer_tensors,
+    restore_optimizer,
+    restore_weights,
+    save_checkpoint,
+    trainable_weights,
+)
+from polychromic.training.settings import DiversitySettings, TrainingSettings
+from polychromic.training.steps import (
+    StepMaker,
+    StepOutcome,
+    after_step,
+    controller_state,
+    diversity_controller,
+    restored,
+)
+from polychromic.training.trackers import MetricsFile, open_trackers
+from polychromic.training.watches import SilenceWatch, ValidationWatch, infinite_term
+
+logger = logging.getLogger(__name__)
+
+_LAST_STEPS = 10
+"""Of a baseline that stopped earlier: what stands for its quality from then on."""
+
+OnStep = Callable[[int, int, Mapping[str, float]], None]
+"""Called after every step with (steps done, steps in all, metrics)."""
+
+
+@dataclass(frozen=True)
+class ArmRun:
+    """One arm with one seed: everything that training needs to know."""
+
+    experiment: str
+    arm: str
+    seed: int
+    folder: Path
+    task: Task
+    model: ModelSettings
+    training: TrainingSettings
+    diversity: DiversitySettings
+    tracking: tuple[str, ...] = ()
+    baseline_quality: tuple[float, ...] = ()
+    """Quality of the baseline arm at each step of this seed, nan where it was not measured: what
+    `diversity.floor_margin` is measured from."""
+    thinking: ThinkingMode = "auto"
+    """What becomes of text that the model writes while it thinks."""
+    is_measured_from: bool = False
+    """Whether another arm's floor follows this one, so that it has to measure what floors speak of."""
+
+    @property
+    def measures_held_out(self) -> bool:
+        """Whether the cross-entropy of validation references is measured: only where a floor asks for it."""
+        asked = self.diversity.holds_floor or self.is_measured_from
+        return asked and self.training.loss == "sft"
+
+    @property
+    def adapter(self) -> Path:
+        """Where the trained adapter goes; it exists only when training has finished."""
+        return self.folder / "adapter"
+
+
+def train_arm(run: ArmRun, on_step: OnStep | None = None) -> Path:
+    """Train until done and return the adapter's folder; continues from the last whole checkpoint.
+
+    Raises TrainingError where training cannot go on, naming the cause; the last checkpoint is kept.
+    """
+    if is_trained(run.folder):
+        return run.adapter
+    trainer = Trainer(run)
+    trackers = open_trackers(
+        run.tracking, run.folder, project=run.experiment, run_name=f"{run.arm}/seed-{run.seed}"
+    )
+    try:
+        while not trainer.finished:
+            metrics = trainer.step()
+            for tracker in trackers:
+                tracker.log(metrics, trainer.steps_done)
+            if on_step:
+                on_step(trainer.steps_done, trainer.total_steps, metrics)
+            if stopping.requested():
+                trainer.save_checkpoint()
+                stopping.stop_if_requested(
+                    f"{run.arm}/seed-{run.seed} is kept after step {trainer.steps_done}"
+                )
+    finally:
+        for tracker in trackers:
+            tracker.close()
+    trainer.save_adapter()
+    return run.adapter
+
+
+class Trainer:
+    """The state of one training run; `step()` makes one update."""
+
+    def __init__(self, run: ArmRun) -> None:
+        self.run = run
+        # The adapter's start and the order of prompts are shared by all arms of a seed: arms differ by what they are.
+        self.language_model: LanguageModel = load_language_model(
+            run.model, seed=child_seed(run.experiment, "adapter", run.seed) % 2**31
+        )
+        self._check_model()
+        model = self.language_model.model
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=run.training.learning_rate, weight_decay=run.training.weight_decay
+        )
+        self.controller = diversity_controller(run.diversity, run.training)
+        self.silence = SilenceWatch(run.diversity)
+        self.validation = ValidationWatch(run, self.language_model) if run.training.early_stopping else None
+        self.maker = StepMaker(run, self.language_model)
+        self.prompts = self.maker.prompts
+        self.total_steps = total_steps(run.training, len(self.prompts))
+        self.metrics_file = MetricsFile(run.folder / "metrics.jsonl")
+        self.steps_done = 0
+        self.nondeterministic = ""
+        """An operation that torch has no deterministic version of on this device; empty while none was met."""
+        self._resume()
+
+    def _check_model(self) -> None:
+        """Compare sampling and training with plain forward passes and leave what was found in model_check.json."""
+        settings = self.run.training
+        check = check_on_prompts(
+            self.language_model,
+            self.run.task.prompts("train"),
+            max_new_tokens=settings.max_new_tokens,
+            reference_tokens=settings.max_length if settings.loss == "sft" else None,
+            trains=True,
+        )
+        add_model_check(self.run.folder, "train", check)
+
+    @property
+    def finished(self) -> bool:
+        """Whether no further step is due."""
+        stopped = self.validation is not None and self.validation.should_stop
+        return stopped or self.steps_done >= self.total_steps
+
+    def step(self) -> dict[str, Any]:
+        """One update: sample, backpropagate, move the weights, write the metrics, maybe a checkpoint."""
+        started = time.perf_counter()
+        self._set_learning_rate()
+        self._seed_dropout()
+        outcome = self._make_deterministically()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.run.training.max_gradient_norm)
+        if not math.isfinite(float(norm)):
+            raise TrainingError(
+                f"{self.run.arm}/seed-{self.run.seed}: {infinite_term(outcome)} is not finite "
+                f"at step {self.steps_done + 1}; lower training.learning_rate or use dtype float32 (the last "
+                "checkpoint is kept)"
+            )
+        self.optimizer.step()
+        self.controller = after_step(self.controller, outcome, self._baseline_quality())
+        self.steps_done += 1
+        metrics = dict(outcome.metrics)
+        if self.validation is not None:
+            metrics |= self.validation.check(self.steps_done)
+        metrics |= {"train/gradient_norm": float(norm), "time/step_seconds": time.perf_counter() - started}
+        self.metrics_file.log(metrics, self.steps_done)
+        if self.steps_done % self.run.training.checkpoint_every == 0 or self.finished:
+            self.save_checkpoint()
+        return metrics
+
+    def _make_deterministically(self) -> StepOutcome:
+        """`_make`, the same bits at any load; as far as torch can where an operation has no such version here."""
+        fitted = self.maker.fitted
+        try:
+            with deterministic(strict=not self.nondeterministic):
+                return self._make()
+        except RuntimeError as error:
+            if self.nondeterministic or not lacks_deterministic_version(error):
+                raise
+            self.nondeterministic = str(error).split(maxsplit=1)[0]
+            logger.warning(
+                "%s/seed-%d: torch has no deterministic version of %s on this device, so a repeated run may differ in "
+                "the last bits; training.json says so", self.run.arm, self.run.seed, self.nondeterministic,
+            )  # fmt: skip
+        self.maker.fitted = fitted
+        self._seed_dropout()
+        with deterministic():
+            return self._make()
+
+    def _seed_dropout(self) -> None:
+        """Dropout is the only randomness without a named generator of its own."""
+        torch.manual_seed(
+            child_seed(self.run.experiment, self.run.arm, self.run.seed, "dropout", self.steps_done)
+        )
+
+    def _make(self) -> StepOutcome:
+        """The step's gradient. Keeps a checkpoint where the diversity term has been silent too long, and raises."""
+        fitted = self.maker.fitted
+        outcome = self.maker.make(self.steps_done, self._batch(self.steps_done), self.controller.weight)
+        try:
+            self.silence.observe(outcome)
+        except TrainingError:
+            self.maker.fitted = fitted  # the checkpoint is of before this step
+            self.save_checkpoint()
+            raise
+        return outcome
+
+    def save_adapter(self) -> None:
+        """Write the adapter (the best one where early stopping chose) and how training ended."""
+        best = self.validation.best_weights() if self.validation is not None else None
+        if best is not None:
+            restore_weights(self.language_model.model, best)
+        ending = {
+            "steps": self.steps_done,
+            "stopped_early": self.steps_done < self.total_steps,
+            "references_too_long": self.maker.references.n_too_long if self.maker.references else 0,
+        }
+        if self.nondeterministic:
+            ending["nondeterministic_operation"] = self.nondeterministic
+        if self.validation is not None:
+            ending["best_step"] = self.validation.state.best_step
+        with atomic_folder(self.run.adapter) as staging:
+            save_adapter(self.language_model.model, staging)  # type: ignore[arg-type]
+        write_ending(self.run.folder, ending)
+
+    def _batch(self, step: int) -> list[Prompt]:
+        """The prompts of a step: every epoch is a fresh permutation, decided by (experiment, seed, epoch)."""
+        size = min(self.run.training.prompts_per_step, len(self.prompts))
+        per_epoch = len(self.prompts) // size
+        epoch, position = divmod(step, per_epoch)
+        order = numpy_generator(self.run.experiment, "order", self.run.seed, epoch).permutation(
+            len(self.prompts)
+        )
+        return [self.prompts[index] for index in order[position * size : (position + 1) * size]]
+
+    def _baseline_quality(self) -> float | None:
+        """The baseline's quality at this step, which saw the same prompts; its last ones where it stopped earlier."""
+        known = self.run.baseline_quality
+        if not self.run.diversity.follows_baseline:
+            return None
+        if self.steps_done < len(known):
+            return known[self.steps_done]
+        measured = [quality for quality in known if not math.isnan(quality)]
+        # Validation references are the same every time: their last figure stands for itself.
+        return statistics.fmean(measured[-1 if self.run.measures_held_out else -_LAST_STEPS :])
+
+    def _set_learning_rate(self) -> None:
+        factor = schedule_factor(self.run.training, self.steps_done, self.total_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.run.training.learning_rate * factor
+
+    def save_checkpoint(self) -> None:
+        """Write where training stands; again at the same step changes nothing."""
+        model = self.language_model.model
+        state = {
+            "controller": controller_state(self.controller),
+            "silence": self.silence.state(),
+            "fitted_baseline": self.maker.fitted.to_state(),
+            "validation": self.validation.state.to_json() if self.validation is not None else None,
+        }
+        checkpoint = Checkpoint(
+            self.steps_done, trainable_weights(model), optimizer_tensors(model, self.optimizer), state
+        )
+        save_checkpoint(self.run.folder / "checkpoints", checkpoint, keep=self.run.training.keep_checkpoints)
+
+    def _resume(self) -> None:
+        checkpoint = latest_checkpoint(self.run.folder / "checkpoints")
+        if checkpoint is not None:
+            model = self.language_model.model
+            restore_weights(model, checkpoint.weights)
+            restore_optimizer(model, self.optimizer, checkpoint.optimizer)
+            self.controller = restored(self.controller, checkpoint.state["controller"])
+            self.silence.restore(checkpoint.state["silence"])
+            self.maker.fitted = FittedBaseline.from_state(checkpoint.state["fitted_baseline"])
+            if self.validation is not None:
+                self.validation.restore(checkpoint.state["validation"])
+            self.steps_done = checkpoint.step
+            logger.info("%s/seed-%d: continues after step %d", self.run.arm, self.run.seed, self.steps_done)
+        self.metrics_file.rewind(self.steps_done)
+
+
+def total_steps(settings: TrainingSettings, n_prompts: int) -> int:
+    """Number of updates: stated, or enough to see every prompt `epochs` times."""
+    if settings.steps is not None:
+        return settings.steps
+    per_epoch = n_prompts // min(settings.prompts_per_step, n_prompts)
+    return max(1, round((settings.epochs or 0) * per_epoch))
+
+
+def schedule_factor(settings: TrainingSettings, step: int, total: int) -> float:
+    """Share of the learning rate at `step` (from 0): linear warm-up, then constant, linear or half-cosine decay."""
+    if step < settings.warmup_steps:
+        return (step + 1) / settings.warmup_steps
+    progress = (step - settings.warmup_steps) / max(1, total - settings.warmup_steps)
+    if settings.schedule == "cosine":
+        return 0.5 * (1.0 + math.cos(math.pi * progress))
+    return 1.0 - progress if settings.schedule == "linear" else 1.0

@@ -1,0 +1,249 @@
+"""Watches over training: a diversity gradient of zero, early stopping, held-out loss."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from polychromic.errors import DataError, TrainingError
+from polychromic.files import atomic_folder
+from polychromic.models.loading import LanguageModel
+from polychromic.models.logprobs import answer_logprobs, micro_batches
+from polychromic.records import SamplingParameters
+from polychromic.sampling.local import answer_sampler
+from polychromic.seeding import child_seed
+from polychromic.training.checkpoint import trainable_weights
+from polychromic.training.rollouts import GroupSignals, objective_inputs, reference_sequences, sample_groups
+from polychromic.training.settings import DiversitySettings
+
+if TYPE_CHECKING:
+    from polychromic.training.steps import StepOutcome
+    from polychromic.training.trainer import ArmRun
+
+
+class HeldOutReferences:
+    """The same validation references every time, so that arms and steps differ by their policies alone."""
+
+    def __init__(self, run: ArmRun, language_model: LanguageModel) -> None:
+        """Raises DataError where no validation prompt has a reference that fits into `training.max_length`."""
+        settings = run.training
+        with_references = [prompt for prompt in run.task.prompts("validation") if prompt.references]
+        chosen = with_references[: settings.validation_prompts]
+        if not chosen:
+            raise DataError(
+                "a quality floor is measured on the references of validation prompts, and none has any; add some, or "
+                "train with training.loss: rl"
+            )
+        self.language_model = language_model
+        self.every = settings.validation_every
+        self.micro_batch_size = settings.micro_batch_size
+        found = reference_sequences(language_model, chosen, settings.max_length, split="validation")
+        self.sequences = [sequence for prompt in chosen for sequence in found.by_prompt.get(prompt.id, [])]
+
+    def cross_entropy(self, step: int) -> float:
+        """Nats per reference token (turn ends included) before the update of `step`; nan where none is due."""
+        return math.nan if step % self.every else self.measure()
+
+    def measure(self) -> float:
+        """The same, now. Dropout is off."""
+        total = 0.0
+        with torch.inference_mode():
+            for batch in micro_batches(self.sequences, self.micro_batch_size):
+                answers = answer_logprobs(self.language_model, [self.sequences[index] for index in batch])
+                total -= float(answers.logprobs_BT.masked_fill(answers.mask_BT == 0, 0.0).double().sum())
+        return total / sum(sequence.n_answer for sequence in self.sequences)
+
+
+_MOSTLY_CUT = 0.9
+
+IDENTICAL = "all generations of every group are the same; raise the sampling temperature"
+UNCHECKED = "the checker failed on every generation, so none has a reward; mend the checker"
+CLOSED = (
+    "no generation passes, so the quality gate is closed; train for quality first or use an easier checker"
+)
+EQUAL_REWARDS = (
+    "all rewards of every group are equal and its answers equally different, so that no set is better than another; "
+    "choose prompts of middling difficulty, a stricter checker or more generations a prompt"
+)
+SATURATED = (
+    "every generation of every group has the full reward and no set of them is better than another; choose harder "
+    "prompts or a stricter checker"
+)
+EQUAL_CREDIT = "every group gets one and the same credit; use more generations a prompt or another set size"
+CUT = "no generation passes, and nearly all were cut at max_new_tokens; raise it or teach the model to end"
+NO_PATH = "the advantages are not zero but no gradient reaches the parameters (no grad path)"
+NOT_FINITE = (
+    "the gradient of the diversity term is not finite; lower training.learning_rate or use dtype float32"
+)
+
+
+class SilenceWatch:
+    """Counts diversity steps in a row whose diversity gradient is zero or not finite."""
+
+    def __init__(self, settings: DiversitySettings) -> None:
+        self.settings = settings
+        self.silent_steps = 0
+        self.path_broken = False
+        """Whether the last measured gradient was zero or not finite although the groups had signal."""
+
+    def observe(self, outcome: StepOutcome) -> None:
+        """Take note of a step; raises TrainingError at the `max_zero_gradient_steps`-th silent one in a row.
+
+        The step that raises is not counted: the state is then still that of before the step, as a checkpoint keeps it.
+        """
+        if not outcome.diversity_sampled or outcome.diversity_weight == 0:
+            return
+        if outcome.measurement is not None and outcome.diversity_has_signal:
+            norm = outcome.measurement.diversity_norm
+            self.path_broken = norm == 0.0 or not math.isfinite(norm)
+        if outcome.diversity_has_signal and not self.path_broken:
+            self.silent_steps = 0
+            return
+        silent = self.silent_steps + 1
+        if silent >= self.settings.max_zero_gradient_steps:
+            raise TrainingError(
+                f"the diversity term (λ = {outcome.diversity_weight:g}) has had no gradient for "
+                f"{silent} diversity steps in a row: {silence_cause(outcome, self.settings)}. Training at this λ is "
+                "training at λ = 0; a checkpoint of the step before is kept."
+            )
+        self.silent_steps = silent
+
+    def state(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {"silent_steps": self.silent_steps, "path_broken": self.path_broken}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """From the checkpoint."""
+        self.silent_steps = state["silent_steps"]
+        self.path_broken = state["path_broken"]
+
+
+def silence_cause(outcome: StepOutcome, settings: DiversitySettings) -> str:
+    """The cause in words, from the last step's groups; where groups differ in it, each cause with its count."""
+    if outcome.diversity_has_signal:
+        measured = outcome.measurement
+        finite = measured is None or math.isfinite(measured.diversity_norm)
+        return NO_PATH if finite else NOT_FINITE
+    signals = outcome.signals
+    assert signals is not None
+    closed = CUT if outcome.truncated >= _MOSTLY_CUT else CLOSED
+    causes = Counter(_group_causes(signals, settings, closed))
+    if len(causes) == 1:
+        return next(iter(causes))
+    n = causes.total()
+    return "; ".join(f"in {count} of {n} groups: {cause}" for cause, count in causes.most_common())
+
+
+def infinite_term(outcome: StepOutcome) -> str:
+    """Which gradient is not finite, as far as this step measured them apart."""
+    measured = outcome.measurement
+    if measured is None or math.isfinite(measured.quality_norm + measured.diversity_norm):
+        return "the gradient"
+    return f"the gradient of the {'diversity' if math.isfinite(measured.quality_norm) else 'quality'} term"
+
+
+def _group_causes(signals: GroupSignals, settings: DiversitySettings, closed: str) -> list[str]:
+    """Why each group prefers no set to another, by what the objective reads of it; `closed` where nothing passes."""
+    inputs = objective_inputs(signals, settings)
+    worth_PN = inputs["gates"] if "gates" in inputs else inputs["rewards"]
+    ungated = "gates" in inputs and settings.gate == "none"
+    causes = []
+    for worth_N, clusters_N in zip(worth_PN, signals.clusters_PN, strict=True):
+        known = worth_N[~np.isnan(worth_N)]
+        if len(known) == 0:
+            causes.append(UNCHECKED)
+        elif len(set(clusters_N.tolist())) == 1:
+            causes.append(IDENTICAL)
+        elif known.max() == 0.0:
+            causes.append(closed)
+        elif not ungated and known.min() == 1.0:
+            causes.append(SATURATED)
+        else:
+            causes.append(EQUAL_CREDIT if ungated or np.ptp(known) else EQUAL_REWARDS)
+    return causes
+
+
+@dataclass
+class ValidationState:
+    """The best mean reward so far, when it was seen, and how many checks have passed since."""
+
+    best_reward: float = float("-inf")
+    best_step: int = 0
+    checks_since: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain mapping (no infinity, which JSON lacks)."""
+        return asdict(self) | {"best_reward": None if self.best_step == 0 else self.best_reward}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ValidationState:
+        """Inverse of `to_json`."""
+        best = float("-inf") if data["best_reward"] is None else data["best_reward"]
+        return cls(best, data["best_step"], data["checks_since"])
+
+
+class ValidationWatch:
+    """Samples validation prompts every few steps and remembers the best weights.
+
+    Only the training checker is asked: the judge stays unseen until evaluation.
+    """
+
+    def __init__(self, run: ArmRun, language_model: LanguageModel) -> None:
+        assert run.training.early_stopping is not None
+        self.run = run
+        self.settings = run.training.early_stopping
+        self.language_model = language_model
+        self.sampler = answer_sampler(language_model, run.training.micro_batch_size, run.thinking)
+        self.prompts = run.task.prompts("validation")[: self.settings.num_prompts]
+        self.state = ValidationState()
+        self.folder = run.folder / "checkpoints" / "best"
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether patience has run out."""
+        return self.state.checks_since >= self.settings.patience
+
+    def check(self, step: int) -> dict[str, float]:
+        """Measure if a measurement is due after `step` updates; returns its metrics."""
+        if step % self.settings.check_every:
+            return {}
+        reward = self._mean_reward(step)
+        if reward > self.state.best_reward + self.settings.min_improvement:
+            self.state = ValidationState(reward, step, 0)
+            with atomic_folder(self.folder) as staging:
+                save_file(trainable_weights(self.language_model.model), staging / "weights.safetensors")
+        else:
+            self.state.checks_since += 1
+        return {"validation/reward": reward}
+
+    def best_weights(self) -> dict[str, torch.Tensor] | None:
+        """The weights of the best check, or None before the first."""
+        return load_file(self.folder / "weights.safetensors") if self.state.best_step else None
+
+    def restore(self, data: Mapping[str, Any]) -> None:
+        """Take up the state of a checkpoint."""
+        self.state = ValidationState.from_json(data)
+
+    def _mean_reward(self, step: int) -> float:
+        names = (self.run.experiment, self.run.arm, self.run.seed, "validation", step)
+        parameters = SamplingParameters(
+            self.run.training.temperature, max_new_tokens=self.run.training.max_new_tokens
+        )
+        seeds = [child_seed(*names, prompt.id) for prompt in self.prompts]
+        groups = sample_groups(
+            self.sampler,
+            self.run.task,
+            self.prompts,
+            self.settings.num_samples,
+            parameters,
+            seeds,
+            truncation_reward=self.run.training.truncation_reward,
+        )
+        return float(np.nanmean([group.rewards for group in groups]))
