@@ -1,0 +1,42 @@
+"""What a user brings is found by its registered name or by import path, and what is missing is said."""
+
+import math
+
+import pytest
+
+from polychromic.errors import ConfigError
+from polychromic.registry import resolve
+
+REGISTERED = {"reward": 1, "coverage": 2}
+
+
+def test_a_registered_name_comes_first_and_modules_are_imported():
+    assert resolve("coverage", REGISTERED, "objective") == 2
+    assert resolve("math:pi", REGISTERED, "objective") == math.pi
+
+
+def test_a_file_is_run_once(tmp_path):
+    (tmp_path / "mine.py").write_text("first = []\nsecond = first\n")
+    first = resolve(f"{tmp_path / 'mine.py'}:first", {}, "metric")
+    assert resolve(f"{tmp_path / 'mine.py'}:second", {}, "metric") is first
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "distance",
+            "objective 'distance' is not known; expected one of reward, coverage, path/to/file.py:name",
+        ),
+        ("nowhere.py:mine", "cannot be imported: FileNotFoundError: there is no file .*nowhere.py"),
+        ("no_such_module:mine", "cannot be imported: ModuleNotFoundError"),
+        ("broken.py:mine", "cannot be imported: SyntaxError"),
+        ("mine.py:yours", "mine.py does not define yours; it defines mine"),
+    ],
+)
+def test_what_is_missing_is_said(tmp_path, monkeypatch, name, expected):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.py").write_text("def mine(:\n")
+    (tmp_path / "mine.py").write_text("mine = 1\n")
+    with pytest.raises(ConfigError, match=expected):
+        resolve(name, REGISTERED, "objective")
