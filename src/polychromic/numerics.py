@@ -1,13 +1,30 @@
-"""Probabilities of what a uniformly drawn subset hits, as ratios of binomials that never overflow."""
+"""Typed arrays, label codes, and probabilities of what a uniformly drawn subset hits."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Hashable, Iterable
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+Float32Array = NDArray[np.float32]
+"""Embeddings."""
+
+
+def label_codes(labels: Iterable[Hashable]) -> IntArray:
+    """[N] codes 0, 1, … in order of first appearance; equal labels get equal codes."""
+    codes: dict[Hashable, int] = {}
+    return np.array([codes.setdefault(label, len(codes)) for label in labels], dtype=np.int64)
+
+
+def miss_probability(n: int, c: int, k: int) -> float:
+    """C(n−c, k) / C(n, k): probability that a random k-subset of n misses c given elements, correctly rounded."""
+    return math.comb(n - c, k) / math.comb(n, k)
 
 
 @lru_cache(maxsize=512)

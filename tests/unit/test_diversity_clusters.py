@@ -7,19 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polychromic.diversity import (
-    as_labels,
     cluster_by_embedding,
     cluster_by_form,
     cluster_by_judge,
     cluster_by_text,
     cosine_distances,
     expected_clusters,
+    label_codes,
     n_clusters,
 )
 
 
 def test_labels_count_up_in_order_of_first_appearance():
-    labels = as_labels(["x", None, "x", 3, None])
+    labels = label_codes(["x", None, "x", 3, None])
     assert labels.tolist() == [0, 1, 0, 2, 1]
     assert labels.dtype == np.int64
 

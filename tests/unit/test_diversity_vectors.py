@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from polychromic.diversity import (
-    as_labels,
     cluster_by_judge,
     compression_ratio,
     cosine_distances,
     distinct_n,
     ead,
+    label_codes,
     load_embedder,
     n_clusters,
     rouge_l,
@@ -184,7 +184,7 @@ def test_partition_by_a_callers_judge(name):
 @pytest.mark.parametrize("case", [case for case in NOVELTY["utility_cases"] if "partition" in case])
 def test_number_of_clusters_of_a_given_partition(case):
     assert n_clusters(case["partition"]) == case["distinct_k_true"]
-    labels = as_labels(case["partition"])
+    labels = label_codes(case["partition"])
     assert labels.tolist() == case["partition"]
     first_members = np.unique(labels, return_index=True)[1]
     assert [case["generation_scores"][i] for i in first_members] == case["partition_scores"]

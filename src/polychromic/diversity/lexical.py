@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
-from numpy.typing import NDArray
 
 from polychromic.diversity.tokens import Tokenizer, TokenOptions
 from polychromic.diversity.tokens import rouge_words as rouge_words  # noqa: PLC0414 - read from here too
-
-Integers = NDArray[np.int64]
+from polychromic.numerics import IntArray
 
 _LARGEST = 2**63 - 1
 
@@ -28,11 +26,11 @@ class NgramCounts:
     Rows of length n end before `pair_bounds[n]` and start at `pair_bounds[n - 1]`.
     """
 
-    pair_ngram: Integers
-    pair_text: Integers
-    pair_count: Integers
-    pair_starts: Integers
-    pair_bounds: Integers
+    pair_ngram: IntArray
+    pair_text: IntArray
+    pair_count: IntArray
+    pair_starts: IntArray
+    pair_bounds: IntArray
 
     @property
     def max_n(self) -> int:
@@ -40,11 +38,11 @@ class NgramCounts:
         return len(self.pair_bounds) - 1
 
     @property
-    def pair_length(self) -> Integers:
+    def pair_length(self) -> IntArray:
         """[pairs] the length n of each row's n-gram."""
         return np.repeat(np.arange(1, self.max_n + 1), np.diff(self.pair_bounds))
 
-    def totals(self, n: int) -> Integers:
+    def totals(self, n: int) -> IntArray:
         """[U_n] occurrences of each distinct n-gram of length n in the whole group."""
         first, last = np.searchsorted(self.pair_starts, self.pair_bounds[[n - 1, n]])
         count = self.pair_count[: self.pair_bounds[n]]
@@ -120,7 +118,7 @@ def _count_ngrams(group: TokenizedGroup, max_n: int) -> NgramCounts:
     )
 
 
-def _pair_keys(group: TokenizedGroup, max_n: int) -> tuple[Integers, list[int]]:
+def _pair_keys(group: TokenizedGroup, max_n: int) -> tuple[IntArray, list[int]]:
     """An integer for each n-gram of each text, equal for equal n-grams of one text; [max_n + 1] bounds by length."""
     text_of = np.repeat(np.arange(len(group)), group.lengths_N)
     codes, n_codes = group.token_ids, group.n_kinds
@@ -136,21 +134,21 @@ def _pair_keys(group: TokenizedGroup, max_n: int) -> tuple[Integers, list[int]]:
     return np.concatenate(keys), bounds
 
 
-def _room_for(factor: int, codes: Integers, n_codes: int) -> tuple[Integers, int]:
+def _room_for(factor: int, codes: IntArray, n_codes: int) -> tuple[IntArray, int]:
     """Codes below n_codes, renumbered where times `factor` they would overflow; no more codes than tokens remain."""
     if n_codes * factor <= _LARGEST:
         return codes, n_codes
     return np.unique(codes, return_inverse=True)[1], len(codes)
 
 
-def _run_bounds(ordered: Integers) -> Integers:
+def _run_bounds(ordered: IntArray) -> IntArray:
     """[runs + 1] where each run of equal values begins, and where the last one ends."""
     is_bound = np.ones(len(ordered) + 1, dtype=bool)
     np.not_equal(ordered[1:], ordered[:-1], out=is_bound[1:-1])
     return np.flatnonzero(is_bound)
 
 
-def expected_kinds(totals: Integers, budget: int) -> float:
+def expected_kinds(totals: IntArray, budget: int) -> float:
     """Expected number of kinds among `budget` draws without replacement; nan where there are fewer to draw from.
 
     `totals` [U] counts the items of each kind. With n_i of kind i, N = Σ n_i and m = budget it is
@@ -236,6 +234,6 @@ def compression_ratio(texts: Texts) -> float:
 
 def ngram_totals(
     texts: Texts, n: int, *, lowercase: bool = False, tokens: str | Tokenizer = "words"
-) -> Integers:
+) -> IntArray:
     """[U] how often each distinct n-gram of length n occurs in the group."""
     return tokenize(texts, lowercase=lowercase, tokens=tokens).ngrams(n).totals(n)

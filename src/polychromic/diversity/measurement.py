@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from polychromic.diversity.embedders import Embedder, load_embedder
 from polychromic.diversity.lexical import (
@@ -31,6 +31,7 @@ from polychromic.diversity.semantic import (
     vendi_score_from_embeddings,
 )
 from polychromic.diversity.tokens import Signature, Tokenizer, TokenOptions, sign
+from polychromic.numerics import Float32Array
 
 Direction = Literal["higher", "lower"]
 
@@ -230,7 +231,7 @@ def check_measures(embedder: Embedder | None = None) -> list[MeasureCheck]:
     return [_check(measure, *(group[measure] for group in values)) for measure in values[0]]
 
 
-def _beside_the_group_measures(texts: Sequence[str], embeddings_ND: NDArray[np.float32]) -> dict[str, float]:
+def _beside_the_group_measures(texts: Sequence[str], embeddings_ND: Float32Array) -> dict[str, float]:
     """What `measure_group` leaves out: EAD, and the number of clusters by each way of finding them."""
     partitions = {
         "text": cluster_by_text(texts),

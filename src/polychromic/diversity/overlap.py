@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
-from polychromic.diversity.lexical import Integers, NgramCounts, Texts, TokenizedGroup, tokenize
+from polychromic.diversity.lexical import NgramCounts, Texts, TokenizedGroup, tokenize
 from polychromic.diversity.tokens import Tokenizer
+from polychromic.numerics import FloatArray, IntArray
 
 ROUGE_L_TOKENS = 5_000
 """ROUGE-L reads so many tokens of each text: its time grows with the product of two lengths."""
@@ -40,7 +40,7 @@ def self_bleu(
 
 def self_bleu_each(
     texts: Texts, max_n: int = 4, *, lowercase: bool = False, tokens: str | Tokenizer = "words"
-) -> NDArray[np.float64]:
+) -> FloatArray:
     """[N] BLEU-`max_n` of each generation against all others; empty where Self-BLEU is undefined.
 
     Exact in O(total n-grams): an n-gram's largest count among the *other* texts is its largest count, or its
@@ -81,7 +81,7 @@ def rouge_l(texts: Texts, *, lowercase: bool = False, tokens: str | Tokenizer = 
     return float(scores_NN.sum() - (n_texts * n_texts - n_scored)) / n_scored
 
 
-def _clipped_matches(counts: NgramCounts, max_n: int, n_texts: int) -> NDArray[np.float64]:
+def _clipped_matches(counts: NgramCounts, max_n: int, n_texts: int) -> FloatArray:
     """[max_n, N] n-grams of each text that are matched, each at most as often as it occurs in any one other text."""
     largest_U = np.maximum.reduceat(counts.pair_count, counts.pair_starts)
     is_largest = counts.pair_count == largest_U[counts.pair_ngram]
@@ -94,7 +94,7 @@ def _clipped_matches(counts: NgramCounts, max_n: int, n_texts: int) -> NDArray[n
     return table.reshape(-1, n_texts)[:max_n]
 
 
-def _brevity_penalty(lengths_N: Integers) -> NDArray[np.float64]:
+def _brevity_penalty(lengths_N: IntArray) -> FloatArray:
     """[N] exp(1 − r/h) where the text's length h is below r, the closest length among the others; else 1."""
     order = np.argsort(lengths_N)
     ordered = lengths_N[order]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from polychromic.diversity.lexical import Integers, expected_kinds
+from polychromic.diversity.lexical import expected_kinds
+from polychromic.numerics import IntArray, label_codes
 
 _TOLERANCE = (
     1e-5  # what single-precision embeddings leave of exact symmetry, unit diagonals and eigenvalues ≥ 0
@@ -178,23 +179,17 @@ def _spectral_diversity(eigenvalues: Floats, q: float) -> Floats:
     return np.exp((np.log(powers) + q * np.log(top)) / (1.0 - q))
 
 
-def as_labels(keys: Iterable[Hashable]) -> Integers:
-    """[N] labels 0, 1, … in order of first appearance; equal keys get equal labels."""
-    numbers: dict[Hashable, int] = {}
-    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
-
-
-def cluster_by_text(texts: Sequence[str]) -> Integers:
+def cluster_by_text(texts: Sequence[str]) -> IntArray:
     """[N] labels: generations with the same text, character for character, share one."""
-    return as_labels(texts)
+    return label_codes(texts)
 
 
-def cluster_by_form(texts: Sequence[str], canonical: Callable[[str], Hashable]) -> Integers:
+def cluster_by_form(texts: Sequence[str], canonical: Callable[[str], Hashable]) -> IntArray:
     """[N] labels: generations that `canonical` maps to one form share one."""
-    return as_labels(map(canonical, texts))
+    return label_codes(map(canonical, texts))
 
 
-def cluster_by_embedding(embeddings: ArrayLike, threshold: float) -> Integers:
+def cluster_by_embedding(embeddings: ArrayLike, threshold: float) -> IntArray:
     """[N] labels by complete linkage: all pairs within a cluster have a cosine of at least `threshold`.
 
     Does not depend on the order of the generations (ties apart), and no chain of near neighbours joins strangers.
@@ -210,10 +205,10 @@ def cluster_by_embedding(embeddings: ArrayLike, threshold: float) -> Integers:
         return np.zeros(len(distances_NN), dtype=np.int64)
     merges = linkage(squareform(distances_NN, checks=False), method="complete")
     # Rounding must not split texts whose cosine is the threshold itself, such as equal ones at 1.
-    return as_labels(fcluster(merges, 1.0 - threshold + 1e-9, criterion="distance").tolist())
+    return label_codes(fcluster(merges, 1.0 - threshold + 1e-9, criterion="distance").tolist())
 
 
-def cluster_by_judge(texts: Sequence[str], same: Callable[[str, str], bool]) -> Integers:
+def cluster_by_judge(texts: Sequence[str], same: Callable[[str, str], bool]) -> IntArray:
     """[N] labels by a caller's equivalence: each generation joins the first cluster whose *first* member is the same.
 
     Calls `same(first_member, text)` at most once a cluster. A judge that is not transitive makes the result depend on

@@ -13,10 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from polychromic.diversity import (
     MeasureSettings,
-    as_labels,
     cluster_by_embedding,
     cluster_by_text,
     expected_clusters,
+    label_codes,
     measure_group,
 )
 from polychromic.records import GenerationRow, SamplingParameters
@@ -241,7 +241,7 @@ def _partition(
     group: AnswerGroup, options: MeasureOptions, embeddings_ND: NDArray[np.float32] | None
 ) -> NDArray[np.int64]:
     if group.forms is not None:
-        return as_labels(group.forms)
+        return label_codes(group.forms)
     if embeddings_ND is not None:
         return cluster_by_embedding(embeddings_ND, 1.0 - options.cluster_distance)
     return cluster_by_text(group.texts)

@@ -12,13 +12,12 @@ from itertools import combinations_with_replacement
 from math import comb, exp
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import entr, gammaln
 
-from polychromic.numerics import FloatArray
+from polychromic.numerics import BoolArray, FloatArray, IntArray
 from polychromic.objective.advantages import subset_mean
-from polychromic.objective.kernel_scores import GateRule, IntArray
+from polychromic.objective.kernel_scores import GateRule
 from polychromic.objective.validation import Objective
 
 MAX_SETS = 200_000
@@ -129,7 +128,7 @@ def _objective_polynomial(
 
 
 def _maximise(
-    polynomial: _Polynomial, weight: float, quality_M: FloatArray, allowed_M: NDArray[np.bool_]
+    polynomial: _Polynomial, weight: float, quality_M: FloatArray, allowed_M: BoolArray
 ) -> list[_Optimum]:
     """The optima, all equally good, that several starts within the allowed outcomes lead to."""
     allowed = np.flatnonzero(allowed_M)

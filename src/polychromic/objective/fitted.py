@@ -9,10 +9,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from polychromic.numerics import FloatArray
+from polychromic.numerics import FloatArray, label_codes
 from polychromic.objective.kernel_scores import GateRule
 from polychromic.objective.scores import SetScore, mix_of_means, with_member_mean
-from polychromic.objective.validation import Groups, Objective, label_codes, read_groups
+from polychromic.objective.validation import Groups, Objective, read_groups
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ def _same(labels: Any, shape: tuple[int, ...]) -> FloatArray:
     labels_PN = np.atleast_2d(np.asarray(labels))
     if labels_PN.shape != shape:
         raise ValueError(f"labels have shape {labels_PN.shape}, expected {shape}, one for each probability")
-    codes_PN = label_codes(labels_PN, np.ones(shape, dtype=bool))
+    codes_PN = np.stack([label_codes(labels_N.tolist()) for labels_N in labels_PN])
     return (codes_PN[:, :, None] == codes_PN[:, None, :]).astype(np.float64)
 
 

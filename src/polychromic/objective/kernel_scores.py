@@ -9,16 +9,14 @@ from math import comb, log
 from typing import ClassVar, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import entr
 
-from polychromic.numerics import FloatArray
+from polychromic.numerics import BoolArray, FloatArray, IntArray
 
 MAX_SUBSETS = 5000
 """Up to this many subsets all are scored (N ≤ 20 at set size 4); beyond it, SAMPLED_SUBSETS random ones."""
 SAMPLED_SUBSETS = 2048
 
-IntArray = NDArray[np.int64]
 KernelName = Literal["vendi", "logdet"]
 GateRule = Literal["product", "passing", "none"]
 
@@ -43,7 +41,7 @@ class KernelScore:
     name: KernelName
     gate: GateRule
     generator: np.random.Generator | None
-    _scored: dict[int, tuple[FloatArray, NDArray[np.bool_]]] = field(default_factory=dict, init=False)
+    _scored: dict[int, tuple[FloatArray, BoolArray]] = field(default_factory=dict, init=False)
     smallest_set: ClassVar[int] = 1
 
     def mean(self, set_size: int) -> float:
@@ -56,7 +54,7 @@ class KernelScore:
         avoiding_N = (~member_MN).sum(axis=0)
         return (scores_M @ ~member_MN) / np.maximum(avoiding_N, 1)
 
-    def _scores(self, set_size: int) -> tuple[FloatArray, NDArray[np.bool_]]:
+    def _scores(self, set_size: int) -> tuple[FloatArray, BoolArray]:
         """Scores [M] of subsets and who is in each [M, N], computed once a set size."""
         if set_size not in self._scored:
             n = len(self.gates_N)

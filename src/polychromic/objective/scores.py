@@ -17,11 +17,14 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from polychromic.numerics import FloatArray, at_least_two_probabilities, miss_probabilities
-
-IntArray = NDArray[np.int64]
+from polychromic.numerics import (
+    BoolArray,
+    FloatArray,
+    IntArray,
+    at_least_two_probabilities,
+    miss_probabilities,
+)
 
 
 class SetScore(Protocol):
@@ -196,7 +199,7 @@ class PassingDistance:
     """
 
     distances_NN: FloatArray
-    passing_N: NDArray[np.bool_]
+    passing_N: BoolArray
     row_sums_N: FloatArray = field(init=False)
     smallest_set: ClassVar[int] = 2
 

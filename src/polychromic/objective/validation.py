@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from polychromic.numerics import FloatArray
-from polychromic.objective.kernel_scores import GateRule, IntArray, KernelScore
+from polychromic.numerics import BoolArray, FloatArray, IntArray, label_codes
+from polychromic.objective.kernel_scores import GateRule, KernelScore
 from polychromic.objective.scores import (
     BestOfClusters,
     MeanReward,
@@ -41,7 +41,7 @@ class Groups:
 
     objective: Objective
     gate: GateRule
-    valid_PN: NDArray[np.bool_]
+    valid_PN: BoolArray
     rewards_PN: FloatArray | None
     clusters_PN: IntArray | None
     distances_PNN: FloatArray | None
@@ -140,7 +140,7 @@ def read_groups(
         gate=gate,  # type: ignore[arg-type]
         valid_PN=valid_PN,
         rewards_PN=arrays.get("rewards"),
-        clusters_PN=label_codes(arrays["clusters"], valid_PN) if "clusters" in arrays else None,
+        clusters_PN=_cluster_codes(arrays["clusters"], valid_PN) if "clusters" in arrays else None,
         distances_PNN=arrays.get("distances"),
         gates_PN=arrays.get("gates"),
         restore=(lambda result: restore(result[0])) if is_single else restore,
@@ -225,7 +225,7 @@ def _check_range(name: str, array_PN: FloatArray, *, bounded: bool) -> None:
         raise ValueError(f"{name} has {array_PN[wrong][0]:g} at {_first(wrong)}, expected {expected}")
 
 
-def _check_labels(labels_PN: NDArray[Any], valid_PN: NDArray[np.bool_]) -> None:
+def _check_labels(labels_PN: NDArray[Any], valid_PN: BoolArray) -> None:
     """A nan equals nothing, itself included: every answer without a label would count as a new one."""
     unknown = np.not_equal(labels_PN, labels_PN) & valid_PN
     if np.any(unknown):
@@ -260,14 +260,13 @@ def _check_symmetry(distances_NN: FloatArray) -> None:
         )
 
 
-def _first(wrong: NDArray[np.bool_]) -> tuple[int, ...]:
+def _first(wrong: BoolArray) -> tuple[int, ...]:
     return tuple(int(index) for index in np.argwhere(wrong)[0])
 
 
-def label_codes(labels_PN: NDArray[Any], valid_PN: NDArray[np.bool_]) -> IntArray:
+def _cluster_codes(labels_PN: NDArray[Any], valid_PN: BoolArray) -> IntArray:
     """Labels of any hashable kind as 0..C−1 within each group; invalid generations get 0 and are not counted."""
     codes_PN = np.zeros(labels_PN.shape, dtype=np.int64)
     for p, (labels, valid) in enumerate(zip(labels_PN, valid_PN, strict=True)):
-        numbers: dict[Any, int] = {}
-        codes_PN[p, valid] = [numbers.setdefault(label, len(numbers)) for label in labels[valid].tolist()]
+        codes_PN[p, valid] = label_codes(labels[valid].tolist())
     return codes_PN

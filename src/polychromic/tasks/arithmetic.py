@@ -9,9 +9,9 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from polychromic.errors import ConfigError
+from polychromic.numerics import FloatArray, label_codes
 from polychromic.records import Check, Prompt, as_messages
 from polychromic.seeding import child_seed
 from polychromic.tasks.base import Split
@@ -130,10 +130,9 @@ class ArithmeticTask:
         except ValueError:
             return f"unreadable:{text}"
 
-    def distances(self, texts: Sequence[str]) -> NDArray[np.float64]:
+    def distances(self, texts: Sequence[str]) -> FloatArray:
         """0 between two writings of one expression, else 1."""
-        forms = [self.cluster(_NO_PROMPT, text) for text in texts]
-        codes = np.unique(forms, return_inverse=True)[1]
+        codes = label_codes(self.cluster(_NO_PROMPT, text) for text in texts)
         return (codes[:, None] != codes[None, :]).astype(np.float64)
 
 

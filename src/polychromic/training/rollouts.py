@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from polychromic.errors import CheckerError, DataError
 from polychromic.models.chat import encode_example, encode_prompt
 from polychromic.models.loading import LanguageModel
 from polychromic.models.logprobs import TokenSequence
+from polychromic.numerics import BoolArray, FloatArray, IntArray, label_codes
 from polychromic.objective import (
     FittedBaseline,
     baseline_equations,
@@ -25,8 +25,6 @@ from polychromic.sampling.base import Sampler
 from polychromic.tasks.base import Task
 from polychromic.training.settings import DiversitySettings, TrainingSettings
 
-FloatArray = NDArray[np.float64]
-
 
 @dataclass(frozen=True, slots=True)
 class GroupSignals:
@@ -36,7 +34,7 @@ class GroupSignals:
     """In [0, 1], nan where the checker failed."""
     passing_PN: FloatArray
     """1 where the reward passes, 0 where not, nan where the checker failed."""
-    clusters_PN: NDArray[np.int64]
+    clusters_PN: IntArray
     distances_PNN: FloatArray
 
 
@@ -49,7 +47,7 @@ class SampledGroups:
     sequences: list[TokenSequence]
     quality_PN: FloatArray
     diversity_PN: FloatArray
-    diversity_signal_P: NDArray[np.bool_]
+    diversity_signal_P: BoolArray
     diversity_score: float
     gate_PN: FloatArray | None
     """The part of `diversity_PN` that the quality gate is paid, where pairs are weighed by their rewards."""
@@ -93,9 +91,8 @@ def group_signals(task: Task, groups: Sequence[Group], *, with_distances: bool) 
     return GroupSignals(rewards_PN, passing_PN, clusters_PN, distances_PNN)
 
 
-def _cluster_codes(task: Task, group: Group) -> NDArray[np.int64]:
-    labels = [task.cluster(group.prompt, text) or text for text in group.texts]
-    return np.unique(labels, return_inverse=True)[1].astype(np.int64)
+def _cluster_codes(task: Task, group: Group) -> IntArray:
+    return label_codes(task.cluster(group.prompt, text) or text for text in group.texts)
 
 
 def require_working_checker(groups: Sequence[Group], largest_share: float) -> float:
@@ -138,7 +135,7 @@ def diversity_advantages(
 
 def diversity_signal(
     signals: GroupSignals, settings: DiversitySettings, generator: np.random.Generator | None = None
-) -> NDArray[np.bool_]:
+) -> BoolArray:
     """[P]: whether some generation of a group earns more credit than another.
 
     Asked of leave-one-out advantages: other baselines give advantages to groups without any signal too, whose

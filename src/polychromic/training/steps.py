@@ -12,6 +12,7 @@ import torch
 
 from polychromic.models.loading import LanguageModel
 from polychromic.models.logprobs import TokenSequence, answer_logprobs, micro_batches
+from polychromic.numerics import FloatArray
 from polychromic.objective import (
     FittedBaseline,
     FixedWeight,
@@ -34,7 +35,6 @@ from polychromic.training.gradients import (
     measurement_metrics,
 )
 from polychromic.training.rollouts import (
-    FloatArray,
     GroupSignals,
     ReferenceSequences,
     SampledGroups,
