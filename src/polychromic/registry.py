@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.util
 import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,44 +14,56 @@ from typing import Any
 from polychromic.errors import ConfigError
 
 
-def resolve(name: str, known: Mapping[str, Any], kind: str) -> Any:
+def is_import_path(name: str) -> bool:
+    """Returns True where `name` has the form `path/to/file.py:name` or `module:name`."""
+    place, _, attribute = name.rpartition(":")
+    return bool(place and attribute)
+
+
+def resolve(name: str, known: Mapping[str, Any], kind: str, *, noun: str = "name") -> Any:
     """Returns the registered object called `name`, or the one that `path/to/file.py:name` or `module:name` names.
 
-    `kind` is the word for such an object in messages ("metric", "objective"). A file is run once in a process. Raises
+    `kind` is the word for such an object in messages ("metric", "objective"), `noun` what stands behind the colon; a
+    "function" must be callable. A file is run once in a process, and again after its content has changed. Raises
     ConfigError that says what is missing: the file, the module, or the name in it.
     """
     if name in known:
         return known[name]
-    place, separator, attribute = name.rpartition(":")
-    if not separator or not place or not attribute:
-        raise ConfigError(
-            f"{kind} {name!r} is not known; expected one of {', '.join(known)}, path/to/file.py:name or module:name"
-        )
+    if not is_import_path(name):
+        ways = [*known, f"path/to/file.py:{noun} or module:{noun}"]
+        raise ConfigError(f"{kind} {name!r} is not known; expected one of {', '.join(ways)}")
+    place, _, attribute = name.rpartition(":")
     try:
         module = _module_of_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-    except (ImportError, OSError, SyntaxError) as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"{kind} {name!r} cannot be imported: {type(error).__name__}: {error}") from error
-    if not hasattr(module, attribute):
-        defined = ", ".join(key for key in vars(module) if not key.startswith("_"))
+    is_wanted = callable if noun == "function" else (lambda value: True)
+    if not (hasattr(module, attribute) and is_wanted(getattr(module, attribute))):
+        defined = [key for key, value in vars(module).items() if not key.startswith("_") and is_wanted(value)]
+        wanted = attribute if noun == "name" else f"{noun} {attribute}"
         raise ConfigError(
-            f"{kind} {name!r}: {place} does not define {attribute}; it defines {defined or 'nothing'}"
+            f"{kind} {name!r}: {place} does not define {wanted}; it defines {', '.join(defined) or 'nothing'}"
         )
     return getattr(module, attribute)
 
 
 def _module_of_file(path: Path) -> ModuleType:
-    path = path.expanduser().resolve()
-    module_name = f"polychromic_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    if module_name in sys.modules:
-        return sys.modules[module_name]
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    if spec is None or spec.loader is None or not path.is_file():
+    if not path.expanduser().is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # dataclasses and pickle look up the module that defines them
+    path = path.expanduser().resolve()
+    return _run_file(path, path.read_bytes())
+
+
+@lru_cache(maxsize=64)
+def _run_file(path: Path, source: bytes) -> ModuleType:
+    """Runs a file as a module. Not from its compiled copy, which a change within the same second would not renew."""
+    name = f"polychromic_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    module = ModuleType(name)
+    module.__file__ = str(path)
+    sys.modules[name] = module  # dataclasses and pickle look up the module that defines them
     try:
-        spec.loader.exec_module(module)
+        exec(compile(source, path, "exec"), vars(module))
     except BaseException:
-        del sys.modules[module_name]
+        del sys.modules[name]
         raise
     return module

@@ -101,10 +101,10 @@ def examine(name: str, folder: Path, *, dtype: str = "float32", **adapter: Any) 
     try:
         language_model = load_language_model(settings, seed=0)
         statuses = {found.name: found.status for found in describe_model(language_model, 48, trains=True)}
-        trained = train_arm(_run(settings, folder / "references", "references", steps=3))
+        trained = train_arm(_run(settings, folder / "references", "sft", steps=3))
         row = replace(row, **_found(folder / "references"), greedy=statuses["greedy"])
         row = replace(row, saved_difference=_saved_difference(settings, trained, folder / "again"))
-        train_arm(_run(settings, folder / "reward", "reward", steps=3))
+        train_arm(_run(settings, folder / "reward", "rl", steps=3))
         mismatches = [
             step["train/sampler_mismatch"] for step in read_jsonl(folder / "reward" / "metrics.jsonl")
         ]
@@ -124,7 +124,7 @@ def examine_quietly(name: str) -> Row:
         return examine(name, Path(folder))
 
 
-def _run(settings: ModelSettings, folder: Path, signal: Any, steps: int) -> ArmRun:
+def _run(settings: ModelSettings, folder: Path, loss: Any, steps: int) -> ArmRun:
     return ArmRun(
         experiment="zoo",
         arm="diverse",
@@ -133,7 +133,7 @@ def _run(settings: ModelSettings, folder: Path, signal: Any, steps: int) -> ArmR
         task=Questions(),
         model=settings,
         training=TrainingSettings(
-            loss=signal,
+            loss=loss,
             steps=steps,
             prompts_per_step=len(QUESTIONS),
             num_samples=4,
@@ -164,7 +164,7 @@ def _saved_difference(settings: ModelSettings, adapter: Path, folder: Path) -> f
     start = settings.model_copy(
         update={"adapter": settings.adapter.model_copy(update={"start_from": str(adapter)})}
     )
-    train_arm(_run(start, folder, "references", steps=1))
+    train_arm(_run(start, folder, "sft", steps=1))
     logged = read_jsonl(folder / "metrics.jsonl")[0]["train/quality_loss"]
     return abs(logged - plain_cross_entropy(settings.source, adapter, settings.dtype))
 

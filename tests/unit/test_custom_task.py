@@ -125,13 +125,13 @@ def test_every_value_is_a_reward_in_range_or_a_reason(value):
     [
         (
             "exactmatch",
-            "expected exact_match, contains, rouge_l, module:function or path/to/file.py:function",
+            "expected one of exact_match, contains, rouge_l, path/to/file.py:function or module:function",
         ),
         (":check", "is not known"),
         ("mine.py:", "is not known"),
         ("no_such_file.py:check", "there is no file no_such_file.py"),
         ("no_such_module:check", "cannot be imported: ModuleNotFoundError"),
-        ("json:no_such_function", "json has no function no_such_function; it has "),
+        ("json:no_such_function", "json does not define function no_such_function; it defines "),
     ],
 )
 def test_a_checker_that_cannot_be_loaded_says_why(name, message):
@@ -147,8 +147,8 @@ def test_a_checker_that_cannot_be_loaded_says_why(name, message):
         ("def check(prompt, text:\n", "cannot be imported: SyntaxError"),
         ("import no_such_library\n", "cannot be imported: ModuleNotFoundError"),
         ("raise SystemExit(3)\n", "cannot be imported: SystemExit: 3"),
-        ("def score(prompt, text):\n    return 1\n", "has no function check; it has score"),
-        ("check = 3\n", "has no function check; it has none"),
+        ("def score(prompt, text):\n    return 1\n", "does not define function check; it defines score"),
+        ("check = 3\n", "does not define function check; it defines nothing"),
         ("def check(text):\n    return 1\n", "is called as check(prompt, text) but is defined as (text)"),
     ],
 )

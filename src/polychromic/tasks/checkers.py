@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
-import sys
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from importlib.machinery import SourceFileLoader
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from polychromic.errors import CheckerError
+from polychromic.errors import CheckerError, ConfigError
 from polychromic.records import Check, Prompt
+from polychromic.registry import resolve
 
 _LONGEST_REASON = 500
 CheckFunction = Callable[[Prompt, str], Any]
@@ -23,26 +18,21 @@ CheckFunction = Callable[[Prompt, str], Any]
 
 
 def load_checker(name: str) -> CheckFunction:
-    """The checker called `exact_match`, `contains`, `rouge_l`, `module:function` or `path/to/file.py:function`.
+    """Returns the checker called `exact_match`, `contains`, `rouge_l`, `module:function` or `path/to/file.py:function`.
 
     Raises CheckerError that names what is missing: the file, the module, the function, or its two arguments.
     """
-    if name in BUILT_IN:
-        return BUILT_IN[name]
-    place, separator, function_name = name.rpartition(":")
-    if not separator or not place or not function_name:
+    try:
+        function = resolve(name, BUILT_IN, "checker", noun="function")
+    except ConfigError as error:
+        raise CheckerError(str(error)) from error
+    signature = inspect.signature(function)
+    try:
+        signature.bind(None, "")
+    except TypeError as error:
         raise CheckerError(
-            f"checker {name!r} is not known: expected {', '.join(BUILT_IN)}, module:function "
-            "or path/to/file.py:function"
-        )
-    module = _load_file(Path(place), name) if place.endswith(".py") else _load_module(place, name)
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        defined = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-        raise CheckerError(
-            f"checker {name!r}: {place} has no function {function_name}; it has {', '.join(defined) or 'none'}"
-        )
-    _require_two_arguments(function, name)
+            f"checker {name!r} is called as check(prompt, text) but is defined as {signature}: {error}"
+        ) from error
     return function
 
 
@@ -130,42 +120,3 @@ def _in_words(value: Any, words: Callable[[Any], str]) -> str:
     except BaseException as error:  # noqa: BLE001 - the checker boundary again: these words may be anybody's code
         return f"({type(value).__name__} that cannot be shown: {type(error).__name__})"
     return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}... ({len(text):,} characters)"
-
-
-def _load_file(path: Path, name: str) -> ModuleType:
-    if not path.is_file():
-        raise CheckerError(f"checker {name!r}: there is no file {path}; check the path in the task section")
-    loader = SourceFileLoader(f"polychromic_checker_{path.stem}", str(path))
-    module = ModuleType(loader.name)
-    module.__file__ = str(path)
-    sys.modules[loader.name] = module  # dataclasses look up the module they are defined in
-    with _import_failures(name):
-        loader.exec_module(module)
-    return module
-
-
-def _load_module(module_name: str, name: str) -> ModuleType:
-    with _import_failures(name):
-        return importlib.import_module(module_name)
-
-
-@contextmanager
-def _import_failures(name: str) -> Iterator[None]:
-    """The checker boundary again: importing runs the user's code."""
-    try:
-        yield
-    except (Exception, SystemExit) as error:
-        raise CheckerError(
-            f"checker {name!r} cannot be imported: {type(error).__name__}: {error}; "
-            "a file is named path/to/file.py:function, an installed module module:function"
-        ) from error
-
-
-def _require_two_arguments(function: CheckFunction, name: str) -> None:
-    signature = inspect.signature(function)
-    try:
-        signature.bind(None, "")
-    except TypeError as error:
-        raise CheckerError(
-            f"checker {name!r} is called as check(prompt, text) but is defined as {signature}: {error}"
-        ) from error
