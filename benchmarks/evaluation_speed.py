@@ -70,7 +70,7 @@ def main() -> None:
     embedder = _StoredEmbeddings() if options.embeddings else None
     tables = measure_arms(rows, pass_threshold=1.0, embedder=embedder, workers=options.workers)
     marks.append(time.perf_counter())
-    equal = at_equal_length(rows, baseline="arm0", headline="T=1", workers=options.workers)
+    equal = at_equal_length(rows, baseline="arm0", primary_sampling="T=1", workers=options.workers)
     marks.append(time.perf_counter())
     comparison = compare(tables, baseline="arm0", equal_length=equal)
     marks.append(time.perf_counter())

@@ -27,7 +27,7 @@ def test_two_files_become_a_report_with_a_frontier_and_a_verdict(tmp_path):
     assert result.stdout.startswith("ours meets the minimum criteria")
     folder = tmp_path / "own-generations"
     comparison = json.loads((folder / "comparison.json").read_text())
-    assert comparison["headline"] == "T=1"
+    assert comparison["primary_sampling"] == "T=1"
     assert {point["sampling"] for point in comparison["frontier"]} == {"T=1", "T=0.7"}
     page = (folder / "report.html").read_bytes()
     packed = re.search(rb'id="samples"[^>]*>(.*?)</script>', page, re.DOTALL)

@@ -21,7 +21,7 @@ import yaml
 from tests.fuzz.mutate import mutate, mutate_tree
 
 from polychromic.errors import CheckerError, ConfigError, DataError, PolychromicError
-from polychromic.evaluation.external import read_given
+from polychromic.evaluation.external import read_external
 from polychromic.experiment.config import Experiment
 from polychromic.records import SamplingParameters
 from polychromic.tasks.arithmetic import ArithmeticTask
@@ -118,7 +118,7 @@ def read_generations_of(path):
     prompts = [
         replace(one, id=name) for one, name in zip(task.prompts("train"), ("a", "b", "c"), strict=False)
     ]
-    return read_given({"one": [path]}, task, prompts, SamplingParameters())
+    return read_external({"one": [path]}, task, prompts, SamplingParameters())
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def grown(samples=4, n_prompts=7, ways=2, adapter=None):
     return CollectionPlan(
         whole.prompts[:n_prompts],
         samples,
-        whole.ways[:ways],
+        whole.sampling_settings[:ways],
         ("run", 0),
         max_decode_batch=12,
         adapter=adapter,

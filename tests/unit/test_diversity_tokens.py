@@ -194,7 +194,7 @@ def test_chinese_files_are_measured_in_unicode_words_and_the_page_says_so(tmp_pa
     comparison = evaluate_given(
         GivenExperiment.from_file(tmp_path / "e.yaml", files), RunFolder(tmp_path / "mine")
     ).comparison
-    (note,) = [one.text for one in comparison.cautions if one.kind == "units of text"]
+    (note,) = [one.text for one in comparison.warnings if one.kind == "units of text"]
     assert note.startswith(
         "measures of texts count Unicode words and marks (100 % of the letters are of scripts"
     )

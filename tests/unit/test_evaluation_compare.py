@@ -94,7 +94,7 @@ def diverse():
 
 
 def kinds(comparison, arm=None):
-    return {caution.kind for caution in comparison.cautions if arm is None or caution.arm == arm}
+    return {warning.kind for warning in comparison.warnings if arm is None or warning.arm == arm}
 
 
 def test_a_diverse_arm_meets_its_criteria(diverse):
@@ -119,7 +119,7 @@ def test_records_are_found_by_name(diverse):
     assert mean.low < mean.mean < mean.high
     assert mean.mean == pytest.approx(np.mean(mean.seeds))
     assert diverse.contrast("coverage", "vendi") is None
-    assert (diverse.n_prompts, diverse.headline, diverse.baseline) == (30, "T=1", "baseline")
+    assert (diverse.n_prompts, diverse.primary_sampling, diverse.baseline) == (30, "T=1", "baseline")
 
 
 def test_pass_at_k_runs_over_the_whole_curve(diverse):
@@ -135,22 +135,22 @@ def test_pass_at_k_runs_over_the_whole_curve(diverse):
 
 
 def test_scrutiny_holds_every_prompts_difference(diverse):
-    scrutiny = next(
-        one for one in diverse.scrutiny if (one.arm, one.metric) == ("coverage", "distinct_correct")
+    sensitivity = next(
+        one for one in diverse.sensitivity if (one.arm, one.metric) == ("coverage", "distinct_correct")
     )
 
-    assert len(scrutiny.differences) == len(diverse.prompts)
-    assert np.mean(scrutiny.differences) == pytest.approx(
+    assert len(sensitivity.differences) == len(diverse.prompts)
+    assert np.mean(sensitivity.differences) == pytest.approx(
         diverse.contrast("coverage", "distinct_correct").difference
     )
-    assert scrutiny.robustness.t_p_value < 0.001
+    assert sensitivity.robustness.t_p_value < 0.001
 
 
 def test_json_is_strict_and_versioned(diverse):
     text = json.dumps(diverse.to_json(), allow_nan=False)
     back = json.loads(text)
 
-    assert back["schema_version"] == 1
+    assert back["schema_version"] == 2
     assert back["verdict"]["status"] == diverse.verdict.status
     assert back["seeds"]["coverage"] == [0, 1, 2]
     assert back["verdict"]["levels"][0]["outcomes"][0]["criterion"]["metric"] == "distinct_correct"
@@ -249,7 +249,7 @@ def test_a_gain_of_the_plain_measure_that_vanishes_at_equal_length_is_flagged():
     comparison = compare(tables, baseline="baseline", criteria=levels, resampling=QUICK)
 
     assert comparison.contrast("short", "distinct_2").p_value < 0.01
-    assert any("vanishes when length is matched" in caution.text for caution in comparison.cautions)
+    assert any("vanishes when length is matched" in warning.text for warning in comparison.warnings)
 
 
 def test_a_gain_that_temperature_also_gives_is_flagged():
@@ -259,7 +259,7 @@ def test_a_gain_that_temperature_also_gives_is_flagged():
             "warm": {"pass_rate": 0.2, "modes": 5, "temperatures": (0.7, 1.0, 2.5)},
         },
         levels={"minimum": [Criterion("distinct_2", "higher", 0.1)]},
-        headline="T=1",
+        primary_sampling="T=1",
     )
 
     assert "temperature" in kinds(comparison, "warm")

@@ -50,7 +50,7 @@ def compared(rows, **options):
 
 
 def length_texts(comparison):
-    return [caution.text for caution in comparison.cautions if caution.kind == "length"]
+    return [warning.text for warning in comparison.warnings if warning.kind == "length"]
 
 
 def test_an_arm_with_fewer_answers_is_not_more_diverse_for_it():
@@ -64,8 +64,8 @@ def test_an_arm_with_fewer_answers_is_not_more_diverse_for_it():
         assert found.p_value > 0.01, key
     assert comparison.verdict.status == "not met"
     assert "k:4" in comparison.signatures["self_bleu"]
-    (caution,) = [one for one in comparison.cautions if one.kind == "number of answers"]
-    assert "baseline (16): measures of texts see the first 4 of each prompt" in caution.text
+    (warning,) = [one for one in comparison.warnings if one.kind == "number of answers"]
+    assert "baseline (16): measures of texts see the first 4 of each prompt" in warning.text
 
 
 def test_pass_rates_use_all_answers_where_the_measures_of_texts_may_not():
@@ -78,7 +78,7 @@ def test_pass_rates_use_all_answers_where_the_measures_of_texts_may_not():
 
 def test_equal_numbers_of_answers_need_no_warning():
     comparison = compared({("baseline", 0): rows_of(1, n_answers=4), ("same", 0): rows_of(2, n_answers=4)})
-    assert not [one for one in comparison.cautions if one.kind == "number of answers"]
+    assert not [one for one in comparison.warnings if one.kind == "number of answers"]
 
 
 def test_a_few_prompts_with_fewer_answers_are_left_out_of_the_measures_of_texts():
@@ -96,7 +96,7 @@ def test_every_difference_that_only_length_makes_is_flagged():
         ("baseline", 0): rows_of(1, n_answers=6, n_words=16),
         ("short", 0): rows_of(2, n_answers=6, n_words=6),
     }
-    equal = at_equal_length(rows, baseline="baseline", headline="T=1")
+    equal = at_equal_length(rows, baseline="baseline", primary_sampling="T=1")
     comparison = compared(rows, equal_length=equal)
     flagged = [text for text in length_texts(comparison) if "vanishes when length is matched" in text]
     for name in ("Distinct-1", "Distinct-2", "Compression ratio"):
@@ -112,14 +112,14 @@ def test_a_difference_that_stays_at_equal_length_is_not_flagged():
         ("baseline", 0): rows_of(1, n_answers=6, n_words=6, vocabulary=5),
         ("rich", 0): rows_of(2, n_answers=6, n_words=9, vocabulary=60),
     }
-    equal = at_equal_length(rows, baseline="baseline", headline="T=1")
+    equal = at_equal_length(rows, baseline="baseline", primary_sampling="T=1")
     texts = length_texts(compared(rows, equal_length=equal))
     assert not [text for text in texts if "vanishes" in text]
 
 
 def test_arms_of_one_length_are_not_measured_twice():
     rows = {("baseline", 0): rows_of(1, n_answers=4), ("same", 0): rows_of(2, n_answers=4)}
-    assert at_equal_length(rows, baseline="baseline", headline="T=1") == {}
+    assert at_equal_length(rows, baseline="baseline", primary_sampling="T=1") == {}
 
 
 def test_seeds_and_prompts_are_paired_at_equal_length():
@@ -130,10 +130,10 @@ def test_seeds_and_prompts_are_paired_at_equal_length():
         ("long", 2): rows_of(4, n_answers=4, n_words=9, n_prompts=7),
         ("untrained", 0): rows_of(5, n_answers=4, n_words=9, n_prompts=5),
     }
-    equal = at_equal_length(rows, baseline="baseline", headline="T=1")
+    equal = at_equal_length(rows, baseline="baseline", primary_sampling="T=1")
     assert [cells.shape for cells in equal["long", "self_bleu"]] == [(1, 5), (1, 5)]
     assert [cells.shape for cells in equal["untrained", "self_bleu"]] == [(2, 5), (2, 5)]
-    pooled = at_equal_length(rows, baseline="baseline", headline="T=1", workers=2)
+    pooled = at_equal_length(rows, baseline="baseline", primary_sampling="T=1", workers=2)
     assert np.array_equal(pooled["long", "distinct_1"][0], equal["long", "distinct_1"][0])
 
 

@@ -105,7 +105,7 @@ def test_undefined_values_are_told_of_with_their_reason():
     tables = measure_arms({("baseline", 0): mixed, ("arm", 0): rows_of()}, pass_threshold=1.0)
     assert tables["baseline", 0].undefined["T=1"]["distinct_3"] == {"no n-gram of length 3": 5}
     comparison = compared(tables)
-    texts = {caution.arm: caution.text for caution in comparison.cautions if caution.kind == "undefined"}
+    texts = {warning.arm: warning.text for warning in comparison.warnings if warning.kind == "undefined"}
     assert list(texts) == ["baseline"]
     assert "Distinct-2 in 5 of 20 groups: no n-gram of length 2" in texts["baseline"]
     assert "Distinct-3 in 5 of 20 groups: no n-gram of length 3" in texts["baseline"]
@@ -115,9 +115,9 @@ def test_undefined_values_are_told_of_with_their_reason():
 def test_what_no_arm_has_is_told_once():
     rows = rows_of(["yes", "no", "yes", "no"])
     comparison = compared(measure_arms({("baseline", 0): rows, ("arm", 0): rows}, pass_threshold=1.0))
-    (caution,) = [one for one in comparison.cautions if one.kind == "undefined"]
-    assert caution.arm == ""
-    assert caution.text.startswith(
+    (warning,) = [one for one in comparison.warnings if one.kind == "undefined"]
+    assert warning.arm == ""
+    assert warning.text.startswith(
         "in every arm no value of Distinct-2 (rarefied) in 20 of 20 groups: fewer than"
     )
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polychromic.errors import ConfigError, DataError
-from polychromic.evaluation.external import parse_given, read_given
+from polychromic.evaluation.external import parse_line, read_external
 from polychromic.experiment.external import GivenExperiment, evaluate_given, split_arguments
 from polychromic.experiment.folder import RunFolder
 from polychromic.files import write_text
@@ -42,7 +42,7 @@ def lines(path: Path, *rows) -> Path:
 
 
 def read(*files: Path):
-    return read_given({"arm": files}, WordTask(), PROMPTS, DEFAULT)
+    return read_external({"arm": files}, WordTask(), PROMPTS, DEFAULT)
 
 
 @pytest.mark.parametrize("id_key", ["prompt_id", "id", "task_id"])
@@ -63,7 +63,7 @@ def test_a_line_may_hold_a_list(tmp_path, key):
 
 
 def test_numbers_are_ids_and_other_keys_are_left_alone():
-    one = parse_given(b'{"task_id": 7, "completion": "x", "passed": true, "model": {"name": "y"}}')[0]
+    one = parse_line(b'{"task_id": 7, "completion": "x", "passed": true, "model": {"name": "y"}}')[0]
     assert (one.prompt_id, one.text, one.sampling) == ("7", "x", None)
 
 
@@ -124,7 +124,7 @@ def test_every_bad_line_of_every_file_is_named_at_once(tmp_path):
     )
     second = lines(tmp_path / "b.jsonl", {"text": "four"}, {"id": "p0", "text": "a", "completion": "b"})
     with pytest.raises(DataError) as error:
-        read_given({"a": [first], "b": [second]}, WordTask(), PROMPTS, DEFAULT)
+        read_external({"a": [first], "b": [second]}, WordTask(), PROMPTS, DEFAULT)
     message = str(error.value)
     assert "7 bad lines" in message
     for part in (
@@ -159,21 +159,21 @@ def test_every_bad_line_of_every_file_is_named_at_once(tmp_path):
 )
 def test_bad_lines_say_what_was_expected(line, message):
     with pytest.raises(BadLineError, match=message):
-        parse_given(line.encode())
+        parse_line(line.encode())
 
 
 @given(st.binary(max_size=80))
 @settings(max_examples=300, deadline=None)
 def test_any_bytes_are_a_line_or_a_bad_line(line):
     try:
-        assert parse_given(line)
+        assert parse_line(line)
     except BadLineError as error:
         assert str(error)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=50))
 def test_texts_come_back_unchanged(text):
-    assert parse_given(json.dumps({"id": "p", "text": text}).encode())[0].text == text
+    assert parse_line(json.dumps({"id": "p", "text": text}).encode())[0].text == text
 
 
 def test_an_empty_and_a_missing_file_are_named(tmp_path):
@@ -222,10 +222,10 @@ def test_two_files_and_a_task_are_enough_for_a_report(files):
     assert comparison.mean("a", "pass@1").mean == pytest.approx(0.5)
     assert comparison.mean("b", "pass@1").mean == pytest.approx(0.75)
     assert comparison.contrast("b", "pass@1").p_value < 0.01
-    kinds = [caution.kind for caution in comparison.cautions]
+    kinds = [warning.kind for warning in comparison.warnings]
     assert kinds.count("sampling not stated") == 2
     written = json.loads((files / "mine" / "comparison.json").read_text())
-    assert written["schema_version"] == 1
+    assert written["schema_version"] == 2
     assert written["checker"]["controls"]["references"]["pass_rate"] == 1.0
     assert (files / "mine" / "report.html").is_file()
     hashes = json.loads((files / "mine" / "provenance.json").read_text())["data_sha256"]
@@ -252,7 +252,7 @@ def test_a_folder_with_a_run_is_not_overwritten(files):
 def test_arms_without_a_common_way_of_sampling_are_refused(files):
     for name, temperature in (("a", 0.5), ("b", 1.0)):
         lines(files / f"{name}.jsonl", {"id": "p1", "texts": ["x", "y"], "temperature": temperature})
-    with pytest.raises(DataError, match=r"no way of sampling is common to all files \(a: T=0.5; b: T=1\)"):
+    with pytest.raises(DataError, match=r"no sampling setting is common to all files \(a: T=0.5; b: T=1\)"):
         evaluate_given(experiment_of(files), RunFolder(files / "mine"))
 
 
@@ -309,8 +309,8 @@ def test_a_lenient_checker_is_named_in_the_comparison(files):
     )
     comparison = evaluate_given(experiment_of(files), RunFolder(files / "mine")).comparison
     assert comparison.checker.lenient
-    (caution,) = [one for one in comparison.cautions if one.kind == "checker"]
-    assert "repeated word (100 %)" in caution.text
+    (warning,) = [one for one in comparison.warnings if one.kind == "checker"]
+    assert "repeated word (100 %)" in warning.text
 
 
 def test_a_task_without_a_checker_has_no_audit(files):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from polychromic.errors import DataError
-from polychromic.evaluation.external_lines import parse_given
+from polychromic.evaluation.external_lines import parse_line
 from polychromic.experiment.external import GivenExperiment, evaluate_given
 from polychromic.experiment.folder import RunFolder
 from polychromic.tasks.lines import BadLineError
@@ -14,7 +14,7 @@ PROMPTS = 12
 
 
 def one(**keys):
-    return parse_given(json.dumps({"id": "p0", "text": "x", **keys}).encode())[0]
+    return parse_line(json.dumps({"id": "p0", "text": "x", **keys}).encode())[0]
 
 
 @pytest.mark.parametrize(
@@ -61,9 +61,9 @@ def test_an_unknown_word_is_refused_with_the_known_ones(word):
 
 def test_each_text_of_a_list_may_have_its_own_ending():
     line = {"id": "p", "texts": ["a", "b"], "finish_reason": ["stop", "length"]}
-    assert [text.ending for text in parse_given(json.dumps(line).encode())] == ["finished", "limit"]
+    assert [text.ending for text in parse_line(json.dumps(line).encode())] == ["finished", "limit"]
     with pytest.raises(BadLineError, match="finish_reason: has 1 entries for 2 texts"):
-        parse_given(json.dumps({**line, "finish_reason": ["stop"]}).encode())
+        parse_line(json.dumps({**line, "finish_reason": ["stop"]}).encode())
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def compare(tmp_path):
 
 
 def texts(comparison, kind):
-    return [caution.text for caution in comparison.cautions if caution.kind == kind]
+    return [warning.text for warning in comparison.warnings if warning.kind == kind]
 
 
 def test_truncation_of_any_tool_reaches_the_page_numbers(compare):
@@ -205,7 +205,7 @@ def test_what_is_left_out_is_said_in_one_line_with_counts(compare):
     found = compare(a=a, b=[*answers(range(11), seed=0), *answers(range(11), seed=1)])
     assert texts(found, "left out") == [
         "2 prompts that not every arm and seed has (a lacks 2 and b lacks 1; first: p10); "
-        "1 seed of a that b lacks (2); 1 way of sampling of a that not every seed of a and b has (T=0.5); "
+        "1 seed of a that b lacks (2); 1 sampling setting of a that not every seed of a and b has (T=0.5); "
         "10 prompts are compared"
     ]
     assert texts(compare(a=answers(range(6)), b=answers(range(6))), "left out") == [

@@ -19,7 +19,7 @@ from polychromic.diagnosis.rules import Finding
 from polychromic.diagnosis.run import ArmDiagnosis, Diagnosis, show_diagnosis
 from polychromic.errors import DataError
 from polychromic.evaluation import Criterion, Resampling, compare, measure_arms
-from polychromic.evaluation.external import read_given
+from polychromic.evaluation.external import read_external
 from polychromic.experiment.preflight.checks import CheckResult, show_check
 from polychromic.files import append_jsonl, read_jsonl
 from polychromic.plain_text import plain_text
@@ -108,7 +108,7 @@ def check_given(path, text):
     task = ArithmeticTask(4, 2, 2)
     prompts = [Prompt(known, as_messages("Q"), (), {})]
     with pytest.raises(DataError) as caught:
-        read_given({"arm": [path]}, task, prompts, SamplingParameters())
+        read_external({"arm": [path]}, task, prompts, SamplingParameters())
     assert f"{path}:2: " in str(caught.value)
     assert plain_text(str(caught.value)) == str(caught.value)
     assert len(str(caught.value)) < 1000
@@ -255,8 +255,8 @@ def on_a_terminal(show):
 
 def check_console(text):
     comparison = SimpleNamespace(
-        verdict=SimpleNamespace(sentence=text, question=text, levels=()), means=(), arms=(text,), headline=text,
-        resampling=Resampling(), cautions=(SimpleNamespace(kind=text, text=text),), frontier=(), signatures={},
+        verdict=SimpleNamespace(sentence=text, question=text, levels=()), means=(), arms=(text,), primary_sampling=text,
+        resampling=Resampling(), warnings=(SimpleNamespace(kind=text, text=text),), frontier=(), signatures={},
         baseline=text, untrained=None, against_untrained={}, overtakings=(),
     )  # fmt: skip
     arm = ArmDiagnosis(text, 1, (text,), (Finding(text, "fault", text, text),), None, None)

@@ -109,7 +109,7 @@ def compare(tmp_path):
 def test_leakage_and_duplicates_stand_beside_the_verdict(compare, tmp_path):
     """Preflight mentioned overlap, the report never; duplicates nobody."""
     found = compare("train: train.jsonl, validation: train.jsonl, test: test.jsonl")
-    texts = {one.kind: one.text for one in found.cautions}
+    texts = {one.kind: one.text for one in found.warnings}
     assert texts["leakage"].startswith(
         "2 of 8 evaluated prompts are also in training: 1 word for word, 1 nearly (90 %"
     )
@@ -126,5 +126,5 @@ def test_leakage_and_duplicates_stand_beside_the_verdict(compare, tmp_path):
     "splits", ["test: test.jsonl", "train: gone.jsonl, validation: gone.jsonl, test: test.jsonl"]
 )
 def test_without_the_training_prompts_only_duplicates_are_said(compare, splits):
-    kinds = {one.kind for one in compare(splits).cautions}
+    kinds = {one.kind for one in compare(splits).warnings}
     assert "duplicates" in kinds and "leakage" not in kinds

@@ -9,7 +9,7 @@ from polychromic.evaluation import Criterion, PromptTable, Resampling, SampledTa
 from polychromic.evaluation.criteria import decimal_places, estimate, short_p
 from polychromic.report.build import status_style
 from polychromic.report.cells import criteria_groups, criteria_header, means_groups
-from polychromic.report.opening import as_text, no_cautions, plain_verdict
+from polychromic.report.opening import as_text, no_warnings, plain_verdict
 from polychromic.report.view import how_made, meaning, signatures
 
 QUICK = Resampling(bootstraps=1000, sign_patterns=2000)
@@ -153,7 +153,7 @@ def test_all_means_stand_in_one_group_each_and_every_measure_says_what_it_is():
 def test_no_warning_names_only_what_was_looked_for():
     found = comparison_of(criteria=[MORE], distinct_correct=1.4)
     assert found.checker is None
-    assert "lenient checker" not in no_cautions(found)
+    assert "lenient checker" not in no_warnings(found)
 
 
 def test_no_clear_change_is_said_so_in_headline_table_and_colour():

@@ -136,7 +136,7 @@ def test_files_with_thinking_are_checked_by_their_answers_and_that_is_said(compa
     found = compare()
     assert found.mean("a", "pass@1").mean == pytest.approx(1 / 3)
     assert found.mean("a", "truncated").mean == pytest.approx(1 / 3)
-    assert [one.text for one in found.cautions if one.kind == "thinking"] == [
+    assert [one.text for one in found.warnings if one.kind == "thinking"] == [
         "a: thinking stands before 18 of 18 answers and is left out of checks and measures; 6 never came to an answer, "
         "which is empty and counts as truncated; lengths count it"
     ]
@@ -150,7 +150,7 @@ def test_files_with_thinking_are_checked_by_their_answers_and_that_is_said(compa
 def test_thinking_may_be_kept_as_text(compare):
     found = compare("task.thinking=keep")
     assert found.mean("a", "pass@1").mean == 1.0
-    assert not [one for one in found.cautions if one.kind == "thinking"]
+    assert not [one for one in found.warnings if one.kind == "thinking"]
 
 
 def test_thinking_may_be_measured_apart(compare):

@@ -27,7 +27,7 @@ def train_and_sample(folder, tiny_settings, **adapter):
     plan = CollectionPlan(
         prompts=tuple(run.task.prompts("test")[:8]),
         samples=4,
-        ways=ways,
+        sampling_settings=ways,
         names=("twice", 3),
         max_decode_batch=32,
     )

@@ -116,7 +116,7 @@ def test_it_is_in_every_table_and_in_no_verdict(compared):
     assert "untrained" in means_table(compared)[0]
     assert compared.contrast("untrained", "distinct_correct") is not None
     assert "untrained" in {curve.arm for curve in compared.curves}
-    assert not {caution.arm for caution in compared.cautions} & {"untrained"}
+    assert not {warning.arm for warning in compared.warnings} & {"untrained"}
 
 
 def test_a_lone_table_judges_it_as_any_arm():

@@ -224,8 +224,8 @@ def test_an_arm_that_leaves_answers_out_is_told_so_and_does_not_shrink_the_other
     tables = measure_arms(rows, pass_threshold=1.0)
     assert np.unique(tables["full", 0].sampled["T=1"].metric("distinct_correct")).tolist() == [4.0]
     comparison = compare(tables, baseline="full")
-    (caution,) = [one for one in comparison.cautions if one.kind == "missing answers"]
-    assert caution.text.startswith("short: 50.0 % of the answers asked for were not given")
+    (warning,) = [one for one in comparison.warnings if one.kind == "missing answers"]
+    assert warning.text.startswith("short: 50.0 % of the answers asked for were not given")
 
 
 # The arm. -----------------------------------------------------------------------------------------------------------

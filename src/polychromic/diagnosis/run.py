@@ -83,16 +83,16 @@ def diagnose(
     arms: Sequence[ArmFacts],
     seeds: Sequence[int],
     *,
-    headline: str = "",
+    primary_sampling: str = "",
     updates_of: UpdatesOf | None = None,
 ) -> Diagnosis:
     """Diagnose the run below `root`; arms or seeds that have not begun are passed over.
 
-    headline: the sampling label whose generations are looked at. updates_of: where to look for weights, by default
-    finished adapters alone. Raises DataError on a damaged file.
+    primary_sampling: the sampling label whose generations are looked at. updates_of: where to look for weights, by
+    default finished adapters alone. Raises DataError on a damaged file.
     """
     baseline = arms[0]
-    texts = {arm.name: _texts(root / arm.name, seeds, headline) for arm in arms}
+    texts = {arm.name: _texts(root / arm.name, seeds, primary_sampling) for arm in arms}
     updates_of = updates_of or (lambda arm, seed: finished_updates(root / arm.name / f"seed-{seed}"))
     traces = {arm.name: _trace(root, arm.name, seeds) for arm in arms}
     found = []
@@ -170,11 +170,11 @@ def _if_alike(other: Mapping[str, Update] | None, ours: Mapping[str, Update]) ->
     return other if other is not None and other.keys() == ours.keys() else None
 
 
-def _texts(arm_root: Path, seeds: Sequence[int], headline: str) -> TextFigures | None:
+def _texts(arm_root: Path, seeds: Sequence[int], primary_sampling: str) -> TextFigures | None:
     rows = [
         row for seed in seeds for row in read_generations(arm_root / f"seed-{seed}" / "generations.jsonl")
     ]
-    chosen = [row for row in rows if not headline or row.sampling.label == headline]
+    chosen = [row for row in rows if not primary_sampling or row.sampling.label == primary_sampling]
     return text_figures(chosen) if chosen else None
 
 

@@ -155,7 +155,7 @@ _SCRIPTS = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "KATAKANA-HIRAGANA": "CJK"}
 
 @dataclass(frozen=True, slots=True)
 class TextFigures:
-    """Means over one arm's generations at the headline. Shares are of the generations that have letters."""
+    """Means over one arm's generations at the primary sampling. Shares are of the generations that have letters."""
 
     tokens: float
     truncated: float

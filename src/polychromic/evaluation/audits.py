@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from polychromic.diversity.tokens import unicode_words
-from polychromic.evaluation.criteria import Caution, listed, plural
+from polychromic.evaluation.criteria import ResultWarning, listed, plural
 from polychromic.records import Check, GenerationRow, Prompt
 from polychromic.seeding import numpy_generator
 from polychromic.tasks.base import Task
@@ -215,12 +215,12 @@ class Leakage:
             f"counted once (first: {later} repeats {first})"
         )
 
-    def cautions(self) -> Iterator[Caution]:
+    def warnings(self) -> Iterator[ResultWarning]:
         """The findings as warnings of a comparison."""
         for sentence in self.sentences():
-            yield Caution("leakage", "", sentence)
+            yield ResultWarning("leakage", "", sentence)
         if self.repeated:
-            yield Caution("duplicates", "", self.repetition())
+            yield ResultWarning("duplicates", "", self.repetition())
 
 
 def find_leakage(test: Sequence[Prompt], train: Sequence[Prompt]) -> Leakage:

@@ -34,7 +34,7 @@ Rows = Mapping[RowKey, GenerationRow]
 class Chunk:
     """Prompts whose generations from index `start` to before `stop` are drawn together, in one batch."""
 
-    way: SamplingParameters
+    sampling: SamplingParameters
     prompts: tuple[Prompt, ...]
     start: int
     stop: int
@@ -43,20 +43,22 @@ class Chunk:
     def keys(self) -> list[RowKey]:
         """Of its rows, in order."""
         return [
-            (self.way, prompt.id, index) for prompt in self.prompts for index in range(self.start, self.stop)
+            (self.sampling, prompt.id, index)
+            for prompt in self.prompts
+            for index in range(self.start, self.stop)
         ]
 
 
 @dataclass(frozen=True, slots=True)
 class CollectionPlan:
-    """What is to be sampled: every prompt, `samples` times, in each of the ways; seeded by `names`.
+    """What is to be sampled: every prompt, `samples` times, at each of the sampling settings; seeded by `names`.
 
     `adapter` begins the hash of the weights that are sampled, None for an untrained model.
     """
 
     prompts: tuple[Prompt, ...]
     samples: int
-    ways: tuple[SamplingParameters, ...]
+    sampling_settings: tuple[SamplingParameters, ...]
     names: tuple[str | int, ...]
     max_decode_batch: int = 256
     adapter: str | None = None
@@ -64,13 +66,18 @@ class CollectionPlan:
     @property
     def n_rows(self) -> int:
         """How many rows the plan asks for."""
-        return len(self.ways) * len(self.prompts) * self.samples
+        return len(self.sampling_settings) * len(self.prompts) * self.samples
 
     @property
     def keys(self) -> list[RowKey]:
         """Of all rows that the plan asks for."""
         indices = range(self.samples)
-        return [(way, prompt.id, index) for way in self.ways for prompt in self.prompts for index in indices]
+        return [
+            (sampling, prompt.id, index)
+            for sampling in self.sampling_settings
+            for prompt in self.prompts
+            for index in indices
+        ]
 
     def chunks(self, rows: Rows) -> list[Chunk]:
         """The units of work, given the rows that exist. A run that was resumed, or of which rows were lost, decodes the
@@ -78,27 +85,33 @@ class CollectionPlan:
         more answers than that are a draw of their own."""
         stops = self._stops(rows)
         draws: dict[tuple[int, int, int], list[Prompt]] = {}
-        for number, way in enumerate(self.ways):
+        for number, sampling in enumerate(self.sampling_settings):
             for prompt in self.prompts:
-                ordered = sorted(stops[way, prompt.id])
+                ordered = sorted(stops[sampling, prompt.id])
                 for start, stop in zip([0, *ordered], ordered, strict=False):
                     draws.setdefault((start, stop, number), []).append(prompt)
         found = []
         for (start, stop, number), prompts in sorted(draws.items(), key=lambda draw: draw[0]):
             size = max(1, self.max_decode_batch // (stop - start))
             for first in range(0, len(prompts), size):
-                found.append(Chunk(self.ways[number], tuple(prompts[first : first + size]), start, stop))
+                found.append(
+                    Chunk(self.sampling_settings[number], tuple(prompts[first : first + size]), start, stop)
+                )
         return found
 
     def _stops(self, rows: Rows) -> dict[tuple[SamplingParameters, str], set[int]]:
         """Where the draws of each prompt end. Rows of earlier versions do not say; theirs was one for all prompts."""
         unsaid: dict[SamplingParameters, int] = {}
-        for (way, _, index), row in rows.items():
+        for (sampling, _, index), row in rows.items():
             if row.of is None:
-                unsaid[way] = max(unsaid.get(way, 0), index + 1)
-        stops = {(way, prompt.id): {self.samples} for way in self.ways for prompt in self.prompts}
-        for (way, prompt_id, _), row in rows.items():
-            stops[way, prompt_id].add(min(self.samples, unsaid[way] if row.of is None else row.of))
+                unsaid[sampling] = max(unsaid.get(sampling, 0), index + 1)
+        stops = {
+            (sampling, prompt.id): {self.samples}
+            for sampling in self.sampling_settings
+            for prompt in self.prompts
+        }
+        for (sampling, prompt_id, _), row in rows.items():
+            stops[sampling, prompt_id].add(min(self.samples, unsaid[sampling] if row.of is None else row.of))
         return stops
 
 
@@ -119,7 +132,7 @@ def collect(
             continue
         sampler = sampler or sampler_factory()
         seeds = [_seed(plan, chunk, prompt) for prompt in chunk.prompts]
-        groups = sampler.sample(chunk.prompts, chunk.stop - chunk.start, chunk.way, seeds)
+        groups = sampler.sample(chunk.prompts, chunk.stop - chunk.start, chunk.sampling, seeds)
         fresh = _missing_rows(plan, chunk, task, groups, seeds, rows)
         append_generations(path, fresh)
         rows |= {row_key(row): row for row in fresh}
@@ -177,7 +190,7 @@ def _n_lost(plan: CollectionPlan, rows: Rows) -> int:
     missing: dict[tuple[SamplingParameters, int], int] = {}
     lost = 0
     for chunk in plan.chunks(rows):
-        draw = (chunk.way, chunk.start)
+        draw = (chunk.sampling, chunk.start)
         for key in chunk.keys:
             if key not in rows:
                 missing[draw] = missing.get(draw, 0) + 1
@@ -188,7 +201,7 @@ def _n_lost(plan: CollectionPlan, rows: Rows) -> int:
 
 def _seed(plan: CollectionPlan, chunk: Chunk, prompt: Prompt) -> int:
     further = (chunk.start,) if chunk.start else ()
-    return child_seed(*plan.names, "evaluation", chunk.way.label, prompt.id, *further)
+    return child_seed(*plan.names, "evaluation", chunk.sampling.label, prompt.id, *further)
 
 
 def _missing_rows(
@@ -203,11 +216,11 @@ def _missing_rows(
     asked, fresh = [], []
     for prompt, group, seed in zip(chunk.prompts, groups, seeds, strict=True):
         for index, one in enumerate(group, start=chunk.start):
-            if (chunk.way, prompt.id, index) not in rows:
+            if (chunk.sampling, prompt.id, index) not in rows:
                 asked.append(prompt)
                 fresh.append(
                     GenerationRow(
-                        prompt.id, index, one.text, len(one.token_ids), one.finish, chunk.way, seed,
+                        prompt.id, index, one.text, len(one.token_ids), one.finish, chunk.sampling, seed,
                         reward=None, thinking=one.thinking, of=chunk.stop, adapter=plan.adapter,
                     )
                 )  # fmt: skip

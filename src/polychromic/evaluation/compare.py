@@ -8,10 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polychromic.evaluation.audits import CheckerAudit
-from polychromic.evaluation.comparison import ArmCurve, ArmMean, Comparison, Contrast, Plan, Scrutiny
-from polychromic.evaluation.criteria import DEFAULT_LEVELS, Caution, Criterion, Levels, plural, share_at_bound
+from polychromic.evaluation.comparison import ArmCurve, ArmMean, Comparison, Contrast, Plan, Sensitivity
+from polychromic.evaluation.criteria import (
+    DEFAULT_LEVELS,
+    Criterion,
+    Levels,
+    ResultWarning,
+    plural,
+    share_at_bound,
+)
 from polychromic.evaluation.lengths import EqualLength
-from polychromic.evaluation.measure import undefined_cautions
+from polychromic.evaluation.measure import undefined_warnings
 from polychromic.evaluation.metrics import METRICS, find_metric, split_at_k
 from polychromic.evaluation.outcomes import Evidence
 from polychromic.evaluation.statistics.frontier import MatchedGain, matched_gains, simultaneous_curve
@@ -22,15 +29,15 @@ from polychromic.evaluation.tables import PromptTable
 from polychromic.evaluation.verdict import Verdict, judge
 from polychromic.evaluation.warnings import (
     Contrasts,
-    answer_cautions,
-    checker_cautions,
-    criterion_cautions,
-    fault_cautions,
-    left_out_caution,
-    length_cautions,
+    answer_warnings,
+    checker_warnings,
+    criterion_warnings,
+    fault_warnings,
+    left_out_warnings,
+    length_warnings,
     reward_hacking,
-    seed_cautions,
-    temperature_cautions,
+    seed_warnings,
+    temperature_warnings,
 )
 
 Floats = NDArray[np.float64]
@@ -41,52 +48,52 @@ def compare(
     *,
     baseline: str,
     criteria: Levels = DEFAULT_LEVELS,
-    headline: str | None = None,
+    primary_sampling: str | None = None,
     resampling: Resampling | None = None,
     quality_metric: str | None = None,
     audit: CheckerAudit | None = None,
     equal_length: EqualLength | None = None,
-    notes: Sequence[Caution] = (),
+    notes: Sequence[ResultWarning] = (),
     chosen_late: Sequence[str] = (),
     untrained: str | None = None,
 ) -> Comparison:
     """Compare every arm with the baseline and judge it by the criteria.
 
-    `tables` are by (arm, seed) in the order in which arms are shown. `headline` is the way of sampling that the
-    criteria are judged at (the first of the baseline's unless named). `quality_metric` is the quality of the
+    `tables` are by (arm, seed) in the order in which arms are shown. The criteria are judged at `primary_sampling` (the
+    first of the baseline's unless named). `quality_metric` is the quality of the
     frontier: the judge where there is one, else the reward. `audit` says what the checker is worth, `equal_length`
-    (from `at_equal_length`) what the arms are with texts of the same lengths, and `notes` are cautions of the
+    (from `at_equal_length`) what the arms are with texts of the same lengths, and `notes` are warnings of the
     caller's own; all are kept and shown. `chosen_late` names settings changed after results were seen, `untrained`
     the arm that is the model before training: shown everywhere, not judged.
-    Raises ValueError where the baseline, another arm or the headline is missing, no prompt is shared, or a measure was
-    made in different ways (see `measure_arms`).
+    Raises ValueError where the baseline, another arm or the primary sampling is missing, no prompt is shared, or a
+    measure was made in different ways (see `measure_arms`).
     """
-    plan = Plan.of(tables, baseline, criteria, headline, resampling or Resampling(), untrained)
+    plan = Plan.of(tables, baseline, criteria, primary_sampling, resampling or Resampling(), untrained)
     contrasts = _contrasts(plan)
-    at_headline = _at_headline(plan, contrasts)
+    at_primary = _at_primary(plan, contrasts)
     at_equal_length = _at_equal_length(equal_length or {}, plan)
     means, gains = _means(plan), _frontier(plan, quality_metric)
-    hacking = reward_hacking(at_headline, _gaps(plan), baseline, plan.alpha)
-    verdict = _verdict(plan, at_headline, hacking, chosen_late, notes)
+    hacking = reward_hacking(at_primary, _gaps(plan), baseline, plan.alpha)
+    verdict = _verdict(plan, at_primary, hacking, chosen_late, notes)
     found = (
         *hacking,
-        *_cautions_of_claims(plan, audit, gains, at_headline, verdict),
-        *_cautions_of_measures(plan, tables, at_headline, at_equal_length, means),
+        *_warnings_of_claims(plan, audit, gains, at_primary, verdict),
+        *_warnings_of_measures(plan, tables, at_primary, at_equal_length, means),
         *notes,
     )
     return Comparison(
         baseline=baseline,
         arms=tuple(plan.study.arms),
         seeds=plan.study.arms,
-        headline=plan.headline,
+        primary_sampling=plan.primary_sampling,
         prompts=plan.study.prompts,
         means=means,
         contrasts=contrasts,
         equal_length=at_equal_length,
-        scrutiny=_scrutiny(plan),
+        sensitivity=_sensitivity(plan),
         frontier=gains,
         curves=_curves(plan),
-        cautions=_each_once(found),
+        warnings=_each_once(found),
         verdict=verdict,
         clusters=plan.study.clusters,
         signatures=plan.study.signatures,
@@ -100,15 +107,15 @@ def compare(
 
 def _verdict(
     plan: Plan,
-    at_headline: Contrasts,
-    hacking: Sequence[Caution],
+    at_primary: Contrasts,
+    hacking: Sequence[ResultWarning],
     chosen_late: Sequence[str],
-    notes: Sequence[Caution],
+    notes: Sequence[ResultWarning],
 ) -> Verdict:
     return judge(
         plan.levels,
         plan.judged,
-        _evidence(plan, at_headline),
+        _evidence(plan, at_primary),
         basis=_basis(plan),
         hacked=[one.arm for one in hacking],
         chosen_late=chosen_late,
@@ -116,52 +123,52 @@ def _verdict(
     )
 
 
-def _at_headline(plan: Plan, contrasts: Sequence[Contrast]) -> Contrasts:
-    """Those of the judged arms at the way of sampling that the criteria are judged at."""
+def _at_primary(plan: Plan, contrasts: Sequence[Contrast]) -> Contrasts:
+    """Those of the judged arms at the sampling setting that the criteria are judged at."""
     return {
         (one.arm, one.metric): one.comparison
         for one in contrasts
-        if one.sampling == plan.headline and one.arm in plan.judged
+        if one.sampling == plan.primary_sampling and one.arm in plan.judged
     }
 
 
-def _cautions_of_claims(
+def _warnings_of_claims(
     plan: Plan,
     audit: CheckerAudit | None,
     gains: Sequence[MatchedGain],
-    at_headline: Contrasts,
+    at_primary: Contrasts,
     verdict: Verdict,
-) -> list[Caution]:
+) -> list[ResultWarning]:
     """What to beware of in what is claimed of the arms."""
     return [
-        *checker_cautions(audit),
-        *temperature_cautions(gains, at_headline, plan.headline, plan.alpha),
-        *criterion_cautions([outcome for level in verdict.levels for outcome in level.outcomes]),
+        *checker_warnings(audit),
+        *temperature_warnings(gains, at_primary, plan.primary_sampling, plan.alpha),
+        *criterion_warnings([outcome for level in verdict.levels for outcome in level.outcomes]),
     ]
 
 
-def _cautions_of_measures(
+def _warnings_of_measures(
     plan: Plan,
     tables: Mapping[tuple[str, int], PromptTable],
-    at_headline: Contrasts,
+    at_primary: Contrasts,
     at_equal_length: Sequence[Contrast],
     means: Sequence[ArmMean],
-) -> list[Caution]:
+) -> list[ResultWarning]:
     """What to beware of in the measures themselves, whatever the criteria."""
     cut = {(one.arm, one.metric): one.comparison for one in at_equal_length}
-    at_headline_means = _headline_means(means, plan.headline)
+    primary_means = _primary_means(means, plan.primary_sampling)
     return [
-        *length_cautions(at_headline, cut, plan.judged, plan.alpha),
-        *answer_cautions(tables),
-        *seed_cautions(at_headline, plan.asked, plan.alpha),
-        *fault_cautions(at_headline_means),
-        *left_out_caution(plan.study.left_out(plan.baseline), len(plan.study.prompts)),
-        *undefined_cautions(tables, plan.headline),
+        *length_warnings(at_primary, cut, plan.judged, plan.alpha),
+        *answer_warnings(tables),
+        *seed_warnings(at_primary, plan.asked, plan.alpha),
+        *fault_warnings(primary_means),
+        *left_out_warnings(plan.study.left_out(plan.baseline), len(plan.study.prompts)),
+        *undefined_warnings(tables, plan.primary_sampling),
     ]
 
 
 def _contrasts(plan: Plan) -> tuple[Contrast, ...]:
-    """Every metric that an arm shares with the baseline, under every way of sampling that both have."""
+    """Every metric that an arm shares with the baseline, under all sampling settings that both have."""
     named: list[tuple[str, str, str]] = []
     pairs = []
     for arm in plan.others:
@@ -180,27 +187,28 @@ def _at_equal_length(cells: EqualLength, plan: Plan) -> tuple[Contrast, ...]:
     defined = {key: pair for key, pair in cells.items() if not np.isnan(pair[0] + pair[1]).any(axis=0).all()}
     compared = paired_comparisons(list(defined.values()), resampling=plan.resampling)
     return tuple(
-        Contrast(arm, plan.headline, metric, comparison)
+        Contrast(arm, plan.primary_sampling, metric, comparison)
         for (arm, metric), comparison in zip(defined, compared, strict=True)
     )
 
 
 def _metrics(plan: Plan, arm: str, label: str) -> list[str]:
-    """Metrics in the order of the registry, those of curves last; away from the headline only the k asked for."""
+    """Lists metrics in the order of the registry, then those of curves: all k at the primary sampling, else the k of
+    the criteria."""
     present = plan.study.metrics(arm, label)
     plain = [key for key in METRICS if key in present]
     at_k = {key for key in plan.asked if split_at_k(key)}
-    if label == plan.headline:
+    if label == plan.primary_sampling:
         at_k |= {key for key in present if split_at_k(key)}
     return [*plain, *sorted(at_k, key=lambda key: split_at_k(key) or (key, 0))]
 
 
-def _evidence(plan: Plan, at_headline: Contrasts) -> dict[tuple[str, Criterion], Evidence]:
+def _evidence(plan: Plan, at_primary: Contrasts) -> dict[tuple[str, Criterion], Evidence]:
     found = {}
     for arm in plan.judged:
         for criterion in plan.criteria:
-            comparison = at_headline.get((arm, criterion.metric))
-            pair = plan.pair(arm, plan.headline, criterion.metric)
+            comparison = at_primary.get((arm, criterion.metric))
+            pair = plan.pair(arm, plan.primary_sampling, criterion.metric)
             if comparison is not None and pair is not None:
                 found[arm, criterion] = _evidence_for(plan, criterion, comparison, *pair)
     return found
@@ -218,17 +226,17 @@ def _evidence_for(
     return Evidence(comparison.mean_a, comparison.mean_b, comparison, margin, at_bound)
 
 
-def _scrutiny(plan: Plan) -> tuple[Scrutiny, ...]:
+def _sensitivity(plan: Plan) -> tuple[Sensitivity, ...]:
     found = []
     for arm in plan.others:
         for metric in plan.asked:
-            pair = plan.pair(arm, plan.headline, metric)
+            pair = plan.pair(arm, plan.primary_sampling, metric)
             if pair is None:
                 continue
             difference_P = (pair[0] - pair[1]).mean(axis=0)
             kept_P = ~np.isnan(difference_P)
             second = robustness(pair[0][:, kept_P], pair[1][:, kept_P], plan.resampling.confidence)
-            found.append(Scrutiny(arm, metric, tuple(difference_P.tolist()), second))
+            found.append(Sensitivity(arm, metric, tuple(difference_P.tolist()), second))
     return tuple(found)
 
 
@@ -236,7 +244,7 @@ def _gaps(plan: Plan) -> dict[str, PairedComparison]:
     """By arm: training reward minus judge, against the baseline's; arms without a judge are left out."""
     gaps = {}
     for arm in plan.judged:
-        reward, judged = (plan.pair(arm, plan.headline, key) for key in ("reward", "judge"))
+        reward, judged = (plan.pair(arm, plan.primary_sampling, key) for key in ("reward", "judge"))
         if reward is not None and judged is not None:
             gaps[arm] = paired_comparison(
                 reward[0] - judged[0], reward[1] - judged[1], resampling=plan.resampling
@@ -246,7 +254,7 @@ def _gaps(plan: Plan) -> dict[str, PairedComparison]:
 
 def _frontier(plan: Plan, quality_metric: str | None) -> tuple[MatchedGain, ...]:
     """Gains at matched quality in every diversity metric that a criterion names, else in all that were measured."""
-    measured = plan.study.metrics(plan.baseline, plan.headline)
+    measured = plan.study.metrics(plan.baseline, plan.primary_sampling)
     quality = quality_metric or ("judge" if "judge" in measured else "reward")
     kinds = ("diversity", "both")
     metrics = [key for key in plan.asked if find_metric(key).kind in kinds] or [
@@ -284,10 +292,10 @@ def _arm_mean(arm: str, label: str, metric: str, cells_SP: Floats, interval: Int
     return ArmMean(arm, label, metric, float(cells_SP.mean()), low, high, seeds, cells_SP.shape[1])
 
 
-def _headline_means(means: Sequence[ArmMean], headline: str) -> dict[str, dict[str, float]]:
+def _primary_means(means: Sequence[ArmMean], primary_sampling: str) -> dict[str, dict[str, float]]:
     by_arm: dict[str, dict[str, float]] = {}
     for one in means:
-        if one.sampling == headline:
+        if one.sampling == primary_sampling:
             by_arm.setdefault(one.arm, {})[one.metric] = one.mean
     return by_arm
 
@@ -313,12 +321,12 @@ def _against_untrained(plan: Plan) -> tuple[Contrast, ...]:
         (arm, metric): pair
         for metric in plan.asked
         for arm in (plan.baseline, *plan.judged)
-        if (pair := plan.study.pair(arm, plan.untrained, plan.headline, metric)) is not None
+        if (pair := plan.study.pair(arm, plan.untrained, plan.primary_sampling, metric)) is not None
         and not np.isnan(pair[0] + pair[1]).any(axis=0).all()
     }
     compared = paired_comparisons(list(pairs.values()), resampling=plan.resampling)
     return tuple(
-        Contrast(arm, plan.headline, metric, comparison)
+        Contrast(arm, plan.primary_sampling, metric, comparison)
         for (arm, metric), comparison in zip(pairs, compared, strict=True)
     )
 
@@ -327,15 +335,13 @@ def _overtakings(plan: Plan) -> tuple[Overtaking, ...]:
     if plan.untrained is None:
         return ()
     arms = (plan.baseline, *plan.judged)
-    return overtakings(plan.study, plan.untrained, arms, plan.headline, plan.resampling)
+    return overtakings(plan.study, plan.untrained, arms, plan.primary_sampling, plan.resampling)
 
 
 def _basis(plan: Plan) -> str:
     n_seeds = min(len(plan.study.arms[arm]) for arm in (plan.baseline, *plan.judged))
-    return (
-        f"{plural(len(plan.study.prompts), 'prompt')}, {plural(n_seeds, 'seed')}, sampled at {plan.headline}"
-    )
+    return f"{plural(len(plan.study.prompts), 'prompt')}, {plural(n_seeds, 'seed')}, sampled at {plan.primary_sampling}"
 
 
-def _each_once(cautions: Sequence[Caution]) -> tuple[Caution, ...]:
-    return tuple(dict.fromkeys(cautions))
+def _each_once(warnings: Sequence[ResultWarning]) -> tuple[ResultWarning, ...]:
+    return tuple(dict.fromkeys(warnings))

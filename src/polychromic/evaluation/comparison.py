@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polychromic.evaluation.audits import CheckerAudit
-from polychromic.evaluation.criteria import Caution, Criterion, Levels
+from polychromic.evaluation.criteria import Criterion, Levels, ResultWarning
 from polychromic.evaluation.statistics.frontier import Curve, MatchedGain
 from polychromic.evaluation.statistics.intervals import Resampling
 from polychromic.evaluation.statistics.paired import ALPHA, PairedComparison
@@ -30,7 +30,7 @@ class Plan:
     study: Study
     baseline: str
     others: tuple[str, ...]
-    headline: str
+    primary_sampling: str
     levels: Levels
     resampling: Resampling
     untrained: str | None
@@ -41,23 +41,23 @@ class Plan:
         tables: Mapping[tuple[str, int], PromptTable],
         baseline: str,
         levels: Levels,
-        headline: str | None,
+        primary_sampling: str | None,
         resampling: Resampling,
         untrained: str | None,
     ) -> Plan:
-        """Raises ValueError where the baseline or the headline is missing, or the tables cannot be lined up."""
+        """Raises ValueError where the baseline or the primary sampling is missing, or the tables cannot be lined up."""
         study = Study.of(tables)
         if baseline not in study.arms:
             raise ValueError(f"baseline {baseline!r}: expected one of the arms {list(study.arms)}")
         others = tuple(arm for arm in study.arms if arm != baseline)
-        headline = headline or study.labels(baseline)[0]
+        primary_sampling = primary_sampling or study.labels(baseline)[0]
         for arm in study.arms:
-            if headline not in study.labels(arm):
+            if primary_sampling not in study.labels(arm):
                 raise ValueError(
-                    f"arm {arm!r} was not sampled at {headline}, where the criteria are judged; it has "
+                    f"arm {arm!r} was not sampled at {primary_sampling}, where the criteria are judged; it has "
                     f"{study.labels(arm)}"
                 )
-        return cls(study, baseline, others, headline, levels, resampling, untrained)
+        return cls(study, baseline, others, primary_sampling, levels, resampling, untrained)
 
     @property
     def judged(self) -> tuple[str, ...]:
@@ -87,7 +87,7 @@ class Plan:
         return pair
 
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class ArmMean:
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """One arm against the baseline on one metric under one way of sampling (differences are arm − baseline)."""
+    """One arm against the baseline on one metric under one sampling setting (differences are arm − baseline)."""
 
     arm: str
     sampling: str
@@ -116,7 +116,7 @@ class Contrast:
 
 @dataclass(frozen=True, slots=True)
 class ArmCurve:
-    """Pass@k or distinct correct answers of k, of one arm under one way of sampling."""
+    """Pass@k or distinct correct answers of k, of one arm under one sampling setting."""
 
     arm: str
     sampling: str
@@ -125,7 +125,7 @@ class ArmCurve:
 
 
 @dataclass(frozen=True, slots=True)
-class Scrutiny:
+class Sensitivity:
     """One arm against the baseline on a metric that a criterion names, looked at prompt by prompt: the differences
     (arm − baseline, seeds averaged, nan where undefined) in the order of the comparison's prompts, and what other
     customary tests say of them."""
@@ -143,14 +143,14 @@ class Comparison:
     baseline: str
     arms: tuple[str, ...]
     seeds: Mapping[str, tuple[int, ...]]
-    headline: str
+    primary_sampling: str
     prompts: tuple[str, ...]
     means: tuple[ArmMean, ...]
     contrasts: tuple[Contrast, ...]
-    scrutiny: tuple[Scrutiny, ...]
+    sensitivity: tuple[Sensitivity, ...]
     frontier: tuple[MatchedGain, ...]
     curves: tuple[ArmCurve, ...]
-    cautions: tuple[Caution, ...]
+    warnings: tuple[ResultWarning, ...]
     verdict: Verdict
     clusters: str
     signatures: Mapping[str, str]
@@ -176,13 +176,13 @@ class Comparison:
         return len(self.prompts)
 
     def mean(self, arm: str, metric: str, sampling: str | None = None) -> ArmMean | None:
-        """An arm's mean of a metric, at the headline way of sampling unless another is named."""
-        wanted = (arm, sampling or self.headline, metric)
+        """An arm's mean of a metric, at the primary sampling unless another is named."""
+        wanted = (arm, sampling or self.primary_sampling, metric)
         return next((one for one in self.means if (one.arm, one.sampling, one.metric) == wanted), None)
 
     def contrast(self, arm: str, metric: str, sampling: str | None = None) -> PairedComparison | None:
-        """An arm's comparison with the baseline on a metric, at the headline unless another way is named."""
-        wanted = (arm, sampling or self.headline, metric)
+        """An arm's comparison with the baseline on a metric, at the primary sampling unless another way is named."""
+        wanted = (arm, sampling or self.primary_sampling, metric)
         return next(
             (one.comparison for one in self.contrasts if (one.arm, one.sampling, one.metric) == wanted), None
         )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from polychromic.evaluation.metrics import Metric, find_metric
 
-CautionKind = Literal[
+WarningKind = Literal[
     "reward hacking",
     "temperature",
     "length",
@@ -40,10 +40,10 @@ CautionKind = Literal[
 
 
 @dataclass(frozen=True, slots=True)
-class Caution:
+class ResultWarning:
     """One warning, about one arm (empty: all of them)."""
 
-    kind: CautionKind
+    kind: WarningKind
     arm: str
     text: str
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from polychromic.errors import DataError
 from polychromic.evaluation.audits import check_rows
 from polychromic.evaluation.criteria import listed, plural
-from polychromic.evaluation.external_lines import Ending, GivenText, parse_given
+from polychromic.evaluation.external_lines import Ending, ExternalText, parse_line
 from polychromic.models.chat import Thinking, ThinkingMode, thinking_of_files
 from polychromic.records import Finish, GenerationRow, Prompt, SamplingParameters
 from polychromic.tasks.base import Task
@@ -30,7 +30,7 @@ _FINISHES: dict[Ending, Finish] = {
 
 
 @dataclass(frozen=True, slots=True)
-class GivenGenerations:
+class ExternalGenerations:
     """Rows by arm and seed, and what the files leave open.
 
     `assumed` names the arms with lines that do not say how they were sampled. `unnamed_seeds` names those with several
@@ -47,13 +47,13 @@ class GivenGenerations:
     counted_in_words: bool
 
 
-def read_given(
+def read_external(
     files: Mapping[str, Sequence[Path]],
     task: Task,
     prompts: Sequence[Prompt],
     default: SamplingParameters,
     thinking: ThinkingMode = "auto",
-) -> GivenGenerations:
+) -> ExternalGenerations:
     """Read and check the files of each arm; an arm's second file is its second seed unless the lines name seeds.
 
     `default` is how lines that say nothing were sampled, `thinking` what becomes of thinking
@@ -61,7 +61,7 @@ def read_given(
     with a prompt id that is not among `prompts` included, and DataError where only some lines of an arm name a seed.
     """
     known = {prompt.id: prompt for prompt in prompts}
-    texts: dict[str, list[tuple[int, GivenText]]] = {}
+    texts: dict[str, list[tuple[int, ExternalText]]] = {}
     problems: list[str] = []
     for arm, paths in files.items():
         texts[arm] = []
@@ -83,7 +83,7 @@ def read_given(
         for key, members in rows.items()
     }
     named = {arm: members[0][1].seed is not None for arm, members in texts.items()}
-    return GivenGenerations(
+    return ExternalGenerations(
         checked,
         assumed=tuple(
             arm for arm, members in texts.items() if any(one.sampling is None for _, one in members)
@@ -119,15 +119,15 @@ def require_common_seeds(rows: RowsByArmSeed, baseline: str) -> None:
             )
 
 
-def _read_file(path: Path, known: Mapping[str, Prompt]) -> tuple[list[GivenText], list[str]]:
+def _read_file(path: Path, known: Mapping[str, Prompt]) -> tuple[list[ExternalText], list[str]]:
     """The generations of a file and what is wrong with its other lines."""
-    found: list[GivenText] = []
+    found: list[ExternalText] = []
     problems: list[str] = []
     empty = True
     for number, line in filled_lines(path):
         empty = False
         try:
-            texts = parse_given(line)
+            texts = parse_line(line)
             _require_known(texts[0].prompt_id, known)
         except BadLineError as error:
             problems.append(f"{path}:{number}: {error}")
@@ -150,7 +150,7 @@ def _require_known(prompt_id: str, known: Mapping[str, Prompt]) -> None:
 
 
 def _require_seeds_in_all_or_none(
-    arm: str, paths: Sequence[Path], members: Sequence[tuple[int, GivenText]]
+    arm: str, paths: Sequence[Path], members: Sequence[tuple[int, ExternalText]]
 ) -> None:
     named = sum(one.seed is not None for _, one in members)
     if 0 < named < len(members):
@@ -161,7 +161,7 @@ def _require_seeds_in_all_or_none(
 
 
 def _count_endings(
-    texts: Mapping[str, Sequence[tuple[int, GivenText]]], ending: Ending | None
+    texts: Mapping[str, Sequence[tuple[int, ExternalText]]], ending: Ending | None
 ) -> dict[str, int]:
     counts = {arm: sum(one.ending == ending for _, one in members) for arm, members in texts.items()}
     return {arm: count for arm, count in counts.items() if count}
@@ -169,7 +169,7 @@ def _count_endings(
 
 def _rows_of_arm(
     arm: str,
-    members: Sequence[tuple[int, GivenText]],
+    members: Sequence[tuple[int, ExternalText]],
     default: SamplingParameters,
     thinking: Thinking,
     in_words: bool,
@@ -177,7 +177,7 @@ def _rows_of_arm(
     rows: defaultdict[tuple[str, int], list[GenerationRow]] = defaultdict(list)
     counts: Counter[tuple[int, str, SamplingParameters]] = Counter()
     for seed, one in members:
-        # One limit for all: how long texts might have become is not known, and does not name a way of sampling.
+        # One limit for all: how long texts might have become is not known, and does not name a sampling setting.
         sampling = replace(one.sampling or default, max_new_tokens=default.max_new_tokens)
         place = (seed, one.prompt_id, sampling)
         n_tokens = len(one.text.split()) if in_words or one.n_tokens is None else one.n_tokens

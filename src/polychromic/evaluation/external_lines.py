@@ -114,7 +114,7 @@ _LARGEST = 1e300  # a JSON number may be larger than any float
 
 
 @dataclass(frozen=True, slots=True)
-class GivenText:
+class ExternalText:
     """One generation of a file. `seed`, `sampling` and `ending` are None where the line does not state them."""
 
     prompt_id: str
@@ -126,7 +126,7 @@ class GivenText:
     thinking: str | None = None
 
 
-def parse_given(line: bytes) -> list[GivenText]:
+def parse_line(line: bytes) -> list[ExternalText]:
     """The generations of one line. Raises BadLineError that names the key and the mend."""
     row = decode_object(line)
     id_key = _required(row, _ID_KEYS, "the id of a prompt")
@@ -146,7 +146,7 @@ def parse_given(line: bytes) -> list[GivenText]:
     seed, sampling, prompt_id = _whole(row, "seed"), _sampling(row), identifier(row[id_key], id_key)
     thinking = _thinking(row) if len(values) == 1 else None
     return [
-        GivenText(prompt_id, any_text(text, name), seed, sampling, n_tokens, ending, thinking)
+        ExternalText(prompt_id, any_text(text, name), seed, sampling, n_tokens, ending, thinking)
         for text, name, ending in zip(values, names, _endings(row, len(values)), strict=True)
     ]
 
@@ -290,7 +290,7 @@ def _number(place: str, value: Any, key: str) -> float | None:
 
 
 def _value(value: Any) -> str:
-    """A setting's value as it stands in the name of a way of sampling."""
+    """A setting's value as it stands in the name of a sampling setting."""
     if isinstance(value, (int, float)) and abs(value) <= _LARGEST:
         return f"{value:.6g}"
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)

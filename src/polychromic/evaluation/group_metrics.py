@@ -110,7 +110,7 @@ def group_rows(
     """Groups by sampling label in order of first appearance, each list sorted by prompt id.
 
     `has_forms` says whether the task tells equal answers by their forms (None: it does where a row carries one).
-    Raises ValueError where a prompt has two rows of one index under one way of sampling.
+    Raises ValueError where a prompt has two rows of one index under one sampling setting.
     """
     # One table has one notion of equal answers: task forms where any row carries one.
     has_forms = carry_forms(rows) if has_forms is None else has_forms
@@ -122,7 +122,7 @@ def group_rows(
     for sampling, prompts in gathered.items():
         if sampling.label in groups:
             raise ValueError(
-                f"rows sampled at {sampling.label} have different token limits; expected one way of sampling a label"
+                f"rows sampled at {sampling.label} have different token limits; expected one sampling setting a label"
             )
         groups[sampling.label] = [
             _group(name, members, has_forms) for name, members in sorted(prompts.items())

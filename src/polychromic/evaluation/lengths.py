@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from polychromic.diversity import MeasureSettings, measure_group
 from polychromic.diversity.tokens import Tokenizer, TokenOptions, cut_text
-from polychromic.evaluation.criteria import Caution
+from polychromic.evaluation.criteria import ResultWarning
 from polychromic.evaluation.group_metrics import AnswerGroup, group_rows
 from polychromic.evaluation.measure import open_pool
 from polychromic.evaluation.warnings import LENGTH_CHANGE
@@ -25,7 +25,7 @@ ByPrompt = Mapping[str, float]
 _MEASURED = ("distinct_2", "self_bleu", "compression_ratio")
 
 
-def thinking_cautions(rows: Rows, *, measured_apart: bool) -> Iterator[Caution]:
+def thinking_warnings(rows: Rows, *, measured_apart: bool) -> Iterator[ResultWarning]:
     """For each arm how many texts began with thinking that is left out of what is checked and measured, and how many
     of them never came to an answer."""
     counts: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
@@ -46,17 +46,17 @@ def thinking_cautions(rows: Rows, *, measured_apart: bool) -> Iterator[Caution]:
             text = (
                 f"{arm}: thinking stands before {began:,} of {n:,} answers {place}{ending}; lengths count it"
             )
-            yield Caution("thinking", arm, text)
+            yield ResultWarning("thinking", arm, text)
 
 
 def thinking_measures(
-    rows: Rows, headline: str, tokens: str | Tokenizer
+    rows: Rows, primary_sampling: str, tokens: str | Tokenizer
 ) -> dict[tuple[str, int], dict[str, ByPrompt]]:
-    """Measures of the thinking alone at the headline, by arm and seed: metric → prompt → value.
+    """Measures of the thinking alone at the primary sampling, by arm and seed: metric → prompt → value.
 
     Of every prompt as many thinking texts are measured as each arm and seed has.
     """
-    texts = {key: _thinking_texts(members, headline) for key, members in rows.items()}
+    texts = {key: _thinking_texts(members, primary_sampling) for key, members in rows.items()}
     prompts = set.intersection(*(set(found) for found in texts.values()))
     least = {prompt: min(len(found[prompt]) for found in texts.values()) for prompt in prompts}
     settings = MeasureSettings(tokens=tokens)
@@ -74,10 +74,10 @@ def thinking_measures(
     return measured
 
 
-def _thinking_texts(rows: Sequence[GenerationRow], headline: str) -> dict[str, list[str]]:
+def _thinking_texts(rows: Sequence[GenerationRow], primary_sampling: str) -> dict[str, list[str]]:
     texts: defaultdict[str, list[str]] = defaultdict(list)
     for row in rows:
-        if row.thinking is not None and row.sampling.label == headline:
+        if row.thinking is not None and row.sampling.label == primary_sampling:
             texts[row.prompt_id].append(row.thinking)
     return texts
 
@@ -104,17 +104,17 @@ def at_equal_length(
     rows_by_arm_seed: Mapping[tuple[str, int], Sequence[GenerationRow]],
     *,
     baseline: str,
-    headline: str,
+    primary_sampling: str,
     tokens: str | Tokenizer = "words",
     workers: int = 1,
 ) -> EqualLength:
-    """Measures of texts at `headline` for every arm whose texts are 10 % longer or shorter than the baseline's.
+    """Measures of texts at `primary_sampling` for every arm whose texts are 10 % longer or shorter than the baseline's.
 
     For each prompt and pair of seeds the arms' texts are cut to the very same lengths in `tokens`
     (`cut_to_equal_lengths`), and as many texts of each, 16 at most, are measured in `workers` processes. Seeds are
     paired as in a comparison. Measures of embeddings, and prompts that an arm lacks, are left out.
     """
-    texts = {key: _texts(rows, headline) for key, rows in rows_by_arm_seed.items()}
+    texts = {key: _texts(rows, primary_sampling) for key, rows in rows_by_arm_seed.items()}
     of_baseline = {seed: found for (arm, seed), found in texts.items() if arm == baseline}
     longer_or_shorter: dict[str, list[tuple[Texts, Texts]]] = {}
     for arm in dict.fromkeys(arm for arm, _ in rows_by_arm_seed if arm != baseline):
@@ -153,8 +153,8 @@ def _lengths(texts: Sequence[str], tokens: str | Tokenizer) -> list[int]:
     return [len(one) for one in TokenOptions(tokens).split(texts)]
 
 
-def _texts(rows: Sequence[GenerationRow], headline: str) -> Texts:
-    groups: list[AnswerGroup] = group_rows(rows).get(headline, [])
+def _texts(rows: Sequence[GenerationRow], primary_sampling: str) -> Texts:
+    groups: list[AnswerGroup] = group_rows(rows).get(primary_sampling, [])
     return {group.prompt_id: group.texts for group in groups}
 
 

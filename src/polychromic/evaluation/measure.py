@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from polychromic.diversity import Embedder, measure_signatures
 from polychromic.diversity.tokens import Tokenizer, TokenOptions, sign
-from polychromic.evaluation.criteria import Caution, listed
+from polychromic.evaluation.criteria import ResultWarning, listed
 from polychromic.evaluation.group_metrics import (
     AnswerGroup,
     GroupMetrics,
@@ -38,8 +38,8 @@ def count_reasons(reasons: Iterable[Mapping[str, str]]) -> dict[str, dict[str, i
     return {metric: dict(counts) for metric, counts in counted.items()}
 
 
-def undefined_cautions(tables: Mapping[tuple[str, int], PromptTable], label: str) -> Iterator[Caution]:
-    """For each arm the measures that some prompt lacks under one way of sampling, with the number and the reason; once
+def undefined_warnings(tables: Mapping[tuple[str, int], PromptTable], label: str) -> Iterator[ResultWarning]:
+    """For each arm the measures that some prompt lacks under one sampling setting, with the number and the reason; once
     for all arms where they lack the same."""
     groups: Counter[str] = Counter()
     lacking: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
@@ -56,7 +56,7 @@ def undefined_cautions(tables: Mapping[tuple[str, int], PromptTable], label: str
     if len(told) == len(groups) and len(set(told.values())) == 1:
         told = {"": f"in every arm {next(iter(told.values()))}"}
     for arm, text in told.items():
-        yield Caution("undefined", arm, f"{arm}: {text}" if arm else text)
+        yield ResultWarning("undefined", arm, f"{arm}: {text}" if arm else text)
 
 
 def _named(counts: Mapping[str, int], n_groups: int, alike: bool) -> str:
@@ -109,7 +109,7 @@ def measure_arms(
 ) -> dict[tuple[str, int], PromptTable]:
     """Tables of all arms and seeds that may be compared: at one number of answers, of draws and of bigrams.
 
-    Each is the largest that 95 % of the prompts have in every arm, seed and way of sampling, so that no arm gains by
+    Each is the largest that 95 % of the prompts have in every arm, seed and sampling setting, so that no arm gains by
     talking longer or by being sampled less or more often. `tokens` are the units of text (see `TokenOptions`), `extra`
     is that of `measure_rows`, by arm and seed. Groups are measured in `workers` processes.
     Raises ValueError where an arm and seed has no row, or a generation appears twice.

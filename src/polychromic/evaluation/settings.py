@@ -12,7 +12,7 @@ from polychromic.settings import Settings
 
 
 class SamplingSettings(Settings):
-    """One way to sample at evaluation."""
+    """Says how answers are sampled at evaluation."""
 
     temperature: float = Field(default=1.0, gt=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -26,12 +26,12 @@ class EvaluationSettings(Settings):
     num_prompts: int = Field(default=200, ge=2)
     """How many prompts of the split, from its start."""
     num_samples: int = Field(default=64, ge=2)
-    """Generations a prompt for each way of sampling."""
+    """Generations a prompt for each sampling setting."""
     max_new_tokens: int = Field(default=64, ge=1)
     untrained: bool = True
     """Whether the untrained model is sampled too, once, and shown beside the trained arms as one that is not judged."""
     sampling: list[SamplingSettings] = Field(default_factory=lambda: [SamplingSettings()], min_length=1)
-    """The first one is the headline that the criteria are judged at; the others draw the frontier."""
+    """The first one is the primary sampling that the criteria are judged at; the others draw the frontier."""
     embedder: str | None = None
     """Measures semantic distance and Vendi score with this embedder; none by default."""
     cluster_distance: float = Field(default=0.25, gt=0, lt=1)
@@ -55,14 +55,14 @@ class EvaluationSettings(Settings):
 
     @field_validator("sampling")
     @classmethod
-    def _each_way_once(cls, sampling: list[SamplingSettings]) -> list[SamplingSettings]:
+    def _each_setting_once(cls, sampling: list[SamplingSettings]) -> list[SamplingSettings]:
         if len({settings.model_dump_json() for settings in sampling}) < len(sampling):
-            raise ValueError("the same way of sampling is listed twice")
+            raise ValueError("the same sampling setting is listed twice")
         return sampling
 
     def sampling_parameters(self) -> list[SamplingParameters]:
-        """The ways of sampling as the sampler takes them, headline first."""
+        """The sampling settings as the sampler takes them, the primary one first."""
         return [
-            SamplingParameters(way.temperature, way.top_p, way.min_p, self.max_new_tokens)
-            for way in self.sampling
+            SamplingParameters(sampling.temperature, sampling.top_p, sampling.min_p, self.max_new_tokens)
+            for sampling in self.sampling
         ]

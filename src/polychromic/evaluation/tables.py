@@ -20,7 +20,7 @@ SCHEMA_VERSION = 2
 
 @dataclass(frozen=True, slots=True)
 class SampledTable:
-    """Metrics of one way of sampling. Arrays follow the table's prompts; nan where a metric is undefined.
+    """Metrics of one sampling setting. Arrays follow the table's prompts; nan where a metric is undefined.
 
     `values` holds [P] arrays by metric key. `curves` holds "pass" and "distinct_correct" [P, n]: the unbiased
     value among k generations in column k − 1. A metric that no prompt has is absent.
@@ -47,7 +47,7 @@ class SampledTable:
 
 @dataclass(frozen=True, slots=True)
 class PromptTable:
-    """One arm's and seed's measurements: `sampled` by label (`T=1`), the headline first; prompts sorted by id.
+    """One arm's and seed's measurements: `sampled` by label (`T=1`), the primary sampling first; prompts sorted by id.
 
     `clusters` says how equal answers were found, `signatures` how each diversity measure was made, and
     `missing` why rewards are missing: reasons with their counts. `answers` is the number of answers that the measures
@@ -158,7 +158,7 @@ class Study:
 
     def left_out(self, baseline: str) -> list[str]:
         """What the tables hold and a comparison with the baseline does not: prompts that not every arm and seed has,
-        seeds without a partner, ways of sampling that only one of two arms has."""
+        seeds without a partner, sampling settings that only one of two arms has."""
         found = []
         anywhere = set.union(*(set(table.prompts) for table in self.tables.values()))
         if missing := sorted(anywhere - set(self.prompts)):
@@ -176,7 +176,7 @@ class Study:
         return list(dict.fromkeys(found))
 
     def _unmatched(self, arm: str, other: str) -> list[str]:
-        """Seeds and ways of sampling of one arm that another lacks; a single seed stands against all of the other's."""
+        """Names seeds and sampling settings of one arm that another lacks; a single seed stands against all others."""
         found = []
         seeds = [seed for seed in self.arms[arm] if seed not in self.arms[other]]
         if seeds and min(len(self.arms[arm]), len(self.arms[other])) > 1:
@@ -189,24 +189,24 @@ class Study:
         shared = set(self.labels(arm)).intersection(self.labels(other))
         labels = [label for label in all_labels if label not in shared]
         if labels:
-            ways = "way of sampling" if len(labels) == 1 else "ways of sampling"
+            settings = plural(len(labels), "sampling setting")
             found.append(
-                f"{len(labels)} {ways} of {arm} that not every seed of {arm} and {other} has ({listed(labels)})"
+                f"{settings} of {arm} that not every seed of {arm} and {other} has ({listed(labels)})"
             )
         return found
 
     def labels(self, arm: str) -> list[str]:
-        """The ways in which all seeds of an arm were sampled, headline first."""
+        """Returns the sampling settings that all seeds of an arm have, the primary one first."""
         tables = [self.tables[arm, seed] for seed in self.arms[arm]]
         return [label for label in tables[0].sampled if all(label in table.sampled for table in tables)]
 
     def metrics(self, arm: str, label: str) -> list[str]:
-        """Metric keys that every seed of an arm has under one way of sampling."""
+        """Metric keys that every seed of an arm has under one sampling setting."""
         sampled = [self.tables[arm, seed].sampled[label] for seed in self.arms[arm]]
         return [key for key in sampled[0].metrics if all(one.metric(key) is not None for one in sampled)]
 
     def cells(self, arm: str, label: str, metric: str) -> Cells | None:
-        """[seeds, prompts] of one arm; None where a seed lacks the metric or the way of sampling."""
+        """[seeds, prompts] of one arm; None where a seed lacks the metric or the sampling setting."""
         rows = [self._row(arm, seed, label, metric) for seed in self.arms[arm]]
         return (
             None if any(row is None for row in rows) else np.stack([row for row in rows if row is not None])

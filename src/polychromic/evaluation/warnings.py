@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from polychromic.evaluation.audits import CheckerAudit
-from polychromic.evaluation.criteria import Caution, listed, number, p_text, plural, signed, signed_percent
+from polychromic.evaluation.criteria import (
+    ResultWarning,
+    listed,
+    number,
+    p_text,
+    plural,
+    signed,
+    signed_percent,
+)
 from polychromic.evaluation.metrics import find_metric
 from polychromic.evaluation.outcomes import CriterionOutcome
 from polychromic.evaluation.statistics.frontier import MatchedGain
@@ -14,7 +22,7 @@ from polychromic.evaluation.statistics.resampling import LEAST_SEEDS
 from polychromic.evaluation.tables import PromptTable
 
 Contrasts = Mapping[tuple[str, str], PairedComparison]
-"""Comparisons at the headline way of sampling, by (arm, metric key)."""
+"""Comparisons at the primary sampling, by (arm, metric key)."""
 
 LENGTH_CHANGE = 0.10
 """Relative difference from which the texts of two arms are called of different length."""
@@ -25,7 +33,7 @@ _AT_EQUAL_BIGRAMS = {"distinct_2": "rarefied_distinct_2"}
 
 def reward_hacking(
     contrasts: Contrasts, gaps: Mapping[str, PairedComparison], baseline: str, alpha: float
-) -> list[Caution]:
+) -> list[ResultWarning]:
     """Arms, the baseline among them, whose training reward is higher than the other's while the judge's is not.
 
     `gaps` compares reward minus judge between arm and baseline: it has to differ significantly as well, so that a
@@ -41,7 +49,7 @@ def reward_hacking(
             continue
         who, other = (arm, baseline) if sign > 0 else (baseline, arm)
         found.append(
-            Caution(
+            ResultWarning(
                 "reward hacking",
                 who,
                 f"{who} has {signed(sign * reward.difference)} training reward against {other}, but the judge, which "
@@ -51,18 +59,20 @@ def reward_hacking(
     return found
 
 
-def temperature_cautions(
-    gains: Sequence[MatchedGain], contrasts: Contrasts, headline: str, alpha: float
-) -> Iterator[Caution]:
-    """Significant gains at the headline that another way of sampling the baseline also gives, or may give."""
+def temperature_warnings(
+    gains: Sequence[MatchedGain], contrasts: Contrasts, primary_sampling: str, alpha: float
+) -> Iterator[ResultWarning]:
+    """Significant gains at the primary sampling that another sampling setting the baseline also gives, or may give."""
     for gain in gains:
         contrast = contrasts.get((gain.arm, gain.metric))
-        if gain.sampling != headline or contrast is None or not contrast.p_value < alpha:
+        if gain.sampling != primary_sampling or contrast is None or not contrast.p_value < alpha:
             continue
         if find_metric(gain.metric).sign * contrast.difference > 0:
             text = _temperature_text(gain)
             if text:
-                yield Caution("temperature", gain.arm, f"{gain.arm}: {find_metric(gain.metric).name} {text}")
+                yield ResultWarning(
+                    "temperature", gain.arm, f"{gain.arm}: {find_metric(gain.metric).name} {text}"
+                )
 
 
 def _temperature_text(gain: MatchedGain) -> str:
@@ -82,9 +92,9 @@ def _temperature_text(gain: MatchedGain) -> str:
     return ""
 
 
-def length_cautions(
+def length_warnings(
     contrasts: Contrasts, equal_length: Contrasts, arms: Sequence[str], alpha: float
-) -> Iterator[Caution]:
+) -> Iterator[ResultWarning]:
     """Arms whose texts differ in length, and differences that vanish when length is matched: by rarefying, or where
     `equal_length` compares texts cut to the same lengths."""
     for arm in arms:
@@ -94,7 +104,7 @@ def length_cautions(
                 f"{arm}: texts are {signed_percent(tokens.relative_difference)} in length ({number(tokens.mean_a)} "
                 f"against {number(tokens.mean_b)} tokens); read diversity by the rarefied measure"
             )
-            yield Caution("length", arm, text)
+            yield ResultWarning("length", arm, text)
         matched = {
             key: (f"{find_metric(other).name} ", contrasts.get((arm, other)))
             for key, other in _AT_EQUAL_BIGRAMS.items()
@@ -106,10 +116,10 @@ def length_cautions(
         for key, (how, comparison) in matched.items():
             text = _vanishing(key, contrasts.get((arm, key)), comparison, how, alpha)
             if text:
-                yield Caution("length", arm, f"{arm}: {text}")
+                yield ResultWarning("length", arm, f"{arm}: {text}")
 
 
-def criterion_cautions(outcomes: Sequence[CriterionOutcome]) -> Iterator[Caution]:
+def criterion_warnings(outcomes: Sequence[CriterionOutcome]) -> Iterator[ResultWarning]:
     """Saturated metrics, and criteria that so few prompts or seeds could hardly have decided."""
     for outcome in outcomes:
         evidence, criterion = outcome.evidence, outcome.criterion
@@ -121,17 +131,17 @@ def criterion_cautions(outcomes: Sequence[CriterionOutcome]) -> Iterator[Caution
                 f"{outcome.arm}: {name} is at its bound in both arms on {100 * evidence.share_at_bound:.0f} % of "
                 f"prompts; {comparison.n_informative} of {comparison.n_prompts} prompts can tell them apart"
             )
-            yield Caution("saturated", outcome.arm, text)
+            yield ResultWarning("saturated", outcome.arm, text)
         asked = criterion.margin or criterion.asked * abs(evidence.mean_baseline)
         if outcome.status == "undecided" and comparison.minimum_detectable_effect > asked > 0:
             text = (
                 f"{outcome.arm}: {name} asks for {asked:.3g}, and {plural(comparison.n_prompts, 'prompt')} show no "
                 f"less than {comparison.minimum_detectable_effect:.3g} with 80 % power"
             )
-            yield Caution("underpowered", outcome.arm, text)
+            yield ResultWarning("underpowered", outcome.arm, text)
 
 
-def seed_cautions(contrasts: Contrasts, metrics: Sequence[str], alpha: float) -> Iterator[Caution]:
+def seed_warnings(contrasts: Contrasts, metrics: Sequence[str], alpha: float) -> Iterator[ResultWarning]:
     """Too few training seeds, and differences that stand for these models but not against the spread of seeds."""
     n_seeds = min((comparison.n_seeds for comparison in contrasts.values()), default=0)
     if n_seeds < LEAST_SEEDS:
@@ -139,7 +149,7 @@ def seed_cautions(contrasts: Contrasts, metrics: Sequence[str], alpha: float) ->
             f"{plural(n_seeds, 'training seed')}: the test says that these trained models differ, not that training "
             f"again would; use at least {LEAST_SEEDS}"
         )
-        yield Caution("few seeds", "", text)
+        yield ResultWarning("few seeds", "", text)
     for (arm, metric), comparison in contrasts.items():
         if (
             metric in metrics
@@ -151,10 +161,10 @@ def seed_cautions(contrasts: Contrasts, metrics: Sequence[str], alpha: float) ->
                 f"({p_text(comparison.over_prompts.p_value)} over prompts alone) but not beyond the spread of "
                 f"{comparison.n_seeds} seeds ({p_text(comparison.p_over_seeds)} over seeds)"
             )
-            yield Caution("few seeds", arm, text)
+            yield ResultWarning("few seeds", arm, text)
 
 
-def answer_cautions(tables: Mapping[tuple[str, int], PromptTable]) -> Iterator[Caution]:
+def answer_warnings(tables: Mapping[tuple[str, int], PromptTable]) -> Iterator[ResultWarning]:
     """Arms with more answers a prompt than the measures of texts saw, because another has fewer."""
     most: dict[str, int] = {}
     for (arm, _), table in tables.items():
@@ -166,38 +176,40 @@ def answer_cautions(tables: Mapping[tuple[str, int], PromptTable]) -> Iterator[C
             f"not every arm has as many answers to every prompt as {listed(more)}: measures of texts see the first "
             f"{seen} of each prompt, and a prompt with fewer is left out of them"
         )
-        yield Caution("number of answers", "", text)
+        yield ResultWarning("number of answers", "", text)
 
 
-def fault_cautions(means: Mapping[str, Mapping[str, float]]) -> Iterator[Caution]:
+def fault_warnings(means: Mapping[str, Mapping[str, float]]) -> Iterator[ResultWarning]:
     """Missing rewards and answers, and truncated texts; `means` by arm and metric."""
     for arm, of_arm in means.items():
         if of_arm.get("missing", 0.0) > _MISSING and "reward" in of_arm:
             text = (
                 f"{arm}: {100 * of_arm['missing']:.1f} % of rewards are missing, because the checker failed"
             )
-            yield Caution("missing rewards", arm, text)
+            yield ResultWarning("missing rewards", arm, text)
         if of_arm.get("unanswered", 0.0) > _MISSING:
             text = (
                 f"{arm}: {100 * of_arm['unanswered']:.1f} % of the answers asked for were not given; what needs many "
                 "answers is measured only on prompts that have them"
             )
-            yield Caution("missing answers", arm, text)
+            yield ResultWarning("missing answers", arm, text)
         if of_arm.get("truncated", 0.0) > _TRUNCATED:
             text = f"{arm}: {100 * of_arm['truncated']:.0f} % of texts were cut off before their end"
-            yield Caution("truncated", arm, text)
+            yield ResultWarning("truncated", arm, text)
 
 
-def left_out_caution(left_out: Sequence[str], n_prompts: int) -> Iterator[Caution]:
+def left_out_warnings(left_out: Sequence[str], n_prompts: int) -> Iterator[ResultWarning]:
     """One line on everything that was given and is not compared, and on what is left."""
     if left_out:
-        yield Caution("left out", "", f"{'; '.join(left_out)}; {plural(n_prompts, 'prompt')} are compared")
+        yield ResultWarning(
+            "left out", "", f"{'; '.join(left_out)}; {plural(n_prompts, 'prompt')} are compared"
+        )
 
 
-def checker_cautions(audit: CheckerAudit | None) -> Iterator[Caution]:
+def checker_warnings(audit: CheckerAudit | None) -> Iterator[ResultWarning]:
     """A checker that passes what it must not, or does not pass the references: every quality rests on it."""
     if audit is not None and (audit.lenient or audit.harsh):
-        yield Caution("checker", "", f"{audit.sentence} Every quality here rests on this checker")
+        yield ResultWarning("checker", "", f"{audit.sentence} Every quality here rests on this checker")
 
 
 def _vanishing(

@@ -15,8 +15,8 @@ from polychromic.errors import ConfigError, DataError
 from polychromic.evaluation.audits import CheckerAudit, ControlResult, audit_checker, find_leakage
 from polychromic.evaluation.collect import read_collected
 from polychromic.evaluation.compare import Comparison, compare
-from polychromic.evaluation.criteria import Caution, plural
-from polychromic.evaluation.lengths import at_equal_length, thinking_cautions, thinking_measures
+from polychromic.evaluation.criteria import ResultWarning, plural
+from polychromic.evaluation.lengths import at_equal_length, thinking_measures, thinking_warnings
 from polychromic.evaluation.measure import measure_arms
 from polychromic.evaluation.tables import Study
 from polychromic.experiment.config import Experiment
@@ -125,12 +125,12 @@ class TextUnits:
     tokens: str | Tokenizer
     chosen: str = ""
 
-    def notes(self) -> list[Caution]:
+    def notes(self) -> list[ResultWarning]:
         """What a reader has to know who expects words."""
         if not self.chosen or self.tokens == "words":
             return []
         text = f"measures of texts count {_UNITS[str(self.tokens)]} ({self.chosen}); evaluation.tokens chooses others"
-        return [Caution("units of text", "", text)]
+        return [ResultWarning("units of text", "", text)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,20 +167,20 @@ def compare_run(
         sampled = [(arm, seed) for arm, seed in sampled if arm != untrained]
         untrained = None
         text = "the untrained model was not sampled in this run; run it again"
-        notes = [*notes, Caution("untrained model", "", text)]
+        notes = [*notes, ResultWarning("untrained model", "", text)]
     rows = {
         (arm, seed): read_collected(
             collection_plan(experiment, arm, seed, folder, task), folder.generations(arm, seed)
         )
         for arm, seed in sampled
     }
-    headline = experiment.evaluation.sampling_parameters()[0].label
+    primary_sampling = experiment.evaluation.sampling_parameters()[0].label
     extra = {key: {METRIC: values} for key in rows if (values := read_perplexities(folder.references(*key)))}
     return compare_rows(
         experiment,
         rows,
         task,
-        headline=headline,
+        primary_sampling=primary_sampling,
         audit=audit,
         extra=extra,
         notes=notes,
@@ -194,10 +194,10 @@ def compare_rows(
     rows: RowsByArmSeed,
     task: Task,
     *,
-    headline: str,
+    primary_sampling: str,
     audit: CheckerAudit | None = None,
     extra: ExtraByArmSeed | None = None,
-    notes: Sequence[Caution] = (),
+    notes: Sequence[ResultWarning] = (),
     chosen_late: Sequence[str] = (),
     untrained: str | None = None,
 ) -> Compared:
@@ -214,7 +214,7 @@ def compare_rows(
     of_baseline = [members for (arm, _), members in rows.items() if arm == experiment.comparison.baseline]
     units = text_units(experiment, task, [row.text for members in of_baseline for row in members])
     apart = experiment.task.thinking == "apart"
-    of_thinking = thinking_measures(rows, headline, units.tokens) if apart else {}
+    of_thinking = thinking_measures(rows, primary_sampling, units.tokens) if apart else {}
     tables = measure_arms(
         rows,
         pass_threshold=task.pass_threshold,
@@ -228,19 +228,19 @@ def compare_rows(
         tables,
         baseline=experiment.comparison.baseline,
         criteria=experiment.comparison.levels(),
-        headline=headline,
+        primary_sampling=primary_sampling,
         audit=audit or _audit(task, experiment, rows),
         equal_length=at_equal_length(
             {key: found for key, found in rows.items() if key[0] != untrained},
             baseline=experiment.comparison.baseline,
-            headline=headline,
+            primary_sampling=primary_sampling,
             tokens=units.tokens,
             workers=experiment.run.workers,
         ),
         notes=[
-            *leakage.cautions(),
+            *leakage.warnings(),
             *notes,
-            *thinking_cautions(rows, measured_apart=apart),
+            *thinking_warnings(rows, measured_apart=apart),
             *units.notes(),
             *long_texts(rows, units.tokens),
         ],
@@ -258,7 +258,7 @@ def _embedder(settings: EvaluationSettings) -> Embedder | None:
     return load_embedder(settings.embedder)
 
 
-def long_texts(rows: RowsByArmSeed, tokens: str | Tokenizer) -> list[Caution]:
+def long_texts(rows: RowsByArmSeed, tokens: str | Tokenizer) -> list[ResultWarning]:
     """Which measure reads only the start of how many texts."""
     # No text has more tokens than characters, and most have fewer characters than that.
     long = [row.text for members in rows.values() for row in members if len(row.text) > ROUGE_L_TOKENS]
@@ -266,7 +266,7 @@ def long_texts(rows: RowsByArmSeed, tokens: str | Tokenizer) -> list[Caution]:
     if not n:
         return []
     text = f"ROUGE-L reads the first {ROUGE_L_TOKENS:,} tokens of {plural(n, 'longer text')}"
-    return [Caution("long texts", "", text)]
+    return [ResultWarning("long texts", "", text)]
 
 
 def text_units(experiment: Experiment | GivenExperiment, task: Task, texts: Sequence[str]) -> TextUnits:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from polychromic.errors import ConfigError, DataError
-from polychromic.evaluation.criteria import Caution, listed, plural
+from polychromic.evaluation.criteria import ResultWarning, listed, plural
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.costs import left_to_do
 from polychromic.experiment.folder import RunFolder, read_resolved, resolved_yaml
@@ -97,14 +97,14 @@ def require_same_inputs(experiment: Experiment, folder: RunFolder) -> None:
         _refuse_changed(folder, changed_inputs(experiment, experiment, recorded, found, models=False))
 
 
-def late_changes(experiment: Experiment, folder: RunFolder) -> tuple[list[Caution], list[str]]:
+def late_changes(experiment: Experiment, folder: RunFolder) -> tuple[list[ResultWarning], list[str]]:
     """What a reader has to know of what became of the run after its results had first been seen, and the settings that
     decide the verdict among it."""
     record = _recorded(folder, experiment) or {}
     notes = []
     if record.get(_RECORDED_AGAIN):
         text = f"{folder.provenance.name} was lost and recorded anew: what was made before may be of other inputs"
-        notes.append(Caution("recorded again", "", text))
+        notes.append(ResultWarning("recorded again", "", text))
     before, now = record.get(_AT_RESULTS), experiment.model_dump(mode="json")
     added, decided = [], []
     for path in _differing(_with_new_keys(before), now) if before else []:
@@ -118,7 +118,7 @@ def late_changes(experiment: Experiment, folder: RunFolder) -> tuple[list[Cautio
             added.append(key)
     if added:
         text = f"{listed(added)}, when results had been seen already"
-        notes.append(Caution("added after results", "", text))
+        notes.append(ResultWarning("added after results", "", text))
     return notes, decided
 
 

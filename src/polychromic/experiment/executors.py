@@ -189,7 +189,10 @@ def _evaluate(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
             adapter = folder.job(arm.name, job.seed) / "adapter"
         language_model = load_language_model(arm.model, adapter=adapter, trainable=False)
         check = check_on_prompts(
-            language_model, plan.prompts, max_new_tokens=plan.ways[0].max_new_tokens, trains=False
+            language_model,
+            plan.prompts,
+            max_new_tokens=plan.sampling_settings[0].max_new_tokens,
+            trains=False,
         )
         add_model_check(folder.job(arm.name, job.seed), "evaluate", check)
         return language_model
@@ -238,7 +241,7 @@ def collection_plan(
     return CollectionPlan(
         prompts=tuple(task.prompts(settings.split)[: settings.num_prompts]),
         samples=settings.num_samples,
-        ways=tuple(settings.sampling_parameters()),
+        sampling_settings=tuple(settings.sampling_parameters()),
         names=(experiment.name, seed),
         max_decode_batch=settings.max_decode_batch,
         adapter=None if untrained else adapter_digest(folder.job(arm, seed), may_be_gone=True),

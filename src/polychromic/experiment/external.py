@@ -12,12 +12,12 @@ from typing import Any, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from polychromic.errors import ConfigError, DataError
-from polychromic.evaluation.criteria import Caution, listed, plural
+from polychromic.evaluation.criteria import ResultWarning, listed, plural
 from polychromic.evaluation.external import (
-    GivenGenerations,
+    ExternalGenerations,
     RowsByArmSeed,
     pair_by_order,
-    read_given,
+    read_external,
     require_common_seeds,
 )
 from polychromic.evaluation.settings import EvaluationSettings
@@ -151,13 +151,17 @@ def evaluate_given(experiment: GivenExperiment, folder: RunFolder) -> RunResult:
     default = settings.sampling_parameters()[0]
     files = {arm: [Path(file) for file in paths] for arm, paths in experiment.generations.items()}
     prompts = task.prompts(settings.split)
-    given = read_given(files, task, prompts, default, experiment.task.thinking)
+    given = read_external(files, task, prompts, default, experiment.task.thinking)
     if experiment.comparison.match_seeds == "order":
         given = replace(given, rows=pair_by_order(given.rows))
     require_common_seeds(given.rows, experiment.comparison.baseline)
-    headline = _headline(given.rows, default.label)
+    primary_sampling = _primary_sampling(given.rows, default.label)
     compared = compare_rows(
-        experiment, given.rows, task, headline=headline, notes=_notes(given, default.label, len(prompts))
+        experiment,
+        given.rows,
+        task,
+        primary_sampling=primary_sampling,
+        notes=_notes(given, default.label, len(prompts)),
     )
     with held_folder(folder.root):
         _require_no_run(folder)  # nor one that has begun meanwhile
@@ -184,8 +188,8 @@ def _require_no_run(folder: RunFolder) -> None:
         )
 
 
-def _headline(rows: RowsByArmSeed, preferred: str) -> str:
-    """The way of sampling that all arms and seeds share, with a prompt in common; the experiment's own first.
+def _primary_sampling(rows: RowsByArmSeed, preferred: str) -> str:
+    """The sampling setting that all arms and seeds share, with a prompt in common; the experiment's own first.
 
     Raises DataError where there is none.
     """
@@ -199,7 +203,7 @@ def _headline(rows: RowsByArmSeed, preferred: str) -> str:
     if not shared:
         ways = "; ".join(f"{arm}: {', '.join(found)}" for (arm, _), found in zip(rows, prompts, strict=True))
         raise DataError(
-            f"no way of sampling is common to all files ({ways}); sample at equal settings, or remove temperature, "
+            f"no sampling setting is common to all files ({ways}); sample at equal settings, or remove temperature, "
             "top_p and other settings from the lines to compare them as they are"
         )
     useful = [label for label in shared if set.intersection(*(found[label] for found in prompts))]
@@ -219,10 +223,10 @@ def _some_ids(ids: set[str]) -> str:
     return f"{plural(len(ids), 'prompt')} such as {min(ids)!r}"
 
 
-def _notes(given: GivenGenerations, assumed_label: str, n_prompts: int) -> list[Caution]:
+def _notes(given: ExternalGenerations, assumed_label: str, n_prompts: int) -> list[ResultWarning]:
     """What the files leave open, and how it was taken."""
     notes = [
-        Caution(
+        ResultWarning(
             "sampling not stated",
             arm,
             f"{arm}: lines do not say how they were sampled and are taken for {assumed_label}",
@@ -230,7 +234,7 @@ def _notes(given: GivenGenerations, assumed_label: str, n_prompts: int) -> list[
         for arm in given.assumed
     ]
     notes += [
-        Caution(
+        ResultWarning(
             "truncated",
             arm,
             f"{arm}: {plural(n, 'text')} without a word on how they ended are taken for finished",
@@ -238,7 +242,7 @@ def _notes(given: GivenGenerations, assumed_label: str, n_prompts: int) -> list[
         for arm, n in given.open_ends.items()
     ]
     notes += [
-        Caution(
+        ResultWarning(
             "truncated", arm, f"{arm}: {plural(n, 'text')} stopped by a filter or an error count as truncated"
         )
         for arm, n in given.interrupted.items()
@@ -247,15 +251,15 @@ def _notes(given: GivenGenerations, assumed_label: str, n_prompts: int) -> list[
         text = (
             f"lines of {listed(list(given.unnamed_seeds))} name no seed: the order of the files numbers them"
         )
-        notes.append(Caution("seeds", "", text))
-    notes += [Caution("seeds", arm, text) for arm, text in _one_answer_a_seed(given.rows).items()]
+        notes.append(ResultWarning("seeds", "", text))
+    notes += [ResultWarning("seeds", arm, text) for arm, text in _one_answer_a_seed(given.rows).items()]
     answered = {row.prompt_id for members in given.rows.values() for row in members}
     if len(answered) < n_prompts:
         text = f"{n_prompts - len(answered)} of the split's {n_prompts} prompts are in no file of generations"
-        notes.append(Caution("left out", "", text))
+        notes.append(ResultWarning("left out", "", text))
     if given.counted_in_words:
         text = "lengths are words, not tokens: not every line has its n_tokens"
-        notes.append(Caution("length", "", text))
+        notes.append(ResultWarning("length", "", text))
     return notes
 
 

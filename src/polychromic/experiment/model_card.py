@@ -55,15 +55,16 @@ def model_card(
         to_markdown([["what", "value"], *_training_facts(experiment, arm, seed, made_of)]),
         "## Evaluation",
         f"{comparison.n_prompts} prompts of the {escape_markdown(experiment.evaluation.split)} split, "
-        f"{experiment.evaluation.num_samples} answers each, sampled at {escape_markdown(comparison.headline)}; means "
-        f"over {len(experiment.seeds)} training seeds with {100 * comparison.resampling.confidence:g} % intervals.",
+        f"{experiment.evaluation.num_samples} answers each, sampled at {escape_markdown(comparison.primary_sampling)}; "
+        f"means over {len(experiment.seeds)} training seeds with "
+        f"{100 * comparison.resampling.confidence:g} % intervals.",
         to_markdown(_own_means(comparison, arm.name)),
     ]
     if len(own) > 1:
         baseline = escape_markdown(comparison.baseline)
         parts += [f"Against the arm {baseline}, by the experiment's criteria:", to_markdown(own)]
     parts += [
-        escape_markdown(f"{one.kind}: {one.text}") for one in comparison.cautions if one.arm == arm.name
+        escape_markdown(f"{one.kind}: {one.text}") for one in comparison.warnings if one.arm == arm.name
     ]
     parts += ["## Loading", _loading(arm), _sampling(experiment, arm, comparison)]
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
@@ -105,8 +106,8 @@ def _sampling(experiment: Experiment, arm: Arm, comparison: Comparison) -> str:
     template = f" (with {options})" if options else ""
     return escape_markdown(
         f"Prompts were put into the tokenizer's chat template{template} where it has one, and as they are where it has "
-        f"none; answers were sampled at {comparison.headline}, at most {experiment.evaluation.max_new_tokens} tokens."
-        + quantized
+        f"none; answers were sampled at {comparison.primary_sampling}, at most "
+        f"{experiment.evaluation.max_new_tokens} tokens." + quantized
     )
 
 

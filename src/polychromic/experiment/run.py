@@ -98,15 +98,15 @@ def refuse_impossible_criteria(experiment: Experiment, folder: RunFolder) -> Non
 
 
 def baseline_means(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
-    """Means of the criteria's metrics at the headline over the seeds sampled so far; empty without generations."""
-    headline = experiment.evaluation.sampling_parameters()[0].label
+    """Means of the criteria's metrics at the primary sampling over the seeds sampled so far; empty without any."""
+    primary_sampling = experiment.evaluation.sampling_parameters()[0].label
     task = build_task(experiment.task)
     asked = {one.metric for level in experiment.comparison.levels().values() for one in level}
     found: dict[str, list[float]] = {}
     for seed in experiment.seeds:
         # Damaged rows of seeds whose turn has not come yet are sampled again then.
         rows = scan_generations(folder.generations(experiment.comparison.baseline, seed)).rows
-        rows = [row for row in rows if row.sampling.label == headline]
+        rows = [row for row in rows if row.sampling.label == primary_sampling]
         if not rows:
             continue
         tokens = text_units(experiment, task, [row.text for row in rows]).tokens
@@ -115,7 +115,7 @@ def baseline_means(experiment: Experiment, folder: RunFolder) -> dict[str, float
             experiment.evaluation.cluster_distance,
             measures=MeasureSettings(tokens=tokens),
         )
-        sampled = measure_rows(rows, options).sampled[headline]
+        sampled = measure_rows(rows, options).sampled[primary_sampling]
         for key in asked:
             values_P = sampled.metric(key)
             if values_P is not None and not np.isnan(values_P).all():

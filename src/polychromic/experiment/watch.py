@@ -41,12 +41,12 @@ def diagnosis_of(experiment: Experiment, folder: RunFolder) -> Diagnosis:
     baseline = experiment.comparison.baseline
     names = [baseline, *(name for name in experiment.arms if name != baseline)]
     arms = [_facts(experiment.arm(name)) for name in names if not experiment.arm(name).untrained]
-    headline = experiment.evaluation.sampling_parameters()[0].label
+    primary_sampling = experiment.evaluation.sampling_parameters()[0].label
     diagnosis = diagnose(
         folder.root,
         arms,
         experiment.seeds,
-        headline=headline,
+        primary_sampling=primary_sampling,
         updates_of=lambda arm, seed: _updates(experiment, folder, arm, seed),
     )
     if not diagnosis.arms:

@@ -17,7 +17,7 @@ from polychromic.files import read_jsonl, write_bytes, write_text
 from polychromic.plain_text import plain_text
 from polychromic.report.cells import comparison_detail
 from polychromic.report.figures import Figure, arm_colors, comparison_figures
-from polychromic.report.opening import as_text, facts, no_cautions, plain_verdict
+from polychromic.report.opening import as_text, facts, no_warnings, plain_verdict
 from polychromic.report.page import PageContent, render_page
 from polychromic.report.samples import answers_a_prompt, explorer_data
 from polychromic.report.training_figures import CURVES_NOTE, TrainingRows, training_figures
@@ -46,7 +46,7 @@ def markdown_report(page: PageContent) -> str:
     parts += ["## What to see", *_figures(page)] if page.figures or page.curves else []
     if page.comparison:
         parts += [
-            f"## All measures at {escape_markdown(page.comparison.headline)}",
+            f"## All measures at {escape_markdown(page.comparison.primary_sampling)}",
             to_markdown(means_table(page.comparison)),
         ]
     if page.diagnosis:
@@ -73,9 +73,9 @@ def _opening(page: PageContent, comparison: Comparison) -> Iterator[str]:
         moved = untrained_table(comparison)
         yield to_markdown(moved) if moved else ""
         yield "\n".join(f"- {escape_markdown(line)}" for line in overtaking_lines(comparison))
-    cautions = [f"- {escape_markdown(f'{one.kind}: {one.text}')}" for one in comparison.cautions]
+    warnings = [f"- {escape_markdown(f'{one.kind}: {one.text}')}" for one in comparison.warnings]
     yield "## Before you believe it"
-    yield "\n".join(cautions) or no_cautions(comparison)
+    yield "\n".join(warnings) or no_warnings(comparison)
 
 
 def _figures(page: PageContent) -> Iterator[str]:
@@ -123,8 +123,8 @@ def show_comparison(comparison: Comparison, console: Console | None = None) -> N
             console.print(_rich_table(rows))
     for line in overtaking_lines(comparison):
         console.print(Text(plain_text(line)))
-    for caution in comparison.cautions:
-        console.print(Text(plain_text(f"{caution.kind}: {caution.text}"), style="yellow"))
+    for warning in comparison.warnings:
+        console.print(Text(plain_text(f"{warning.kind}: {warning.text}"), style="yellow"))
     for line in signature_lines(comparison):
         console.print(Text(plain_text(line), style="dim"))
 

@@ -74,7 +74,9 @@ def criteria_groups(comparison: Comparison) -> list[CellGroup]:
 
 def means_groups(comparison: Comparison) -> list[CellGroup]:
     """All means by kind of metric, what grows with k apart; behind each its seeds, prompts and method."""
-    keys = list(dict.fromkeys(one.metric for one in comparison.means if one.sampling == comparison.headline))
+    keys = list(
+        dict.fromkeys(one.metric for one in comparison.means if one.sampling == comparison.primary_sampling)
+    )
     plain = [key for key in keys if split_at_k(key) is None]
     groups = [(title, [key for key in plain if find_metric(key).kind == kind]) for kind, title in _GROUPS]
     for curve, title in (("pass", "Pass@k"), ("distinct_correct", "Distinct correct answers among k")):

@@ -147,10 +147,10 @@ _CURVES = (
     ),
 )
 _FRONTIER_CAPTION = (
-    "Quality against diversity, a point for each way of sampling. Vertical lines are the gain at matched quality, from "
-    "the most that the baseline reaches at that quality by any temperature (tick) to the arm's point; the broad bar is "
-    "the gain's interval, and the legend has it in numbers. A dotted line says that the baseline was never sampled at "
-    "that quality and its nearest point stands in."
+    "Quality against diversity, a point for each sampling setting. Vertical lines are the gain at matched quality, "
+    "from the most that the baseline reaches at that quality by any temperature (tick) to the arm's point; the broad "
+    "bar is the gain's interval, and the legend has it in numbers. A dotted line says that the baseline was never "
+    "sampled at that quality and its nearest point stands in."
 )
 _PAIRED_CAPTION = (
     "Each prompt's difference to the baseline, sorted{spread}. The dashed line is their mean, the band its interval. "
@@ -176,14 +176,17 @@ def comparison_figures(
             lambda axes, n=name, t=label: _curves(axes, comparison, colors, n, t),
         )
         for number, (name, label, title, caption) in enumerate(_CURVES)
-        if any(curve.name == name and curve.sampling == comparison.headline for curve in comparison.curves)
+        if any(
+            curve.name == name and curve.sampling == comparison.primary_sampling
+            for curve in comparison.curves
+        )
     ]
     if comparison.frontier:
         title = "Diversity at the same quality"
         figures.append(
             draw("frontier", title, _FRONTIER_CAPTION, lambda axes: _frontier(axes, comparison, colors))
         )
-    if comparison.scrutiny:
+    if comparison.sensitivity:
         spread = (
             " (thin lines: from its lowest to its highest seed)" if _has_spread(comparison, study) else ""
         )
@@ -196,7 +199,7 @@ def comparison_figures(
                 lambda axes: _paired(axes, comparison, colors, study),
             )
         )
-        if comparison.scrutiny[0].arm in work:
+        if comparison.sensitivity[0].arm in work:
             priced = all(one.dollars is not None for one in work.values())
             title = f"{'Dollars' if priced else 'Machine time'} against gain"
             figures.append(
@@ -207,7 +210,7 @@ def comparison_figures(
 
 def _curves(axes: Any, comparison: Comparison, colors: Colors, name: str, label: str) -> None:
     for one in comparison.curves:
-        if one.name == name and one.sampling == comparison.headline:
+        if one.name == name and one.sampling == comparison.primary_sampling:
             curve, color = one.curve, colors[one.arm]
             axes.plot(curve.k, curve.mean, color=color, ls=_style(comparison, one.arm), label=plain(one.arm))
             band(axes, curve.k, curve.low, curve.high, color, one.arm)
@@ -249,8 +252,8 @@ def _frontier(axes: Any, comparison: Comparison, colors: Colors) -> None:
 
 
 def _gain_text(comparison: Comparison, arm: str, metric: str, quality: str) -> str:
-    """What the legend says of an arm's gain at the headline way of sampling."""
-    wanted = (arm, comparison.headline, metric, quality)
+    """What the legend says of an arm's gain at the primary sampling."""
+    wanted = (arm, comparison.primary_sampling, metric, quality)
     for one in comparison.frontier:
         if (one.arm, one.sampling, one.metric, one.quality_metric) == wanted:
             gain, low, high = (signed(value) for value in (one.gain, one.low, one.high))
@@ -274,8 +277,8 @@ def _matched_gain(axes: Any, gain: MatchedGain, color: str) -> None:
 
 def _paired(axes: Any, comparison: Comparison, colors: Colors, study: Study | None) -> None:
     """Of the first criterion's metric."""
-    metric = comparison.scrutiny[0].metric
-    for one in comparison.scrutiny:
+    metric = comparison.sensitivity[0].metric
+    for one in comparison.sensitivity:
         if one.metric != metric:
             continue
         values = np.array(one.differences, dtype=float)
@@ -301,15 +304,15 @@ def _paired(axes: Any, comparison: Comparison, colors: Colors, study: Study | No
 
 
 def _has_spread(comparison: Comparison, study: Study | None) -> bool:
-    metric = comparison.scrutiny[0].metric
-    return any(_seed_spread(comparison, study, one.arm, metric) is not None for one in comparison.scrutiny)
+    metric = comparison.sensitivity[0].metric
+    return any(_seed_spread(comparison, study, one.arm, metric) is not None for one in comparison.sensitivity)
 
 
 def _seed_spread(
     comparison: Comparison, study: Study | None, arm: str, metric: str
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """[P] lowest and highest difference of any seed; None with one seed, or where values by seed are not known."""
-    pair = study and study.pair(arm, comparison.baseline, comparison.headline, metric)
+    pair = study and study.pair(arm, comparison.baseline, comparison.primary_sampling, metric)
     if not pair or len(pair[0]) < 2:
         return None
     differences = pair[0] - pair[1]
@@ -318,7 +321,7 @@ def _seed_spread(
 
 def _cost(axes: Any, comparison: Comparison, work: Mapping[str, ArmWork], colors: Colors) -> None:
     """The gain of the first criterion's metric, up where it is better: relative unless the baseline is at zero."""
-    metric = find_metric(comparison.scrutiny[0].metric)
+    metric = find_metric(comparison.sensitivity[0].metric)
     priced = all(one.dollars is not None for one in work.values())
     found = {
         arm: contrast

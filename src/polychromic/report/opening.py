@@ -93,11 +93,14 @@ def facts(
         ),
         Cell(
             n_answers and f"{n_answers} answers each",
-            "Answers that every prompt got from each trained model at each way of sampling. Pass@k and distinct "
+            "Answers that every prompt got from each trained model at each sampling setting. Pass@k and distinct "
             "correct answers of k are unbiased estimates from all of them.",
         ),
         Cell(plural(seeds, "training seed"), f"Seeds by arm: {of_arms}."),
-        Cell(f"sampled at {comparison.headline}", "The way of sampling at which the criteria are judged."),
+        Cell(
+            f"sampled at {comparison.primary_sampling}",
+            "The sampling setting at which the criteria are judged.",
+        ),
     ]
     if model_checks:
         found.append(_model_fact(model_checks))
@@ -123,7 +126,7 @@ def _model_fact(checks: Sequence[Mapping[str, Any]]) -> Cell:
     )
 
 
-def no_cautions(comparison: Comparison) -> str:
+def no_warnings(comparison: Comparison) -> str:
     """What was looked for in vain, where no warning was due."""
     checker = "" if comparison.checker is None else "a lenient checker, "
     return (

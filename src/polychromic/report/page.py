@@ -11,7 +11,7 @@ from polychromic.evaluation import Comparison
 from polychromic.files import strict_json
 from polychromic.report.cells import criteria_groups, criteria_header, means_groups
 from polychromic.report.figures import Figure, in_page, page_color
-from polychromic.report.opening import facts, no_cautions, plain_verdict
+from polychromic.report.opening import facts, no_warnings, plain_verdict
 from polychromic.report.samples import answers_a_prompt, packed_parts
 from polychromic.report.training_figures import CURVES_NOTE
 from polychromic.report.view import overtaking_lines, signatures, untrained_table
@@ -72,7 +72,7 @@ def render_page(content: PageContent) -> str:
             figures=numbered[: len(content.figures)],
             curves=numbered[len(content.figures) :],
             curves_note=CURVES_NOTE,
-            no_cautions=no_cautions(comparison) if comparison else "",
+            no_warnings=no_warnings(comparison) if comparison else "",
             diagnosis=content.diagnosis.arms if content.diagnosis else (),
             arm_colors={arm: page_color(color) for arm, color in content.colors.items()},
             colors=_script_json({arm: page_color(color) for arm, color in content.colors.items()}),

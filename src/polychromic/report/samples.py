@@ -50,7 +50,7 @@ def explorer_data(
     by_prompt: dict[str, dict[str, list[GenerationRow]]] = {}
     for arm, seed in shown_seeds.items():
         for row in read_generations(root / arm / f"seed-{seed}" / "generations.jsonl"):
-            if row.sampling.label == comparison.headline:
+            if row.sampling.label == comparison.primary_sampling:
                 by_prompt.setdefault(row.prompt_id, {}).setdefault(arm, []).append(row)
     metrics, values = _values(comparison, study)
     return {
@@ -166,11 +166,11 @@ def _values(
     where there are several (None where undefined)."""
     if study is None:
         return [], {}
-    stated = [one.metric for one in comparison.scrutiny]
+    stated = [one.metric for one in comparison.sensitivity]
     keys = [
         key
         for key in dict.fromkeys([*stated, *_SHOWN_METRICS])
-        if all(study.cells(arm, comparison.headline, key) is not None for arm in comparison.arms)
+        if all(study.cells(arm, comparison.primary_sampling, key) is not None for arm in comparison.arms)
     ]
     metrics = [
         {"key": key, "name": find_metric(key).name, "sign": find_metric(key).sign, "stated": key in stated}
@@ -178,7 +178,7 @@ def _values(
     ]
     values: dict[str, dict[str, list[list[float | None]]]] = {prompt: {} for prompt in study.prompts}
     for arm in comparison.arms:
-        cells = [study.cells(arm, comparison.headline, key) for key in keys]
+        cells = [study.cells(arm, comparison.primary_sampling, key) for key in keys]
         columns = [_with_mean(one) for one in cells if one is not None]
         for index, prompt in enumerate(study.prompts):
             values[prompt][arm] = [[_short(value) for value in column[:, index]] for column in columns]

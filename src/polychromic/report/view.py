@@ -65,9 +65,9 @@ def lengths_text(comparison: Comparison, arm: str) -> str:
 
 
 def means_table(comparison: Comparison) -> Table:
-    """One row a metric with each arm's mean and interval at the headline way of sampling."""
+    """One row a metric with each arm's mean and interval at the primary sampling."""
     metrics = list(
-        dict.fromkeys(one.metric for one in comparison.means if one.sampling == comparison.headline)
+        dict.fromkeys(one.metric for one in comparison.means if one.sampling == comparison.primary_sampling)
     )
     rows = [
         [find_metric(metric).name, *(_mean_cell(comparison, arm, metric) for arm in comparison.arms)]
@@ -77,7 +77,7 @@ def means_table(comparison: Comparison) -> Table:
 
 
 def gains_table(comparison: Comparison) -> Table:
-    """One row a metric, arm and way of sampling: the gain over what the baseline reaches at the same quality.
+    """One row a metric, arm and sampling setting: the gain over what the baseline reaches at the same quality.
 
     Only the header where the baseline was sampled in one way and so has no frontier.
     """
@@ -140,7 +140,7 @@ def _moved(metric: str, found: PairedComparison | None) -> str:
 
 def signature_lines(comparison: Comparison) -> list[str]:
     """How each measure of the means was made, one a line; numbers whose lines differ must not be compared."""
-    shown = {one.metric for one in comparison.means if one.sampling == comparison.headline}
+    shown = {one.metric for one in comparison.means if one.sampling == comparison.primary_sampling}
     made = [f"{key}: {signature}" for key, signature in comparison.signatures.items() if key in shown]
     return ["how each measure was made:", *made] if made else []
 
@@ -154,7 +154,7 @@ def summary_text(comparison: Comparison) -> str:
     if comparison.untrained:
         lines += ["", *_aligned(untrained_table(comparison)), *overtaking_lines(comparison)]
     lines += ["", *_aligned(means_table(comparison))]
-    lines += ["", *(f"{caution.kind}: {caution.text}" for caution in comparison.cautions)]
+    lines += ["", *(f"{warning.kind}: {warning.text}" for warning in comparison.warnings)]
     lines += ["", *signature_lines(comparison)]
     return "\n".join(_printable(line).rstrip() for line in lines).rstrip() + "\n"
 
@@ -318,9 +318,11 @@ def how_made(comparison: Comparison, key: str) -> str:
 
 
 def signatures(comparison: Comparison) -> dict[str, str]:
-    """Every signature of the comparison's measures at the headline, those at k once for all k."""
+    """Every signature of the comparison's measures at the primary sampling, those at k once for all k."""
     found: dict[str, str] = {}
-    for key in dict.fromkeys(one.metric for one in comparison.means if one.sampling == comparison.headline):
+    for key in dict.fromkeys(
+        one.metric for one in comparison.means if one.sampling == comparison.primary_sampling
+    ):
         made = how_made(comparison, key)
         at_k = split_at_k(key)
         if at_k is not None:

@@ -85,12 +85,12 @@ Position = Literal["within", "above", "below"]
 
 @dataclass(frozen=True, slots=True)
 class MatchedGain:
-    """One arm under one way of sampling, against the most diversity that the baseline reaches at its quality.
+    """One arm under one sampling setting, against the most diversity that the baseline reaches at its quality.
 
     `gain` is in the metric's own unit, positive where the arm is more diverse, with an interval over prompts and
     seeds. Where `position` is "above", the baseline's best quality stands in and the gain is a lower bound; where
     it is "below", its most diverse point does and the gain is an upper bound: sample the baseline hotter.
-    `reached_by` is a way of sampling with which the baseline is at least as good and as diverse.
+    `reached_by` is a sampling setting with which the baseline is at least as good and as diverse.
     """
 
     arm: str
@@ -131,24 +131,24 @@ def reachable(at_quality: Floats, quality_L: Floats, diversity_L: Floats) -> Flo
 def matched_gains(
     study: Study, arm: str, baseline: str, metric: str, quality_metric: str, resampling: Resampling
 ) -> list[MatchedGain]:
-    """Gains of every way in which the arm was sampled; empty where either arm lacks a metric, or the baseline was
-    sampled in one way only and so has no frontier."""
-    ways = [
-        way
-        for way in study.labels(baseline)
-        if _points(study, baseline, [way], metric, quality_metric) is not None
+    """Returns a gain per sampling setting of the arm; empty where either arm lacks a metric, or the baseline has one
+    sampling setting only and so no frontier."""
+    labels = [
+        label
+        for label in study.labels(baseline)
+        if _points(study, baseline, [label], metric, quality_metric) is not None
     ]
     found = []
     for label in study.labels(arm):
         points = _points(study, arm, [label], metric, quality_metric)
-        base = _points(study, baseline, ways, metric, quality_metric) if len(ways) > 1 else None
+        base = _points(study, baseline, labels, metric, quality_metric) if len(labels) > 1 else None
         if points is not None and base is not None:
-            found.append(_matched(arm, label, ways, metric, quality_metric, points, base, resampling))
+            found.append(_matched(arm, label, labels, metric, quality_metric, points, base, resampling))
     return found
 
 
 def _points(study: Study, arm: str, labels: Sequence[str], metric: str, quality: str) -> Floats | None:
-    """[S, P, 2 L]: quality, then diversity oriented so that higher is more, of each way of sampling."""
+    """[S, P, 2 L]: quality, then diversity oriented so that higher is more, of each sampling setting."""
     sign = find_metric(metric).sign
     cells = [study.cells(arm, label, quality) for label in labels]
     cells += [study.cells(arm, label, metric) for label in labels]
@@ -162,7 +162,7 @@ def _points(study: Study, arm: str, labels: Sequence[str], metric: str, quality:
 def _matched(
     arm: str,
     label: str,
-    ways: Sequence[str],
+    labels: Sequence[str],
     metric: str,
     quality_metric: str,
     points_SPC: Floats,
@@ -196,7 +196,7 @@ def _matched(
         low=low,
         high=high,
         position=_position(quality, base_quality_L),
-        reached_by=_reached_by(quality, diversity, ways, base_quality_L, base_diversity_L),
+        reached_by=_reached_by(quality, diversity, labels, base_quality_L, base_diversity_L),
     )
 
 
@@ -239,7 +239,7 @@ def _position(quality: float, base_quality_L: Floats) -> Position:
 
 
 def _reached_by(
-    quality: float, diversity: float, ways: Sequence[str], base_quality_L: Floats, base_diversity_L: Floats
+    quality: float, diversity: float, labels: Sequence[str], base_quality_L: Floats, base_diversity_L: Floats
 ) -> str | None:
     reaching = (base_quality_L >= quality) & (base_diversity_L >= diversity)
-    return ways[int(reaching.argmax())] if reaching.any() else None
+    return labels[int(reaching.argmax())] if reaching.any() else None

@@ -237,12 +237,12 @@ class Probe:
     def generations(self) -> ProbeGenerations:
         """Generations of the untrained model for a few validation prompts: the test split is not looked at."""
         settings = self.experiment.evaluation
-        headline = settings.sampling_parameters()[0]
+        primary_sampling = settings.sampling_parameters()[0]
         prompts = self.task.prompts("validation")[:PROBE_PROMPTS] or self.evaluation_prompts[:PROBE_PROMPTS]
         plan = CollectionPlan(
             prompts=tuple(prompts),
             samples=min(PROBE_SAMPLES, settings.num_samples),
-            ways=(headline,),
+            sampling_settings=(primary_sampling,),
             names=(self.experiment.name, "preflight"),
             max_decode_batch=settings.max_decode_batch,
         )
