@@ -19,19 +19,23 @@ from math import lgamma
 import numpy as np
 from numpy.typing import NDArray
 
-from polychromic.objective import BaselineEquations, FittedBaseline, set_advantages, softmax_gram
+from polychromic.objective import (
+    OBJECTIVES,
+    BaselineEquations,
+    FittedBaseline,
+    set_advantages,
+    softmax_gram,
+)
 
 FloatArray = NDArray[np.float64]
 N, K = 8, 4
 SIZES = tuple(range(N))
 """Of the mix; 0 is the constant."""
 SCORES = [
-    ("reward", "product"),
-    ("pass_at_k", "product"),
-    ("coverage", "product"),
-    ("polychromic", "product"),
-    ("distance", "product"),
-    ("distance", "passing"),
+    (entry.name, gate)
+    for entry in OBJECTIVES.values()
+    for gate in entry.gate_rules
+    if entry.closed_form and gate != "none"
 ]
 VENDI = ("vendi", "product")
 """On single policies alone: there are few groups, and each needs its eigenvalues."""

@@ -11,13 +11,9 @@ import numpy as np
 import pytest
 from enumeration import ToyPolicy, gradient_estimates, random_policy, set_score
 
-from polychromic.objective import kernel_scores, set_advantages
+from polychromic.objective import OBJECTIVES, kernel_scores, set_advantages
 
-GATES = ["product", "passing", "none"]
-SCORES = [
-    *((objective, "product") for objective in ("reward", "pass_at_k", "coverage", "polychromic")),
-    *((objective, gate) for objective in ("distance", "vendi", "logdet") for gate in GATES),
-]
+SCORES = [(entry.name, gate) for entry in OBJECTIVES.values() for gate in entry.gate_rules]
 BASELINES = ["none", "leave_one_out", "leave_one_out_minus_one", "fitted"]
 
 
@@ -68,7 +64,7 @@ def test_advantages_move_with_their_generations(objective, gate, baseline):
 @pytest.mark.parametrize(("objective", "gate"), SCORES)
 def test_the_expected_estimator_is_the_gradient(objective, gate, n):
     policy = policy_for(4, gate)
-    for set_size in range(2 if objective == "distance" else 1, n + 1):
+    for set_size in range(OBJECTIVES[objective].smallest_set, n + 1):
         exact = gradient(objective, set_size, policy, gate)
         if set_size > 1:  # a set of one has no diversity without a gate
             assert np.abs(exact).max() > 1e-4  # a zero gradient would be estimated by anything
@@ -78,7 +74,7 @@ def test_the_expected_estimator_is_the_gradient(objective, gate, n):
 
 
 @pytest.mark.parametrize("binary", [False, True])
-@pytest.mark.parametrize(("objective", "gate"), [one for one in SCORES if one[0] not in ("vendi", "logdet")])
+@pytest.mark.parametrize(("objective", "gate"), [one for one in SCORES if OBJECTIVES[one[0]].closed_form])
 def test_seven_outcomes_in_groups_of_six(objective, gate, binary):
     policy = policy_for(7, gate, binary=binary)
     exact = gradient(objective, 4, policy, gate)
@@ -88,7 +84,7 @@ def test_seven_outcomes_in_groups_of_six(objective, gate, binary):
 
 
 @pytest.mark.parametrize("baseline", BASELINES)
-@pytest.mark.parametrize("objective", ["vendi", "logdet"])
+@pytest.mark.parametrize("objective", [name for name in OBJECTIVES if not OBJECTIVES[name].closed_form])
 def test_sampled_subsets_are_unbiased_for_every_draw(objective, baseline, monkeypatch):
     """Two sampled pairs in place of all six: whatever they are, they know nothing of the generations."""
     monkeypatch.setattr(kernel_scores, "MAX_SUBSETS", 3)

@@ -14,6 +14,7 @@ from enumeration import (
 )
 
 from polychromic.objective import (
+    OBJECTIVES,
     FittedBaseline,
     TrackRecord,
     baseline_equations,
@@ -22,15 +23,7 @@ from polychromic.objective import (
     softmax_gram,
 )
 
-SCORES = [
-    ("reward", "product"),
-    ("pass_at_k", "product"),
-    ("coverage", "product"),
-    ("polychromic", "product"),
-    ("distance", "product"),
-    ("distance", "passing"),
-    ("vendi", "product"),
-]
+SCORES = [(entry.name, gate) for entry in OBJECTIVES.values() for gate in entry.gate_rules]
 
 
 @pytest.mark.parametrize("coefficients", [{0: 0.3, 1: -2.0, 2: 0.7, 3: 5.0}, {3: 1e3}, {}])

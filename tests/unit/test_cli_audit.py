@@ -1,10 +1,14 @@
 """`polychromic audit`: the published score's weakness by numbers, and the arms of an experiment file."""
 
+from typing import get_args
+
 import pytest
 from typer.testing import CliRunner
 
 from polychromic.cli import app
 from polychromic.errors import ConfigError
+from polychromic.objective import OBJECTIVES
+from polychromic.objective.scores import GateRule
 
 
 def audit(*arguments):
@@ -45,10 +49,8 @@ def test_where_no_right_answer_is_in_use_no_number_is_made_up():
     assert "being wrong costs nothing" in out
 
 
-@pytest.mark.parametrize(
-    "objective", ["reward", "pass_at_k", "coverage", "polychromic", "distance", "vendi", "logdet"]
-)
-@pytest.mark.parametrize("gate", ["product", "passing", "none"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("gate", get_args(GateRule))
 def test_any_objective_and_gate_of_an_experiment_file(objective, gate):
     changes = (f"diversity.objective={objective}", f"diversity.gate={gate}", "diversity.set_size=3")
     out = audit("experiments/quickstart.yaml", *changes, "--wrong-clusters", "2", "--correct-modes", "2")

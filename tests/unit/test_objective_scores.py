@@ -10,16 +10,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
-from polychromic.objective import sampled_subsets, set_advantages, subset_mean
+from polychromic.objective import OBJECTIVES, sampled_subsets, set_advantages, subset_mean
 
 CLOSED_FORMS = [
-    ("reward", "product"),
-    ("pass_at_k", "product"),
-    ("coverage", "product"),
-    ("polychromic", "product"),
-    ("distance", "product"),
-    ("distance", "passing"),
-    ("distance", "none"),
+    (entry.name, gate) for entry in OBJECTIVES.values() if entry.closed_form for gate in entry.gate_rules
 ]
 
 
@@ -82,7 +76,7 @@ def test_closed_forms_agree_with_enumeration_of_all_subsets(objective, gate, arr
     if gate == "passing":
         arrays = {**arrays, "gates": (arrays["gates"] > 0.4).astype(float)}
     n = len(arrays["rewards"])
-    set_size = data.draw(st.integers(2 if objective == "distance" else 1, n))
+    set_size = data.draw(st.integers(OBJECTIVES[objective].smallest_set, n))
     mean, with_N, without_N, less_N = by_enumeration(objective, gate, arrays, set_size)
     share = set_size / n
 
@@ -110,7 +104,7 @@ def test_missing_values_are_as_if_never_drawn(objective, gate, arrays, data):
     """A nan reward or gate, in a batch beside a whole group, in numpy and in torch."""
     if gate == "passing":
         arrays = {**arrays, "gates": (arrays["gates"] > 0.4).astype(float)}
-    n, smallest = len(arrays["rewards"]), 2 if objective == "distance" else 1
+    n, smallest = len(arrays["rewards"]), OBJECTIVES[objective].smallest_set
     assume(n > smallest)
     missing = data.draw(st.integers(0, n - 1))
     kept = np.arange(n) != missing
@@ -177,7 +171,7 @@ def test_set_size_one_is_the_reward_whatever_the_objective():
         np.testing.assert_allclose(set_advantages(objective, 1, **arrays), expected, atol=1e-15)
 
 
-@pytest.mark.parametrize("objective", ["vendi", "logdet"])
+@pytest.mark.parametrize("objective", [name for name in OBJECTIVES if not OBJECTIVES[name].closed_form])
 def test_sampled_subsets_agree_with_all_of_them(objective):
     """21 choose 4 = 5985 subsets are sampled, 20 choose 4 = 4845 are not: dropping one generation compares them."""
     rng = np.random.default_rng(3)

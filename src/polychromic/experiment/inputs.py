@@ -56,6 +56,7 @@ def record_inputs(
         "prompts": {split: len(found) for split, found in prompts.items()},
         "data_sha256": {name: sha256_file(Path(name)) for name in _data_files(experiment)},
         "checkers": {role: checker_code(name) for role, name in _checkers(experiment).items()},
+        "training_code": {role: checker_code(name) for role, name in _training_code(experiment).items()},
         "models": {key: _model(model, known["models"].get(key, {})) for key, model in of_models.items()},
         "embedders": {
             name: _hashes(_folder_or_snapshot(name), _EMBEDDER_FILES, known["embedders"].get(name, {}))
@@ -79,6 +80,9 @@ def changed_inputs(
         changed += [f"the {role}'s code ({name})" for name in sorted(code) if code[name] != now.get(name)]
     if not models:
         return changed
+    for role, code in recorded["training_code"].items():
+        now = found["training_code"].get(role) or code
+        changed += [f"the {role} ({name})" for name in sorted(code) if code[name] != now.get(name)]
     for name, before in recorded["embedders"].items():
         changed += _changed_files(name, before, found["embedders"].get(name, {}))
     for arm in sorted(old.arms.keys() & new.arms.keys()):
@@ -100,9 +104,16 @@ def as_now(recorded: Mapping[str, Any], old: Experiment) -> dict[str, Any]:
         for role, name in _checkers(old).items()
         if (file := name.rpartition(":")[0]) in data
     }
-    none = {
-        key: {} for key in ("packages", "prompts_sha256", "prompts", "data_sha256", "models", "embedders")
-    }
+    sections = (
+        "packages",
+        "prompts_sha256",
+        "prompts",
+        "data_sha256",
+        "models",
+        "embedders",
+        "training_code",
+    )
+    none = {key: {} for key in sections}
     return {**none, "checkers": checkers, **recorded}
 
 
@@ -114,10 +125,13 @@ def is_recorded(path: tuple[str, ...], before: Any, now: Any, recorded: Inputs, 
         return recorded["prompts_sha256"].get(key.removesuffix("_problems")) is not None
     if not isinstance(before, str) or not isinstance(now, str):
         return False
+    (file, _, function), (other, _, other_function) = before.rpartition(":"), now.rpartition(":")
+    both_files = file.endswith(".py") and other.endswith(".py")
     if path[0] == "task" and key in ("checker", "judge"):
-        (file, _, function), (other, _, other_function) = before.rpartition(":"), now.rpartition(":")
-        both_files = file.endswith(".py") and other.endswith(".py")
         return both_files and function == other_function and bool(recorded["checkers"].get(key))
+    if key in ("objective", "trainer"):
+        role = f"{key} {before.rpartition(':')[2]}"
+        return both_files and function == other_function and role in recorded["training_code"]
     model = old.arm(path[1]).model if path[0] == "arms" else old.model
     if key == "start_from":
         return start_weights(model) in recorded["data_sha256"]
@@ -245,6 +259,12 @@ def _checkers(experiment: Experiment) -> dict[str, str]:
     task = experiment.task
     named = {"checker": task.checker, "judge": task.judge} if isinstance(task, CustomSettings) else {}
     return {role: name for role, name in named.items() if name}
+
+
+def _training_code(experiment: Experiment) -> dict[str, str]:
+    """The users' own objectives and trainers, by kind and name."""
+    named = {("objective", experiment.arm(arm).diversity.objective) for arm in experiment.arms}
+    return {f"{kind} {name.rpartition(':')[2]}": name for kind, name in sorted(named) if ":" in name}
 
 
 def _data_files(experiment: Experiment) -> list[str]:

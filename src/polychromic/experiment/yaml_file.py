@@ -13,6 +13,35 @@ from pydantic import BaseModel, ValidationError
 from polychromic.errors import ConfigError
 from polychromic.files import user_path
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+RUN_FILES = (
+    "experiment.yaml",
+    "provenance.json",
+    "preflight.json",
+    "diagnosis.json",
+    "ledger.jsonl",
+    "comparison.json",
+    "report.html",
+    "report.md",
+    "results.tex",
+    "figures",
+)
+"""What a run folder holds beside its arms: an arm of such a name would be written over."""
+
+
+def folder_name(name: str, *, place: str = "") -> str:
+    """The name of a run or an arm, which names a folder too; raises ValueError where it cannot."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{place}expected letters, digits, '.', '_' and '-' (it names a folder)")
+    for file in RUN_FILES:
+        # Some systems take upper and lower case for the same.
+        if name.lower() == file or ("." in file and file in name.lower()):
+            raise ValueError(
+                f"{place}{name} names a folder, and {file} is a file of the run folder; choose another"
+            )
+    return name
+
 
 def with_absolute_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Make the values that name files absolute, `~` being the user's home; a model source or an embedder is a path only
@@ -24,23 +53,29 @@ def with_absolute_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]
         for key in ("train", "validation", "test"):
             if isinstance(task.get(key), str):
                 task[key] = _absolute(folder, task[key])
-        for key in ("checker", "judge"):
-            if isinstance(task.get(key), str) and ".py:" in task[key]:
-                task[key] = _absolute(folder, task[key])
+        _place_code(task, "checker", folder)
+        _place_code(task, "judge", folder)
         _place_named(task, "embedder", folder)
     if isinstance(content.get("evaluation"), dict):
         content["evaluation"] = dict(content["evaluation"])
         _place_named(content["evaluation"], "embedder", folder)
-    content["model"] = _placed_model(content.get("model"), folder)
-    if content["model"] is None:
-        del content["model"]
+    _place_sections(content, folder)
     if isinstance(content.get("arms"), dict):
         content["arms"] = {
-            name: arm | {"model": _placed_model(arm["model"], folder)}
-            if isinstance(arm, dict) and "model" in arm
-            else arm
+            name: _place_sections(dict(arm), folder) if isinstance(arm, dict) else arm
             for name, arm in content["arms"].items()
         }
+    return content
+
+
+def _place_sections(content: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Makes the paths of the sections that an arm may change absolute, in place."""
+    if "model" in content:
+        content["model"] = _placed_model(content["model"], folder)
+    for section, key in (("diversity", "objective"), ("training", "trainer")):
+        if isinstance(content.get(section), dict):
+            content[section] = dict(content[section])
+            _place_code(content[section], key, folder)
     return content
 
 
@@ -53,6 +88,12 @@ def _placed_model(model: Any, folder: Path) -> Any:
     if isinstance(adapter, dict) and isinstance(adapter.get("start_from"), str):
         model["adapter"] = adapter | {"start_from": _absolute(folder, adapter["start_from"])}
     return model
+
+
+def _place_code(section: dict[str, Any], key: str, folder: Path) -> None:
+    value = section.get(key)
+    if isinstance(value, str) and ".py:" in value:
+        section[key] = _absolute(folder, value)
 
 
 def _place_named(section: dict[str, Any], key: str, folder: Path) -> None:

@@ -14,7 +14,7 @@ from polychromic.objective.fitted import (
     softmax_gram,
     surprisal_gram,
 )
-from polychromic.objective.kernel_scores import sampled_subsets
+from polychromic.objective.registry import OBJECTIVES, Objective, find_objective, objective, sampled_subsets
 from polychromic.objective.weighting import (
     FixedWeight,
     FloorController,
@@ -26,18 +26,22 @@ from polychromic.objective.weighting import (
 )
 
 __all__ = [
+    "OBJECTIVES",
     "BaselineEquations",
     "FittedBaseline",
     "FixedWeight",
     "FloorController",
+    "Objective",
     "Observation",
     "ShareController",
     "TrackRecord",
     "WeightController",
     "baseline_equations",
     "cross_fitted_coefficients",
+    "find_objective",
     "gradient_cosine",
     "gradient_share",
+    "objective",
     "sampled_subsets",
     "set_advantages",
     "softmax_gram",

@@ -13,15 +13,15 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from polychromic.numerics import FloatArray
-from polychromic.objective.kernel_scores import GateRule
-from polychromic.objective.scores import SetScore, leave_one_out_mean, mix_of_means
-from polychromic.objective.validation import Groups, Objective, read_groups
+from polychromic.objective.registry import Objective
+from polychromic.objective.scores import GateRule, SetScore, mix_of_means
+from polychromic.objective.validation import Groups, read_groups
 
 Baseline = Literal["none", "leave_one_out", "leave_one_out_minus_one", "fitted"]
 
 
 def set_advantages(
-    objective: Objective,
+    objective: str | Objective,
     set_size: int,
     *,
     rewards: Any = None,
@@ -80,7 +80,7 @@ def set_advantages(
 
 
 def subset_mean(
-    objective: Objective,
+    objective: str | Objective,
     set_size: int,
     *,
     rewards: Any = None,
@@ -106,14 +106,14 @@ def subset_mean(
 
 
 def _check_sizes(groups: Groups, set_size: int, baseline: str) -> None:
-    n = groups.num_samples
+    n, objective = groups.num_samples, groups.objective
     if baseline not in get_args(Baseline):
         raise ValueError(f"baseline is {baseline!r}, expected one of {', '.join(get_args(Baseline))}")
     if isinstance(set_size, bool) or not isinstance(set_size, (int, np.integer)):
         raise ValueError(f"set_size is {set_size!r}, expected a whole number")
-    if not groups.smallest_set <= set_size <= n:
+    if not objective.smallest_set <= set_size <= n:
         raise ValueError(
-            f"set_size is {set_size}, expected {groups.smallest_set} ≤ set_size ≤ {n} for {groups.objective!r} "
+            f"set_size is {set_size}, expected {objective.smallest_set} ≤ set_size ≤ {n} for {objective.name!r} "
             f"with {n} generations a group: draw more generations or use smaller sets"
         )
     if baseline == "leave_one_out" and set_size == n:
@@ -150,7 +150,7 @@ def _group_advantages(
 ) -> FloatArray:
     """N·ū = K·mean over S∋i + (N−K)·mean over S∌i, so (K/N)·mean over S∋i = ū − (1 − K/N)·mean over S∌i."""
     mean = score.mean(set_size)
-    without_N = leave_one_out_mean(score, set_size, n) if set_size < n else np.zeros(n)
+    without_N = score.leave_one_out(set_size) if set_size < n else np.zeros(n)
     if baseline == "leave_one_out":
         return _without_rounding(mean - without_N, mean)
     if mix is None:

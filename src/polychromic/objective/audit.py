@@ -17,8 +17,8 @@ from scipy.special import entr, gammaln
 
 from polychromic.numerics import BoolArray, FloatArray, IntArray
 from polychromic.objective.advantages import subset_mean
-from polychromic.objective.kernel_scores import GateRule
-from polychromic.objective.validation import Objective
+from polychromic.objective.registry import Objective, find_objective
+from polychromic.objective.scores import GateRule
 
 MAX_SETS = 200_000
 """Most kinds of set (multisets of outcomes) that are summed over."""
@@ -51,7 +51,7 @@ class Audit:
 
 
 def audit(
-    objective: Objective,
+    objective: str | Objective,
     set_size: int,
     wrong_clusters: int,
     *,
@@ -102,7 +102,7 @@ class _Optimum:
 
 
 def _objective_polynomial(
-    objective: Objective, set_size: int, rewards_M: FloatArray, gate: GateRule
+    objective: str | Objective, set_size: int, rewards_M: FloatArray, gate: GateRule
 ) -> _Polynomial:
     m = len(rewards_M)
     n_sets = comb(m + set_size - 1, set_size)
@@ -218,15 +218,20 @@ def _report(correct_modes: int, wrong_clusters: int, optimum: _Optimum, best_cor
 
 
 def _check(
-    objective: str, set_size: int, wrong_clusters: int, correct_modes: int, diversity_weight: float | None
+    objective: str | Objective,
+    set_size: int,
+    wrong_clusters: int,
+    correct_modes: int,
+    diversity_weight: float | None,
 ) -> None:
+    entry = find_objective(objective)
     for name, value, lowest in (
-        ("set_size", set_size, 2 if objective == "distance" else 1),
+        ("set_size", set_size, entry.smallest_set),
         ("wrong_clusters", wrong_clusters, 0),
         ("correct_modes", correct_modes, 1),
     ):
         if value < lowest:
-            raise ValueError(f"{name} is {value}, expected at least {lowest} for {objective!r}")
+            raise ValueError(f"{name} is {value}, expected at least {lowest} for {entry.name!r}")
     if diversity_weight is not None and not 0.0 <= diversity_weight < float("inf"):
         raise ValueError(
             f"diversity_weight is {diversity_weight}, expected λ ≥ 0, or None for the objective alone"

@@ -10,9 +10,9 @@ from typing import Any, Self
 import numpy as np
 
 from polychromic.numerics import FloatArray, label_codes
-from polychromic.objective.kernel_scores import GateRule
-from polychromic.objective.scores import SetScore, mix_of_means, with_member_mean
-from polychromic.objective.validation import Groups, Objective, read_groups
+from polychromic.objective.registry import Objective
+from polychromic.objective.scores import GateRule, SetScore, mix_of_means, with_member_mean
+from polychromic.objective.validation import Groups, read_groups
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class BaselineEquations:
 
 
 def baseline_equations(
-    objective: Objective,
+    objective: str | Objective,
     set_size: int,
     *,
     rewards: Any = None,
@@ -110,8 +110,8 @@ def baseline_equations(
         objective, rewards=rewards, clusters=clusters, distances=distances, gates=gates, gate=gate
     )
     n = groups.num_samples
-    if not groups.smallest_set <= set_size <= n:
-        raise ValueError(f"set_size is {set_size}, expected {groups.smallest_set} ≤ set_size ≤ {n}")
+    if not groups.objective.smallest_set <= set_size <= n:
+        raise ValueError(f"set_size is {set_size}, expected {groups.objective.smallest_set} ≤ set_size ≤ {n}")
     sizes = _check_set_sizes(set_sizes, set_size, n)
     gram_PNN = _check_gram(score_gram, groups)
     m = len(sizes)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -26,24 +26,20 @@ from polychromic.numerics import (
     miss_probabilities,
 )
 
+GateRule = Literal["product", "passing", "none"]
+"""How quality enters a distance: as a weight of each pair, by counting passing members alone, or not at all."""
+
 
 class SetScore(Protocol):
-    """A set score bound to one group of N generations. Sets below `smallest_set` score 0."""
-
-    smallest_set: ClassVar[int]
+    """A set score bound to one group of N generations. Sets too small to have a score count 0."""
 
     def mean(self, set_size: int) -> float:
-        """Average of f over all subsets of `set_size` in smallest_set..N."""
+        """Average of f over all subsets of `set_size`, 1 to N."""
         ...
 
     def leave_one_out(self, set_size: int) -> FloatArray:
-        """[N]: entry i averages f over the subsets of `set_size` in smallest_set..N−1 that avoid i."""
+        """[N]: entry i averages f over the subsets of `set_size`, 1 to N−1, that avoid i."""
         ...
-
-
-def leave_one_out_mean(score: SetScore, set_size: int, n: int) -> FloatArray:
-    """`score.leave_one_out(set_size)`, and 0 for sets too small to have a score."""
-    return score.leave_one_out(set_size) if set_size >= score.smallest_set else np.zeros(n)
 
 
 def with_member_mean(score: SetScore, set_size: int, n: int) -> FloatArray:
@@ -60,8 +56,10 @@ def mix_of_means(score: SetScore, coefficients: Mapping[int, float], n: int) -> 
     """
     baseline_N = np.zeros(n)
     for size, coefficient in coefficients.items():
-        means = np.ones(n) if size == 0 else leave_one_out_mean(score, min(size, n - 1), n)
-        baseline_N += coefficient * means
+        if size == 0:
+            baseline_N += coefficient
+        elif n > 1:
+            baseline_N += coefficient * score.leave_one_out(min(size, n - 1))
     return baseline_N
 
 
@@ -70,7 +68,6 @@ class MeanReward:
     """f(S) = mean reward: RLOO (Kool et al., 2019; Ahmadian et al., arXiv:2402.14740)."""
 
     rewards_N: FloatArray
-    smallest_set: ClassVar[int] = 1
 
     def mean(self, set_size: int) -> float:
         """The mean reward, whatever the set size."""
@@ -96,7 +93,6 @@ class BestOfClusters:
     per_member: bool
     order_N: IntArray = field(init=False)
     ranks_N: IntArray = field(init=False)
-    smallest_set: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         # Sorted by cluster, best first; the rank is the number of better ones in the same cluster.
@@ -142,7 +138,6 @@ class RewardTimesClusters:
     rewards_N: FloatArray
     clusters_N: IntArray
     counts_C: IntArray = field(init=False)
-    smallest_set: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "counts_C", np.bincount(self.clusters_N))
@@ -174,7 +169,6 @@ class PairwiseDistance:
     distances_NN: FloatArray
     gates_N: FloatArray
     row_sums_N: FloatArray = field(init=False)
-    smallest_set: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "row_sums_N", _gated_row_sums(self.distances_NN, self.gates_N))
@@ -185,8 +179,10 @@ class PairwiseDistance:
         return float(self.row_sums_N.sum() / (n * (n - 1)))
 
     def leave_one_out(self, set_size: int) -> FloatArray:
-        """The mean over the pairs of the others."""
+        """The mean over the pairs of the others; 0 for sets of one, which hold no pair."""
         n = len(self.row_sums_N)
+        if set_size < 2:
+            return np.zeros(n)
         return (self.row_sums_N.sum() - 2.0 * self.row_sums_N) / ((n - 1) * (n - 2))
 
 
@@ -201,7 +197,6 @@ class PassingDistance:
     distances_NN: FloatArray
     passing_N: BoolArray
     row_sums_N: FloatArray = field(init=False)
-    smallest_set: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         sums = _gated_row_sums(self.distances_NN, self.passing_N.astype(np.float64))

@@ -4,33 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from polychromic.numerics import BoolArray, FloatArray, IntArray, label_codes
-from polychromic.objective.kernel_scores import GateRule, KernelScore
-from polychromic.objective.scores import (
-    BestOfClusters,
-    MeanReward,
-    PairwiseDistance,
-    PassingDistance,
-    RewardTimesClusters,
-    SetScore,
-)
+from polychromic.objective.registry import Objective, find_objective
+from polychromic.objective.scores import GateRule, SetScore
 
-Objective = Literal["reward", "pass_at_k", "distance", "coverage", "polychromic", "vendi", "logdet"]
-
-_READS: dict[str, tuple[str, ...]] = {
-    "reward": ("rewards",),
-    "pass_at_k": ("rewards",),
-    "distance": ("distances", "gates"),
-    "coverage": ("rewards", "clusters"),
-    "polychromic": ("rewards", "clusters"),
-    "vendi": ("distances", "gates"),
-    "logdet": ("distances", "gates"),
-}
 _TOLERANCE = 1e-6
 """Distances computed in float32 are symmetric and within [0, 1] only up to rounding."""
 
@@ -42,10 +24,8 @@ class Groups:
     objective: Objective
     gate: GateRule
     valid_PN: BoolArray
-    rewards_PN: FloatArray | None
-    clusters_PN: IntArray | None
-    distances_PNN: FloatArray | None
-    gates_PN: FloatArray | None
+    arrays: dict[str, NDArray[Any]]
+    """What the objective reads, by argument: [P, N], distances [P, N, N]. Gates that were not given are 1."""
     restore: Callable[[FloatArray], Any]
     """Turns a result whose first axis is P into the caller's kind: without P for one group, torch for torch."""
 
@@ -59,90 +39,54 @@ class Groups:
         """N, missing ones included."""
         return self.valid_PN.shape[1]
 
-    @property
-    def smallest_set(self) -> int:
-        """The smallest set size at which the objective can differ from 0."""
-        return 2 if self.objective == "distance" else 1
-
     def score(self, p: int, generator: np.random.Generator | None) -> SetScore:
         """The set score of group p over its valid generations."""
         valid = self.valid_PN[p]
-        rewards, clusters, gates = (
-            None if array is None else array[p][valid]
-            for array in (self.rewards_PN, self.clusters_PN, self.gates_PN)
-        )
-        if self.distances_PNN is not None:
-            distances = self.distances_PNN[p]
-            distances = distances if valid.all() else distances[np.ix_(valid, valid)]
-            return _distance_score(self.objective, self.gate, distances, gates, generator)
-        assert rewards is not None
-        return _reward_score(self.objective, rewards, clusters)
-
-
-def _reward_score(objective: str, rewards_N: FloatArray, clusters_N: IntArray | None) -> SetScore:
-    if objective == "reward":
-        return MeanReward(rewards_N)
-    if objective == "pass_at_k":
-        return BestOfClusters(rewards_N, np.zeros(len(rewards_N), dtype=np.int64), per_member=False)
-    assert clusters_N is not None
-    if objective == "coverage":
-        return BestOfClusters(rewards_N, clusters_N, per_member=True)
-    return RewardTimesClusters(rewards_N, clusters_N)
-
-
-def _distance_score(
-    objective: str,
-    gate: GateRule,
-    distances_NN: FloatArray,
-    gates_N: FloatArray | None,
-    generator: np.random.Generator | None,
-) -> SetScore:
-    gates_N = np.ones(len(distances_NN)) if gates_N is None or gate == "none" else gates_N
-    if objective != "distance":
-        return KernelScore(distances_NN, gates_N, objective, gate, generator)  # type: ignore[arg-type]
-    if gate == "passing":
-        return PassingDistance(distances_NN, gates_N.astype(bool))
-    return PairwiseDistance(distances_NN, gates_N)
+        arrays = {name: array[p] for name, array in self.arrays.items()}
+        if not valid.all():
+            arrays = {
+                name: array[np.ix_(valid, valid)] if name == "distances" else array[valid]
+                for name, array in arrays.items()
+            }
+        return self.objective.bind(arrays, self.gate, generator)
 
 
 def read_groups(
-    objective: str, *, rewards: Any, clusters: Any, distances: Any, gates: Any, gate: str
+    objective: str | Objective, *, rewards: Any, clusters: Any, distances: Any, gates: Any, gate: str
 ) -> Groups:
-    """Check the arrays that `objective` reads and bring them to [P, N] float64; the others are ignored.
+    """Checks the arrays that `objective` reads and brings them to [P, N] float64; the others are ignored.
 
-    Raises ValueError that names the argument, its value and the mend.
+    Raises ValueError that names the argument, its value and the fix.
     """
-    if objective not in _READS:
-        raise ValueError(f"objective is {objective!r}, expected one of {', '.join(get_args(Objective))}")
+    entry = find_objective(objective)
     if gate not in get_args(GateRule):
         raise ValueError(f"gate is {gate!r}, expected one of {', '.join(get_args(GateRule))}")
     given = {"rewards": rewards, "clusters": clusters, "distances": distances, "gates": gates}
-    given = {name: given[name] for name in _READS[objective]}
+    given = {name: values for name, values in given.items() if name in entry.arguments}
     if gate == "none":
         given.pop("gates", None)
-    _require_present(objective, gate, given)
+    _require_present(entry.name, gate, given)
     given = {name: values for name, values in given.items() if values is not None}
     restore = _restorer(list(given.values()))
     arrays = {name: _to_numpy(name, values) for name, values in given.items()}
     is_single = _check_shapes(arrays)
     if is_single:
         arrays = {name: array[None] for name, array in arrays.items()}
-    _check_values(objective, gate, arrays)
-    main = next(iter(arrays.values()))
-    valid_PN = np.ones(main.shape[:2], dtype=bool)
+    _check_values(entry, gate, arrays)
+    valid_PN = np.ones(next(iter(arrays.values())).shape[:2], dtype=bool)
     for name in ("rewards", "gates"):
         if name in arrays:
             valid_PN &= ~np.isnan(arrays[name])
     if "clusters" in arrays:
         _check_labels(arrays["clusters"], valid_PN)
+        arrays["clusters"] = _cluster_codes(arrays["clusters"], valid_PN)
+    if "gates" in entry.reads and "gates" not in arrays:
+        arrays["gates"] = np.ones(valid_PN.shape)
     return Groups(
-        objective=objective,  # type: ignore[arg-type]
+        objective=entry,
         gate=gate,  # type: ignore[arg-type]
         valid_PN=valid_PN,
-        rewards_PN=arrays.get("rewards"),
-        clusters_PN=_cluster_codes(arrays["clusters"], valid_PN) if "clusters" in arrays else None,
-        distances_PNN=arrays.get("distances"),
-        gates_PN=arrays.get("gates"),
+        arrays=arrays,
         restore=(lambda result: restore(result[0])) if is_single else restore,
     )
 
@@ -184,7 +128,7 @@ def _is_torch(value: Any) -> bool:
 
 
 def _check_shapes(arrays: dict[str, NDArray[Any]]) -> bool:
-    """Whether one group was passed rather than a batch; ValueError where the arrays disagree."""
+    """Returns True for one group, False for a batch; raises ValueError where the arrays disagree."""
     first, main = next(iter(arrays.items()))
     extra = 1 if first == "distances" else 0
     shape = main.shape[: main.ndim - extra]
@@ -192,17 +136,25 @@ def _check_shapes(arrays: dict[str, NDArray[Any]]) -> bool:
         expected = "[N, N] or [P, N, N]" if extra else "[N] or [P, N]"
         raise ValueError(f"{first} has shape {main.shape}, expected {expected} with at least one generation")
     for name, array in arrays.items():
-        if name != first and array.shape != shape:
+        expected = (*shape, shape[-1]) if name == "distances" else shape
+        if array.shape != expected:
             raise ValueError(
-                f"{name} has shape {array.shape}, but {first} is of {shape[-1]} generations: expected {shape}, "
+                f"{name} has shape {array.shape}, but {first} is of {shape[-1]} generations: expected {expected}, "
                 "one entry for each generation in the same order"
             )
     return len(shape) == 1
 
 
-def _check_values(objective: str, gate: str, arrays: dict[str, NDArray[Any]]) -> None:
+def _check_values(objective: Objective, gate: str, arrays: dict[str, NDArray[Any]]) -> None:
     if "rewards" in arrays:
-        _check_range("rewards", arrays["rewards"], bounded=objective in ("coverage", "polychromic"))
+        rewards_PN = arrays["rewards"]
+        _check_range("rewards", rewards_PN, bounded=objective.rewards != "real")
+        is_between = (rewards_PN > 0.0) & (rewards_PN < 1.0)
+        if objective.rewards == "binary" and is_between.any():
+            raise ValueError(
+                f"rewards has {rewards_PN[is_between][0]:g} at {_first(is_between)}, but {objective.name} takes 0 and "
+                "1 alone: pass reward >= threshold"
+            )
     if "gates" in arrays:
         _check_range("gates", arrays["gates"], bounded=True)
         gates = arrays["gates"]

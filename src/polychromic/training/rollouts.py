@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from polychromic.numerics import BoolArray, FloatArray, IntArray, label_codes
 from polychromic.objective import (
     FittedBaseline,
     baseline_equations,
+    find_objective,
     set_advantages,
     subset_mean,
     surprisal_gram,
@@ -123,7 +124,7 @@ def diversity_advantages(
     """Advantages [P, N] of the diversity objective and its unbiased estimate [P] for each group.
 
     `coefficients` are those of the fitted baseline, from earlier steps; None before there are any. `generator` draws
-    subsets where `vendi` or `logdet` has too many to score all.
+    subsets where a score without a closed form has too many to rate all.
     """
     inputs = {**objective_inputs(signals, settings), "generator": generator}
     advantages_PN = set_advantages(
@@ -152,18 +153,24 @@ def diversity_signal(
     return np.any(advantages_PN != 0.0, axis=1)
 
 
-def objective_inputs(signals: GroupSignals, settings: DiversitySettings) -> dict:
-    """The arrays that an objective reads. Gates are the rewards themselves, or who passes."""
-    if settings.objective in ("distance", "vendi", "logdet"):
-        gates = {
-            "product": signals.rewards_PN,
-            "passing": signals.passing_PN,
-            "none": np.ones_like(signals.rewards_PN),
-        }[settings.gate]
-        return {"distances": signals.distances_PNN, "gates": gates, "gate": settings.gate}
-    if settings.objective in ("coverage", "pass_at_k"):
-        return {"rewards": signals.passing_PN, "clusters": signals.clusters_PN}
-    return {"rewards": signals.rewards_PN, "clusters": signals.clusters_PN}
+def objective_inputs(signals: GroupSignals, settings: DiversitySettings) -> dict[str, Any]:
+    """Returns the arrays that the objective reads, by argument of `set_advantages`.
+
+    Gates are the rewards themselves, or who passes, by the gate rule.
+    """
+    reads = find_objective(settings.objective).reads
+    inputs: dict[str, Any] = {}
+    if "passing" in reads or "rewards" in reads:
+        inputs["rewards"] = signals.passing_PN if "passing" in reads else signals.rewards_PN
+    if "clusters" in reads:
+        inputs["clusters"] = signals.clusters_PN
+    if "distances" in reads:
+        inputs["distances"] = signals.distances_PNN
+    if "gates" in reads:
+        gates = {"product": signals.rewards_PN, "passing": signals.passing_PN}
+        inputs["gates"] = gates.get(settings.gate, np.ones_like(signals.rewards_PN))
+        inputs["gate"] = settings.gate
+    return inputs
 
 
 def group_sequences(language_model: LanguageModel, groups: Sequence[Group]) -> list[TokenSequence]:
@@ -179,7 +186,7 @@ def group_sequences(language_model: LanguageModel, groups: Sequence[Group]) -> l
 
 def has_gate_part(settings: DiversitySettings) -> bool:
     """Whether pairs are weighed by their rewards, so that the score can also be raised by them."""
-    return settings.objective == "distance" and settings.gate == "product"
+    return settings.gate == "product" and find_objective(settings.objective).pairwise
 
 
 def gate_part(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from polychromic.objective.advantages import Baseline
+from polychromic.objective.registry import require_objective_name
+from polychromic.objective.scores import GateRule
 from polychromic.settings import Settings
 
-ObjectiveName = Literal["reward", "pass_at_k", "distance", "coverage", "polychromic", "vendi", "logdet"]
 BaselineName = Literal["none", "leave_one_out", "leave_one_out_minus_one"]
-DiversityBaselineName = Literal["none", "leave_one_out", "leave_one_out_minus_one", "fitted"]
 
 
 class EarlyStopping(Settings):
@@ -86,13 +87,16 @@ class DiversitySettings(Settings):
     floor_margin: float | None = Field(default=None, ge=0)
     """How far quality may lie below the baseline arm's at the same step, on the same prompts and seed; in nats a token
     where the loss is `sft`. The baseline is trained first. In place of `quality_floor`."""
-    objective: ObjectiveName = "coverage"
+    objective: str = "coverage"
+    """A set score: one of the package's (`polychromic.objective.OBJECTIVES`), or `path/to/file.py:name` or
+    `module:name` of your own, decorated with `@objective`."""
     set_size: int = Field(default=4, ge=1)
-    baseline: DiversityBaselineName = "leave_one_out"
+    baseline: Baseline = "leave_one_out"
     """`fitted` mixes leave-one-out means of all set sizes with coefficients that earlier steps showed to be best: as
     unbiased as the others, often with less variance (docs/objective.md)."""
-    gate: Literal["product", "passing", "none"] = "product"
-    """How `distance` treats quality: weigh each pair by both rewards, count passing generations only, or not at all."""
+    gate: GateRule = "product"
+    """How a score of distances treats quality: weigh each pair by both rewards, count passing generations only, or not
+    at all."""
     num_samples: int = Field(default=5, ge=2)
     """Generations a prompt when the loss is `sft`."""
     num_prompts: int = Field(default=8, ge=1)
@@ -101,6 +105,13 @@ class DiversitySettings(Settings):
     """How often the diversity term is sampled when the loss is `sft`; its weight is raised to match."""
     max_zero_gradient_steps: int = Field(default=20, ge=1)
     """Diversity steps in a row without any diversity gradient before training stops with the reason."""
+
+    @field_validator("objective")
+    @classmethod
+    def _objective_has_a_name(cls, objective: str) -> str:
+        # Code of the user's own is run by what trains, not by everything that reads the file.
+        require_objective_name(objective)
+        return objective
 
     @model_validator(mode="after")
     def _weight_is_not_negative(self) -> Self:

@@ -20,6 +20,7 @@ from polychromic.objective import (
     Observation,
     ShareController,
     WeightController,
+    find_objective,
 )
 from polychromic.objective.losses import cross_entropy_loss, kl_to_reference, policy_gradient_loss
 from polychromic.records import Prompt, SamplingParameters
@@ -84,6 +85,7 @@ class StepMaker:
         self.language_model = language_model
         self.sampler = answer_sampler(language_model, run.training.micro_batch_size, run.thinking)
         self.parameters = [p for p in language_model.model.parameters() if p.requires_grad]
+        self.objective = find_objective(run.diversity.objective)
         self.prompts = run.task.prompts("train")
         self.fitted = FittedBaseline()
         """Of the steps so far; part of a checkpoint."""
@@ -166,15 +168,15 @@ class StepMaker:
             truncation_reward=settings.truncation_reward,
         )
         require_working_checker(groups, settings.max_checker_failures)
-        needs_distances = run.diversity.objective in ("distance", "vendi", "logdet")
-        signals = group_signals(run.task, groups, with_distances=needs_distances and run.diversity.is_active)
+        needs_distances = run.diversity.is_active and "distances" in self.objective.reads
+        signals = group_signals(run.task, groups, with_distances=needs_distances)
         quality_PN = quality_advantages(signals, settings)
         diversity_PN, score, gate_PN = np.zeros_like(quality_PN), 0.0, None
         signal_P = np.zeros(len(groups), dtype=bool)
         if run.diversity.is_active:
             fitted = run.diversity.baseline == "fitted"
             coefficients = self.fitted.coefficients if fitted else None
-            # vendi and logdet score sampled subsets where there are too many; nothing else draws from it.
+            # Scores without a closed form draw subsets where there are too many; nothing else draws from it.
             subsets = numpy_generator(run.experiment, "subsets", run.arm, run.seed, step)
             diversity_PN, score_P = diversity_advantages(signals, run.diversity, coefficients, subsets)
             signal_P = diversity_signal(signals, run.diversity, subsets)
@@ -286,7 +288,7 @@ class StepMaker:
             metrics |= group_metrics(sampled)
         if sampled is not None and self.run.diversity.is_active:
             metrics |= loss_metrics(quality_loss, sampled.diversity_score, weight)
-            if self.run.diversity.objective == "distance":
+            if self.objective.pairwise:
                 metrics |= distance_metrics(sampled.signals, sampled.diversity_PN, sampled.gate_PN)
             metrics["groups/diversity_signal"] = float(sampled.diversity_signal_P.mean())
         if measurement is not None:

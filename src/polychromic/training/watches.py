@@ -152,8 +152,9 @@ def infinite_term(outcome: StepOutcome) -> str:
 def _group_causes(signals: GroupSignals, settings: DiversitySettings, closed: str) -> list[str]:
     """Why each group prefers no set to another, by what the objective reads of it; `closed` where nothing passes."""
     inputs = objective_inputs(signals, settings)
-    worth_PN = inputs["gates"] if "gates" in inputs else inputs["rewards"]
-    ungated = "gates" in inputs and settings.gate == "none"
+    worth_PN = inputs.get("gates", inputs.get("rewards"))
+    ungated = worth_PN is None or inputs.get("gate") == "none"
+    worth_PN = signals.rewards_PN if worth_PN is None else worth_PN
     causes = []
     for worth_N, clusters_N in zip(worth_PN, signals.clusters_PN, strict=True):
         known = worth_N[~np.isnan(worth_N)]
