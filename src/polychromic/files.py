@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from polychromic.errors import ConfigError, DataError
-from polychromic.run_files import RUN_FILES, misfit
+from polychromic.run_folder import RUN_FILES, misfit
 
 logger = logging.getLogger(__name__)
 

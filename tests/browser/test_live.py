@@ -18,7 +18,7 @@ def folder(tmp_path):
 
 
 def test_the_page_renews_itself(folder, looking_at):
-    metrics = folder.job("baseline", 0) / "metrics.jsonl"
+    metrics = folder.arm("baseline", 0).root / "metrics.jsonl"
     append_jsonl(metrics, [{"step": 1, "train/reward": 0.25}, {"step": 2, "train/reward": 0.5}])
     with page_server(folder.root) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 from polychromic.cli import app
 from polychromic.errors import BudgetError, ConfigError
 from polychromic.experiment.config import BudgetSettings, Experiment
-from polychromic.experiment.folder import RunFolder
+from polychromic.experiment.folder import held_folder
 from polychromic.experiment.preflight import run
 from polychromic.experiment.preflight.run import require_preflight
-from polychromic.experiment.run import held_folder
 from polychromic.files import append_jsonl
+from polychromic.run_folder import RunFolder
 
 QUICKSTART = "experiments/quickstart.yaml"
 

@@ -19,10 +19,11 @@ from polychromic.experiment.continuing import (
     record_provenance,
     require_same_inputs,
 )
-from polychromic.experiment.folder import RunFolder, read_resolved
+from polychromic.experiment.folder import read_resolved
 from polychromic.experiment.inputs import checker_code, record_inputs
 from polychromic.files import read_json, write_json, write_text
 from polychromic.models.sources import resolve_source
+from polychromic.run_folder import RunFolder
 
 CHECKER = "from helper import better\n\n\ndef check(prompt, text):\n    return better(text)\n"
 
@@ -64,7 +65,8 @@ def begun(one, out, *, compared=False) -> RunFolder:
     """The folder of a run in which work was done."""
     folder = open_run_folder(one, out)
     record_provenance(one, folder)
-    write_text(folder.job("baseline", 0) / "adapter" / "adapter_model.safetensors", "trained")
+    write_text(folder.arm("baseline", 0).adapter / "adapter_model.safetensors", "trained")
+    write_text(folder.arm("baseline", 0).ending, "{}")
     if compared:
         write_text(folder.comparison, "{}\n")
     return folder
@@ -317,12 +319,12 @@ def test_fresh_moves_finished_training_aside_and_wants_yes(project, tmp_path, mo
     folder = begun(one, tmp_path / "runs")
     with pytest.raises(ConfigError, match="holds 1 trained adapter, which --fresh moves aside; add --yes"):
         open_run_folder(one, tmp_path / "runs", fresh=True)
-    assert folder.job("baseline", 0).exists()
+    assert folder.arm("baseline", 0).root.exists()
     open_run_folder(one, tmp_path / "runs", fresh=True, yes=True)
     [aside] = (tmp_path / "runs").glob("grown.before-*")
     assert (aside / "baseline" / "seed-0" / "adapter" / "adapter_model.safetensors").read_text() == "trained"
     assert (aside / "provenance.json").exists()
-    assert not folder.job("baseline", 0).exists()
+    assert not folder.arm("baseline", 0).root.exists()
     assert not folder.provenance.exists()
 
 

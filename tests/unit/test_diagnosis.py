@@ -16,13 +16,14 @@ from polychromic.diagnosis.traces import TextFigures
 from polychromic.diagnosis.weights import Update, adapter_distance, read_updates
 from polychromic.errors import TrainingError
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.folder import RunFolder, resolved_yaml
+from polychromic.experiment.folder import resolved_yaml
 from polychromic.files import write_text
 from polychromic.models import decoding
 from polychromic.models.decoding import draw_tokens
 from polychromic.models.loading import load_tokenizer
 from polychromic.models.settings import ModelSettings
 from polychromic.records import Check
+from polychromic.run_folder import RunFolder
 from polychromic.tasks.arithmetic import ArithmeticTask
 from polychromic.training.gradients import GradientAccumulator
 from polychromic.training.settings import DiversitySettings, TrainingSettings
@@ -264,7 +265,7 @@ def test_a_run_that_is_training_tells_how_far_its_checkpoints_are_apart(tmp_path
         )  # fmt: skip
         trainer = Trainer(
             ArmRun(
-                experiment="going", arm=arm, seed=0, folder=folder.job(arm, 0), task=ArithmeticTask(64, 16, 16),
+                experiment="going", arm=arm, seed=0, folder=folder.arm(arm, 0).root, task=ArithmeticTask(64, 16, 16),
                 model=tiny_settings, training=training, diversity=DiversitySettings(weight=weight, set_size=3),
             )
         )  # fmt: skip
@@ -288,7 +289,7 @@ def test_a_run_that_is_training_tells_how_far_its_checkpoints_are_apart(tmp_path
 def test_runs_that_can_be_read_are_diagnosed_beside_one_that_cannot(tmp_path):
     """Past bug: the first folder that was none kept the others from being read."""
     folder = going(tmp_path)
-    write_text(folder.job("baseline", 0) / "metrics.jsonl", json.dumps({"step": 1, **SOUND}) + "\n")
+    write_text(folder.arm("baseline", 0).root / "metrics.jsonl", json.dumps({"step": 1, **SOUND}) + "\n")
     result = CliRunner().invoke(app, ["diagnose", str(tmp_path / "none"), str(folder.root), str(folder.root)])
     assert result.exit_code == 1
     assert result.output.count("nothing looks wrong") == 2
@@ -301,7 +302,9 @@ def test_the_verb_reads_a_run_that_is_still_going_on(tmp_path):
     assert "no arm has begun to train" in str(refused.exception)
 
     rows = [{"step": step, **SOUND} for step in (1, 2)]
-    write_text(folder.job("baseline", 0) / "metrics.jsonl", "".join(json.dumps(one) + "\n" for one in rows))
+    write_text(
+        folder.arm("baseline", 0).root / "metrics.jsonl", "".join(json.dumps(one) + "\n" for one in rows)
+    )
     result = CliRunner().invoke(app, ["diagnose", str(folder.root)])
     assert result.exit_code == 0, result.output
     assert "nothing looks wrong" in result.output

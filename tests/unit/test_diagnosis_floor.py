@@ -9,9 +9,9 @@ from polychromic.diagnosis import ArmTrace
 from polychromic.diagnosis.rules import ArmEvidence, below_floor
 from polychromic.diagnosis.traces import Floor, floor_record
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.folder import RunFolder
 from polychromic.experiment.watch import diagnose_run
 from polychromic.files import write_text
+from polychromic.run_folder import RunFolder
 
 LOSS = "train/quality_loss"
 BESIDE_BASELINE = Floor(-0.03, of_baseline=True, key=LOSS)
@@ -96,7 +96,7 @@ def test_a_run_says_what_became_of_its_floor(tmp_path):
     folder = RunFolder(tmp_path)
     for arm, loss in (("baseline", -0.5), ("floor", -0.44)):
         rows = [{"step": step, LOSS: loss} for step in range(1, 31)]
-        write_text(folder.job(arm, 0) / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        write_text(folder.arm(arm, 0).root / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     arms = diagnose_run(experiment, folder).arms
     assert [finding.kind for finding in arms[1].findings] == ["below-floor"]
     written = json.loads(folder.diagnosis.read_text())["arms"]

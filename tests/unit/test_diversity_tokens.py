@@ -16,8 +16,8 @@ from polychromic.evaluation.settings import EvaluationSettings
 from polychromic.experiment.compare import text_units
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.external import GivenExperiment, evaluate_given
-from polychromic.experiment.folder import RunFolder
 from polychromic.records import Prompt, as_messages
+from polychromic.run_folder import RunFolder
 from polychromic.tasks.base import build_task
 from polychromic.tasks.checkers import contains, exact_match, rouge_l
 

@@ -7,7 +7,7 @@ import pytest
 from polychromic.errors import ConfigError
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.executors import baseline_quality, in_order_of_need
-from polychromic.experiment.folder import RunFolder
+from polychromic.run_folder import RunFolder
 
 FLOOR = {"weight": "auto", "mode": "floor", "floor_margin": 0.02}
 
@@ -31,8 +31,9 @@ def test_the_baseline_is_trained_before_the_arms_that_follow_it():
 
 def test_the_floor_is_the_baselines_own_trace(tmp_path):
     folder = RunFolder(tmp_path)
-    job = folder.job("baseline", 0)
+    job = folder.arm("baseline", 0).root
     (job / "adapter").mkdir(parents=True)
+    (job / "training.json").write_text("{}")
     rows = [{"step": step, "train/quality_loss": -0.1 * step} for step in (1, 2, 3)]
     (job / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 

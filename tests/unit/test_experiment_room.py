@@ -6,10 +6,10 @@ from polychromic.errors import ConfigError
 from polychromic.evaluation import Criterion, impossible_criteria
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.continuing import late_changes, open_run_folder
-from polychromic.experiment.folder import RunFolder
 from polychromic.experiment.run import baseline_means, refuse_impossible_criteria
 from polychromic.files import append_jsonl, write_json
 from polychromic.records import GenerationRow, SamplingParameters
+from polychromic.run_folder import RunFolder
 
 ASKED = [{"metric": "pass@10", "direction": "higher", "relative_change": 0.25}]
 
@@ -29,7 +29,7 @@ def sample_baseline(folder: RunFolder, n_right_of_500: int) -> None:
         for p in range(500)
         for i in range(10)
     ]
-    append_jsonl(folder.generations("baseline", 0), [row.to_json() for row in rows])
+    append_jsonl(folder.arm("baseline", 0).generations, [row.to_json() for row in rows])
 
 
 def test_the_sentence_of_the_origin():
@@ -81,13 +81,13 @@ def test_a_finished_run_is_reported_and_not_refused(tmp_path):
     folder = RunFolder(tmp_path)
     sample_baseline(folder, 499)
     for seed in stated().seeds:
-        append_jsonl(folder.generations("coverage", seed), [{}])
+        append_jsonl(folder.arm("coverage", seed).generations, [{}])
     refuse_impossible_criteria(stated(), folder)
 
 
 def test_criteria_may_be_corrected_and_are_marked_once_something_was_compared(tmp_path):
     folder = open_run_folder(stated(), tmp_path)
-    folder.job("baseline", 0).mkdir(parents=True)
+    folder.arm("baseline", 0).root.mkdir(parents=True)
     corrected = stated([ASKED[0] | {"relative_change": 0.001}])
     open_run_folder(corrected, tmp_path)
     assert "0.001" in folder.experiment.read_text()

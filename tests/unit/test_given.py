@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from polychromic.errors import ConfigError, DataError
 from polychromic.evaluation.external import parse_line, read_external
 from polychromic.experiment.external import GivenExperiment, evaluate_given, split_arguments
-from polychromic.experiment.folder import RunFolder
 from polychromic.files import write_text
 from polychromic.records import GenerationRow, Prompt, SamplingParameters, as_messages
+from polychromic.run_folder import RunFolder
 from polychromic.tasks.lines import BadLineError
 
 PROMPTS = [Prompt(f"p{i}", as_messages("2 + 2?"), references=("four",)) for i in range(3)]
@@ -239,7 +239,7 @@ def test_comparing_again_replaces_what_was_there(files):
     lines(files / "b.jsonl", *({"id": f"p{i}", "texts": [f"n{i}", f"n{i}"], "seed": 1} for i in range(12)))
     again = evaluate_given(experiment_of(files), folder)
     assert again.comparison.seeds == {"a": (1,), "b": (1,)}
-    assert not folder.job("a", 0).exists()
+    assert not folder.arm("a", 0).root.exists()
 
 
 def test_a_folder_with_a_run_is_not_overwritten(files):
@@ -324,7 +324,7 @@ def test_a_task_without_a_checker_has_no_audit(files):
 def test_trained_adapters_survive_though_the_file_that_says_so_is_lost(files):
     """Past bug: without its experiment.yaml a run's arms were deleted for rows of the same name."""
     folder = RunFolder(files / "mine")
-    adapter = folder.job("a", 0) / "adapter" / "adapter_model.safetensors"
+    adapter = folder.arm("a", 0).root / "adapter" / "adapter_model.safetensors"
     write_text(adapter, "trained for a day")
     with pytest.raises(ConfigError, match="holds a run with trained arms; choose another place"):
         evaluate_given(experiment_of(files), folder)

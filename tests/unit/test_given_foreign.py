@@ -7,7 +7,7 @@ import pytest
 from polychromic.errors import DataError
 from polychromic.evaluation.external_lines import parse_line
 from polychromic.experiment.external import GivenExperiment, evaluate_given
-from polychromic.experiment.folder import RunFolder
+from polychromic.run_folder import RunFolder
 from polychromic.tasks.lines import BadLineError
 
 PROMPTS = 12

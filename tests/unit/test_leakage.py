@@ -6,9 +6,9 @@ import pytest
 
 from polychromic.evaluation.audits import find_leakage
 from polychromic.experiment.external import GivenExperiment, evaluate_given
-from polychromic.experiment.folder import RunFolder
 from polychromic.experiment.preflight.data import _warnings
 from polychromic.records import Prompt, as_messages
+from polychromic.run_folder import RunFolder
 
 STORY = "A farmer has twelve sheep and sells four of them at the market"
 

@@ -9,10 +9,11 @@ from polychromic.experiment.config import BudgetSettings, Experiment
 from polychromic.experiment.continuing import open_run_folder
 from polychromic.experiment.costs import cost_lines, projected_seconds, run_cost
 from polychromic.experiment.executors import Job, JobEvent, carry_out
-from polychromic.experiment.folder import RunFolder, read_resolved
+from polychromic.experiment.folder import read_resolved
 from polychromic.experiment.ledger import BUDGET, Ledger, paid, spent_dollars, spent_seconds
 from polychromic.files import append_jsonl, read_json, read_jsonl, write_json
 from polychromic.report.work import spent, work_table
+from polychromic.run_folder import RunFolder
 
 
 class Clock:
@@ -172,8 +173,9 @@ def experiment():
 def test_what_is_left_is_priced_from_what_was_done(folder):
     append_jsonl(folder.ledger, [row("baseline", 100.0), row("baseline", 20.0, "evaluate")])
     write_json(folder.heartbeat, [{**row("other", 50.0), "interrupted": True}])
-    (folder.job("baseline", 0) / "adapter").mkdir(parents=True)
-    folder.generations("baseline", 0).write_text("{}\n" * 4)
+    folder.arm("baseline", 0).adapter.mkdir(parents=True)
+    folder.arm("baseline", 0).ending.write_text("{}")
+    folder.arm("baseline", 0).generations.write_text("{}\n" * 4)
     cost = run_cost(experiment(), folder)
     assert cost.seconds == 170.0
     assert cost.money.dollars == pytest.approx(1.7)

@@ -8,10 +8,11 @@ from typer.testing import CliRunner
 from polychromic.cli import app
 from polychromic.errors import ConfigError
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.folder import RunFolder, resolved_yaml
+from polychromic.experiment.folder import resolved_yaml
 from polychromic.experiment.run import compare_and_report
 from polychromic.files import append_jsonl, write_text
 from polychromic.records import GenerationRow
+from polychromic.run_folder import RunFolder
 
 PROMPTS = [f"p{index}" for index in range(8)]
 
@@ -48,7 +49,7 @@ def folder(stranger):
             for prompt in PROMPTS
             for index in range(2)
         ]
-        append_jsonl(folder.generations(arm, 0), [row.to_json() for row in rows])
+        append_jsonl(folder.arm(arm, 0).generations, [row.to_json() for row in rows])
     write_text(folder.experiment, resolved_yaml(experiment))
     return experiment, folder
 

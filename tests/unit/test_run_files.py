@@ -1,6 +1,9 @@
+import re
+from pathlib import Path
+
 import pytest
 
-from polychromic.run_files import RUN_FILES, misfit
+from polychromic.run_folder import RUN_FILES, ArmFolder, Place, RunFolder, misfit
 
 
 @pytest.mark.parametrize(
@@ -27,3 +30,12 @@ def test_a_misfit_names_the_key_and_what_was_expected(value, shape, said):
 
 def test_every_file_has_a_way_on():
     assert all("delete" in one.way_on or "put a copy" in one.way_on for one in RUN_FILES.values())
+
+
+def test_the_documented_files_are_those_of_the_code():
+    """Two lists of what a run folder holds would drift apart."""
+    text = (Path(__file__).parents[2] / "docs" / "run-folder.md").read_text(encoding="utf-8")
+    of_run, of_arm = text.split("## One arm")
+    for kind, part in ((RunFolder, of_run), (ArmFolder, of_arm)):
+        names = [place.name for place in vars(kind).values() if isinstance(place, Place)]
+        assert sorted(re.findall(r"^\| `(.+?)` \|", part, re.MULTILINE)) == sorted(names)

@@ -7,9 +7,8 @@ import pytest
 from polychromic.errors import ConfigError, DataError
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.external import GivenExperiment
-from polychromic.experiment.folder import RunFolder
-from polychromic.experiment.yaml_file import RUN_FILES
 from polychromic.files import read_json, read_jsonl
+from polychromic.run_folder import AT_THE_TOP, RunFolder
 from polychromic.tasks.base import CustomSettings
 from polychromic.tasks.jsonl_task import load_prompts
 
@@ -139,7 +138,7 @@ def test_files_of_generations_know_their_own_number_of_answers():
     assert GivenExperiment.from_file(QUICKSTART, files, overrides).arms == ["baseline", "b"]
 
 
-@pytest.mark.parametrize("name", [*RUN_FILES, "Report.HTML", "my-ledger.jsonl.old"])
+@pytest.mark.parametrize("name", [*AT_THE_TOP, "Report.HTML", "my-ledger.jsonl.old"])
 def test_names_of_files_of_the_run_folder_are_refused_on_reading(name):
     assert "is a file of the run folder" in refused(f"arms={{baseline: {{}}, {name}: {{}}}}")
     assert "is a file of the run folder" in refused(f"name={name}")
@@ -151,7 +150,7 @@ def test_every_file_of_a_run_folder_is_a_name_that_no_arm_may_have(tmp_path):
         getattr(folder, name) for name, value in vars(RunFolder).items() if isinstance(value, property)
     ]
     names = {path.name for path in of_folder if isinstance(path, Path)}
-    assert {name for name in names if not name.startswith(".")} <= set(RUN_FILES)
+    assert {name for name in names if not name.startswith(".")} <= set(AT_THE_TOP)
 
 
 @pytest.mark.parametrize(

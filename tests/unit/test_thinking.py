@@ -7,9 +7,9 @@ from tests.architectures.zoo import tokenizer
 
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.external import GivenExperiment, evaluate_given
-from polychromic.experiment.folder import RunFolder
 from polychromic.models.chat import Thinking, thinking_of_files, thinking_of_model
 from polychromic.records import Check, Generation, GenerationRow, Prompt, SamplingParameters, as_messages
+from polychromic.run_folder import RunFolder
 from polychromic.sampling.local import AnswerSampler
 from polychromic.training.rollouts import sample_groups
 
@@ -141,7 +141,8 @@ def test_files_with_thinking_are_checked_by_their_answers_and_that_is_said(compa
         "which is empty and counts as truncated; lengths count it"
     ]
     rows = [
-        json.loads(line) for line in RunFolder(tmp_path / "mine").generations("a", 0).read_text().splitlines()
+        json.loads(line)
+        for line in RunFolder(tmp_path / "mine").arm("a", 0).generations.read_text().splitlines()
     ]
     assert [row["text"] for row in rows[:3]] == ["no", "", "right"]  # what the page's samples are made from
     assert rows[1]["thinking"] == "right right right"

@@ -10,10 +10,10 @@ import pytest
 from polychromic.errors import ConfigError, DataError
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.executors import baseline_quality, is_measured_from
-from polychromic.experiment.folder import RunFolder
 from polychromic.files import read_jsonl
 from polychromic.models.logprobs import answer_logprobs
 from polychromic.records import Prompt, as_messages
+from polychromic.run_folder import RunFolder
 from polychromic.tasks.arithmetic import ArithmeticTask
 from polychromic.training.settings import DiversitySettings, TrainingSettings
 from polychromic.training.trainer import ArmRun, Trainer, train_arm
@@ -123,8 +123,9 @@ def experiment(**training):
 
 def test_the_floor_is_read_from_the_baselines_validation(tmp_path):
     folder = RunFolder(tmp_path)
-    job = folder.job("baseline", 0)
+    job = folder.arm("baseline", 0).root
     (job / "adapter").mkdir(parents=True)
+    (job / "training.json").write_text("{}")
     rows = [
         {"step": 1, "train/quality_loss": 9.0, "validation/cross_entropy": 1.5},
         {"step": 2, "train/quality_loss": 9.0},

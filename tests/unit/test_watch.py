@@ -10,11 +10,11 @@ import pytest
 from polychromic.errors import ConfigError
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.continuing import open_run_folder
-from polychromic.experiment.folder import RunFolder
 from polychromic.experiment.watch import page_server, progress_table
 from polychromic.files import append_jsonl
 from polychromic.report import server as serving
 from polychromic.report.server import MOST_CONNECTIONS
+from polychromic.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def run(tmp_path):
 
 def train(folder, steps, first=1):
     rows = [{"step": step, "train/reward": 0.1 * step} for step in range(first, first + steps)]
-    append_jsonl(folder.job("baseline", 0) / "metrics.jsonl", rows)
+    append_jsonl(folder.arm("baseline", 0).root / "metrics.jsonl", rows)
 
 
 @pytest.fixture

@@ -14,19 +14,19 @@ from polychromic import stopping
 from polychromic.errors import ConfigError, PolychromicError, StoppedError, TrainingError
 from polychromic.experiment import executors
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.continuing import open_run_folder
+from polychromic.experiment.continuing import open_run_folder, working_folder
 from polychromic.experiment.executors import Job, carry_out
-from polychromic.experiment.folder import RunFolder, hold, read_resolved
+from polychromic.experiment.folder import hold, read_resolved
 from polychromic.experiment.preflight import run
 from polychromic.experiment.preflight.checks import CheckResult
 from polychromic.experiment.provenance import provenance
-from polychromic.experiment.run import working_folder
 from polychromic.files import write_json
+from polychromic.run_folder import RunFolder
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from polychromic.experiment.folder import RunFolder
+from polychromic.run_folder import RunFolder
 from polychromic.experiment.executors import Job
 from polychromic.experiment.folder import hold
 with hold(RunFolder(Path(sys.argv[1]))):
@@ -84,7 +84,7 @@ def test_what_a_dead_owner_left_written_holds_nothing(tmp_path, left):
 def test_a_project_that_moved_continues_its_run(tmp_path):
     before, after = experiment(tmp_path / "here"), experiment(tmp_path / "there")
     folder = open_run_folder(before, tmp_path / "runs")
-    folder.job("baseline", 0).mkdir(parents=True)
+    folder.arm("baseline", 0).root.mkdir(parents=True)
     write_json(folder.provenance, provenance(before))
     assert open_run_folder(after, tmp_path / "runs") == folder
     (tmp_path / "there" / "train.jsonl").write_text('{"prompt": "another"}\n')
@@ -105,7 +105,7 @@ def test_a_start_that_did_no_work_holds_nobody_to_its_settings(tmp_path):
 def test_a_run_goes_on_under_a_version_that_knows_more_keys(tmp_path):
     one = experiment(tmp_path / "here")
     folder = open_run_folder(one, tmp_path / "runs")
-    folder.job("baseline", 0).mkdir(parents=True)
+    folder.arm("baseline", 0).root.mkdir(parents=True)
     older = read_resolved(folder.experiment)
     del older["training"]["truncation_reward"], older["task"]["checker_seconds"]
     folder.experiment.write_text(json.dumps(older))
@@ -119,7 +119,7 @@ def test_a_run_goes_on_under_a_version_that_knows_more_keys(tmp_path):
 def test_fresh_empties_the_folder_but_keeps_its_lock(tmp_path):
     one = experiment(tmp_path / "here")
     with working_folder(one, tmp_path / "runs") as folder:
-        (folder.job("baseline", 0)).mkdir(parents=True)
+        folder.arm("baseline", 0).root.mkdir(parents=True)
         (folder.root / "report.html").write_text("old")
         with (
             pytest.raises(ConfigError, match="works on this run"),
@@ -135,7 +135,7 @@ FRESH_HOLDER = """
 import sys, time
 from pathlib import Path
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.run import working_folder
+from polychromic.experiment.continuing import working_folder
 experiment = Experiment.from_file(sys.argv[1])
 with working_folder(experiment, Path(sys.argv[2]), fresh=True):
     print("held", flush=True)
@@ -164,7 +164,7 @@ def test_trained_arms_without_their_recorded_settings_belong_to_nobody(tmp_path)
     """Past bug: a run whose experiment.yaml was lost gave its adapters to whatever settings came next."""
     one = experiment(tmp_path / "here")
     folder = open_run_folder(one, tmp_path / "runs")
-    (folder.job("baseline", 0) / "checkpoints").mkdir(parents=True)
+    (folder.arm("baseline", 0).root / "checkpoints").mkdir(parents=True)
     folder.experiment.unlink()
     with pytest.raises(ConfigError, match=r"trained arms, but its experiment.yaml is lost.*--fresh"):
         open_run_folder(one, tmp_path / "runs")

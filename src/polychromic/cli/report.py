@@ -32,8 +32,9 @@ def report(
         return
     from polychromic.experiment.config import Experiment
     from polychromic.experiment.continuing import require_same_inputs
-    from polychromic.experiment.folder import RunFolder, read_resolved
-    from polychromic.experiment.run import RunResult, compare_and_report, held_folder
+    from polychromic.experiment.folder import held_folder, read_resolved
+    from polychromic.experiment.run import RunResult, compare_and_report
+    from polychromic.run_folder import RunFolder
     from polychromic.tasks.base import named_code
 
     folder = RunFolder(run_folder)

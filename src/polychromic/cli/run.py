@@ -57,7 +57,8 @@ def train(
 ) -> None:
     """Train arms without evaluating them."""
     from polychromic.errors import ConfigError
-    from polychromic.experiment.run import as_experiment, do_jobs, working_folder
+    from polychromic.experiment.continuing import working_folder
+    from polychromic.experiment.run import as_experiment, do_jobs
 
     chosen = as_experiment(experiment, overrides or ())
     unknown = set(arm or ()) - set(chosen.arms)
@@ -114,13 +115,8 @@ def evaluate(
     if generations:
         _compare_files(experiment, generations, overrides or [], out)
         return
-    from polychromic.experiment.run import (
-        RunResult,
-        as_experiment,
-        compare_and_report,
-        do_jobs,
-        working_folder,
-    )
+    from polychromic.experiment.continuing import working_folder
+    from polychromic.experiment.run import RunResult, as_experiment, compare_and_report, do_jobs
 
     chosen = as_experiment(experiment, overrides or ())
     with working_folder(chosen, out) as folder:
@@ -130,7 +126,7 @@ def evaluate(
 
 def _compare_files(experiment: Path, generations: list[str], others: list[str], out: Path) -> None:
     from polychromic.experiment.external import GivenExperiment, evaluate_given, split_arguments
-    from polychromic.experiment.folder import RunFolder
+    from polychromic.run_folder import RunFolder
 
     files, overrides = split_arguments(generations, others)
     chosen = GivenExperiment.from_file(experiment, files, overrides)

@@ -24,6 +24,7 @@ from polychromic.diagnosis.weights import (
 from polychromic.files import read_jsonl
 from polychromic.generations import read_generations
 from polychromic.plain_text import plain_text
+from polychromic.run_folder import ArmFolder, RunFolder
 
 SCHEMA_VERSION = 1
 _LARGEST_MODULES = 5
@@ -92,8 +93,8 @@ def diagnose(
     default finished adapters alone. Raises DataError on a damaged file.
     """
     baseline = arms[0]
-    texts = {arm.name: _texts(root / arm.name, seeds, primary_sampling) for arm in arms}
-    updates_of = updates_of or (lambda arm, seed: finished_updates(root / arm.name / f"seed-{seed}"))
+    texts = {arm.name: _texts(root, arm.name, seeds, primary_sampling) for arm in arms}
+    updates_of = updates_of or (lambda arm, seed: finished_updates(RunFolder(root).arm(arm.name, seed)))
     traces = {arm.name: _trace(root, arm.name, seeds) for arm in arms}
     found = []
     for arm in arms:
@@ -130,13 +131,13 @@ def diagnose(
 
 
 def _trace(root: Path, arm: str, seeds: Sequence[int]) -> ArmTrace:
-    rows = {seed: read_jsonl(root / arm / f"seed-{seed}" / "metrics.jsonl") for seed in seeds}
+    rows = {seed: read_jsonl(RunFolder(root).arm(arm, seed).metrics) for seed in seeds}
     return ArmTrace(arm, {seed: some for seed, some in rows.items() if some})
 
 
-def finished_updates(job: Path) -> Adapted | None:
-    """Of the adapter of a finished job, None of one that is not."""
-    return Adapted(read_updates(job / "adapter")) if (job / "adapter").is_dir() else None
+def finished_updates(arm: ArmFolder) -> Adapted | None:
+    """Read the updates of a finished adapter; None where there is none."""
+    return Adapted(read_updates(arm.adapter)) if arm.adapter.is_dir() else None
 
 
 def _figures(trace: ArmTrace, key: str) -> dict[str, float]:
@@ -170,10 +171,9 @@ def _if_alike(other: Mapping[str, Update] | None, ours: Mapping[str, Update]) ->
     return other if other is not None and other.keys() == ours.keys() else None
 
 
-def _texts(arm_root: Path, seeds: Sequence[int], primary_sampling: str) -> TextFigures | None:
-    rows = [
-        row for seed in seeds for row in read_generations(arm_root / f"seed-{seed}" / "generations.jsonl")
-    ]
+def _texts(root: Path, arm: str, seeds: Sequence[int], primary_sampling: str) -> TextFigures | None:
+    folder = RunFolder(root)
+    rows = [row for seed in seeds for row in read_generations(folder.arm(arm, seed).generations)]
     chosen = [row for row in rows if not primary_sampling or row.sampling.label == primary_sampling]
     return text_figures(chosen) if chosen else None
 

@@ -22,9 +22,9 @@ from polychromic.evaluation.tables import Study
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.continuing import late_changes
 from polychromic.experiment.executors import collection_plan
-from polychromic.experiment.folder import RunFolder
 from polychromic.files import append_jsonl, read_json, scan_jsonl, sealed, strict_json, write_text
 from polychromic.records import GenerationRow, Prompt
+from polychromic.run_folder import RunFolder
 from polychromic.tasks.base import FileSettings, Task
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def compare_run(
     """
     notes, chosen_late = late_changes(experiment, folder)
     untrained, sampled = experiment.untrained_arm, experiment.jobs
-    if untrained and not folder.generations(untrained, experiment.seeds[0]).exists():
+    if untrained and not folder.arm(untrained, experiment.seeds[0]).generations.exists():
         # A run of a version that did not sample it is still compared.
         sampled = [(arm, seed) for arm, seed in sampled if arm != untrained]
         untrained = None
@@ -170,12 +170,14 @@ def compare_run(
         notes = [*notes, ResultWarning("untrained model", "", text)]
     rows = {
         (arm, seed): read_collected(
-            collection_plan(experiment, arm, seed, folder, task), folder.generations(arm, seed)
+            collection_plan(experiment, arm, seed, folder, task), folder.arm(arm, seed).generations
         )
         for arm, seed in sampled
     }
     primary_sampling = experiment.evaluation.sampling_parameters()[0].label
-    extra = {key: {METRIC: values} for key in rows if (values := read_perplexities(folder.references(*key)))}
+    extra = {
+        key: {METRIC: values} for key in rows if (values := read_perplexities(folder.arm(*key).references))
+    }
     return compare_rows(
         experiment,
         rows,

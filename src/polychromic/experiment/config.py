@@ -21,12 +21,12 @@ from polychromic.evaluation.settings import EvaluationSettings
 from polychromic.experiment.yaml_file import (
     config_error,
     describe_problems,
-    folder_name,
     read_yaml,
     with_absolute_paths,
 )
 from polychromic.files import user_path
 from polychromic.models.settings import ModelSettings
+from polychromic.run_folder import folder_name
 from polychromic.settings import Settings
 from polychromic.tasks.base import CustomSettings, TaskSettings
 from polychromic.training.settings import DiversitySettings, TrainingSettings

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from polychromic.errors import ConfigError, DataError
 from polychromic.evaluation.criteria import ResultWarning, listed, plural
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.costs import left_to_do
-from polychromic.experiment.folder import RunFolder, read_resolved, resolved_yaml
+from polychromic.experiment.folder import held_folder, read_resolved, resolved_yaml
 from polychromic.experiment.inputs import Inputs, as_now, changed_inputs, is_recorded, record_inputs
 from polychromic.experiment.provenance import (
     differing_versions,
@@ -23,6 +24,7 @@ from polychromic.experiment.provenance import (
     threads_of_a_job,
 )
 from polychromic.files import read_json, write_json, write_text
+from polychromic.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,15 @@ _MAY_GROW: Mapping[str, Callable[[Any, Any], bool]] = {
 _DRAWN = {"evaluation.split", "evaluation.max_new_tokens", *_MAY_GROW}
 # Which tokens are drawn and how weights move is theirs: a run whose halves differ in them is two runs.
 _DECIDING_PACKAGES = ("torch", "transformers", "tokenizers", "peft")
+
+
+@contextmanager
+def working_folder(
+    experiment: Experiment, out: Path, *, fresh: bool = False, yes: bool = False
+) -> Iterator[RunFolder]:
+    """Hold the experiment's run folder (`held_folder`), fit to go on in (`open_run_folder`)."""
+    with held_folder(out / experiment.name):
+        yield open_run_folder(experiment, out, fresh=fresh, yes=yes)
 
 
 def open_run_folder(
@@ -241,9 +252,9 @@ def _set_aside(folder: RunFolder, *, yes: bool) -> None:
         for path in held:
             path.unlink()
         return
-    finished = list(folder.root.glob("*/seed-*/adapter"))
-    if finished and not yes:
-        _ask(folder, len(finished))
+    n_trained = sum(arm.adapter.exists() for arm in folder.arms)
+    if n_trained and not yes:
+        _ask(folder, n_trained)
     now = datetime.now().astimezone().strftime("%Y-%m-%dT%H-%M-%S")
     aside = folder.root.with_name(f"{folder.root.name}.before-{now}")
     aside.mkdir()
@@ -252,8 +263,8 @@ def _set_aside(folder: RunFolder, *, yes: bool) -> None:
     logger.warning("what %s held is now in %s", folder.root, aside)
 
 
-def _ask(folder: RunFolder, n_finished: int) -> None:
-    what = f"{folder.root} holds {plural(n_finished, 'trained adapter')}, which --fresh moves aside"
+def _ask(folder: RunFolder, n_trained: int) -> None:
+    what = f"{folder.root} holds {plural(n_trained, 'trained adapter')}, which --fresh moves aside"
     if not sys.stdin.isatty():
         raise ConfigError(f"{what}; add --yes to do that, or give this run a name of its own with name=NEW")
     sys.stderr.write(f"{what}. Go on? [y/N] ")

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.folder import RunFolder
 from polychromic.experiment.ledger import spent_seconds
 from polychromic.files import read_derived, read_jsonl
 from polychromic.report.work import Money, dollars_text, machine_seconds, money
+from polychromic.run_folder import RunFolder
 
 STAGES = ("train", "evaluate")
 
@@ -84,7 +84,7 @@ def left_to_do(experiment: Experiment, folder: RunFolder) -> list[tuple[str, int
     wanted = settings.num_prompts * settings.num_samples * len(settings.sampling)
     left = []
     for arm, seed in experiment.jobs:
-        if not experiment.arm(arm).untrained and not (folder.job(arm, seed) / "adapter").is_dir():
+        if not experiment.arm(arm).untrained and not folder.arm(arm, seed).is_trained:
             left.append((arm, seed, "train"))
         if num_samples(folder, arm, seed) < wanted:
             left.append((arm, seed, "evaluate"))
@@ -93,7 +93,7 @@ def left_to_do(experiment: Experiment, folder: RunFolder) -> list[tuple[str, int
 
 def num_samples(folder: RunFolder, arm: str, seed: int) -> int:
     """Rows written so far."""
-    path = folder.generations(arm, seed)
+    path = folder.arm(arm, seed).generations
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from polychromic import stopping
 from polychromic.errors import ConfigError, StoppedError, TrainingError
 from polychromic.experiment.config import Arm, Experiment
-from polychromic.experiment.folder import RunFolder
 from polychromic.files import read_jsonl
 from polychromic.plain_text import log_plainly
 from polychromic.processes import open_worker_pool
+from polychromic.run_folder import RunFolder
 from polychromic.seeding import deterministic
 from polychromic.tasks.base import build_task
 
@@ -59,17 +59,17 @@ def baseline_quality(experiment: Experiment, arm: str, seed: int, folder: RunFol
     if not experiment.arm(arm).diversity.follows_baseline:
         return ()
     baseline = experiment.comparison.baseline
-    job = folder.job(baseline, seed)
-    if not (job / "adapter").is_dir():
+    trained = folder.arm(baseline, seed)
+    if not trained.is_trained:
         raise ConfigError(
-            f"arms.{arm}: diversity.floor_margin is measured from the trained arm {baseline!r}, and {job / 'adapter'} "
+            f"arms.{arm}: diversity.floor_margin is measured from the trained arm {baseline!r}, and {trained.adapter} "
             f"does not exist; train it first: --arm {baseline} --seed {seed}"
         )
     key = quality_key(experiment.arm(arm))
-    quality = tuple(-row.get(key, math.nan) for row in read_jsonl(job / "metrics.jsonl"))
+    quality = tuple(-row.get(key, math.nan) for row in read_jsonl(trained.metrics))
     if all(map(math.isnan, quality)):
         raise ConfigError(
-            f"arms.{arm}: diversity.floor_margin is measured from {key} of {job / 'metrics.jsonl'}, which has none: "
+            f"arms.{arm}: diversity.floor_margin is measured from {key} of {trained.metrics}, which has none: "
             f"the arm {baseline!r} was trained without another arm that follows it; start anew with --fresh"
         )
     return quality
@@ -139,7 +139,7 @@ def _train(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
         experiment=job.experiment.name,
         arm=arm.name,
         seed=job.seed,
-        folder=RunFolder(job.root).job(arm.name, job.seed),
+        folder=RunFolder(job.root).arm(arm.name, job.seed).root,
         task=build_task(job.experiment.task),
         model=arm.model,
         training=arm.training,
@@ -185,8 +185,10 @@ def _evaluate(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
             start = arm.model.adapter.start_from
             adapter = Path(start) if start else None
         else:
-            adapter_digest(folder.job(arm.name, job.seed))  # answers of damaged weights look like any others
-            adapter = folder.job(arm.name, job.seed) / "adapter"
+            adapter_digest(
+                folder.arm(arm.name, job.seed).root
+            )  # answers of damaged weights look like any others
+            adapter = folder.arm(arm.name, job.seed).adapter
         language_model = load_language_model(arm.model, adapter=adapter, trainable=False)
         check = check_on_prompts(
             language_model,
@@ -194,7 +196,7 @@ def _evaluate(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
             max_new_tokens=plan.sampling_settings[0].max_new_tokens,
             trains=False,
         )
-        add_model_check(folder.job(arm.name, job.seed), "evaluate", check)
+        add_model_check(folder.arm(arm.name, job.seed).root, "evaluate", check)
         return language_model
 
     worked, sampled = False, 0
@@ -211,13 +213,13 @@ def _evaluate(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
         plan,
         lambda: _sampler(job, arm, load_model(), plan.max_decode_batch),
         task,
-        folder.generations(arm.name, job.seed),
+        folder.arm(arm.name, job.seed).generations,
         on_chunk,
     )
     # Verbalized prompts are not those that the references answer.
     if arm.verbalized is None:
         worked |= score_references(
-            folder.references(arm.name, job.seed), plan.prompts, load_model, plan.adapter
+            folder.arm(arm.name, job.seed).references, plan.prompts, load_model, plan.adapter
         )
     return sampled if worked else None
 
@@ -244,7 +246,7 @@ def collection_plan(
         sampling_settings=tuple(settings.sampling_parameters()),
         names=(experiment.name, seed),
         max_decode_batch=settings.max_decode_batch,
-        adapter=None if untrained else adapter_digest(folder.job(arm, seed), may_be_gone=True),
+        adapter=None if untrained else adapter_digest(folder.arm(arm, seed).root, may_be_gone=True),
     )
 
 

@@ -27,12 +27,13 @@ from polychromic.experiment.config import (
     Experiment,
     RunSettings,
 )
-from polychromic.experiment.folder import RunFolder, read_resolved
+from polychromic.experiment.folder import held_folder, read_resolved
 from polychromic.experiment.provenance import installed_versions
-from polychromic.experiment.run import RunResult, held_folder
-from polychromic.experiment.yaml_file import config_error, folder_name, read_yaml, with_absolute_paths
+from polychromic.experiment.run import RunResult
+from polychromic.experiment.yaml_file import config_error, read_yaml, with_absolute_paths
 from polychromic.files import remove_folder, sha256_file, user_path, write_json, write_text
 from polychromic.generations import write_generations
+from polychromic.run_folder import RunFolder, folder_name
 from polychromic.settings import Settings
 from polychromic.tasks.base import TaskSettings, build_task
 
@@ -290,4 +291,4 @@ def _write_inputs(experiment: GivenExperiment, folder: RunFolder, rows: RowsByAr
     hashes = {os.fspath(file): sha256_file(Path(file)) for file in files}
     write_json(folder.provenance, {"packages": installed_versions(), "data_sha256": hashes})
     for (arm, seed), members in rows.items():
-        write_generations(folder.generations(arm, seed), members)
+        write_generations(folder.arm(arm, seed).generations, members)

@@ -1,4 +1,4 @@
-"""The run folder of an experiment, and the lock that one process holds on it."""
+"""Holds the run folder of an experiment for one process, and reads and writes the settings in it."""
 
 from __future__ import annotations
 
@@ -6,98 +6,21 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from polychromic.errors import ConfigError, DataError
+from safetensors import SafetensorError
+
+from polychromic import stopping
+from polychromic.errors import ConfigError, DataError, PolychromicError, in_words, unwritable
 from polychromic.experiment.config import Experiment
-from polychromic.files import read_json, write_json
-
-
-@dataclass(frozen=True, slots=True)
-class RunFolder:
-    """Paths below `runs/NAME`."""
-
-    root: Path
-
-    @property
-    def experiment(self) -> Path:
-        """The experiment with every value filled in."""
-        return self.root / "experiment.yaml"
-
-    @property
-    def provenance(self) -> Path:
-        """Versions, commit and hashes."""
-        return self.root / "provenance.json"
-
-    @property
-    def preflight(self) -> Path:
-        """What was checked before the work began."""
-        return self.root / "preflight.json"
-
-    @property
-    def diagnosis(self) -> Path:
-        """What `polychromic diagnose` found."""
-        return self.root / "diagnosis.json"
-
-    @property
-    def ledger(self) -> Path:
-        """Time and tokens by arm, seed and stage."""
-        return self.root / "ledger.jsonl"
-
-    @property
-    def heartbeat(self) -> Path:
-        """Ledger rows of what is running now; left behind by a kill."""
-        return self.root / ".running.json"
-
-    @property
-    def lock(self) -> Path:
-        """What the process that works here holds; never deleted, because another would then make one of its own."""
-        return self.root / ".lock"
-
-    @property
-    def owner(self) -> Path:
-        """Which process holds the folder's lock."""
-        return self.root / ".owner.json"
-
-    @property
-    def comparison(self) -> Path:
-        """The comparison and the verdict."""
-        return self.root / "comparison.json"
-
-    @property
-    def report(self) -> Path:
-        """The page."""
-        return self.root / "report.html"
-
-    @property
-    def has_work(self) -> bool:
-        """Whether any arm was begun or anything compared; arms have folders, what comes before them are files."""
-        return self.comparison.exists() or any(path.is_dir() for path in self.root.iterdir())
-
-    @property
-    def has_training(self) -> bool:
-        """Whether any arm was trained or has begun to be."""
-        made = ("adapter", "checkpoints", "training.json", "metrics.jsonl")
-        return any(next(self.root.glob(f"*/seed-*/{name}"), None) for name in made)
-
-    def job(self, arm: str, seed: int) -> Path:
-        """Folder of one arm with one seed."""
-        return self.root / arm / f"seed-{seed}"
-
-    def generations(self, arm: str, seed: int) -> Path:
-        """Generations of one arm with one seed."""
-        return self.job(arm, seed) / "generations.jsonl"
-
-    def references(self, arm: str, seed: int) -> Path:
-        """Cross-entropy of the evaluation prompts' references under one arm with one seed."""
-        return self.job(arm, seed) / "references.jsonl"
+from polychromic.files import read_json, remove_leftovers, write_json
+from polychromic.run_folder import RunFolder
 
 
 def resolved_yaml(experiment: Experiment) -> str:
-    """The experiment as YAML with every default written out."""
+    """Return the experiment as YAML with every default written out."""
     import yaml
 
     return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -107,7 +30,7 @@ _WAY_ON = "put a copy back: nothing else says with which settings the run was ma
 
 
 def read_resolved(path: Path) -> dict[str, Any]:
-    """The mapping that `resolved_yaml` wrote; ConfigError where there is none, DataError where it is damaged."""
+    """Read what `resolved_yaml` wrote; raises ConfigError where there is none, DataError where it is damaged."""
     import yaml
 
     if not path.is_file():
@@ -124,6 +47,29 @@ def read_resolved(path: Path) -> dict[str, Any]:
             f"{path}: damaged (expected the settings of a run, found {repr(content)[:40]}); {_WAY_ON}"
         )
     return content
+
+
+@contextmanager
+def held_folder(root: Path) -> Iterator[RunFolder]:
+    """Hold a run folder that no other process may change; SIGTERM and Ctrl-C end the work in the block at a safe point.
+
+    Raises ConfigError where another process works there or no folder can be made, and PolychromicError where it cannot
+    be written.
+    """
+    folder = RunFolder(root)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{root}: no run folder can be made there ({error.strerror or error}); name a folder that you may write to "
+            "with --out"
+        ) from error
+    try:
+        with in_words(root), hold(folder), stopping.listening():
+            remove_leftovers(root)
+            yield folder
+    except SafetensorError as error:  # of saving: who reads such a file says himself that it is damaged
+        raise PolychromicError(unwritable(root, str(error))) from error
 
 
 @contextmanager

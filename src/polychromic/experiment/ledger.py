@@ -15,9 +15,9 @@ from typing import Any
 from polychromic import stopping
 from polychromic.experiment.config import BudgetSettings
 from polychromic.experiment.executors import Job, JobEvent
-from polychromic.experiment.folder import RunFolder
 from polychromic.files import append_jsonl, read_derived, read_jsonl, write_json
 from polychromic.report.work import machine_seconds, money
+from polychromic.run_folder import RunFolder
 
 _SECONDS_BETWEEN_HEARTBEATS = 10.0
 _LEAST_SECONDS = 1.0  # what took less was not work: it had been done before

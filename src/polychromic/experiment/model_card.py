@@ -9,10 +9,10 @@ from typing import Any
 
 from polychromic.evaluation import Comparison
 from polychromic.experiment.config import Arm, Experiment
-from polychromic.experiment.folder import RunFolder
 from polychromic.files import read_json, write_text
 from polychromic.models.sources import known_sources
 from polychromic.report.view import Table, criteria_table, escape_markdown, means_table, to_markdown
+from polychromic.run_folder import RunFolder
 from polychromic.tasks.base import ArithmeticSettings
 
 _LOADING = """\
@@ -35,9 +35,11 @@ def write_model_cards(experiment: Experiment, folder: RunFolder, comparison: Com
     for name in experiment.arms:
         arm = experiment.arm(name)
         for seed in experiment.seeds:
-            adapter = folder.job(name, seed) / "adapter"
-            if not arm.untrained and adapter.is_dir():
-                write_text(adapter / "README.md", model_card(experiment, arm, seed, comparison, made_of))
+            place = folder.arm(name, seed)
+            if not arm.untrained and place.is_trained:
+                write_text(
+                    place.adapter / "README.md", model_card(experiment, arm, seed, comparison, made_of)
+                )
 
 
 def model_card(

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.folder import RunFolder
 from polychromic.experiment.inputs import Inputs, record_inputs
 from polychromic.files import read_json, write_json
+from polychromic.run_folder import RunFolder
 from polychromic.training.artifacts import read_model_checks
 
 _PACKAGES = ("polychromic", "torch", "transformers", "peft", "accelerate", "numpy", "scipy", "statsmodels")
@@ -63,7 +63,7 @@ def add_model_checks(experiment: Experiment, folder: RunFolder) -> None:
     checks = {
         f"{arm}/seed-{seed}": found
         for arm, seed in experiment.jobs
-        if (found := read_model_checks(folder.job(arm, seed)))
+        if (found := read_model_checks(folder.arm(arm, seed).root))
     }
     record = read_json(folder.provenance)
     write_json(folder.provenance, {**record, "model_checks": {**record.get("model_checks", {}), **checks}})

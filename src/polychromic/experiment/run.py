@@ -4,71 +4,34 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors import SafetensorError
 
 from polychromic import stopping
 from polychromic.diversity import MeasureSettings
-from polychromic.errors import BudgetError, ConfigError, PolychromicError, StoppedError, in_words, unwritable
+from polychromic.errors import BudgetError, ConfigError, StoppedError
 from polychromic.evaluation.criteria import impossible_criteria
 from polychromic.evaluation.group_metrics import MeasureOptions
 from polychromic.evaluation.measure import measure_rows
 from polychromic.experiment.compare import text_units
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.continuing import open_run_folder, record_provenance
+from polychromic.experiment.continuing import record_provenance, working_folder
 from polychromic.experiment.costs import left_to_do, priced_duration, run_cost
 from polychromic.experiment.executors import Job, JobEvent, OnEvent, Stage, in_order_of_need, run_jobs
-from polychromic.experiment.folder import RunFolder, hold
 from polychromic.experiment.ledger import Ledger, paid
 from polychromic.experiment.progress import Projection, open_progress
 from polychromic.experiment.provenance import add_model_checks
-from polychromic.files import remove_leftovers, user_path, write_json
+from polychromic.files import user_path, write_json
 from polychromic.generations import scan_generations
+from polychromic.run_folder import RunFolder
 from polychromic.tasks.base import build_task, named_code, without_code
 
 if TYPE_CHECKING:
     from polychromic.evaluation import Comparison
-
-
-@contextmanager
-def working_folder(
-    experiment: Experiment, out: Path, *, fresh: bool = False, yes: bool = False
-) -> Iterator[RunFolder]:
-    """The experiment's run folder, held (`held_folder`) and fit to go on in (`open_run_folder`)."""
-    with held_folder(out / experiment.name):
-        yield open_run_folder(experiment, out, fresh=fresh, yes=yes)
-
-
-@contextmanager
-def held_folder(root: Path) -> Iterator[RunFolder]:
-    """A run folder that no other process may change; SIGTERM and Ctrl-C end the work in the block at a safe point.
-
-    Raises ConfigError where another process works there, and PolychromicError where it cannot be written.
-    """
-    _make(root)
-    try:
-        with in_words(root), hold(RunFolder(root)), stopping.listening():
-            remove_leftovers(root)
-            yield RunFolder(root)
-    except SafetensorError as error:  # of saving: who reads such a file says himself that it is damaged
-        raise PolychromicError(unwritable(root, str(error))) from error
-
-
-def _make(root: Path) -> None:
-    """Raises ConfigError where no folder can be: below a file, in /proc, in a folder of somebody else."""
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"{root}: no run folder can be made there ({error.strerror or error}); name a folder that you may write to "
-            "with --out"
-        ) from error
 
 
 logger = logging.getLogger(__name__)
@@ -105,7 +68,7 @@ def baseline_means(experiment: Experiment, folder: RunFolder) -> dict[str, float
     found: dict[str, list[float]] = {}
     for seed in experiment.seeds:
         # Damaged rows of seeds whose turn has not come yet are sampled again then.
-        rows = scan_generations(folder.generations(experiment.comparison.baseline, seed)).rows
+        rows = scan_generations(folder.arm(experiment.comparison.baseline, seed).generations).rows
         rows = [row for row in rows if row.sampling.label == primary_sampling]
         if not rows:
             continue
@@ -125,11 +88,8 @@ def baseline_means(experiment: Experiment, folder: RunFolder) -> dict[str, float
 
 def _work_is_left(experiment: Experiment, folder: RunFolder) -> bool:
     others = [arm for arm in experiment.arms if arm != experiment.comparison.baseline]
-    return any(
-        not folder.generations(arm, seed).exists() and not (folder.job(arm, seed) / "adapter").exists()
-        for arm in others
-        for seed in experiment.seeds
-    )
+    places = [folder.arm(arm, seed) for arm in others for seed in experiment.seeds]
+    return any(not place.generations.exists() and not place.is_trained for place in places)
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,9 +240,7 @@ def _check_before_work(experiment: Experiment) -> None:
 
 def _training_is_left(experiment: Experiment, folder: RunFolder) -> bool:
     trained = [arm for arm in experiment.arms if not experiment.arm(arm).untrained]
-    return any(
-        not (folder.job(arm, seed) / "adapter").exists() for arm in trained for seed in experiment.seeds
-    )
+    return any(not folder.arm(arm, seed).is_trained for arm in trained for seed in experiment.seeds)
 
 
 def _show_lengths(experiment: Experiment) -> None:

@@ -13,7 +13,7 @@ from polychromic.errors import ConfigError
 from polychromic.experiment.config import Arm, Experiment
 from polychromic.experiment.costs import duration, num_samples, run_cost
 from polychromic.experiment.executors import quality_key
-from polychromic.experiment.folder import RunFolder, read_resolved
+from polychromic.experiment.folder import read_resolved
 from polychromic.files import read_derived, read_jsonl, write_json
 from polychromic.report.build import training_rows
 from polychromic.report.figures import arm_colors
@@ -21,6 +21,7 @@ from polychromic.report.page import PageContent, render_page
 from polychromic.report.server import PageServer
 from polychromic.report.training_figures import training_figures
 from polychromic.report.work import spent, work_table
+from polychromic.run_folder import RunFolder
 
 
 def open_finished_or_running(root: Path) -> tuple[Experiment, RunFolder]:
@@ -61,13 +62,11 @@ def _updates(experiment: Experiment, folder: RunFolder, facts: ArmFacts, seed: i
     from polychromic.training.artifacts import adapter_digest
     from polychromic.training.checkpoint import latest_checkpoint
 
-    job = folder.job(facts.name, seed)
-    if (job / "training.json").exists():
-        adapter_digest(
-            job, may_be_gone=True
-        )  # a diagnosis of damaged weights would be of nothing that was trained
-    finished = finished_updates(job)
-    checkpoint = None if finished else latest_checkpoint(job / "checkpoints")
+    place = folder.arm(facts.name, seed)
+    if place.ending.exists():  # a diagnosis of damaged weights would be of nothing that was trained
+        adapter_digest(place.root, may_be_gone=True)
+    finished = finished_updates(place)
+    checkpoint = None if finished else latest_checkpoint(place.checkpoints)
     if checkpoint is None:
         return finished
     settings = experiment.arm(facts.name).model.adapter
@@ -110,7 +109,7 @@ def run_version(experiment: Experiment, folder: RunFolder) -> str:
     """A word that changes when there is something new to show."""
     files = [folder.report, folder.ledger, folder.heartbeat]
     for arm, seed in experiment.jobs:
-        files += [folder.job(arm, seed) / "metrics.jsonl", folder.generations(arm, seed)]
+        files += [folder.arm(arm, seed).metrics, folder.arm(arm, seed).generations]
     state = [(file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.exists()]
     return hashlib.sha256(repr(state).encode()).hexdigest()[:16]
 
@@ -143,7 +142,7 @@ def progress_table(experiment: Experiment, folder: RunFolder) -> list[list[str]]
     wanted = settings.num_prompts * settings.num_samples * len(settings.sampling)
     rows = []
     for arm, seed in experiment.jobs:
-        metrics = read_jsonl(folder.job(arm, seed) / "metrics.jsonl")
+        metrics = read_jsonl(folder.arm(arm, seed).metrics)
         steps = "–" if experiment.arm(arm).untrained else str(metrics[-1]["step"] if metrics else 0)
         done = num_samples(folder, arm, seed)
         rows.append([arm, str(seed), steps, f"{done:,} of {wanted:,}"])

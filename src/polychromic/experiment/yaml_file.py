@@ -13,35 +13,6 @@ from pydantic import BaseModel, ValidationError
 from polychromic.errors import ConfigError
 from polychromic.files import user_path
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
-RUN_FILES = (
-    "experiment.yaml",
-    "provenance.json",
-    "preflight.json",
-    "diagnosis.json",
-    "ledger.jsonl",
-    "comparison.json",
-    "report.html",
-    "report.md",
-    "results.tex",
-    "figures",
-)
-"""What a run folder holds beside its arms: an arm of such a name would be written over."""
-
-
-def folder_name(name: str, *, place: str = "") -> str:
-    """The name of a run or an arm, which names a folder too; raises ValueError where it cannot."""
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"{place}expected letters, digits, '.', '_' and '-' (it names a folder)")
-    for file in RUN_FILES:
-        # Some systems take upper and lower case for the same.
-        if name.lower() == file or ("." in file and file in name.lower()):
-            raise ValueError(
-                f"{place}{name} names a folder, and {file} is a file of the run folder; choose another"
-            )
-    return name
-
 
 def with_absolute_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Make the values that name files absolute, `~` being the user's home; a model source or an embedder is a path only

@@ -35,6 +35,7 @@ from polychromic.report.view import (
     untrained_table,
 )
 from polychromic.report.work import arm_work, spent, work_table
+from polychromic.run_folder import RunFolder
 from polychromic.training.artifacts import read_model_checks
 
 
@@ -189,10 +190,7 @@ def write_report(
 
 def training_rows(root: Path, arms: Sequence[str], seeds: Sequence[int]) -> TrainingRows:
     """What every arm and seed logged while training; empty lists where there is nothing yet."""
-    return {
-        arm: {seed: read_jsonl(root / arm / f"seed-{seed}" / "metrics.jsonl") for seed in seeds}
-        for arm in arms
-    }
+    return {arm: {seed: read_jsonl(RunFolder(root).arm(arm, seed).metrics) for seed in seeds} for arm in arms}
 
 
 def _write_figures(folder: Path, figures: Sequence[Figure]) -> None:

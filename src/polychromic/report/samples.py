@@ -17,6 +17,7 @@ from polychromic.evaluation.tables import Study
 from polychromic.files import strict_json
 from polychromic.generations import read_generations
 from polychromic.records import GenerationRow
+from polychromic.run_folder import RunFolder
 
 _ALIKE = 85.0
 """Two texts are near-duplicates from this share (in %) of equal characters on (rapidfuzz ratio), case aside."""
@@ -49,7 +50,7 @@ def explorer_data(
     shown_seeds = {arm: comparison.seeds[arm][0] for arm in comparison.arms}
     by_prompt: dict[str, dict[str, list[GenerationRow]]] = {}
     for arm, seed in shown_seeds.items():
-        for row in read_generations(root / arm / f"seed-{seed}" / "generations.jsonl"):
+        for row in read_generations(RunFolder(root).arm(arm, seed).generations):
             if row.sampling.label == comparison.primary_sampling:
                 by_prompt.setdefault(row.prompt_id, {}).setdefault(arm, []).append(row)
     metrics, values = _values(comparison, study)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from polychromic.errors import DataError
 from polychromic.files import read_derived, read_json, sha256_file, write_json
+from polychromic.run_folder import ArmFolder
 
 if TYPE_CHECKING:
     from polychromic.models.agreement import ModelCheck
@@ -22,24 +23,24 @@ _DIGITS = 16
 
 def write_ending(folder: Path, ending: Mapping[str, Any]) -> None:
     """Write training.json, which tells a finished adapter from one whose writing was cut short."""
-    hashes = {name: sha256_file(folder / "adapter" / name) for name in _FILES}
-    write_json(folder / "training.json", {**ending, "adapter_files": hashes})
+    hashes = {name: sha256_file(ArmFolder(folder).adapter / name) for name in _FILES}
+    write_json(ArmFolder(folder).ending, {**ending, "adapter_files": hashes})
 
 
 def add_model_check(folder: Path, stage: Literal["train", "evaluate"], check: ModelCheck) -> None:
     """Write into model_check.json how the model was computed in a stage, and how near that is to plain forwards."""
-    path = folder / "model_check.json"
+    path = ArmFolder(folder).model_check
     write_json(path, {**read_model_checks(folder), stage: check.to_json()})
 
 
 def read_model_checks(folder: Path) -> dict[str, Any]:
     """Read what `add_model_check` wrote by stage; empty where nothing readable is there: every start checks anew."""
-    return read_derived(folder / "model_check.json") or {}
+    return read_derived(ArmFolder(folder).model_check) or {}
 
 
 def is_trained(folder: Path) -> bool:
     """Whether the arm's folder holds a finished adapter, whole as it was written; a damaged one is reported."""
-    if not (folder / "adapter").exists() or not (folder / "training.json").exists():
+    if not ArmFolder(folder).is_trained:
         return False
     damaged = _damaged(folder)
     for path in damaged:
@@ -53,23 +54,23 @@ def adapter_digest(folder: Path, *, may_be_gone: bool = False) -> str:
     With `may_be_gone` an adapter that was taken away whole, to save space perhaps, is known by what was recorded.
     Raises DataError where training has not finished, or the adapter is not what was written then.
     """
-    if not (folder / "training.json").exists():
+    if not ArmFolder(folder).ending.exists():
         raise DataError(f"{folder}: is not trained yet; `polychromic run` or `train` trains it")
     recorded = _recorded(folder) or {}
-    if may_be_gone and _WEIGHTS in recorded and not (folder / "adapter").exists():
+    if may_be_gone and _WEIGHTS in recorded and not ArmFolder(folder).adapter.exists():
         return recorded[_WEIGHTS][:_DIGITS]
     damaged = _damaged(folder)
     if damaged:
         raise DataError(
             f"{damaged[0]}: missing or damaged; `polychromic run` or `train` makes it again from the last checkpoint"
         )
-    return (recorded.get(_WEIGHTS) or sha256_file(folder / "adapter" / _WEIGHTS))[:_DIGITS]
+    return (recorded.get(_WEIGHTS) or sha256_file(ArmFolder(folder).adapter / _WEIGHTS))[:_DIGITS]
 
 
 def _recorded(folder: Path) -> dict[str, str] | None:
     """The hashes of the adapter's files, none in endings of earlier versions; None where the ending is damaged."""
     try:
-        hashes = read_json(folder / "training.json").get("adapter_files", {})
+        hashes = read_json(ArmFolder(folder).ending).get("adapter_files", {})
     except (DataError, AttributeError):
         return None
     return (
@@ -80,8 +81,10 @@ def _recorded(folder: Path) -> dict[str, str] | None:
 def _damaged(folder: Path) -> list[Path]:
     hashes = _recorded(folder)
     if hashes is None:
-        return [folder / "training.json"]
-    return [path for name in _FILES if not _is_whole(path := folder / "adapter" / name, hashes.get(name))]
+        return [ArmFolder(folder).ending]
+    return [
+        path for name in _FILES if not _is_whole(path := ArmFolder(folder).adapter / name, hashes.get(name))
+    ]
 
 
 def _is_whole(path: Path, digest: str | None) -> bool:

@@ -18,7 +18,6 @@ from rich.console import Console
 from polychromic import stopping
 from polychromic.errors import BudgetError, ModelError, PreflightError
 from polychromic.experiment.config import BudgetSettings, Experiment
-from polychromic.experiment.folder import RunFolder
 from polychromic.experiment.ledger import spent_dollars, spent_seconds
 from polychromic.experiment.preflight.checks import (
     Check,
@@ -44,6 +43,7 @@ from polychromic.experiment.preflight.model import (
 )
 from polychromic.experiment.provenance import installed_versions, threads_of_a_job
 from polychromic.files import read_derived, read_jsonl, write_json
+from polychromic.run_folder import RunFolder
 from polychromic.seeding import deterministic
 
 _BYTES_A_GENERATION = 600  # a row of generations.jsonl without its text

@@ -1,9 +1,14 @@
-"""What each file of a run folder holds, and the way on where one is damaged: the reader of files asks here by name."""
+"""The run folder: every path in it, what each file holds, who writes it, and what to do where one is damaged.
+
+`docs/run-folder.md` states the same contract for people who bring a trainer or an executor of their own.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 Shape = Any
@@ -13,7 +18,7 @@ their shapes, of which "key?" may be missing and "*" stands for all others. What
 
 @dataclass(frozen=True, slots=True)
 class RunFile:
-    """The shape of a file, of one row where it is JSON lines, and what a user can do about damage."""
+    """A file: the shape of its content (of one row where it is JSON lines) and what a user can do about damage."""
 
     shape: Shape
     way_on: str
@@ -74,6 +79,115 @@ RUN_FILES: Mapping[str, RunFile] = {
         "put a copy back, or delete it: the next `polychromic evaluate` samples it again",
     ),
 }  # fmt: skip
+
+
+class Place:
+    """Makes the path of a file or folder below `root` an attribute: `adapter = Place("adapter")`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, owner: ArmFolder | RunFolder, _: type | None = None) -> Path:
+        return owner.root / self.name
+
+
+@dataclass(frozen=True)
+class ArmFolder:
+    """Paths of one arm with one seed, `ARM/seed-S`. A trainer fills it up to `training.json`, which it writes last."""
+
+    root: Path
+    adapter = Place("adapter")
+    """The trained adapter as PEFT saves it; it appears whole, when training has ended."""
+    ending = Place("training.json")
+    """How training ended, and the hashes of the adapter's files: from then on the arm is trained."""
+    checkpoints = Place("checkpoints")
+    metrics = Place("metrics.jsonl")
+    """One row per step."""
+    model_check = Place("model_check.json")
+    """How near sampling and training are to plain forward passes, by stage."""
+    generations = Place("generations.jsonl")
+    references = Place("references.jsonl")
+    """Cross-entropy of the evaluation prompts' references."""
+
+    @property
+    def is_trained(self) -> bool:
+        """Tell whether training has ended here. Whether the adapter is whole costs a hash: `artifacts.is_trained`."""
+        return self.adapter.is_dir() and self.ending.exists()
+
+    @property
+    def has_training(self) -> bool:
+        """Tell whether training has ended or begun here."""
+        return any(path.exists() for path in (self.adapter, self.checkpoints, self.ending, self.metrics))
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run, `runs/NAME`."""
+
+    root: Path
+    experiment = Place("experiment.yaml")
+    """The experiment with every value filled in."""
+    provenance = Place("provenance.json")
+    """Versions, commit and hashes."""
+    preflight = Place("preflight.json")
+    """What was checked before the work began."""
+    diagnosis = Place("diagnosis.json")
+    """What `polychromic diagnose` found."""
+    ledger = Place("ledger.jsonl")
+    """Time, tokens and dollars by arm, seed and stage."""
+    heartbeat = Place(".running.json")
+    """Ledger rows of what is running now; left behind by a kill."""
+    lock = Place(".lock")
+    """What the process that works here holds; never deleted, because another would then make one of its own."""
+    owner = Place(".owner.json")
+    """Which process holds the folder's lock."""
+    comparison = Place("comparison.json")
+    """The comparison and the verdict."""
+    report = Place("report.html")
+    report_markdown = Place("report.md")
+    latex = Place("results.tex")
+    figures = Place("figures")
+
+    def arm(self, name: str, seed: int) -> ArmFolder:
+        """Return the folder of one arm with one seed."""
+        return ArmFolder(self.root / name / f"seed-{seed}")
+
+    @property
+    def arms(self) -> list[ArmFolder]:
+        """The folders of all arms and seeds that have been begun."""
+        return [ArmFolder(path) for path in sorted(self.root.glob("*/seed-*"))]
+
+    @property
+    def has_work(self) -> bool:
+        """Tell whether any arm was begun or anything compared; arms have folders, what comes before them are files."""
+        return self.comparison.exists() or any(path.is_dir() for path in self.root.iterdir())
+
+    @property
+    def has_training(self) -> bool:
+        """Tell whether any arm was trained or has begun to be."""
+        return any(arm.has_training for arm in self.arms)
+
+
+AT_THE_TOP = tuple(
+    place.name
+    for place in vars(RunFolder).values()
+    if isinstance(place, Place) and not place.name.startswith(".")
+)
+"""What a run folder holds beside the folders of its arms: an arm of such a name would be written over."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def folder_name(name: str, *, place: str = "") -> str:
+    """Return the name of a run or an arm, which names a folder too; raises ValueError where it cannot."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{place}expected letters, digits, '.', '_' and '-' (it names a folder)")
+    for file in AT_THE_TOP:
+        # Some systems take upper and lower case for the same.
+        if name.lower() == file or ("." in file and file in name.lower()):
+            raise ValueError(
+                f"{place}{name} names a folder, and {file} is a file of the run folder; choose another"
+            )
+    return name
 
 
 def misfit(value: Any, shape: Shape, place: str = "") -> str:
