@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -45,6 +46,16 @@ def resolve(name: str, known: Mapping[str, Any], kind: str, *, noun: str = "name
             f"{kind} {name!r}: {place} does not define {wanted}; it defines {', '.join(defined) or 'nothing'}"
         )
     return getattr(module, attribute)
+
+
+def construct(factory: Callable[..., Any], kind: str, *arguments: Any, **keys: Any) -> Any:
+    """Calls what an import path names, with the keys of its section; raises ConfigError where it takes others."""
+    signature = inspect.signature(factory)
+    try:
+        signature.bind(*arguments, **keys)
+    except TypeError as error:
+        raise ConfigError(f"{kind}: {error}; it is defined as {signature}") from error
+    return factory(*arguments, **keys)
 
 
 def _module_of_file(path: Path) -> ModuleType:

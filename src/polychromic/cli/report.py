@@ -35,7 +35,7 @@ def report(
     from polychromic.experiment.folder import held_folder, read_resolved
     from polychromic.experiment.run import RunResult, compare_and_report
     from polychromic.run_folder import RunFolder
-    from polychromic.tasks.base import named_code
+    from polychromic.tasks.base import own_code
 
     folder = RunFolder(run_folder)
     content, source = read_resolved(folder.experiment), str(folder.experiment)
@@ -43,10 +43,11 @@ def report(
         from polychromic.experiment.external import GivenExperiment, evaluate_given
 
         given = GivenExperiment.from_mapping(content, source=source)
-        _ask_before_running(named_code(given.task), run_folder, yes=yes)
+        _ask_before_running(own_code(given.task), run_folder, yes=yes)
         show_result(evaluate_given(given, folder))
         return
     chosen = Experiment.from_mapping(content, source=source)
+    _ask_before_running(own_code(chosen.task.without_code()), run_folder, yes=yes)
     with held_folder(run_folder):
         require_same_inputs(chosen, folder)
         show_result(RunResult(folder, compare_and_report(chosen, folder, run_code=False)))

@@ -25,7 +25,7 @@ from polychromic.experiment.executors import collection_plan
 from polychromic.files import append_jsonl, read_json, scan_jsonl, sealed, strict_json, write_text
 from polychromic.records import GenerationRow, Prompt
 from polychromic.run_folder import RunFolder
-from polychromic.tasks.base import FileSettings, Task
+from polychromic.tasks.base import Task
 
 if TYPE_CHECKING:
     from polychromic.diversity import Embedder
@@ -281,8 +281,8 @@ def text_units(experiment: Experiment | GivenExperiment, task: Task, texts: Sequ
         return TextUnits(_model_tokens(experiment))
     if stated != "auto":
         return TextUnits(stated)
-    if task.name == "arithmetic":
-        return TextUnits("characters", "expressions have no spaces")
+    if experiment.task.units:
+        return TextUnits(*experiment.task.units)
     meta_keys = {key for prompt in task.prompts(experiment.evaluation.split) for key in prompt.meta}
     if found := sorted(meta_keys & _KEYS_OF_CODE_TASKS):
         return TextUnits("code", f"prompts with {found[0]} ask for Python code")
@@ -299,9 +299,9 @@ def _evaluated_and_training_prompts(
     if isinstance(experiment, Experiment):
         trained = any(not experiment.arm(arm).untrained for arm in experiment.arms)
     else:
-        files = experiment.task if isinstance(experiment.task, FileSettings) else None
-        evaluated_file = files and getattr(files, experiment.evaluation.split)
-        trained = files is None or (files.train != evaluated_file and Path(files.train).is_file())
+        files = experiment.task.files
+        evaluated_file = files.get(experiment.evaluation.split)
+        trained = not files or (files["train"] != evaluated_file and files["train"].is_file())
     return evaluated, task.prompts("train") if trained else []
 
 

@@ -27,8 +27,9 @@ from polychromic.experiment.yaml_file import (
 from polychromic.files import user_path
 from polychromic.models.settings import ModelSettings
 from polychromic.run_folder import folder_name
+from polychromic.sampling.base import SamplerSettings
 from polychromic.settings import Settings
-from polychromic.tasks.base import CustomSettings, TaskSettings
+from polychromic.tasks.base import TaskSettings
 from polychromic.training.settings import DiversitySettings, TrainingSettings
 
 
@@ -164,7 +165,6 @@ class ComparisonSettings(Settings):
     ) -> None:
         """Raise ValueError where a stated criterion is on a metric that task and evaluation do not measure; `samples`
         is the number of generations a prompt where it is known."""
-        has_judge = not isinstance(task, CustomSettings) or task.judge is not None
         unmeasured = []
         for key in dict.fromkeys(one.metric for level in (self.minimum, self.strong) for one in level or ()):
             needs, (_, k) = find_metric(key).needs, split_at_k(key) or ("", 0)
@@ -174,7 +174,7 @@ class ComparisonSettings(Settings):
                 )
             if needs == EMBEDDER and evaluation.embedder is None:
                 unmeasured.append(f"{key} needs evaluation.embedder, such as minilm")
-            if needs == JUDGE and not has_judge:
+            if needs == JUDGE and not task.has_judge:
                 unmeasured.append(f"{key} needs task.judge, a second checker")
             if needs == THINKING and task.thinking != "apart":
                 unmeasured.append(f"{key} needs task.thinking: apart")
@@ -214,6 +214,7 @@ class Experiment(Settings):
     arms: dict[str, dict[str, Any]] = Field(min_length=2)
     """Arm name → the keys of `training`, `diversity` and `model` that this arm changes. One is the baseline."""
     seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
+    sampling: SamplerSettings = Field(default_factory=SamplerSettings)
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
     comparison: ComparisonSettings = Field(default_factory=ComparisonSettings)
     budget: BudgetSettings = Field(default_factory=BudgetSettings)

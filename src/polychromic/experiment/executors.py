@@ -22,13 +22,13 @@ from polychromic.files import read_jsonl
 from polychromic.plain_text import log_plainly
 from polychromic.processes import open_worker_pool
 from polychromic.run_folder import RunFolder
+from polychromic.sampling.base import build_sampler
 from polychromic.seeding import deterministic
 from polychromic.tasks.base import build_task
 
 if TYPE_CHECKING:
     from polychromic.evaluation.collect import CollectionPlan
     from polychromic.models.loading import LanguageModel
-    from polychromic.sampling.base import Sampler
     from polychromic.tasks.base import Task
 
 
@@ -146,6 +146,7 @@ def _train(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
         diversity=arm.diversity,
         tracking=tuple(job.experiment.run.tracking),
         thinking=job.experiment.task.thinking,
+        sampling=job.experiment.sampling,
         baseline_quality=baseline_quality(job.experiment, arm.name, job.seed, RunFolder(job.root)),
         is_measured_from=is_measured_from(job.experiment, arm.name),
     )
@@ -211,7 +212,13 @@ def _evaluate(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
 
     collect(
         plan,
-        lambda: _sampler(job, arm, load_model(), plan.max_decode_batch),
+        lambda: build_sampler(
+            job.experiment.sampling,
+            load_model(),
+            max_decode_batch=plan.max_decode_batch,
+            thinking=job.experiment.task.thinking,
+            verbalized=arm.verbalized,
+        ),
         task,
         folder.arm(arm.name, job.seed).generations,
         on_chunk,
@@ -248,16 +255,6 @@ def collection_plan(
         max_decode_batch=settings.max_decode_batch,
         adapter=None if untrained else adapter_digest(folder.arm(arm, seed).root, may_be_gone=True),
     )
-
-
-def _sampler(job: Job, arm: Arm, language_model: LanguageModel, max_decode_batch: int) -> Sampler:
-    from polychromic.sampling.local import answer_sampler
-    from polychromic.sampling.verbalized import VerbalizedSampler
-
-    sampler = answer_sampler(language_model, max_decode_batch, job.experiment.task.thinking)
-    if arm.verbalized is None:
-        return sampler
-    return VerbalizedSampler(sampler, language_model.tokenizer, arm.verbalized)
 
 
 OnJobDone = Callable[[Job, list[dict[str, Any]]], None]

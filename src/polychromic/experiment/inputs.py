@@ -17,7 +17,7 @@ from polychromic.files import sha256_file, strict_json
 from polychromic.models.settings import ModelSettings
 from polychromic.models.sources import resolve_source
 from polychromic.records import Prompt
-from polychromic.tasks.base import ArithmeticSettings, CustomSettings, FileSettings, Split, build_task
+from polychromic.tasks.base import Split, build_task
 from polychromic.tasks.jsonl_task import load_prompts
 
 Inputs = Mapping[str, Any]
@@ -55,7 +55,7 @@ def record_inputs(
         "prompts_sha256": {split: prompts_sha256(found) for split, found in prompts.items()},
         "prompts": {split: len(found) for split, found in prompts.items()},
         "data_sha256": {name: sha256_file(Path(name)) for name in _data_files(experiment)},
-        "checkers": {role: checker_code(name) for role, name in _checkers(experiment).items()},
+        "checkers": {role: checker_code(name) for role, name in experiment.task.code.items()},
         "training_code": {role: checker_code(name) for role, name in _training_code(experiment).items()},
         "models": {key: _model(model, known["models"].get(key, {})) for key, model in of_models.items()},
         "embedders": {
@@ -101,7 +101,7 @@ def as_now(recorded: Mapping[str, Any], old: Experiment) -> dict[str, Any]:
     data = recorded.get("data_sha256", {})
     checkers = {
         role: {Path(file).name: data[file]}
-        for role, name in _checkers(old).items()
+        for role, name in old.task.code.items()
         if (file := name.rpartition(":")[0]) in data
     }
     sections = (
@@ -126,12 +126,12 @@ def is_recorded(path: tuple[str, ...], before: Any, now: Any, recorded: Inputs, 
     if not isinstance(before, str) or not isinstance(now, str):
         return False
     (file, _, function), (other, _, other_function) = before.rpartition(":"), now.rpartition(":")
-    both_files = file.endswith(".py") and other.endswith(".py")
-    if path[0] == "task" and key in ("checker", "judge"):
-        return both_files and function == other_function and bool(recorded["checkers"].get(key))
-    if key in ("objective", "trainer"):
-        role = f"{key} {before.rpartition(':')[2]}"
-        return both_files and function == other_function and role in recorded["training_code"]
+    is_moved = file.endswith(".py") and other.endswith(".py") and function == other_function
+    if path[0] == "task" and key in ("name", "checker", "judge"):
+        return is_moved and bool(recorded["checkers"].get("task" if key == "name" else key))
+    if key in ("objective", "trainer", "engine"):
+        kind = "sampler" if key == "engine" else key
+        return is_moved and f"{kind} {function}" in recorded["training_code"]
     model = old.arm(path[1]).model if path[0] == "arms" else old.model
     if key == "start_from":
         return start_weights(model) in recorded["data_sha256"]
@@ -220,8 +220,8 @@ def _prompts(experiment: Experiment) -> dict[str, list[Prompt]]:
     found: dict[str, list[Prompt]] = {}
     for split in _SPLITS:
         with suppress(DataError):
-            if isinstance(settings, FileSettings):
-                found[split] = load_prompts(Path(getattr(settings, split)))
+            if settings.files:
+                found[split] = load_prompts(settings.files[split])
             else:
                 found[split] = list(build_task(settings).prompts(split))
     return found
@@ -255,22 +255,18 @@ def _changed_files(source: str, before: Mapping[str, Any], now: Mapping[str, Any
     return [f"{_what(name)} of {source} ({name})" for name in sorted(names) if old.get(name) != new.get(name)]
 
 
-def _checkers(experiment: Experiment) -> dict[str, str]:
-    task = experiment.task
-    named = {"checker": task.checker, "judge": task.judge} if isinstance(task, CustomSettings) else {}
-    return {role: name for role, name in named.items() if name}
-
-
 def _training_code(experiment: Experiment) -> dict[str, str]:
-    """The users' own objectives and trainers, by kind and name."""
-    named = {("objective", experiment.arm(arm).diversity.objective) for arm in experiment.arms}
+    """The users' own objectives, trainers and samplers, by kind and name."""
+    named = {("sampler", experiment.sampling.engine)} | {
+        ("objective", experiment.arm(arm).diversity.objective) for arm in experiment.arms
+    }
     return {f"{kind} {name.rpartition(':')[2]}": name for kind, name in sorted(named) if ":" in name}
 
 
 def _data_files(experiment: Experiment) -> list[str]:
     """The task's files, and adapters that training continues from."""
     task = experiment.task
-    files = [task.train, task.validation, task.test] if isinstance(task, FileSettings) else []
+    files = map(str, task.files.values())
     starts = [start_weights(model) for model in _models(experiment)]
     return [file for file in dict.fromkeys([*files, *starts]) if file and Path(file).is_file()]
 
@@ -285,8 +281,8 @@ def _key(model: ModelSettings) -> str:
 
 def _embedders(experiment: Experiment) -> list[str]:
     """The task's embedder, which distances and rewards come from, where it has files of its own to change."""
-    name = None if isinstance(experiment.task, ArithmeticSettings) else experiment.task.embedder
-    return [] if name in (None, "minilm", "hash") else [name]
+    name = getattr(experiment.task, "embedder", None)
+    return [] if name in (None, "minilm", "hash") else [str(name)]
 
 
 def _model(model: ModelSettings, known: Mapping[str, Any]) -> dict[str, Any]:

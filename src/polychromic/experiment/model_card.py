@@ -13,7 +13,6 @@ from polychromic.files import read_json, write_text
 from polychromic.models.sources import known_sources
 from polychromic.report.view import Table, criteria_table, escape_markdown, means_table, to_markdown
 from polychromic.run_folder import RunFolder
-from polychromic.tasks.base import ArithmeticSettings
 
 _LOADING = """\
 ```python
@@ -113,26 +112,13 @@ def _sampling(experiment: Experiment, arm: Arm, comparison: Comparison) -> str:
     )
 
 
-def _data(experiment: Experiment) -> str:
-    """Where the prompts came from; the hashes of files stand beside it."""
-    task = experiment.task
-    if isinstance(task, ArithmeticSettings):
-        return (
-            f"generated with seed {task.seed}: {task.train_problems:,} training, "
-            f"{task.validation_problems:,} validation and {task.test_problems:,} test problems"
-        )
-    return ", ".join(
-        f"{split} {Path(getattr(task, split)).name}" for split in ("train", "validation", "test")
-    )
-
-
 def _training_facts(experiment: Experiment, arm: Arm, seed: int, made_of: Mapping[str, Any]) -> Table:
     training, diversity, adapter = arm.training, arm.diversity, arm.model.adapter
     length = f"{training.steps} steps" if training.steps else f"{training.epochs:g} epochs"
     facts = {
         "base model": arm.model.source,
         "task": experiment.task.name,
-        "data": _data(experiment),
+        "data": experiment.task.data,
         **{f"data {name}": f"sha256 {digest}" for name, digest in made_of.get("data_sha256", {}).items()},
         **{f"weights {name}": f"sha256 {digest}" for name, digest in _weight_hashes(arm, made_of)},
         "loss": training.loss,

@@ -28,7 +28,7 @@ from polychromic.experiment.provenance import add_model_checks
 from polychromic.files import user_path, write_json
 from polychromic.generations import scan_generations
 from polychromic.run_folder import RunFolder
-from polychromic.tasks.base import build_task, named_code, without_code
+from polychromic.tasks.base import build_task, own_code
 
 if TYPE_CHECKING:
     from polychromic.evaluation import Comparison
@@ -264,8 +264,8 @@ def compare_and_report(experiment: Experiment, folder: RunFolder, *, run_code: b
 
     stopping.stop_if_requested("everything sampled is kept")
     trained = any(not experiment.arm(arm).untrained for arm in experiment.arms)
-    task = build_task(experiment.task if run_code else without_code(experiment.task))
-    audit = None if run_code or not named_code(experiment.task) else recorded_audit(folder)
+    task = build_task(experiment.task if run_code else experiment.task.without_code())
+    audit = None if run_code or not own_code(experiment.task) else recorded_audit(folder)
     compared = compare_run(experiment, folder, task, audit=audit)
     write_json(folder.comparison, compared.comparison.to_json())
     write_report(

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from polychromic.errors import ConfigError
 from polychromic.files import user_path
+from polychromic.tasks.base import TASKS
 
 
 def with_absolute_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -24,8 +25,8 @@ def with_absolute_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]
         for key in ("train", "validation", "test"):
             if isinstance(task.get(key), str):
                 task[key] = _absolute(folder, task[key])
-        _place_code(task, "checker", folder)
-        _place_code(task, "judge", folder)
+        for key in ("name", "checker", "judge"):
+            _place_code(task, key, folder)
         _place_named(task, "embedder", folder)
     if isinstance(content.get("evaluation"), dict):
         content["evaluation"] = dict(content["evaluation"])
@@ -43,7 +44,7 @@ def _place_sections(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Makes the paths of the sections that an arm may change absolute, in place."""
     if "model" in content:
         content["model"] = _placed_model(content["model"], folder)
-    for section, key in (("diversity", "objective"), ("training", "trainer")):
+    for section, key in (("diversity", "objective"), ("training", "trainer"), ("sampling", "engine")):
         if isinstance(content.get(section), dict):
             content[section] = dict(content[section])
             _place_code(content[section], key, folder)
@@ -125,7 +126,7 @@ def _explain(problem: Any, model: type[BaseModel], location: Sequence[str | int]
     if kind == "union_tag_invalid":
         return f"unknown task {problem['ctx']['tag']!r}, expected one of {problem['ctx']['expected_tags']}"
     if kind == "union_tag_not_found":
-        return "missing key `name`, expected arithmetic, replies or custom"
+        return f"missing key `name`, expected {', '.join(TASKS)}, path/to/file.py:name or module:name"
     if kind == "value_error":
         return message.removeprefix(_ROOT_PREFIX)
     shown = repr(value)

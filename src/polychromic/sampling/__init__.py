@@ -1,1 +1,1 @@
-"""Drawing generations from a policy."""
+"""Draws generations from a policy."""

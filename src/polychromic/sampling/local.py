@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from polychromic.errors import ModelError
-from polychromic.models.chat import Thinking, ThinkingMode, decode, encode_prompt, thinking_of_model
+from polychromic.models.chat import Thinking, decode, encode_prompt
 from polychromic.models.decoding import decode_samples, decoding
 from polychromic.models.loading import LanguageModel
 from polychromic.records import Finish, Generation, Prompt, SamplingParameters
@@ -18,27 +18,35 @@ from polychromic.seeding import deterministic
 
 
 class LocalSampler:
-    """Samples from a model in this process; `max_decode_batch` bounds how many are decoded at once."""
+    """Samples from a model in this process; `max_decode_batch` bounds how many sequences are decoded at once."""
 
     def __init__(self, language_model: LanguageModel, max_decode_batch: int = 256) -> None:
         self.language_model = language_model
         self.max_decode_batch = max_decode_batch
 
     def sample(
-        self, prompts: Sequence[Prompt], n: int, parameters: SamplingParameters, seeds: Sequence[int]
+        self,
+        prompts: Sequence[Prompt],
+        num_samples: int,
+        parameters: SamplingParameters,
+        seeds: Sequence[int],
     ) -> list[list[Generation]]:
-        """n generations for each prompt, in order. Prompts longer than the context raise DataError."""
+        """Draws generations for each prompt, in order. Prompts longer than the context raise DataError."""
         groups: list[list[Generation]] = []
-        chunk = max(1, self.max_decode_batch // n)
+        chunk = max(1, self.max_decode_batch // num_samples)
         with deterministic(), decoding(self.language_model):
             for start in range(0, len(prompts), chunk):
                 groups += self._sample_chunk(
-                    prompts[start : start + chunk], n, parameters, seeds[start : start + chunk]
+                    prompts[start : start + chunk], num_samples, parameters, seeds[start : start + chunk]
                 )
         return groups
 
     def _sample_chunk(
-        self, prompts: Sequence[Prompt], n: int, parameters: SamplingParameters, seeds: Sequence[int]
+        self,
+        prompts: Sequence[Prompt],
+        num_samples: int,
+        parameters: SamplingParameters,
+        seeds: Sequence[int],
     ) -> list[list[Generation]]:
         language_model = self.language_model
         encoded = [
@@ -49,7 +57,7 @@ class LocalSampler:
         uniforms_BT = torch.cat(
             [
                 torch.rand(
-                    n,
+                    num_samples,
                     parameters.max_new_tokens,
                     dtype=torch.float64,
                     generator=torch.Generator().manual_seed(seed),
@@ -57,16 +65,16 @@ class LocalSampler:
                 for seed in seeds
             ]
         ).to(language_model.device)
-        decoded = decode_samples(language_model, encoded, n, parameters, uniforms_BT)
+        decoded = decode_samples(language_model, encoded, num_samples, parameters, uniforms_BT)
         # From a distribution that is nan every draw is the last token of the vocabulary.
         broken = sum(math.isnan(sum(row.logprobs)) for row in decoded)
         if broken:
             raise ModelError(
                 f"the model's logits are not numbers for {broken} of {len(decoded)} generations: its weights hold nan "
-                "or infinite values, or overflow in their dtype; mend the weights, or use model.dtype=float32"
+                "or infinite values, or overflow in their dtype; fix the weights, or use model.dtype=float32"
             )
         rows = [self._generation(row.token_ids, sum(row.logprobs)) for row in decoded]
-        return [rows[start : start + n] for start in range(0, len(rows), n)]
+        return [rows[start : start + num_samples] for start in range(0, len(rows), num_samples)]
 
     def _generation(self, token_ids: list[int], logprob: float) -> Generation:
         stopped = token_ids[-1] in self.language_model.stop_ids
@@ -84,19 +92,16 @@ class AnswerSampler:
         self.thinking = thinking
 
     def sample(
-        self, prompts: Sequence[Prompt], n: int, parameters: SamplingParameters, seeds: Sequence[int]
+        self,
+        prompts: Sequence[Prompt],
+        num_samples: int,
+        parameters: SamplingParameters,
+        seeds: Sequence[int],
     ) -> list[list[Generation]]:
-        """n generations for each prompt, their tokens those of thinking and answer."""
-        groups = self.sampler.sample(prompts, n, parameters, seeds)
-        return [[self._told_apart(one) for one in group] for group in groups]
+        """Draws generations for each prompt; their tokens are those of thinking and answer."""
+        groups = self.sampler.sample(prompts, num_samples, parameters, seeds)
+        return [[self._without_thinking(generation) for generation in group] for group in groups]
 
-    def _told_apart(self, generation: Generation) -> Generation:
+    def _without_thinking(self, generation: Generation) -> Generation:
         answer = self.thinking.read(generation.text, generation.finish)
         return replace(generation, text=answer.text, thinking=answer.thinking, finish=answer.finish)
-
-
-def answer_sampler(language_model: LanguageModel, max_decode_batch: int, mode: ThinkingMode) -> Sampler:
-    """The sampler of a loaded model for training and evaluation: what is checked and measured are its answers."""
-    sampler = LocalSampler(language_model, max_decode_batch)
-    thinking = thinking_of_model(mode, language_model.tokenizer, language_model.chat_options)
-    return AnswerSampler(sampler, thinking) if thinking.strips else sampler

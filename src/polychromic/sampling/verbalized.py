@@ -1,4 +1,4 @@
-"""Several answers from one generation: the model is asked for different answers and how likely it finds each.
+"""Asks a model for several different answers in one generation, and how likely it finds each.
 
 Verbalized sampling (Zhang et al., 2025, arXiv:2510.01171) gets diversity out of a chat model without training it. The
 answers of one reply know of each other, so they are a set rather than independent draws.
@@ -70,25 +70,34 @@ class VerbalizedSampler:
         self.n_answers = n_answers
 
     def sample(
-        self, prompts: Sequence[Prompt], n: int, parameters: SamplingParameters, seeds: Sequence[int]
+        self,
+        prompts: Sequence[Prompt],
+        num_samples: int,
+        parameters: SamplingParameters,
+        seeds: Sequence[int],
     ) -> list[list[Generation]]:
-        """n generations for each prompt from as many replies as it takes; an answer that a reply lacks is "missing".
+        """Draws generations for each prompt from as many replies as it takes; what a reply lacks is "missing".
 
         `parameters.max_new_tokens` is an answer's share: a reply may have that for each of its answers.
         """
-        asked = [verbalised_prompt(prompt, self.n_answers) for prompt in prompts]
-        room = self.n_answers * (parameters.max_new_tokens + _TOKENS_OF_FRAME)
-        n_replies = -(-n // self.n_answers)
-        replies = self.sampler.sample(asked, n_replies, replace(parameters, max_new_tokens=room), seeds)
-        return [self._answers(group)[:n] for group in replies]
+        requests = [verbalised_prompt(prompt, self.n_answers) for prompt in prompts]
+        most_tokens = self.n_answers * (parameters.max_new_tokens + _TOKENS_OF_FRAME)
+        n_replies = -(-num_samples // self.n_answers)
+        replies = self.sampler.sample(
+            requests, n_replies, replace(parameters, max_new_tokens=most_tokens), seeds
+        )
+        return [self._answers(group)[:num_samples] for group in replies]
 
     def _answers(self, replies: Sequence[Generation]) -> list[Generation]:
-        """`n_answers` generations for each reply: those it gave, then the missing ones."""
+        """Returns `n_answers` generations for each reply: those it gave, then the missing ones."""
         answers: list[Generation] = []
         for reply in replies:
-            found = parse_verbalised(reply.text, self.n_answers)
-            whole = [one for one in found if one.closed or reply.finish == "stop"]
-            answers += [self._generation(one.text) for one in whole]
+            whole = [
+                answer
+                for answer in parse_verbalised(reply.text, self.n_answers)
+                if answer.closed or reply.finish == "stop"
+            ]
+            answers += [self._generation(answer.text) for answer in whole]
             answers += [_MISSING] * (self.n_answers - len(whole))
         return answers
 
@@ -97,7 +106,7 @@ class VerbalizedSampler:
 
 
 def require_chat_model(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise ModelError where the model cannot be asked for several answers."""
+    """Raises ModelError where the model cannot be asked for several answers."""
     if not tokenizer.chat_template:
         raise ModelError(
             "verbalized sampling asks a chat model for several answers, and this model has no chat template; "
@@ -106,22 +115,22 @@ def require_chat_model(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def verbalised_prompt(prompt: Prompt, n_answers: int) -> Prompt:
-    """The prompt with the request for several answers added to its last message."""
+    """Adds the request for several answers to the last message of the prompt."""
     last = prompt.messages[-1]
     request = Message(last.role, _REQUEST.format(content=last.content, n=n_answers))
     return replace(prompt, messages=(*prompt.messages[:-1], request))
 
 
 def parse_verbalised(reply: str, n_answers: int) -> list[VerbalisedAnswer]:
-    """The first `n_answers` answers of a reply; none where it has none that can be told apart.
+    """Reads the first `n_answers` answers of a reply; none where it has none that can be told apart.
 
     Read are, in this order: <text> tags, a JSON list (or an object that holds one), and numbered or bulleted lines.
     Every text stands in the reply as it is (in JSON: with its escapes undone); empty ones are no answers.
     """
     for read in (_tagged, _as_json, _listed):
-        found = [one for one in read(reply) if one.text]
-        if found:
-            return found[:n_answers]
+        answers = [answer for answer in read(reply) if answer.text]
+        if answers:
+            return answers[:n_answers]
     return []
 
 
@@ -145,7 +154,7 @@ def _as_json(reply: str) -> Iterator[VerbalisedAnswer]:
 
 
 def _json_items(reply: str) -> list[Any]:
-    """The items of the first JSON list, or (as in a list that was cut off) the objects that can be read."""
+    """Returns the items of the first JSON list, or (as in a list that was cut off) the objects that can be read."""
     objects = []
     end = 0
     for match in re.finditer(r"[\[{]", reply):
@@ -158,7 +167,7 @@ def _json_items(reply: str) -> list[Any]:
         if isinstance(value, list):
             return value
         # {"responses": [...]}
-        inner = next((one for one in value.values() if isinstance(one, list)), None)
+        inner = next((item for item in value.values() if isinstance(item, list)), None)
         if inner:
             return inner
         objects.append(value)
@@ -166,7 +175,7 @@ def _json_items(reply: str) -> list[Any]:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether UTF-8 can carry it: JSON escapes can spell half a surrogate pair."""
+    """Tells whether UTF-8 can carry a text: JSON escapes can spell half a surrogate pair."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
@@ -193,7 +202,7 @@ def _last_number(text: str) -> float | None:
 
 
 def _probability(text: str) -> float | None:
-    """A number from 0 to 1, or a percentage; None for anything else."""
+    """Reads a number from 0 to 1, or a percentage; None for anything else."""
     percent = text.strip().endswith("%")
     try:
         value = float(text.strip().rstrip("% "))

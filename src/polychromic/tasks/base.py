@@ -1,17 +1,23 @@
-"""Task protocol, the task section of an experiment, and `build_task`."""
+"""The protocol of a task, the registry of tasks, and the task section of an experiment.
+
+A task of your own needs no change here: `task: {name: mine.py:MyTask, …}` in an experiment file names a class (or
+function) that makes a `Task` from the section's other keys, or a pydantic model of these keys with `build()`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self, TypeVar, Union
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
+from polychromic.errors import ConfigError
 from polychromic.models.chat import ThinkingMode
 from polychromic.records import Check, Prompt
+from polychromic.registry import construct, is_import_path, resolve
 from polychromic.settings import Settings
 from polychromic.tasks.checkers import BUILT_IN
 
@@ -22,58 +28,122 @@ class Task(Protocol):
     """A source of prompts with the judgement that goes with them.
 
     `check` is the training checker and returns rewards in [0, 1]; a reward of at least `pass_threshold` passes.
-    `judge` is a second checker that training never sees (None where the task has none).
+    `judge` is a second checker that training never sees. A class that inherits from this one has no judge, knows no
+    form that same answers share, and takes texts for equal or wholly different, until it says otherwise.
     """
 
     name: str
 
     @property
     def pass_threshold(self) -> float:
-        """The least reward that passes."""
+        """Returns the least reward that passes."""
         ...
 
     def prompts(self, split: Split) -> list[Prompt]:
-        """All prompts of a split, in a fixed order, with unique ids."""
+        """Returns all prompts of a split, in a fixed order, with unique ids."""
         ...
 
     def check(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Check]:
-        """The checker's word on each pair (prompts[i], texts[i]); a failure is a Check with a reason."""
+        """Checks each pair (prompts[i], texts[i]); a failure is a Check with a reason."""
         ...
 
     def judge(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Check] | None:
-        """The evaluation-only checker's word on each pair, or None where the task has no judge."""
-        ...
+        """Checks each pair with the evaluation-only checker; None where the task has none."""
+        return None
 
     def cluster(self, prompt: Prompt, text: str) -> str | None:
-        """A canonical form: answers with one form count as the same. None where the task knows no such form."""
-        ...
+        """Returns a form that answers share where they count as the same; None where the task knows no such form."""
+        return None
 
     def distances(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Symmetric [N, N] distances in [0, 1] with a zero diagonal between answers to one prompt."""
-        ...
+        """Returns symmetric [N, N] distances in [0, 1] with a zero diagonal between answers to one prompt."""
+        return np.array([[float(text != other) for other in texts] for text in texts])
 
 
 class TaskKeys(Settings):
-    """What every task may say."""
+    """The settings of one task: its entry in the registry, which states the facts that others ask for."""
 
+    name: str
     thinking: ThinkingMode = "auto"
     """What becomes of `<think>…</think>` before an answer: `keep` it as text, `strip` it before checking and measuring,
     or measure it `apart`; `auto` strips it for models whose chat template has it, and from files that carry it."""
 
+    units: ClassVar[tuple[str, str] | None] = None
+    """The units of text that `evaluation.tokens: auto` stands for, with the reason; None lets the texts decide."""
 
+    @property
+    def files(self) -> Mapping[Split, Path]:
+        """The files of JSON lines that the prompts come from."""
+        return {}
+
+    @property
+    def code(self) -> Mapping[str, str]:
+        """What is called to judge or to make the task, by role: checkers, or a task of the user's own."""
+        return {}
+
+    @property
+    def has_judge(self) -> bool:
+        """Returns True where a second checker judges too."""
+        return True
+
+    @property
+    def data(self) -> str:
+        """Says where the prompts come from, for the card of a model."""
+        return ", ".join(f"{split} {file.name}" for split, file in self.files.items())
+
+    def without_code(self) -> Self:
+        """Returns the settings without checkers of somebody's own: enough to read what has been checked already."""
+        return self
+
+    def build(self) -> Task:
+        """Makes the task; raises ConfigError, DataError or CheckerError with what is wrong."""
+        raise NotImplementedError
+
+
+S = TypeVar("S", bound=TaskKeys)
+TASKS: dict[str, type[TaskKeys]] = {}
+"""The settings of each task, by its name."""
+
+
+def task(name: str) -> Callable[[type[S]], type[S]]:
+    """Registers the settings of a task under its name; `build` makes the task."""
+
+    def register(settings: type[S]) -> type[S]:
+        TASKS[name] = settings
+        return settings
+
+    return register
+
+
+@task("arithmetic")
 class ArithmeticSettings(TaskKeys):
     """Four numbers and a target, checked exactly.
 
     There are 6,908 training, 860 validation and 853 test problems; the rarest would take long to draw.
     """
 
-    name: Literal["arithmetic"]
     train_problems: int = Field(default=4096, ge=1, le=5000)
     validation_problems: int = Field(default=200, ge=1, le=600)
     test_problems: int = Field(default=200, ge=1, le=600)
     seed: int = 0
     same_answer: Literal["regrouped", "commuted"] = "regrouped"
     """What counts as one answer. `regrouped`: `8-(3-2)` and `2+8-3` do. `commuted`: only `8-3+2` and `2+(8-3)` do."""
+
+    units = ("characters", "expressions have no spaces")
+
+    @property
+    def data(self) -> str:
+        """Says how the problems were drawn."""
+        return (
+            f"generated with seed {self.seed}: {self.train_problems:,} training, "
+            f"{self.validation_problems:,} validation and {self.test_problems:,} test problems"
+        )
+
+    def build(self) -> Task:
+        """Makes the task."""
+        from polychromic.tasks.arithmetic import ArithmeticTask
+
+        return ArithmeticTask(**self.model_dump(exclude={"name", "thinking"}))
 
 
 class FileSettings(TaskKeys):
@@ -82,20 +152,31 @@ class FileSettings(TaskKeys):
     train: str
     validation: str
     test: str
+    embedder: str = "minilm"
+
+    @property
+    def files(self) -> Mapping[Split, Path]:
+        """The three files."""
+        return {"train": Path(self.train), "validation": Path(self.validation), "test": Path(self.test)}
 
 
+@task("replies")
 class RepliesSettings(FileSettings):
     """Replies to posts, judged by a relevance classifier on embeddings."""
 
-    name: Literal["replies"]
-    embedder: str = "minilm"
     seed: int = 0
 
+    def build(self) -> Task:
+        """Makes the task."""
+        from polychromic.tasks.replies import RepliesTask
 
+        return RepliesTask(**self.files, embedder=self.embedder, seed=self.seed)
+
+
+@task("custom")
 class CustomSettings(FileSettings):
     """The user's own prompts and checkers."""
 
-    name: Literal["custom"]
     checker: str | None = None
     """`exact_match`, `contains`, `rouge_l`, `module:function` or `path/to/file.py:function`."""
     judge: str | None = None
@@ -108,57 +189,97 @@ class CustomSettings(FileSettings):
     """Ask for some verdicts again in a process that has met no other answer, and stop where they differ. False is for a
     checker that is meant to vary, or to remember."""
     pass_threshold: float = Field(default=0.5, ge=0, le=1)
-    embedder: str = "minilm"
+
+    @property
+    def code(self) -> Mapping[str, str]:
+        """The checkers that are named."""
+        named = {"checker": self.checker, "judge": self.judge}
+        return {role: name for role, name in named.items() if name is not None}
+
+    @property
+    def has_judge(self) -> bool:
+        """Returns True where a second checker is named."""
+        return self.judge is not None
+
+    def without_code(self) -> Self:
+        """Returns the settings without the checkers that are the user's own code."""
+        own = {role: None for role, name in self.code.items() if name not in BUILT_IN}
+        return self.model_copy(update=own)
+
+    def build(self) -> Task:
+        """Makes the task, with the processes of its checkers."""
+        from polychromic.tasks.jsonl_task import CustomTask
+
+        keys = self.model_dump(exclude={"name", "thinking", "train", "validation", "test"})
+        return CustomTask(**self.files, **keys)
 
 
-TaskSettings = Annotated[ArithmeticSettings | RepliesSettings | CustomSettings, Field(discriminator="name")]
+class ImportedSettings(TaskKeys):
+    """A task of the user's own: `name` is its import path, and every further key is passed on to it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def code(self) -> Mapping[str, str]:
+        """The task itself."""
+        return {"task": self.name}
+
+    @property
+    def data(self) -> str:
+        """Names the code that the prompts come from."""
+        return f"the prompts of {Path(self.name).name}"
+
+    def build(self) -> Task:
+        """Imports and makes the task. Raises ConfigError where its keys do not fit, or what it makes is no task."""
+        factory, keys, kind = resolve(self.name, TASKS, "task"), self.model_extra or {}, f"task {self.name}"
+        if isinstance(factory, type) and issubclass(factory, BaseModel) and hasattr(factory, "build"):
+            named = {"name": self.name} if "name" in factory.model_fields else {}
+            try:
+                settings: Any = factory.model_validate({**named, **keys})
+            except ValidationError as error:
+                problems = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+                raise ConfigError(f"{kind}: {'; '.join(problems)}") from error
+            built = settings.build()
+        else:
+            built = construct(factory, kind, **keys)
+        missing = [
+            name
+            for name in _MEMBERS
+            if not hasattr(type(built), name) and name not in getattr(built, "__dict__", {})
+        ]
+        if missing:
+            raise ConfigError(
+                f"{kind} makes a {type(built).__name__}, which lacks {', '.join(missing)} of polychromic.tasks.Task"
+            )
+        return built
 
 
-def named_code(settings: TaskSettings) -> list[str]:
-    """The checkers of a task that are somebody's own code, such as `checker.py:check`."""
-    checkers = [settings.checker, settings.judge] if isinstance(settings, CustomSettings) else []
-    return [name for name in checkers if name is not None and name not in BUILT_IN]
+_MEMBERS = ("name", "pass_threshold", "prompts", "check", "judge", "cluster", "distances")
+_IMPORTED = "file.py:name or module:name"
 
 
-def without_code(settings: TaskSettings) -> TaskSettings:
-    """The task without checkers that are somebody's own code: enough to read what has been checked already."""
-    named = named_code(settings)
-    if not isinstance(settings, CustomSettings) or not named:
-        return settings
-    dropped = {key: None for key in ("checker", "judge") if getattr(settings, key) in named}
-    return settings.model_copy(update=dropped)
+def _entry(section: Any) -> str | None:
+    """Returns the tag of a task section: its name, or that of tasks named by import path."""
+    name = section.get("name") if isinstance(section, Mapping) else getattr(section, "name", None)
+    return _IMPORTED if isinstance(name, str) and is_import_path(name) else name
+
+
+if TYPE_CHECKING:
+    TaskSettings = TaskKeys
+else:
+    _CHOICES = [Annotated[settings, Tag(name)] for name, settings in TASKS.items()]
+    TaskSettings = Annotated[
+        Union[*_CHOICES, Annotated[ImportedSettings, Tag(_IMPORTED)]],
+        Discriminator(_entry),
+    ]
+    """The section as a file states it: settings of the registered task of that name, or of the user's own."""
+
+
+def own_code(settings: TaskSettings) -> list[str]:
+    """Returns what a task calls that is somebody's own code, such as `checker.py:check`."""
+    return [name for name in settings.code.values() if name not in BUILT_IN]
 
 
 def build_task(settings: TaskSettings) -> Task:
-    """The task that a section describes. Raises ConfigError, DataError or CheckerError with what is wrong."""
-    if isinstance(settings, ArithmeticSettings):
-        from polychromic.tasks.arithmetic import ArithmeticTask
-
-        return ArithmeticTask(
-            settings.train_problems,
-            settings.validation_problems,
-            settings.test_problems,
-            settings.seed,
-            settings.same_answer,
-        )
-    files = {
-        "train": Path(settings.train),
-        "validation": Path(settings.validation),
-        "test": Path(settings.test),
-    }
-    if isinstance(settings, RepliesSettings):
-        from polychromic.tasks.replies import RepliesTask
-
-        return RepliesTask(**files, embedder=settings.embedder, seed=settings.seed)
-    from polychromic.tasks.jsonl_task import CustomTask
-
-    return CustomTask(
-        **files,
-        checker=settings.checker,
-        judge=settings.judge,
-        pass_threshold=settings.pass_threshold,
-        embedder=settings.embedder,
-        checker_seconds=settings.checker_seconds,
-        checker_memory_gb=settings.checker_memory_gb,
-        checker_recheck=settings.checker_recheck,
-    )
+    """Makes the task that a section describes. Raises ConfigError, DataError or CheckerError with what is wrong."""
+    return settings.build()

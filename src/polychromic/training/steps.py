@@ -24,7 +24,7 @@ from polychromic.objective import (
 )
 from polychromic.objective.losses import cross_entropy_loss, kl_to_reference, policy_gradient_loss
 from polychromic.records import Prompt, SamplingParameters
-from polychromic.sampling.local import answer_sampler
+from polychromic.sampling.base import build_sampler
 from polychromic.seeding import child_seed, numpy_generator
 from polychromic.training.gradients import (
     GradientAccumulator,
@@ -83,7 +83,12 @@ class StepMaker:
     def __init__(self, run: ArmRun, language_model: LanguageModel) -> None:
         self.run = run
         self.language_model = language_model
-        self.sampler = answer_sampler(language_model, run.training.micro_batch_size, run.thinking)
+        self.sampler = build_sampler(
+            run.sampling,
+            language_model,
+            max_decode_batch=run.training.micro_batch_size,
+            thinking=run.thinking,
+        )
         self.parameters = [p for p in language_model.model.parameters() if p.requires_grad]
         self.objective = find_objective(run.diversity.objective)
         self.prompts = run.task.prompts("train")

@@ -7,7 +7,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from polychromic.models.selfcheck import check_on_prompts
 from polychromic.models.settings import ModelSettings
 from polychromic.objective import FittedBaseline
 from polychromic.records import Prompt
+from polychromic.sampling.base import SamplerSettings
 from polychromic.seeding import child_seed, deterministic, lacks_deterministic_version, numpy_generator
 from polychromic.tasks.base import Task
 from polychromic.training.artifacts import add_model_check, is_trained, write_ending
@@ -74,6 +75,7 @@ class ArmRun:
     `diversity.floor_margin` is measured from."""
     thinking: ThinkingMode = "auto"
     """What becomes of text that the model writes while it thinks."""
+    sampling: SamplerSettings = field(default_factory=SamplerSettings)
     is_measured_from: bool = False
     """Whether another arm's floor follows this one, so that it has to measure what floors speak of."""
 

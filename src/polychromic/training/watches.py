@@ -17,7 +17,7 @@ from polychromic.files import atomic_folder
 from polychromic.models.loading import LanguageModel
 from polychromic.models.logprobs import answer_logprobs, micro_batches
 from polychromic.records import SamplingParameters
-from polychromic.sampling.local import answer_sampler
+from polychromic.sampling.base import build_sampler
 from polychromic.seeding import child_seed
 from polychromic.training.checkpoint import trainable_weights
 from polychromic.training.rollouts import GroupSignals, objective_inputs, reference_sequences, sample_groups
@@ -201,7 +201,12 @@ class ValidationWatch:
         self.run = run
         self.settings = run.training.early_stopping
         self.language_model = language_model
-        self.sampler = answer_sampler(language_model, run.training.micro_batch_size, run.thinking)
+        self.sampler = build_sampler(
+            run.sampling,
+            language_model,
+            max_decode_batch=run.training.micro_batch_size,
+            thinking=run.thinking,
+        )
         self.prompts = run.task.prompts("validation")[: self.settings.num_prompts]
         self.state = ValidationState()
         self.folder = run.folder / "checkpoints" / "best"

@@ -27,8 +27,7 @@ from polychromic.models.loading import LanguageModel, load_language_model
 from polychromic.models.selfcheck import ModelCheck, check_on_prompts
 from polychromic.plain_text import plain_text
 from polychromic.records import GenerationRow, Prompt, SamplingParameters
-from polychromic.sampling.base import Sampler
-from polychromic.sampling.local import answer_sampler
+from polychromic.sampling.base import Sampler, build_sampler
 from polychromic.seeding import child_seed
 from polychromic.tasks.base import Task, build_task
 
@@ -246,8 +245,11 @@ class Probe:
             names=(self.experiment.name, "preflight"),
             max_decode_batch=settings.max_decode_batch,
         )
-        sampler = answer_sampler(
-            self.language_model, settings.max_decode_batch, self.experiment.task.thinking
+        sampler = build_sampler(
+            self.experiment.sampling,
+            self.language_model,
+            max_decode_batch=settings.max_decode_batch,
+            thinking=self.experiment.task.thinking,
         )
         sampler.sample(prompts[:1], 1, SamplingParameters(max_new_tokens=2), [0])  # the first call is slow
         found = self._collected(plan, sampler)
