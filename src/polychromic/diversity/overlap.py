@@ -74,9 +74,13 @@ def rouge_l(texts: Texts, *, lowercase: bool = False, tokens: str | Tokenizer = 
     n_scored = n_texts * (n_texts - 1) - n_empty * (n_empty - 1)  # ordered pairs
     if n_scored == 0:
         return math.nan
-    sequences = _sequences(group, ROUGE_L_TOKENS)
+    # Equal texts have equal scores: each pair of distinct texts is compared once.
+    numbers: dict[tuple[int, ...], int] = {}
+    kind_N = [numbers.setdefault(tuple(ids), len(numbers)) for ids in _sequences(group, ROUGE_L_TOKENS)]
+    distinct = list(numbers)
     # The similarity normalised from insertions and deletions, 1 − (a + b − 2 LCS) / (a + b), is the F1.
-    scores_NN = cdist(sequences, sequences, scorer=Indel.normalized_similarity, dtype=np.float64)
+    scores_UU = cdist(distinct, distinct, scorer=Indel.normalized_similarity, dtype=np.float64)
+    scores_NN = scores_UU[np.ix_(kind_N, kind_N)]
     # It calls two empty texts identical: with the diagonal, that is 1 for each ordered pair left out.
     return float(scores_NN.sum() - (n_texts * n_texts - n_scored)) / n_scored
 
