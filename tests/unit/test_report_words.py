@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 
-from polychromic.evaluation import Criterion, PromptTable, Resampling, SampledTable, compare
+from polychromic.evaluation import Criterion, PromptTable, Resampling, SampledTable, compare, find_metric
 from polychromic.evaluation.criteria import decimal_places, estimate, short_p
 from polychromic.report.build import status_style
 from polychromic.report.cells import criteria_groups, criteria_header, means_groups
 from polychromic.report.opening import as_text, no_warnings, plain_verdict
-from polychromic.report.view import how_made, meaning, signatures
+from polychromic.report.view import how_made, signatures
 
 QUICK = Resampling(bootstraps=1000, sign_patterns=2000)
 N_PROMPTS, N_SEEDS = 60, 3
@@ -143,7 +143,7 @@ def test_all_means_stand_in_one_group_each_and_every_measure_says_what_it_is():
     assert sorted(shown) == sorted(set(shown))
     assert len(shown) == len({one.metric for one in found.means})
     assert all(row[0].detail for group in groups for row in group.rows)
-    assert meaning("pass@8") == "Chance that at least one of 8 answers passes the checker"
+    assert find_metric("pass@8").meaning == "Chance that at least one of 8 answers passes the checker"
     assert how_made(found, "pass@1").startswith(
         "pass|passes(reward >= pass_threshold)|estimator:1-C(n-c,k)/C(n,k)"
     )

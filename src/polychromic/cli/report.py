@@ -23,7 +23,8 @@ def report(
         int, typer.Option(min=0, max=65535, help="With --watch: the port, 0 for any that is free.")
     ] = 0,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Run a checker of the folder's own where texts are checked anew.")
+        bool,
+        typer.Option("--yes", help="Run the folder's own code where texts are checked or measured anew."),
     ] = False,
 ) -> None:
     """Build the comparison and the page anew from a run's generations. No checker is run on what has been checked."""
@@ -43,23 +44,26 @@ def report(
         from polychromic.experiment.external import GivenExperiment, evaluate_given
 
         given = GivenExperiment.from_mapping(content, source=source)
-        _ask_before_running(own_code(given.task), run_folder, yes=yes)
+        _ask_before_running([*own_code(given.task), *given.evaluation.metrics], run_folder, yes=yes)
         show_result(evaluate_given(given, folder))
         return
     chosen = Experiment.from_mapping(content, source=source)
-    _ask_before_running(own_code(chosen.task.without_code()), run_folder, yes=yes)
+    code = [*own_code(chosen.task.without_code()), *chosen.evaluation.metrics]
+    _ask_before_running(code, run_folder, yes=yes)
     with held_folder(run_folder):
         require_same_inputs(chosen, folder)
         show_result(RunResult(folder, compare_and_report(chosen, folder, run_code=False)))
 
 
 def _ask_before_running(code: list[str], run_folder: Path, *, yes: bool) -> None:
-    """A comparison of files checks their texts anew; the folder may be somebody else's."""
+    """Asks before code that a folder names checks or measures its texts anew; the folder may be somebody else's."""
     from polychromic.errors import ConfigError
 
     if not code or yes:
         return
-    what = f"{run_folder} has its texts checked by {' and '.join(code)}, which runs that code here"
+    what = (
+        f"{run_folder} has its texts checked or measured by {' and '.join(code)}, which runs that code here"
+    )
     if not sys.stdin.isatty():
         raise ConfigError(f"{what}; add --yes where you trust it")
     typer.confirm(f"{what}. Run it?", abort=True)

@@ -22,7 +22,7 @@ from polychromic.evaluation.group_metrics import (
 )
 from polychromic.evaluation.lengths import at_equal_length
 from polychromic.evaluation.measure import measure_arms, measure_rows
-from polychromic.evaluation.metrics import METRICS, Metric, find_metric, register_metric
+from polychromic.evaluation.metrics import METRICS, Metric, find_metric, metric, register_metric
 from polychromic.evaluation.statistics.intervals import Resampling
 from polychromic.evaluation.statistics.paired import (
     PairedComparison,
@@ -61,6 +61,7 @@ __all__ = [
     "judge_means",
     "measure_arms",
     "measure_rows",
+    "metric",
     "most_pass_at_k",
     "paired_comparison",
     "pass_at_k",

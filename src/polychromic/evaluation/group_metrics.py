@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -102,6 +102,18 @@ class AnswerGroup:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def first(self, n: int) -> AnswerGroup:
+        """Returns the group with its first n answers alone."""
+        return replace(
+            self,
+            texts=self.texts[:n],
+            rewards=self.rewards[:n],
+            judgements=self.judgements[:n],
+            n_tokens=self.n_tokens[:n],
+            truncated=self.truncated[:n],
+            forms=None if self.forms is None else self.forms[:n],
+        )
 
 
 def group_rows(

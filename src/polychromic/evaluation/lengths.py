@@ -16,6 +16,7 @@ from polychromic.diversity.tokens import Tokenizer, TokenOptions, cut_text
 from polychromic.evaluation.criteria import ResultWarning
 from polychromic.evaluation.group_metrics import AnswerGroup, group_rows
 from polychromic.evaluation.measure import open_pool
+from polychromic.evaluation.metrics import METRICS
 from polychromic.evaluation.warnings import LENGTH_CHANGE
 from polychromic.records import GenerationRow
 
@@ -93,7 +94,6 @@ EqualLength = Mapping[tuple[str, str], tuple[Floats, Floats]]
 _MOST_ANSWERS = 16
 """Enough to see whether a difference stays; all of 64 would double the time that an evaluation takes."""
 _AT_ONCE = 64
-_NOT_CUT = ("rarefied_distinct_2", "distinct_texts")
 
 Values = Mapping[str, float]
 Texts = Mapping[str, list[str]]
@@ -185,7 +185,7 @@ def _measure_pairs(
     spread = pool.map if pool else map
     values = list(chain.from_iterable(spread(_measure_chunk, chunks, repeat(tokens))))
     # Texts of equal lengths have equally many bigrams, and cutting makes texts the same that were not.
-    keys = [key for key in values[0][0] if key not in _NOT_CUT]
+    keys = [key for key in values[0][0] if METRICS[key].cut]
     shape = (len(pairs), len(prompts), 2)
     cells = {key: np.array([[side[key] for side in one] for one in values]).reshape(shape) for key in keys}
     return {key: (cell[..., 0], cell[..., 1]) for key, cell in cells.items()}

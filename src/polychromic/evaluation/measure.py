@@ -23,7 +23,7 @@ from polychromic.evaluation.group_metrics import (
     group_rows,
     measure_answers,
 )
-from polychromic.evaluation.metrics import METRICS, find_metric, require_addable
+from polychromic.evaluation.metrics import METRICS, Metric, find_metric, load_metrics, require_addable
 from polychromic.evaluation.tables import PromptTable, SampledTable
 from polychromic.processes import open_worker_pool
 from polychromic.records import GenerationRow
@@ -104,14 +104,16 @@ def measure_arms(
     cluster_distance: float = 0.25,
     embedder: Embedder | None = None,
     tokens: str | Tokenizer = "words",
+    metrics: Sequence[str] = (),
     extra: Mapping[tuple[str, int], Mapping[str, Mapping[str, float]]] | None = None,
     workers: int = 1,
 ) -> dict[tuple[str, int], PromptTable]:
     """Tables of all arms and seeds that may be compared: at one number of answers, of draws and of bigrams.
 
     Each is the largest that 95 % of the prompts have in every arm, seed and sampling setting, so that no arm gains by
-    talking longer or by being sampled less or more often. `tokens` are the units of text (see `TokenOptions`), `extra`
-    is that of `measure_rows`, by arm and seed. Groups are measured in `workers` processes.
+    talking longer or by being sampled less or more often. `tokens` are the units of text (see `TokenOptions`).
+    `metrics` are import paths of the user's own: their code runs here, on as many answers as the measures of texts see.
+    `extra` is that of `measure_rows`, by arm and seed. Groups are measured in `workers` processes.
     Raises ValueError where an arm and seed has no row, or a generation appears twice.
     """
     empty = [key for key, rows in rows_by_arm_seed.items() if not rows]
@@ -129,9 +131,10 @@ def measure_arms(
     units = TokenOptions(tokens)
     budget = max(2, _common(everything, lambda group: _n_bigrams(units.split(group.texts[:answers]))))
     options = replace(options, measures=replace(options.measures, budget=budget, tokens=tokens))
+    own = load_metrics(metrics)
     with open_pool(workers) as pool:
         return {
-            key: _measure_groups(labels, options, embedder, (extra or {}).get(key, {}), pool)
+            key: _measure_groups(labels, options, embedder, (extra or {}).get(key, {}), pool, own)
             for key, labels in grouped.items()
         }
 
@@ -142,6 +145,7 @@ def _measure_groups(
     embedder: Embedder | None,
     extra: Mapping[str, Mapping[str, float]],
     pool: Executor | None,
+    own: Sequence[Metric] = (),
 ) -> PromptTable:
     named = replace(options.measures, embedder=embedder.name if embedder else "none")
     options = replace(options, measures=named)
@@ -154,15 +158,17 @@ def _measure_groups(
     )
     sampled, undefined = {}, {}
     for label, members in by_label.items():
-        own = {group.prompt_id: next(measured) for group in members}
-        sampled[label] = _columns(prompts, own, extra)
-        undefined[label] = count_reasons(metrics.undefined for metrics in own.values())
+        by_prompt = {group.prompt_id: next(measured) for group in members}
+        for group in members:
+            _add_own(by_prompt[group.prompt_id], group, answers, own)
+        sampled[label] = _columns(prompts, by_prompt, extra)
+        undefined[label] = count_reasons(metrics.undefined for metrics in by_prompt.values())
     clusters = _cluster_method(groups[0], options, embedder)
     return PromptTable(
         prompts,
         sampled,
         clusters,
-        _signatures(options, answers, clusters, sampled),
+        _signatures(options, answers, clusters, sampled, own),
         dict(Counter(error for group in groups for error in group.errors)),
         answers,
         {label: max(map(len, members)) for label, members in by_label.items()},
@@ -217,6 +223,18 @@ def _measure_chunk(chunk: list[Embedded], options: MeasureOptions) -> list[Group
     return [measure_answers(group, options, embeddings) for group, embeddings in chunk]
 
 
+def _add_own(measured: GroupMetrics, group: AnswerGroup, answers: int, own: Sequence[Metric]) -> None:
+    """Adds the user's metrics of the first `answers` answers. In this process: their functions need not pickle."""
+    enough = len(group) >= answers
+    for metric in own:
+        value = metric(group.first(answers)) if enough else np.nan
+        measured.values[metric.key] = value
+        if np.isnan(value):
+            measured.undefined[metric.key] = (
+                "its function returned nan" if enough else f"fewer than {answers} answers"
+            )
+
+
 def _columns(
     prompts: tuple[str, ...], measured: Mapping[str, GroupMetrics], extra: Mapping[str, Mapping[str, float]]
 ) -> SampledTable:
@@ -260,7 +278,11 @@ def _cluster_method(group: AnswerGroup, options: MeasureOptions, embedder: Embed
 
 
 def _signatures(
-    options: MeasureOptions, n: int, clusters: str, sampled: Mapping[str, SampledTable]
+    options: MeasureOptions,
+    n: int,
+    clusters: str,
+    sampled: Mapping[str, SampledTable],
+    own: Sequence[Metric],
 ) -> dict[str, str]:
     present = {key for table in sampled.values() for key in table.values}
     drawn = {"same": clusters, "k": options.draws or "all"}
@@ -268,5 +290,6 @@ def _signatures(
         **measure_signatures(options.measures, n),
         "clusters": sign("clusters", **drawn),
         "distinct_correct": sign("distinct_correct", passes=f"reward >= {options.pass_threshold:g}", **drawn),
+        **{metric.key: sign(metric.key, function=metric.place, k=n) for metric in own},
     }
     return {key: str(signature) for key, signature in signatures.items() if key in present}

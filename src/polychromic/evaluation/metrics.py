@@ -1,22 +1,43 @@
-"""Every metric that a criterion may name: what it is called, which way is better, and how far it can go."""
+"""The registry of metrics: each with its facts, asked by measurement, criteria, comparison, page and terminal."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType
+from typing import TYPE_CHECKING, Literal
+
+from polychromic.errors import ConfigError, DataError
+from polychromic.registry import is_import_path, resolve
+
+if TYPE_CHECKING:
+    from polychromic.evaluation.group_metrics import AnswerGroup
 
 Direction = Literal["higher", "lower"]
 Kind = Literal["diversity", "quality", "both", "length", "fault"]
 """What a metric speaks of; "both" needs answers to differ and to pass, as distinct correct answers do."""
+MetricFunction = Callable[["AnswerGroup"], float]
+"""Returns a metric's value from the answers to one prompt; nan where it has none."""
+
+CHECKER, JUDGE, EMBEDDER = "a checker", "a judge", "an embedder"
+THINKING = "thinking text and task.thinking: apart"
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric. `better` is the direction of improvement; values lie in [lowest, highest]; `needs` is what has
-    to be there for it to be measured."""
+    """The facts of one metric.
+
+    `better` is the direction of improvement, values lie in [lowest, highest], and `needs` is what has to be there for
+    it to be measured. `meaning` explains it in one clause, `subject` names what rises or falls where the verdict is
+    told in plain words ("" for the variety of wording), `plural` says that the subject is one, and `unit` is that of
+    its values. `signature` says how it is made, with {same} for how equal answers are found. `at_equal_length` is the
+    metric that is read in its place where lengths differ ("": the same on texts cut to equal lengths), and `cut` says
+    that cut texts tell something of it. `function` measures a
+    metric of the user's own from the answers to one prompt.
+    """
 
     key: str
     name: str
@@ -25,86 +46,220 @@ class Metric:
     lowest: float = 0.0
     highest: float = 1.0
     needs: str = "texts"
+    meaning: str = ""
+    subject: str = ""
+    plural: bool = False
+    unit: str = ""
+    signature: str = ""
+    at_equal_length: str = ""
+    cut: bool = True
+    function: MetricFunction | None = None
+
+    def __call__(self, answers: AnswerGroup) -> float:
+        """Measures the answers to one prompt with the user's function.
+
+        Raises DataError for a value outside the bounds, and TypeError for a metric that has no function.
+        """
+        if self.function is None:
+            raise TypeError(f"{self.key} is measured by the package, not by a function of its own")
+        value = float(self.function(answers))
+        if not (math.isnan(value) or self.lowest <= value <= self.highest):
+            raise DataError(
+                f"metric {self.key} = {value:g} for prompt {answers.prompt_id!r}; its values lie between "
+                f"{self.lowest:g} and {self.highest:g}"
+            )
+        return value
 
     @property
     def best(self) -> float:
-        """The bound that a perfect value reaches (infinite where there is none)."""
+        """Returns the bound that a perfect value reaches (infinite where there is none)."""
         return self.highest if self.better == "higher" else self.lowest
 
     @property
+    def place(self) -> str:
+        """Returns the name of the file that defines the function."""
+        code = _code(self)
+        return Path(code.co_filename).name if code else ""
+
+    @property
     def sign(self) -> float:
-        """+1 where higher is better, −1 where lower is."""
+        """Returns +1 where higher is better, −1 where lower is."""
         return 1.0 if self.better == "higher" else -1.0
 
 
-CHECKER, JUDGE, EMBEDDER = "a checker", "a judge", "an embedder"
-THINKING = "thinking text and task.thinking: apart"
+def _share(n: str, key: str, name: str, at_equal_length: str = "") -> Metric:
+    meaning = f"Share of different {n} among all {n} of a prompt's answers"
+    return Metric(key, name, "higher", "diversity", meaning=meaning, at_equal_length=at_equal_length)
 
-METRICS: dict[str, Metric] = {
-    metric.key: metric
-    for metric in (
-        Metric("tokens", "Length in tokens", "higher", "length", 0.0, math.inf),
-        Metric("rarefied_distinct_2", "Distinct-2 (rarefied)", "higher", "diversity"),
-        Metric("distinct_1", "Distinct-1", "higher", "diversity"),
-        Metric("distinct_2", "Distinct-2", "higher", "diversity"),
-        Metric("distinct_3", "Distinct-3", "higher", "diversity"),
-        Metric("self_bleu", "Self-BLEU", "lower", "diversity"),
-        Metric("rouge_l", "ROUGE-L", "lower", "diversity"),
-        Metric("compression_ratio", "Compression ratio", "lower", "diversity", 0.0, math.inf),
-        Metric("distinct_texts", "Distinct texts", "higher", "diversity", 0.0, math.inf),
-        Metric("clusters", "Distinct answers", "higher", "diversity", 0.0, math.inf),
-        Metric("semantic_distance", "Semantic distance", "higher", "diversity", 0.0, 2.0, EMBEDDER),
-        Metric("vendi", "Vendi score", "higher", "diversity", 1.0, math.inf, EMBEDDER),
-        Metric("distinct_correct", "Distinct correct answers", "higher", "both", 0.0, math.inf, CHECKER),
-        Metric("reward", "Reward", "higher", "quality", needs=CHECKER),
-        Metric("best_of_n", "Best of n", "higher", "quality", needs=CHECKER),
-        Metric("judge", "Judge", "higher", "quality", needs=JUDGE),
-        Metric(
-            "reference_perplexity",
-            "Perplexity of references",
-            "lower",
-            "quality",
-            1.0,
-            math.inf,
-            "references and the model",
-        ),
-        Metric("thinking_words", "Thinking: words", "higher", "length", 0.0, math.inf, THINKING),
-        Metric("thinking_distinct_2", "Thinking: Distinct-2", "higher", "diversity", needs=THINKING),
-        Metric("thinking_self_bleu", "Thinking: Self-BLEU", "lower", "diversity", needs=THINKING),
-        Metric(
-            "thinking_compression_ratio",
-            "Thinking: compression ratio",
-            "lower",
-            "diversity",
-            0.0,
-            math.inf,
-            THINKING,
-        ),
-        Metric("truncated", "Share truncated", "lower", "fault"),
-        Metric("missing", "Share of rewards missing", "lower", "fault"),
-        Metric("unanswered", "Share of answers not given", "lower", "fault", needs="verbalized sampling"),
-    )
-}
+
+_BUILT_IN = (
+    Metric(
+        "tokens", "Length in tokens", "higher", "length", 0.0, math.inf,
+        meaning="Tokens an answer", subject="the length of an answer", unit="tokens",
+    ),
+    Metric(
+        "rarefied_distinct_2", "Distinct-2 (rarefied)", "higher", "diversity",
+        meaning="Share of different word pairs in texts cut to the same number of words", cut=False,
+    ),
+    _share("words", "distinct_1", "Distinct-1"),
+    _share("word pairs", "distinct_2", "Distinct-2", at_equal_length="rarefied_distinct_2"),
+    _share("word triples", "distinct_3", "Distinct-3"),
+    Metric(
+        "self_bleu", "Self-BLEU", "lower", "diversity",
+        meaning="How much of each answer's wording the prompt's other answers share",
+        subject="the wording that answers share (Self-BLEU)",
+    ),
+    Metric(
+        "rouge_l", "ROUGE-L", "lower", "diversity",
+        meaning="Mean overlap of two answers by their longest common subsequence",
+        subject="the wording that answers share (ROUGE-L)",
+    ),
+    Metric(
+        "compression_ratio", "Compression ratio", "lower", "diversity", 0.0, math.inf,
+        meaning="How many times smaller a prompt's answers become when compressed together",
+        subject="the repetition in answers (compression ratio)",
+    ),
+    Metric(
+        "distinct_texts", "Distinct texts", "higher", "diversity", 0.0, math.inf,
+        meaning="Different texts among a prompt's answers", subject="different texts for a prompt", plural=True,
+        cut=False,
+    ),
+    Metric(
+        "clusters", "Distinct answers", "higher", "diversity", 0.0, math.inf,
+        meaning="Answers to a prompt that count as different", subject="different answers to a prompt", plural=True,
+        signature="clusters|same:{same}",
+    ),
+    Metric(
+        "semantic_distance", "Semantic distance", "higher", "diversity", 0.0, 2.0, EMBEDDER,
+        meaning="Mean cosine distance between the embeddings of two answers",
+        subject="the distance in meaning between answers",
+    ),
+    Metric(
+        "vendi", "Vendi score", "higher", "diversity", 1.0, math.inf, EMBEDDER,
+        meaning="Effective number of different answers, from the eigenvalues of their similarities",
+        subject="the effective number of different answers (Vendi score)",
+    ),
+    Metric(
+        "distinct_correct", "Distinct correct answers", "higher", "both", 0.0, math.inf, CHECKER,
+        meaning="Different answers to a prompt that pass the checker",
+        subject="different correct answers to a prompt", plural=True, signature="distinct_correct|same:{same}",
+    ),
+    Metric(
+        "reward", "Reward", "higher", "quality", needs=CHECKER,
+        meaning="Mean mark that the training checker gives an answer", subject="the mean quality of an answer",
+    ),
+    Metric(
+        "best_of_n", "Best of n", "higher", "quality", needs=CHECKER,
+        meaning="Mark of a prompt's best answer", subject="the quality of the best answer",
+    ),
+    Metric(
+        "judge", "Judge", "higher", "quality", needs=JUDGE,
+        meaning="Mean mark of a second checker that training never saw", subject="the judge's mean mark",
+    ),
+    Metric(
+        "reference_perplexity", "Perplexity of references", "lower", "quality", 1.0, math.inf,
+        "references and the model", meaning="Perplexity of the references under the model",
+    ),
+    Metric("thinking_words", "Thinking: words", "higher", "length", 0.0, math.inf, THINKING, unit="words"),
+    Metric("thinking_distinct_2", "Thinking: Distinct-2", "higher", "diversity", needs=THINKING),
+    Metric("thinking_self_bleu", "Thinking: Self-BLEU", "lower", "diversity", needs=THINKING),
+    Metric(
+        "thinking_compression_ratio", "Thinking: compression ratio", "lower", "diversity", 0.0, math.inf, THINKING
+    ),
+    Metric(
+        "truncated", "Share truncated", "lower", "fault", meaning="Share of answers cut off at the token limit"
+    ),
+    Metric(
+        "missing", "Share of rewards missing", "lower", "fault",
+        meaning="Share of answers for which the checker failed; they count in no quality",
+    ),
+    Metric(
+        "unanswered", "Share of answers not given", "lower", "fault", needs="verbalized sampling",
+        meaning="Share of the answers asked for that were not given",
+    ),
+)  # fmt: skip
+
+METRICS: dict[str, Metric] = {one.key: one for one in _BUILT_IN}
 """By key, in the order in which they are shown. Beside these there are `pass@K` and `distinct_correct@K`."""
 
+_CODE_OF = "the code of "
 _KEY = re.compile(r"[a-z][a-z0-9_]*")
-
 _AT_K = re.compile(r"(pass|distinct_correct)@([1-9]\d*)")
 
 
+def metric(
+    name: str,
+    *,
+    key: str = "",
+    better: Direction = "higher",
+    kind: Kind = "diversity",
+    lowest: float = 0.0,
+    highest: float = math.inf,
+    needs: str = "texts",
+    meaning: str = "",
+    subject: str = "",
+    unit: str = "",
+) -> Callable[[MetricFunction], Metric]:
+    """Registers a function of the answers to one prompt as a metric; its key is the function's name unless stated.
+
+    The function gets an `AnswerGroup` (texts, rewards, judgements, n_tokens, truncated, forms) and returns a number
+    in [lowest, highest], or nan. The other facts are those of `Metric`.
+    """
+
+    def register(function: MetricFunction) -> Metric:
+        facts = Metric(
+            key or function.__name__, name, better, kind, lowest, highest, needs, meaning,
+            subject or name, unit=unit, function=function,
+        )  # fmt: skip
+        return register_metric(facts)
+
+    return register
+
+
 def register_metric(metric: Metric) -> Metric:
-    """Make a metric of your own known to measurement, criteria and reports, which all ask here; its values come in by
-    `measure_arms(extra=…)`. Raises ValueError for a key that is taken, or is no word of a–z, 0–9 and _."""
+    """Makes a metric of your own known to measurement, criteria and reports, which all ask here.
+
+    Its values come from its `function`, or by `measure_arms(extra=…)`. Raises ValueError for a key that is taken, or
+    is no word of a–z, 0–9 and _.
+    """
     if not _KEY.fullmatch(metric.key):
         raise ValueError(f"metric key {metric.key!r}: expected a word of a-z, 0-9 and _, such as readability")
-    if METRICS.setdefault(metric.key, metric) != metric:
+    registered = METRICS.get(metric.key)
+    if registered not in (None, metric) and not _replaces(metric, registered):
         raise ValueError(f"metric key {metric.key!r} is that of another metric; choose another")
+    METRICS[metric.key] = metric
     return metric
 
 
+def load_metrics(names: Sequence[str]) -> list[Metric]:
+    """Returns the metrics of the user's own that `file.py:name` or `module:name` name, which runs that code.
+
+    Raises ConfigError for a name that cannot be found, or is no metric with a function.
+    """
+    loaded = [resolve(name, METRICS, "metric") for name in names]
+    for name, found in zip(names, loaded, strict=True):
+        if not isinstance(found, Metric) or found.function is None:
+            raise ConfigError(
+                f"metric {name!r} is a {type(found).__name__} that is not registered; write "
+                '@metric("Its name") above a function of the answers to one prompt (docs/evaluation.md)'
+            )
+        if found.key != name.rpartition(":")[2]:
+            raise ConfigError(f"metric {name!r} has the key {found.key}; give the function that name")
+    return loaded
+
+
+def declare_metric(name: str) -> None:
+    """Makes the key of a metric that `file.py:name` names known before its code is run: a run folder may be
+    somebody else's, and reading its settings must run nothing."""
+    if not is_import_path(name):
+        raise ValueError(f"{name!r}: expected path/to/file.py:name or module:name of a metric of your own")
+    key = name.rpartition(":")[2]
+    METRICS.setdefault(key, Metric(key, key, "higher", "length", -math.inf, math.inf, f"{_CODE_OF}{name}"))
+
+
 def require_addable(key: str, values: Iterable[float], measured: Collection[str]) -> None:
-    """Raise ValueError for values from elsewhere that would be dropped or mistaken: of a metric that nobody registered,
-    that is `measured` here, that is a point of a curve, or that lie outside its bounds."""
+    """Raises ValueError for values from elsewhere that would be dropped or mistaken: of a metric that nobody
+    registered, that is `measured` here, that is a point of a curve, or that lie outside its bounds."""
     if key not in METRICS:
         what = "is read from a curve" if split_at_k(key) else "is not known"
         raise ValueError(
@@ -123,27 +278,47 @@ def require_addable(key: str, values: Iterable[float], measured: Collection[str]
 
 
 def find_metric(key: str) -> Metric:
-    """The metric called `key`; raises ValueError that lists the known keys."""
+    """Returns the metric called `key`; raises ValueError that lists the known keys."""
     if key in METRICS:
         return METRICS[key]
     at_k = split_at_k(key)
     if at_k is None:
         known = ", ".join(["pass@K", "distinct_correct@K", *METRICS])
-        raise ValueError(f"metric {key!r} is not known; expected one of {known} (K a whole number)")
+        raise ValueError(
+            f"metric {key!r} is not known; expected one of {known} (K a whole number), or one of your own that "
+            "evaluation.metrics names"
+        )
     curve, k = at_k
     needs = f"{CHECKER}, and at least {k} judged answers a prompt" if k > 1 else CHECKER
     if curve == "pass":
-        return Metric(key, f"Pass@{k}", "higher", "quality" if k == 1 else "both", needs=needs)
-    return replace(
-        METRICS["distinct_correct"],
-        key=key,
-        name=f"Distinct correct answers of {k}",
-        highest=float(k),
-        needs=needs,
-    )
+        return Metric(
+            key, f"Pass@{k}", "higher", "quality" if k == 1 else "both", needs=needs,
+            meaning=f"Chance that at least one of {k} answers passes the checker",
+            subject="the chance that a single answer passes" if k == 1
+            else f"the chance that one of {k} answers passes",
+            signature=f"pass|passes(reward >= pass_threshold)|estimator:1-C(n-c,k)/C(n,k)|k:{k}",
+        )  # fmt: skip
+    return Metric(
+        key, f"Distinct correct answers of {k}", "higher", "both", 0.0, float(k), needs,
+        f"Different passing answers expected among {k}", f"different correct answers among {k}", plural=True,
+        signature="distinct_correct|same:{same}|passes(reward >= pass_threshold)|"
+        f"estimator:sum over different answers a of 1-C(n-n_a,k)/C(n,k)|k:{k}",
+    )  # fmt: skip
 
 
 def split_at_k(key: str) -> tuple[str, int] | None:
-    """("pass", 10) for `pass@10`, and None for a key that names no k."""
+    """Returns ("pass", 10) for `pass@10`, and None for a key that names no k."""
     match = _AT_K.fullmatch(key)
     return (match[1], int(match[2])) if match else None
+
+
+def _replaces(metric: Metric, registered: Metric) -> bool:
+    """Returns True where the registered metric was only declared, or is an earlier version of the same function."""
+    if registered.needs.startswith(_CODE_OF):
+        return True
+    new, old = _code(metric), _code(registered)
+    return bool(new and old and (new.co_filename, new.co_qualname) == (old.co_filename, old.co_qualname))
+
+
+def _code(metric: Metric) -> CodeType | None:
+    return getattr(metric.function, "__code__", None)

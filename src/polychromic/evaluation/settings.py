@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from polychromic.diversity.tokens import tokenizer_of
+from polychromic.evaluation.metrics import declare_metric, load_metrics
 from polychromic.records import SamplingParameters
+from polychromic.registry import is_import_path
 from polychromic.settings import Settings
+
+
+def load_stated_metrics(content: Mapping[str, Any]) -> None:
+    """Runs the code of the metrics that an experiment file names, so that its criteria can be checked against them.
+
+    `content` is the file's mapping, not validated yet; what has another form is left to validation.
+    """
+    evaluation = content.get("evaluation")
+    names = evaluation.get("metrics") if isinstance(evaluation, Mapping) else None
+    if isinstance(names, list):
+        load_metrics([name for name in names if isinstance(name, str) and is_import_path(name)])
 
 
 class SamplingSettings(Settings):
@@ -39,8 +53,18 @@ class EvaluationSettings(Settings):
     tokens: str = "auto"
     """Units of text that lexical measures count: `words`, `characters`, `unicode`, `model`, `code` (Python) or
     `code:LANGUAGE`; `auto` chooses by the task and by the script of the baseline's texts."""
+    metrics: list[str] = Field(default_factory=list)
+    """Metrics of your own, as `path/to/file.py:name` or `module:name`: measured on every arm, shown, and known to
+    criteria."""
     max_decode_batch: int = Field(default=256, ge=1)
     """Sequences decoded at once. Bounds memory."""
+
+    @field_validator("metrics")
+    @classmethod
+    def _metrics_are_import_paths(cls, metrics: list[str]) -> list[str]:
+        for name in metrics:
+            declare_metric(name)
+        return metrics
 
     @field_validator("tokens")
     @classmethod

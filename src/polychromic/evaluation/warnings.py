@@ -14,7 +14,7 @@ from polychromic.evaluation.criteria import (
     signed,
     signed_percent,
 )
-from polychromic.evaluation.metrics import find_metric
+from polychromic.evaluation.metrics import METRICS, find_metric
 from polychromic.evaluation.outcomes import CriterionOutcome
 from polychromic.evaluation.statistics.frontier import MatchedGain
 from polychromic.evaluation.statistics.paired import PairedComparison
@@ -28,7 +28,6 @@ LENGTH_CHANGE = 0.10
 """Relative difference from which the texts of two arms are called of different length."""
 _SATURATED = 0.5
 _MISSING, _TRUNCATED = 0.01, 0.05
-_AT_EQUAL_BIGRAMS = {"distinct_2": "rarefied_distinct_2"}
 
 
 def reward_hacking(
@@ -106,12 +105,16 @@ def length_warnings(
             )
             yield ResultWarning("length", arm, text)
         matched = {
-            key: (f"{find_metric(other).name} ", contrasts.get((arm, other)))
-            for key, other in _AT_EQUAL_BIGRAMS.items()
+            key: (
+                f"{find_metric(metric.at_equal_length).name} ",
+                contrasts.get((arm, metric.at_equal_length)),
+            )
+            for key, metric in METRICS.items()
+            if metric.at_equal_length
         } | {
             key: ("with texts cut to equal lengths ", comparison)
             for (of_arm, key), comparison in equal_length.items()
-            if of_arm == arm and key not in _AT_EQUAL_BIGRAMS
+            if of_arm == arm and not find_metric(key).at_equal_length
         }
         for key, (how, comparison) in matched.items():
             text = _vanishing(key, contrasts.get((arm, key)), comparison, how, alpha)

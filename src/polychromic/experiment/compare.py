@@ -223,6 +223,7 @@ def compare_rows(
         cluster_distance=settings.cluster_distance,
         embedder=_embedder(settings),
         tokens=units.tokens,
+        metrics=settings.metrics,
         extra={key: {**(extra or {}).get(key, {}), **of_thinking.get(key, {})} for key in rows},
         workers=experiment.run.workers,
     )

@@ -17,7 +17,7 @@ from polychromic.evaluation.criteria import (
     impossible_criteria,
 )
 from polychromic.evaluation.metrics import EMBEDDER, JUDGE, THINKING, find_metric, split_at_k
-from polychromic.evaluation.settings import EvaluationSettings
+from polychromic.evaluation.settings import EvaluationSettings, load_stated_metrics
 from polychromic.experiment.yaml_file import (
     config_error,
     describe_problems,
@@ -348,8 +348,9 @@ class Experiment(Settings):
         the file's folder.
         """
         path = user_path(path)
-        content = read_yaml(path, overrides)
-        return cls.from_mapping(with_absolute_paths(content, path.resolve().parent), source=str(path))
+        content = with_absolute_paths(read_yaml(path, overrides), path.resolve().parent)
+        load_stated_metrics(content)
+        return cls.from_mapping(content, source=str(path))
 
     @classmethod
     def from_mapping(cls, content: Mapping[str, Any], *, source: str = "experiment") -> Experiment:

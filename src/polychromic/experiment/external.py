@@ -20,7 +20,7 @@ from polychromic.evaluation.external import (
     read_external,
     require_common_seeds,
 )
-from polychromic.evaluation.settings import EvaluationSettings
+from polychromic.evaluation.settings import EvaluationSettings, load_stated_metrics
 from polychromic.experiment.compare import compare_rows
 from polychromic.experiment.config import (
     ComparisonSettings,
@@ -97,6 +97,7 @@ class GivenExperiment(Settings):
         """
         path = user_path(path)
         content = with_absolute_paths(read_yaml(path, overrides), path.resolve().parent)
+        load_stated_metrics(content)
         of_training = Experiment.model_fields.keys() - cls.model_fields.keys()
         kept = {key: value for key, value in content.items() if key not in of_training}
         kept["generations"] = {

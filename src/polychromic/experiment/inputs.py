@@ -57,6 +57,7 @@ def record_inputs(
         "data_sha256": {name: sha256_file(Path(name)) for name in _data_files(experiment)},
         "checkers": {role: checker_code(name) for role, name in experiment.task.code.items()},
         "training_code": {role: checker_code(name) for role, name in _training_code(experiment).items()},
+        "metrics": {name.rpartition(":")[2]: checker_code(name) for name in experiment.evaluation.metrics},
         "models": {key: _model(model, known["models"].get(key, {})) for key, model in of_models.items()},
         "embedders": {
             name: _hashes(_folder_or_snapshot(name), _EMBEDDER_FILES, known["embedders"].get(name, {}))
@@ -112,6 +113,7 @@ def as_now(recorded: Mapping[str, Any], old: Experiment) -> dict[str, Any]:
         "models",
         "embedders",
         "training_code",
+        "metrics",
     )
     none = {key: {} for key in sections}
     return {**none, "checkers": checkers, **recorded}

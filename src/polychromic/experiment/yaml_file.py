@@ -31,6 +31,11 @@ def with_absolute_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]
     if isinstance(content.get("evaluation"), dict):
         content["evaluation"] = dict(content["evaluation"])
         _place_named(content["evaluation"], "embedder", folder)
+        metrics = content["evaluation"].get("metrics")
+        if isinstance(metrics, list):
+            content["evaluation"]["metrics"] = [
+                _absolute(folder, one) if isinstance(one, str) and ".py:" in one else one for one in metrics
+            ]
     _place_sections(content, folder)
     if isinstance(content.get("arms"), dict):
         content["arms"] = {

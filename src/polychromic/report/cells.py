@@ -19,7 +19,7 @@ from polychromic.evaluation.criteria import (
 from polychromic.evaluation.metrics import split_at_k
 from polychromic.evaluation.outcomes import CriterionOutcome
 from polychromic.evaluation.statistics.paired import PairedComparison
-from polychromic.report.view import how_made, lengths_text, meaning
+from polychromic.report.view import how_made, lengths_text
 
 _CRITERIA_HEADER = (
     "criterion",
@@ -213,7 +213,8 @@ def metric_detail(comparison: Comparison, key: str) -> str:
     """What a metric says, which way is better, and how it was made."""
     metric = find_metric(key)
     better = "" if metric.kind == "length" else f"{_capital(metric.better)} is better"
-    parts = [meaning(key), better, how_made(comparison, key)]
+    unit = f"In {metric.unit}" if metric.unit else ""
+    parts = [metric.meaning, unit, better, how_made(comparison, key)]
     return ". ".join(part for part in parts if part) + "."
 
 

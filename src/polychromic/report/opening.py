@@ -8,7 +8,6 @@ from typing import Any
 
 from polychromic.evaluation import Comparison, find_metric
 from polychromic.evaluation.criteria import listed, plural, signed
-from polychromic.evaluation.metrics import split_at_k
 from polychromic.evaluation.outcomes import CriterionOutcome, Evidence, Status
 from polychromic.evaluation.verdict import LevelVerdict
 from polychromic.report.cells import Cell, comparison_detail
@@ -25,21 +24,6 @@ _AMONG_MANY: dict[Status, str] = {
     "undecided": "Not decided: this run cannot tell whether any arm does what was asked; {arm} came furthest.",
     "impossible": "It cannot be: what was asked lies beyond what there is to reach; {arm} came furthest.",
 }
-_SUBJECTS = {
-    "distinct_correct": "different correct answers to a prompt",
-    "clusters": "different answers to a prompt",
-    "distinct_texts": "different texts for a prompt",
-    "reward": "the mean quality of an answer",
-    "best_of_n": "the quality of the best answer",
-    "judge": "the judge's mean mark",
-    "self_bleu": "the wording that answers share (Self-BLEU)",
-    "rouge_l": "the wording that answers share (ROUGE-L)",
-    "compression_ratio": "the repetition in answers (compression ratio)",
-    "semantic_distance": "the distance in meaning between answers",
-    "vendi": "the effective number of different answers (Vendi score)",
-    "tokens": "the length of an answer",
-}
-_COUNTED = {"distinct_correct", "clusters", "distinct_texts"}
 
 
 def plain_verdict(comparison: Comparison) -> list[Cell]:
@@ -152,14 +136,15 @@ def _further(level: LevelVerdict, arm: str) -> str:
 def _finding(outcome: CriterionOutcome) -> list[Cell]:
     """One criterion's finding as a clause, its number apart."""
     evidence, criterion = outcome.evidence, outcome.criterion
-    subject = _subject(criterion.metric)
+    metric = find_metric(criterion.metric)
+    subject = metric.subject or f"the variety of wording ({metric.name})"
     if evidence is None:
-        return [Cell(f"{subject} {'were' if _is_counted(criterion.metric) else 'was'} not measured")]
+        return [Cell(f"{subject} {'were' if metric.plural else 'was'} not measured")]
     if outcome.status == "impossible":
         return [Cell(outcome.sentence)]
     detail = comparison_detail(evidence.comparison) if evidence.comparison else ""
     if criterion.direction == "not_worse":
-        verb = "are" if _is_counted(criterion.metric) else "is"
+        verb = "are" if metric.plural else "is"
         words = {"met": f"{verb} no worse", "not met": f"{verb} worse"}
         found = words.get(outcome.status, f"{verb} not shown to be no worse")
         allowed = Cell(f"; a loss of {criterion.margin:g} was allowed)")
@@ -167,7 +152,7 @@ def _finding(outcome: CriterionOutcome) -> list[Cell]:
     if not evidence.difference:
         return [Cell(f"{subject} did not change")]
     if outcome.change == "no clear change":
-        verb = "show" if _is_counted(criterion.metric) else "shows"
+        verb = "show" if metric.plural else "shows"
         amount = Cell(("+" if evidence.difference > 0 else "−") + _amount(evidence), detail)
         return [Cell(f"{subject} {verb} no clear change ("), amount, Cell(f"){_asked(outcome)}")]
     moved = "rose" if evidence.difference > 0 else "fell"
@@ -199,20 +184,3 @@ def _asked(outcome: CriterionOutcome) -> str:
 
 def _way(outcome: CriterionOutcome) -> str:
     return "a rise" if outcome.criterion.sign > 0 else "a fall"
-
-
-def _subject(key: str) -> str:
-    at_k = split_at_k(key)
-    if at_k is None:
-        return _SUBJECTS.get(key, f"the variety of wording ({find_metric(key).name})")
-    curve, k = at_k
-    if curve == "distinct_correct":
-        return f"different correct answers among {k}"
-    return (
-        "the chance that a single answer passes" if k == 1 else f"the chance that one of {k} answers passes"
-    )
-
-
-def _is_counted(key: str) -> bool:
-    """Whether the subject is a plural."""
-    return (split_at_k(key) or (key, 0))[0] in _COUNTED
