@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from polychromic.evaluation import Resampling, detectable_effect, paired_comparison, prompts_needed
+from polychromic.evaluation.statistics.intervals import bootstrap_interval
 from polychromic.evaluation.statistics.paired import paired_comparisons
 from polychromic.evaluation.statistics.resampling import (
     SeedSpread,
@@ -17,7 +18,7 @@ from polychromic.evaluation.statistics.resampling import (
     sign_flip_tests,
     two_way_bootstrap_means,
 )
-from polychromic.evaluation.statistics.sensitivity import margin_test, mcnemar_exact, robustness
+from polychromic.evaluation.statistics.sensitivity import margin_test, robustness
 
 CASES = json.loads((Path(__file__).parents[1] / "vectors" / "stats.json").read_text())["cases"]
 PAIRED = CASES["paired10"]
@@ -50,22 +51,10 @@ def test_second_opinions_match_the_reference():
     assert found.error_by_prompt == close(PAIRED["se_diff"])
     assert found.t_p_value == close(PAIRED["p_t"])
     assert found.t_interval == close(PAIRED["ci95_t"])
-    assert found.wilcoxon_p_value == close(PAIRED["wilcoxon_auto"][1])
-    assert found.unpaired_p_value == close(PAIRED["unpaired_welch_p"], 1e-5)
     assert found.effects.cohen_dz == close(PAIRED["cohen_dz"])
     assert found.effects.cohen_d_av == close(PAIRED["cohen_d_av"])
     assert found.effects.cliffs_delta == close(PAIRED["cliffs_delta"])
     assert found.effects.rank_biserial == close(PAIRED["rank_biserial_matched"])
-    assert math.isnan(found.mcnemar_p_value)
-
-
-@pytest.mark.parametrize("case", CASES["mcnemar"], ids=lambda case: f"p{case['exact_p']}")
-def test_mcnemar_matches_the_reference(case):
-    (both, only_a), (only_b, neither) = case["table[[both,onlyA],[onlyB,neither]]"]
-    a = [1.0] * (both + only_a) + [0.0] * (only_b + neither)
-    b = [1.0] * both + [0.0] * only_a + [1.0] * only_b + [0.0] * neither
-
-    assert mcnemar_exact(np.array([a]), np.array([b])) == close(case["exact_p"])
 
 
 def test_seeds_within_prompts_match_the_reference():
@@ -77,7 +66,9 @@ def test_seeds_within_prompts_match_the_reference():
     assert found.over_prompts.p_value == close(CLUSTERED["signflip_exact_on_prompt_means_p(2^6)"])
     assert found.p_floor == close(CLUSTERED["min_attainable_p"])
     assert found.percentile == close(CLUSTERED["cluster_bootstrap_prompts_seed0_9999_percentile95"])
-    assert found.two_way == close(CLUSTERED["two_way_bootstrap_prompts_x_seeds_seed0_9999_percentile95"])
+    drawn_B = two_way_bootstrap_means(CLUSTERED_SP[:, :, None])[:, 0]
+    two_way = bootstrap_interval(CLUSTERED_SP.mean(axis=0), drawn_B, "percentile", 0.95)
+    assert two_way == close(CLUSTERED["two_way_bootstrap_prompts_x_seeds_seed0_9999_percentile95"])
     assert second.naive_error == close(CLUSTERED["naive_se_iid_24"])
     assert second.error_by_prompt == close(CLUSTERED["se_of_prompt_means(sd/sqrt(P))"])
     assert second.error_by_prompt == close(CLUSTERED["cluster_se_inspect_ai(C/(C-1))"])

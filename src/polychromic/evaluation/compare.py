@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from polychromic.evaluation.audits import CheckerAudit
 from polychromic.evaluation.comparison import ArmCurve, ArmMean, Comparison, Contrast, Plan, Sensitivity
@@ -39,8 +38,7 @@ from polychromic.evaluation.warnings import (
     seed_warnings,
     temperature_warnings,
 )
-
-Floats = NDArray[np.float64]
+from polychromic.numerics import FloatArray
 
 
 def compare(
@@ -215,7 +213,7 @@ def _evidence(plan: Plan, at_primary: Contrasts) -> dict[tuple[str, Criterion], 
 
 
 def _evidence_for(
-    plan: Plan, criterion: Criterion, comparison: PairedComparison, a_SP: Floats, b_SP: Floats
+    plan: Plan, criterion: Criterion, comparison: PairedComparison, a_SP: FloatArray, b_SP: FloatArray
 ) -> Evidence:
     kept_P = ~np.isnan(a_SP + b_SP).any(axis=0)
     a_SP, b_SP = a_SP[:, kept_P], b_SP[:, kept_P]
@@ -270,7 +268,7 @@ def _frontier(plan: Plan, quality_metric: str | None) -> tuple[MatchedGain, ...]
 
 def _means(plan: Plan) -> tuple[ArmMean, ...]:
     named: list[tuple[str, str, str]] = []
-    complete: list[Floats] = []
+    complete: list[FloatArray] = []
     for arm in plan.study.arms:
         for label in plan.study.labels(arm):
             for metric in _metrics(plan, arm, label):
@@ -285,7 +283,7 @@ def _means(plan: Plan) -> tuple[ArmMean, ...]:
     )
 
 
-def _arm_mean(arm: str, label: str, metric: str, cells_SP: Floats, interval: Interval) -> ArmMean:
+def _arm_mean(arm: str, label: str, metric: str, cells_SP: FloatArray, interval: Interval) -> ArmMean:
     info = find_metric(metric)
     low, high = max(interval[0], info.lowest), min(interval[1], info.highest)
     seeds = tuple(cells_SP.mean(axis=1).tolist())

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from polychromic.evaluation.audits import CheckerAudit
 from polychromic.evaluation.criteria import Criterion, Levels, ResultWarning
@@ -19,8 +18,7 @@ from polychromic.evaluation.statistics.sensitivity import Overtaking, Robustness
 from polychromic.evaluation.tables import PromptTable, Study
 from polychromic.evaluation.verdict import Verdict
 from polychromic.files import strict_json
-
-Floats = NDArray[np.float64]
+from polychromic.numerics import FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +77,8 @@ class Plan:
         """Metric keys of all criteria, each once."""
         return list(dict.fromkeys(criterion.metric for criterion in self.criteria))
 
-    def pair(self, arm: str, label: str, metric: str) -> tuple[Floats, Floats] | None:
-        """Cells of an arm and the baseline that share at least one defined prompt, else None."""
+    def pair(self, arm: str, label: str, metric: str) -> tuple[FloatArray, FloatArray] | None:
+        """FloatArray of an arm and the baseline that share at least one defined prompt, else None."""
         pair = self.study.pair(arm, self.baseline, label, metric)
         if pair is None or np.isnan(pair[0] + pair[1]).any(axis=0).all():
             return None

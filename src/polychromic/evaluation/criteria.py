@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from polychromic.evaluation.metrics import Metric, find_metric
+from polychromic.numerics import FloatArray
 
 WarningKind = Literal[
     "reward hacking",
@@ -222,8 +222,6 @@ STRONG: tuple[Criterion, ...] = (
 DEFAULT_LEVELS: Levels = {"minimum": MINIMUM, "strong": STRONG}
 
 
-Floats = NDArray[np.float64]
-
 _DIGITS = 5  # "0.998 needs 1.2475": rounded further, what is impossible could look possible
 
 
@@ -288,7 +286,7 @@ def contradictions(criteria: Sequence[Criterion]) -> list[str]:
     return found
 
 
-def share_at_bound(a_P: Floats, b_P: Floats, metric_key: str) -> float:
+def share_at_bound(a_P: FloatArray, b_P: FloatArray, metric_key: str) -> float:
     """Share of prompts at the metric's best value in both arms (nan without prompts; 0 for an unbounded metric)."""
     best = find_metric(metric_key).best
     if not len(a_P):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from polychromic.diversity import (
     MeasureSettings,
@@ -19,9 +19,8 @@ from polychromic.diversity import (
     label_codes,
     measure_group,
 )
+from polychromic.numerics import BoolArray, Float32Array, FloatArray, IntArray
 from polychromic.records import GenerationRow, SamplingParameters
-
-Floats = NDArray[np.float64]
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -57,7 +56,7 @@ def most_pass_at_k(n: int, c: int, k: int, share: float = 0.5) -> float:
     return float(hypergeom.sf(math.ceil(share * k) - 1, n, c, k))
 
 
-def pass_at_k_curve(n: ArrayLike, c: ArrayLike, k_max: int) -> Floats:
+def pass_at_k_curve(n: ArrayLike, c: ArrayLike, k_max: int) -> FloatArray:
     """[..., k_max] pass@k for k = 1..k_max, of counts n and c [...] that broadcast; nan where k > n.
 
     The chance to miss is the product over j < k of (n − c − j) / (n − j), so nothing overflows.
@@ -92,10 +91,10 @@ class AnswerGroup:
 
     prompt_id: str
     texts: list[str]
-    rewards: Floats
-    judgements: Floats
-    n_tokens: Floats
-    truncated: Floats
+    rewards: FloatArray
+    judgements: FloatArray
+    n_tokens: FloatArray
+    truncated: FloatArray
     forms: list[str] | None
     errors: list[str]
     n_missing: int = 0
@@ -171,7 +170,7 @@ def _group(prompt_id: str, rows: list[GenerationRow], has_forms: bool) -> Answer
     )
 
 
-def _scores(scores: list[float | None]) -> Floats:
+def _scores(scores: list[float | None]) -> FloatArray:
     return np.array(scores, dtype=np.float64)
 
 
@@ -198,12 +197,12 @@ class GroupMetrics:
     """One group's values by metric key, its curves [N] over k = 1..N, and why a measure of its texts is undefined."""
 
     values: dict[str, float]
-    curves: dict[str, Floats]
+    curves: dict[str, FloatArray]
     undefined: dict[str, str]
 
 
 def measure_answers(
-    group: AnswerGroup, options: MeasureOptions, embeddings_ND: NDArray[np.float32] | None
+    group: AnswerGroup, options: MeasureOptions, embeddings_ND: Float32Array | None
 ) -> GroupMetrics:
     """All metrics of one group; those without a meaning there are nan."""
     labels_N = _partition(group, options, embeddings_ND)
@@ -225,7 +224,7 @@ def measure_answers(
 
 
 def _diversity(
-    texts: list[str], options: MeasureOptions, embeddings_ND: NDArray[np.float32] | None
+    texts: list[str], options: MeasureOptions, embeddings_ND: Float32Array | None
 ) -> tuple[dict[str, float], dict[str, str]]:
     """The diversity measures of the first `options.answers` texts, since more texts repeat more, whoever wrote them;
     and why those that are nan are."""
@@ -237,7 +236,7 @@ def _diversity(
     return dict.fromkeys(measured.values, math.nan), dict.fromkeys(measured.values, f"fewer than {n} answers")
 
 
-def expected_best(rewards: Floats, k: int) -> float:
+def expected_best(rewards: FloatArray, k: int) -> float:
     """Expected largest of k rewards drawn without replacement from those that are not nan; nan with fewer than k.
 
     The j highest hold the maximum with chance pass@k of j passing, so each rank's weight is a difference of two.
@@ -249,9 +248,7 @@ def expected_best(rewards: Floats, k: int) -> float:
     return float(np.diff(reached_J) @ known)
 
 
-def _partition(
-    group: AnswerGroup, options: MeasureOptions, embeddings_ND: NDArray[np.float32] | None
-) -> NDArray[np.int64]:
+def _partition(group: AnswerGroup, options: MeasureOptions, embeddings_ND: Float32Array | None) -> IntArray:
     if group.forms is not None:
         return label_codes(group.forms)
     if embeddings_ND is not None:
@@ -259,7 +256,7 @@ def _partition(
     return cluster_by_text(group.texts)
 
 
-def _curves(group: AnswerGroup, pass_threshold: float, labels_N: NDArray[np.int64]) -> dict[str, Floats]:
+def _curves(group: AnswerGroup, pass_threshold: float, labels_N: IntArray) -> dict[str, FloatArray]:
     """Pass@k and expected distinct passing clusters for k = 1..N, nan beyond the generations with a reward."""
     n_known = int((~np.isnan(group.rewards)).sum())
     passing = group.rewards >= pass_threshold
@@ -271,6 +268,6 @@ def _curves(group: AnswerGroup, pass_threshold: float, labels_N: NDArray[np.int6
     return {"pass": curves[-1], "distinct_correct": n_clusters @ curves[:-1] if len(sizes) else curves[-1]}
 
 
-def _mean(values: NDArray[np.float64] | NDArray[np.bool_]) -> float:
+def _mean(values: FloatArray | BoolArray) -> float:
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else math.nan

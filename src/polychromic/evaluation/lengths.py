@@ -9,7 +9,6 @@ from concurrent.futures import Executor
 from itertools import chain, repeat
 
 import numpy as np
-from numpy.typing import NDArray
 
 from polychromic.diversity import MeasureSettings, measure_group
 from polychromic.diversity.tokens import Tokenizer, TokenOptions, cut_text
@@ -18,6 +17,7 @@ from polychromic.evaluation.group_metrics import AnswerGroup, group_rows
 from polychromic.evaluation.measure import open_pool
 from polychromic.evaluation.metrics import METRICS
 from polychromic.evaluation.warnings import LENGTH_CHANGE
+from polychromic.numerics import FloatArray
 from polychromic.records import GenerationRow
 
 Rows = Mapping[tuple[str, int], Sequence[GenerationRow]]
@@ -87,9 +87,8 @@ def _mean_words(texts: Sequence[str]) -> float:
     return sum(len(text.split()) for text in texts) / len(texts)
 
 
-Floats = NDArray[np.float64]
-EqualLength = Mapping[tuple[str, str], tuple[Floats, Floats]]
-"""Cells [seeds, prompts] of an arm and of the baseline at equal lengths, by (arm, metric key)."""
+EqualLength = Mapping[tuple[str, str], tuple[FloatArray, FloatArray]]
+"""FloatArray [seeds, prompts] of an arm and of the baseline at equal lengths, by (arm, metric key)."""
 
 _MOST_ANSWERS = 16
 """Enough to see whether a difference stays; all of 64 would double the time that an evaluation takes."""
@@ -176,7 +175,7 @@ def _paired_seeds(own: Mapping[int, Texts], of_baseline: Mapping[int, Texts]) ->
 
 def _measure_pairs(
     pairs: Sequence[tuple[Texts, Texts]], tokens: str | Tokenizer, pool: Executor | None
-) -> dict[str, tuple[Floats, Floats]]:
+) -> dict[str, tuple[FloatArray, FloatArray]]:
     prompts = sorted(set.intersection(*(set(texts) for pair in pairs for texts in pair))) if pairs else []
     if not prompts:
         return {}

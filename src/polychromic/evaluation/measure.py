@@ -10,7 +10,6 @@ from dataclasses import replace
 from itertools import chain, repeat
 
 import numpy as np
-from numpy.typing import NDArray
 
 from polychromic.diversity import Embedder, measure_signatures
 from polychromic.diversity.tokens import Tokenizer, TokenOptions, sign
@@ -25,6 +24,7 @@ from polychromic.evaluation.group_metrics import (
 )
 from polychromic.evaluation.metrics import METRICS, Metric, find_metric, load_metrics, require_addable
 from polychromic.evaluation.tables import PromptTable, SampledTable
+from polychromic.numerics import Float32Array, FloatArray
 from polychromic.processes import open_worker_pool
 from polychromic.records import GenerationRow
 
@@ -72,8 +72,7 @@ def _named(counts: Mapping[str, int], n_groups: int, alike: bool) -> str:
     return ", ".join(f"{listed(names)} in {place(n)}" for n, names in by_number.items())
 
 
-Floats = NDArray[np.float64]
-Embedded = tuple[AnswerGroup, NDArray[np.float32] | None]
+Embedded = tuple[AnswerGroup, Float32Array | None]
 
 _GROUPS_AT_ONCE = 64
 
@@ -260,7 +259,7 @@ def _columns(
     )
 
 
-def _stack(rows: Sequence[Floats | None]) -> Floats:
+def _stack(rows: Sequence[FloatArray | None]) -> FloatArray:
     """[P, n] rows of different length, filled up with nan."""
     filled = np.full((len(rows), max(len(row) for row in rows if row is not None)), np.nan)
     for target, row in zip(filled, rows, strict=True):

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from polychromic.diversity import Signature, require_comparable
 from polychromic.evaluation.criteria import listed, plural
 from polychromic.evaluation.metrics import split_at_k
-
-Floats = NDArray[np.float64]
+from polychromic.numerics import FloatArray, IntArray
 
 SCHEMA_VERSION = 2
 
@@ -26,8 +25,8 @@ class SampledTable:
     value among k generations in column k − 1. A metric that no prompt has is absent.
     """
 
-    values: Mapping[str, Floats]
-    curves: Mapping[str, Floats] = field(default_factory=dict)
+    values: Mapping[str, FloatArray]
+    curves: Mapping[str, FloatArray] = field(default_factory=dict)
 
     @property
     def metrics(self) -> list[str]:
@@ -35,7 +34,7 @@ class SampledTable:
         at_k = [f"{name}@{k}" for name, curve in self.curves.items() for k in _shown_ks(curve.shape[1])]
         return [*self.values, *at_k]
 
-    def metric(self, key: str) -> Floats | None:
+    def metric(self, key: str) -> FloatArray | None:
         """[P] values of a metric such as `distinct_2` or `pass@10`; None where it was not measured."""
         at_k = split_at_k(key)
         if at_k is None:
@@ -107,17 +106,13 @@ class PromptTable:
         )
 
 
-def _arrays(columns: Mapping[str, ArrayLike]) -> dict[str, Floats]:
+def _arrays(columns: Mapping[str, ArrayLike]) -> dict[str, FloatArray]:
     # Strict JSON has no nan: null comes back as None, which a float array reads as nan.
     return {key: np.array(column, dtype=np.float64) for key, column in columns.items()}
 
 
 def _shown_ks(n: int) -> list[int]:
     return sorted({*(2**power for power in range(n.bit_length())), n})
-
-
-Cells = NDArray[np.float64]
-"""Values of one arm and metric [seeds, prompts]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,14 +200,14 @@ class Study:
         sampled = [self.tables[arm, seed].sampled[label] for seed in self.arms[arm]]
         return [key for key in sampled[0].metrics if all(one.metric(key) is not None for one in sampled)]
 
-    def cells(self, arm: str, label: str, metric: str) -> Cells | None:
+    def cells(self, arm: str, label: str, metric: str) -> FloatArray | None:
         """[seeds, prompts] of one arm; None where a seed lacks the metric or the sampling setting."""
         rows = [self._row(arm, seed, label, metric) for seed in self.arms[arm]]
         return (
             None if any(row is None for row in rows) else np.stack([row for row in rows if row is not None])
         )
 
-    def curves(self, arm: str, label: str, name: str) -> Floats | None:
+    def curves(self, arm: str, label: str, name: str) -> FloatArray | None:
         """[seeds, prompts, k] of the curve "pass" or "distinct_correct", up to the k that all seeds have."""
         rows = [
             self.tables[arm, seed].sampled[label].curves.get(name)
@@ -226,8 +221,8 @@ class Study:
         kept = [self._kept(arm, seed) for seed in self.arms[arm]]
         return np.stack([row[positions, :n_k] for row, positions in zip(present, kept, strict=True)])
 
-    def pair(self, arm: str, baseline: str, label: str, metric: str) -> tuple[Cells, Cells] | None:
-        """Cells of two arms with their seeds paired; None where one lacks the metric.
+    def pair(self, arm: str, baseline: str, label: str, metric: str) -> tuple[FloatArray, FloatArray] | None:
+        """FloatArray of two arms with their seeds paired; None where one lacks the metric.
 
         Seeds that both have are paired. An arm with a single seed (an untrained model, generations from
         elsewhere) stands against each seed of the other. Raises ValueError where neither is possible.
@@ -247,7 +242,7 @@ class Study:
             )
         return a_SP[[of_a.index(seed) for seed in shared]], b_SP[[of_b.index(seed) for seed in shared]]
 
-    def _row(self, arm: str, seed: int, label: str, metric: str) -> Floats | None:
+    def _row(self, arm: str, seed: int, label: str, metric: str) -> FloatArray | None:
         table = self.tables[arm, seed]
         sampled: SampledTable | None = table.sampled.get(label)
         values = sampled.metric(metric) if sampled else None
@@ -255,7 +250,7 @@ class Study:
             return None
         return values[self._kept(arm, seed)]
 
-    def _kept(self, arm: str, seed: int) -> NDArray[np.int64]:
+    def _kept(self, arm: str, seed: int) -> IntArray:
         """Positions of the study's prompts in one table (both are sorted by id)."""
         return np.searchsorted(self.tables[arm, seed].prompts, self.prompts)
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from polychromic.evaluation.metrics import find_metric
 from polychromic.evaluation.statistics.intervals import Resampling
@@ -19,8 +18,7 @@ from polychromic.evaluation.statistics.resampling import (
     bootstrap_means,
 )
 from polychromic.evaluation.tables import Study
-
-Floats = NDArray[np.float64]
+from polychromic.numerics import FloatArray
 
 _DEFINED_SHARE = 0.95
 
@@ -36,7 +34,7 @@ class Curve:
     n_prompts: int
 
 
-def simultaneous_curve(x_PK: Floats, resampling: Resampling, highest: float = np.inf) -> Curve | None:
+def simultaneous_curve(x_PK: FloatArray, resampling: Resampling, highest: float = np.inf) -> Curve | None:
     """Curve of [prompts, k] values up to the largest k that 95 % of the prompts have; None where there is no such k.
 
     The whole curve lies inside the band with the stated confidence. Clipped to [0, `highest`].
@@ -58,7 +56,7 @@ def simultaneous_curve(x_PK: Floats, resampling: Resampling, highest: float = np
     )
 
 
-def _half_widths(x_PK: Floats, resampling: Resampling) -> Floats:
+def _half_widths(x_PK: FloatArray, resampling: Resampling) -> FloatArray:
     """[K] q standard errors, q the quantile of the largest t statistic over all k in the bootstrap.
 
     Each draw is divided by its own standard error, as in the bootstrap-t: divided by the sample's, bands over 50
@@ -107,7 +105,7 @@ class MatchedGain:
     reached_by: str | None
 
 
-def reachable(at_quality: Floats, quality_L: Floats, diversity_L: Floats) -> Floats:
+def reachable(at_quality: FloatArray, quality_L: FloatArray, diversity_L: FloatArray) -> FloatArray:
     """Most diversity (higher is more) that a baseline reaches at a quality or better: arrays [...] and [..., L].
 
     A baseline may also answer each prompt at one of two temperatures by lot, which reaches every point between
@@ -147,7 +145,7 @@ def matched_gains(
     return found
 
 
-def _points(study: Study, arm: str, labels: Sequence[str], metric: str, quality: str) -> Floats | None:
+def _points(study: Study, arm: str, labels: Sequence[str], metric: str, quality: str) -> FloatArray | None:
     """[S, P, 2 L]: quality, then diversity oriented so that higher is more, of each sampling setting."""
     sign = find_metric(metric).sign
     cells = [study.cells(arm, label, quality) for label in labels]
@@ -165,8 +163,8 @@ def _matched(
     labels: Sequence[str],
     metric: str,
     quality_metric: str,
-    points_SPC: Floats,
-    base_SPC: Floats,
+    points_SPC: FloatArray,
+    base_SPC: FloatArray,
     resampling: Resampling,
 ) -> MatchedGain:
     mean_PC = np.concatenate([points_SPC.mean(axis=0), base_SPC.mean(axis=0)], axis=-1)
@@ -200,13 +198,13 @@ def _matched(
     )
 
 
-def _gain(mean_C: Floats) -> Floats:
+def _gain(mean_C: FloatArray) -> FloatArray:
     """[...] gain from [..., 2 + 2 L] means: the arm's quality and diversity, the baseline's qualities, diversities."""
     base_quality, base_diversity = np.split(mean_C[..., 2:], 2, axis=-1)
     return mean_C[..., 1] - reachable(mean_C[..., 0], base_quality, base_diversity)
 
 
-def _seed_gains(points_SPC: Floats, base_SPC: Floats) -> Floats:
+def _seed_gains(points_SPC: FloatArray, base_SPC: FloatArray) -> FloatArray:
     """[S] the gain of each seed alone; arms of different numbers of seeds are paired as far as they go."""
     n_seeds = max(len(points_SPC), len(base_SPC))
     if 1 < min(len(points_SPC), len(base_SPC)) < n_seeds:
@@ -221,7 +219,9 @@ def _seed_gains(points_SPC: Floats, base_SPC: Floats) -> Floats:
     return _gain(np.concatenate(means, axis=-1))
 
 
-def _over_seeds(gain: float, low: float, high: float, gain_S: Floats, alpha: float) -> tuple[float, float]:
+def _over_seeds(
+    gain: float, low: float, high: float, gain_S: FloatArray, alpha: float
+) -> tuple[float, float]:
     """An interval over prompts widened by the spread of seeds, which includes the noise within prompts: it errs on the
     wide side. A skewed bootstrap can leave the gain outside its own interval; seeds then widen, never shift, it."""
     error = float(gain_S.std(ddof=1)) / math.sqrt(len(gain_S))
@@ -230,7 +230,7 @@ def _over_seeds(gain: float, low: float, high: float, gain_S: Floats, alpha: flo
     return gain - below, gain + above
 
 
-def _position(quality: float, base_quality_L: Floats) -> Position:
+def _position(quality: float, base_quality_L: FloatArray) -> Position:
     if quality > base_quality_L.max():
         return "above"
     if quality < base_quality_L.min():
@@ -239,7 +239,11 @@ def _position(quality: float, base_quality_L: Floats) -> Position:
 
 
 def _reached_by(
-    quality: float, diversity: float, labels: Sequence[str], base_quality_L: Floats, base_diversity_L: Floats
+    quality: float,
+    diversity: float,
+    labels: Sequence[str],
+    base_quality_L: FloatArray,
+    base_diversity_L: FloatArray,
 ) -> str | None:
     reaching = (base_quality_L >= quality) & (base_diversity_L >= diversity)
     return labels[int(reaching.argmax())] if reaching.any() else None

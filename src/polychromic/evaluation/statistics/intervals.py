@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from polychromic.evaluation.statistics.resampling import (
     LEAST_SEEDS,
@@ -19,8 +18,7 @@ from polychromic.evaluation.statistics.resampling import (
     has_spread,
     studentised_means,
 )
-
-Floats = NDArray[np.float64]
+from polychromic.numerics import FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +36,7 @@ class EffectSizes:
     rank_biserial: float
 
 
-def hedges_gz(x_P: Floats) -> float:
+def hedges_gz(x_P: FloatArray) -> float:
     """Mean over standard deviation of paired differences times 1 − 3 / (4 (P − 1) − 1); nan without spread.
 
     Source: Hedges 1981, Distribution Theory for Glass's Estimator of Effect Size, equation 6e.
@@ -50,7 +48,7 @@ def hedges_gz(x_P: Floats) -> float:
     )
 
 
-def effect_sizes(a_P: Floats, b_P: Floats) -> EffectSizes:
+def effect_sizes(a_P: FloatArray, b_P: FloatArray) -> EffectSizes:
     """All effect sizes of a against b, paired by prompt."""
     from scipy.stats import mannwhitneyu, rankdata
 
@@ -67,7 +65,7 @@ def effect_sizes(a_P: Floats, b_P: Floats) -> EffectSizes:
     )
 
 
-def _sd(x: Floats) -> float:
+def _sd(x: FloatArray) -> float:
     return float(x.std(ddof=1)) if has_spread(x) else 0.0
 
 
@@ -106,7 +104,7 @@ class Resampling:
         return 1.0 - self.confidence
 
 
-def bootstrap_interval(x_P: Floats, draws_B: Floats, method: Method, confidence: float) -> Interval:
+def bootstrap_interval(x_P: FloatArray, draws_B: FloatArray, method: Method, confidence: float) -> Interval:
     """Interval of the mean of x from its bootstrap draws, computed by scipy.
 
     Where all values are equal both ends are that value; where BCa is undefined the percentile interval stands in.
@@ -143,12 +141,12 @@ class Reach:
     lowest: float
     highest: float
     n_prompts: int
-    means_B: Floats
-    t_B: Floats
+    means_B: FloatArray
+    t_B: FloatArray
     """Draws of the mean and their Student's t, both sorted; empty where the values do not differ."""
 
     @classmethod
-    def of(cls, x_P: Floats, means_B: Floats, t_B: Floats) -> Reach:
+    def of(cls, x_P: FloatArray, means_B: FloatArray, t_B: FloatArray) -> Reach:
         """From values of prompts and what `studentised_means` drew of them."""
         n_prompts = len(x_P)
         moved = n_prompts > 1 and has_spread(means_B)
@@ -218,7 +216,9 @@ class Reach:
         return float(ndtr(math.sqrt(n / (n - 1)) * _student(n - 1, alpha / 2)))
 
 
-def relative_interval(a_SP: Floats, b_SP: Floats, reach: Reach, over_seeds: bool, alpha: float) -> Interval:
+def relative_interval(
+    a_SP: FloatArray, b_SP: FloatArray, reach: Reach, over_seeds: bool, alpha: float
+) -> Interval:
     """Interval of mean(a) / mean(b) − 1: the changes ρ for which the interval of mean(a − (1 + ρ) b) holds 0.
 
     `reach` is that of a − b, so that this interval holds 0 where that of the difference does. An end is infinite where
@@ -234,7 +234,13 @@ def relative_interval(a_SP: Floats, b_SP: Floats, reach: Reach, over_seeds: bool
 
 
 def _relative_end(
-    a_SP: Floats, b_SP: Floats, found: float, reach: Reach, over_seeds: bool, alpha: float, above: bool
+    a_SP: FloatArray,
+    b_SP: FloatArray,
+    found: float,
+    reach: Reach,
+    over_seeds: bool,
+    alpha: float,
+    above: bool,
 ) -> float:
     from scipy.optimize import root_scalar
 
@@ -259,7 +265,7 @@ def _relative_end(
     return found + sign * root_scalar(excess, bracket=(0.0, farthest), rtol=1e-9).root
 
 
-def mean_intervals(cells: Sequence[Floats], resampling: Resampling) -> list[Interval]:
+def mean_intervals(cells: Sequence[FloatArray], resampling: Resampling) -> list[Interval]:
     """Interval of the mean of each [seeds, prompts] array over prompts and, with `LEAST_SEEDS` or more, over seeds.
 
     Arrays of one number of prompts share the draws.
@@ -274,7 +280,7 @@ def mean_intervals(cells: Sequence[Floats], resampling: Resampling) -> list[Inte
     return [found[index] for index in range(len(cells))]
 
 
-def reaches(x_PM: Floats, resampling: Resampling) -> list[Reach]:
+def reaches(x_PM: FloatArray, resampling: Resampling) -> list[Reach]:
     """The reach of each column's mean over prompts; all columns share the draws."""
     drawn = studentised_means(x_PM, n_resamples=resampling.bootstraps, seed=resampling.seed)
     return [
@@ -291,7 +297,7 @@ def indices_by_key(keys: Iterable[Hashable]) -> dict[Hashable, list[int]]:
     return positions
 
 
-def _quantile(sorted_B: Floats, share: float) -> float:
+def _quantile(sorted_B: FloatArray, share: float) -> float:
     position = share * (len(sorted_B) - 1)
     below = min(int(position), len(sorted_B) - 2)
     low, high = float(sorted_B[below]), float(sorted_B[below + 1])

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from polychromic.evaluation.statistics.intervals import (
     PROMPTS_ALONE,
@@ -28,9 +28,9 @@ from polychromic.evaluation.statistics.resampling import (
     SignFlip,
     bootstrap_means,
     sign_flip_tests,
-    two_way_bootstrap_means,
     without_noise,
 )
+from polychromic.numerics import FloatArray
 
 _MOST_PROMPTS = 10_000_000
 
@@ -67,8 +67,6 @@ def prompts_needed(effect: float, alpha: float = 0.05, power: float = 0.8) -> in
     return n_prompts
 
 
-Floats = NDArray[np.float64]
-
 ALPHA, POWER = 0.05, 0.8
 
 
@@ -94,8 +92,7 @@ class PairedComparison:
     `p_value`, `ci_low` … `relative_ci_high` (95 % unless stated) are those that stand: of `over_seeds` where there are
     `LEAST_SEEDS` training seeds or more, else of `over_prompts`; `asking` chooses otherwise. `over_prompts` answers
     whether *these trained models* differ on new prompts, `over_seeds` whether *this way of training* would differ with
-    new seeds too (None with one seed). `percentile` and `bca` are over prompts alone, `two_way` is the plain two-way
-    bootstrap, shown because it is customary.
+    new seeds too (None with one seed). `percentile` and `bca` are customary intervals over prompts alone.
     `p_floor` and `p_floor_seeds` are the least p-values that so few prompts (or seeds) could have given in a
     sign-flip test. `minimum_detectable_effect` is the absolute difference that a two-sided 5 % test over these
     prompts sees with 80 % power. `n_informative` prompts differ at all; `n_dropped` were undefined in an arm.
@@ -124,7 +121,6 @@ class PairedComparison:
     seed_differences: tuple[float, ...]
     percentile: Interval
     bca: Interval
-    two_way: Interval
     confidence: float
     method: str
 
@@ -176,7 +172,7 @@ def paired_comparison(
 
 
 def paired_comparisons(
-    pairs: Sequence[tuple[Floats, Floats]], *, resampling: Resampling | None = None
+    pairs: Sequence[tuple[FloatArray, FloatArray]], *, resampling: Resampling | None = None
 ) -> list[PairedComparison]:
     """`paired_comparison` of many pairs of [seeds, prompts] arrays; those of one shape share the random draws."""
     resampling = resampling or Resampling()
@@ -195,13 +191,11 @@ def paired_comparisons(
 
 
 def _compare_block(
-    a_SPM: Floats, b_SPM: Floats, dropped: Sequence[int], resampling: Resampling
+    a_SPM: FloatArray, b_SPM: FloatArray, dropped: Sequence[int], resampling: Resampling
 ) -> list[PairedComparison]:
     x_SPM = a_SPM - b_SPM
     x_PM = x_SPM.mean(axis=0)
-    draws = {"n_resamples": resampling.bootstraps, "seed": resampling.seed}
-    by_prompt_BM = bootstrap_means(x_PM, **draws)
-    two_way_BM = two_way_bootstrap_means(x_SPM, **draws) if len(x_SPM) > 1 else by_prompt_BM
+    by_prompt_BM = bootstrap_means(x_PM, n_resamples=resampling.bootstraps, seed=resampling.seed)
     flips = sign_flip_tests(x_PM, n_resamples=resampling.sign_patterns, seed=resampling.seed)
     return [
         _summary(
@@ -209,7 +203,7 @@ def _compare_block(
             b_SPM[:, :, m],
             flips[m],
             reach,
-            _customary(x_PM[:, m], by_prompt_BM[:, m], two_way_BM[:, m], resampling.confidence),
+            by_prompt_BM[:, m],
             dropped[m],
             resampling,
         )
@@ -217,18 +211,7 @@ def _compare_block(
     ]
 
 
-def _customary(
-    x_P: Floats, by_prompt_B: Floats, two_way_B: Floats, confidence: float
-) -> tuple[Interval, Interval, Interval]:
-    """Percentile, BCa and two-way interval, which others report."""
-    return (
-        bootstrap_interval(x_P, by_prompt_B, "percentile", confidence),
-        bootstrap_interval(x_P, by_prompt_B, "BCa", confidence),
-        bootstrap_interval(x_P, two_way_B, "percentile", confidence),
-    )
-
-
-def _over_prompts(a_SP: Floats, b_SP: Floats, reach: Reach, flip: SignFlip, alpha: float) -> Answer:
+def _over_prompts(a_SP: FloatArray, b_SP: FloatArray, reach: Reach, flip: SignFlip, alpha: float) -> Answer:
     """The sign-flip p-value with the bootstrap interval. Where one of them finds nothing at `alpha`, neither does the
     other: p is then the interval's own, or the interval is drawn out to 0."""
     low, high = reach.interval(alpha, PROMPTS_ALONE)
@@ -240,7 +223,7 @@ def _over_prompts(a_SP: Floats, b_SP: Floats, reach: Reach, flip: SignFlip, alph
 
 
 def _over_seeds(
-    a_SP: Floats, b_SP: Floats, reach: Reach, over_prompts: Answer, alpha: float
+    a_SP: FloatArray, b_SP: FloatArray, reach: Reach, over_prompts: Answer, alpha: float
 ) -> Answer | None:
     """None with one seed. p is that of the interval over seeds, and no less than over prompts alone."""
     if len(a_SP) < 2:
@@ -262,11 +245,11 @@ def _agreeing(p_value: float, difference: Interval, relative: Interval, alpha: f
 
 
 def _summary(
-    a_SP: Floats,
-    b_SP: Floats,
+    a_SP: FloatArray,
+    b_SP: FloatArray,
     flip: SignFlip,
     reach: Reach,
-    customary: tuple[Interval, Interval, Interval],
+    by_prompt_B: FloatArray,
     n_dropped: int,
     resampling: Resampling,
 ) -> PairedComparison:
@@ -297,9 +280,8 @@ def _summary(
         mean_a=float(a_SP.mean()),
         mean_b=mean_b,
         seed_differences=tuple(x_SP.mean(axis=1).tolist()),
-        percentile=customary[0],
-        bca=customary[1],
-        two_way=customary[2],
+        percentile=bootstrap_interval(x_P, by_prompt_B, "percentile", resampling.confidence),
+        bca=bootstrap_interval(x_P, by_prompt_B, "BCa", resampling.confidence),
         confidence=resampling.confidence,
         method=_method(flip, n_seeds, n_informative, resampling),
     )
@@ -320,7 +302,7 @@ def _method(flip: SignFlip, n_seeds: int, n_informative: int, resampling: Resamp
     )
 
 
-def _as_cells(name: str, values: ArrayLike) -> Floats:
+def _as_cells(name: str, values: ArrayLike) -> FloatArray:
     cells = np.atleast_2d(np.asarray(values, dtype=np.float64))
     if cells.ndim != 2 or not cells.size:
         raise ValueError(f"{name} has shape {np.shape(values)}; expected [seeds, prompts] or [prompts]")

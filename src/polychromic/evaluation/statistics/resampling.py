@@ -10,17 +10,17 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from polychromic.numerics import FloatArray, IntArray
 
 ROUNDING = 1e-12
 
 
-def has_spread(x: Floats) -> bool:
+def has_spread(x: FloatArray) -> bool:
     """Whether values differ by more than rounding: spread of a thousand equal means is noise, not information."""
     return x.size > 1 and bool(np.ptp(x) > ROUNDING * np.abs(x).max())
 
 
-def without_noise(x: Floats) -> Floats:
+def without_noise(x: FloatArray) -> FloatArray:
     """Values with those that are 0 up to rounding (against the largest) set to 0, such as a sum of ±1/3."""
     return np.where(np.abs(x) > ROUNDING * np.abs(x).max(initial=0.0), x, 0.0)
 
@@ -42,7 +42,7 @@ class SeedSpread:
     shared: float
 
     @classmethod
-    def of(cls, x_SP: Floats) -> SeedSpread:
+    def of(cls, x_SP: FloatArray) -> SeedSpread:
         """From values [seeds, prompts]."""
         n_seeds, n_prompts = x_SP.shape
         if n_seeds < 2 or n_prompts < 2:
@@ -97,11 +97,11 @@ class MeanDraws:
     """Bootstrap draws [B, M] of column means, and each draw's distance from the mean in its own standard errors
     (nan where all values drawn are equal)."""
 
-    means_BM: Floats
-    t_BM: Floats
+    means_BM: FloatArray
+    t_BM: FloatArray
 
 
-def sign_flip_tests(x_PM: Floats, *, n_resamples: int = 100_000, seed: int = 0) -> list[SignFlip]:
+def sign_flip_tests(x_PM: FloatArray, *, n_resamples: int = 100_000, seed: int = 0) -> list[SignFlip]:
     """Test for each column whether its values over prompts are symmetric about 0; statistic |mean|.
 
     A prompt at 0 is the same under both signs and is left out. Up to EXACT_PROMPTS prompts the test is exact;
@@ -122,7 +122,7 @@ def sign_flip_tests(x_PM: Floats, *, n_resamples: int = 100_000, seed: int = 0) 
     ]
 
 
-def _exact_sign_flip(x_P: Floats) -> SignFlip:
+def _exact_sign_flip(x_P: FloatArray) -> SignFlip:
     if not len(x_P):
         return SignFlip(1.0, 1.0, 1, True)
     # The mirror image of a pattern has the same |mean|: the first sign stays, half the patterns remain.
@@ -136,7 +136,7 @@ def _exact_sign_flip(x_P: Floats) -> SignFlip:
     return SignFlip(hits / n_patterns, 1 / n_patterns, 2 * n_patterns, True)
 
 
-def _sampled_hits(x_PM: Floats, n_resamples: int, seed: int) -> list[int]:
+def _sampled_hits(x_PM: FloatArray, n_resamples: int, seed: int) -> list[int]:
     rng = np.random.default_rng(seed)
     total_M, size_M = x_PM.sum(axis=0), np.abs(x_PM).sum(axis=0)
     least_M = np.abs(total_M) - ROUNDING * size_M
@@ -149,13 +149,13 @@ def _sampled_hits(x_PM: Floats, n_resamples: int, seed: int) -> list[int]:
     return hits_M.tolist()
 
 
-def bootstrap_means(x_PM: Floats, *, n_resamples: int = 9999, seed: int = 0) -> Floats:
+def bootstrap_means(x_PM: FloatArray, *, n_resamples: int = 9999, seed: int = 0) -> FloatArray:
     """[B, M] column means over prompts drawn with replacement; the draws of `scipy.stats.bootstrap(rng=seed)`."""
     counts = _drawn_counts(len(x_PM), n_resamples, seed)
     return np.concatenate([counts_BP.astype(np.float64) @ x_PM for counts_BP in counts]) / len(x_PM)
 
 
-def studentised_means(x_PM: Floats, *, n_resamples: int = 9999, seed: int = 0) -> MeanDraws:
+def studentised_means(x_PM: FloatArray, *, n_resamples: int = 9999, seed: int = 0) -> MeanDraws:
     """The draws of `bootstrap_means` with their Student's t, nan where the values do not differ.
 
     Each draw is divided by its own standard error, but by no less than `LEAST_SPREAD` of the sample's. Source: Efron
@@ -172,7 +172,7 @@ def studentised_means(x_PM: Floats, *, n_resamples: int = 9999, seed: int = 0) -
     return MeanDraws(x_PM.mean(axis=0) + shift_BM, t_BM)
 
 
-def two_way_bootstrap_means(x_SPM: Floats, *, n_resamples: int = 9999, seed: int = 0) -> Floats:
+def two_way_bootstrap_means(x_SPM: FloatArray, *, n_resamples: int = 9999, seed: int = 0) -> FloatArray:
     """[B, M] means over prompts and seeds, each drawn with replacement, all cells of the drawn rows and columns.
 
     Source: Owen 2007, The Pigeonhole Bootstrap, section 3.
@@ -216,7 +216,7 @@ def _chunks(total: int) -> Iterator[int]:
         yield min(_CHUNK, total - start)
 
 
-def _counts(draws_BN: NDArray[np.int64], n: int) -> Counts:
+def _counts(draws_BN: IntArray, n: int) -> Counts:
     """[B, n] how often each of n items is in each row of draws."""
     offsets = np.arange(len(draws_BN))[:, None] * n
     counts = np.bincount((draws_BN + offsets).ravel(), minlength=len(draws_BN) * n)
