@@ -8,7 +8,7 @@ from polychromic.errors import DataError
 from polychromic.evaluation.external_lines import parse_line
 from polychromic.experiment.external import GivenExperiment, evaluate_given
 from polychromic.run_folder import RunFolder
-from polychromic.tasks.lines import BadLineError
+from polychromic.tasks.jsonl_task import BadLineError
 
 PROMPTS = 12
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from polychromic.errors import DataError
 from polychromic.records import Message, Prompt
-from polychromic.tasks import lines
+from polychromic.tasks import jsonl_task
 from polychromic.tasks.jsonl_task import load_prompts
 
 
@@ -147,7 +147,7 @@ def test_bytes_that_are_no_json_are_explained(tmp_path, line, message):
 
 
 def test_a_huge_line_is_refused_before_it_is_parsed(tmp_path, monkeypatch):
-    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 20)
+    monkeypatch.setattr(jsonl_task, "MAX_LINE_BYTES", 20)
     assert "the line has 28 bytes, expected at most 20" in error_of(write(tmp_path, {"prompt": "a" * 14}))
 
 
@@ -180,7 +180,7 @@ _VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=6,
 )
-_KEYS = st.sampled_from([*lines._KNOWN_KEYS, "role", "content", "other"])
+_KEYS = st.sampled_from([*jsonl_task._KNOWN_KEYS, "role", "content", "other"])
 _ROWS = st.lists(st.dictionaries(_KEYS, _VALUES, max_size=4), max_size=4)
 
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from polychromic.records import SamplingParameters
-from polychromic.tasks.lines import (
+from polychromic.tasks.jsonl_task import (
     BadLineError,
     any_text,
     decode_object,
@@ -30,6 +30,7 @@ from polychromic.tasks.lines import (
     kind,
     one_key,
     shown,
+    value_of,
 )
 
 Ending = Literal["finished", "limit", "interrupted", "missing"]
@@ -143,10 +144,10 @@ def parse_line(line: bytes) -> list[ExternalText]:
         raise BadLineError(
             f"n_tokens: is one number for {len(values)} texts; write one text a line, or remove it"
         )
-    seed, sampling, prompt_id = _whole(row, "seed"), _sampling(row), identifier(row[id_key], id_key)
+    seed, sampling, prompt_id = _whole(row, "seed"), _sampling(row), value_of(id_key, row[id_key], identifier)
     thinking = _thinking(row) if len(values) == 1 else None
     return [
-        ExternalText(prompt_id, any_text(text, name), seed, sampling, n_tokens, ending, thinking)
+        ExternalText(prompt_id, value_of(name, text, any_text), seed, sampling, n_tokens, ending, thinking)
         for text, name, ending in zip(values, names, _endings(row, len(values)), strict=True)
     ]
 

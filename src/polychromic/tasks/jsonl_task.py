@@ -1,31 +1,101 @@
-"""Tasks from the user's own files: prompts, references, checker and clusters."""
+"""Tasks from the user's own files: prompts and references as JSON lines, checkers by name.
+
+A line is an object with
+  `prompt` (a text) or `messages` (a list of {"role", "content"}, ending with the turn to be answered);
+  optionally `references` (a list of texts), or one `reference` or `completion`; a last assistant turn in
+  `messages` is a reference too;
+  optionally `id` or `task_id` (unique in the file) and `meta` (an object). Other keys are kept in the meta.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import difflib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from polychromic.diversity.embedders import Embedder, load_embedder
 from polychromic.diversity.semantic import cosine_distances
 from polychromic.errors import DataError
-from polychromic.records import Check, Prompt
+from polychromic.files import parse_json
+from polychromic.records import Check, Message, Prompt, as_messages
 from polychromic.tasks.base import Split
 from polychromic.tasks.checkers import BUILT_IN, run_checker
 from polychromic.tasks.isolation import isolated_checker
-from polychromic.tasks.lines import BadLineError, parse_line, shown
 
-if TYPE_CHECKING:
-    from polychromic.diversity.embedders import Embedder
-
+MAX_LINE_BYTES = 16 * 2**20
 _LISTED = 20
+_QUESTION_KEYS = ("prompt", "messages")
+_REFERENCE_KEYS = ("references", "reference", "completion")
+_ID_KEYS = ("id", "task_id")
+_KNOWN_KEYS = (*_ID_KEYS, *_QUESTION_KEYS, *_REFERENCE_KEYS, "meta")
+_Role = Literal["system", "developer", "user", "assistant", "tool"]
+_KINDS = {str: "a text", bool: "true or false", list: "a list", dict: "an object"}
+
+
+class BadLineError(ValueError):
+    """A line that cannot be used; says the key, its value, what was expected and the fix."""
+
+
+def any_text(value: Any) -> str:
+    """Returns a text as a model may have made it; raises BadLineError for another type and what UTF-8 cannot carry."""
+    if not isinstance(value, str):
+        raise BadLineError(f"{shown(value)} is {kind(value)}, expected a text; put it in quotes")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadLineError(
+            f"holds half a surrogate pair at position {error.start + 1}, which is no text; remove it"
+        ) from error
+    return value
+
+
+def _filled_text(value: Any) -> str:
+    text = any_text(value)
+    if "\0" in text:
+        raise BadLineError(f"holds a NUL character at position {text.index(chr(0)) + 1}; remove it")
+    if not text.strip():
+        raise BadLineError("is empty, expected a text; fill it in or remove it")
+    return text
+
+
+def identifier(value: Any) -> str:
+    """Returns a prompt's id, a text or a whole number, as text; raises BadLineError for anything else."""
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return str(value) if is_number else _filled_text(value)
+
+
+_Text = Annotated[str, BeforeValidator(_filled_text)]
+_Identifier = Annotated[str, BeforeValidator(identifier)]
+
+
+class _Turn(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    role: _Role
+    content: _Text
+
+
+class _Line(BaseModel):
+    """The keys of a line that are not kept in the meta; of each group it has one at most."""
+
+    prompt: _Text = ""
+    messages: list[_Turn] = Field(default=[], min_length=1)
+    references: list[_Text] = []
+    reference: _Text = ""
+    completion: _Text = ""
+    id: _Identifier = ""
+    task_id: _Identifier = ""
+    meta: dict[Any, Any] = {}
 
 
 def load_prompts(path: Path) -> list[Prompt]:
-    """All prompts of a file, in its order; blank lines are skipped. `lines.py` says what a line may hold.
+    """Reads all prompts of a file, in its order; blank lines are skipped.
 
     A line without an id gets the file's stem and its line number, such as `train-00007`.
     Raises DataError for a file that is missing or empty, and one DataError for all bad lines together.
@@ -36,7 +106,11 @@ def load_prompts(path: Path) -> list[Prompt]:
     for number, line in filled_lines(path):
         try:
             prompt = parse_line(line, default_id=f"{path.stem}-{number:05d}")
-            _require_new(prompt.id, number, line_of_id)
+            first = line_of_id.setdefault(prompt.id, number)
+            if first != number:
+                raise BadLineError(
+                    f"id: {shown(prompt.id)} is the id of line {first}, expected unique ids; rename one"
+                )
         except BadLineError as error:
             problems.append(f"{path}:{number}: {error}")
         else:
@@ -45,13 +119,80 @@ def load_prompts(path: Path) -> list[Prompt]:
         raise DataError(listing(str(path), problems))
     if not prompts:
         raise DataError(
-            f'{path}: holds no prompts; expected one JSON object a line, such as {{"prompt": "Hi"}}'
+            f'{path}: holds no prompts; expected one JSON object per line, such as {{"prompt": "Hi"}}'
         )
     return prompts
 
 
+def parse_line(line: bytes, default_id: str) -> Prompt:
+    """Reads the prompt of a line; `default_id` is used where it names none. Raises BadLineError."""
+    row = decode_object(line)
+    question, reference, identifier_key = (
+        one_key(row, keys) for keys in (_QUESTION_KEYS, _REFERENCE_KEYS, _ID_KEYS)
+    )
+    if question is None:
+        raise BadLineError(
+            f"prompt: is missing, expected a text, or a list of messages{hint(row, _QUESTION_KEYS)}"
+        )
+    if isinstance(row.get("prompt"), list):
+        raise BadLineError("prompt: is a list, expected a text; a list of turns is written as messages")
+    try:
+        read = _Line.model_validate(row)
+    except ValidationError as error:
+        raise BadLineError(_sentence(error.errors(include_url=False)[0], row)) from error
+    references = tuple(read.references) if reference in (None, "references") else (getattr(read, reference),)
+    turns = [Message(turn.role, turn.content) for turn in read.messages] or as_messages(read.prompt)
+    if turns[-1].role == "assistant":
+        if len(turns) == 1:
+            raise BadLineError(
+                "messages: holds an assistant turn only, expected the turn it answers before it"
+            )
+        if references:
+            raise BadLineError(
+                "messages: ends with an assistant turn while references are given too; keep one of the two"
+            )
+        *turns, answer = turns
+        references = (answer.content,)
+    elif turns[-1].role not in ("user", "tool"):
+        raise BadLineError(
+            f"messages: ends with a {turns[-1].role} turn, expected the turn to be answered last"
+        )
+    prompt_id = default_id if identifier_key is None else getattr(read, identifier_key)
+    return Prompt(prompt_id, tuple(turns), references, _joined_meta(row, read.meta))
+
+
+def _sentence(problem: Any, row: Mapping[str, Any]) -> str:
+    """Says what a line's schema refuses, in the words of the file."""
+    key, *within = problem["loc"]
+    place = key + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in within)
+    value = problem["input"]
+    match problem["type"]:
+        case "value_error":
+            return f"{place}: {problem['ctx']['error']}"
+        case "literal_error":
+            return f"{place}: {shown(value)}, expected one of {', '.join(get_args(_Role))}"
+        case _ if within:
+            turn = shown(row[key][within[0]])
+            return f"{key}[{within[0]}]: {turn}, expected an object with role and content and nothing else"
+        case _ if key == "messages":
+            return f'messages: {shown(value)}, expected a list such as [{{"role": "user", "content": "Hi"}}]'
+    wanted = "an object" if key == "meta" else "a list of texts"
+    return f"{place}: {shown(value)} is {kind(value)}, expected {wanted}"
+
+
+def _joined_meta(row: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Adds the keys that the schema does not know to the line's meta; refuses misspelt and repeated ones."""
+    others = {key: value for key, value in row.items() if key not in _KNOWN_KEYS}
+    for key in others:
+        if key in meta:
+            raise BadLineError(f"{key}: stands in the line and in its meta; remove one of them")
+        if close := hint([key], _KNOWN_KEYS):
+            raise BadLineError(f"{key}: is not a known key{close}; rename it, or put it under meta")
+    return {**meta, **others}
+
+
 def filled_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file that hold something, with their numbers; raises DataError where it cannot be read."""
+    """Yields the lines of a file that hold something, with their numbers; raises DataError where it cannot be read."""
     try:
         # A pipe would hang, and a device never end.
         if path.exists() and not path.is_file():
@@ -64,24 +205,80 @@ def filled_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             yield number, line
 
 
-def _require_new(prompt_id: str, number: int, line_of_id: dict[str, int]) -> None:
-    first = line_of_id.setdefault(prompt_id, number)
-    if first != number:
-        raise BadLineError(
-            f"id: {shown(prompt_id)} is the id of line {first}, expected unique ids; rename one"
-        )
-
-
 def listing(place: str, problems: Sequence[str]) -> str:
-    """The message for bad lines: how many there are in `place`, then the first of them."""
+    """Words the error for bad lines: how many there are in `place`, then the first of them."""
     count = "1 bad line" if len(problems) == 1 else f"{len(problems)} bad lines"
-    rest = len(problems) - _LISTED
-    more = [f"... and {rest} more"] if rest > 0 else []
+    more = [f"... and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
     return "\n".join([f"{place}: {count}, nothing was loaded", *problems[:_LISTED], *more])
 
 
+def decode_object(line: bytes) -> Mapping[str, Any]:
+    """Reads the JSON object of a line; raises BadLineError that says what the line is instead."""
+    if len(line) > MAX_LINE_BYTES:
+        raise BadLineError(
+            f"the line has {len(line)} bytes, expected at most {MAX_LINE_BYTES}; write one object per line"
+        )
+    try:
+        row = parse_json(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise BadLineError(
+            f"byte {error.start + 1} (0x{line[error.start]:02x}) is not UTF-8; save the file as UTF-8"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise BadLineError(
+            f"not JSON: {error.msg} at character {error.pos + 1}; expected one JSON object per line"
+        ) from error
+    except RecursionError as error:
+        raise BadLineError("nested too deeply; expected one flat JSON object a line") from error
+    except (
+        ValueError
+    ) as error:  # a key that stands twice, a number that JSON does not know or that is too long
+        raise BadLineError(f"not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise BadLineError(f'{shown(row)} is {kind(row)}, expected an object such as {{"prompt": "Hi"}}')
+    return row
+
+
+def one_key(row: Mapping[str, Any], keys: Sequence[str]) -> str | None:
+    """Returns the one of the keys that the line uses, if any; two are refused, since one would have to be ignored."""
+    used = [key for key in keys if key in row]
+    if len(used) > 1:
+        raise BadLineError(
+            f"{used[1]}: {used[0]} is given too, expected one of {', '.join(keys)}; remove the other"
+        )
+    return used[0] if used else None
+
+
+def value_of(key: str, value: Any, read: Callable[[Any], str]) -> str:
+    """Reads one value by `any_text` or `identifier`; raises BadLineError that names its key."""
+    try:
+        return read(value)
+    except BadLineError as error:
+        raise BadLineError(f"{key}: {error}") from error
+
+
+def shown(value: Any) -> str:
+    """Writes a value for a message: JSON, cut to 60 characters."""
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def kind(value: Any) -> str:
+    """Names the type of a JSON value."""
+    return "null" if value is None else _KINDS.get(type(value), "a number")
+
+
+def hint(keys: Sequence[str] | Mapping[str, Any], known: Sequence[str]) -> str:
+    """Returns `; did you mean …?` where one of the line's own keys looks like a misspelt known one."""
+    for key in keys:
+        close = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.85)
+        if key not in _KNOWN_KEYS and close:
+            return f"; {shown(key)}: did you mean {close[0]}?"
+    return ""
+
+
 class FileTask:
-    """Prompts from three files and distances of meaning; subclasses add the checkers."""
+    """Reads prompts from three files and measures distances of meaning; subclasses add the checkers."""
 
     def __init__(self, train: Path, validation: Path, test: Path, embedder: str):
         self._files: dict[Split, Path] = {"train": train, "validation": validation, "test": test}
@@ -89,29 +286,27 @@ class FileTask:
         self._loaded: dict[Split, list[Prompt]] = {}
 
     def prompts(self, split: Split) -> list[Prompt]:
-        """All prompts of a split; raises DataError that lists every bad line."""
+        """Reads all prompts of a split; raises DataError that lists every bad line."""
         if split not in self._loaded:
             self._loaded[split] = load_prompts(self._files[split])
         return list(self._loaded[split])
 
     def cluster(self, prompt: Prompt, text: str) -> str | None:
-        """None: which answers say the same is found from their embeddings."""
+        """Returns None: which answers say the same is found from their embeddings."""
         return None
 
     def distances(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """1 − cosine of the embeddings, opposed meanings counted as 1."""
+        """Returns 1 − cosine of the embeddings, opposed meanings counted as 1."""
         return np.minimum(cosine_distances(self.embedder.encode(texts)), 1.0)
 
     @cached_property
     def embedder(self) -> Embedder:
-        """The sentence embedder, loaded when first asked for."""
-        from polychromic.diversity.embedders import load_embedder
-
+        """Loads the sentence embedder when it is first used."""
         return load_embedder(self._embedder_name)
 
 
 class CustomTask(FileTask):
-    """Prompts with the checkers that the experiment file names.
+    """Joins the prompts with the checkers that the experiment file names.
 
     Without a checker no generation has a reward, which training from references without a gate does not need.
     Raises CheckerError at once where a checker cannot be loaded.
@@ -135,29 +330,22 @@ class CustomTask(FileTask):
         super().__init__(train, validation, test, embedder)
         self.pass_threshold = pass_threshold
         self._check, self._judge = (
-            checker_runner(
+            None
+            if not name
+            else partial(run_checker, BUILT_IN[name])
+            if name in BUILT_IN
+            else isolated_checker(
                 name, seconds=checker_seconds, memory_gb=checker_memory_gb, recheck=checker_recheck
-            )
-            if name
-            else None
+            ).run
             for name in (checker, judge)
         )
 
     def check(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Check]:
-        """The training checker's word; an exception or an impossible value is a Check with the reason."""
+        """Runs the training checker; an exception or an impossible value is a Check with the reason."""
         if self._check is None:
             return [Check(None, "task.checker is not set")] * len(texts)
         return self._check(prompts, texts)
 
     def judge(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Check] | None:
-        """The second checker's word, or None where none is named."""
+        """Runs the second checker, where one is named."""
         return self._judge(prompts, texts) if self._judge else None
-
-
-def checker_runner(
-    name: str, *, seconds: float, memory_gb: float, recheck: bool
-) -> Callable[[Sequence[Prompt], Sequence[str]], list[Check]]:
-    """Runs the named checker on pairs: built-in ones here, the user's own code in a process of its own."""
-    if name in BUILT_IN:
-        return partial(run_checker, BUILT_IN[name])
-    return isolated_checker(name, seconds=seconds, memory_gb=memory_gb, recheck=recheck).run
