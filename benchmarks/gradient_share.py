@@ -17,8 +17,8 @@ from pathlib import Path
 from polychromic.experiment.config import Experiment
 from polychromic.models.loading import load_language_model
 from polychromic.tasks.base import build_task
-from polychromic.training.steps import StepMaker
-from polychromic.training.trainer import ArmRun
+from polychromic.training.base import ArmRun
+from polychromic.training.steps import Step, build_step
 
 
 def main() -> None:
@@ -42,15 +42,15 @@ def main() -> None:
             maker.make(step, prompts[step * size : (step + 1) * size], 1.0)
             seconds[measured].append(time.process_time() - started)
     plain, measuring = (statistics.fmean(seconds[measured][1:]) for measured in (False, True))
-    # Beside references only every m-th step samples, and only such a step can measure (`StepMaker`).
+    # Beside references only every m-th step samples, and only such a step can measure.
     arm = experiment.arm(options.arm)
-    sampling = arm.diversity.sample_every if arm.training.loss == "references" else 1
+    sampling = arm.loss.sample_every
     rounds = max(1, arm.training.gradient_share_every // sampling)
     print(f"plain step {plain:.3f} s, measured step {measuring:.3f} s: {measuring / plain:.2f} times as long")
     print(f"every {sampling * rounds} steps: {100 * (measuring / plain - 1) / rounds:.1f} % of training time")
 
 
-def step_maker(experiment: Experiment, arm_name: str, measured: bool) -> StepMaker:
+def step_maker(experiment: Experiment, arm_name: str, measured: bool) -> Step:
     """A maker whose every step measures, or none does (the odd step 0 is thrown away by the caller)."""
     arm = experiment.arm(arm_name)
     training = arm.training.model_copy(update={"gradient_share_every": 1 if measured else 10**9})
@@ -64,7 +64,7 @@ def step_maker(experiment: Experiment, arm_name: str, measured: bool) -> StepMak
         training=training,
         diversity=arm.diversity,
     )
-    return StepMaker(run, load_language_model(arm.model, seed=0))
+    return build_step(run, load_language_model(arm.model, seed=0))
 
 
 if __name__ == "__main__":

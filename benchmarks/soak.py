@@ -29,9 +29,10 @@ import torch
 
 from polychromic.models.settings import AdapterSettings, ModelSettings
 from polychromic.tasks.arithmetic import ArithmeticTask
+from polychromic.training.base import ArmRun
 from polychromic.training.settings import DiversitySettings, TrainingSettings
 from polychromic.training.trackers import BackgroundTracker
-from polychromic.training.trainer import ArmRun, Trainer
+from polychromic.training.trainer import ArmTrainer
 
 SETTLED_AFTER = 200
 
@@ -117,7 +118,7 @@ def main() -> None:
             outage(Path(folder), options.steps or 300)
 
 
-def trainer(folder: Path, steps: int) -> Trainer:
+def trainer(folder: Path, steps: int) -> ArmTrainer:
     """A small reward arm with a diversity term."""
     run = ArmRun(
         experiment="soak",
@@ -136,7 +137,7 @@ def trainer(folder: Path, steps: int) -> Trainer:
         ),
         diversity=DiversitySettings(weight=1.0, set_size=3, max_zero_gradient_steps=10**9),
     )
-    return Trainer(run)
+    return ArmTrainer(run)
 
 
 def growth(folder: Path, steps: int) -> None:

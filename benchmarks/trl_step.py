@@ -32,8 +32,9 @@ from polychromic.models.loading import load_language_model
 from polychromic.models.settings import AdapterSettings, ModelSettings
 from polychromic.records import Check, Prompt, as_messages
 from polychromic.tasks.arithmetic import ArithmeticTask, random_problems
+from polychromic.training.base import ArmRun
 from polychromic.training.settings import DiversitySettings, TrainingSettings
-from polychromic.training.trainer import ArmRun, Trainer
+from polychromic.training.trainer import ArmTrainer
 
 WARM_UP = 2
 LEARNING_RATE = 1e-5
@@ -117,7 +118,7 @@ def our_rate(options: argparse.Namespace, prompts: Sequence[Prompt], folder: Pat
         checkpoint_every=10**6,
     )  # fmt: skip
     diversity = DiversitySettings(weight=options.weight, set_size=min(4, options.generations))
-    trainer = Trainer(
+    trainer = ArmTrainer(
         ArmRun(
             experiment="trl", arm="arm", seed=0, folder=folder, task=DifferentCharacters(prompts),
             model=model_settings(options), training=training, diversity=diversity,

@@ -22,8 +22,9 @@ from polychromic.models.loading import load_language_model
 from polychromic.models.model_report import describe_model
 from polychromic.models.settings import AdapterSettings, ModelSettings
 from polychromic.records import Check, Prompt, as_messages
+from polychromic.training.base import ArmRun
 from polychromic.training.settings import DiversitySettings, TrainingSettings
-from polychromic.training.trainer import ArmRun, train_arm
+from polychromic.training.trainer import train_arm
 
 QUESTIONS = (
     "What is a brick good for?",

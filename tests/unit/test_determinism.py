@@ -15,8 +15,9 @@ from polychromic.experiment.preflight import run as preflight_run
 from polychromic.experiment.provenance import threads_of_a_job
 from polychromic.files import read_json
 from polychromic.seeding import deterministic
+from polychromic.training.base import ArmRun
 from polychromic.training.settings import DiversitySettings, TrainingSettings
-from polychromic.training.trainer import ArmRun, Trainer, train_arm
+from polychromic.training.trainer import ArmTrainer, train_arm
 
 
 @contextmanager
@@ -94,9 +95,8 @@ def test_two_threads_beside_other_work_train_the_same_adapter_each_time(tmp_path
 
 def test_whatever_trains_and_samples_asks_torch_for_one_order(tmp_path, tiny_settings, monkeypatch):
     asked = []
-    monkeypatch.setattr(
-        Trainer, "_make", _spied(Trainer._make, lambda: asked.append(torch.are_deterministic_algorithms_enabled()))
-    )  # fmt: skip
+    spied = _spied(ArmTrainer._make, lambda: asked.append(torch.are_deterministic_algorithms_enabled()))
+    monkeypatch.setattr(ArmTrainer, "_make", spied)
     train_arm(small_run(tmp_path / "run", tiny_settings))
     assert asked == [True, True]
     seen = []
@@ -166,16 +166,16 @@ def test_an_operation_without_a_deterministic_version_is_used_and_named(
         torch.zeros(3).put_(torch.tensor([0]), torch.tensor([1.0]))
         return plain(self)
 
-    plain = Trainer._make
-    monkeypatch.setattr(Trainer, "_make", make)
-    trainer = Trainer(small_run(tmp_path / "run", tiny_settings))
+    plain = ArmTrainer._make
+    monkeypatch.setattr(ArmTrainer, "_make", make)
+    trainer = ArmTrainer(small_run(tmp_path / "run", tiny_settings))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     trainer.step()
     trainer.step()
     trainer.save_adapter()
     assert [record.message.count("no deterministic version of put_") for record in caplog.records] == [1]
     assert read_json(tmp_path / "run" / "training.json")["nondeterministic_operation"] == "put_"
-    monkeypatch.setattr(Trainer, "_make", plain)
+    monkeypatch.setattr(ArmTrainer, "_make", plain)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     train_arm(small_run(tmp_path / "other", tiny_settings))
     found = [

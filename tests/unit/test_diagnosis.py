@@ -25,9 +25,10 @@ from polychromic.models.settings import ModelSettings
 from polychromic.records import Check
 from polychromic.run_folder import RunFolder
 from polychromic.tasks.arithmetic import ArithmeticTask
+from polychromic.training.base import ArmRun
 from polychromic.training.gradients import GradientAccumulator
 from polychromic.training.settings import DiversitySettings, TrainingSettings
-from polychromic.training.trainer import ArmRun, Trainer, train_arm
+from polychromic.training.trainer import ArmTrainer, train_arm
 
 
 class AlwaysPasses(ArithmeticTask):
@@ -263,7 +264,7 @@ def test_a_run_that_is_training_tells_how_far_its_checkpoints_are_apart(tmp_path
             loss="rl", steps=9, prompts_per_step=4, num_samples=6, max_new_tokens=16, checkpoint_every=2,
             learning_rate=1e-3,
         )  # fmt: skip
-        trainer = Trainer(
+        trainer = ArmTrainer(
             ArmRun(
                 experiment="going", arm=arm, seed=0, folder=folder.arm(arm, 0).root, task=ArithmeticTask(64, 16, 16),
                 model=tiny_settings, training=training, diversity=DiversitySettings(weight=weight, set_size=3),

@@ -18,10 +18,11 @@ from polychromic.records import Check, SamplingParameters
 from polychromic.sampling.local import LocalSampler
 from polychromic.tasks.arithmetic import ArithmeticTask
 from polychromic.training.artifacts import is_trained
+from polychromic.training.base import ArmRun
 from polychromic.training.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from polychromic.training.rollouts import sample_groups
 from polychromic.training.settings import DiversitySettings, TrainingSettings
-from polychromic.training.trainer import ArmRun, Trainer, schedule_factor, train_arm
+from polychromic.training.trainer import ArmTrainer, schedule_factor, train_arm
 
 
 def settings(**changes):
@@ -53,7 +54,7 @@ def test_a_run_stopped_after_any_step_ends_bit_identical(run, tmp_path):
     whole = weights(train_arm(run))
     for stop in (1, 3):
         other = dataclasses.replace(run, folder=tmp_path / f"stopped-{stop}")
-        trainer = Trainer(other)
+        trainer = ArmTrainer(other)
         for _ in range(stop):
             trainer.step()
         resumed = weights(train_arm(other))
@@ -64,7 +65,7 @@ def test_a_run_stopped_after_any_step_ends_bit_identical(run, tmp_path):
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(run, tmp_path, caplog):
     whole = weights(train_arm(run))
     other = dataclasses.replace(run, folder=tmp_path / "other")
-    trainer = Trainer(other)
+    trainer = ArmTrainer(other)
     for _ in range(3):
         trainer.step()
     newest = sorted((other.folder / "checkpoints").iterdir())[-1]
@@ -77,7 +78,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(run, tmp_path
 
 @pytest.mark.parametrize("content", ["{}", "[]", "", '{"step": 3, "sha256": 1}', None])
 def test_a_checkpoint_whose_state_is_damaged_is_passed_over(run, content, caplog):
-    trainer = Trainer(run)
+    trainer = ArmTrainer(run)
     for _ in range(3):
         trainer.step()
     before, newest = sorted((run.folder / "checkpoints").iterdir())[-2:]
@@ -171,7 +172,7 @@ def test_arms_of_one_seed_start_alike_and_part_by_their_weight(run, tmp_path):
     baseline = dataclasses.replace(
         run, arm="baseline", folder=tmp_path / "baseline", diversity=DiversitySettings(weight=0.0)
     )
-    one, other = Trainer(run), Trainer(baseline)
+    one, other = ArmTrainer(run), ArmTrainer(baseline)
     for name, parameter in one.language_model.model.named_parameters():
         assert torch.equal(parameter, dict(other.language_model.model.named_parameters())[name])
     assert one._batch(0) == other._batch(0)
@@ -193,7 +194,7 @@ def test_gradient_share_is_logged_beside_loss_share(run):
 def test_measuring_the_gradient_share_changes_no_gradient(run):
     gradients = []
     for every in (1, 1000):
-        trainer = Trainer(dataclasses.replace(run, training=settings(gradient_share_every=every)))
+        trainer = ArmTrainer(dataclasses.replace(run, training=settings(gradient_share_every=every)))
         outcome = trainer.maker.make(1, trainer.prompts[:32], weight=0.7)
         assert (outcome.measurement is None) == (every == 1000)
         gradients.append([parameter.grad.clone() for parameter in trainer.parameters])
@@ -302,10 +303,10 @@ def test_a_floor_that_follows_the_baseline_moves_the_weight(run, baseline, rises
 @pytest.mark.parametrize(("loss", "measured"), [("rl", [0, 4, 8]), ("sft", [0, 3, 6, 9])])
 def test_gradient_shares_are_measured_on_steps_that_have_a_diversity_term(run, loss, measured):
     """Past bug: beside references, shares were measured every 25th step and diversity sampled every 3rd."""
-    maker = Trainer(run).maker
+    maker = ArmTrainer(run).maker
     maker.run = dataclasses.replace(run, training=settings(loss=loss, gradient_share_every=4))
-    assert [step for step in range(10) if maker._measures(step)] == measured
-    assert all(maker._samples_diversity(step) for step in measured)
+    assert [step for step in range(10) if maker.plan(step).measures] == measured
+    assert all(maker.plan(step).diversity for step in measured)
 
 
 @pytest.mark.parametrize(("truncation_reward", "rewards"), [("checker", {0.0, 1.0}), ("zero", {0.0})])

@@ -6,6 +6,7 @@ import pytest
 from polychromic.files import read_jsonl
 from polychromic.records import Check
 from polychromic.tasks.arithmetic import ArithmeticTask
+from polychromic.training.base import ArmRun
 from polychromic.training.rollouts import (
     GroupSignals,
     distance_metrics,
@@ -15,7 +16,7 @@ from polychromic.training.rollouts import (
     has_gate_part,
 )
 from polychromic.training.settings import DiversitySettings, TrainingSettings
-from polychromic.training.trainer import ArmRun, Trainer, train_arm
+from polychromic.training.trainer import ArmTrainer, train_arm
 
 SETTINGS = DiversitySettings(weight=1.0, objective="distance", set_size=2)
 
@@ -128,7 +129,7 @@ def test_splitting_the_gate_changes_no_gradient(tmp_path, tiny_settings):
     gradients = []
     for every in (1, 1000):
         run = arm(tmp_path, tiny_settings, Graded)
-        trainer = Trainer(
+        trainer = ArmTrainer(
             ArmRun(
                 **{
                     **run.__dict__,

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from polychromic.files import read_jsonl
 from polychromic.objective import FittedBaseline, set_advantages
 from polychromic.tasks.arithmetic import ArithmeticTask
+from polychromic.training.base import ArmRun
 from polychromic.training.rollouts import (
     GroupSignals,
     diversity_advantages,
@@ -18,7 +19,7 @@ from polychromic.training.rollouts import (
     objective_inputs,
 )
 from polychromic.training.settings import DiversitySettings, TrainingSettings
-from polychromic.training.trainer import ArmRun, Trainer, train_arm
+from polychromic.training.trainer import ArmTrainer, train_arm
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def weights(adapter):
 
 
 def test_the_first_step_is_leave_one_out_and_later_ones_are_not(run):
-    trainer = Trainer(run)
+    trainer = ArmTrainer(run)
     assert trainer.maker.fitted.coefficients is None
     trainer.step()
     leave_one_out = {size: float(size == 3) for size in range(6)}
@@ -57,11 +58,11 @@ def test_the_first_step_is_leave_one_out_and_later_ones_are_not(run):
 
 def test_a_step_uses_the_coefficients_of_the_steps_before_it(run):
     """Fitted on the group itself, the estimator would be biased."""
-    trainer = Trainer(run)
+    trainer = ArmTrainer(run)
     for _ in range(3):
         trainer.step()
     before = trainer.maker.fitted
-    sampled = trainer.maker._sample(3, trainer.prompts[:6], 6)
+    sampled = trainer.maker.sample(3, trainer.prompts[:6], 6)
     inputs = objective_inputs(sampled.signals, run.diversity)
     expected = set_advantages("coverage", 3, baseline="fitted", coefficients=before.coefficients, **inputs)
     np.testing.assert_array_equal(sampled.diversity_PN, expected)
@@ -72,7 +73,7 @@ def test_a_run_stopped_after_any_step_ends_bit_identical(run, tmp_path):
     whole = weights(train_arm(run))
     for stop in (1, 3):
         other = dataclasses.replace(run, folder=tmp_path / f"stopped-{stop}")
-        trainer = Trainer(other)
+        trainer = ArmTrainer(other)
         for _ in range(stop):
             trainer.step()
         resumed = weights(train_arm(other))
@@ -81,14 +82,14 @@ def test_a_run_stopped_after_any_step_ends_bit_identical(run, tmp_path):
 
 
 def test_without_coefficients_it_is_leave_one_out(run):
-    sampled = Trainer(run).maker._sample(0, ArithmeticTask(64, 16, 16).prompts("train")[:6], 6)
+    sampled = ArmTrainer(run).maker.sample(0, ArithmeticTask(64, 16, 16).prompts("train")[:6], 6)
     fitted, _ = diversity_advantages(sampled.signals, run.diversity)
     plain = run.diversity.model_copy(update={"baseline": "leave_one_out"})
     np.testing.assert_allclose(fitted, diversity_advantages(sampled.signals, plain)[0], atol=1e-12)
 
 
 def test_its_state_survives_a_checkpoint(run):
-    trainer = Trainer(run)
+    trainer = ArmTrainer(run)
     assert FittedBaseline.from_state(trainer.maker.fitted.to_state()) == FittedBaseline()
     for _ in range(3):
         trainer.step()
@@ -97,8 +98,8 @@ def test_its_state_survives_a_checkpoint(run):
 
 def test_a_mix_fitted_without_the_constant_goes_on_without_it(run):
     """Checkpoints of before the constant: their mix is kept, not refused."""
-    trainer = Trainer(run)
-    sampled = trainer.maker._sample(0, trainer.prompts[:6], 6)
+    trainer = ArmTrainer(run)
+    sampled = trainer.maker.sample(0, trainer.prompts[:6], 6)
     old = FittedBaseline(
         set_sizes=(1, 2, 3), prior=(0.0, 0.0, 1.0), matrix=((0.0,) * 3,) * 3, target=(0.0,) * 3, n_groups=1.0
     )
@@ -124,9 +125,9 @@ def test_vendi_with_more_subsets_than_are_scored_trains(run):
         training=run.training.model_copy(update={"num_samples": 24, "prompts_per_step": 2, "steps": 2}),
         diversity=run.diversity.model_copy(update={"objective": "vendi", "set_size": 4}),
     )
-    trainer = Trainer(several)
-    again = Trainer(several)
-    one, other = (each.maker._sample(0, each.prompts[:2], 24) for each in (trainer, again))
+    trainer = ArmTrainer(several)
+    again = ArmTrainer(several)
+    one, other = (each.maker.sample(0, each.prompts[:2], 24) for each in (trainer, again))
     np.testing.assert_array_equal(one.diversity_PN, other.diversity_PN)
     for _ in range(2):
         trainer.step()

@@ -15,8 +15,9 @@ from polychromic.models.logprobs import answer_logprobs
 from polychromic.records import Prompt, as_messages
 from polychromic.run_folder import RunFolder
 from polychromic.tasks.arithmetic import ArithmeticTask
+from polychromic.training.base import ArmRun
 from polychromic.training.settings import DiversitySettings, TrainingSettings
-from polychromic.training.trainer import ArmRun, Trainer, train_arm
+from polychromic.training.trainer import ArmTrainer, train_arm
 
 FLOOR = {"weight": "auto", "mode": "floor", "floor_margin": 0.02}
 
@@ -61,7 +62,7 @@ def column(job, key):
 
 def test_a_baseline_that_is_measured_from_logs_validation_cross_entropy(tmp_path, tiny_settings):
     baseline = run(tmp_path, tiny_settings, is_measured_from=True)
-    trainer = Trainer(baseline)
+    trainer = ArmTrainer(baseline)
     # Of the three first prompts with a reference, before any update.
     sequences = trainer.maker.held_out.sequences
     assert len(sequences) == 3
@@ -99,14 +100,14 @@ def test_the_weight_moves_where_validation_was_measured_and_nowhere_else(
 
 def test_after_the_baselines_end_its_last_measurement_counts(tmp_path, tiny_settings):
     known = (-1.5, math.nan, math.nan, -1.25, math.nan)
-    trainer = Trainer(run(tmp_path, tiny_settings, diversity=FLOOR, baseline_quality=known))
+    trainer = ArmTrainer(run(tmp_path, tiny_settings, diversity=FLOOR, baseline_quality=known))
     trainer.steps_done = 6
     assert trainer._baseline_quality() == -1.25
 
 
 def test_without_validation_references_a_floor_cannot_be_held(tmp_path, tiny_settings):
     with pytest.raises(DataError, match="references of validation prompts, and none has any"):
-        Trainer(run(tmp_path, tiny_settings, task=NoValidationReferences, diversity=FLOOR))
+        ArmTrainer(run(tmp_path, tiny_settings, task=NoValidationReferences, diversity=FLOOR))
 
 
 def experiment(**training):

@@ -8,8 +8,9 @@ from polychromic.models.loading import load_language_model
 from polychromic.records import SamplingParameters
 from polychromic.sampling.local import LocalSampler
 from polychromic.tasks.arithmetic import ArithmeticTask
+from polychromic.training.base import ArmRun
 from polychromic.training.settings import DiversitySettings, TrainingSettings
-from polychromic.training.trainer import ArmRun, train_arm
+from polychromic.training.trainer import train_arm
 
 
 def train_and_sample(folder, tiny_settings, **adapter):

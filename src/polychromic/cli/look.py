@@ -55,11 +55,8 @@ def _audit_experiment(path: Path, overrides: list[str], wrong_clusters: str, cor
             continue
         weight = 1.0 if settings.weight == "auto" else settings.weight
         tuned = " (tuned while training; audited at 1)" if settings.weight == "auto" else ""
-        quality = (
-            "reward" if arm.training.loss == "rl" else "share of right answers, standing in for references"
-        )
         typer.echo(
-            f"{arm.name}: {quality} + {weight:g}{tuned} × {settings.objective}, K = {settings.set_size}, "
+            f"{arm.name}: {arm.loss.quality} + {weight:g}{tuned} × {settings.objective}, K = {settings.set_size}, "
             f"gate: {settings.gate}"
         )
         _say_what_is_sampled(arm)
@@ -75,7 +72,7 @@ def _say_what_is_sampled(arm: Arm) -> None:
     from polychromic.objective import sampled_subsets
 
     settings = arm.diversity
-    n = arm.training.num_samples if arm.training.loss == "rl" else settings.num_samples
+    n = arm.loss.num_samples
     drawn = sampled_subsets(settings.objective, settings.set_size, n)
     if drawn:
         typer.echo(

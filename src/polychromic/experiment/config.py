@@ -30,6 +30,7 @@ from polychromic.run_folder import folder_name
 from polychromic.sampling.base import SamplerSettings
 from polychromic.settings import Settings
 from polychromic.tasks.base import TaskSettings
+from polychromic.training.facts import LossFacts, loss_facts
 from polychromic.training.settings import DiversitySettings, TrainingSettings
 
 
@@ -82,6 +83,11 @@ class Arm(Settings):
     """Ask the untrained model for this many different answers at once, each with its probability, and count each as a
     generation (Zhang et al., 2025, arXiv:2510.01171): diversity without training."""
 
+    @property
+    def loss(self) -> LossFacts:
+        """What `training.loss` means for this arm."""
+        return loss_facts(self.training, self.diversity)
+
     @model_validator(mode="after")
     def _verbalised_is_untrained(self) -> Self:
         if self.verbalized is not None and not self.untrained:
@@ -91,14 +97,12 @@ class Arm(Settings):
     @model_validator(mode="after")
     def _sets_fit_into_groups(self) -> Self:
         """A set of K needs N ≥ K generations, and one more where the baseline leaves one out."""
-        reward = self.training.loss == "rl"
-        n = self.training.num_samples if reward else self.diversity.num_samples
         needed = self.diversity.set_size + (self.diversity.baseline == "leave_one_out")
-        if self.diversity.is_active and n < needed:
-            key = "training.num_samples" if reward else "diversity.num_samples"
+        if self.diversity.is_active and self.loss.num_samples < needed:
             raise ValueError(
                 f"diversity.set_size is {self.diversity.set_size} with baseline {self.diversity.baseline}, which needs "
-                f"at least {needed} generations a prompt, got {key} = {n}"
+                f"at least {needed} generations a prompt, got {self.loss.num_samples_key} = "
+                f"{self.loss.num_samples}"
             )
         return self
 
@@ -277,9 +281,7 @@ class Experiment(Settings):
             if not arm.diversity.follows_baseline:
                 continue
             ours, theirs = arm.training, baseline.training
-            shared = {"loss", "prompts_per_step"}
-            if ours.loss == "sft":
-                shared |= {"validation_every", "validation_prompts", "max_length"}
+            shared = set(arm.loss.floor_keys)
             same = ours.model_dump(include=shared) == theirs.model_dump(include=shared)
             if arm.name == baseline.name or baseline.untrained or not same:
                 raise ValueError(

@@ -45,11 +45,6 @@ def is_measured_from(experiment: Experiment, arm: str) -> bool:
     return arm == experiment.comparison.baseline and any(other.follows_baseline for other in others)
 
 
-def quality_key(arm: Arm) -> str:
-    """The metric whose negative a floor speaks of."""
-    return "validation/cross_entropy" if arm.training.loss == "sft" else "train/quality_loss"
-
-
 def baseline_quality(experiment: Experiment, arm: str, seed: int, folder: RunFolder) -> tuple[float, ...]:
     """The baseline's quality at each step of this seed, empty for an arm that does not follow it.
 
@@ -65,7 +60,7 @@ def baseline_quality(experiment: Experiment, arm: str, seed: int, folder: RunFol
             f"arms.{arm}: diversity.floor_margin is measured from the trained arm {baseline!r}, and {trained.adapter} "
             f"does not exist; train it first: --arm {baseline} --seed {seed}"
         )
-    key = quality_key(experiment.arm(arm))
+    key = experiment.arm(arm).loss.quality_key
     quality = tuple(-row.get(key, math.nan) for row in read_jsonl(trained.metrics))
     if all(map(math.isnan, quality)):
         raise ConfigError(
@@ -133,7 +128,7 @@ def carry_out(job: Job, on_event: OnEvent) -> list[dict[str, Any]]:
 def _train(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
     """Train the arm; the number of sampled tokens, or None where nothing was left to do."""
     from polychromic.training.artifacts import is_trained
-    from polychromic.training.trainer import ArmRun, train_arm
+    from polychromic.training.base import ArmRun, build_trainer
 
     run = ArmRun(
         experiment=job.experiment.name,
@@ -160,7 +155,12 @@ def _train(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
         tokens += round(metrics.get("generation/total_tokens", 0))
         on_event(JobEvent(arm.name, job.seed, "train", done, total, metrics))
 
-    train_arm(run, on_step)
+    build_trainer(arm.training.trainer).train(run, on_step)
+    if not is_trained(run.folder):
+        raise TrainingError(
+            f"the trainer {arm.training.trainer} ended without a finished adapter in {run.folder}; docs/run-folder.md "
+            "says what it has to write"
+        )
     return tokens
 
 

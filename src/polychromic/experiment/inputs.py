@@ -259,9 +259,10 @@ def _changed_files(source: str, before: Mapping[str, Any], now: Mapping[str, Any
 
 def _training_code(experiment: Experiment) -> dict[str, str]:
     """The users' own objectives, trainers and samplers, by kind and name."""
-    named = {("sampler", experiment.sampling.engine)} | {
-        ("objective", experiment.arm(arm).diversity.objective) for arm in experiment.arms
-    }
+    arms = [experiment.arm(arm) for arm in experiment.arms]
+    named = {("sampler", experiment.sampling.engine)}
+    named |= {("objective", arm.diversity.objective) for arm in arms}
+    named |= {("trainer", arm.training.trainer) for arm in arms}
     return {f"{kind} {name.rpartition(':')[2]}": name for kind, name in sorted(named) if ":" in name}
 
 

@@ -12,7 +12,6 @@ from polychromic.diagnosis.weights import Adapted, adapter_scaling, updates_by_m
 from polychromic.errors import ConfigError
 from polychromic.experiment.config import Arm, Experiment
 from polychromic.experiment.costs import duration, num_samples, run_cost
-from polychromic.experiment.executors import quality_key
 from polychromic.experiment.folder import read_resolved
 from polychromic.files import read_derived, read_jsonl, write_json
 from polychromic.report.build import training_rows
@@ -91,7 +90,7 @@ def _facts(arm: Arm) -> ArmFacts:
 def _floor(arm: Arm) -> Floor | None:
     """What the arm's λ has to keep, None for an arm without a floor."""
     lowest = arm.diversity.lowest_quality
-    return None if lowest is None else Floor(lowest, arm.diversity.follows_baseline, quality_key(arm))
+    return None if lowest is None else Floor(lowest, arm.diversity.follows_baseline, arm.loss.quality_key)
 
 
 def page_server(root: Path, port: int = 0) -> PageServer:

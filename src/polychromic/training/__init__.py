@@ -1,1 +1,20 @@
 """Following the gradient of quality and diversity, resumable at any step."""
+
+from polychromic.training.artifacts import is_trained, write_ending
+from polychromic.training.base import ArmRun, Artifacts, OnStep, Trainer, build_trainer
+from polychromic.training.facts import LossFacts, loss_facts
+from polychromic.training.settings import DiversitySettings, TrainingSettings
+
+__all__ = [
+    "ArmRun",
+    "Artifacts",
+    "DiversitySettings",
+    "LossFacts",
+    "OnStep",
+    "Trainer",
+    "TrainingSettings",
+    "build_trainer",
+    "is_trained",
+    "loss_facts",
+    "write_ending",
+]

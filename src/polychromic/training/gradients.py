@@ -13,7 +13,7 @@ import torch
 
 from polychromic.objective import gradient_cosine, gradient_share
 from polychromic.records import Generation, Group
-from polychromic.training.rollouts import SampledGroups
+from polychromic.training.rollouts import GroupSignals, SampledGroups
 
 Term = Literal["quality", "diversity_even", "diversity_odd", "diversity_gate"]
 TERMS: tuple[Term, ...] = ("quality", "diversity_even", "diversity_odd")
@@ -26,7 +26,7 @@ class GradientMeasurement:
 
     `diversity_signal_to_noise` estimates ‖E g‖² / tr Cov(g) of the step's diversity gradient g over the choice of
     prompts and generations; one step's value may be negative. nan where g is 0, or from one prompt alone.
-    `gate_norm` and `distance_norm` are those of the two parts of g (`training.credit`); nan where it is not gated.
+    `gate_norm` and `distance_norm` are those of the two parts of g (`rollouts.gate_part`); nan where it is not gated.
     """
 
     quality_norm: float
@@ -35,6 +35,22 @@ class GradientMeasurement:
     diversity_signal_to_noise: float
     gate_norm: float = math.nan
     distance_norm: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """What a step did: its metrics, the weight in effect, and what is known of the diversity gradient."""
+
+    metrics: dict[str, float]
+    diversity_weight: float
+    diversity_sampled: bool
+    diversity_has_signal: bool
+    measurement: GradientMeasurement | None
+    quality: float
+    """What a quality floor speaks of: mean reward, or minus the cross-entropy of validation references per token (nan
+    on steps that do not measure it)."""
+    signals: GroupSignals | None
+    truncated: float
 
 
 class GradientAccumulator:

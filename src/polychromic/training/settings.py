@@ -30,6 +30,8 @@ class TrainingSettings(Settings):
 
     loss: Literal["rl", "sft"]
     """`rl`: policy gradient on the checker's reward. `sft`: cross-entropy on the reference answers."""
+    trainer: str = "local"
+    """`local`, or `path/to/file.py:name` or `module:name` of your own (docs/run-folder.md)."""
     steps: int | None = Field(default=None, ge=1)
     epochs: float | None = Field(default=None, gt=0)
     """Passes over the training prompts; states the number of steps in place of `steps`."""

@@ -6,8 +6,7 @@ import logging
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,20 @@ from polychromic import stopping
 from polychromic.errors import TrainingError
 from polychromic.files import atomic_folder
 from polychromic.models.adapters import save_adapter
-from polychromic.models.chat import ThinkingMode
 from polychromic.models.loading import LanguageModel, load_language_model
 from polychromic.models.selfcheck import check_on_prompts
-from polychromic.models.settings import ModelSettings
-from polychromic.objective import FittedBaseline
+from polychromic.objective import (
+    FittedBaseline,
+    FixedWeight,
+    FloorController,
+    Observation,
+    ShareController,
+    WeightController,
+)
 from polychromic.records import Prompt
-from polychromic.sampling.base import SamplerSettings
 from polychromic.seeding import child_seed, deterministic, lacks_deterministic_version, numpy_generator
-from polychromic.tasks.base import Task
 from polychromic.training.artifacts import add_model_check, is_trained, write_ending
+from polychromic.training.base import ArmRun, Artifacts, OnStep
 from polychromic.training.checkpoint import (
     Checkpoint,
     latest_checkpoint,
@@ -36,59 +39,24 @@ from polychromic.training.checkpoint import (
     save_checkpoint,
     trainable_weights,
 )
-from polychromic.training.settings import DiversitySettings, TrainingSettings
-from polychromic.training.steps import (
-    StepMaker,
-    StepOutcome,
-    after_step,
-    controller_state,
-    diversity_controller,
-    restored,
-)
+from polychromic.training.gradients import StepOutcome
+from polychromic.training.settings import TrainingSettings
+from polychromic.training.steps import build_step
 from polychromic.training.trackers import MetricsFile, open_trackers
-from polychromic.training.watches import SilenceWatch, ValidationWatch, infinite_term
+from polychromic.training.watches import ValidationWatch, ZeroGradientWatch, infinite_term
 
 logger = logging.getLogger(__name__)
 
 _LAST_STEPS = 10
 """Of a baseline that stopped earlier: what stands for its quality from then on."""
 
-OnStep = Callable[[int, int, Mapping[str, float]], None]
-"""Called after every step with (steps done, steps in all, metrics)."""
 
+class LocalTrainer:
+    """Trains in this process: a torch model, sampled by its own decode loop."""
 
-@dataclass(frozen=True)
-class ArmRun:
-    """One arm with one seed: everything that training needs to know."""
-
-    experiment: str
-    arm: str
-    seed: int
-    folder: Path
-    task: Task
-    model: ModelSettings
-    training: TrainingSettings
-    diversity: DiversitySettings
-    tracking: tuple[str, ...] = ()
-    baseline_quality: tuple[float, ...] = ()
-    """Quality of the baseline arm at each step of this seed, nan where it was not measured: what
-    `diversity.floor_margin` is measured from."""
-    thinking: ThinkingMode = "auto"
-    """What becomes of text that the model writes while it thinks."""
-    sampling: SamplerSettings = field(default_factory=SamplerSettings)
-    is_measured_from: bool = False
-    """Whether another arm's floor follows this one, so that it has to measure what floors speak of."""
-
-    @property
-    def measures_held_out(self) -> bool:
-        """Whether the cross-entropy of validation references is measured: only where a floor asks for it."""
-        asked = self.diversity.holds_floor or self.is_measured_from
-        return asked and self.training.loss == "sft"
-
-    @property
-    def adapter(self) -> Path:
-        """Where the trained adapter goes; it exists only when training has finished."""
-        return self.folder / "adapter"
+    def train(self, run: ArmRun, on_step: OnStep | None = None) -> Artifacts:
+        """Trains until done; continues from the last whole checkpoint. Raises TrainingError with the cause."""
+        return Artifacts(train_arm(run, on_step))
 
 
 def train_arm(run: ArmRun, on_step: OnStep | None = None) -> Path:
@@ -98,7 +66,7 @@ def train_arm(run: ArmRun, on_step: OnStep | None = None) -> Path:
     """
     if is_trained(run.folder):
         return run.adapter
-    trainer = Trainer(run)
+    trainer = ArmTrainer(run)
     trackers = open_trackers(
         run.tracking, run.folder, project=run.experiment, run_name=f"{run.arm}/seed-{run.seed}"
     )
@@ -121,7 +89,7 @@ def train_arm(run: ArmRun, on_step: OnStep | None = None) -> Path:
     return run.adapter
 
 
-class Trainer:
+class ArmTrainer:
     """The state of one training run; `step()` makes one update."""
 
     def __init__(self, run: ArmRun) -> None:
@@ -136,10 +104,10 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=run.training.learning_rate, weight_decay=run.training.weight_decay
         )
-        self.controller = diversity_controller(run.diversity, run.training)
-        self.silence = SilenceWatch(run.diversity)
+        self.controller = diversity_controller(run)
+        self.zero_gradient = ZeroGradientWatch(run.diversity)
         self.validation = ValidationWatch(run, self.language_model) if run.training.early_stopping else None
-        self.maker = StepMaker(run, self.language_model)
+        self.maker = build_step(run, self.language_model)
         self.prompts = self.maker.prompts
         self.total_steps = total_steps(run.training, len(self.prompts))
         self.metrics_file = MetricsFile(run.folder / "metrics.jsonl")
@@ -155,7 +123,7 @@ class Trainer:
             self.language_model,
             self.run.task.prompts("train"),
             max_new_tokens=settings.max_new_tokens,
-            reference_tokens=settings.max_length if settings.loss == "sft" else None,
+            reference_tokens=self.run.facts.reference_tokens,
             trains=True,
         )
         add_model_check(self.run.folder, "train", check)
@@ -217,11 +185,11 @@ class Trainer:
         )
 
     def _make(self) -> StepOutcome:
-        """The step's gradient. Keeps a checkpoint where the diversity term has been silent too long, and raises."""
+        """Makes the step. Where the diversity term has had no gradient for too long, keeps a checkpoint and raises."""
         fitted = self.maker.fitted
         outcome = self.maker.make(self.steps_done, self._batch(self.steps_done), self.controller.weight)
         try:
-            self.silence.observe(outcome)
+            self.zero_gradient.observe(outcome)
         except TrainingError:
             self.maker.fitted = fitted  # the checkpoint is of before this step
             self.save_checkpoint()
@@ -236,7 +204,7 @@ class Trainer:
         ending = {
             "steps": self.steps_done,
             "stopped_early": self.steps_done < self.total_steps,
-            "references_too_long": self.maker.references.n_too_long if self.maker.references else 0,
+            "references_too_long": self.maker.references_too_long,
         }
         if self.nondeterministic:
             ending["nondeterministic_operation"] = self.nondeterministic
@@ -276,8 +244,8 @@ class Trainer:
         """Write where training stands; again at the same step changes nothing."""
         model = self.language_model.model
         state = {
-            "controller": controller_state(self.controller),
-            "silence": self.silence.state(),
+            "controller": asdict(self.controller),  # type: ignore[call-overload]  # every controller is a dataclass
+            "zero_gradient": self.zero_gradient.state(),
             "fitted_baseline": self.maker.fitted.to_state(),
             "validation": self.validation.state.to_json() if self.validation is not None else None,
         }
@@ -292,8 +260,8 @@ class Trainer:
             model = self.language_model.model
             restore_weights(model, checkpoint.weights)
             restore_optimizer(model, self.optimizer, checkpoint.optimizer)
-            self.controller = restored(self.controller, checkpoint.state["controller"])
-            self.silence.restore(checkpoint.state["silence"])
+            self.controller = type(self.controller)(**checkpoint.state["controller"])
+            self.zero_gradient.restore(checkpoint.state["zero_gradient"])
             self.maker.fitted = FittedBaseline.from_state(checkpoint.state["fitted_baseline"])
             if self.validation is not None:
                 self.validation.restore(checkpoint.state["validation"])
@@ -318,3 +286,31 @@ def schedule_factor(settings: TrainingSettings, step: int, total: int) -> float:
     if settings.schedule == "cosine":
         return 0.5 * (1.0 + math.cos(math.pi * progress))
     return 1.0 - progress if settings.schedule == "linear" else 1.0
+
+
+_FIRST_GUESS = 1.0  # where a controller starts; it moves λ by powers, so any start will do
+
+
+def diversity_controller(run: ArmRun) -> WeightController:
+    """Returns the controller of an arm, at its start."""
+    settings = run.diversity
+    if settings.weight != "auto":
+        return FixedWeight(settings.weight)
+    if settings.mode == "share":
+        return ShareController(_FIRST_GUESS, settings.target_share)
+    floor = settings.lowest_quality
+    assert floor is not None  # the settings refuse a floor mode without a floor
+    return FloorController(_FIRST_GUESS, floor, **run.facts.floor_options)
+
+
+def after_step(
+    controller: WeightController, outcome: StepOutcome, baseline_quality: float | None = None
+) -> WeightController:
+    """Returns the controller once it has seen a step; with `baseline_quality` it sees the difference to that."""
+    measured = outcome.measurement
+    observation = Observation(quality=outcome.quality - (baseline_quality or 0.0))
+    if measured is not None:
+        observation = replace(
+            observation, quality_norm=measured.quality_norm, diversity_norm=measured.diversity_norm
+        )
+    return controller.update(observation)

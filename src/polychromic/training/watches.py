@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,13 +19,11 @@ from polychromic.models.logprobs import answer_logprobs, micro_batches
 from polychromic.records import SamplingParameters
 from polychromic.sampling.base import build_sampler
 from polychromic.seeding import child_seed
+from polychromic.training.base import ArmRun
 from polychromic.training.checkpoint import trainable_weights
+from polychromic.training.gradients import StepOutcome
 from polychromic.training.rollouts import GroupSignals, objective_inputs, reference_sequences, sample_groups
 from polychromic.training.settings import DiversitySettings
-
-if TYPE_CHECKING:
-    from polychromic.training.steps import StepOutcome
-    from polychromic.training.trainer import ArmRun
 
 
 class HeldOutReferences:
@@ -42,17 +40,12 @@ class HeldOutReferences:
                 "train with training.loss: rl"
             )
         self.language_model = language_model
-        self.every = settings.validation_every
         self.micro_batch_size = settings.micro_batch_size
         found = reference_sequences(language_model, chosen, settings.max_length, split="validation")
         self.sequences = [sequence for prompt in chosen for sequence in found.by_prompt.get(prompt.id, [])]
 
-    def cross_entropy(self, step: int) -> float:
-        """Nats per reference token (turn ends included) before the update of `step`; nan where none is due."""
-        return math.nan if step % self.every else self.measure()
-
-    def measure(self) -> float:
-        """The same, now. Dropout is off."""
+    def cross_entropy(self) -> float:
+        """Returns nats per reference token, turn ends included. Dropout is off."""
         total = 0.0
         with torch.inference_mode():
             for batch in micro_batches(self.sequences, self.micro_batch_size):
@@ -64,7 +57,7 @@ class HeldOutReferences:
 _MOSTLY_CUT = 0.9
 
 IDENTICAL = "all generations of every group are the same; raise the sampling temperature"
-UNCHECKED = "the checker failed on every generation, so none has a reward; mend the checker"
+UNCHECKED = "the checker failed on every generation, so none has a reward; fix the checker"
 CLOSED = (
     "no generation passes, so the quality gate is closed; train for quality first or use an easier checker"
 )
@@ -76,7 +69,9 @@ SATURATED = (
     "every generation of every group has the full reward and no set of them is better than another; choose harder "
     "prompts or a stricter checker"
 )
-EQUAL_CREDIT = "every group gets one and the same credit; use more generations a prompt or another set size"
+EQUAL_ADVANTAGES = (
+    "all generations of a group get the same advantage; use more generations a prompt or another set size"
+)
 CUT = "no generation passes, and nearly all were cut at max_new_tokens; raise it or teach the model to end"
 NO_PATH = "the advantages are not zero but no gradient reaches the parameters (no grad path)"
 NOT_FINITE = (
@@ -84,17 +79,17 @@ NOT_FINITE = (
 )
 
 
-class SilenceWatch:
+class ZeroGradientWatch:
     """Counts diversity steps in a row whose diversity gradient is zero or not finite."""
 
     def __init__(self, settings: DiversitySettings) -> None:
         self.settings = settings
-        self.silent_steps = 0
+        self.zero_steps = 0
         self.path_broken = False
         """Whether the last measured gradient was zero or not finite although the groups had signal."""
 
     def observe(self, outcome: StepOutcome) -> None:
-        """Take note of a step; raises TrainingError at the `max_zero_gradient_steps`-th silent one in a row.
+        """Take note of a step; raises TrainingError at the `max_zero_gradient_steps`-th one in a row.
 
         The step that raises is not counted: the state is then still that of before the step, as a checkpoint keeps it.
         """
@@ -104,28 +99,28 @@ class SilenceWatch:
             norm = outcome.measurement.diversity_norm
             self.path_broken = norm == 0.0 or not math.isfinite(norm)
         if outcome.diversity_has_signal and not self.path_broken:
-            self.silent_steps = 0
+            self.zero_steps = 0
             return
-        silent = self.silent_steps + 1
-        if silent >= self.settings.max_zero_gradient_steps:
+        steps = self.zero_steps + 1
+        if steps >= self.settings.max_zero_gradient_steps:
             raise TrainingError(
                 f"the diversity term (λ = {outcome.diversity_weight:g}) has had no gradient for "
-                f"{silent} diversity steps in a row: {silence_cause(outcome, self.settings)}. Training at this λ is "
-                "training at λ = 0; a checkpoint of the step before is kept."
+                f"{steps} diversity steps in a row: {zero_gradient_cause(outcome, self.settings)}. Training at this λ "
+                "is training at λ = 0; a checkpoint of the step before is kept."
             )
-        self.silent_steps = silent
+        self.zero_steps = steps
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint."""
-        return {"silent_steps": self.silent_steps, "path_broken": self.path_broken}
+        return {"zero_steps": self.zero_steps, "path_broken": self.path_broken}
 
     def restore(self, state: dict[str, Any]) -> None:
         """From the checkpoint."""
-        self.silent_steps = state["silent_steps"]
+        self.zero_steps = state["zero_steps"]
         self.path_broken = state["path_broken"]
 
 
-def silence_cause(outcome: StepOutcome, settings: DiversitySettings) -> str:
+def zero_gradient_cause(outcome: StepOutcome, settings: DiversitySettings) -> str:
     """The cause in words, from the last step's groups; where groups differ in it, each cause with its count."""
     if outcome.diversity_has_signal:
         measured = outcome.measurement
@@ -167,7 +162,7 @@ def _group_causes(signals: GroupSignals, settings: DiversitySettings, closed: st
         elif not ungated and known.min() == 1.0:
             causes.append(SATURATED)
         else:
-            causes.append(EQUAL_CREDIT if ungated or np.ptp(known) else EQUAL_REWARDS)
+            causes.append(EQUAL_ADVANTAGES if ungated or np.ptp(known) else EQUAL_REWARDS)
     return causes
 
 

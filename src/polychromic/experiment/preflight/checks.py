@@ -221,7 +221,7 @@ class Probe:
             language_model,
             self.task.prompts("train") if self.trained_arms else self.evaluation_prompts,
             max_new_tokens=training.max_new_tokens,
-            reference_tokens=training.max_length if training.loss == "sft" else None,
+            reference_tokens=arm.loss.reference_tokens,
             trains=True,
         )
         return language_model

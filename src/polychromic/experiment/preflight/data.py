@@ -20,15 +20,15 @@ _LENGTHS_OF = 2000  # prompts whose tokens are counted; the rest is alike
 def prompts_and_references(probe: Probe) -> Finding:
     """Everything can be encoded and fits; how many prompts, how long, which ones twice, which in training and test."""
     train, test = probe.task.prompts("train"), probe.evaluation_prompts
-    loss = probe.baseline.training.loss
+    reads_references = probe.baseline.loss.reads_references
     without = sum(not prompt.references for prompt in train)
-    if loss == "sft" and without == len(train):
+    if reads_references and without == len(train):
         return Finding(
             "failed",
             "no training prompt has a reference, which training.loss: sft learns from",
             "add references, or train with training.loss: rl",
         )
-    warnings = _warnings(train, test, without if loss == "sft" else 0)
+    warnings = _warnings(train, test, without if reads_references else 0)
     lengths, over = _lengths(probe, train)
     result = f"{len(train)} training and {len(test)} {probe.experiment.evaluation.split} prompts; {lengths}"
     if over:

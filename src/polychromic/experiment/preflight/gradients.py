@@ -11,9 +11,10 @@ from polychromic.experiment.config import Arm
 from polychromic.experiment.executors import is_measured_from
 from polychromic.experiment.preflight.checks import Finding, Probe
 from polychromic.objective import gradient_share
-from polychromic.training.steps import StepMaker, StepOutcome
-from polychromic.training.trainer import ArmRun
-from polychromic.training.watches import silence_cause
+from polychromic.training.base import ArmRun
+from polychromic.training.gradients import StepOutcome
+from polychromic.training.steps import Step, build_step
+from polychromic.training.watches import zero_gradient_cause
 
 _MOST_MEASURED_STEPS = 4  # where rewards are rare, one batch without any says nothing of the next
 _WANTED_SHARE = 0.3
@@ -83,9 +84,9 @@ def _probe_arm(probe: Probe, arm: Arm, run: ArmRun) -> ProbedArm:
     language_model = probe.language_model
     if arm.model != probe.baseline.model:
         language_model = probe.load(arm)
-    maker = StepMaker(run, language_model)
+    maker = build_step(run, language_model)
     held_out_seconds = _held_out_seconds(maker)
-    every = arm.diversity.sample_every if arm.training.loss == "sft" else 1
+    every = arm.loss.sample_every
     first, warm_up = _measured(maker, every)
     sampling, plain, tokens = [], [], [first.metrics.get("generation/total_tokens", 0.0)]
     # A step that samples and one that does not (where there are such), by turns.
@@ -106,38 +107,31 @@ def _probe_arm(probe: Probe, arm: Arm, run: ArmRun) -> ProbedArm:
     )
 
 
-def _held_out_seconds(maker: StepMaker) -> float:
-    """Time of one look at validation references, which the timed steps are then spared."""
-    if maker.held_out is None:
-        return 0.0
+def _held_out_seconds(maker: Step) -> float:
+    """Time of one look at validation references, which the timed steps are spared."""
     started = time.perf_counter()
-    maker.held_out.measure()
-    maker.held_out = None
-    return time.perf_counter() - started
+    if maker.held_out is not None:
+        maker.held_out.cross_entropy()
+    return 0.0 if maker.held_out is None else time.perf_counter() - started
 
 
-def _measured(maker: StepMaker, every: int) -> tuple[StepOutcome, float]:
-    """A step that measures its gradients, and its seconds; the maker's later steps take what a plain step takes."""
-    run = maker.run
-    maker.run = _measuring_every(run, 1)
-    outcome, seconds = _timed(maker, 0)
+def _measured(maker: Step, every: int) -> tuple[StepOutcome, float]:
+    """A step that measures its gradients, the first one with a signal of the first few, and its seconds."""
+    outcome, seconds = _timed(maker, 0, measures=True)
     for number in range(1, _MOST_MEASURED_STEPS):
-        if outcome.diversity_has_signal or not run.diversity.is_active:
+        if outcome.diversity_has_signal or not maker.run.diversity.is_active:
             break
-        outcome, seconds = _timed(maker, number * every)
-    maker.run = _measuring_every(run, 10**9)
+        outcome, seconds = _timed(maker, number * every, measures=True)
     return outcome, seconds
 
 
-def _measuring_every(run: ArmRun, steps: int) -> ArmRun:
-    return replace(run, training=run.training.model_copy(update={"gradient_share_every": steps}))
-
-
-def _timed(maker: StepMaker, step: int) -> tuple[StepOutcome, float]:
+def _timed(maker: Step, step: int, *, measures: bool = False) -> tuple[StepOutcome, float]:
     size = min(maker.run.training.prompts_per_step, len(maker.prompts))
     start = step * size % max(1, len(maker.prompts) - size + 1)
+    plan = maker.plan(step)
+    plan = replace(plan, measures=measures and plan.diversity, held_out=False)
     started = time.perf_counter()
-    outcome = maker.make(step, maker.prompts[start : start + size], 1.0)
+    outcome = maker.make(step, maker.prompts[start : start + size], 1.0, plan)
     return outcome, time.perf_counter() - started
 
 
@@ -152,7 +146,7 @@ def diversity_gradient_reaches_the_weights(probe: Probe) -> Finding:
         quality, diversity = probed.norms
         figures[arm.name] = share = _shares(arm, quality, diversity)
         if not diversity > 0 or not math.isfinite(diversity):
-            silent.append(f"{arm.name}: {silence_cause(probed.first, arm.diversity)}")
+            silent.append(f"{arm.name}: {zero_gradient_cause(probed.first, arm.diversity)}")
             continue
         lines.append(
             f"{arm.name} {_at_weight(arm, share)}; λ = {share['weight_for_30_percent']:.2g} gives 30 %"

@@ -179,7 +179,7 @@ def _require_encoded(kind: str, model: str, limits: ModelLimits, tokens: _Tokens
 def _require_room(experiment: Experiment, arm: Arm, kind: str, context: int, tokens: _Tokens) -> None:
     """Raise DataError where prompts leave no room for answers, or references that are going to be learnt are longer."""
     training = arm.training
-    is_sampled = kind != "training" or training.loss == "rl" or arm.diversity.is_active
+    is_sampled = kind != "training" or arm.loss.samples
     stage = experiment.evaluation if kind == "evaluated" else training
     name = "evaluation" if kind == "evaluated" else "training"
     long = [one for one in tokens.prompts if one[1] + stage.max_new_tokens > context]
@@ -190,7 +190,7 @@ def _require_room(experiment: Experiment, arm: Arm, kind: str, context: int, tok
             f"{name}.max_new_tokens"
         )
     over = [one for one in tokens.pairs if context < one[1] <= training.max_length]
-    if kind == "training" and training.loss == "sft" and over:
+    if kind == "training" and arm.loss.reads_references and over:
         raise DataError(
             f"{plural(len(over), 'training pair')} of prompt and reference longer than the context of {context} of "
             f"{arm.model.source}: {_named(over)}; set training.max_length={context} to leave them out, or shorten them"
@@ -216,7 +216,7 @@ def length_lines(experiment: Experiment, task: Task) -> list[str]:
     )
     room = "" if context == UNLIMITED else f", what the context leaves beside {new_tokens} new tokens"
     lines = [f"training prompts: {report.prompts}{room}"]
-    if report.references and report.pairs and arm.training.loss == "sft":
+    if report.references and report.pairs and arm.loss.reads_references:
         lines += [
             f"references: {report.references}, training.max_new_tokens: longer ones cannot be sampled",
             f"prompt and reference: {report.pairs}, training.max_length: longer ones are left out",

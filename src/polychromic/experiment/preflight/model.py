@@ -117,13 +117,13 @@ def _training_batches(probe: Probe) -> dict[str, list[TokenSequence]]:
     training = probe.baseline.training
     prompts = probe.task.prompts("train")[:_PROMPTS_LOOKED_AT]
     batches = {}
-    if training.loss == "sft":
+    if probe.baseline.loss.reads_references:
         found = reference_sequences(probe.language_model, prompts, training.max_length).by_prompt
         longest = sorted(
             (one for group in found.values() for one in group), key=lambda one: -len(one.token_ids)
         )
         batches["references"] = longest[: min(training.micro_batch_size, training.prompts_per_step)]
-    if training.loss == "rl" or any(arm.diversity.is_active for arm in probe.trained_arms):
+    if any(arm.loss.samples for arm in probe.trained_arms):
         batches["sampled answers"] = _longest_answers(probe, prompts)
     return {
         f"{len(batch)} {name} of up to {max(len(one.token_ids) for one in batch)} tokens, forward and backward": batch
@@ -134,18 +134,11 @@ def _training_batches(probe: Probe) -> dict[str, list[TokenSequence]]:
 def _longest_answers(probe: Probe, prompts: Sequence[Prompt]) -> list[TokenSequence]:
     language_model, training = probe.language_model, probe.baseline.training
     encoded = [encode_prompt(language_model.tokenizer, one, **language_model.chat_options) for one in prompts]
-    n, n_prompts = _group_shape(probe.baseline)
+    n, n_prompts = probe.baseline.loss.num_samples, probe.baseline.loss.num_prompts
     rows = min(training.micro_batch_size, n_prompts * n)
     longest = sorted(encoded, key=len, reverse=True)[: -(-rows // n)]
     answer = [language_model.pad_id] * training.max_new_tokens
     return [TokenSequence((*ids, *answer), len(ids)) for ids in longest for _ in range(n)][:rows]
-
-
-def _group_shape(arm: Arm) -> tuple[int, int]:
-    """Generations a prompt, and prompts that are sampled in a step."""
-    if arm.training.loss == "rl":
-        return arm.training.num_samples, arm.training.prompts_per_step
-    return arm.diversity.num_samples, min(arm.diversity.num_prompts, arm.training.prompts_per_step)
 
 
 def _longest_sampling(probe: Probe) -> tuple[str, Callable[[], None]]:
@@ -154,8 +147,8 @@ def _longest_sampling(probe: Probe) -> tuple[str, Callable[[], None]]:
     at_the_end = min(len(probe.evaluation_prompts), max(1, settings.max_decode_batch // settings.num_samples))
     batches = [(probe.evaluation_prompts, at_the_end, settings.num_samples, settings.max_new_tokens)]
     if probe.trained_arms:
-        n, n_prompts = _group_shape(arm)
-        n_prompts = min(n_prompts, max(1, arm.training.micro_batch_size // n))
+        n = arm.loss.num_samples
+        n_prompts = min(arm.loss.num_prompts, max(1, arm.training.micro_batch_size // n))
         prompts = probe.task.prompts("train")[:_PROMPTS_LOOKED_AT]
         batches.append((prompts, n_prompts, n, arm.training.max_new_tokens))
     prompts, n_prompts, n, new_tokens = max(batches, key=lambda batch: batch[1] * batch[2] * batch[3])
@@ -225,9 +218,7 @@ def _training_seconds(probe: Probe, arm: Arm) -> float:
 def _steps(probe: Probe, arm: Arm) -> tuple[int, int]:
     """Updates of an arm, and how many of them sample."""
     steps = total_steps(arm.training, len(probe.task.prompts("train")))
-    if arm.training.loss == "rl":
-        return steps, steps
-    return steps, -(-steps // arm.diversity.sample_every) if arm.diversity.is_active else 0
+    return steps, -(-steps // arm.loss.sample_every) if arm.loss.samples else 0
 
 
 def _n_generations(probe: Probe) -> int:

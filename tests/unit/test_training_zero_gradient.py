@@ -11,13 +11,13 @@ from polychromic.files import read_jsonl
 from polychromic.records import Check
 from polychromic.tasks.arithmetic import ArithmeticTask
 from polychromic.training import steps, watches
+from polychromic.training.base import ArmRun
 from polychromic.training.checkpoint import latest_checkpoint
-from polychromic.training.gradients import GradientAccumulator, GradientMeasurement
+from polychromic.training.gradients import GradientAccumulator, GradientMeasurement, StepOutcome
 from polychromic.training.rollouts import GroupSignals
 from polychromic.training.settings import DiversitySettings, TrainingSettings
-from polychromic.training.steps import StepOutcome
-from polychromic.training.trainer import ArmRun, train_arm
-from polychromic.training.watches import SilenceWatch, infinite_term, silence_cause
+from polychromic.training.trainer import train_arm
+from polychromic.training.watches import ZeroGradientWatch, infinite_term, zero_gradient_cause
 
 SILENT_STEPS = 3
 
@@ -98,7 +98,11 @@ def detach_diversity(monkeypatch):
         ("the quality gate is closed", AllWrong, {}),
         ("the quality gate is closed", AllWrong, {"diversity": {"objective": "distance"}}),
         ("cut at max_new_tokens", ArithmeticTask, {"max_new_tokens": 3}),
-        ("one and the same credit", EquallyFar, {"diversity": {"objective": "distance", "gate": "none"}}),
+        (
+            "all generations of a group get the same advantage",
+            EquallyFar,
+            {"diversity": {"objective": "distance", "gate": "none"}},
+        ),
         ("the checker failed on every generation", AllFail, {"max_checker_failures": 1.0}),
     ],
 )
@@ -165,23 +169,25 @@ def outcome(*, signal, diversity_norm=None, quality_norm=1.0, signals=None):
 def test_causes_that_differ_by_group_are_counted():
     rewards_PN = np.array([[0.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
     mixed = GroupSignals(rewards_PN, rewards_PN, np.array([[0, 1], [0, 1], [0, 0]]), np.zeros((3, 2, 2)))
-    said = silence_cause(outcome(signal=False, signals=mixed), DiversitySettings(set_size=1))
+    said = zero_gradient_cause(outcome(signal=False, signals=mixed), DiversitySettings(set_size=1))
     assert said.startswith("in 2 of 3 groups: no generation passes")
     assert "in 1 of 3 groups: all generations of every group are the same" in said
 
 
 def test_a_broken_path_is_remembered_between_measured_steps_and_forgotten_when_mended():
-    watch = SilenceWatch(DiversitySettings(max_zero_gradient_steps=10))
+    watch = ZeroGradientWatch(DiversitySettings(max_zero_gradient_steps=10))
     for norm, silent in ((0.0, 1), (None, 2), (math.nan, 3), (None, 4), (0.5, 0), (None, 0)):
         watch.observe(outcome(signal=True, diversity_norm=norm))
-        assert watch.silent_steps == silent
+        assert watch.zero_steps == silent
 
 
 def test_terms_are_told_apart_where_the_step_measured_them():
     assert infinite_term(outcome(signal=True)) == "the gradient"
     assert "diversity" in infinite_term(outcome(signal=True, diversity_norm=math.inf))
     assert "quality" in infinite_term(outcome(signal=True, diversity_norm=1.0, quality_norm=math.nan))
-    assert "not finite" in silence_cause(outcome(signal=True, diversity_norm=math.nan), DiversitySettings())
+    assert "not finite" in zero_gradient_cause(
+        outcome(signal=True, diversity_norm=math.nan), DiversitySettings()
+    )
 
 
 def test_truncation_is_the_cause_only_where_nothing_passes():
@@ -190,4 +196,4 @@ def test_truncation_is_the_cause_only_where_nothing_passes():
         rewards_PN = np.full((3, 2), reward)
         groups = GroupSignals(rewards_PN, rewards_PN, np.array([[0, 1]] * 3), np.ones((3, 2, 2)) - np.eye(2))
         step = dataclasses.replace(outcome(signal=False, signals=groups), truncated=0.95)
-        assert silence_cause(step, DiversitySettings(set_size=1)) == cause
+        assert zero_gradient_cause(step, DiversitySettings(set_size=1)) == cause

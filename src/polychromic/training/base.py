@@ -1,0 +1,90 @@
+"""What a trainer is given and what it leaves; trainers by name or by import path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from polychromic.errors import ConfigError
+from polychromic.models.chat import ThinkingMode
+from polychromic.models.settings import ModelSettings
+from polychromic.registry import resolve
+from polychromic.run_folder import ArmFolder
+from polychromic.sampling.base import SamplerSettings
+from polychromic.tasks.base import Task
+from polychromic.training.facts import LossFacts, loss_facts
+from polychromic.training.settings import DiversitySettings, TrainingSettings
+
+OnStep = Callable[[int, int, Mapping[str, float]], None]
+"""Called after every step with (steps done, steps in all, metrics)."""
+
+
+@dataclass(frozen=True)
+class ArmRun:
+    """One arm with one seed: everything that training needs to know."""
+
+    experiment: str
+    arm: str
+    seed: int
+    folder: Path
+    task: Task
+    model: ModelSettings
+    training: TrainingSettings
+    diversity: DiversitySettings
+    tracking: tuple[str, ...] = ()
+    baseline_quality: tuple[float, ...] = ()
+    """Quality of the baseline arm at each step of this seed, nan where it was not measured: what
+    `diversity.floor_margin` is measured from."""
+    thinking: ThinkingMode = "auto"
+    """What becomes of text that the model writes while it thinks."""
+    sampling: SamplerSettings = field(default_factory=SamplerSettings)
+    is_measured_from: bool = False
+    """Whether another arm's floor follows this one, so that it has to measure what floors speak of."""
+
+    @property
+    def facts(self) -> LossFacts:
+        """What its loss means."""
+        return loss_facts(self.training, self.diversity)
+
+    @property
+    def measures_held_out(self) -> bool:
+        """Whether the cross-entropy of validation references is measured: only where a floor asks for it."""
+        return (self.diversity.holds_floor or self.is_measured_from) and self.facts.reads_references
+
+    @property
+    def adapter(self) -> Path:
+        """Where the trained adapter goes; it exists only when training has finished."""
+        return ArmFolder(self.folder).adapter
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """What training leaves: the adapter's folder, which `training.json` beside it declares finished."""
+
+    adapter: Path
+
+
+class Trainer(Protocol):
+    """Fills the folder of one arm and seed as docs/run-folder.md says."""
+
+    def train(self, run: ArmRun, on_step: OnStep | None = None) -> Artifacts:
+        """Trains until done, or goes on from what the folder holds. Raises TrainingError with the cause."""
+        ...
+
+
+def build_trainer(name: str) -> Trainer:
+    """Returns the trainer `local`, or one of the user's own by import path; a class is built without arguments.
+
+    Raises ConfigError where there is none of that name, or it has no `train`.
+    """
+    if name == "local":
+        from polychromic.training.trainer import LocalTrainer
+
+        return LocalTrainer()
+    trainer = resolve(name, {"local": None}, "trainer")
+    trainer = trainer() if isinstance(trainer, type) else trainer
+    if not callable(getattr(trainer, "train", None)):
+        raise ConfigError(f"trainer {name!r} has no method train(run, on_step)")
+    return trainer
