@@ -24,8 +24,8 @@ from polychromic.experiment.preflight.checks import CheckResult, show_check
 from polychromic.files import append_jsonl, read_jsonl
 from polychromic.plain_text import plain_text
 from polychromic.records import GenerationRow, Prompt, SamplingParameters, as_messages
-from polychromic.report.build import show_comparison, write_report
-from polychromic.report.view import to_latex, to_markdown
+from polychromic.report.build import write_report
+from polychromic.report.text import show_comparison, to_latex, to_markdown
 from polychromic.tasks.arithmetic import ArithmeticTask
 from polychromic.tasks.jsonl_task import load_prompts
 

@@ -13,7 +13,8 @@ from polychromic.evaluation import (
     register_metric,
 )
 from polychromic.records import GenerationRow, SamplingParameters
-from polychromic.report.view import criteria_table, to_markdown
+from polychromic.report.tables import criteria_table
+from polychromic.report.text import to_markdown
 
 READABILITY = Metric("readability", "Readability", "higher", "quality", 0.0, 100.0, "your own measurement")
 PROMPTS = [f"p{index}" for index in range(12)]

@@ -7,10 +7,9 @@ import pytest
 
 from polychromic.evaluation import Criterion, PromptTable, Resampling, SampledTable, compare, find_metric
 from polychromic.evaluation.criteria import decimal_places, estimate, short_p
-from polychromic.report.build import status_style
-from polychromic.report.cells import criteria_groups, criteria_header, means_groups
-from polychromic.report.opening import as_text, no_warnings, plain_verdict
-from polychromic.report.view import how_made, signatures
+from polychromic.report.tables import criteria_groups, criteria_header, means_groups, no_warnings, signatures
+from polychromic.report.text import status_style
+from polychromic.report.view import as_text, how_made, plain_verdict
 
 QUICK = Resampling(bootstraps=1000, sign_patterns=2000)
 N_PROMPTS, N_SEEDS = 60, 3

@@ -8,13 +8,8 @@ from polychromic.evaluation import Criterion, PromptTable, Resampling, SampledTa
 from polychromic.evaluation.group_metrics import pass_at_k_curve
 from polychromic.experiment.config import Experiment
 from polychromic.report.figures import arm_colors
-from polychromic.report.view import (
-    means_table,
-    overtaking_lines,
-    results_latex,
-    summary_text,
-    untrained_table,
-)
+from polychromic.report.tables import means_table, overtaking_lines, untrained_table
+from polychromic.report.text import results_latex, summary_text
 
 QUICK = Resampling(bootstraps=1000, sign_patterns=2000)
 N_PROMPTS, N_SAMPLES = 80, 32

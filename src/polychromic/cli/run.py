@@ -26,7 +26,7 @@ RunFolderPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder
 
 def show_result(result: RunResult) -> None:
     """Print the comparison and where the page is."""
-    from polychromic.report.build import show_comparison
+    from polychromic.report.text import show_comparison
 
     show_comparison(result.comparison)
     typer.echo(f"\nreport: {result.folder.report}")

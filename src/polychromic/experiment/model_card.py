@@ -11,7 +11,8 @@ from polychromic.evaluation import Comparison
 from polychromic.experiment.config import Arm, Experiment
 from polychromic.files import read_json, write_text
 from polychromic.models.sources import known_sources
-from polychromic.report.view import Table, criteria_table, escape_markdown, means_table, to_markdown
+from polychromic.report.tables import Table, criteria_table, means_table
+from polychromic.report.text import escape_markdown, to_markdown
 from polychromic.run_folder import RunFolder
 
 _LOADING = """\

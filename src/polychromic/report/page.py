@@ -9,12 +9,20 @@ from typing import Any
 from polychromic.diagnosis import Diagnosis
 from polychromic.evaluation import Comparison
 from polychromic.files import strict_json
-from polychromic.report.cells import criteria_groups, criteria_header, means_groups
 from polychromic.report.figures import Figure, in_page, page_color
-from polychromic.report.opening import facts, no_warnings, plain_verdict
 from polychromic.report.samples import answers_a_prompt, packed_parts
+from polychromic.report.tables import (
+    criteria_groups,
+    criteria_header,
+    facts,
+    means_groups,
+    no_warnings,
+    overtaking_lines,
+    signatures,
+    untrained_table,
+)
 from polychromic.report.training_figures import CURVES_NOTE
-from polychromic.report.view import overtaking_lines, signatures, untrained_table
+from polychromic.report.view import plain_verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,61 +1,144 @@
-"""Tables and texts of a comparison that every report shows."""
+"""Tells every outcome once, for page, terminal, Markdown and LaTeX, and the verdict in plain words."""
 
 from __future__ import annotations
 
-import re
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from polychromic.evaluation.comparison import Comparison
-from polychromic.evaluation.criteria import Criterion, estimate, number, short_p, signed, signed_percent
-from polychromic.evaluation.metrics import find_metric, split_at_k
-from polychromic.evaluation.outcomes import CriterionOutcome, Evidence
-from polychromic.evaluation.statistics.frontier import MatchedGain
+from polychromic.evaluation import Comparison, find_metric
+from polychromic.evaluation.criteria import (
+    Criterion,
+    decimal_places,
+    estimate,
+    listed,
+    number,
+    p_text,
+    plural,
+    short_p,
+    signed,
+    signed_percent,
+)
+from polychromic.evaluation.metrics import split_at_k
+from polychromic.evaluation.outcomes import CriterionOutcome, Evidence, Status
 from polychromic.evaluation.statistics.paired import PairedComparison
+from polychromic.evaluation.verdict import LevelVerdict
 
-Table = list[list[str]]
-"""Rows of plain, unescaped cells, the header first."""
-
-_MARKDOWN_SPECIAL = re.compile(r"([\\`*_\[\]|~$])")
-# HTML, and the bare addresses that some renderers turn into links.
-_MARKDOWN_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "://": "&#58;//", "www.": "www&#46;"}
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "#": r"\#",
-    "^": r"\textasciicircum{}",
-    "_": r"\_",
-    "~": r"\textasciitilde{}",
-    "%": r"\%",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    # At the start of a row these would belong to the \\ before it, which takes a star and a length.
-    "[": "{[}",
-    "*": "{*}",
-    "−": r"$-$",
-    "–": "--",
-    "≥": r"$\geq$",
-    "→": r"$\to$",
+_ANSWERS: dict[Status, str] = {
+    "met": "Yes: {arm} does what was asked of it.",
+    "not met": "No: {arm} falls short of what was asked.",
+    "undecided": "Not decided: this run cannot tell whether {arm} does what was asked.",
+    "impossible": "It cannot be: what was asked of {arm} lies beyond what there is to reach.",
+}
+_AMONG_MANY: dict[Status, str] = {
+    **_ANSWERS,
+    "not met": "No: no arm does what was asked; {arm} came furthest.",
+    "undecided": "Not decided: this run cannot tell whether any arm does what was asked; {arm} came furthest.",
+    "impossible": "It cannot be: what was asked lies beyond what there is to reach; {arm} came furthest.",
 }
 
 
-def criteria_table(comparison: Comparison) -> Table:
-    """One row a level, arm and criterion: baseline, arm, their lengths, change with interval, p and status."""
-    header = [
-        "level",
-        "arm",
-        "criterion",
-        "baseline",
-        "arm's value",
-        "lengths",
-        "change",
-        f"{100 * comparison.resampling.confidence:g} % interval",
-        "p (Holm)",
-        "status",
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A cell's text, and what is told of it on request ("" for nothing)."""
+
+    text: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeView:
+    """Everything that reports say of one criterion in one arm; they choose, and write none of it themselves.
+
+    `row` is a row of the plain tables, `cells` are those of the page with what stands behind each number, `clause` is
+    the finding in plain words, its number apart, and `method` tells how the change was measured ("" without a test).
+    """
+
+    level: str
+    row: list[str]
+    cells: list[Cell]
+    clause: list[Cell]
+    method: str
+
+
+def outcome_columns(comparison: Comparison) -> list[str]:
+    """Returns the columns of `OutcomeView.row`; the page leaves out the level and has the criterion before the arm."""
+    interval = f"{100 * comparison.resampling.confidence:g} % interval"
+    return [
+        "level", "arm", "criterion", "baseline", "arm's value", "lengths", "change", interval, "p (Holm)", "status",
+    ]  # fmt: skip
+
+
+def outcome_views(comparison: Comparison) -> list[OutcomeView]:
+    """Returns the view of every outcome of the verdict, level by level."""
+    return [view_outcome(comparison, one) for level in comparison.verdict.levels for one in level.outcomes]
+
+
+def view_outcome(comparison: Comparison, outcome: CriterionOutcome) -> OutcomeView:
+    """Tells one outcome in all the forms that reports need."""
+    evidence, criterion = outcome.evidence, outcome.criterion
+    method = comparison_detail(evidence.comparison) if evidence and evidence.comparison else ""
+    lengths, p_value = lengths_text(comparison, outcome.arm), short_p(outcome.p_adjusted)
+    means = (evidence.mean_baseline, evidence.mean_arm) if evidence else (math.nan, math.nan)
+    row = [
+        outcome.level, outcome.arm, criterion.text, *map(number, means), lengths,
+        *_changes(criterion, evidence, fitted=False), p_value, outcome.label,
+    ]  # fmt: skip
+    detail = method
+    if evidence and evidence.margin is not None:
+        detail += (
+            " In the table p asks whether it is worse by more than the margin: "
+            f"{p_text(outcome.p_value)} before correction."
+        )
+    reasons = [outcome.sentence, outcome.would_take and f"What it would take: {outcome.would_take}"]
+    cells = [
+        Cell(criterion.text, metric_detail(comparison, criterion.metric)),
+        Cell(outcome.arm),
+        *(
+            Cell(
+                _mean_text(comparison, arm, criterion.metric, mean),
+                mean_detail(comparison, arm, criterion.metric),
+            )
+            for arm, mean in zip((comparison.baseline, outcome.arm), means, strict=True)
+        ),
+        Cell(lengths, "Mean lengths in tokens of the baseline's texts and the arm's"),
+        *(Cell(text, detail) for text in (*_changes(criterion, evidence, fitted=True), p_value)),
+        Cell(outcome.label, ". ".join(reason for reason in reasons if reason)),
     ]
-    outcomes = [outcome for level in comparison.verdict.levels for outcome in level.outcomes]
-    return [header, *(_criterion_row(outcome, lengths_text(comparison, outcome.arm)) for outcome in outcomes)]
+    return OutcomeView(outcome.level, row, cells, _clause(outcome, method), method)
+
+
+def _changes(criterion: Criterion, evidence: Evidence | None, *, fitted: bool) -> tuple[str, str]:
+    """Returns the change and its interval: relative, or in the metric's unit for a margin and from a baseline of 0.
+
+    `fitted` numbers have the decimals that the interval's width allows, others three digits.
+    """
+    if evidence is None:
+        return "–", "–"
+    absolute = criterion.direction == "not_worse" or not evidence.mean_baseline
+    values = [evidence.difference if absolute else evidence.relative]
+    if found := evidence.comparison:
+        ends = (found.ci_low, found.ci_high) if absolute else (found.relative_ci_low, found.relative_ci_high)
+        values += ends
+    if fitted:
+        scale, unit = (1, "") if absolute else (100, " %")
+        values = [scale * value for value in values]
+        places = decimal_places(*values[1:]) if found else None
+        texts = [f"{_signed(value, places)}{unit}" for value in values]
+    else:
+        texts = [(signed if absolute else signed_percent)(value) for value in values]
+    return texts[0], f"{texts[1]} to {texts[2]}" if found else "–"
+
+
+def _mean_text(comparison: Comparison, arm: str, key: str, value: float) -> str:
+    mean = comparison.mean(arm, key)
+    return estimate(mean.mean, mean.low, mean.high).split(" [")[0] if mean else number(value)
+
+
+def _signed(value: float, places: int | None) -> str:
+    if places is None or not math.isfinite(value):
+        return signed(value)
+    return f"{round(value, places) + 0.0:+,.{places}f}".replace("-", "−")
 
 
 def lengths_text(comparison: Comparison, arm: str) -> str:
@@ -64,207 +147,66 @@ def lengths_text(comparison: Comparison, arm: str) -> str:
     return " → ".join("–" if one is None else f"{one.mean:.3g}" for one in lengths)
 
 
-def means_table(comparison: Comparison) -> Table:
-    """One row a metric with each arm's mean and interval at the primary sampling."""
-    metrics = list(
-        dict.fromkeys(one.metric for one in comparison.means if one.sampling == comparison.primary_sampling)
-    )
-    rows = [
-        [find_metric(metric).name, *(_mean_cell(comparison, arm, metric) for arm in comparison.arms)]
-        for metric in metrics
+def comparison_detail(found: PairedComparison) -> str:
+    """All that stands behind a difference: interval, prompts, seeds, tests, power and method."""
+    seeds = ", ".join(signed(one) for one in found.seed_differences)
+    sentences = [
+        f"Arm {number(found.mean_a)}, baseline {number(found.mean_b)}: {signed(found.difference)} "
+        f"({signed_percent(found.relative_difference)}), {100 * found.confidence:g} % interval "
+        f"{signed(found.ci_low)} to {signed(found.ci_high)}",
+        f"{plural(found.n_prompts, 'prompt')}, {found.n_informative:,} of them different"
+        + (f", {found.n_dropped:,} undefined and left out" if found.n_dropped else ""),
+        f"{plural(found.n_seeds, 'training seed')}" + (f" ({seeds})" if found.n_seeds > 1 else ""),
+        _p_sentence(found),
+        f"Effect g_z = {number(found.effect_size)}; this many prompts show a difference of "
+        f"{number(found.minimum_detectable_effect)} with 80 % power",
+        capital(found.method),
     ]
-    return [["metric", *comparison.arms], *rows]
+    return ". ".join(sentences) + "."
 
 
-def gains_table(comparison: Comparison) -> Table:
-    """One row a metric, arm and sampling setting: the gain over what the baseline reaches at the same quality.
-
-    Only the header where the baseline was sampled in one way and so has no frontier.
-    """
-    header = [
-        "at matched quality",
-        "arm",
-        "sampled at",
-        "quality",
-        "arm's value",
-        "baseline's there",
-        "gain",
-        f"{100 * comparison.resampling.confidence:g} % interval",
-        "note",
-    ]
-    return [header, *(_gain_row(gain) for gain in comparison.frontier)]
-
-
-def untrained_table(comparison: Comparison) -> Table:
-    """One row a metric of the criteria: the untrained model's mean, and how far each arm moved from it.
-
-    Empty where the untrained model was not sampled.
-    """
-    found = {(one.metric, one.arm): one.comparison for one in comparison.against_untrained}
-    if not found or comparison.untrained is None:
-        return []
-    arms = [arm for arm in comparison.arms if arm != comparison.untrained]
-    rows = [
-        [
-            find_metric(metric).name,
-            _mean_cell(comparison, comparison.untrained, metric),
-            *(_moved(metric, found.get((metric, arm))) for arm in arms),
-        ]
-        for metric in dict.fromkeys(metric for metric, _ in found)
-    ]
-    return [["against the untrained model", comparison.untrained, *arms], *rows]
-
-
-def overtaking_lines(comparison: Comparison) -> list[str]:
-    """From which k on the untrained model finds more than each arm, a sentence an arm."""
-    confidence = 100 * comparison.resampling.confidence
-    return [one.sentence.format(confidence=confidence) for one in comparison.overtakings]
-
-
-def results_latex(comparison: Comparison) -> str:
-    """The tables of a paper: the criteria, what became of the untrained model, and all means."""
-    tables = [criteria_table(comparison), untrained_table(comparison), means_table(comparison)]
-    return "\n".join(to_latex(table) for table in tables if table)
-
-
-def _moved(metric: str, found: PairedComparison | None) -> str:
-    """A change from the untrained model with its interval and the word on it."""
-    if found is None:
-        return "–"
-    relative = found.mean_b != 0.0
-    written = signed_percent if relative else signed
-    change = written(found.relative_difference if relative else found.difference)
-    ends = (found.relative_ci_low, found.relative_ci_high) if relative else (found.ci_low, found.ci_high)
-    return f"{change} ({written(ends[0])} to {written(ends[1])}), {found.change(find_metric(metric).sign)}"
-
-
-def signature_lines(comparison: Comparison) -> list[str]:
-    """How each measure of the means was made, one a line; numbers whose lines differ must not be compared."""
-    shown = {one.metric for one in comparison.means if one.sampling == comparison.primary_sampling}
-    made = [f"{key}: {signature}" for key, signature in comparison.signatures.items() if key in shown]
-    return ["how each measure was made:", *made] if made else []
-
-
-def summary_text(comparison: Comparison) -> str:
-    """The verdict, the tables, the warnings and the signatures as plain lines without control characters."""
-    lines = [comparison.verdict.sentence, comparison.verdict.question, ""]
-    lines += _aligned(criteria_table(comparison))
-    if comparison.frontier:
-        lines += ["", *_aligned(gains_table(comparison))]
-    if comparison.untrained:
-        lines += ["", *_aligned(untrained_table(comparison)), *overtaking_lines(comparison)]
-    lines += ["", *_aligned(means_table(comparison))]
-    lines += ["", *(f"{warning.kind}: {warning.text}" for warning in comparison.warnings)]
-    lines += ["", *signature_lines(comparison)]
-    return "\n".join(_printable(line).rstrip() for line in lines).rstrip() + "\n"
-
-
-def to_markdown(table: Table) -> str:
-    """A pipe table; cells are escaped so that they stay text."""
-    rows = [[escape_markdown(cell) for cell in row] for row in table]
-    rule = ["---"] * len(table[0])
-    return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], rule, *rows[1:]]) + "\n"
-
-
-def to_latex(table: Table) -> str:
-    r"""A booktabs tabular (needs `\usepackage{booktabs}`); cells are escaped so that they stay text."""
-    rows = [" & ".join(escape_latex(cell) for cell in row) + r" \\" for row in table]
-    return "\n".join(
-        [
-            rf"\begin{{tabular}}{{{'l' * len(table[0])}}}",
-            r"\toprule",
-            rows[0],
-            r"\midrule",
-            *rows[1:],
-            r"\bottomrule",
-            r"\end{tabular}",
-            "",
-        ]
+def _p_sentence(found: PairedComparison) -> str:
+    """The p-value that stands and what it is of; beside it the one over prompts alone, where seeds count."""
+    if not found.asks_over_seeds:
+        return (
+            f"{capital(p_text(found.p_value))} before correction, over prompts: it is of these trained models"
+        )
+    return (
+        f"{capital(p_text(found.p_value))} before correction, over prompts and training seeds: it is of the way of "
+        f"training. Over prompts alone, of these trained models, {p_text(found.over_prompts.p_value)}"
     )
 
 
-def escape_markdown(text: str) -> str:
-    """Text that Markdown (and the HTML in it) shows as it is, on one line."""
-    escaped = _printable(text)
-    for special, entity in _MARKDOWN_ENTITIES.items():
-        escaped = escaped.replace(special, entity)
-    return _MARKDOWN_SPECIAL.sub(r"\\\1", escaped)
+def metric_detail(comparison: Comparison, key: str) -> str:
+    """What a metric says, which way is better, and how it was made."""
+    metric = find_metric(key)
+    better = "" if metric.kind == "length" else f"{capital(metric.better)} is better"
+    unit = f"In {metric.unit}" if metric.unit else ""
+    parts = [metric.meaning, unit, better, how_made(comparison, key)]
+    return ". ".join(part for part in parts if part) + "."
 
 
-def escape_latex(text: str) -> str:
-    """Text that LaTeX prints as it is, on one line."""
-    return "".join(_LATEX.get(character, character) for character in _printable(text))
-
-
-def _gain_row(gain: MatchedGain) -> list[str]:
-    return [
-        find_metric(gain.metric).name,
-        gain.arm,
-        gain.sampling,
-        f"{find_metric(gain.quality_metric).name} {gain.quality:.3g}",
-        number(gain.diversity),
-        number(gain.baseline_diversity),
-        signed(gain.gain),
-        f"{signed(gain.low)} to {signed(gain.high)}",
-        _gain_note(gain),
-    ]
-
-
-def _gain_note(gain: MatchedGain) -> str:
-    if gain.reached_by:
-        return f"the baseline at {gain.reached_by} is as good and as diverse"
-    if gain.position == "within":
-        return ""
-    word = "at least" if gain.position == "above" else "at most"
-    return f"{word}: its quality is {gain.position} all of the baseline's"
-
-
-def _criterion_row(outcome: CriterionOutcome, lengths: str) -> list[str]:
-    evidence = outcome.evidence
-    return [
-        outcome.level,
-        outcome.arm,
-        outcome.criterion.text,
-        number(evidence.mean_baseline) if evidence else "–",
-        number(evidence.mean_arm) if evidence else "–",
-        lengths,
-        *(_change_cells(outcome.criterion, evidence) if evidence else ("–", "–")),
-        short_p(outcome.p_adjusted),
-        outcome.label,
-    ]
-
-
-def _change_cells(criterion: Criterion, evidence: Evidence) -> tuple[str, str]:
-    """The change and its interval, in the unit in which the criterion asks: relative, or absolute for a margin."""
-    absolute = criterion.direction == "not_worse" or not evidence.mean_baseline
-    written = signed if absolute else signed_percent
-    change = written(evidence.difference if absolute else evidence.relative)
-    comparison = evidence.comparison
-    if comparison is None:
-        return change, "–"
-    low, high = comparison.relative_ci_low, comparison.relative_ci_high
-    if absolute:
-        low, high = comparison.ci_low, comparison.ci_high
-    return change, f"{written(low)} to {written(high)}"
-
-
-def _mean_cell(comparison: Comparison, arm: str, metric: str) -> str:
-    mean = comparison.mean(arm, metric)
+def mean_detail(comparison: Comparison, arm: str, key: str) -> str:
+    """Tells of an arm's mean its seeds, prompts, interval and its difference to the baseline; "" without a mean."""
+    mean = comparison.mean(arm, key)
     if mean is None:
-        return "–"
-    return estimate(mean.mean, mean.low, mean.high)
-
-
-def _aligned(table: Table) -> list[str]:
-    if not table:
-        return []
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
-
-
-def _printable(text: str) -> str:
-    """One line without control characters, bidirectional marks or lone surrogates."""
-    return "".join(character if character.isprintable() else " " for character in text)
+        return ""
+    seeds = f" (each: {', '.join(number(one) for one in mean.seeds)})" if len(mean.seeds) > 1 else ""
+    sentences = [
+        f"Mean over {plural(mean.n_prompts, 'prompt')} and {plural(len(mean.seeds), 'training seed')}{seeds}, "
+        f"sampled at {mean.sampling}",
+        f"{100 * comparison.resampling.confidence:g} % interval {number(mean.low)} to {number(mean.high)}: bootstrap "
+        f"over prompts, {comparison.resampling.bootstraps:,} resamples, widened for seeds",
+    ]
+    contrast = comparison.contrast(arm, key) if arm != comparison.baseline else None
+    if contrast is not None:
+        change = f"{signed(contrast.difference)} ({signed_percent(contrast.relative_difference)})"
+        interval = f"{signed(contrast.ci_low)} to {signed(contrast.ci_high)}"
+        word = contrast.change(find_metric(key).sign)
+        sentences.append(
+            f"Against {comparison.baseline}: {word}, {change}, {interval}, {p_text(contrast.p_value)} uncorrected"
+        )
+    return ". ".join(sentences) + "."
 
 
 def how_made(comparison: Comparison, key: str) -> str:
@@ -273,16 +215,103 @@ def how_made(comparison: Comparison, key: str) -> str:
     return stated if split_at_k(key) else comparison.signatures.get(key, stated)
 
 
-def signatures(comparison: Comparison) -> dict[str, str]:
-    """Every signature of the comparison's measures at the primary sampling, those at k once for all k."""
-    found: dict[str, str] = {}
-    for key in dict.fromkeys(
-        one.metric for one in comparison.means if one.sampling == comparison.primary_sampling
-    ):
-        made = how_made(comparison, key)
-        at_k = split_at_k(key)
-        if at_k is not None:
-            found.setdefault(f"{at_k[0]}@k", made.rsplit("|", 1)[0])
-        elif made:
-            found[key] = made
-    return found
+def plain_verdict(comparison: Comparison) -> list[Cell]:
+    """Pieces that read as sentences without jargon or a p-value; behind each number stands how it was found."""
+    verdict = comparison.verdict
+    if not verdict.levels:
+        return [Cell(verdict.sentence)]
+    first = verdict.levels[0]
+    answers = _AMONG_MANY if len(first.arms) > 1 else _ANSWERS
+    pieces = [
+        Cell(answers[first.status].format(arm=first.best_arm)),
+        Cell(f" Against {comparison.baseline}, "),
+    ]
+    findings = [view_outcome(comparison, one).clause for one in first.of_arm(first.best_arm)]
+    # A finding that falls short has clauses of its own.
+    between, last = (", ", " and ") if first.status == "met" else ("; ", "; and ")
+    for index, finding in enumerate(findings):
+        joint = "" if index == 0 else last if index == len(findings) - 1 else between
+        pieces += [Cell(joint), *finding]
+    pieces.append(Cell("."))
+    pieces += [Cell(_further(level, first.best_arm)) for level in verdict.levels[1:]]
+    if verdict.hacked:
+        pieces.append(Cell(f" But the judge does not confirm the reward of {listed(list(verdict.hacked))}."))
+    if verdict.chosen_late:
+        late = f"Changed then: {listed(list(verdict.chosen_late))}."
+        pieces.append(Cell(" What decides this was changed after results had been seen.", late))
+    if verdict.leaked:
+        pieces.append(
+            Cell(f" But {verdict.leaked.partition(':')[0].partition(' (')[0]}.", f"{verdict.leaked}.")
+        )
+    return [piece for piece in pieces if piece.text]
+
+
+def as_text(cells: Sequence[Cell], joint: str = "") -> str:
+    """Cells without what is behind them."""
+    return joint.join(cell.text for cell in cells)
+
+
+def _further(level: LevelVerdict, arm: str) -> str:
+    found = level.arms.get(arm, "undecided")
+    return (
+        f" It also meets the {level.name} criteria."
+        if found == "met"
+        else f" The {level.name} criteria: {found}."
+    )
+
+
+def _clause(outcome: CriterionOutcome, method: str) -> list[Cell]:
+    """One criterion's finding as a clause, its number apart."""
+    evidence, criterion = outcome.evidence, outcome.criterion
+    metric = find_metric(criterion.metric)
+    subject = metric.subject or f"the variety of wording ({metric.name})"
+    if evidence is None:
+        return [Cell(f"{subject} {'were' if metric.plural else 'was'} not measured")]
+    if outcome.status == "impossible":
+        return [Cell(outcome.sentence)]
+    if criterion.direction == "not_worse":
+        verb = "are" if metric.plural else "is"
+        words = {"met": f"{verb} no worse", "not met": f"{verb} worse"}
+        found = words.get(outcome.status, f"{verb} not shown to be no worse")
+        allowed = Cell(f"; a loss of {criterion.margin:g} was allowed)")
+        return [Cell(f"{subject} {found} ("), Cell(signed(evidence.difference), method), allowed]
+    if not evidence.difference:
+        return [Cell(f"{subject} did not change")]
+    if outcome.change == "no clear change":
+        verb = "show" if metric.plural else "shows"
+        amount = Cell(("+" if evidence.difference > 0 else "−") + _amount(evidence), method)
+        return [Cell(f"{subject} {verb} no clear change ("), amount, Cell(f"){_asked(outcome)}")]
+    moved = "rose" if evidence.difference > 0 else "fell"
+    return [Cell(f"{subject} {moved} by "), Cell(_amount(evidence), method), Cell(_shortfall(outcome))]
+
+
+def _amount(evidence: Evidence) -> str:
+    """The size of a change: whole percents where they say enough, the metric's own unit from a baseline of 0."""
+    percent = abs(100 * evidence.relative)
+    if not math.isfinite(percent):
+        return f"{abs(evidence.difference):.2g}"
+    return f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"
+
+
+def _shortfall(outcome: CriterionOutcome) -> str:
+    """Why a clear change is not what was asked: too small, or the wrong way."""
+    evidence = outcome.evidence
+    if outcome.status == "met" or evidence is None:
+        return ""
+    if outcome.worse or math.isnan(evidence.relative):
+        return f" where {_way(outcome)} was asked"
+    return _asked(outcome)
+
+
+def _asked(outcome: CriterionOutcome) -> str:
+    asked = f"{100 * outcome.criterion.asked:g} %" if outcome.criterion.asked else _way(outcome)
+    return f" where {asked} was asked"
+
+
+def _way(outcome: CriterionOutcome) -> str:
+    return "a rise" if outcome.criterion.sign > 0 else "a fall"
+
+
+def capital(text: str) -> str:
+    """Returns the text with a capital letter at its start."""
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,263 @@
+"""Makes the tables of a comparison: criteria, means, gains, the untrained model, signatures, and what it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from polychromic.evaluation import Comparison, find_metric
+from polychromic.evaluation.criteria import estimate, number, plural, signed, signed_percent
+from polychromic.evaluation.metrics import split_at_k
+from polychromic.evaluation.statistics.frontier import MatchedGain
+from polychromic.evaluation.statistics.paired import PairedComparison
+from polychromic.report.view import (
+    Cell,
+    capital,
+    how_made,
+    mean_detail,
+    metric_detail,
+    outcome_columns,
+    outcome_views,
+)
+
+Table = list[list[str]]
+"""Rows of plain, unescaped cells, the header first."""
+_GROUPS: tuple[tuple[str, str], ...] = (
+    ("quality", "Quality"),
+    ("both", "Quality and diversity together"),
+    ("diversity", "Diversity"),
+    ("length", "Length"),
+    ("fault", "Faults"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CellGroup:
+    """Rows of a table that belong together under a title."""
+
+    title: str
+    rows: list[list[Cell]]
+
+
+def criteria_table(comparison: Comparison) -> Table:
+    """Returns one row a level, arm and criterion: baseline, arm, lengths, change with interval, p and status."""
+    return [outcome_columns(comparison), *(view.row for view in outcome_views(comparison))]
+
+
+def criteria_header(comparison: Comparison) -> list[str]:
+    """Returns the columns of the page's table of criteria."""
+    _, arm, criterion, *others = outcome_columns(comparison)
+    return [criterion, arm, *others]
+
+
+def criteria_groups(comparison: Comparison) -> list[CellGroup]:
+    """Returns the criteria level by level, with how every change was measured and why its status."""
+    views = outcome_views(comparison)
+    return [
+        CellGroup(f"{capital(level.name)} criteria", [one.cells for one in views if one.level == level.name])
+        for level in comparison.verdict.levels
+    ]
+
+
+def means_groups(comparison: Comparison) -> list[CellGroup]:
+    """All means by kind of metric, what grows with k apart; behind each its seeds, prompts and method."""
+    keys = list(
+        dict.fromkeys(one.metric for one in comparison.means if one.sampling == comparison.primary_sampling)
+    )
+    plain = [key for key in keys if split_at_k(key) is None]
+    groups = [(title, [key for key in plain if find_metric(key).kind == kind]) for kind, title in _GROUPS]
+    for curve, title in (("pass", "Pass@k"), ("distinct_correct", "Distinct correct answers among k")):
+        groups.append((title, [key for key in keys if (split_at_k(key) or ("", 0))[0] == curve]))
+    return [
+        CellGroup(title, [_mean_cells(comparison, key) for key in found]) for title, found in groups if found
+    ]
+
+
+def _mean_cells(comparison: Comparison, key: str) -> list[Cell]:
+    cells = [Cell(find_metric(key).name, metric_detail(comparison, key))]
+    for arm in comparison.arms:
+        cells.append(Cell(_mean_cell(comparison, arm, key), mean_detail(comparison, arm, key)))
+    return cells
+
+
+def means_table(comparison: Comparison) -> Table:
+    """One row a metric with each arm's mean and interval at the primary sampling."""
+    metrics = list(
+        dict.fromkeys(one.metric for one in comparison.means if one.sampling == comparison.primary_sampling)
+    )
+    rows = [
+        [find_metric(metric).name, *(_mean_cell(comparison, arm, metric) for arm in comparison.arms)]
+        for metric in metrics
+    ]
+    return [["metric", *comparison.arms], *rows]
+
+
+def gains_table(comparison: Comparison) -> Table:
+    """One row a metric, arm and sampling setting: the gain over what the baseline reaches at the same quality.
+
+    Only the header where the baseline was sampled in one way and so has no frontier.
+    """
+    header = [
+        "at matched quality",
+        "arm",
+        "sampled at",
+        "quality",
+        "arm's value",
+        "baseline's there",
+        "gain",
+        f"{100 * comparison.resampling.confidence:g} % interval",
+        "note",
+    ]
+    return [header, *(_gain_row(gain) for gain in comparison.frontier)]
+
+
+def _gain_row(gain: MatchedGain) -> list[str]:
+    return [
+        find_metric(gain.metric).name,
+        gain.arm,
+        gain.sampling,
+        f"{find_metric(gain.quality_metric).name} {gain.quality:.3g}",
+        number(gain.diversity),
+        number(gain.baseline_diversity),
+        signed(gain.gain),
+        f"{signed(gain.low)} to {signed(gain.high)}",
+        _gain_note(gain),
+    ]
+
+
+def _gain_note(gain: MatchedGain) -> str:
+    if gain.reached_by:
+        return f"the baseline at {gain.reached_by} is as good and as diverse"
+    if gain.position == "within":
+        return ""
+    word = "at least" if gain.position == "above" else "at most"
+    return f"{word}: its quality is {gain.position} all of the baseline's"
+
+
+def untrained_table(comparison: Comparison) -> Table:
+    """One row a metric of the criteria: the untrained model's mean, and how far each arm moved from it.
+
+    Empty where the untrained model was not sampled.
+    """
+    found = {(one.metric, one.arm): one.comparison for one in comparison.against_untrained}
+    if not found or comparison.untrained is None:
+        return []
+    arms = [arm for arm in comparison.arms if arm != comparison.untrained]
+    rows = [
+        [
+            find_metric(metric).name,
+            _mean_cell(comparison, comparison.untrained, metric),
+            *(_moved(metric, found.get((metric, arm))) for arm in arms),
+        ]
+        for metric in dict.fromkeys(metric for metric, _ in found)
+    ]
+    return [["against the untrained model", comparison.untrained, *arms], *rows]
+
+
+def _moved(metric: str, found: PairedComparison | None) -> str:
+    """A change from the untrained model with its interval and the word on it."""
+    if found is None:
+        return "–"
+    relative = found.mean_b != 0.0
+    written = signed_percent if relative else signed
+    change = written(found.relative_difference if relative else found.difference)
+    ends = (found.relative_ci_low, found.relative_ci_high) if relative else (found.ci_low, found.ci_high)
+    return f"{change} ({written(ends[0])} to {written(ends[1])}), {found.change(find_metric(metric).sign)}"
+
+
+def overtaking_lines(comparison: Comparison) -> list[str]:
+    """From which k on the untrained model finds more than each arm, a sentence an arm."""
+    confidence = 100 * comparison.resampling.confidence
+    return [one.sentence.format(confidence=confidence) for one in comparison.overtakings]
+
+
+def _mean_cell(comparison: Comparison, arm: str, metric: str) -> str:
+    mean = comparison.mean(arm, metric)
+    if mean is None:
+        return "–"
+    return estimate(mean.mean, mean.low, mean.high)
+
+
+def signature_lines(comparison: Comparison) -> list[str]:
+    """How each measure of the means was made, one a line; numbers whose lines differ must not be compared."""
+    shown = {one.metric for one in comparison.means if one.sampling == comparison.primary_sampling}
+    made = [f"{key}: {signature}" for key, signature in comparison.signatures.items() if key in shown]
+    return ["how each measure was made:", *made] if made else []
+
+
+def signatures(comparison: Comparison) -> dict[str, str]:
+    """Every signature of the comparison's measures at the primary sampling, those at k once for all k."""
+    found: dict[str, str] = {}
+    for key in dict.fromkeys(
+        one.metric for one in comparison.means if one.sampling == comparison.primary_sampling
+    ):
+        made = how_made(comparison, key)
+        at_k = split_at_k(key)
+        if at_k is not None:
+            found.setdefault(f"{at_k[0]}@k", made.rsplit("|", 1)[0])
+        elif made:
+            found[key] = made
+    return found
+
+
+def facts(
+    comparison: Comparison,
+    *,
+    n_answers: str,
+    spent: str,
+    work: Sequence[Sequence[str]],
+    model_checks: Sequence[Mapping[str, Any]] = (),
+) -> list[Cell]:
+    """What the verdict rests on and what it took; each with how it was counted."""
+    seeds = max((len(one) for one in comparison.seeds.values()), default=0)
+    of_arms = "; ".join(f"{arm}: {', '.join(map(str, numbers))}" for arm, numbers in comparison.seeds.items())
+    by_stage = "; ".join(f"{' '.join(filter(None, row[:2]))} {row[2]}" for row in work[1:])
+    found = [
+        Cell(
+            plural(comparison.n_prompts, "prompt"),
+            "The same prompts in every arm, compared pair by pair. Intervals are over prompts and, with two training "
+            "seeds or more, over seeds.",
+        ),
+        Cell(
+            n_answers and f"{n_answers} answers each",
+            "Answers that every prompt got from each trained model at each sampling setting. Pass@k and distinct "
+            "correct answers of k are unbiased estimates from all of them.",
+        ),
+        Cell(plural(seeds, "training seed"), f"Seeds by arm: {of_arms}."),
+        Cell(
+            f"sampled at {comparison.primary_sampling}",
+            "The sampling setting at which the criteria are judged.",
+        ),
+    ]
+    if model_checks:
+        found.append(_model_fact(model_checks))
+    if spent:
+        found.append(Cell(spent, f"Machine minutes by arm and stage, all seeds: {by_stage}."))
+        if "$" not in spent:
+            found.append(
+                Cell("no price stated", "budget.dollars_per_hour in the experiment file makes dollars of it.")
+            )
+    return [cell for cell in found if cell.text]
+
+
+def _model_fact(checks: Sequence[Mapping[str, Any]]) -> Cell:
+    """Tell how near the sampled and the trained policy lie to each other, over all arms, seeds and stages."""
+    largest = max(max(check["sampling"], check["training"]) for check in checks)
+    ways = dict.fromkeys(
+        "answers {layout}, {head} head, {decoding} decoding".format(**check["path"]) for check in checks
+    )
+    return Cell(
+        f"sampled = trained within {largest:.0e} nats per token",
+        "The largest difference of log-probabilities, as sampled or as trained, from plain forward passes, "
+        f"checked whenever it was loaded. Computed with {'; '.join(ways).replace('_', ' ')} (docs/models.md).",
+    )
+
+
+def no_warnings(comparison: Comparison) -> str:
+    """What was looked for in vain, where no warning was due."""
+    checker = "" if comparison.checker is None else "a lenient checker, "
+    return (
+        f"No warning was due. Looked for: {checker}saturated metrics, too few prompts or seeds, other lengths, "
+        "missing rewards, cut answers, and gains that temperature also gives."
+    )
