@@ -141,7 +141,9 @@ class Process:
             ending = self.end(_PATIENCE_SECONDS)
             raise ProcessFailedError(f"the checker's process ended ({ending})") from error
 
-    def execute(self, request: Mapping[str, Any], seconds: float, most_bytes: int) -> Any:
+    def execute(
+        self, request: Mapping[str, Any], seconds: float, most_bytes: int, kind: str = "execute"
+    ) -> Any:
         """What comes of executing the code of the request in it; the code can write there what it likes.
 
         Raises ProcessFailedError with the reason where nothing comes.
@@ -149,7 +151,7 @@ class Process:
         deadline = time.monotonic() + seconds
         self._conversation.allow(most_bytes)
         try:
-            self._conversation.send({"execute": request}, deadline)
+            self._conversation.send({kind: request}, deadline)
             return self._conversation.receive(deadline)[0]
         except TimeoutError:
             raise ProcessFailedError(f"the code did not end within {seconds:g} s and was stopped") from None

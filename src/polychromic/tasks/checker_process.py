@@ -13,7 +13,8 @@ as the system offers that, and its forks execute code. Each has a socket to the 
     {"token": null, "number", "prompt", "text", …}    -> {"returned": number} when the checker has returned
     {"token", …}, maybe with the next text            -> {"token", "reward", "error", …}, before any other text runs
     "control" beside a text: a number                 -> the same, as if a checker had returned that number
-    {"execute": code and limits}                      -> what came of it; see `execution_process`
+    {"execute": code and limits}                      -> what came of it; see `execution`
+    {"session": code and limits}                      -> what came of it; then calls of what it defined, see `sandbox`
 
 What the checker prints, or reads from standard input, never meets these conversations.
 """
@@ -44,8 +45,10 @@ from polychromic.tasks.reaping import (
     give_up_rights,
     hide,
     reap,
+    restrict_files,
     unshare,
 )
+from polychromic.tasks.sandbox import serve_session
 
 _REAP_SECONDS = 1.0
 
@@ -85,6 +88,8 @@ class Server:
                 self._judge(request)
             elif "execute" in request:
                 serve_execution(self._conversation, request["execute"], self._protection)
+            elif "session" in request:
+                serve_session(self._conversation, request["session"], self._protection)
             elif "fork" in request:
                 assert descriptor is not None
                 self._fork(request, descriptor)
@@ -186,6 +191,8 @@ def main() -> None:
     """Be a keeper until the conversation ends."""
     _close_standard_streams()
     protection = _leave() if sys.argv[2:] == ["apart"] else []
+    if writable := os.environ.pop("POLYCHROMIC_WRITABLE", ""):
+        protection += restrict_files(writable)
     hide()
     conversation = Conversation(socket.socket(fileno=int(sys.argv[1])))
     Server(conversation, adopts=become_subreaper(), protection=protection).serve()

@@ -92,6 +92,16 @@ def serve_execution(
     conversation: Conversation, request: Mapping[str, Any], protection: Sequence[str]
 ) -> None:
     """Confine this process further, execute the code, evaluate what is asked of it, say what came of it, and end."""
+    protection = confine(conversation, request, protection)
+    outcome = _execute(request["code"], request["ask"])
+    conversation.send({**outcome, "printed": sys.stdout.getvalue(), "protection": protection})
+    os._exit(0)
+
+
+def confine(
+    conversation: Conversation, request: Mapping[str, Any], protection: Sequence[str]
+) -> Sequence[str]:
+    """Take from this process whatever code does not need, for good; what it is kept from by the system, in words."""
     if unshare("processes"):
         protection = [*protection, "own processes"]
         # Only a child is in the namespace of processes; when that one ends, the system ends all others in it.
@@ -111,9 +121,7 @@ def serve_execution(
         _Printed(request["most_printed"]),
         io.StringIO(),
     )
-    outcome = _execute(request["code"], request["ask"])
-    conversation.send({**outcome, "printed": sys.stdout.getvalue(), "protection": protection})
-    os._exit(0)
+    return protection
 
 
 class _Printed(io.StringIO):
@@ -136,7 +144,7 @@ def _execute(code: str, ask: list[str]) -> dict[str, Any]:
     try:
         exec(compile(code, "<code>", "exec"), names)
     except BaseException as raised:  # noqa: BLE001 - the boundary of code that anybody wrote
-        error = _words(raised)
+        error = words_of(raised)
     answers = [_evaluate(expression, names) for expression in ask]
     return {"error": error, "answers": answers}
 
@@ -145,10 +153,11 @@ def _evaluate(expression: str, names: dict[str, Any]) -> dict[str, Any]:
     try:
         return {"value": encode(eval(expression, names)), "error": None}
     except BaseException as raised:  # noqa: BLE001 - the same boundary
-        return {"value": None, "error": _words(raised)}
+        return {"value": None, "error": words_of(raised)}
 
 
-def _words(raised: BaseException) -> str:
+def words_of(raised: BaseException) -> str:
+    """Class and message of what code raised, at most 500 characters."""
     try:
         text = str(raised)
     except BaseException:  # noqa: BLE001 - the same boundary: these words are the code's too

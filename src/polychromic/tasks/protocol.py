@@ -16,56 +16,73 @@ _LARGEST_PLAIN = (
 _ITERABLES: dict[str, type] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 
 
-def encode(value: Any) -> Any:
-    """JSON for it. Raises TypeError where it is no plain data, RecursionError where it holds itself."""
+def encode(value: Any, other: Callable[[Any], Any] | None = None) -> Any:
+    """JSON for it; `other` gives the JSON of what is no plain data.
+
+    Raises TypeError where it is no plain data and there is no `other`, RecursionError where it holds itself.
+    """
     if value is None or value is True or value is False:
         return value
     for base, encoded in _ENCODERS:
         if isinstance(value, base):
-            return encoded(value)
+            return encoded(value, other)
+    if other is not None:
+        return other(value)
     raise TypeError(f"a {type(value).__name__} is no plain data (numbers, text, lists, tuples, sets, dicts)")
 
 
-def decode(encoded: Any) -> Any:
-    """The value. Raises ValueError or TypeError on JSON that `encode` did not make."""
+def decode(encoded: Any, other: Callable[[str, Any], Any] | None = None) -> Any:
+    """The value; `other` makes what an `other` of `encode` wrote as {kind: content}.
+
+    Raises ValueError or TypeError on JSON that `encode` did not make.
+    """
     if encoded is None or type(encoded) in (bool, int, float, str):
         return encoded
     if type(encoded) is not dict or len(encoded) != 1:
         raise ValueError("no encoded value")
     [(kind, content)] = encoded.items()
     if kind in _ITERABLES:
-        return _ITERABLES[kind](decode(item) for item in content)
+        return _ITERABLES[kind](decode(item, other) for item in content)
     if kind == "dict":
-        return {decode(key): decode(item) for key, item in content}
+        return {decode(key, other): decode(item, other) for key, item in content}
     if kind in _FROM_TEXT:
         return _FROM_TEXT[kind](content)
+    if other is not None:
+        return other(kind, content)
     raise ValueError(f"no encoded value: {kind!r}")
 
 
-def _int(value: int) -> Any:
+def _int(value: int, _: Any) -> Any:
     number = int.__int__(value)
     return number if abs(number) <= _LARGEST_PLAIN else {"int": f"{number:x}"}
 
 
-def _float(value: float) -> Any:
+def _float(value: float, _: Any) -> Any:
     number = float.__float__(value)
     return number if math.isfinite(number) else {"float": repr(number)}
 
 
 def _items(kind: str) -> Callable[[Any], Any]:
     iterate: Any = _ITERABLES[kind].__iter__
-    return lambda value: {kind: [encode(item) for item in iterate(value)]}
+    return lambda value, other: {kind: [encode(item, other) for item in iterate(value)]}
 
 
-_ENCODERS: list[tuple[type, Callable[[Any], Any]]] = [
+_ENCODERS: list[tuple[type, Callable[[Any, Any], Any]]] = [
     (int, _int),
     (float, _float),
-    (str, str.__str__),
-    (bytes, lambda value: {"bytes": bytes.hex(value)}),
-    (dict, lambda value: {"dict": [[encode(key), encode(item)] for key, item in dict.items(value)]}),
+    (complex, lambda value, _: {"complex": [repr(complex(value).real), repr(complex(value).imag)]}),
+    (str, lambda value, _: str.__str__(value)),
+    (bytes, lambda value, _: {"bytes": bytes.hex(value)}),
+    (
+        dict,
+        lambda value, other: {
+            "dict": [[encode(key, other), encode(item, other)] for key, item in dict.items(value)]
+        },
+    ),
     *((base, _items(kind)) for kind, base in _ITERABLES.items()),
 ]
-_FROM_TEXT: dict[str, Callable[[str], Any]] = {
+_FROM_TEXT: dict[str, Callable[[Any], Any]] = {
+    "complex": lambda parts: complex(*map(float, parts)),
     "int": lambda text: int(text, 16),
     "float": float,
     "bytes": bytes.fromhex,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import sys
 from collections.abc import Collection
 from contextlib import suppress
 from functools import cache
@@ -109,6 +110,43 @@ def unshare(*namespaces: str) -> bool:
     library = _library()
     flags = sum(_NAMESPACES[name] for name in namespaces)
     return library is not None and library.unshare(flags) == 0
+
+
+def restrict_files(writable: str) -> list[str]:
+    """From here on this process and its children may write below one folder, and read only what Python needs.
+
+    Through Landlock, where the system has it and its package is installed; returns what is protected then, in words.
+    """
+    try:
+        import landlock
+    except ImportError:
+        return []
+    access = landlock.FSAccess
+    reading = access.READ_FILE | access.READ_DIR
+    try:
+        rules = landlock.Ruleset()
+        rules.allow(writable)
+        for place in _readable():
+            rules.allow(place, rules=(reading if place.is_dir() else access.READ_FILE) | access.EXECUTE)
+        rules.allow("/dev/null", "/dev/zero", "/dev/urandom", rules=access.READ_FILE | access.WRITE_FILE)
+        rules.apply()
+        os.close(rules._fd)
+    except (landlock.LandlockError, OSError):
+        return []
+    return ["own files"]
+
+
+def _readable() -> list[Path]:
+    """The standard library, installed packages but this one, and the libraries of the system."""
+    packages = [Path(path) for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+    ours = Path(__file__).resolve().parents[1]
+    installed = [entry for folder in packages if folder.is_dir() for entry in folder.iterdir()]
+    places = [Path(os.__file__).parent, *map(Path, ("/lib", "/lib64", "/usr/lib", "/usr/lib64"))]
+    return [
+        place
+        for place in [*places, *installed]
+        if place.exists() and place.resolve() != ours and "site-packages" not in place.name
+    ]
 
 
 def _kill(process: int) -> bool:

@@ -1,0 +1,167 @@
+"""Says which programs are one approach: by the shape of their syntax trees, or by what they do beyond their tests."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import io
+import tokenize
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_COMMUTATIVE = (ast.Mult, ast.BitAnd, ast.BitOr, ast.BitXor)
+_NUMERIC = (ast.Sub, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow)
+_NUMERIC_CALLS = frozenset({"len", "int", "float", "abs", "ord", "sum", "round"})
+_MIRRORED: dict[type[ast.cmpop], type[ast.cmpop]] = {ast.Gt: ast.Lt, ast.GtE: ast.LtE}
+
+
+def canonical_form(code: str) -> str | None:
+    """One string for all programs that differ in names, comments, docstrings, annotations and formatting, in the order
+    of operands that commute, or in `x += 1` for `x = x + 1`. None where the code is no Python.
+
+    What a program does is not looked at: `a + b` of unknown types is not reordered, as of texts it does not commute.
+    """
+    try:
+        tree = ast.parse(code)
+        return ast.dump(_Renamed().visit(_Plain().visit(tree)))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+class _Plain(ast.NodeTransformer):
+    """Drops what does not matter and puts operands that commute in one order."""
+
+    def _without_docstring(self, node: Any) -> Any:
+        self.generic_visit(node)
+        first = node.body[0] if node.body else None
+        if (
+            isinstance(first, ast.Expr)
+            and isinstance(first.value, ast.Constant)
+            and isinstance(first.value.value, str)
+        ):
+            node.body = node.body[1:] or [ast.Pass()]
+        if len(node.body) > 1:
+            node.body = [part for part in node.body if not isinstance(part, ast.Pass)] or [ast.Pass()]
+        return node
+
+    visit_Module = visit_ClassDef = _without_docstring
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> Any:
+        node.returns = None
+        return self._without_docstring(node)
+
+    def visit_arg(self, node: ast.arg) -> Any:
+        node.annotation = None
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> Any:
+        self.generic_visit(node)
+        return None if node.value is None else ast.Assign([node.target], node.value)
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> Any:
+        self.generic_visit(node)
+        # Of a list, += changes it in place: only where the other side is a number are the two the same.
+        if not isinstance(node.target, ast.Name) or not _is_number(node.value):
+            return node
+        read = ast.Name(node.target.id, ast.Load())
+        return ast.Assign([node.target], self.visit_BinOp(ast.BinOp(read, node.op, node.value)))
+
+    def visit_BinOp(self, node: ast.BinOp) -> Any:
+        self.generic_visit(node)
+        adds = isinstance(node.op, ast.Add) and (_is_number(node.left) or _is_number(node.right))
+        if isinstance(node.op, _COMMUTATIVE) or adds:
+            node.left, node.right = sorted((node.left, node.right), key=_shape)
+        return node
+
+    def visit_Compare(self, node: ast.Compare) -> Any:
+        self.generic_visit(node)
+        if len(node.ops) != 1:
+            return node
+        operator, other = node.ops[0], node.comparators[0]
+        if type(operator) in _MIRRORED:
+            return ast.Compare(other, [_MIRRORED[type(operator)]()], [node.left])
+        if isinstance(operator, (ast.Eq, ast.NotEq)):
+            first, second = sorted((node.left, other), key=_shape)
+            return ast.Compare(first, [operator], [second])
+        return node
+
+
+class _Renamed(ast.NodeTransformer):
+    """Calls names by the order in which they first appear; attributes, builtins and imported modules keep theirs."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, str] = {}
+
+    def _name(self, name: str) -> str:
+        if hasattr(builtins, name) and name not in self._names:
+            return name
+        return self._names.setdefault(name, f"n{len(self._names)}")
+
+    def visit_Name(self, node: ast.Name) -> Any:
+        return ast.Name(self._name(node.id), node.ctx)
+
+    def visit_arg(self, node: ast.arg) -> Any:
+        return ast.arg(self._name(node.arg))
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> Any:
+        node.name = self._name(node.name)
+        return self.generic_visit(node)
+
+    visit_ClassDef = visit_FunctionDef
+
+    def visit_alias(self, node: ast.alias) -> Any:
+        return ast.alias(node.name, self._name(node.asname or node.name.partition(".")[0]))
+
+
+def _is_number(node: ast.AST) -> bool:
+    """Whether a value is a number whatever the variables hold (or the expression raises)."""
+    if isinstance(node, ast.Constant):
+        return isinstance(node.value, (int, float, complex))
+    if isinstance(node, ast.BinOp):
+        return isinstance(node.op, _NUMERIC) and (
+            _is_number(node.left) or not isinstance(node.op, (ast.Sub, ast.Mod))
+        )
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        return node.func.id in _NUMERIC_CALLS
+    return isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd))
+
+
+def _shape(node: ast.AST) -> str:
+    """A key that does not know names, so that renaming changes no order; operands of one shape keep theirs."""
+    return ast.dump(
+        _Anonymous().visit(
+            ast.parse(ast.unparse(ast.fix_missing_locations(ast.Expression(node))), mode="eval")
+        )
+    )
+
+
+class _Anonymous(ast.NodeTransformer):
+    def visit_Name(self, node: ast.Name) -> Any:
+        return node if hasattr(builtins, node.id) else ast.Name("_", node.ctx)
+
+
+def form_distances(codes: Sequence[str]) -> NDArray[np.float64]:
+    """[N, N] distances in [0, 1]: 1 − |A ∩ B| / |A ∪ B| of the pairs of neighbouring tokens; 0 between equal texts."""
+    pairs_N = [_token_pairs(code) for code in codes]
+    distances_NN = np.zeros((len(codes), len(codes)))
+    for i, first in enumerate(pairs_N):
+        for j, second in enumerate(pairs_N[:i]):
+            union = len(first | second)
+            different = 1.0 - len(first & second) / union if union else float(codes[i] != codes[j])
+            distances_NN[i, j] = distances_NN[j, i] = different
+    return distances_NN
+
+
+def _token_pairs(code: str) -> frozenset[tuple[str, str]]:
+    words: list[str] = []
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(code).readline):
+            if token.type not in (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.ENDMARKER):
+                words.append(token.string)
+    except (tokenize.TokenError, SyntaxError):
+        words += code.split()
+    return frozenset(pairwise(words))
