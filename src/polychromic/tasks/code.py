@@ -38,7 +38,7 @@ from polychromic.tasks.sandbox import (
     Limits,
     Sandbox,
     Session,
-    own_sandbox,
+    borrowed_sandbox,
 )
 
 Benchmark = Literal["humaneval", "mbpp", "mbpp_sanitized"]
@@ -135,9 +135,12 @@ class CodeTask:
 
     def _judged(self, pair: tuple[str, str]) -> Verdict:
         problem = self._by_id[pair[0]]
-        verdict = judged(problem, pair[1], own_sandbox(), self._limits)
-        if verdict.timed_out and os.getloadavg()[0] > (os.cpu_count() or 1):  # others may have had its time
-            verdict = judged(problem, pair[1], own_sandbox(), self._limits)
+        with borrowed_sandbox() as sandbox:
+            verdict = judged(problem, pair[1], sandbox, self._limits)
+            if verdict.timed_out and os.getloadavg()[0] > (
+                os.cpu_count() or 1
+            ):  # others may have had its time
+                verdict = judged(problem, pair[1], sandbox, self._limits)
         return verdict
 
     @cached_property

@@ -15,7 +15,6 @@ import math
 import os
 import shutil
 import tempfile
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -161,14 +160,24 @@ class Sandbox:
         return self._keeper
 
 
-_local = threading.local()
+_idle: dict[int, list[Sandbox]] = {}
 
 
-def own_sandbox() -> Sandbox:
-    """The sandbox of this thread of this process, started when first asked for."""
-    if getattr(_local, "owner", None) != os.getpid():
-        _local.sandbox, _local.owner = Sandbox(), os.getpid()
-    return _local.sandbox
+@contextmanager
+def borrowed_sandbox() -> Iterator[Sandbox]:
+    """A sandbox that no other thread uses meanwhile; it is kept for the next one to ask.
+
+    A fork of this process has its own: two must not talk on one conversation.
+    """
+    idle = _idle.setdefault(os.getpid(), [])
+    try:
+        sandbox = idle.pop()
+    except IndexError:
+        sandbox = Sandbox()
+    try:
+        yield sandbox
+    finally:
+        idle.append(sandbox)
 
 
 def serve_session(conversation: Conversation, request: Mapping[str, Any], protection: Sequence[str]) -> None:

