@@ -12,7 +12,7 @@ from polychromic.tasks.sandbox import Limits, Sandbox
 ADD = Problem(
     "add", "Write add.", tests=("assert add(2, 3) == 5", "assert add(-1, 1) == 0", "assert add(10, 7) == 17")
 )
-LIMITS = Limits(seconds=4.0, memory_gb=0.5, most_bytes=2**16)
+LIMITS = Limits(seconds=1.5, memory_gb=0.5, most_bytes=2**16)
 
 
 @pytest.fixture(scope="module")

@@ -5,16 +5,10 @@ import json
 import pytest
 
 from polychromic.errors import DataError
-from polychromic.tasks.code import (
-    CodeTask,
-    Problem,
-    extracted,
-    judged,
-    load_benchmark,
-    load_problems,
-    program,
-)
-from polychromic.tasks.code_forms import canonical_form
+from polychromic.tasks.code import CodeTask, Problem, Verdict, judged, load_benchmark, load_problems
+from polychromic.tasks.code.behaviour import behaviour, ordered, probes_of
+from polychromic.tasks.code.forms import canonical_form
+from polychromic.tasks.code.task import extracted, program
 from polychromic.tasks.sandbox import CandidateError, Handle, Limits, Sandbox
 
 
@@ -166,11 +160,9 @@ def test_a_split_that_a_benchmark_lacks_is_named():
 
 
 def test_a_text_is_executed_once_for_a_prompt(monkeypatch):
-    from polychromic.tasks import code
-
     seen = []
     monkeypatch.setattr(
-        code, "judged", lambda problem, text, *_: seen.append(text) or code.Verdict(text == "a")
+        "polychromic.tasks.code.task.judged", lambda _, text, *rest: seen.append(text) or Verdict(text == "a")
     )
     task = CodeTask("code", {"test": [Problem("p", "", ("assert f()",))]})
     [prompt] = task.prompts("test")
@@ -221,3 +213,40 @@ def test_the_program_of_a_completion_is_prompt_and_completion():
     problem = Problem("p", "", (), "f", opening="import math\n\ndef f(a):\n")
     assert program(problem, "    return 1") == "import math\n\ndef f(a):\n    return 1"
     assert extracted("```py\nx = 1\n") == "x = 1\n"
+
+
+TWICE = Problem("twice", "", ("assert twice([1, 2]) == [1, 1, 2, 2]", "assert twice([]) == []"), solutions=(
+    "def twice(a): return [x for x in a for _ in range(2)]",
+))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        ("def twice(b):\n    c = []\n    for x in b: c += [x, x]\n    return c", True),
+        ("def twice(a): return sorted(a + a)", False),  # passes the tests, and sorts what was not sorted
+        ("def twice(a): return [1, 1, 2, 2] if a else []", False),
+        (
+            "def twice(a):\n    if len(a) > 2: raise ValueError\n    return [x for x in a for _ in '12']",
+            False,
+        ),
+    ],
+)
+def test_programs_that_pass_are_told_apart_by_what_else_they_do(sandbox, other, same):
+    assert judged(TWICE, TWICE.solutions[0], sandbox).passed
+    assert judged(TWICE, other, sandbox).passed
+    probes = probes_of(TWICE, sandbox)
+    assert probes[:2] == [("twice", ([1, 2],)), ("twice", ([],))]
+    assert len(probes) == len({repr(probe) for probe in probes}) > 4
+    first, second = (behaviour(TWICE, text, probes, sandbox) for text in (TWICE.solutions[0], other))
+    assert (first == second) == same
+
+
+def test_without_a_solution_probes_are_read_off_the_tests(sandbox):
+    problem = Problem("twice", "", TWICE.tests)
+    assert probes_of(problem, sandbox)[:2] == [("twice", ([1, 2],)), ("twice", ([],))]
+
+
+def test_the_order_of_sets_is_no_difference():
+    assert ordered({"b", "a"}) == ordered({"a", "b"}) != ordered(["a", "b"])
+    assert ordered({1: {2}, 3: 4}) == ordered({3: 4, 1: {2}})

@@ -93,8 +93,10 @@ def serve_execution(
 ) -> None:
     """Confine this process further, execute the code, evaluate what is asked of it, say what came of it, and end."""
     protection = confine(conversation, request, protection)
+    printed = sys.stdout
+    assert isinstance(printed, _Printed)
     outcome = _execute(request["code"], request["ask"])
-    conversation.send({**outcome, "printed": sys.stdout.getvalue(), "protection": protection})
+    conversation.send({**outcome, "printed": printed.getvalue(), "protection": protection})
     os._exit(0)
 
 

@@ -62,7 +62,7 @@ def _float(value: float, _: Any) -> Any:
     return number if math.isfinite(number) else {"float": repr(number)}
 
 
-def _items(kind: str) -> Callable[[Any], Any]:
+def _items(kind: str) -> Callable[[Any, Any], Any]:
     iterate: Any = _ITERABLES[kind].__iter__
     return lambda value, other: {kind: [encode(item, other) for item in iterate(value)]}
 

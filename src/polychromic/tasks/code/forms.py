@@ -111,7 +111,9 @@ class _Renamed(ast.NodeTransformer):
         node.name = self._name(node.name)
         return self.generic_visit(node)
 
-    visit_ClassDef = visit_FunctionDef
+    def visit_ClassDef(self, node: ast.ClassDef) -> Any:
+        node.name = self._name(node.name)
+        return self.generic_visit(node)
 
     def visit_alias(self, node: ast.alias) -> Any:
         return ast.alias(node.name, self._name(node.asname or node.name.partition(".")[0]))
@@ -130,7 +132,7 @@ def _is_number(node: ast.AST) -> bool:
     return isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd))
 
 
-def _shape(node: ast.AST) -> str:
+def _shape(node: ast.expr) -> str:
     """A key that does not know names, so that renaming changes no order; operands of one shape keep theirs."""
     return ast.dump(
         _Anonymous().visit(

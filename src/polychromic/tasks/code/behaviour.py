@@ -1,0 +1,147 @@
+"""Says which programs are one by what they do: their outputs on probes that a problem's candidates share.
+
+Programs that pass all tests agree on the tests' inputs. Probes are those inputs and small changes of them, on which
+solutions that follow different ideas often part (empty lists, negative numbers, reversed texts).
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from polychromic.tasks.code.problems import Problem
+from polychromic.tasks.code.task import program, run_tests
+from polychromic.tasks.sandbox import (
+    DEFAULT_LIMITS,
+    CandidateError,
+    CandidateTimeoutError,
+    Limits,
+    Sandbox,
+    Session,
+)
+
+MOST_PROBES = 64
+Call = tuple[str, tuple[Any, ...]]
+
+
+def behaviour(
+    problem: Problem, text: str, probes: Sequence[Call], sandbox: Sandbox, limits: Limits = DEFAULT_LIMITS
+) -> str:
+    """A hash of what a candidate answers to every probe, values and classes of errors; texts alike in it are one.
+
+    From a probe that takes too long on, all answers count as missing.
+    """
+    answers: list[str] = []
+    with sandbox.session(limits) as session:
+        try:
+            session.define(program(problem, text))
+            for name, arguments in probes:
+                answers.append(_answer(session, name, arguments))
+        except CandidateTimeoutError:
+            answers.append("no answer in time")
+        except CandidateError as error:
+            answers.append(f"raised {_class(error)}")
+    return hashlib.sha256("\n".join(answers).encode(errors="surrogatepass")).hexdigest()[:16]
+
+
+def probes_of(problem: Problem, sandbox: Sandbox, most: int = MOST_PROBES) -> list[Call]:
+    """Calls that the tests make of the first reference solution, then changes of their arguments, without repetition.
+
+    Where a problem has no reference solution, calls with literal arguments are read off the tests.
+    """
+    made = _recorded(problem, sandbox) if problem.solutions else _literal(problem)
+    changed = ((name, changes) for name, arguments in made for changes in _changes(arguments))
+    distinct = {repr(call): call for call in (*made[: most // 2], *islice(changed, 8 * most))}
+    return list(distinct.values())[:most]
+
+
+def _answer(session: Session, name: str, arguments: tuple[Any, ...]) -> str:
+    try:
+        return ordered(session.call(name, *arguments))
+    except CandidateTimeoutError:
+        raise
+    except CandidateError as error:
+        return f"raised {_class(error)}"
+
+
+def _class(error: CandidateError) -> str:
+    return str(error).partition(":")[0]
+
+
+def ordered(value: Any) -> str:
+    """A text for a plain value that does not depend on the order of sets and of the keys of dictionaries."""
+    if isinstance(value, (set, frozenset)):
+        return f"{type(value).__name__}({sorted(map(ordered, value))})"
+    if isinstance(value, dict):
+        return f"{{{', '.join(sorted(f'{ordered(key)}: {ordered(item)}' for key, item in value.items()))}}}"
+    if isinstance(value, (list, tuple)):
+        return f"{type(value).__name__}({', '.join(map(ordered, value))})"
+    return repr(value) if type(value).__module__ == "builtins" else type(value).__name__
+
+
+class _Recorder:
+    """A session that writes down what is called."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.calls: list[Call] = []
+
+    def call(self, name: str, /, *arguments: Any, **named: Any) -> Any:
+        """As `Session.call`; calls with names for arguments are forwarded only."""
+        if not named:
+            self.calls.append((name, arguments))
+        return self._session.call(name, *arguments, **named)
+
+
+def _recorded(problem: Problem, sandbox: Sandbox) -> list[Call]:
+    with sandbox.session() as session:
+        recorder = _Recorder(session)
+        try:
+            session.define(program(problem, problem.solutions[0]))
+            run_tests(problem, recorder)
+        except (
+            CandidateError,
+            AssertionError,
+            ArithmeticError,
+            LookupError,
+            TypeError,
+            ValueError,
+            AttributeError,
+        ):
+            pass  # a reference that fails a test has been called up to there
+    return recorder.calls
+
+
+def _literal(problem: Problem) -> list[Call]:
+    calls: list[Call] = []
+    for node in (node for test in problem.tests for node in ast.walk(ast.parse(test))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
+            try:
+                calls.append((node.func.id, tuple(ast.literal_eval(argument) for argument in node.args)))
+            except ValueError:
+                continue
+    return calls
+
+
+def _changes(arguments: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    for place, value in enumerate(arguments):
+        for other in _variants(value):
+            yield (*arguments[:place], other, *arguments[place + 1 :])
+
+
+def _variants(value: Any) -> list[Any]:
+    kind: Any = type(value)
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, (int, float)):
+        return [0, -value, value + 1, value - 1]
+    if isinstance(value, str):
+        return ["", value[::-1], value + value, value.swapcase()]
+    if isinstance(value, (list, tuple)):
+        return [kind(), value[::-1], kind((*value, *value)), value[1:]]
+    if isinstance(value, (set, dict)):
+        return [kind()]
+    return []
