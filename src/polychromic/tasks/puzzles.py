@@ -1,0 +1,180 @@
+"""Puzzles of the package `reasoning-gym` (Apache-2.0): problems with many right answers, judged by its own scorers.
+
+Problems are made from a seed; a scorer runs in a process of its own, as checkers of the user's do. Wrong answers may
+earn a trace there (0.01 or 0.05 for trying): only a score of at least `pass_score` is a reward.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polychromic.errors import ConfigError
+from polychromic.records import Check, Prompt, as_messages
+from polychromic.tasks.base import Split, Task
+from polychromic.tasks.expressions import canonical, parse
+from polychromic.tasks.isolation import isolated_checker
+
+EXTRA = "reasoning-gym is not installed; `pip install 'polychromic[puzzles]'` brings it"
+# Scorers that hand an answer to sympy's parser, which executes what it reads.
+_EVALUATED = {"countdown", "puzzle24"}
+_EXPRESSION = re.compile(r"(?:\d{1,9}|[\s+\-(]|\*(?!\s*\*)|/(?!\s*/)|\)){1,200}")
+_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+_DRAWN = 4  # problems drawn for each that is asked for: some datasets repeat themselves
+_SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+class PuzzleTask(Task):
+    """Problems of one dataset of `reasoning-gym`, split by content: no question is in two splits.
+
+    Raises ConfigError where the package, the dataset or one of its options is not known, or where it has too few
+    different problems.
+    """
+
+    name = "reasoning_gym"
+    pass_threshold = 1.0
+
+    def __init__(
+        self,
+        dataset: str,
+        sizes: Mapping[Split, int],
+        seed: int = 0,
+        options: Mapping[str, Any] | None = None,
+        pass_score: float = 1.0,
+        seconds: float = 10.0,
+    ) -> None:
+        self._dataset, self._sizes, self._seed = dataset, sizes, seed
+        self._options, self._pass_score, self._seconds = dict(options or {}), pass_score, seconds
+        self._made_of = (
+            dataset,
+            json.dumps(self._options, sort_keys=True),
+            seed,
+            _DRAWN * sum(sizes.values()),
+        )
+        _made(*self._made_of)
+
+    def prompts(self, split: Split) -> list[Prompt]:
+        """Returns the different problems of a split; its sample answer, where it has one, is the reference."""
+        return list(self._by_split[split])
+
+    def check(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Check]:
+        """Returns 1 where the dataset's scorer gives at least `pass_score`, else 0."""
+        return isolated_checker(
+            "polychromic.tasks.puzzles:scored", seconds=self._seconds, memory_gb=8.0, recheck=False
+        ).run(prompts, texts)
+
+    def cluster(self, prompt: Prompt, text: str) -> str | None:
+        """Returns the canonical form of the answer where its dataset has one, else the answer itself."""
+        return form_of(self._dataset, answer_in(text))
+
+    def distances(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Returns 0 between answers of one form, else 1."""
+        forms = [form_of(self._dataset, answer_in(text)) for text in texts]
+        return np.array([[float(form != other) for other in forms] for form in forms])
+
+    @cached_property
+    def _by_split(self) -> dict[Split, list[Prompt]]:
+        wanted = sum(self._sizes.values())
+        problems: dict[str, Prompt] = {}
+        for index, entry in enumerate(_made(*self._made_of)):
+            if len(problems) == wanted:
+                break
+            meta = {"dataset": self._made_of, "index": index, "pass_score": self._pass_score}
+            answer = entry["answer"]
+            references = (str(answer),) if answer is not None else ()
+            prompt = Prompt(f"{self._dataset}-{index:06d}", as_messages(entry["question"]), references, meta)
+            problems.setdefault(entry["question"], prompt)
+        if len(problems) < wanted:
+            raise ConfigError(
+                f"task.dataset: {self._dataset} gave {len(problems)} different problems of {wanted}; lower "
+                "task.train_problems and the others, or widen task.options"
+            )
+        rest = iter(problems.values())
+        return {split: [next(rest) for _ in range(self._sizes[split])] for split in _SPLITS}
+
+
+def answer_in(text: str) -> str:
+    """Returns what stands in the last `<answer>` of a text, or all of it, without white space around."""
+    return (_TAGGED.findall(text) or [text])[-1].strip()
+
+
+def scored(prompt: Prompt, text: str) -> float:
+    """Returns 1.0 where the scorer of the prompt's dataset passes the text. Run it in a process of its own."""
+    made: Any = prompt.meta
+    answer = answer_in(text)
+    name, options, seed, size = made["dataset"]
+    if name in _EVALUATED and not _EXPRESSION.fullmatch(answer):
+        return 0.0
+    dataset = _made(name, options, seed, size)
+    return float(dataset.score_answer(answer, dataset[made["index"]]) >= made["pass_score"])
+
+
+@cache
+def _made(name: str, options: str, seed: int, size: int) -> Any:
+    """Returns the dataset; its problems are made when they are asked for."""
+    try:
+        import reasoning_gym
+        from reasoning_gym.factory import DATASETS
+    except ImportError as error:
+        raise ConfigError(EXTRA) from error
+    if name not in DATASETS:
+        raise ConfigError(
+            f"task.dataset: {name!r} is not known, expected one of {', '.join(sorted(DATASETS))}"
+        )
+    try:
+        return reasoning_gym.create_dataset(name, size=size, seed=seed, **json.loads(options))
+    except (TypeError, AssertionError, ValueError) as error:
+        raise ConfigError(f"task.options: {name} does not take them: {error}") from error
+
+
+def form_of(dataset: str, answer: str) -> str:
+    """Returns one text for answers that are the same solution; an answer that cannot be read is its own form."""
+    try:
+        return _FORMS.get(dataset, str.strip)(answer)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return f"unreadable: {answer}"
+
+
+def _expression(answer: str) -> str:
+    return canonical(parse(answer.replace("−", "-").replace("×", "*")))
+
+
+def _board(answer: str) -> str:
+    return "/".join("".join(line.split()) for line in answer.splitlines() if line.strip())
+
+
+def _coloring(answer: str) -> str:
+    """Colors are named by the order in which vertices first show them: renaming them makes no other solution."""
+    colors = {int(vertex): color for vertex, color in json.loads(answer).items()}
+    names: dict[Any, int] = {}
+    return ",".join(f"{vertex}:{names.setdefault(colors[vertex], len(names))}" for vertex in sorted(colors))
+
+
+def _words(answer: str) -> str:
+    return ",".join(word.strip().upper() for word in answer.split(","))
+
+
+def _moves(answer: str) -> str:
+    return json.dumps(["".join(str(move).split()).upper() for move in json.loads(answer.replace("'", '"'))])
+
+
+def _letters(answer: str) -> str:
+    return answer.lower()
+
+
+_FORMS: dict[str, Callable[[str], str]] = {
+    "countdown": _expression,
+    "puzzle24": _expression,
+    "n_queens": _board,
+    "graph_color": _coloring,
+    "word_ladder": _words,
+    "jugs": _moves,
+    "knight_swap": _moves,
+    "palindrome_generation": _letters,
+}

@@ -1,0 +1,103 @@
+"""Puzzles: sample answers pass, traces of a score do not, and one solution has one form however it is written."""
+
+import json
+
+import pytest
+
+from polychromic.errors import ConfigError
+from polychromic.records import Prompt, as_messages
+from polychromic.tasks.puzzles import PuzzleTask, answer_in, form_of, scored
+
+SIZES = {"train": 4, "validation": 2, "test": 3}
+DATASETS = [
+    "countdown",
+    "puzzle24",
+    "n_queens",
+    "word_ladder",
+    "jugs",
+    "palindrome_generation",
+    "knight_swap",
+]
+
+
+@pytest.fixture(scope="module")
+def reasoning_gym():
+    return pytest.importorskip("reasoning_gym", reason="the extra polychromic[puzzles] is not installed")
+
+
+@pytest.mark.usefixtures("reasoning_gym")
+@pytest.mark.filterwarnings("default")  # the package's own
+class TestWithThePackage:
+    @pytest.mark.parametrize("dataset", DATASETS)
+    def test_sample_answers_pass_and_a_trace_of_a_score_does_not(self, dataset):
+        task = PuzzleTask(dataset, SIZES)
+        prompts = task.prompts("test")
+        texts = [f"It is\n<answer>{prompt.references[0]}</answer>" for prompt in prompts]
+        assert [scored(prompt, text) for prompt, text in zip(prompts, texts, strict=True)] == [1.0] * 3
+        assert scored(prompts[0], "I do not know") == 0.0
+
+    def test_the_task_asks_a_process_of_its_own(self):
+        task = PuzzleTask("countdown", SIZES)
+        prompts = task.prompts("test")
+        checks = task.check(prompts, [prompts[0].references[0], "1+", prompts[2].references[0]])
+        assert [check.reward for check in checks] == [1.0, 0.0, 1.0]
+
+    def test_splits_share_no_question_and_come_again_from_their_seed(self):
+        first, again = PuzzleTask("palindrome_generation", SIZES), PuzzleTask("palindrome_generation", SIZES)
+        questions = [prompt.text for split in SIZES for prompt in first.prompts(split)]
+        assert len(set(questions)) == 9
+        assert questions == [prompt.text for split in SIZES for prompt in again.prompts(split)]
+
+    def test_a_coloring_without_a_sample_answer_is_scored(self):
+        [prompt, *_] = PuzzleTask("graph_color", SIZES).prompts("test")
+        import reasoning_gym
+
+        entry = reasoning_gym.create_dataset("graph_color", size=36, seed=0)[prompt.meta["index"]]
+        right = json.dumps({str(k): v for k, v in entry["metadata"]["possible_answer"].items()})
+        wrong = json.dumps(dict.fromkeys(json.loads(right), 1))
+        assert (scored(prompt, right), scored(prompt, wrong)) == (1.0, 0.0)
+
+    def test_what_is_not_known_is_named(self):
+        with pytest.raises(ConfigError, match=r"task\.dataset: 'count' is not known, expected one of"):
+            PuzzleTask("count", SIZES)
+        with pytest.raises(ConfigError, match=r"task\.options: countdown does not take them"):
+            PuzzleTask("countdown", SIZES, options={"nonsense": 1})
+        with pytest.raises(ConfigError, match="different problems of 3000"):
+            few = {"train": 1000, "validation": 1000, "test": 1000}
+            PuzzleTask("palindrome_generation", few, options={"min_length": 1, "max_length": 1}).prompts(
+                "test"
+            )
+
+
+@pytest.mark.parametrize(
+    "attack", ["__import__('os').system('id')", "9**9**9**9", "2 * * 3", "1//1", "x" * 500]
+)
+def test_no_answer_reaches_a_parser_that_executes(attack):
+    prompt = Prompt(
+        "p", as_messages("?"), (), {"dataset": ("countdown", "{}", 0, 1)}
+    )  # no dataset is made: KeyError if it were
+    assert scored(prompt, attack) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("dataset", "same", "other"),
+    [
+        ("countdown", ("94*4 - 61 - 6", "(4*94)-6-61"), "94*4 - (61 + 5)"),
+        ("puzzle24", ("10*(8 - 5) - 6", "(8-5)*10-6"), "6*(10 - 8) * 2"),
+        ("n_queens", ("_ Q\nQ _", "_Q\n\nQ_\n"), "Q _\n_ Q"),
+        ("graph_color", ('{"0": 1, "1": 2, "2": 1}', '{"2": 3, "1": 1, "0": 3}'), '{"0": 1, "1": 2, "2": 2}'),
+        ("word_ladder", ("TIPS,TOPS", "tips, tops"), "TIPS,TAPS"),
+        ("jugs", ('["fill A", "pour A->B"]', '["fill  A","pour A -> B"]'), '["fill B", "pour B->A"]'),
+        ("palindrome_generation", ("oucuo", "OUCUO"), "uocou"),
+    ],
+)
+def test_one_solution_has_one_form(dataset, same, other):
+    first, second = (form_of(dataset, text) for text in same)
+    assert first == second != form_of(dataset, other)
+    unreadable = "" if dataset in ("n_queens", "word_ladder", "palindrome_generation") else "unreadable: "
+    assert form_of(dataset, "{[") == f"{unreadable}{{["
+
+
+def test_the_last_tagged_answer_counts():
+    assert answer_in("<answer>1</answer> no, <ANSWER> 2 </ANSWER>") == "2"
+    assert answer_in(" 3\n") == "3"
