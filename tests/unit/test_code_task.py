@@ -4,11 +4,12 @@ import json
 
 import pytest
 
-from polychromic.errors import DataError
+from polychromic import run
+from polychromic.errors import ConfigError, DataError
 from polychromic.tasks.code import CodeTask, Problem, Verdict, judged, load_benchmark, load_problems
 from polychromic.tasks.code.behaviour import behaviour, ordered, probes_of
 from polychromic.tasks.code.forms import canonical_form
-from polychromic.tasks.code.task import extracted, program
+from polychromic.tasks.code.judging import extracted, program
 from polychromic.tasks.sandbox import CandidateError, Handle, Limits, Sandbox
 
 
@@ -154,9 +155,15 @@ def test_bad_lines_are_all_named_at_once(tmp_path):
     assert "key 'prompt' is missing" in told[1]
 
 
-def test_a_split_that_a_benchmark_lacks_is_named():
-    with pytest.raises(DataError, match="task humaneval has no train problems, only test"):
-        CodeTask("humaneval", load_benchmark("humaneval")).prompts("train")
+def test_an_arm_cannot_be_trained_on_a_benchmark_that_only_tests(tmp_path):
+    with pytest.raises(
+        ConfigError, match="task humaneval has no training prompts, but baseline would be trained"
+    ):
+        run(
+            "experiments/humaneval.yaml",
+            ["arms.baseline.untrained=false", "run.preflight=false"],
+            out=tmp_path,
+        )
 
 
 def test_a_text_is_executed_once_for_a_prompt(monkeypatch):

@@ -301,8 +301,9 @@ def _evaluated_and_training_prompts(
         trained = any(not experiment.arm(arm).untrained for arm in experiment.arms)
     else:
         files = experiment.task.files
-        evaluated_file = files.get(experiment.evaluation.split)
-        trained = not files or (files["train"] != evaluated_file and files["train"].is_file())
+        evaluated_file, training_file = files.get(experiment.evaluation.split), files.get("train")
+        apart = training_file is not None and training_file != evaluated_file
+        trained = not files or (apart and training_file.is_file())
     return evaluated, task.prompts("train") if trained else []
 
 

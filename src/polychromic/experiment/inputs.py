@@ -17,7 +17,7 @@ from polychromic.files import sha256_file, strict_json
 from polychromic.models.settings import ModelSettings
 from polychromic.models.sources import resolve_source
 from polychromic.records import Prompt
-from polychromic.tasks.base import Split, build_task
+from polychromic.tasks.base import FileSettings, Split, build_task
 from polychromic.tasks.jsonl_task import load_prompts
 
 Inputs = Mapping[str, Any]
@@ -222,7 +222,7 @@ def _prompts(experiment: Experiment) -> dict[str, list[Prompt]]:
     found: dict[str, list[Prompt]] = {}
     for split in _SPLITS:
         with suppress(DataError):
-            if settings.files:
+            if isinstance(settings, FileSettings):
                 found[split] = load_prompts(settings.files[split])
             else:
                 found[split] = list(build_task(settings).prompts(split))

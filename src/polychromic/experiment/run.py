@@ -231,7 +231,12 @@ def _check_before_work(experiment: Experiment) -> None:
             f"evaluation.num_prompts is {experiment.evaluation.num_prompts}, but the {experiment.evaluation.split} "
             f"split has {n_test}; lower it or add prompts"
         )
-    task.prompts("train")
+    trained = [arm for arm in experiment.arms if not experiment.arm(arm).untrained]
+    if not task.prompts("train") and trained:
+        raise ConfigError(
+            f"task {task.name} has no training prompts, but {', '.join(trained)} would be trained; name training data, "
+            "or set untrained: true for every arm"
+        )
     if any(experiment.arm(arm).verbalized for arm in experiment.arms):
         from polychromic.experiment.preflight.lengths import require_chat_for_verbalised
 

@@ -214,6 +214,109 @@ class CustomSettings(FileSettings):
         return CustomTask(**self.files, **keys)
 
 
+class CodeKeys(TaskKeys):
+    """What every task may say in which tests run the answers."""
+
+    seconds: float = Field(default=10.0, gt=0)
+    """Longest time for one answer, all its tests together."""
+    memory_gb: float = Field(default=1.0, gt=0)
+    same_answer: Literal["form", "behaviour"] = "form"
+    """Which programs are the same: those of one canonical syntax tree, or those with one output on every probe."""
+
+    units = ("code", "answers are programs")
+
+    @property
+    def has_judge(self) -> bool:
+        """Returns False: tests decide alone."""
+        return False
+
+    def problems(self) -> Mapping[Split, Any]:
+        """Loads the problems by split."""
+        raise NotImplementedError
+
+    def build(self) -> Task:
+        """Makes the task."""
+        from polychromic.tasks.code import CodeTask
+        from polychromic.tasks.sandbox import Limits
+
+        limits = Limits(seconds=self.seconds, memory_gb=self.memory_gb)
+        return CodeTask(self.name, self.problems(), limits, self.same_answer)
+
+
+@task("humaneval")
+@task("mbpp")
+@task("mbpp_sanitized")
+class BenchmarkSettings(CodeKeys):
+    """A benchmark that ships with the package."""
+
+    @property
+    def data(self) -> str:
+        """Names the benchmark."""
+        return f"the {self.name} problems that ship with the package"
+
+    def problems(self) -> Mapping[Split, Any]:
+        """Loads the problems by split."""
+        from polychromic.tasks.code import load_benchmark
+
+        return load_benchmark(self.name)
+
+
+@task("code")
+class OwnCodeSettings(CodeKeys):
+    """The user's own problems in Python. Paths are relative to the experiment file."""
+
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+
+    @property
+    def files(self) -> Mapping[Split, Path]:
+        """The files that are named."""
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {split: Path(file) for split, file in named.items() if file is not None}  # type: ignore[misc]
+
+    def problems(self) -> Mapping[Split, Any]:
+        """Loads the problems by split."""
+        from polychromic.tasks.code import load_problems
+
+        return {split: load_problems(file) for split, file in self.files.items()}
+
+
+@task("reasoning_gym")
+class PuzzleSettings(TaskKeys):
+    """Puzzles of the package `reasoning-gym`, with its own scorers."""
+
+    dataset: str
+    train_problems: int = Field(default=1000, ge=0)
+    validation_problems: int = Field(default=100, ge=0)
+    test_problems: int = Field(default=200, ge=1)
+    seed: int = 0
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Passed on to the dataset, such as {min_numbers: 3}."""
+    pass_score: float = Field(default=1.0, gt=0, le=1)
+    """Least score that passes; wrong answers may earn a trace."""
+    seconds: float = Field(default=10.0, gt=0)
+
+    @property
+    def data(self) -> str:
+        """Says how the problems were drawn."""
+        return f"{self.dataset} of reasoning-gym, seed {self.seed}, {self.train_problems:,} training problems"
+
+    @property
+    def has_judge(self) -> bool:
+        """Returns False: the scorer decides alone."""
+        return False
+
+    def build(self) -> Task:
+        """Makes the task."""
+        from polychromic.tasks.puzzles import PuzzleTask
+
+        sizes: dict[Split, int] = {
+            "train": self.train_problems, "validation": self.validation_problems, "test": self.test_problems
+        }  # fmt: skip
+        return PuzzleTask(self.dataset, sizes, self.seed, self.options, self.pass_score, self.seconds)
+
+
 class ImportedSettings(TaskKeys):
     """A task of the user's own: `name` is its import path, and every further key is passed on to it."""
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from polychromic.errors import ConfigError
 from polychromic.records import Check, Prompt, as_messages
-from polychromic.tasks.base import Split, Task
+from polychromic.tasks.base import Split
 from polychromic.tasks.expressions import canonical, parse
 from polychromic.tasks.isolation import isolated_checker
 
@@ -30,7 +30,7 @@ _DRAWN = 4  # problems drawn for each that is asked for: some datasets repeat th
 _SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
-class PuzzleTask(Task):
+class PuzzleTask:
     """Problems of one dataset of `reasoning-gym`, split by content: no question is in two splits.
 
     Raises ConfigError where the package, the dataset or one of its options is not known, or where it has too few
@@ -68,6 +68,10 @@ class PuzzleTask(Task):
         return isolated_checker(
             "polychromic.tasks.puzzles:scored", seconds=self._seconds, memory_gb=8.0, recheck=False
         ).run(prompts, texts)
+
+    def judge(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Check] | None:
+        """Returns None: the scorer decides alone."""
+        return None
 
     def cluster(self, prompt: Prompt, text: str) -> str | None:
         """Returns the canonical form of the answer where its dataset has one, else the answer itself."""

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+from polychromic.tasks.code.judging import program, run_tests
 from polychromic.tasks.code.problems import Problem
-from polychromic.tasks.code.task import program, run_tests
 from polychromic.tasks.sandbox import (
     DEFAULT_LIMITS,
     CandidateError,

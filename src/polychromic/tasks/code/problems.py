@@ -10,12 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from polychromic.errors import DataError
 from polychromic.tasks.base import Split
-
-Benchmark = Literal["humaneval", "mbpp", "mbpp_sanitized"]
 
 _INSTRUCTION = "Complete this Python function. Answer with the whole function in one code block.\n\n"
 # Table 1 of Austin et al. 2021: problems 1 to 10 are examples for prompts.
@@ -45,8 +43,8 @@ class Problem:
     solutions: tuple[str, ...] = ()
 
 
-def load_benchmark(name: Benchmark) -> dict[Split, list[Problem]]:
-    """The problems of a benchmark that ships with the package, by split; HumanEval has test problems only."""
+def load_benchmark(name: str) -> dict[Split, list[Problem]]:
+    """The problems of `humaneval`, `mbpp` or `mbpp_sanitized`, by split; HumanEval has test problems only."""
     if name == "humaneval":
         return {"test": [_of_humaneval(row) for row in _packaged("humaneval.jsonl.gz")]}
     rows = _packaged(f"{name}.json.gz" if name == "mbpp_sanitized" else f"{name}.jsonl.gz")

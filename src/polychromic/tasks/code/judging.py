@@ -1,0 +1,163 @@
+"""Judges one candidate: runs trusted tests here, and what they call of the candidate in the sandbox."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import random
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+from typing import Any, Protocol
+
+from polychromic.tasks.code.problems import Problem
+from polychromic.tasks.execution import run_isolated
+from polychromic.tasks.sandbox import (
+    DEFAULT_LIMITS,
+    CandidateError,
+    CandidateTimeoutError,
+    Limits,
+    Sandbox,
+)
+
+_FENCE = re.compile(r"```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a candidate passed every test, else why not; what kept it from the rest of the system."""
+
+    passed: bool
+    reason: str = ""
+    timed_out: bool = False
+    protection: tuple[str, ...] = ()
+
+
+def judged(problem: Problem, text: str, sandbox: Sandbox, limits: Limits = DEFAULT_LIMITS) -> Verdict:
+    """Run one candidate against the tests of its problem. Never raises for what the candidate does."""
+    if problem.cases:
+        return _judged_by_output(problem, text, limits)
+    with sandbox.session(limits) as session:
+        try:
+            session.define(program(problem, text))
+            run_tests(problem, session)
+        except CandidateTimeoutError as failure:
+            return Verdict(False, f"timeout: {failure}", True, session.protection)
+        except AssertionError:
+            return Verdict(False, "wrong answer", protection=session.protection)
+        except CandidateError as failure:
+            return Verdict(False, f"raised: {failure}", protection=session.protection)
+        except Exception as failure:  # noqa: BLE001 - a test that chokes on the candidate's value has refused it
+            return Verdict(False, f"wrong answer ({type(failure).__name__})", protection=session.protection)
+        return Verdict(True, protection=session.protection)
+
+
+class Caller(Protocol):
+    """Who calls what the candidate has defined; `sandbox.Session` is one."""
+
+    def call(self, name: str, /, *arguments: Any, **named: Any) -> Any:
+        """The value of name(*arguments, **named)."""
+        ...
+
+
+def run_tests(problem: Problem, candidate: Caller) -> None:
+    """Run the tests of a problem, which raise where the candidate is wrong."""
+    names = _names_of_tests(problem, candidate)
+    for test in problem.tests:
+        exec(compile(test, f"<test of {problem.id}>", "exec"), names)
+
+
+def _judged_by_output(problem: Problem, text: str, limits: Limits) -> Verdict:
+    """Run a program once for each case; outputs are compared line by line without white space at the ends."""
+    protection: tuple[str, ...] = ()
+    for given, expected in problem.cases:
+        done = run_isolated(
+            program(problem, text), stdin=given, seconds=limits.seconds, memory_gb=limits.memory_gb
+        )
+        protection = done.protection
+        if done.error is not None and not done.error.startswith("SystemExit"):
+            late = "did not end within" in done.error
+            return Verdict(False, f"{'timeout' if late else 'raised'}: {done.error}", late, protection)
+        if _lines(done.printed) != _lines(expected):
+            return Verdict(False, "wrong answer", protection=protection)
+    return Verdict(True, protection=protection)
+
+
+def _lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.rstrip().splitlines()]
+
+
+def extracted(text: str) -> str:
+    """The first fenced block of Python in a text, or all of it."""
+    fenced = _FENCE.search(text)
+    return fenced.group(1) if fenced else text
+
+
+def program(problem: Problem, text: str) -> str:
+    """An answer as a program: as it is where it defines the entry point, else as what continues the opening."""
+    code = extracted(text)
+    entry = problem.entry_point
+    if entry is None or not problem.opening:
+        return code
+    if re.search(rf"^(?:async )?def {re.escape(entry)}\b", code, re.MULTILINE):
+        return f"{problem.opening}    pass\n\n{code}"
+    return problem.opening + code
+
+
+def _names_of_tests(problem: Problem, candidate: Caller) -> dict[str, Any]:
+    """What tests see: the opening's own functions, the setup, and a proxy for every other name that they use."""
+    names: dict[str, Any] = {"__builtins__": {**vars(builtins), "__import__": _importer()}}
+    if problem.opening:
+        exec(f"{problem.opening}    pass\n", names)
+    tests = [ast.parse(test) for test in (problem.setup, *problem.tests)]
+    modules, asked = _free_names(tests, problem)
+    names |= {name: import_module(name) for name in modules}
+    names |= {name: _proxy(candidate, name) for name in asked - names.keys()}
+    if problem.entry_point:
+        names[problem.entry_point] = _proxy(candidate, problem.entry_point)
+    exec(problem.setup, names)
+    return names
+
+
+def _proxy(candidate: Caller, name: str) -> Callable[..., Any]:
+    return lambda *arguments, **named: candidate.call(name, *arguments, **named)
+
+
+def _importer() -> Callable[..., Any]:
+    """`import` for tests; `random` is one that draws the same numbers for every candidate."""
+    drawn = ModuleType("random")
+    generator = random.Random(0)
+    vars(drawn).update(
+        {name: getattr(generator, name) for name in dir(generator) if not name.startswith("_")}
+        | {"Random": random.Random}
+    )
+    return lambda name, *rest, **named: drawn if name == "random" else __import__(name, *rest, **named)
+
+
+def _free_names(tests: Sequence[ast.Module], problem: Problem) -> tuple[set[str], set[str]]:
+    """Names that the tests read and do not define: standard modules, and what the candidate has to define.
+
+    A builtin is the candidate's where the reference solution defines it too (one problem of MBPP asks for `sum`).
+    """
+    read: set[str] = set()
+    made: set[str] = set()
+    modules: set[str] = set()
+    for node in (node for test in tests for node in ast.walk(test)):
+        if isinstance(node, ast.Name):
+            (read if isinstance(node.ctx, ast.Load) else made).add(node.id)
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            made.add(node.name)
+        elif isinstance(node, ast.arg):
+            made.add(node.arg)
+        elif isinstance(node, ast.alias):
+            made.add((node.asname or node.name).partition(".")[0])
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            modules.add(node.value.id)
+    defined = r"^(?:def|class) (\w+)"
+    solved = {name for solution in problem.solutions for name in re.findall(defined, solution, re.MULTILINE)}
+    asked = read - made - (vars(builtins).keys() - solved)
+    modules &= (asked & sys.stdlib_module_names) - solved
+    return modules, asked - modules
