@@ -2,7 +2,6 @@
 
 from polychromic.evaluation.audits import CheckerAudit, audit_checker
 from polychromic.evaluation.compare import compare
-from polychromic.evaluation.comparison import Comparison
 from polychromic.evaluation.criteria import (
     DEFAULT_LEVELS,
     MINIMUM,
@@ -31,7 +30,7 @@ from polychromic.evaluation.statistics.paired import (
     prompts_needed,
 )
 from polychromic.evaluation.tables import PromptTable, SampledTable
-from polychromic.evaluation.verdict import Verdict, judge_means
+from polychromic.evaluation.verdict import Comparison, Verdict, judge_means
 
 __all__ = [
     "DEFAULT_LEVELS",

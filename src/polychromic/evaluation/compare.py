@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from polychromic.evaluation.audits import CheckerAudit
-from polychromic.evaluation.comparison import ArmCurve, ArmMean, Comparison, Contrast, Plan, Sensitivity
 from polychromic.evaluation.criteria import (
     DEFAULT_LEVELS,
     Criterion,
@@ -24,8 +23,16 @@ from polychromic.evaluation.statistics.frontier import MatchedGain, matched_gain
 from polychromic.evaluation.statistics.intervals import Interval, Resampling, mean_intervals
 from polychromic.evaluation.statistics.paired import PairedComparison, paired_comparison, paired_comparisons
 from polychromic.evaluation.statistics.sensitivity import Overtaking, margin_test, overtakings, robustness
-from polychromic.evaluation.tables import PromptTable
-from polychromic.evaluation.verdict import Verdict, judge
+from polychromic.evaluation.tables import Plan, PromptTable
+from polychromic.evaluation.verdict import (
+    ArmCurve,
+    ArmMean,
+    Comparison,
+    Contrast,
+    Sensitivity,
+    Verdict,
+    judge,
+)
 from polychromic.evaluation.warnings import (
     Contrasts,
     answer_warnings,
@@ -91,7 +98,7 @@ def compare(
         sensitivity=_sensitivity(plan),
         frontier=gains,
         curves=_curves(plan),
-        warnings=_each_once(found),
+        warnings=tuple(dict.fromkeys(found)),
         verdict=verdict,
         clusters=plan.study.clusters,
         signatures=plan.study.signatures,
@@ -339,7 +346,3 @@ def _overtakings(plan: Plan) -> tuple[Overtaking, ...]:
 def _basis(plan: Plan) -> str:
     n_seeds = min(len(plan.study.arms[arm]) for arm in (plan.baseline, *plan.judged))
     return f"{plural(len(plan.study.prompts), 'prompt')}, {plural(n_seeds, 'seed')}, sampled at {plan.primary_sampling}"
-
-
-def _each_once(warnings: Sequence[ResultWarning]) -> tuple[ResultWarning, ...]:
-    return tuple(dict.fromkeys(warnings))

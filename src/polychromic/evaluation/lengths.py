@@ -88,7 +88,7 @@ def _mean_words(texts: Sequence[str]) -> float:
 
 
 EqualLength = Mapping[tuple[str, str], tuple[FloatArray, FloatArray]]
-"""FloatArray [seeds, prompts] of an arm and of the baseline at equal lengths, by (arm, metric key)."""
+"""Cells [seeds, prompts] of an arm and of the baseline at equal lengths, by (arm, metric key)."""
 
 _MOST_ANSWERS = 16
 """Enough to see whether a difference stays; all of 64 would double the time that an evaluation takes."""

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from polychromic.diversity import Signature, require_comparable
-from polychromic.evaluation.criteria import listed, plural
+from polychromic.evaluation.criteria import Criterion, Levels, listed, plural
 from polychromic.evaluation.metrics import split_at_k
+from polychromic.evaluation.statistics.intervals import Resampling
+from polychromic.evaluation.statistics.paired import ALPHA
 from polychromic.numerics import FloatArray, IntArray
 
 SCHEMA_VERSION = 2
@@ -222,7 +224,7 @@ class Study:
         return np.stack([row[positions, :n_k] for row, positions in zip(present, kept, strict=True)])
 
     def pair(self, arm: str, baseline: str, label: str, metric: str) -> tuple[FloatArray, FloatArray] | None:
-        """FloatArray of two arms with their seeds paired; None where one lacks the metric.
+        """Cells of two arms with their seeds paired; None where one lacks the metric.
 
         Seeds that both have are paired. An arm with a single seed (an untrained model, generations from
         elsewhere) stands against each seed of the other. Raises ValueError where neither is possible.
@@ -253,6 +255,70 @@ class Study:
     def _kept(self, arm: str, seed: int) -> IntArray:
         """Positions of the study's prompts in one table (both are sorted by id)."""
         return np.searchsorted(self.tables[arm, seed].prompts, self.prompts)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is compared with what, and how."""
+
+    study: Study
+    baseline: str
+    others: tuple[str, ...]
+    primary_sampling: str
+    levels: Levels
+    resampling: Resampling
+    untrained: str | None
+
+    @classmethod
+    def of(
+        cls,
+        tables: Mapping[tuple[str, int], PromptTable],
+        baseline: str,
+        levels: Levels,
+        primary_sampling: str | None,
+        resampling: Resampling,
+        untrained: str | None,
+    ) -> Plan:
+        """Raises ValueError where the baseline or the primary sampling is missing, or the tables cannot be lined up."""
+        study = Study.of(tables)
+        if baseline not in study.arms:
+            raise ValueError(f"baseline {baseline!r}: expected one of the arms {list(study.arms)}")
+        others = tuple(arm for arm in study.arms if arm != baseline)
+        primary_sampling = primary_sampling or study.labels(baseline)[0]
+        for arm in study.arms:
+            if primary_sampling not in study.labels(arm):
+                raise ValueError(
+                    f"arm {arm!r} was not sampled at {primary_sampling}, where the criteria are judged; it has "
+                    f"{study.labels(arm)}"
+                )
+        return cls(study, baseline, others, primary_sampling, levels, resampling, untrained)
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """Arms that get a verdict: all but the baseline and the untrained model."""
+        return tuple(arm for arm in self.others if arm != self.untrained)
+
+    @property
+    def criteria(self) -> list[Criterion]:
+        """Those of all levels."""
+        return [criterion for level in self.levels.values() for criterion in level]
+
+    @property
+    def alpha(self) -> float:
+        """The level of what is said beside the criteria."""
+        return self.criteria[0].alpha if self.criteria else ALPHA
+
+    @property
+    def asked(self) -> list[str]:
+        """Metric keys of all criteria, each once."""
+        return list(dict.fromkeys(criterion.metric for criterion in self.criteria))
+
+    def pair(self, arm: str, label: str, metric: str) -> tuple[FloatArray, FloatArray] | None:
+        """Cells of an arm and the baseline that share at least one defined prompt, else None."""
+        pair = self.study.pair(arm, self.baseline, label, metric)
+        if pair is None or np.isnan(pair[0] + pair[1]).any(axis=0).all():
+            return None
+        return pair
 
 
 def _require_one_way(tables: Mapping[tuple[str, int], PromptTable]) -> None:

@@ -1,15 +1,23 @@
-"""From outcomes of single criteria to a word on every arm, every level and the whole."""
+"""Judges every arm, every level and the whole, and holds all that a comparison found."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
-from polychromic.evaluation.criteria import DEFAULT_LEVELS, Criterion, Levels, listed, plural
+from polychromic.evaluation.audits import CheckerAudit
+from polychromic.evaluation.criteria import DEFAULT_LEVELS, Criterion, Levels, ResultWarning, listed, plural
 from polychromic.evaluation.outcomes import CriterionOutcome, Evidence, Status, decide, test_p_value
+from polychromic.evaluation.statistics.frontier import Curve, MatchedGain
+from polychromic.evaluation.statistics.intervals import Resampling
+from polychromic.evaluation.statistics.paired import PairedComparison
+from polychromic.evaluation.statistics.sensitivity import Overtaking, Robustness
+from polychromic.files import strict_json
 
 Found = Mapping[tuple[str, Criterion], Evidence]
 """Evidence by arm and criterion; what was not measured is absent."""
@@ -58,6 +66,108 @@ class Verdict:
             if level.name == name:
                 return level
         raise ValueError(f"level {name!r}: expected one of {[level.name for level in self.levels]}")
+
+
+COMPARISON_SCHEMA = 2
+"""Version of the content of comparison.json."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArmMean:
+    """One metric's mean over prompts and seeds with its interval, and the mean of each seed."""
+
+    arm: str
+    sampling: str
+    metric: str
+    mean: float
+    low: float
+    high: float
+    seeds: tuple[float, ...]
+    n_prompts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """One arm against the baseline on one metric under one sampling setting (differences are arm − baseline)."""
+
+    arm: str
+    sampling: str
+    metric: str
+    comparison: PairedComparison
+
+
+@dataclass(frozen=True, slots=True)
+class ArmCurve:
+    """Pass@k or distinct correct answers of k, of one arm under one sampling setting."""
+
+    arm: str
+    sampling: str
+    name: str
+    curve: Curve
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """One arm against the baseline on a metric that a criterion names, looked at prompt by prompt: the differences
+    (arm − baseline, seeds averaged, nan where undefined) in the order of the comparison's prompts, and what other
+    customary tests say of them."""
+
+    arm: str
+    metric: str
+    differences: tuple[float, ...]
+    robustness: Robustness
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """All that is known of an experiment's arms; `to_json` is the content of comparison.json."""
+
+    baseline: str
+    arms: tuple[str, ...]
+    seeds: Mapping[str, tuple[int, ...]]
+    primary_sampling: str
+    prompts: tuple[str, ...]
+    means: tuple[ArmMean, ...]
+    contrasts: tuple[Contrast, ...]
+    sensitivity: tuple[Sensitivity, ...]
+    frontier: tuple[MatchedGain, ...]
+    curves: tuple[ArmCurve, ...]
+    warnings: tuple[ResultWarning, ...]
+    verdict: Verdict
+    clusters: str
+    signatures: Mapping[str, str]
+    resampling: Resampling
+    checker: CheckerAudit | None = None
+    """What the training checker says of texts known to be good or bad; None where it was not asked."""
+    untrained: str | None = None
+    """The arm that is the model before training: shown, never judged. None where it was not sampled."""
+    against_untrained: tuple[Contrast, ...] = ()
+    """Every trained arm against the untrained model (differences are arm − untrained), on the criteria's metrics."""
+    overtakings: tuple[Overtaking, ...] = ()
+    """From which k on the untrained model's pass@k is above each arm's."""
+    equal_length: tuple[Contrast, ...] = ()
+    """Contrasts with texts cut to equal lengths, of arms whose lengths differ from the baseline's."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain mapping with its schema version; what is undefined (nan) is null."""
+        return json.loads(strict_json({"schema_version": COMPARISON_SCHEMA, **asdict(self)}))
+
+    @property
+    def n_prompts(self) -> int:
+        """Prompts that every arm and seed has."""
+        return len(self.prompts)
+
+    def mean(self, arm: str, metric: str, sampling: str | None = None) -> ArmMean | None:
+        """An arm's mean of a metric, at the primary sampling unless another is named."""
+        wanted = (arm, sampling or self.primary_sampling, metric)
+        return next((one for one in self.means if (one.arm, one.sampling, one.metric) == wanted), None)
+
+    def contrast(self, arm: str, metric: str, sampling: str | None = None) -> PairedComparison | None:
+        """An arm's comparison with the baseline on a metric, at the primary sampling unless another way is named."""
+        wanted = (arm, sampling or self.primary_sampling, metric)
+        return next(
+            (one.comparison for one in self.contrasts if (one.arm, one.sampling, one.metric) == wanted), None
+        )
 
 
 def judge(
