@@ -13,8 +13,9 @@ FUZZ ?= 20000
 demo: $(INSTALLED)
 	$(BIN)/polychromic run experiments/quickstart.yaml
 
+# Files of tests side by side, one thread each.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m "slow or network"

@@ -40,3 +40,12 @@ def tiny_model(tiny_settings):
             with torch.no_grad():
                 parameter.normal_(0.0, 0.05, generator=generator)
     return language_model
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Say what `make test` leaves out, and what would run it."""
+    if "not slow" in config.getoption("markexpr"):
+        terminalreporter.write_line(
+            "left out: slow and network tests (make slow), GPU tests (python -m pytest -m gpu), more kills (make faults), "
+            "every damage (make attack), every architecture (make architectures)"
+        )

@@ -2,19 +2,33 @@
 
 import shutil
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 
 import pytest
 
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+@cache
+def chromium():
+    """The system's Chromium, else the one that `playwright install chromium` brings; None where there is neither."""
+    for name in NAMES:
+        if path := shutil.which(name):
+            return path
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        own = playwright.chromium.executable_path
+    return own if Path(own).is_file() else None
 
 
 def pytest_collection_modifyitems(items):
-    if CHROMIUM is None:
-        for item in items:
-            if "/browser/" in str(item.path):
-                item.add_marker(pytest.mark.skip(reason="no chromium here: `apt-get install chromium`"))
+    ours = [item for item in items if "/browser/" in str(item.path)]
+    if ours and chromium() is None:
+        for item in ours:
+            reason = "no chromium here: `apt-get install chromium` or `.venv/bin/playwright install chromium`"
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")
@@ -22,9 +36,9 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
+        launched = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        yield launched
+        launched.close()
 
 
 class Seen:
