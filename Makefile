@@ -33,7 +33,7 @@ fuzz: $(INSTALLED)
 # What strangers may bring: foreign weights and templates, checkers that cheat, hostile texts, folders changed by hand; then
 # every damage to every file of a run folder with every verb, whose last line counts the trials. TRIAL=TEXT picks some.
 ATTACKS = tests/attack $(wildcard $(addprefix tests/unit/test_,checker_attacks.py checker_limits.py checker_answers.py \
-	isolation.py untrusted_models.py hostile_text.py long_texts.py strict_reading.py collect.py working.py continuing.py \
+	isolation.py run_isolated.py received_folder.py untrusted_models.py hostile_text.py long_texts.py strict_reading.py collect.py working.py continuing.py \
 	provenance.py cli_places.py watch.py))
 attack: $(INSTALLED)
 	$(BIN)/python -m pytest $(ATTACKS) -m ""
