@@ -17,7 +17,7 @@ _NOT_GIVEN = "the model gave fewer answers than it was asked for"
 
 
 def check_rows(task: Task, prompts: Sequence[Prompt], rows: Sequence[GenerationRow]) -> list[GenerationRow]:
-    """The rows, each an answer to prompts[i], with what the task says of them.
+    """Returns the rows, each an answer to prompts[i], with what the task says of them.
 
     An answer that was never given (`finish` "missing") is not shown to a checker: there is nothing to judge.
     """
@@ -49,7 +49,7 @@ _FALLBACK_WORD = "the"
 
 @dataclass(frozen=True, slots=True)
 class ControlResult:
-    """One control: how many texts were tried, how many passed, and how many the checker could not judge.
+    """Holds one control: how many texts were tried, how many passed, and how many the checker could not judge.
 
     `pass_rate` is over those that it judged, nan without any.
     """
@@ -62,7 +62,7 @@ class ControlResult:
 
 @dataclass(frozen=True, slots=True)
 class CheckerAudit:
-    """The audit's results by control. `lenient` where a bad control passes more often than allowed, `harsh` where
+    """Holds the audit's results by control. `lenient` where a bad control passes more often than allowed, `harsh` where
     references pass less often than `least_good`; `sentence` says which."""
 
     controls: Mapping[str, ControlResult]
@@ -81,7 +81,7 @@ def audit_checker(
     replies: Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> CheckerAudit:
-    """Try a checker on references and on texts that should not pass.
+    """Tries a checker on references and on texts that should not pass.
 
     `replies` are texts that passed, by prompt id: shuffled across prompts they stand in where no prompt has
     references. Controls without a text to try are empty. Raises ValueError without prompts.
@@ -115,8 +115,8 @@ def _control_texts(
 
 
 def _shuffled(answered: Sequence[tuple[Prompt, str]], seed: int) -> list[tuple[Prompt, str]]:
-    """Each prompt with another's text: the next one's in a random circle. Texts that are its own as well, or right
-    by its references, are left out."""
+    """Returns each prompt with another's text: the next one's in a random circle. Texts that are its own as well, or
+    right by its references, are left out."""
     order = numpy_generator("checker-audit", seed).permutation(len(answered)).tolist()
     circle = [answered[index] for index in order]
     pairs = zip(circle, [*circle[1:], *circle[:1]], strict=True)
@@ -162,10 +162,10 @@ that have nothing in common but their template."""
 
 @dataclass(frozen=True, slots=True)
 class Leakage:
-    """Ids of test prompts: `exact` ones stand in training word for word, `alike` ones apart from case and white space,
-    `near` ones nearly (NEAR_RULE). `repeated` maps those that repeat an earlier test prompt to that one, and `answered`
-    are those with a reference of eight words or more that another prompt has as well. `passed_over` training prompts
-    were not searched for near-duplicates."""
+    """Holds ids of test prompts: `exact` ones stand in training word for word, `alike` ones apart from case and white
+    space, `near` ones nearly (NEAR_RULE). `repeated` maps those that repeat an earlier test prompt to that one, and
+    `answered` are those with a reference of eight words or more that another prompt has as well. `passed_over` training
+    prompts were not searched for near-duplicates."""
 
     n_test: int
     exact: tuple[str, ...] = ()
@@ -177,11 +177,11 @@ class Leakage:
 
     @property
     def seen(self) -> tuple[str, ...]:
-        """Test prompts that training has seen, exactly or nearly."""
+        """Returns the test prompts that training has seen, exactly or nearly."""
         return self.exact + self.alike + self.near
 
     def sentences(self) -> list[str]:
-        """What was found, each with its count and its first prompt; empty where there is nothing to say."""
+        """Returns what was found, each with its count and its first prompt; empty where there is nothing to say."""
         found = []
         if self.seen:
             kinds = {
@@ -204,7 +204,7 @@ class Leakage:
         return found
 
     def repetition(self) -> str:
-        """That test prompts repeat others and are counted once; empty where none does."""
+        """Says that test prompts repeat others and are counted once; empty where none does."""
         if not self.repeated:
             return ""
         later, first = next(iter(self.repeated.items()))
@@ -216,7 +216,7 @@ class Leakage:
         )
 
     def warnings(self) -> Iterator[ResultWarning]:
-        """The findings as warnings of a comparison."""
+        """Yields the findings as warnings of a comparison."""
         for sentence in self.sentences():
             yield ResultWarning("leakage", "", sentence)
         if self.repeated:
@@ -224,7 +224,7 @@ class Leakage:
 
 
 def find_leakage(test: Sequence[Prompt], train: Sequence[Prompt]) -> Leakage:
-    """Compare test prompts with training prompts and with one another; `train` may be empty where nobody knows it."""
+    """Compares test prompts with training prompts and with one another; `train` may be empty where nobody knows it."""
     exact_train = {_content(prompt) for prompt in train}
     plain_train = {_plain(content) for content in exact_train}
     first_of: dict[str, str] = {}
@@ -263,7 +263,7 @@ def _plain(text: str) -> str:
 
 
 def _near(test: Sequence[tuple[str, str]], train: Sequence[str]) -> Iterator[str]:
-    """Ids of the test texts that have a near-duplicate in training."""
+    """Yields ids of the test texts that have a near-duplicate in training."""
     from rapidfuzz import fuzz, process
 
     cut = [text[:_CHARACTERS] for text in train]
@@ -281,7 +281,7 @@ def _near(test: Sequence[tuple[str, str]], train: Sequence[str]) -> Iterator[str
 
 
 def _runs(text: str) -> set[tuple[str, ...]]:
-    """The runs of words and marks of a text; none of a text too short to say anything by being alike."""
+    """Returns the runs of words and marks of a text; none of a text too short to say anything by being alike."""
     words = unicode_words(text)
     return (
         set(zip(*(words[start:] for start in range(_RUN)), strict=False))
@@ -291,7 +291,7 @@ def _runs(text: str) -> set[tuple[str, ...]]:
 
 
 def _answered(test: Sequence[Prompt], train: Sequence[Prompt], repeated: Mapping[str, str]) -> Iterable[str]:
-    """Ids of the test prompts with a longer reference that a prompt of other content has as well."""
+    """Yields ids of the test prompts with a longer reference that a prompt of other content has as well."""
     owners: defaultdict[str, set[str]] = defaultdict(set)
     for prompt in (*train, *test):
         for reference in prompt.references:

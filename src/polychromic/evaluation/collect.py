@@ -32,7 +32,7 @@ Rows = Mapping[RowKey, GenerationRow]
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Prompts whose generations from index `start` to before `stop` are drawn together, in one batch."""
+    """Holds prompts whose generations from index `start` to before `stop` are drawn together, in one batch."""
 
     sampling: SamplingParameters
     prompts: tuple[Prompt, ...]
@@ -41,7 +41,7 @@ class Chunk:
 
     @property
     def keys(self) -> list[RowKey]:
-        """Of its rows, in order."""
+        """Returns the keys of its rows, in order."""
         return [
             (self.sampling, prompt.id, index)
             for prompt in self.prompts
@@ -51,7 +51,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class CollectionPlan:
-    """What is to be sampled: every prompt, `samples` times, at each of the sampling settings; seeded by `names`.
+    """Holds what is to be sampled: every prompt, `samples` times, at each of the sampling settings; seeded by `names`.
 
     `adapter` begins the hash of the weights that are sampled, None for an untrained model.
     """
@@ -65,12 +65,12 @@ class CollectionPlan:
 
     @property
     def n_rows(self) -> int:
-        """How many rows the plan asks for."""
+        """Returns how many rows the plan asks for."""
         return len(self.sampling_settings) * len(self.prompts) * self.samples
 
     @property
     def keys(self) -> list[RowKey]:
-        """Of all rows that the plan asks for."""
+        """Returns the keys of all rows that the plan asks for."""
         indices = range(self.samples)
         return [
             (sampling, prompt.id, index)
@@ -80,9 +80,9 @@ class CollectionPlan:
         ]
 
     def chunks(self, rows: Rows) -> list[Chunk]:
-        """The units of work, given the rows that exist. A run that was resumed, or of which rows were lost, decodes the
-        very batches it was begun with: rows say how many answers their prompt was to have when they were drawn, and
-        more answers than that are a draw of their own."""
+        """Returns the units of work, given the rows that exist. A run that was resumed, or of which rows were lost,
+        decodes the very batches it was begun with: rows say how many answers their prompt was to have when they were
+        drawn, and more answers than that are a draw of their own."""
         stops = self._stops(rows)
         draws: dict[tuple[int, int, int], list[Prompt]] = {}
         for number, sampling in enumerate(self.sampling_settings):
@@ -100,7 +100,8 @@ class CollectionPlan:
         return found
 
     def _stops(self, rows: Rows) -> dict[tuple[SamplingParameters, str], set[int]]:
-        """Where the draws of each prompt end. Rows of earlier versions do not say; theirs was one for all prompts."""
+        """Returns where the draws of each prompt end. Rows of earlier versions do not say; theirs was one for all
+        prompts."""
         unsaid: dict[SamplingParameters, int] = {}
         for (sampling, _, index), row in rows.items():
             if row.of is None:
@@ -122,9 +123,9 @@ def collect(
     path: Path,
     on_chunk: OnChunk | None = None,
 ) -> list[GenerationRow]:
-    """All generations of the plan, in order. Those in `path` are kept, what is missing is appended; rows that are
-    damaged, doubled, lost or of another adapter are sampled again, which is said. The sampler is made only if needed.
-    """
+    """Returns all generations of the plan, in order. Those in `path` are kept, what is missing is appended; rows that
+    are damaged, doubled, lost or of another adapter are sampled again, which is said. The sampler is made only if
+    needed."""
     rows, mended = _kept(plan, path)
     sampler: Sampler | None = None
     for chunk in plan.chunks(rows):
@@ -145,7 +146,8 @@ def collect(
 
 
 def read_collected(plan: CollectionPlan, path: Path) -> list[GenerationRow]:
-    """The rows of a finished collection. Raises DataError where some are missing, damaged, or of another adapter."""
+    """Returns the rows of a finished collection. Raises DataError where some are missing, damaged, or of another
+    adapter."""
     rows, faults, n_unsealed = _found(plan, path)
     n_missing = plan.n_rows - len(rows)
     if faults or n_missing:
@@ -159,7 +161,7 @@ def read_collected(plan: CollectionPlan, path: Path) -> list[GenerationRow]:
 
 
 def _found(plan: CollectionPlan, path: Path) -> tuple[dict[RowKey, GenerationRow], list[str], int]:
-    """The rows of a file that the plan asks for, what is wrong with others, and how many have no checksum."""
+    """Returns the rows of a file that the plan asks for, what is wrong with others, and how many have no checksum."""
     found = scan_generations(path)
     asked = set(plan.keys)
     rows = {key: row for row in found.rows if (key := row_key(row)) in asked}
@@ -173,7 +175,8 @@ def _found(plan: CollectionPlan, path: Path) -> tuple[dict[RowKey, GenerationRow
 
 
 def _kept(plan: CollectionPlan, path: Path) -> tuple[dict[RowKey, GenerationRow], bool]:
-    """The rows of the file that are kept, and whether there were others; those are said, and off the file then."""
+    """Returns the rows of the file that are kept, and whether there were others; those are said, and off the file
+    then."""
     rows, faults, _ = _found(plan, path)
     if faults:
         write_generations(path, rows.values())
@@ -186,7 +189,7 @@ def _kept(plan: CollectionPlan, path: Path) -> tuple[dict[RowKey, GenerationRow]
 
 
 def _n_lost(plan: CollectionPlan, rows: Rows) -> int:
-    """Missing rows that were there: later ones of the same draw are."""
+    """Counts missing rows that were there once: later ones of the same draw are."""
     missing: dict[tuple[SamplingParameters, int], int] = {}
     lost = 0
     for chunk in plan.chunks(rows):
@@ -212,7 +215,7 @@ def _missing_rows(
     seeds: Sequence[int],
     rows: Rows,
 ) -> list[GenerationRow]:
-    """Rows of a chunk that do not exist yet, with the checker's and the judge's word on each generation."""
+    """Returns rows of a chunk that do not exist yet, with the checker's and the judge's word on each generation."""
     asked, fresh = [], []
     for prompt, group, seed in zip(chunk.prompts, groups, seeds, strict=True):
         for index, one in enumerate(group, start=chunk.start):

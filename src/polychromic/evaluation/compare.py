@@ -1,4 +1,4 @@
-"""All arms against the baseline: the one function that turns tables into a comparison with a verdict."""
+"""Compares all arms with the baseline: turns tables into a comparison with a verdict."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def compare(
     chosen_late: Sequence[str] = (),
     untrained: str | None = None,
 ) -> Comparison:
-    """Compare every arm with the baseline and judge it by the criteria.
+    """Compares every arm with the baseline and judges it by the criteria.
 
     `tables` are by (arm, seed) in the order in which arms are shown. The criteria are judged at `primary_sampling` (the
     first of the baseline's unless named). `quality_metric` is the quality of the
@@ -129,7 +129,7 @@ def _verdict(
 
 
 def _at_primary(plan: Plan, contrasts: Sequence[Contrast]) -> Contrasts:
-    """Those of the judged arms at the sampling setting that the criteria are judged at."""
+    """Returns the contrasts of the judged arms at the sampling setting that the criteria are judged at."""
     return {
         (one.arm, one.metric): one.comparison
         for one in contrasts
@@ -144,7 +144,7 @@ def _warnings_of_claims(
     at_primary: Contrasts,
     verdict: Verdict,
 ) -> list[ResultWarning]:
-    """What to beware of in what is claimed of the arms."""
+    """Returns what to beware of in what is claimed of the arms."""
     return [
         *checker_warnings(audit),
         *temperature_warnings(gains, at_primary, plan.primary_sampling, plan.alpha),
@@ -159,7 +159,7 @@ def _warnings_of_measures(
     at_equal_length: Sequence[Contrast],
     means: Sequence[ArmMean],
 ) -> list[ResultWarning]:
-    """What to beware of in the measures themselves, whatever the criteria."""
+    """Returns what to beware of in the measures themselves, whatever the criteria."""
     cut = {(one.arm, one.metric): one.comparison for one in at_equal_length}
     primary_means = _primary_means(means, plan.primary_sampling)
     return [
@@ -173,7 +173,7 @@ def _warnings_of_measures(
 
 
 def _contrasts(plan: Plan) -> tuple[Contrast, ...]:
-    """Every metric that an arm shares with the baseline, under all sampling settings that both have."""
+    """Returns every metric that an arm shares with the baseline, under all sampling settings that both have."""
     named: list[tuple[str, str, str]] = []
     pairs = []
     for arm in plan.others:
@@ -188,7 +188,7 @@ def _contrasts(plan: Plan) -> tuple[Contrast, ...]:
 
 
 def _at_equal_length(cells: EqualLength, plan: Plan) -> tuple[Contrast, ...]:
-    """What was measured on texts cut to equal lengths, compared like anything else."""
+    """Returns what was measured on texts cut to equal lengths, compared like anything else."""
     defined = {key: pair for key, pair in cells.items() if not np.isnan(pair[0] + pair[1]).any(axis=0).all()}
     compared = paired_comparisons(list(defined.values()), resampling=plan.resampling)
     return tuple(
@@ -246,7 +246,7 @@ def _sensitivity(plan: Plan) -> tuple[Sensitivity, ...]:
 
 
 def _gaps(plan: Plan) -> dict[str, PairedComparison]:
-    """By arm: training reward minus judge, against the baseline's; arms without a judge are left out."""
+    """Compares, by arm, training reward minus judge with the baseline's; arms without a judge are left out."""
     gaps = {}
     for arm in plan.judged:
         reward, judged = (plan.pair(arm, plan.primary_sampling, key) for key in ("reward", "judge"))
@@ -258,7 +258,8 @@ def _gaps(plan: Plan) -> dict[str, PairedComparison]:
 
 
 def _frontier(plan: Plan, quality_metric: str | None) -> tuple[MatchedGain, ...]:
-    """Gains at matched quality in every diversity metric that a criterion names, else in all that were measured."""
+    """Returns gains at matched quality in every diversity metric that a criterion names, else in all that were
+    measured."""
     measured = plan.study.metrics(plan.baseline, plan.primary_sampling)
     quality = quality_metric or ("judge" if "judge" in measured else "reward")
     kinds = ("diversity", "both")

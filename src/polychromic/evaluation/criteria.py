@@ -1,4 +1,4 @@
-"""Words for numbers, success criteria, and the ceilings that put some out of reach."""
+"""Puts numbers into words, states success criteria, and finds those that arithmetic puts out of reach."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ WarningKind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class ResultWarning:
-    """One warning, about one arm (empty: all of them)."""
+    """Holds one warning, about one arm (empty: all of them)."""
 
     kind: WarningKind
     arm: str
@@ -49,7 +49,7 @@ class ResultWarning:
 
 
 def signed_percent(change: float) -> str:
-    """0.123 becomes "+12.3 %", -0.1 "−10 %"; nan "undefined"."""
+    """Writes a change in percent: 0.123 becomes "+12.3 %", -0.1 "−10 %"; nan "undefined"."""
     if not math.isfinite(change):
         return "undefined"
     percent = 100 * change
@@ -58,17 +58,17 @@ def signed_percent(change: float) -> str:
 
 
 def signed(value: float) -> str:
-    """A difference with its sign and three digits; nan "undefined"."""
+    """Returns a difference with its sign and three digits; nan "undefined"."""
     return f"{_sign(value)}{abs(value):.3g}" if math.isfinite(value) else "undefined"
 
 
 def number(value: float, digits: int = 4) -> str:
-    """A value with up to that many digits and a true minus; nan "–"."""
+    """Returns a value with up to that many digits and a true minus; nan "–"."""
     return f"{value:.{digits}g}".replace("-", "−") if math.isfinite(value) else "–"
 
 
 def estimate(mean: float, low: float, high: float) -> str:
-    """A mean with its interval, both to two digits of the interval's half-width: "0.103 [0.082, 0.124]"."""
+    """Returns a mean with its interval, both to two digits of the interval's half-width: "0.103 [0.082, 0.124]"."""
     places = decimal_places(low, high)
     if places is None:
         return f"{number(mean)} [{number(low)}, {number(high)}]"
@@ -84,7 +84,7 @@ def decimal_places(low: float, high: float) -> int | None:
 
 
 def short_p(p_value: float) -> str:
-    """A p-value for a table's cell: two digits, small ones bounded, "–" where there is none."""
+    """Returns a p-value for a table's cell: two digits, small ones bounded, "–" where there is none."""
     if math.isnan(p_value):
         return "–"
     if p_value < 0.0001:
@@ -93,19 +93,19 @@ def short_p(p_value: float) -> str:
 
 
 def p_text(p_value: float) -> str:
-    """ "p = 0.012", with small ones bounded and an unknown one said."""
+    """Writes "p = 0.012", with small ones bounded and an unknown one said."""
     if math.isnan(p_value):
         return "p unknown"
     return "p < 0.0001" if p_value < 0.0001 else f"p = {p_value:.2g}"
 
 
 def listed(items: list[str]) -> str:
-    """ "a", "a and b", "a, b and c"."""
+    """Joins items: "a", "a and b", "a, b and c"."""
     return " and ".join(filter(None, [", ".join(items[:-1]), *items[-1:]]))
 
 
 def plural(count: int, noun: str) -> str:
-    """ "1 seed", "3 seeds"."""
+    """Counts a noun: "1 seed", "3 seeds"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
@@ -122,7 +122,7 @@ CriterionDirection = Literal["higher", "lower", "not_worse"]
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
-    """One demand on one metric.
+    """Holds one demand on one metric.
 
     "higher" and "lower" ask for a relative change of at least `relative_change` that way (0.12 is 12 %, 0 asks for
     any change) at significance `alpha`; "not_worse" asks for proof that no more than `margin`, in the metric's own
@@ -154,19 +154,19 @@ class Criterion:
 
     @property
     def asked(self) -> float:
-        """Least relative change in the stated direction, as a positive number."""
+        """Returns the least relative change in the stated direction, as a positive number."""
         return self.relative_change or 0.0
 
     @property
     def sign(self) -> float:
-        """+1 where a rise is an improvement, −1 where a fall is."""
+        """Returns +1 where a rise is an improvement, −1 where a fall is."""
         if self.direction == "not_worse":
             return find_metric(self.metric).sign
         return 1.0 if self.direction == "higher" else -1.0
 
     @property
     def text(self) -> str:
-        """The demand in words, such as "Distinct-2 +12 %" or "Pass@1 no worse (margin 0.02)"."""
+        """Returns the demand in words, such as "Distinct-2 +12 %" or "Pass@1 no worse (margin 0.02)"."""
         name = find_metric(self.metric).name
         if self.direction == "not_worse":
             return f"{name} no worse (margin {self.margin:g})"
@@ -227,7 +227,8 @@ _DIGITS = 5  # "0.998 needs 1.2475": rounded further, what is impossible could l
 
 @dataclass(frozen=True, slots=True)
 class Possibility:
-    """Whether a criterion can be met at all from a baseline; `needed` is the value it takes (nan for no worse)."""
+    """Tells whether a criterion can be met at all from a baseline; `needed` is the value it takes (nan for no
+    worse)."""
 
     possible: bool
     needed: float
@@ -235,7 +236,7 @@ class Possibility:
 
 
 def criterion_possible(criterion: Criterion, baseline_value: float) -> Possibility:
-    """Whether the metric's bounds leave room for the criterion above the baseline's mean.
+    """Tells whether the metric's bounds leave room for the criterion above the baseline's mean.
 
     Usable before a run with a probe of the base model. An unknown (nan) baseline rules nothing out.
     """
@@ -257,7 +258,7 @@ def criterion_possible(criterion: Criterion, baseline_value: float) -> Possibili
 
 
 def impossible_criteria(criteria: Iterable[Criterion], baseline_means: Mapping[str, float]) -> list[str]:
-    """A sentence for each criterion that arithmetic rules out from the baseline's means, by metric key.
+    """Returns a sentence for each criterion that arithmetic rules out from the baseline's means, by metric key.
 
     Metrics whose baseline is not known rule nothing out. Usable before a run: with a probe of the base model, or as
     soon as the baseline arm has been sampled.
@@ -268,8 +269,8 @@ def impossible_criteria(criteria: Iterable[Criterion], baseline_means: Mapping[s
 
 
 def contradictions(criteria: Sequence[Criterion]) -> list[str]:
-    """A sentence for each pair of criteria of one level of which one can never be met or says nothing new, and for each
-    margin that cannot be missed."""
+    """Returns a sentence for each pair of criteria of one level of which one can never be met or says nothing new, and
+    for each margin that cannot be missed."""
     found = []
     for i, one in enumerate(criteria):
         metric = find_metric(one.metric)
@@ -287,7 +288,8 @@ def contradictions(criteria: Sequence[Criterion]) -> list[str]:
 
 
 def share_at_bound(a_P: FloatArray, b_P: FloatArray, metric_key: str) -> float:
-    """Share of prompts at the metric's best value in both arms (nan without prompts; 0 for an unbounded metric)."""
+    """Returns the share of prompts at the metric's best value in both arms (nan without prompts; 0 for an unbounded
+    metric)."""
     best = find_metric(metric_key).best
     if not len(a_P):
         return math.nan

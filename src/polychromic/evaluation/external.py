@@ -1,5 +1,5 @@
-"""Generations made anywhere, as JSON lines: read, checked with the task, and turned into rows (`given_lines.py` says
-what a line may hold)."""
+"""Reads generations made anywhere, as JSON lines, checks them with the task and turns them into rows
+(`external_lines.py` says what a line may hold)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FINISHES: dict[Ending, Finish] = {
 
 @dataclass(frozen=True, slots=True)
 class ExternalGenerations:
-    """Rows by arm and seed, and what the files leave open.
+    """Holds rows by arm and seed, and what the files leave open.
 
     `assumed` names the arms with lines that do not say how they were sampled. `unnamed_seeds` names those with several
     files whose lines name no seed, so that the order of the files numbers them. `open_ends` counts the texts by arm
@@ -53,7 +53,7 @@ def read_external(
     default: SamplingParameters,
     thinking: ThinkingMode = "auto",
 ) -> ExternalGenerations:
-    """Read and check the files of each arm; an arm's second file is its second seed unless the lines name seeds.
+    """Reads and checks the files of each arm; an arm's second file is its second seed unless the lines name seeds.
 
     `default` is how lines that say nothing were sampled, `thinking` what becomes of thinking
     text. Raises one DataError for the bad lines of all files, those
@@ -95,7 +95,7 @@ def read_external(
 
 
 def pair_by_order(rows: RowsByArmSeed) -> RowsByArmSeed:
-    """The rows with each arm's seeds numbered 0, 1, … in the order in which they appear."""
+    """Returns the rows with each arm's seeds numbered 0, 1, … in the order in which they appear."""
     numbers: defaultdict[str, dict[int, int]] = defaultdict(dict)
     return {
         (arm, numbers[arm].setdefault(seed, len(numbers[arm]))): members
@@ -104,7 +104,7 @@ def pair_by_order(rows: RowsByArmSeed) -> RowsByArmSeed:
 
 
 def require_common_seeds(rows: RowsByArmSeed, baseline: str) -> None:
-    """Raise DataError where an arm and the baseline both have several seeds and none of them is the same."""
+    """Raises DataError where an arm and the baseline both have several seeds and none of them is the same."""
     seeds: defaultdict[str, list[int]] = defaultdict(list)
     for arm, seed in rows:
         seeds[arm].append(seed)
@@ -119,7 +119,7 @@ def require_common_seeds(rows: RowsByArmSeed, baseline: str) -> None:
 
 
 def _read_file(path: Path, known: Mapping[str, Prompt]) -> tuple[list[ExternalText], list[str]]:
-    """The generations of a file and what is wrong with its other lines."""
+    """Returns the generations of a file and what is wrong with its other lines."""
     found: list[ExternalText] = []
     problems: list[str] = []
     empty = True

@@ -1,4 +1,4 @@
-"""One line of a file of generations: its texts, how they were sampled, and how they ended, in the words of any tool.
+"""Reads one line of a file of generations: texts, how they were sampled and how they ended, in any tool's words.
 
 A line is an object with
   `prompt_id`, `id` or `task_id`: a prompt of the task;
@@ -116,7 +116,7 @@ _LARGEST = 1e300  # a JSON number may be larger than any float
 
 @dataclass(frozen=True, slots=True)
 class ExternalText:
-    """One generation of a file. `seed`, `sampling` and `ending` are None where the line does not state them."""
+    """Holds one generation of a file. `seed`, `sampling` and `ending` are None where the line does not state them."""
 
     prompt_id: str
     text: str
@@ -128,7 +128,7 @@ class ExternalText:
 
 
 def parse_line(line: bytes) -> list[ExternalText]:
-    """The generations of one line. Raises BadLineError that names the key and the mend."""
+    """Returns the generations of one line. Raises BadLineError that names the key and the mend."""
     row = decode_object(line)
     id_key = _required(row, _ID_KEYS, "the id of a prompt")
     text_key = _required(row, _TEXT_KEYS, "a generation, or a list of them")
@@ -171,13 +171,14 @@ def _whole(row: Mapping[str, Any], key: str) -> int | None:
 
 
 def _thinking(row: Mapping[str, Any]) -> str | None:
-    """What an API hands out beside the answer: `reasoning_content` of vLLM and DeepSeek, or a run's own `thinking`."""
+    """Returns what an API hands out beside the answer: `reasoning_content` of vLLM and DeepSeek, or a run's own
+    `thinking`."""
     stated = (row.get(key) for key in ("thinking", "reasoning_content", "reasoning"))
     return next((value for value in stated if isinstance(value, str) and value), None)
 
 
 def _endings(row: Mapping[str, Any], n_texts: int) -> list[Ending | None]:
-    """How each text of a line ended."""
+    """Returns how each text of a line ended."""
     key = one_key(row, _FINISH_KEYS) or one_key(row, _FINISH_KEYS_IF_ALONE)
     value = row.get(key) if key else None
     details = row.get("incomplete_details")
@@ -191,7 +192,7 @@ def _endings(row: Mapping[str, Any], n_texts: int) -> list[Ending | None]:
 
 
 def _ending(value: Any, place: str) -> Ending | None:
-    """The ending that a tool's word names: `FinishReason.MAX_TOKENS`, `MAX_TOKENS` and `max-tokens` are one."""
+    """Returns the ending that a tool's word names: `FinishReason.MAX_TOKENS`, `MAX_TOKENS` and `max-tokens` are one."""
     if isinstance(value, Mapping) and "type" in value:  # SGLang: {"type": "length", "length": 512}
         value = value["type"]
     if value is None:
@@ -212,7 +213,8 @@ def _ending(value: Any, place: str) -> Ending | None:
 
 
 def _sampling(row: Mapping[str, Any]) -> SamplingParameters | None:
-    """How the line says that it was sampled: settings that come to the same are equal, whoever writes them how."""
+    """Returns how the line says that it was sampled: settings that come to the same are equal, whoever writes them
+    how."""
     settings = _settings(row)
     if not settings:
         return None
@@ -237,7 +239,8 @@ def _sampling(row: Mapping[str, Any]) -> SamplingParameters | None:
 
 
 def _settings(row: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
-    """Name → (where it stands, its value) of every sampling setting in the line and in its object of settings."""
+    """Returns name → (where it stands, its value) of every sampling setting in the line and in its object of
+    settings."""
     own_key = one_key(row, _SAMPLING_KEYS)
     own = row.get(own_key) if own_key else None
     if own is not None and not isinstance(own, dict):
@@ -272,7 +275,7 @@ def _are_pairs(value: Any) -> bool:
 
 
 def _plain_name(key: str) -> str:
-    """`topP` and `top_p` are one."""
+    """Returns a key in snake case: `topP` and `top_p` are one."""
     return re.sub(r"(?<=[a-z0-9])([A-Z])", r"_\1", key).lower()
 
 
@@ -291,7 +294,7 @@ def _number(place: str, value: Any, key: str) -> float | None:
 
 
 def _value(value: Any) -> str:
-    """A setting's value as it stands in the name of a sampling setting."""
+    """Returns a setting's value as it stands in the name of a sampling setting."""
     if isinstance(value, (int, float)) and abs(value) <= _LARGEST:
         return f"{value:.6g}"
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)

@@ -1,4 +1,4 @@
-"""Metrics of the answers to one prompt, from clusters to unbiased pass@k."""
+"""Measures the answers to one prompt, from clusters to unbiased pass@k."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from polychromic.records import GenerationRow, SamplingParameters
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Chance that at least one of k generations passes, where c of n did: 1 − C(n−c, k) / C(n, k).
+    """Returns the chance that at least one of k generations passes, where c of n did: 1 − C(n−c, k) / C(n, k).
 
     Raises ValueError unless 0 ≤ c ≤ n and 1 ≤ k ≤ n: more generations than were sampled cannot be drawn.
     Source: Chen et al. 2021, Evaluating Large Language Models Trained on Code, equation 1.
@@ -34,7 +34,7 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def all_pass_at_k(n: int, c: int, k: int) -> float:
-    """Chance that all of k generations pass (pass^k), where c of n did: C(c, k) / C(n, k).
+    """Returns the chance that all of k generations pass (pass^k), where c of n did: C(c, k) / C(n, k).
 
     Raises ValueError as `pass_at_k` does. Source: Yao et al. 2024, τ-bench, section 3.3.
     """
@@ -43,7 +43,7 @@ def all_pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def most_pass_at_k(n: int, c: int, k: int, share: float = 0.5) -> float:
-    """Chance that at least ⌈share · k⌉ of k generations pass (G-Pass@k), where c of n did.
+    """Returns the chance that at least ⌈share · k⌉ of k generations pass (G-Pass@k), where c of n did.
 
     Raises ValueError as `pass_at_k` does, or for a share outside (0, 1].
     Source: Liu et al. 2024, Are Your LLMs Capable of Stable Reasoning?, equation 4.
@@ -57,7 +57,7 @@ def most_pass_at_k(n: int, c: int, k: int, share: float = 0.5) -> float:
 
 
 def pass_at_k_curve(n: ArrayLike, c: ArrayLike, k_max: int) -> FloatArray:
-    """[..., k_max] pass@k for k = 1..k_max, of counts n and c [...] that broadcast; nan where k > n.
+    """Returns [..., k_max] pass@k for k = 1..k_max, of counts n and c [...] that broadcast; nan where k > n.
 
     The chance to miss is the product over j < k of (n − c − j) / (n − j), so nothing overflows.
     Raises ValueError where c < 0, c > n, or k_max < 1.
@@ -83,7 +83,7 @@ def _require_counts(n: int, c: int, k: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class AnswerGroup:
-    """N answers to one prompt. Arrays [N]; rewards and judgements are nan where their checker failed.
+    """Holds N answers to one prompt. Arrays [N]; rewards and judgements are nan where their checker failed.
 
     `forms` are keys of answers that count as the same, None where the task has none. `errors` are the reasons of
     missing rewards. `n_missing` answers were asked for and not given: they are in none of the arrays.
@@ -118,7 +118,7 @@ class AnswerGroup:
 def group_rows(
     rows: Sequence[GenerationRow], *, has_forms: bool | None = None
 ) -> dict[str, list[AnswerGroup]]:
-    """Groups by sampling label in order of first appearance, each list sorted by prompt id.
+    """Returns groups by sampling label in order of first appearance, each list sorted by prompt id.
 
     `has_forms` says whether the task tells equal answers by their forms (None: it does where a row carries one).
     Raises ValueError where a prompt has two rows of one index under one sampling setting.
@@ -142,7 +142,7 @@ def group_rows(
 
 
 def carry_forms(rows: Iterable[GenerationRow]) -> bool:
-    """Whether the task told the form of any answer."""
+    """Tells whether the task told the form of any answer."""
     return any(row.cluster is not None for row in rows)
 
 
@@ -176,7 +176,7 @@ def _scores(scores: list[float | None]) -> FloatArray:
 
 @dataclass(frozen=True, slots=True)
 class MeasureOptions:
-    """What metrics depend on beside the answers.
+    """Holds what metrics depend on beside the answers.
 
     A reward of at least `pass_threshold` passes. Where the task knows no canonical form and there are
     embeddings, answers closer than `cluster_distance` (1 − cosine) count as the same. `draws` is the number of
@@ -194,7 +194,8 @@ class MeasureOptions:
 
 @dataclass(frozen=True, slots=True)
 class GroupMetrics:
-    """One group's values by metric key, its curves [N] over k = 1..N, and why a measure of its texts is undefined."""
+    """Holds one group's values by metric key, its curves [N] over k = 1..N, and why a measure of its texts is
+    undefined."""
 
     values: dict[str, float]
     curves: dict[str, FloatArray]
@@ -204,7 +205,7 @@ class GroupMetrics:
 def measure_answers(
     group: AnswerGroup, options: MeasureOptions, embeddings_ND: Float32Array | None
 ) -> GroupMetrics:
-    """All metrics of one group; those without a meaning there are nan."""
+    """Returns all metrics of one group; those without a meaning there are nan."""
     labels_N = _partition(group, options, embeddings_ND)
     draws = options.draws or max(1, len(group))
     curves = _curves(group, options.pass_threshold, labels_N)
@@ -226,8 +227,8 @@ def measure_answers(
 def _diversity(
     texts: list[str], options: MeasureOptions, embeddings_ND: Float32Array | None
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """The diversity measures of the first `options.answers` texts, since more texts repeat more, whoever wrote them;
-    and why those that are nan are."""
+    """Returns the diversity measures of the first `options.answers` texts, since more texts repeat more, whoever wrote
+    them; and why those that are nan are."""
     n = options.answers or len(texts)
     kept_ND = embeddings_ND[:n] if embeddings_ND is not None else None
     measured = measure_group(texts[:n], options.measures, embeddings=kept_ND)
@@ -237,7 +238,8 @@ def _diversity(
 
 
 def expected_best(rewards: FloatArray, k: int) -> float:
-    """Expected largest of k rewards drawn without replacement from those that are not nan; nan with fewer than k.
+    """Returns the expected largest of k rewards drawn without replacement from those that are not nan; nan with fewer
+    than k.
 
     The j highest hold the maximum with chance pass@k of j passing, so each rank's weight is a difference of two.
     """
@@ -257,7 +259,7 @@ def _partition(group: AnswerGroup, options: MeasureOptions, embeddings_ND: Float
 
 
 def _curves(group: AnswerGroup, pass_threshold: float, labels_N: IntArray) -> dict[str, FloatArray]:
-    """Pass@k and expected distinct passing clusters for k = 1..N, nan beyond the generations with a reward."""
+    """Returns pass@k and expected distinct passing clusters for k = 1..N, nan beyond the generations with a reward."""
     n_known = int((~np.isnan(group.rewards)).sum())
     passing = group.rewards >= pass_threshold
     sizes = np.unique(labels_N[passing], return_counts=True)[1]

@@ -27,8 +27,8 @@ _MEASURED = ("distinct_2", "self_bleu", "compression_ratio")
 
 
 def thinking_warnings(rows: Rows, *, measured_apart: bool) -> Iterator[ResultWarning]:
-    """For each arm how many texts began with thinking that is left out of what is checked and measured, and how many
-    of them never came to an answer."""
+    """Yields for each arm how many texts began with thinking that is left out of what is checked and measured, and how
+    many of them never came to an answer."""
     counts: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     for (arm, _), members in rows.items():
         for row in members:
@@ -133,7 +133,7 @@ def at_equal_length(
 def cut_to_equal_lengths(
     a: Sequence[str], b: Sequence[str], tokens: str | Tokenizer = "words"
 ) -> tuple[list[str], list[str]]:
-    """As many texts of both, cut so that both have the same lengths in tokens.
+    """Returns as many texts of both, cut so that both have the same lengths in tokens.
 
     The first texts of each are taken. The shortest of a and the shortest of b are cut to the shorter of the two, and
     so on up to the longest, so that no text loses more than it must.

@@ -30,7 +30,7 @@ from polychromic.records import GenerationRow
 
 
 def count_reasons(reasons: Iterable[Mapping[str, str]]) -> dict[str, dict[str, int]]:
-    """metric → reason → number of groups, from each group's reasons by metric."""
+    """Returns metric → reason → number of groups, from each group's reasons by metric."""
     counted: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for of_group in reasons:
         for metric, reason in of_group.items():
@@ -39,8 +39,8 @@ def count_reasons(reasons: Iterable[Mapping[str, str]]) -> dict[str, dict[str, i
 
 
 def undefined_warnings(tables: Mapping[tuple[str, int], PromptTable], label: str) -> Iterator[ResultWarning]:
-    """For each arm the measures that some prompt lacks under one sampling setting, with the number and the reason; once
-    for all arms where they lack the same."""
+    """Yields for each arm the measures that some prompt lacks under one sampling setting, with the number and the
+    reason; once for all arms where they lack the same."""
     groups: Counter[str] = Counter()
     lacking: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for (arm, _), table in tables.items():
@@ -85,7 +85,7 @@ def measure_rows(
     extra: Mapping[str, Mapping[str, float]] | None = None,
     pool: Executor | None = None,
 ) -> PromptTable:
-    """Measure one arm's and seed's rows.
+    """Measures one arm's and seed's rows.
 
     Without an embedder there are no semantic metrics. `extra` adds registered metrics made elsewhere to every way of
     sampling: metric key → prompt id → value. The groups are measured in `pool` where one is given.
@@ -107,7 +107,7 @@ def measure_arms(
     extra: Mapping[tuple[str, int], Mapping[str, Mapping[str, float]]] | None = None,
     workers: int = 1,
 ) -> dict[tuple[str, int], PromptTable]:
-    """Tables of all arms and seeds that may be compared: at one number of answers, of draws and of bigrams.
+    """Returns tables of all arms and seeds that may be compared: at one number of answers, of draws and of bigrams.
 
     Each is the largest that 95 % of the prompts have in every arm, seed and sampling setting, so that no arm gains by
     talking longer or by being sampled less or more often. `tokens` are the units of text (see `TokenOptions`).
@@ -176,7 +176,7 @@ def _measure_groups(
 
 
 def _common(groups: list[AnswerGroup], count: Callable[[AnswerGroup], int]) -> int:
-    """The largest number (at least 1) that 95 % of the prompts have in each of their groups.
+    """Returns the largest number (at least 1) that 95 % of the prompts have in each of their groups.
 
     Groups that lack half of the answers asked for, or more, do not count: one arm that fails to answer would shrink
     all others.
@@ -199,7 +199,7 @@ def _n_bigrams(tokenized: Sequence[Sequence[str]]) -> int:
 
 @contextmanager
 def open_pool(workers: int) -> Iterator[Executor | None]:
-    """That many worker processes, and None for one: then the work is done in this process."""
+    """Opens that many worker processes, and None for one: then the work is done in this process."""
     if workers <= 1:
         yield None
         return
@@ -237,8 +237,8 @@ def _add_own(measured: GroupMetrics, group: AnswerGroup, answers: int, own: Sequ
 def _columns(
     prompts: tuple[str, ...], measured: Mapping[str, GroupMetrics], extra: Mapping[str, Mapping[str, float]]
 ) -> SampledTable:
-    """Arrays over all prompts; a prompt that was not sampled this way is nan. An all-nan metric is left out, and so is
-    the share of answers not given where all were."""
+    """Returns arrays over all prompts; a prompt that was not sampled this way is nan. An all-nan metric is left out,
+    and so is the share of answers not given where all were."""
     first = next(iter(measured.values()))
     values = {
         key: np.array([measured[p].values[key] if p in measured else np.nan for p in prompts])
@@ -260,7 +260,7 @@ def _columns(
 
 
 def _stack(rows: Sequence[FloatArray | None]) -> FloatArray:
-    """[P, n] rows of different length, filled up with nan."""
+    """Returns [P, n] rows of different length, filled up with nan."""
     filled = np.full((len(rows), max(len(row) for row in rows if row is not None)), np.nan)
     for target, row in zip(filled, rows, strict=True):
         if row is not None:

@@ -1,4 +1,4 @@
-"""The registry of metrics: each with its facts, asked by measurement, criteria, comparison, page and terminal."""
+"""Registers every metric with its facts, which measurement, criteria, comparison, page and terminal ask for."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ THINKING = "thinking text and task.thinking: apart"
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """The facts of one metric.
+    """Holds the facts of one metric.
 
     `better` is the direction of improvement, values lie in [lowest, highest], and `needs` is what has to be there for
     it to be measured. `meaning` explains it in one clause, `subject` names what rises or falls where the verdict is

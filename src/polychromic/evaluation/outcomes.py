@@ -26,7 +26,8 @@ PER_PROMPT = "the values of each prompt: means alone carry no test"
 
 
 def for_precision(comparison: PairedComparison, distance: float, interval: tuple[float, float]) -> str:
-    """What would tell `distance` from 0, given the interval that has it now and shrinks with the root of prompts."""
+    """Returns what would tell `distance` from 0, given the interval that has it now and shrinks with the root of
+    prompts."""
     if _seeds_dominate(comparison):
         return f"more training seeds than {comparison.n_seeds}: their spread, not the prompts, makes the interval wide"
     from scipy.stats import norm
@@ -42,7 +43,7 @@ def for_precision(comparison: PairedComparison, distance: float, interval: tuple
 
 
 def for_seeds(comparison: PairedComparison) -> str:
-    """What a claim over seeds is short of."""
+    """Returns what a claim over seeds is short of."""
     if comparison.n_seeds < LEAST_SEEDS:
         return (
             f"at least {LEAST_SEEDS} training seeds: {plural(comparison.n_seeds, 'seed')} cannot show that it holds "
@@ -54,7 +55,7 @@ def for_seeds(comparison: PairedComparison) -> str:
 
 
 def for_informative_prompts(comparison: PairedComparison) -> str:
-    """What a test is short of whose least possible p is not below the level."""
+    """Returns what a test is short of whose least possible p is not below the level."""
     return (
         f"more prompts: only {comparison.n_informative} differ between the arms, "
         f"and p cannot fall below {comparison.p_floor:.2g}"
@@ -62,7 +63,7 @@ def for_informative_prompts(comparison: PairedComparison) -> str:
 
 
 def for_saturation(metric_key: str, share_at_bound: float) -> str:
-    """What a metric needs that has no room left."""
+    """Returns what a metric needs that has no room left."""
     return (
         f"harder prompts: {find_metric(metric_key).name} cannot distinguish the arms, "
         f"{100 * share_at_bound:.0f} % of prompts are at its bound in both"
@@ -75,7 +76,7 @@ def _seeds_dominate(comparison: PairedComparison) -> bool:
 
 
 def _rounded(count: int) -> int:
-    """Two leading digits, upwards: more would promise precision that is not there."""
+    """Returns two leading digits, upwards: more would promise precision that is not there."""
     step = 10 ** max(len(str(count)) - 2, 0)
     return math.ceil(count / step) * step
 
@@ -89,7 +90,7 @@ SATURATED_SHARE = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What is known of one metric in one arm against the baseline; no comparison where only means are known.
+    """Holds what is known of one metric in one arm against the baseline; no comparison where only means are known.
 
     `share_at_bound` is the share of prompts at the metric's best value in both arms.
     """
@@ -102,18 +103,18 @@ class Evidence:
 
     @property
     def difference(self) -> float:
-        """Arm minus baseline."""
+        """Returns arm minus baseline."""
         return self.mean_arm - self.mean_baseline
 
     @property
     def relative(self) -> float:
-        """Relative change of the mean; nan from a baseline of 0."""
+        """Returns the relative change of the mean; nan from a baseline of 0."""
         return self.difference / self.mean_baseline if self.mean_baseline else math.nan
 
 
 @dataclass(frozen=True, slots=True)
 class CriterionOutcome:
-    """The word on one criterion. `change` is the word on the metric's change, None where there is no test of it.
+    """Holds the word on one criterion. `change` is the word on the metric's change, None where there is no test of it.
     `p_value` is the test's own, `p_adjusted` corrected over the level's family; `needed` is the value that meets the
     criterion, and `would_take` what could decide an undecided one. `evidence` answers the criterion's question (these
     models, or this way of training); None where the metric was not measured."""
@@ -132,14 +133,14 @@ class CriterionOutcome:
 
     @property
     def worse(self) -> bool:
-        """Whether the metric moved the wrong way: significantly, or by means of which no test is known."""
+        """Tells whether the metric moved the wrong way: significantly, or by means of which no test is known."""
         if self.change is not None or self.evidence is None:
             return self.change == "worse"
         return self.criterion.sign * self.evidence.difference < 0
 
     @property
     def label(self) -> str:
-        """The status, with the word on the change where the status does not imply it."""
+        """Returns the status, with the word on the change where the status does not imply it."""
         if self.status == "not met" and self.worse:
             return "not met (worse)"
         if (
@@ -152,12 +153,12 @@ class CriterionOutcome:
 
     @property
     def shows_margin(self) -> bool:
-        """Whether p asks about a margin, not about a change."""
+        """Tells whether p asks about a margin, not about a change."""
         return self.criterion.direction == "not_worse"
 
 
 def test_p_value(criterion: Criterion, evidence: Evidence | None) -> float:
-    """The p-value that the criterion is judged by, before correction; nan where there is none.
+    """Returns the p-value that the criterion is judged by, before correction; nan where there is none.
 
     It answers the question that the criterion states, or the one that stands for so many seeds.
     """
@@ -174,7 +175,7 @@ def test_p_value(criterion: Criterion, evidence: Evidence | None) -> float:
 def decide(
     arm: str, level: str, criterion: Criterion, evidence: Evidence | None, p_adjusted: float
 ) -> CriterionOutcome:
-    """Judge one criterion on its evidence (None where the metric was not measured in both arms)."""
+    """Judges one criterion on its evidence (None where the metric was not measured in both arms)."""
     status, would_take, needed, change = "undecided", "", math.nan, None
     if evidence is None:
         metric = find_metric(criterion.metric)
@@ -202,7 +203,8 @@ def decide(
 
 
 def _rule_change(criterion: Criterion, evidence: Evidence, p_adjusted: float) -> Ruling:
-    """Met: changed by what was asked, and significantly. Not met: less, and the interval excludes what was asked."""
+    """Rules on a change. Met: changed by what was asked, and significantly. Not met: less, and the interval excludes
+    what was asked."""
     relative = criterion.sign * evidence.relative
     if criterion.asked and math.isnan(relative):
         return "undecided", "a baseline other than 0: a change relative to 0 has no meaning"
@@ -218,7 +220,7 @@ def _rule_change(criterion: Criterion, evidence: Evidence, p_adjusted: float) ->
 
 
 def _rule_short(criterion: Criterion, evidence: Evidence, comparison: PairedComparison) -> Ruling:
-    """A change that falls short of what was asked: is that certain?"""
+    """Rules on a change that falls short of what was asked: is that certain?"""
     if evidence.share_at_bound >= SATURATED_SHARE and not comparison.p_value < criterion.alpha:
         return "undecided", for_saturation(criterion.metric, evidence.share_at_bound)
     if not criterion.asked:
@@ -234,7 +236,8 @@ def _rule_short(criterion: Criterion, evidence: Evidence, comparison: PairedComp
 
 
 def _rule_no_worse(criterion: Criterion, evidence: Evidence, p_adjusted: float) -> Ruling:
-    """Met: the test rejects a loss beyond the margin. Not met: the whole interval lies beyond it."""
+    """Rules on a loss within a margin. Met: the test rejects a loss beyond the margin. Not met: the whole interval lies
+    beyond it."""
     within = criterion.sign * evidence.difference + (criterion.margin or 0.0)
     comparison = evidence.comparison
     if comparison is None:
@@ -262,7 +265,7 @@ def _for_significance(criterion: Criterion, evidence: Evidence, comparison: Pair
 def _finding(
     criterion: Criterion, evidence: Evidence, status: Status, change: Change | None, p_adjusted: float
 ) -> str:
-    """What was seen, beside what was asked where that is not met."""
+    """Returns what was seen, beside what was asked where that is not met."""
     metric = find_metric(criterion.metric)
     if criterion.direction == "not_worse":
         word = (

@@ -1,4 +1,4 @@
-"""The `evaluation` and `criteria` sections of an experiment file."""
+"""Checks the `evaluation` section of an experiment file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SamplingSettings(Settings):
 
 
 class EvaluationSettings(Settings):
-    """What is sampled from every trained arm, and how it is measured."""
+    """Holds what is sampled from every trained arm, and how it is measured."""
 
     split: Literal["validation", "test"] = "test"
     num_prompts: int = Field(default=200, ge=2)
@@ -85,7 +85,7 @@ class EvaluationSettings(Settings):
         return sampling
 
     def sampling_parameters(self) -> list[SamplingParameters]:
-        """The sampling settings as the sampler takes them, the primary one first."""
+        """Returns the sampling settings as the sampler takes them, the primary one first."""
         return [
             SamplingParameters(sampling.temperature, sampling.top_p, sampling.min_p, self.max_new_tokens)
             for sampling in self.sampling

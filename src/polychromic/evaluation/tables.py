@@ -1,4 +1,4 @@
-"""Tables of measures by prompt, and the study that pairs them over arms and seeds."""
+"""Holds measures by prompt, and pairs them over arms and seeds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SCHEMA_VERSION = 2
 
 @dataclass(frozen=True, slots=True)
 class SampledTable:
-    """Metrics of one sampling setting. Arrays follow the table's prompts; nan where a metric is undefined.
+    """Holds metrics of one sampling setting. Arrays follow the table's prompts; nan where a metric is undefined.
 
     `values` holds [P] arrays by metric key. `curves` holds "pass" and "distinct_correct" [P, n]: the unbiased
     value among k generations in column k − 1. A metric that no prompt has is absent.
@@ -32,12 +32,12 @@ class SampledTable:
 
     @property
     def metrics(self) -> list[str]:
-        """Keys of the plain metrics, then those of the curves at k = 1, 2, 4, … and their last k."""
+        """Returns keys of the plain metrics, then those of the curves at k = 1, 2, 4, … and their last k."""
         at_k = [f"{name}@{k}" for name, curve in self.curves.items() for k in _shown_ks(curve.shape[1])]
         return [*self.values, *at_k]
 
     def metric(self, key: str) -> FloatArray | None:
-        """[P] values of a metric such as `distinct_2` or `pass@10`; None where it was not measured."""
+        """Returns [P] values of a metric such as `distinct_2` or `pass@10`; None where it was not measured."""
         at_k = split_at_k(key)
         if at_k is None:
             return self.values.get(key)
@@ -48,7 +48,8 @@ class SampledTable:
 
 @dataclass(frozen=True, slots=True)
 class PromptTable:
-    """One arm's and seed's measurements: `sampled` by label (`T=1`), the primary sampling first; prompts sorted by id.
+    """Holds one arm's and seed's measurements: `sampled` by label (`T=1`), the primary sampling first; prompts sorted
+    by id.
 
     `clusters` says how equal answers were found, `signatures` how each diversity measure was made, and
     `missing` why rewards are missing: reasons with their counts. `answers` is the number of answers that the measures
@@ -66,7 +67,7 @@ class PromptTable:
     undefined: Mapping[str, Mapping[str, Mapping[str, int]]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain mapping for `write_json` (nan becomes null); `from_json` is its inverse."""
+        """Returns a plain mapping for `write_json` (nan becomes null); `from_json` is its inverse."""
         return {
             "schema_version": SCHEMA_VERSION,
             "prompts": list(self.prompts),
@@ -84,7 +85,7 @@ class PromptTable:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> PromptTable:
-        """Rebuild a table from what `to_json` gave, also after a trip through a strict JSON file.
+        """Rebuilds a table from what `to_json` gave, also after a trip through a strict JSON file.
 
         Raises ValueError on another schema version.
         """
@@ -119,7 +120,7 @@ def _shown_ks(n: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """Arms in their given order with their seeds; `prompts` are those that every table has."""
+    """Holds arms in their given order with their seeds; `prompts` are those that every table has."""
 
     tables: Mapping[tuple[str, int], PromptTable]
     prompts: tuple[str, ...]
@@ -127,7 +128,7 @@ class Study:
 
     @classmethod
     def of(cls, tables: Mapping[tuple[str, int], PromptTable]) -> Study:
-        """Line up the tables.
+        """Lines up the tables.
 
         Raises ValueError without a table, where no prompt is in all of them, or where the same measure was made in
         different ways.
@@ -145,17 +146,17 @@ class Study:
 
     @property
     def clusters(self) -> str:
-        """How equal answers were found, in every table."""
+        """Returns how equal answers were found, in every table."""
         return next(iter(self.tables.values())).clusters
 
     @property
     def signatures(self) -> dict[str, str]:
-        """How each measure was made that some table has."""
+        """Returns how each measure was made that some table has."""
         return {key: text for table in self.tables.values() for key, text in table.signatures.items()}
 
     def left_out(self, baseline: str) -> list[str]:
-        """What the tables hold and a comparison with the baseline does not: prompts that not every arm and seed has,
-        seeds without a partner, sampling settings that only one of two arms has."""
+        """Returns what the tables hold and a comparison with the baseline does not: prompts that not every arm and seed
+        has, seeds without a partner, sampling settings that only one of two arms has."""
         found = []
         anywhere = set.union(*(set(table.prompts) for table in self.tables.values()))
         if missing := sorted(anywhere - set(self.prompts)):
@@ -173,7 +174,8 @@ class Study:
         return list(dict.fromkeys(found))
 
     def _unmatched(self, arm: str, other: str) -> list[str]:
-        """Names seeds and sampling settings of one arm that another lacks; a single seed stands against all others."""
+        """Names seeds and sampling settings of one arm that another lacks; a single seed stands against all
+        others."""
         found = []
         seeds = [seed for seed in self.arms[arm] if seed not in self.arms[other]]
         if seeds and min(len(self.arms[arm]), len(self.arms[other])) > 1:
@@ -198,19 +200,19 @@ class Study:
         return [label for label in tables[0].sampled if all(label in table.sampled for table in tables)]
 
     def metrics(self, arm: str, label: str) -> list[str]:
-        """Metric keys that every seed of an arm has under one sampling setting."""
+        """Returns metric keys that every seed of an arm has under one sampling setting."""
         sampled = [self.tables[arm, seed].sampled[label] for seed in self.arms[arm]]
         return [key for key in sampled[0].metrics if all(one.metric(key) is not None for one in sampled)]
 
     def cells(self, arm: str, label: str, metric: str) -> FloatArray | None:
-        """[seeds, prompts] of one arm; None where a seed lacks the metric or the sampling setting."""
+        """Returns [seeds, prompts] of one arm; None where a seed lacks the metric or the sampling setting."""
         rows = [self._row(arm, seed, label, metric) for seed in self.arms[arm]]
         return (
             None if any(row is None for row in rows) else np.stack([row for row in rows if row is not None])
         )
 
     def curves(self, arm: str, label: str, name: str) -> FloatArray | None:
-        """[seeds, prompts, k] of the curve "pass" or "distinct_correct", up to the k that all seeds have."""
+        """Returns [seeds, prompts, k] of the curve "pass" or "distinct_correct", up to the k that all seeds have."""
         rows = [
             self.tables[arm, seed].sampled[label].curves.get(name)
             for seed in self.arms[arm]
@@ -224,7 +226,7 @@ class Study:
         return np.stack([row[positions, :n_k] for row, positions in zip(present, kept, strict=True)])
 
     def pair(self, arm: str, baseline: str, label: str, metric: str) -> tuple[FloatArray, FloatArray] | None:
-        """Cells of two arms with their seeds paired; None where one lacks the metric.
+        """Returns cells of two arms with their seeds paired; None where one lacks the metric.
 
         Seeds that both have are paired. An arm with a single seed (an untrained model, generations from
         elsewhere) stands against each seed of the other. Raises ValueError where neither is possible.
@@ -253,13 +255,13 @@ class Study:
         return values[self._kept(arm, seed)]
 
     def _kept(self, arm: str, seed: int) -> IntArray:
-        """Positions of the study's prompts in one table (both are sorted by id)."""
+        """Returns the positions of the study's prompts in one table (both are sorted by id)."""
         return np.searchsorted(self.tables[arm, seed].prompts, self.prompts)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is compared with what, and how."""
+    """Holds what is compared with what, and how."""
 
     study: Study
     baseline: str
@@ -295,26 +297,26 @@ class Plan:
 
     @property
     def judged(self) -> tuple[str, ...]:
-        """Arms that get a verdict: all but the baseline and the untrained model."""
+        """Returns arms that get a verdict: all but the baseline and the untrained model."""
         return tuple(arm for arm in self.others if arm != self.untrained)
 
     @property
     def criteria(self) -> list[Criterion]:
-        """Those of all levels."""
+        """Returns the criteria of all levels."""
         return [criterion for level in self.levels.values() for criterion in level]
 
     @property
     def alpha(self) -> float:
-        """The level of what is said beside the criteria."""
+        """Returns the level of what is said beside the criteria."""
         return self.criteria[0].alpha if self.criteria else ALPHA
 
     @property
     def asked(self) -> list[str]:
-        """Metric keys of all criteria, each once."""
+        """Returns metric keys of all criteria, each once."""
         return list(dict.fromkeys(criterion.metric for criterion in self.criteria))
 
     def pair(self, arm: str, label: str, metric: str) -> tuple[FloatArray, FloatArray] | None:
-        """Cells of an arm and the baseline that share at least one defined prompt, else None."""
+        """Returns cells of an arm and the baseline that share at least one defined prompt, else None."""
         pair = self.study.pair(arm, self.baseline, label, metric)
         if pair is None or np.isnan(pair[0] + pair[1]).any(axis=0).all():
             return None
@@ -322,7 +324,7 @@ class Plan:
 
 
 def _require_one_way(tables: Mapping[tuple[str, int], PromptTable]) -> None:
-    """Raise ValueError, naming arm and difference, where a measure was not made in one way in all tables."""
+    """Raises ValueError, naming arm and difference, where a measure was not made in one way in all tables."""
     made: dict[str, tuple[str, Signature]] = {}
     first = next(iter(tables.values()))
     for (arm, _), table in tables.items():

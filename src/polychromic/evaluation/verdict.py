@@ -30,7 +30,7 @@ _BEST_FIRST: tuple[Status, ...] = ("met", "undecided", "not met", "impossible")
 
 @dataclass(frozen=True, slots=True)
 class LevelVerdict:
-    """One level: the status of each arm, and that of the arm that came furthest."""
+    """Holds one level: the status of each arm, and that of the arm that came furthest."""
 
     name: str
     status: Status
@@ -39,13 +39,13 @@ class LevelVerdict:
     outcomes: tuple[CriterionOutcome, ...]
 
     def of_arm(self, arm: str) -> tuple[CriterionOutcome, ...]:
-        """The outcomes of one arm, in the order of the criteria."""
+        """Returns the outcomes of one arm, in the order of the criteria."""
         return tuple(outcome for outcome in self.outcomes if outcome.arm == arm)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The whole: the status of the first level, a sentence for people, and every level.
+    """Holds the whole: the status of the first level, a sentence for people, and every level.
 
     `question` says whom the first level answers for: these trained models, or the way of training. `hacked` names
     arms whose training reward rose while the judge did not follow, `chosen_late` settings that decide the verdict and
@@ -61,7 +61,7 @@ class Verdict:
     leaked: str = ""
 
     def level(self, name: str) -> LevelVerdict:
-        """The level called `name`; raises ValueError that lists the levels."""
+        """Returns the level called `name`; raises ValueError that lists the levels."""
         for level in self.levels:
             if level.name == name:
                 return level
@@ -74,7 +74,7 @@ COMPARISON_SCHEMA = 2
 
 @dataclass(frozen=True, slots=True)
 class ArmMean:
-    """One metric's mean over prompts and seeds with its interval, and the mean of each seed."""
+    """Holds one metric's mean over prompts and seeds with its interval, and the mean of each seed."""
 
     arm: str
     sampling: str
@@ -88,7 +88,7 @@ class ArmMean:
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """One arm against the baseline on one metric under one sampling setting (differences are arm − baseline)."""
+    """Holds one arm against the baseline on one metric under one sampling setting (differences are arm − baseline)."""
 
     arm: str
     sampling: str
@@ -98,7 +98,7 @@ class Contrast:
 
 @dataclass(frozen=True, slots=True)
 class ArmCurve:
-    """Pass@k or distinct correct answers of k, of one arm under one sampling setting."""
+    """Holds Pass@k or distinct correct answers of k, of one arm under one sampling setting."""
 
     arm: str
     sampling: str
@@ -108,9 +108,9 @@ class ArmCurve:
 
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
-    """One arm against the baseline on a metric that a criterion names, looked at prompt by prompt: the differences
-    (arm − baseline, seeds averaged, nan where undefined) in the order of the comparison's prompts, and what other
-    customary tests say of them."""
+    """Holds one arm against the baseline on a metric that a criterion names, looked at prompt by prompt: the
+    differences (arm − baseline, seeds averaged, nan where undefined) in the order of the comparison's prompts, and what
+    other customary tests say of them."""
 
     arm: str
     metric: str
@@ -120,7 +120,7 @@ class Sensitivity:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All that is known of an experiment's arms; `to_json` is the content of comparison.json."""
+    """Holds all that is known of an experiment's arms; `to_json` is the content of comparison.json."""
 
     baseline: str
     arms: tuple[str, ...]
@@ -149,21 +149,22 @@ class Comparison:
     """Contrasts with texts cut to equal lengths, of arms whose lengths differ from the baseline's."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain mapping with its schema version; what is undefined (nan) is null."""
+        """Returns a plain mapping with its schema version; what is undefined (nan) is null."""
         return json.loads(strict_json({"schema_version": COMPARISON_SCHEMA, **asdict(self)}))
 
     @property
     def n_prompts(self) -> int:
-        """Prompts that every arm and seed has."""
+        """Counts the prompts that every arm and seed has."""
         return len(self.prompts)
 
     def mean(self, arm: str, metric: str, sampling: str | None = None) -> ArmMean | None:
-        """An arm's mean of a metric, at the primary sampling unless another is named."""
+        """Returns an arm's mean of a metric, at the primary sampling unless another is named."""
         wanted = (arm, sampling or self.primary_sampling, metric)
         return next((one for one in self.means if (one.arm, one.sampling, one.metric) == wanted), None)
 
     def contrast(self, arm: str, metric: str, sampling: str | None = None) -> PairedComparison | None:
-        """An arm's comparison with the baseline on a metric, at the primary sampling unless another way is named."""
+        """Returns an arm's comparison with the baseline on a metric, at the primary sampling unless another way is
+        named."""
         wanted = (arm, sampling or self.primary_sampling, metric)
         return next(
             (one.comparison for one in self.contrasts if (one.arm, one.sampling, one.metric) == wanted), None
@@ -180,7 +181,7 @@ def judge(
     chosen_late: Sequence[str] = (),
     leaked: str = "",
 ) -> Verdict:
-    """Judge every arm by every criterion. p-values are corrected by Holm over all arms and criteria of a level.
+    """Judges every arm by every criterion. p-values are corrected by Holm over all arms and criteria of a level.
 
     `basis` says what it rests on ("200 prompts, 3 seeds"). Without an arm, or without a criterion, nothing is decided.
     """
@@ -208,7 +209,7 @@ def judge_means(
     levels: Levels = DEFAULT_LEVELS,
     name: str = "arm",
 ) -> Verdict:
-    """Judge published means by metric key, of which no values of single prompts are known.
+    """Judges published means by metric key, of which no values of single prompts are known.
 
     What falls short is not met (or impossible); what reaches the change asked for stays undecided, because a
     mean carries no test.
@@ -224,7 +225,7 @@ def judge_means(
 
 
 def holm(p_values: Sequence[float], alpha: float = 0.05) -> list[float]:
-    """p-values corrected over their family by Holm's method (statsmodels); nan stays nan and is not counted."""
+    """Returns p-values corrected over their family by Holm's method (statsmodels); nan stays nan and is not counted."""
     from statsmodels.stats.multitest import multipletests
 
     known = [p for p in p_values if not math.isnan(p)]
@@ -235,7 +236,7 @@ def holm(p_values: Sequence[float], alpha: float = 0.05) -> list[float]:
 
 
 def _question(level: LevelVerdict) -> str:
-    """One sentence on whom the level's p-values and intervals answer for; empty where nothing was tested."""
+    """Returns one sentence on whom the level's p-values and intervals answer for; empty where nothing was tested."""
     tested = [one.evidence.comparison for one in level.outcomes if one.evidence and one.evidence.comparison]
     asked = {comparison.asks_over_seeds for comparison in tested}
     if not asked:

@@ -1,4 +1,4 @@
-"""What a reader has to know before trusting a number: the warnings that stand on top of a report."""
+"""Warns of what a reader has to know before trusting a number; warnings stand on top of a report."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ _MISSING, _TRUNCATED = 0.01, 0.05
 def reward_hacking(
     contrasts: Contrasts, gaps: Mapping[str, PairedComparison], baseline: str, alpha: float
 ) -> list[ResultWarning]:
-    """Arms, the baseline among them, whose training reward is higher than the other's while the judge's is not.
+    """Warns of arms, the baseline among them, whose training reward is higher than the other's while the judge's is
+    not.
 
     `gaps` compares reward minus judge between arm and baseline: it has to differ significantly as well, so that a
     judge that is only noisier than the reward is not taken for one that disagrees.
@@ -61,7 +62,8 @@ def reward_hacking(
 def temperature_warnings(
     gains: Sequence[MatchedGain], contrasts: Contrasts, primary_sampling: str, alpha: float
 ) -> Iterator[ResultWarning]:
-    """Significant gains at the primary sampling that another sampling setting the baseline also gives, or may give."""
+    """Warns of significant gains at the primary sampling that another sampling setting the baseline also gives, or may
+    give."""
     for gain in gains:
         contrast = contrasts.get((gain.arm, gain.metric))
         if gain.sampling != primary_sampling or contrast is None or not contrast.p_value < alpha:
@@ -94,8 +96,8 @@ def _temperature_text(gain: MatchedGain) -> str:
 def length_warnings(
     contrasts: Contrasts, equal_length: Contrasts, arms: Sequence[str], alpha: float
 ) -> Iterator[ResultWarning]:
-    """Arms whose texts differ in length, and differences that vanish when length is matched: by rarefying, or where
-    `equal_length` compares texts cut to the same lengths."""
+    """Warns of arms whose texts differ in length, and differences that vanish when length is matched: by rarefying, or
+    where `equal_length` compares texts cut to the same lengths."""
     for arm in arms:
         tokens = contrasts.get((arm, "tokens"))
         if tokens and abs(tokens.relative_difference) > LENGTH_CHANGE and tokens.p_value < alpha:
@@ -123,7 +125,7 @@ def length_warnings(
 
 
 def criterion_warnings(outcomes: Sequence[CriterionOutcome]) -> Iterator[ResultWarning]:
-    """Saturated metrics, and criteria that so few prompts or seeds could hardly have decided."""
+    """Warns of saturated metrics, and criteria that so few prompts or seeds could hardly have decided."""
     for outcome in outcomes:
         evidence, criterion = outcome.evidence, outcome.criterion
         if evidence is None or evidence.comparison is None:
@@ -145,7 +147,8 @@ def criterion_warnings(outcomes: Sequence[CriterionOutcome]) -> Iterator[ResultW
 
 
 def seed_warnings(contrasts: Contrasts, metrics: Sequence[str], alpha: float) -> Iterator[ResultWarning]:
-    """Too few training seeds, and differences that stand for these models but not against the spread of seeds."""
+    """Warns of too few training seeds, and differences that stand for these models but not against the spread of
+    seeds."""
     n_seeds = min((comparison.n_seeds for comparison in contrasts.values()), default=0)
     if n_seeds < LEAST_SEEDS:
         text = (
@@ -168,7 +171,7 @@ def seed_warnings(contrasts: Contrasts, metrics: Sequence[str], alpha: float) ->
 
 
 def answer_warnings(tables: Mapping[tuple[str, int], PromptTable]) -> Iterator[ResultWarning]:
-    """Arms with more answers a prompt than the measures of texts saw, because another has fewer."""
+    """Warns of arms with more answers a prompt than the measures of texts saw, because another has fewer."""
     most: dict[str, int] = {}
     for (arm, _), table in tables.items():
         most[arm] = max(most.get(arm, 0), *table.most_answers.values(), 0)
@@ -183,7 +186,7 @@ def answer_warnings(tables: Mapping[tuple[str, int], PromptTable]) -> Iterator[R
 
 
 def fault_warnings(means: Mapping[str, Mapping[str, float]]) -> Iterator[ResultWarning]:
-    """Missing rewards and answers, and truncated texts; `means` by arm and metric."""
+    """Warns of missing rewards and answers, and truncated texts; `means` by arm and metric."""
     for arm, of_arm in means.items():
         if of_arm.get("missing", 0.0) > _MISSING and "reward" in of_arm:
             text = (
@@ -202,7 +205,7 @@ def fault_warnings(means: Mapping[str, Mapping[str, float]]) -> Iterator[ResultW
 
 
 def left_out_warnings(left_out: Sequence[str], n_prompts: int) -> Iterator[ResultWarning]:
-    """One line on everything that was given and is not compared, and on what is left."""
+    """Yields one line on everything that was given and is not compared, and on what is left."""
     if left_out:
         yield ResultWarning(
             "left out", "", f"{'; '.join(left_out)}; {plural(n_prompts, 'prompt')} are compared"
@@ -210,7 +213,7 @@ def left_out_warnings(left_out: Sequence[str], n_prompts: int) -> Iterator[Resul
 
 
 def checker_warnings(audit: CheckerAudit | None) -> Iterator[ResultWarning]:
-    """A checker that passes what it must not, or does not pass the references: every quality rests on it."""
+    """Warns of a checker that passes what it must not, or does not pass the references: every quality rests on it."""
     if audit is not None and (audit.lenient or audit.harsh):
         yield ResultWarning("checker", "", f"{audit.sentence} Every quality here rests on this checker")
 
@@ -218,7 +221,7 @@ def checker_warnings(audit: CheckerAudit | None) -> Iterator[ResultWarning]:
 def _vanishing(
     key: str, plain: PairedComparison | None, matched: PairedComparison | None, how: str, alpha: float
 ) -> str:
-    """Said of a significant difference that does not stay when length is matched, else nothing."""
+    """Tells of a significant difference that does not stay when length is matched; empty where it stays."""
     if plain is None or matched is None or plain.p_value >= alpha or _confirms(plain, matched, alpha):
         return ""
     return (

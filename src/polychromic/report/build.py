@@ -31,7 +31,7 @@ def write_report(
     prompt_texts: Mapping[str, str] | None = None,
     dollars_per_hour: float | None = None,
 ) -> Path:
-    """Write all reports below `root` and return the page's path. The same inputs give the same bytes.
+    """Writes all reports below `root` and returns the page's path. The same inputs give the same bytes.
 
     `study` holds the values prompt by prompt and `prompt_texts` what was asked, by prompt id; the sample explorer
     shows both where they are given. Work whose price the ledger lacks is counted at `dollars_per_hour`.
@@ -63,7 +63,7 @@ def write_report(
 
 
 def training_rows(root: Path, arms: Sequence[str], seeds: Sequence[int]) -> TrainingRows:
-    """What every arm and seed logged while training; empty lists where there is nothing yet."""
+    """Returns what every arm and seed logged while training; empty lists where there is nothing yet."""
     return {arm: {seed: read_jsonl(RunFolder(root).arm(arm, seed).metrics) for seed in seeds} for arm in arms}
 
 

@@ -52,7 +52,7 @@ Colors = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A figure with its title and the caption that says what to see in it."""
+    """Holds a figure with its title and the caption that says what to see in it."""
 
     name: str
     title: str
@@ -64,14 +64,15 @@ class Figure:
 
 
 def arm_colors(arms: Sequence[str], baseline: str, untrained: str | None = None) -> dict[str, str]:
-    """A colour for every arm, the same in every figure; the untrained model has a lighter grey than the baseline."""
+    """Returns a colour for every arm, the same in every figure; the untrained model has a lighter grey than the
+    baseline."""
     others = [arm for arm in arms if arm not in (baseline, untrained)]
     colors = {baseline: _BASELINE_COLOR} | {arm: _COLORS[i % len(_COLORS)] for i, arm in enumerate(others)}
     return colors | ({untrained: _UNTRAINED_COLOR} if untrained else {})
 
 
 def draw(name: str, title: str, caption: str, paint: Callable[..., None], *, panels: int = 1) -> Figure:
-    """Let `paint` fill the axes of one or more panels side by side."""
+    """Lets `paint` fill the axes of one or more panels side by side."""
     import matplotlib as mpl
     from matplotlib.backends.backend_pdf import FigureCanvasPdf
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -91,32 +92,33 @@ def draw(name: str, title: str, caption: str, paint: Callable[..., None], *, pan
 
 
 def in_page(figure: Figure) -> str:
-    """The SVG as part of a page: ids of its own, axes and text in the colour of the text around it, light or dark."""
+    """Returns the SVG as part of a page: ids of its own, axes and text in the colour of the text around it, light or
+    dark."""
     svg = _PALETTE.sub(lambda found: page_color(found[0]), figure.svg.replace(_INK, "currentColor"))
     return _REFERENCE.sub(lambda found: f"{found[1]}{figure.name}-", svg)
 
 
 def page_color(color: str) -> str:
-    """A colour of the palette as CSS that a dark page may lighten."""
+    """Returns a colour of the palette as CSS that a dark page may lighten."""
     return f"var(--c-{color[1:].upper()},{color})"
 
 
 def band(
     axes: Any, x: Sequence[float], low: Sequence[float], high: Sequence[float], color: str, name: str
 ) -> None:
-    """Fill between two curves, whose edges stand in the figure's data as `name: low` and `name: high`."""
+    """Fills between two curves, whose edges stand in the figure's data as `name: low` and `name: high`."""
     axes.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
     for edge, values in (("low", low), ("high", high)):
         axes.plot(x, values, color=color, visible=False, gid=f"{name}: {edge}")
 
 
 def plain(text: str) -> str:
-    """A label that matplotlib does not read as mathematics."""
+    """Returns a label that matplotlib does not read as mathematics."""
     return text.replace("$", r"\$")
 
 
 def _drawn_data(axes: Sequence[Any]) -> str:
-    """Every line of the panels as CSV rows: panel, series, x, y."""
+    """Returns every line of the panels as CSV rows: panel, series, x, y."""
     stream = io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
     table.writerow(["panel", "series", "x", "y"])
@@ -166,7 +168,8 @@ _QUIET = "#999999"
 def comparison_figures(
     comparison: Comparison, work: Mapping[str, ArmWork], colors: Colors, study: Study | None = None
 ) -> list[Figure]:
-    """All figures for which there is data. `work` holds what each arm took; `study` adds the spread of seeds."""
+    """Returns all figures for which there is data. `work` holds what each arm took; `study` adds the spread of
+    seeds."""
     bands = [_BANDS.format(confidence=100 * comparison.resampling.confidence), "Bands as for pass@k."]
     figures = [
         draw(
@@ -221,7 +224,7 @@ def _curves(axes: Any, comparison: Comparison, colors: Colors, name: str, label:
 
 
 def _style(comparison: Comparison, arm: str) -> str:
-    """Dashed for the untrained model: it is grey like the baseline."""
+    """Returns the style of an arm's line: dashed for the untrained model, which is grey like the baseline."""
     return "--" if arm == comparison.untrained else "-"
 
 
@@ -252,7 +255,7 @@ def _frontier(axes: Any, comparison: Comparison, colors: Colors) -> None:
 
 
 def _gain_text(comparison: Comparison, arm: str, metric: str, quality: str) -> str:
-    """What the legend says of an arm's gain at the primary sampling."""
+    """Returns what the legend says of an arm's gain at the primary sampling."""
     wanted = (arm, comparison.primary_sampling, metric, quality)
     for one in comparison.frontier:
         if (one.arm, one.sampling, one.metric, one.quality_metric) == wanted:
@@ -262,7 +265,7 @@ def _gain_text(comparison: Comparison, arm: str, metric: str, quality: str) -> s
 
 
 def _matched_gain(axes: Any, gain: MatchedGain, color: str) -> None:
-    """From the baseline's reach to the arm's point, with the interval of the gain around that point."""
+    """Draws a line from the baseline's reach to the arm's point, with the interval of the gain around that point."""
     label = f"{gain.arm} {gain.sampling} gain at matched quality"
     style = "-" if gain.position == "within" else ":"
     x, reach = gain.quality, gain.baseline_diversity
@@ -276,7 +279,7 @@ def _matched_gain(axes: Any, gain: MatchedGain, color: str) -> None:
 
 
 def _paired(axes: Any, comparison: Comparison, colors: Colors, study: Study | None) -> None:
-    """Of the first criterion's metric."""
+    """Draws the differences in the first criterion's metric."""
     metric = comparison.sensitivity[0].metric
     for one in comparison.sensitivity:
         if one.metric != metric:
@@ -311,7 +314,8 @@ def _has_spread(comparison: Comparison, study: Study | None) -> bool:
 def _seed_spread(
     comparison: Comparison, study: Study | None, arm: str, metric: str
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """[P] lowest and highest difference of any seed; None with one seed, or where values by seed are not known."""
+    """Returns [P] lowest and highest difference of any seed; None with one seed, or where values by seed are not
+    known."""
     pair = study and study.pair(arm, comparison.baseline, comparison.primary_sampling, metric)
     if not pair or len(pair[0]) < 2:
         return None
@@ -320,7 +324,8 @@ def _seed_spread(
 
 
 def _cost(axes: Any, comparison: Comparison, work: Mapping[str, ArmWork], colors: Colors) -> None:
-    """The gain of the first criterion's metric, up where it is better: relative unless the baseline is at zero."""
+    """Draws the gain of the first criterion's metric, up where it is better: relative unless the baseline is at
+    zero."""
     metric = find_metric(comparison.sensitivity[0].metric)
     priced = all(one.dollars is not None for one in work.values())
     found = {

@@ -27,7 +27,7 @@ from polychromic.report.view import plain_verdict
 
 @dataclass(frozen=True, slots=True)
 class PageContent:
-    """Everything that the page shows. `comparison` and `samples` are None while there is none yet."""
+    """Holds everything that the page shows. `comparison` and `samples` are None while there is none yet."""
 
     name: str
     spent: str
@@ -50,7 +50,7 @@ class PageContent:
 
 
 def render_page(content: PageContent) -> str:
-    """The page as HTML. The same content gives the same text."""
+    """Returns the page as HTML. The same content gives the same text."""
     comparison = content.comparison
     numbered = _embedded([*content.figures, *content.curves])
     n_answers = answers_a_prompt(content.samples) if content.samples else ""
@@ -91,12 +91,12 @@ def render_page(content: PageContent) -> str:
 
 
 def _embedded(figures: Sequence[Figure]) -> list[tuple[int, Figure, Any]]:
-    """Number, figure and markup of each."""
+    """Returns number, figure and markup of each."""
     return [(number, figure, _trusted(in_page(figure))) for number, figure in enumerate(figures, start=1)]
 
 
 def _script_json(value: Any) -> Any:
-    """JSON that cannot end the script element it stands in, whatever text it holds."""
+    """Returns JSON that cannot end the script element it stands in, whatever text it holds."""
     return _trusted(strict_json(value).replace("<", "\\u003c"))
 
 

@@ -1,4 +1,4 @@
-"""The answers that the page shows, prompt by prompt: near-duplicates grouped, the same group in every arm."""
+"""Groups the answers that the page shows, prompt by prompt: near-duplicates form a group, the same in every arm."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ Answers = Mapping[str, Sequence[GenerationRow]]
 def explorer_data(
     root: Path, comparison: Comparison, *, prompt_texts: Mapping[str, str], study: Study | None
 ) -> dict[str, Any]:
-    """All that the sample explorer needs: metrics, and for every prompt its text, values by arm and answer groups.
+    """Returns all that the sample explorer needs: metrics, and for every prompt its text, values by arm and answer
+    groups.
 
     Answers are those of each arm's first seed, values those of all its seeds.
     """
@@ -71,7 +72,7 @@ def explorer_data(
 
 
 def answers_a_prompt(samples: Mapping[str, Any]) -> str:
-    """How many answers a prompt has in an arm, such as "64", or "60 to 64" where they differ."""
+    """Returns how many answers a prompt has in an arm, such as "64", or "60 to 64" where they differ."""
     counts = {
         sum(count for group in groups for _, count, _ in group["wordings"])
         for prompt in samples["prompts"]
@@ -83,7 +84,7 @@ def answers_a_prompt(samples: Mapping[str, Any]) -> str:
 
 
 def answer_groups(answers: Answers) -> dict[str, list[dict[str, Any]]]:
-    """Each arm's answers in groups of the same content: passing ones first, then the frequent ones.
+    """Returns each arm's answers in groups of the same content: passing ones first, then the frequent ones.
 
     A group has its number, shared by all arms, and its wordings as [text, count, reward]. Answers are the same where
     the task's checker says so, otherwise where they are near-duplicates. Answers never given are left out.
@@ -102,13 +103,14 @@ def answer_groups(answers: Answers) -> dict[str, list[dict[str, Any]]]:
 
 
 def shortened(text: str) -> str:
-    """The text, or its start and how much more there is."""
+    """Returns the text, or its start and how much more there is."""
     more = len(text) - _MOST_SHOWN
     return text if more <= 0 else f"{text[:_MOST_SHOWN]} … [{more:,} more characters are not shown]"
 
 
 def packed_parts(data: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """The explorer's data as the page holds it: all but the answers, and the answers in parts of some prompts each.
+    """Returns the explorer's data as the page holds it: all but the answers, and the answers in parts of some prompts
+    each.
 
     A page that opens unpacks the first and one of the parts; a search unpacks them all.
     """
@@ -120,7 +122,7 @@ def packed_parts(data: Mapping[str, Any]) -> tuple[str, list[str]]:
 
 
 def packed(value: Any) -> str:
-    """JSON, compressed and in base64: the page's script unpacks it."""
+    """Returns JSON, compressed and in base64: the page's script unpacks it."""
     return base64.b64encode(gzip.compress(strict_json(value).encode(), compresslevel=9, mtime=0)).decode(
         "ascii"
     )
@@ -131,8 +133,8 @@ def _label(row: GenerationRow) -> tuple[str, str]:
 
 
 def _group_numbers(rows: Sequence[GenerationRow]) -> dict[tuple[str, str], int]:
-    """A number for every label; texts that no checker labelled join the first near-duplicate before them, long ones
-    an equal one."""
+    """Returns a number for every label; texts that no checker labelled join the first near-duplicate before them, long
+    ones an equal one."""
     from rapidfuzz import fuzz, process
 
     numbers: dict[tuple[str, str], int] = {}
@@ -163,8 +165,8 @@ def _best(wordings: Sequence[Sequence[Any]]) -> float:
 def _values(
     comparison: Comparison, study: Study | None
 ) -> tuple[list[dict[str, Any]], dict[str, dict[str, list[list[float | None]]]]]:
-    """The metrics shown with a prompt, and each prompt's values by arm: for every metric the mean, then each seed's
-    where there are several (None where undefined)."""
+    """Returns the metrics shown with a prompt, and each prompt's values by arm: for every metric the mean, then each
+    seed's where there are several (None where undefined)."""
     if study is None:
         return [], {}
     stated = [one.metric for one in comparison.sensitivity]
@@ -187,10 +189,10 @@ def _values(
 
 
 def _with_mean(cells_SP: np.ndarray) -> np.ndarray:
-    """[1 + S, P] the mean above the seeds, [1, P] for one seed."""
+    """Returns [1 + S, P] the mean above the seeds, [1, P] for one seed."""
     return np.vstack([cells_SP.mean(axis=0), cells_SP]) if len(cells_SP) > 1 else cells_SP
 
 
 def _short(value: float) -> float | None:
-    """Four digits are all that is shown."""
+    """Returns a value with four digits: more are not shown."""
     return float(f"{value:.4g}") if math.isfinite(value) else None

@@ -44,11 +44,11 @@ class PageServer(ThreadingHTTPServer):
 
     @property
     def address(self) -> str:
-        """Where a browser on this machine finds the page."""
+        """Returns where a browser on this machine finds the page."""
         return f"http://{HOST}:{self.server_port}/{self.token}/"
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread of its own, as long as there are not too many."""
+        """Answers in a thread of its own, as long as there are not too many."""
         with self._connections_lock:
             silent = next((one for one, asked in self._connections.items() if not asked), None)
             full = len(self._connections) >= MOST_CONNECTIONS
@@ -71,20 +71,20 @@ class PageServer(ThreadingHTTPServer):
                 self._connections[request] = True
 
     def shutdown_request(self, request: Any) -> None:
-        """Close a connection, and forget it."""
+        """Closes a connection, and forgets it."""
         with self._connections_lock:
             self._connections.pop(request, None)
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that went away before its answer came is no error; of everything else the cause is said."""
+        """Passes over a browser that went away before its answer came; prints the cause of everything else."""
         error = sys.exception()
         if not isinstance(error, ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
             _refuse(request, HTTPStatus.INTERNAL_SERVER_ERROR, f"the page cannot be made: {error!r}")
 
     def page(self) -> bytes:
-        """The page of the current version."""
+        """Returns the page of the current version."""
         with self._lock:
             version = self.version()
             if self._rendered is None or self._rendered[0] != version:
@@ -93,7 +93,7 @@ class PageServer(ThreadingHTTPServer):
 
 
 def _refuse(request: socket.socket, status: HTTPStatus, reason: str) -> None:
-    """An answer in one line, to whom nothing has been answered yet."""
+    """Sends an answer in one line, to whom nothing has been answered yet."""
     body = f"{reason}\n".encode("utf-8", "backslashreplace")
     head = f"HTTP/1.0 {status.value} {status.phrase}\r\nContent-Type: text/plain; charset=utf-8\r\n"
     with suppress(OSError):  # it may be gone
@@ -108,13 +108,13 @@ class _Handler(BaseHTTPRequestHandler):
     answered = False
 
     def handle(self) -> None:
-        """Answer one request; silence for too long is answered too."""
+        """Answers one request; silence for too long is answered too."""
         super().handle()
         if not self.answered:
             _refuse(self.connection, HTTPStatus.REQUEST_TIMEOUT, "no request came; ask again")
 
     def send_response(self, code: int, message: str | None = None) -> None:
-        """Begin an answer."""
+        """Begins an answer."""
         self.answered = True
         super().send_response(code, message)
 
@@ -136,7 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.NOT_FOUND, "text/plain", b"not found\n")
 
     def _made(self, kind: str, make: Callable[[], bytes]) -> None:
-        """What `make` gives, or why it cannot be made now."""
+        """Returns what `make` gives, or why it cannot be made now."""
         try:
             content = make()
         except (PolychromicError, OSError) as error:
@@ -156,4 +156,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing: the address holds the token."""
+        """Says nothing: the address holds the token."""

@@ -34,7 +34,7 @@ _GROUPS: tuple[tuple[str, str], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class CellGroup:
-    """Rows of a table that belong together under a title."""
+    """Holds rows of a table that belong together under a title."""
 
     title: str
     rows: list[list[Cell]]
@@ -61,7 +61,7 @@ def criteria_groups(comparison: Comparison) -> list[CellGroup]:
 
 
 def means_groups(comparison: Comparison) -> list[CellGroup]:
-    """All means by kind of metric, what grows with k apart; behind each its seeds, prompts and method."""
+    """Returns all means by kind of metric, what grows with k apart; behind each its seeds, prompts and method."""
     keys = list(
         dict.fromkeys(one.metric for one in comparison.means if one.sampling == comparison.primary_sampling)
     )
@@ -82,7 +82,7 @@ def _mean_cells(comparison: Comparison, key: str) -> list[Cell]:
 
 
 def means_table(comparison: Comparison) -> Table:
-    """One row a metric with each arm's mean and interval at the primary sampling."""
+    """Returns one row a metric with each arm's mean and interval at the primary sampling."""
     metrics = list(
         dict.fromkeys(one.metric for one in comparison.means if one.sampling == comparison.primary_sampling)
     )
@@ -94,7 +94,7 @@ def means_table(comparison: Comparison) -> Table:
 
 
 def gains_table(comparison: Comparison) -> Table:
-    """One row a metric, arm and sampling setting: the gain over what the baseline reaches at the same quality.
+    """Returns one row a metric, arm and sampling setting: the gain over what the baseline reaches at the same quality.
 
     Only the header where the baseline was sampled in one way and so has no frontier.
     """
@@ -136,7 +136,7 @@ def _gain_note(gain: MatchedGain) -> str:
 
 
 def untrained_table(comparison: Comparison) -> Table:
-    """One row a metric of the criteria: the untrained model's mean, and how far each arm moved from it.
+    """Returns one row a metric of the criteria: the untrained model's mean, and how far each arm moved from it.
 
     Empty where the untrained model was not sampled.
     """
@@ -156,7 +156,7 @@ def untrained_table(comparison: Comparison) -> Table:
 
 
 def _moved(metric: str, found: PairedComparison | None) -> str:
-    """A change from the untrained model with its interval and the word on it."""
+    """Returns a change from the untrained model with its interval and the word on it."""
     if found is None:
         return "–"
     relative = found.mean_b != 0.0
@@ -167,7 +167,7 @@ def _moved(metric: str, found: PairedComparison | None) -> str:
 
 
 def overtaking_lines(comparison: Comparison) -> list[str]:
-    """From which k on the untrained model finds more than each arm, a sentence an arm."""
+    """Returns from which k on the untrained model finds more than each arm, a sentence an arm."""
     confidence = 100 * comparison.resampling.confidence
     return [one.sentence.format(confidence=confidence) for one in comparison.overtakings]
 
@@ -180,14 +180,14 @@ def _mean_cell(comparison: Comparison, arm: str, metric: str) -> str:
 
 
 def signature_lines(comparison: Comparison) -> list[str]:
-    """How each measure of the means was made, one a line; numbers whose lines differ must not be compared."""
+    """Returns how each measure of the means was made, one a line; numbers whose lines differ must not be compared."""
     shown = {one.metric for one in comparison.means if one.sampling == comparison.primary_sampling}
     made = [f"{key}: {signature}" for key, signature in comparison.signatures.items() if key in shown]
     return ["how each measure was made:", *made] if made else []
 
 
 def signatures(comparison: Comparison) -> dict[str, str]:
-    """Every signature of the comparison's measures at the primary sampling, those at k once for all k."""
+    """Returns every signature of the comparison's measures at the primary sampling, those at k once for all k."""
     found: dict[str, str] = {}
     for key in dict.fromkeys(
         one.metric for one in comparison.means if one.sampling == comparison.primary_sampling
@@ -209,7 +209,7 @@ def facts(
     work: Sequence[Sequence[str]],
     model_checks: Sequence[Mapping[str, Any]] = (),
 ) -> list[Cell]:
-    """What the verdict rests on and what it took; each with how it was counted."""
+    """Returns what the verdict rests on and what it took; each with how it was counted."""
     seeds = max((len(one) for one in comparison.seeds.values()), default=0)
     of_arms = "; ".join(f"{arm}: {', '.join(map(str, numbers))}" for arm, numbers in comparison.seeds.items())
     by_stage = "; ".join(f"{' '.join(filter(None, row[:2]))} {row[2]}" for row in work[1:])
@@ -242,7 +242,7 @@ def facts(
 
 
 def _model_fact(checks: Sequence[Mapping[str, Any]]) -> Cell:
-    """Tell how near the sampled and the trained policy lie to each other, over all arms, seeds and stages."""
+    """Tells how near the sampled and the trained policy lie to each other, over all arms, seeds and stages."""
     largest = max(max(check["sampling"], check["training"]) for check in checks)
     ways = dict.fromkeys(
         "answers {layout}, {head} head, {decoding} decoding".format(**check["path"]) for check in checks
@@ -255,7 +255,7 @@ def _model_fact(checks: Sequence[Mapping[str, Any]]) -> Cell:
 
 
 def no_warnings(comparison: Comparison) -> str:
-    """What was looked for in vain, where no warning was due."""
+    """Returns what was looked for in vain, where no warning was due."""
     checker = "" if comparison.checker is None else "a lenient checker, "
     return (
         f"No warning was due. Looked for: {checker}saturated metrics, too few prompts or seeds, other lengths, "

@@ -57,7 +57,7 @@ _LATEX = {
 
 
 def to_markdown(table: Table) -> str:
-    """A pipe table; cells are escaped so that they stay text."""
+    """Returns a pipe table; cells are escaped so that they stay text."""
     rows = [[escape_markdown(cell) for cell in row] for row in table]
     rule = ["---"] * len(table[0])
     return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], rule, *rows[1:]]) + "\n"
@@ -81,7 +81,7 @@ def to_latex(table: Table) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Text that Markdown (and the HTML in it) shows as it is, on one line."""
+    """Returns text that Markdown (and the HTML in it) shows as it is, on one line."""
     escaped = _printable(text)
     for special, entity in _MARKDOWN_ENTITIES.items():
         escaped = escaped.replace(special, entity)
@@ -89,18 +89,18 @@ def escape_markdown(text: str) -> str:
 
 
 def escape_latex(text: str) -> str:
-    """Text that LaTeX prints as it is, on one line."""
+    """Returns text that LaTeX prints as it is, on one line."""
     return "".join(_LATEX.get(character, character) for character in _printable(text))
 
 
 def results_latex(comparison: Comparison) -> str:
-    """The tables of a paper: the criteria, what became of the untrained model, and all means."""
+    """Returns the tables of a paper: the criteria, what became of the untrained model, and all means."""
     tables = [criteria_table(comparison), untrained_table(comparison), means_table(comparison)]
     return "\n".join(to_latex(table) for table in tables if table)
 
 
 def summary_text(comparison: Comparison) -> str:
-    """The verdict, the tables, the warnings and the signatures as plain lines without control characters."""
+    """Returns the verdict, the tables, the warnings and the signatures as plain lines without control characters."""
     lines = [comparison.verdict.sentence, comparison.verdict.question, ""]
     lines += _aligned(criteria_table(comparison))
     if comparison.frontier:
@@ -121,12 +121,12 @@ def _aligned(table: Table) -> list[str]:
 
 
 def _printable(text: str) -> str:
-    """One line without control characters, bidirectional marks or lone surrogates."""
+    """Returns one line without control characters, bidirectional marks or lone surrogates."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 
 def show_comparison(comparison: Comparison, console: Console | None = None) -> None:
-    """Print verdict, criteria, means, warnings and signatures. Text from data is neither markup nor control codes."""
+    """Prints verdict, criteria, means, warnings and signatures. Text from data is neither markup nor control codes."""
     console = console or Console()
     if not console.is_terminal:
         sys.stdout.write(summary_text(comparison))
@@ -149,7 +149,7 @@ _STATUS_STYLES = {"met": "green", "not met": "red", "undecided": "yellow", "impo
 
 
 def status_style(cell: str) -> str:
-    """The colour of a status; none for a demand that was missed by no clear change."""
+    """Returns the colour of a status; none for a demand that was missed by no clear change."""
     status, _, word = cell.partition(" (")
     return "" if status == "not met" and word == "no clear change)" else _STATUS_STYLES.get(status, "")
 
@@ -164,7 +164,7 @@ def _rich_table(rows: list[list[str]]) -> rich_table.Table:
 
 
 def markdown_report(page: PageContent) -> str:
-    """Verdict, tables, warnings, figures, diagnosis, cost and methods of a finished comparison as Markdown."""
+    """Returns verdict, tables, warnings, figures, diagnosis, cost and methods of a finished comparison as Markdown."""
     parts = [f"# {escape_markdown(page.name)}"]
     if page.comparison:
         parts += _opening(page, page.comparison)

@@ -64,7 +64,7 @@ CURVES_NOTE = (
 
 
 def training_figures(training: TrainingRows, colors: Colors) -> list[Figure]:
-    """All curves for which some arm has measured values."""
+    """Returns all curves for which some arm has measured values."""
 
     def is_known(key: str) -> bool:
         return any(
@@ -122,7 +122,8 @@ def _shares(panels: Sequence[Any], training: TrainingRows, colors: Colors) -> No
 
 
 def _smooth(points: Sequence[tuple[int, float]]) -> dict[int, float]:
-    """By step, the mean of what was measured in the last `_WINDOW` steps: what is measured rarely is not smoothed."""
+    """Returns, by step, the mean of what was measured in the last `_WINDOW` steps: what is measured rarely is not
+    smoothed."""
     if not points:
         return {}
     steps, values = np.array(sorted(points), dtype=float).T

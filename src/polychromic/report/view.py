@@ -40,7 +40,7 @@ _AMONG_MANY: dict[Status, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A cell's text, and what is told of it on request ("" for nothing)."""
+    """Holds a cell's text, and what is told of it on request ("" for nothing)."""
 
     text: str
     detail: str = ""
@@ -48,7 +48,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class OutcomeView:
-    """Everything that reports say of one criterion in one arm; they choose, and write none of it themselves.
+    """Holds everything that reports say of one criterion in one arm; they choose, and write none of it themselves.
 
     `row` is a row of the plain tables, `cells` are those of the page with what stands behind each number, `clause` is
     the finding in plain words, its number apart, and `method` tells how the change was measured ("" without a test).
@@ -142,13 +142,14 @@ def _signed(value: float, places: int | None) -> str:
 
 
 def lengths_text(comparison: Comparison, arm: str) -> str:
-    """Mean lengths of the baseline's texts and the arm's, "12.1 → 14.5": no diversity is to be read without them."""
+    """Returns mean lengths of the baseline's texts and the arm's, "12.1 → 14.5": no diversity is to be read without
+    them."""
     lengths = [comparison.mean(name, "tokens") for name in (comparison.baseline, arm)]
     return " → ".join("–" if one is None else f"{one.mean:.3g}" for one in lengths)
 
 
 def comparison_detail(found: PairedComparison) -> str:
-    """All that stands behind a difference: interval, prompts, seeds, tests, power and method."""
+    """Returns all that stands behind a difference: interval, prompts, seeds, tests, power and method."""
     seeds = ", ".join(signed(one) for one in found.seed_differences)
     sentences = [
         f"Arm {number(found.mean_a)}, baseline {number(found.mean_b)}: {signed(found.difference)} "
@@ -166,7 +167,7 @@ def comparison_detail(found: PairedComparison) -> str:
 
 
 def _p_sentence(found: PairedComparison) -> str:
-    """The p-value that stands and what it is of; beside it the one over prompts alone, where seeds count."""
+    """Returns the p-value that stands and what it is of; beside it the one over prompts alone, where seeds count."""
     if not found.asks_over_seeds:
         return (
             f"{capital(p_text(found.p_value))} before correction, over prompts: it is of these trained models"
@@ -178,7 +179,7 @@ def _p_sentence(found: PairedComparison) -> str:
 
 
 def metric_detail(comparison: Comparison, key: str) -> str:
-    """What a metric says, which way is better, and how it was made."""
+    """Returns what a metric says, which way is better, and how it was made."""
     metric = find_metric(key)
     better = "" if metric.kind == "length" else f"{capital(metric.better)} is better"
     unit = f"In {metric.unit}" if metric.unit else ""
@@ -216,7 +217,7 @@ def how_made(comparison: Comparison, key: str) -> str:
 
 
 def plain_verdict(comparison: Comparison) -> list[Cell]:
-    """Pieces that read as sentences without jargon or a p-value; behind each number stands how it was found."""
+    """Returns pieces that read as sentences without jargon or a p-value; behind each number stands how it was found."""
     verdict = comparison.verdict
     if not verdict.levels:
         return [Cell(verdict.sentence)]
@@ -247,7 +248,7 @@ def plain_verdict(comparison: Comparison) -> list[Cell]:
 
 
 def as_text(cells: Sequence[Cell], joint: str = "") -> str:
-    """Cells without what is behind them."""
+    """Returns cells without what is behind them."""
     return joint.join(cell.text for cell in cells)
 
 
@@ -261,7 +262,7 @@ def _further(level: LevelVerdict, arm: str) -> str:
 
 
 def _clause(outcome: CriterionOutcome, method: str) -> list[Cell]:
-    """One criterion's finding as a clause, its number apart."""
+    """Returns one criterion's finding as a clause, its number apart."""
     evidence, criterion = outcome.evidence, outcome.criterion
     metric = find_metric(criterion.metric)
     subject = metric.subject or f"the variety of wording ({metric.name})"
@@ -286,7 +287,8 @@ def _clause(outcome: CriterionOutcome, method: str) -> list[Cell]:
 
 
 def _amount(evidence: Evidence) -> str:
-    """The size of a change: whole percents where they say enough, the metric's own unit from a baseline of 0."""
+    """Returns the size of a change: whole percents where they say enough, the metric's own unit from a baseline of
+    0."""
     percent = abs(100 * evidence.relative)
     if not math.isfinite(percent):
         return f"{abs(evidence.difference):.2g}"
@@ -294,7 +296,7 @@ def _amount(evidence: Evidence) -> str:
 
 
 def _shortfall(outcome: CriterionOutcome) -> str:
-    """Why a clear change is not what was asked: too small, or the wrong way."""
+    """Returns why a clear change is not what was asked: too small, or the wrong way."""
     evidence = outcome.evidence
     if outcome.status == "met" or evidence is None:
         return ""

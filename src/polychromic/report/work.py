@@ -1,4 +1,4 @@
-"""What a run took, from its ledger: minutes, tokens and dollars."""
+"""Sums what a run took, from its ledger: minutes, tokens and dollars."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LedgerRows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Money:
-    """What ledger rows cost; printed, it says which part of the sum was not recorded or is missing."""
+    """Holds what ledger rows cost; printed, it says which part of the sum was not recorded or is missing."""
 
     dollars: float | None
     """None without any price."""
@@ -37,7 +37,7 @@ class Money:
 
 
 def money(rows: LedgerRows, dollars_per_hour: float | None = None) -> Money:
-    """The sum of ledger rows, each at the price of its start; rows that had none at `dollars_per_hour`."""
+    """Returns the sum of ledger rows, each at the price of its start; rows that had none at `dollars_per_hour`."""
     recorded = [row["dollars"] for row in rows if row.get("dollars") is not None]
     unpriced = sum(machine_seconds(row) for row in rows if row.get("dollars") is None)
     if dollars_per_hour is not None:
@@ -47,25 +47,26 @@ def money(rows: LedgerRows, dollars_per_hour: float | None = None) -> Money:
 
 
 def dollars_text(dollars: float) -> str:
-    """Cents, and their parts where there are few of them."""
+    """Returns cents, and their parts where there are few of them."""
     return f"{dollars:.4f}" if 0 < dollars < 0.1 else f"{dollars:.2f}"
 
 
 def machine_seconds(row: Mapping[str, Any]) -> float:
-    """A row's share of the machine's time; rows of older runs count their job's seconds."""
+    """Returns a row's share of the machine's time; rows of older runs count their job's seconds."""
     return row.get("machine_seconds", row["seconds"])
 
 
 @dataclass(frozen=True, slots=True)
 class ArmWork:
-    """One arm's machine minutes and dollars over seeds, stages and starts; dollars None where a price is missing."""
+    """Holds one arm's machine minutes and dollars over seeds, stages and starts; dollars None where a price is
+    missing."""
 
     minutes: float
     dollars: float | None
 
 
 def arm_work(ledger: LedgerRows, dollars_per_hour: float | None = None) -> dict[str, ArmWork]:
-    """What each arm took."""
+    """Returns what each arm took."""
     rows_by_arm: dict[str, list[Mapping[str, Any]]] = {}
     for row in ledger:
         rows_by_arm.setdefault(row["arm"], []).append(row)
@@ -77,7 +78,8 @@ def arm_work(ledger: LedgerRows, dollars_per_hour: float | None = None) -> dict[
 
 
 def spent(ledger: LedgerRows, dollars_per_hour: float | None = None) -> str:
-    """Time and money of the whole run in words; empty where nothing was spent here, as on files made elsewhere."""
+    """Returns time and money of the whole run in words; empty where nothing was spent here, as on files made
+    elsewhere."""
     if not ledger:
         return ""
     minutes, cost = _minutes(ledger), money(ledger, dollars_per_hour)
@@ -90,7 +92,8 @@ def spent(ledger: LedgerRows, dollars_per_hour: float | None = None) -> str:
 
 
 def work_table(ledger: LedgerRows, dollars_per_hour: float | None = None) -> list[list[str]]:
-    """Machine minutes, tokens, and dollars where there is a price, by arm and stage; the header first, the sum last."""
+    """Returns machine minutes, tokens, and dollars where there is a price, by arm and stage; the header first, the sum
+    last."""
     stages = dict.fromkeys((row["arm"], row["stage"]) for row in ledger)
     by_stage = {key: [row for row in ledger if (row["arm"], row["stage"]) == key] for key in stages}
     priced = money(ledger, dollars_per_hour).dollars is not None

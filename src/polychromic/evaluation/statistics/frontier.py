@@ -1,4 +1,4 @@
-"""Diversity at matched quality over temperatures, and curves over k."""
+"""Compares diversity at matched quality over temperatures, and draws bands around curves over k."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DEFINED_SHARE = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Mean over prompts at each k with a simultaneous band over prompts (seeds averaged)."""
+    """Holds the mean over prompts at each k with a simultaneous band over prompts (seeds averaged)."""
 
     k: tuple[int, ...]
     mean: tuple[float, ...]
@@ -35,7 +35,8 @@ class Curve:
 
 
 def simultaneous_curve(x_PK: FloatArray, resampling: Resampling, highest: float = np.inf) -> Curve | None:
-    """Curve of [prompts, k] values up to the largest k that 95 % of the prompts have; None where there is no such k.
+    """Returns the curve of [prompts, k] values up to the largest k that 95 % of the prompts have; None where there is
+    no such k.
 
     The whole curve lies inside the band with the stated confidence. Clipped to [0, `highest`].
     """
@@ -57,7 +58,7 @@ def simultaneous_curve(x_PK: FloatArray, resampling: Resampling, highest: float 
 
 
 def _half_widths(x_PK: FloatArray, resampling: Resampling) -> FloatArray:
-    """[K] q standard errors, q the quantile of the largest t statistic over all k in the bootstrap.
+    """Returns [K] q standard errors, q the quantile of the largest t statistic over all k in the bootstrap.
 
     Each draw is divided by its own standard error, as in the bootstrap-t: divided by the sample's, bands over 50
     prompts held the curve 90 % of the time where 95 % was promised. Source: the sup-t band of Montiel Olea and
@@ -83,7 +84,7 @@ Position = Literal["within", "above", "below"]
 
 @dataclass(frozen=True, slots=True)
 class MatchedGain:
-    """One arm under one sampling setting, against the most diversity that the baseline reaches at its quality.
+    """Holds one arm under one sampling setting, against the most diversity that the baseline reaches at its quality.
 
     `gain` is in the metric's own unit, positive where the arm is more diverse, with an interval over prompts and
     seeds. Where `position` is "above", the baseline's best quality stands in and the gain is a lower bound; where
@@ -106,7 +107,8 @@ class MatchedGain:
 
 
 def reachable(at_quality: FloatArray, quality_L: FloatArray, diversity_L: FloatArray) -> FloatArray:
-    """Most diversity (higher is more) that a baseline reaches at a quality or better: arrays [...] and [..., L].
+    """Returns the most diversity (higher is more) that a baseline reaches at a quality or better: arrays [...] and
+    [..., L].
 
     A baseline may also answer each prompt at one of two temperatures by lot, which reaches every point between
     them: the frontier is the upper concave hull of its points. Above its best quality the diversity there counts.
@@ -146,7 +148,7 @@ def matched_gains(
 
 
 def _points(study: Study, arm: str, labels: Sequence[str], metric: str, quality: str) -> FloatArray | None:
-    """[S, P, 2 L]: quality, then diversity oriented so that higher is more, of each sampling setting."""
+    """Returns [S, P, 2 L]: quality, then diversity oriented so that higher is more, of each sampling setting."""
     sign = find_metric(metric).sign
     cells = [study.cells(arm, label, quality) for label in labels]
     cells += [study.cells(arm, label, metric) for label in labels]
@@ -199,13 +201,14 @@ def _matched(
 
 
 def _gain(mean_C: FloatArray) -> FloatArray:
-    """[...] gain from [..., 2 + 2 L] means: the arm's quality and diversity, the baseline's qualities, diversities."""
+    """Returns [...] gain from [..., 2 + 2 L] means: the arm's quality and diversity, the baseline's qualities,
+    diversities."""
     base_quality, base_diversity = np.split(mean_C[..., 2:], 2, axis=-1)
     return mean_C[..., 1] - reachable(mean_C[..., 0], base_quality, base_diversity)
 
 
 def _seed_gains(points_SPC: FloatArray, base_SPC: FloatArray) -> FloatArray:
-    """[S] the gain of each seed alone; arms of different numbers of seeds are paired as far as they go."""
+    """Returns [S] the gain of each seed alone; arms of different numbers of seeds are paired as far as they go."""
     n_seeds = max(len(points_SPC), len(base_SPC))
     if 1 < min(len(points_SPC), len(base_SPC)) < n_seeds:
         n_seeds = min(len(points_SPC), len(base_SPC))
@@ -222,8 +225,9 @@ def _seed_gains(points_SPC: FloatArray, base_SPC: FloatArray) -> FloatArray:
 def _over_seeds(
     gain: float, low: float, high: float, gain_S: FloatArray, alpha: float
 ) -> tuple[float, float]:
-    """An interval over prompts widened by the spread of seeds, which includes the noise within prompts: it errs on the
-    wide side. A skewed bootstrap can leave the gain outside its own interval; seeds then widen, never shift, it."""
+    """Returns an interval over prompts widened by the spread of seeds, which includes the noise within prompts: it errs
+    on the wide side. A skewed bootstrap can leave the gain outside its own interval; seeds then widen, never shift,
+    it."""
     error = float(gain_S.std(ddof=1)) / math.sqrt(len(gain_S))
     spread = SeedSpread(len(gain_S), error, 1.0)
     below, above = (spread.widen(max(side, 0.0), alpha) for side in (gain - low, high - gain))

@@ -1,4 +1,4 @@
-"""Confidence intervals and effect sizes of paired differences."""
+"""Computes confidence intervals and effect sizes of paired differences."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from polychromic.numerics import FloatArray
 
 @dataclass(frozen=True, slots=True)
 class EffectSizes:
-    """Standardised differences (a − b positive) and the two rank measures; nan where there is no spread.
+    """Holds standardised differences (a − b positive) and the two rank measures; nan where there is no spread.
 
     `hedges_gz` is the one to quote: mean over standard deviation of the paired differences, corrected for few
     prompts. `cohen_d_av` divides by the arms' own spread instead and compares with unpaired studies.
@@ -49,7 +49,7 @@ def hedges_gz(x_P: FloatArray) -> float:
 
 
 def effect_sizes(a_P: FloatArray, b_P: FloatArray) -> EffectSizes:
-    """All effect sizes of a against b, paired by prompt."""
+    """Returns all effect sizes of a against b, paired by prompt."""
     from scipy.stats import mannwhitneyu, rankdata
 
     difference_P = a_P - b_P
@@ -85,7 +85,7 @@ _UNBOUNDED = 1e6
 
 @dataclass(frozen=True, slots=True)
 class Resampling:
-    """How much is drawn: bootstrap resamples, sign patterns, the seed of both, and the intervals' confidence."""
+    """Holds how much is drawn: bootstrap resamples, sign patterns, the seed of both, and the intervals' confidence."""
 
     bootstraps: int = 9999
     sign_patterns: int = 100_000
@@ -100,12 +100,12 @@ class Resampling:
 
     @property
     def alpha(self) -> float:
-        """The level at which an interval of this confidence tests."""
+        """Returns the level at which an interval of this confidence tests."""
         return 1.0 - self.confidence
 
 
 def bootstrap_interval(x_P: FloatArray, draws_B: FloatArray, method: Method, confidence: float) -> Interval:
-    """Interval of the mean of x from its bootstrap draws, computed by scipy.
+    """Returns the interval of the mean of x from its bootstrap draws, computed by scipy.
 
     Where all values are equal both ends are that value; where BCa is undefined the percentile interval stands in.
     """
@@ -128,7 +128,8 @@ def bootstrap_interval(x_P: FloatArray, draws_B: FloatArray, method: Method, con
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """How far from its mean an interval over prompts reaches at any level alpha, from bootstrap draws of the mean.
+    """Holds how far from its mean an interval over prompts reaches at any level alpha, from bootstrap draws of the
+    mean.
 
     On each side the farther of two: percentiles at an expanded confidence, which hold where tails are heavy, and the
     bootstrap-t, which holds where values are skewed. Either alone covers too little in the other's case, and BCa in
@@ -147,7 +148,7 @@ class Reach:
 
     @classmethod
     def of(cls, x_P: FloatArray, means_B: FloatArray, t_B: FloatArray) -> Reach:
-        """From values of prompts and what `studentised_means` drew of them."""
+        """Builds it from values of prompts and what `studentised_means` drew of them."""
         n_prompts = len(x_P)
         moved = n_prompts > 1 and has_spread(means_B)
         return cls(
@@ -161,7 +162,7 @@ class Reach:
         )
 
     def side(self, alpha: float, above: bool) -> float:
-        """Distance from the mean to the interval's upper (`above`) or lower end at level alpha."""
+        """Returns the distance from the mean to the interval's upper (`above`) or lower end at level alpha."""
         if not len(self.means_B):
             return 0.0
         tail = self._expanded_tail(alpha)
@@ -174,20 +175,21 @@ class Reach:
         return max(of_mean, min(of_t * self.error, farthest), 0.0)
 
     def in_errors(self, alpha: float, above: bool) -> float:
-        """`side` in standard errors of the mean, Student's where the values do not differ."""
+        """Returns `side` in standard errors of the mean, Student's where the values do not differ."""
         if self.error:
             return self.side(alpha, above) / self.error
         return -_student(self.n_prompts - 1, alpha / 2)
 
     def interval(self, alpha: float, spread: SeedSpread) -> Interval:
-        """Interval of the mean, over training seeds too where their spread is known; nan with one prompt."""
+        """Returns the interval of the mean, over training seeds too where their spread is known; nan with one
+        prompt."""
         if self.n_prompts < 2:
             return math.nan, math.nan
         below, above = (spread.widen(self.side(alpha, above), alpha) for above in (False, True))
         return self.mean - below, self.mean + above
 
     def p_value(self, null: float, spread: SeedSpread) -> float:
-        """The level at which `interval` just reaches `null`: 0 where it never does, 1 with one prompt."""
+        """Returns the level at which `interval` just reaches `null`: 0 where it never does, 1 with one prompt."""
         from scipy.optimize import root_scalar
 
         distance, above = abs(self.mean - null), null > self.mean
@@ -205,7 +207,7 @@ class Reach:
         return math.exp(root_scalar(excess, bracket=(_LEAST_LOG_ALPHA, 0.0), xtol=1e-9).root)
 
     def _expanded_tail(self, alpha: float) -> float:
-        """The share of draws beyond either end at which a bootstrap over n prompts really has level alpha.
+        """Returns the share of draws beyond either end at which a bootstrap over n prompts really has level alpha.
 
         A bootstrap of a mean is too narrow by √((n−1)/n) and has normal, not Student's, tails.
         Source: Hesterberg 2015, What Teachers Should Know About the Bootstrap, section 5.4.
@@ -219,7 +221,8 @@ class Reach:
 def relative_interval(
     a_SP: FloatArray, b_SP: FloatArray, reach: Reach, over_seeds: bool, alpha: float
 ) -> Interval:
-    """Interval of mean(a) / mean(b) − 1: the changes ρ for which the interval of mean(a − (1 + ρ) b) holds 0.
+    """Returns the interval of mean(a) / mean(b) − 1: the changes ρ for which the interval of mean(a − (1 + ρ) b) holds
+    0.
 
     `reach` is that of a − b, so that this interval holds 0 where that of the difference does. An end is infinite where
     the baseline's own mean cannot be told from 0, and nan where that mean is not above 0.
@@ -247,7 +250,7 @@ def _relative_end(
     errors, sign = reach.in_errors(alpha, above), 1.0 if above else -1.0
 
     def excess(distance: float) -> float:
-        """How far the interval of a − (1 + ρ) b still reaches beyond 0, ρ so far from what was found."""
+        """Returns how far the interval of a − (1 + ρ) b still reaches beyond 0, ρ so far from what was found."""
         x_SP = a_SP - (1.0 + found + sign * distance) * b_SP
         x_P = x_SP.mean(axis=0)
         half = errors * float(x_P.std(ddof=1)) / math.sqrt(len(x_P))
@@ -266,7 +269,8 @@ def _relative_end(
 
 
 def mean_intervals(cells: Sequence[FloatArray], resampling: Resampling) -> list[Interval]:
-    """Interval of the mean of each [seeds, prompts] array over prompts and, with `LEAST_SEEDS` or more, over seeds.
+    """Returns the interval of the mean of each [seeds, prompts] array over prompts and, with `LEAST_SEEDS` or more,
+    over seeds.
 
     Arrays of one number of prompts share the draws.
     """
@@ -281,7 +285,7 @@ def mean_intervals(cells: Sequence[FloatArray], resampling: Resampling) -> list[
 
 
 def reaches(x_PM: FloatArray, resampling: Resampling) -> list[Reach]:
-    """The reach of each column's mean over prompts; all columns share the draws."""
+    """Returns the reach of each column's mean over prompts; all columns share the draws."""
     drawn = studentised_means(x_PM, n_resamples=resampling.bootstraps, seed=resampling.seed)
     return [
         Reach.of(x_P, means_B, t_B)
@@ -290,7 +294,7 @@ def reaches(x_PM: FloatArray, resampling: Resampling) -> list[Reach]:
 
 
 def indices_by_key(keys: Iterable[Hashable]) -> dict[Hashable, list[int]]:
-    """Positions of equal keys, in order of first appearance."""
+    """Returns the positions of equal keys, in order of first appearance."""
     positions: dict[Hashable, list[int]] = {}
     for position, key in enumerate(keys):
         positions.setdefault(key, []).append(position)

@@ -1,4 +1,4 @@
-"""Paired comparison of two arms over prompts and seeds, with its power."""
+"""Compares two arms, paired over prompts and seeds, and says what such a comparison could have shown."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ _MOST_PROMPTS = 10_000_000
 
 @lru_cache(maxsize=256)
 def detectable_effect(n_prompts: int, alpha: float, power: float) -> float:
-    """Least mean, in standard deviations of the paired differences, that a two-sided t-test sees with this power.
+    """Returns least mean, in standard deviations of the paired differences, that a two-sided t-test sees with this
+    power.
 
     nan with fewer than two prompts. Source: statsmodels `TTestPower`; Cohen 1988, section 2.3.
     """
@@ -49,7 +50,7 @@ def detectable_effect(n_prompts: int, alpha: float, power: float) -> float:
 
 
 def prompts_needed(effect: float, alpha: float = 0.05, power: float = 0.8) -> int | None:
-    """Prompts at which a two-sided paired t-test sees `effect` (mean over standard deviation) with this power.
+    """Returns prompts at which a two-sided paired t-test sees `effect` (mean over standard deviation) with this power.
 
     None for an effect of 0, of nan, or one that ten million prompts would not show.
     """
@@ -75,8 +76,8 @@ Change = Literal["better", "worse", "no clear change"]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A p-value and the intervals of the difference and the relative difference that go with it: p is below
-    1 − confidence exactly where the interval of the difference leaves 0 out."""
+    """Holds a p-value and the intervals of the difference and the relative difference that go with it: p is below 1 −
+    confidence exactly where the interval of the difference leaves 0 out."""
 
     p_value: float
     ci_low: float
@@ -87,7 +88,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class PairedComparison:
-    """Arm a against arm b on one metric. Every difference is a − b; relative ones are divided by the mean of b.
+    """Holds arm a against arm b on one metric. Every difference is a − b; relative ones are divided by the mean of b.
 
     `p_value`, `ci_low` … `relative_ci_high` (95 % unless stated) are those that stand: of `over_seeds` where there are
     `LEAST_SEEDS` training seeds or more, else of `over_prompts`; `asking` chooses otherwise. `over_prompts` answers
@@ -126,11 +127,12 @@ class PairedComparison:
 
     @property
     def p_over_seeds(self) -> float:
-        """p over prompts and training seeds; nan with one seed."""
+        """Returns p over prompts and training seeds; nan with one seed."""
         return self.over_seeds.p_value if self.over_seeds else math.nan
 
     def asking(self, over_seeds: bool | None) -> PairedComparison:
-        """The same comparison with the p-value and intervals of the other question standing; None: as they stand.
+        """Returns the same comparison with the p-value and intervals of the other question standing; None: as they
+        stand.
 
         Over seeds there is no p with one seed (nan); the intervals are then those over prompts.
         """
@@ -146,7 +148,7 @@ class PairedComparison:
         )
 
     def change(self, sign: float, alpha: float = ALPHA, p_value: float | None = None) -> Change:
-        """The one word on the difference, `sign` +1 where more of the metric is better and −1 where less is.
+        """Returns the one word on the difference, `sign` +1 where more of the metric is better and −1 where less is.
 
         A change is clear where p is below `alpha` and the interval leaves 0 out; `p_value` stands in for the
         comparison's own where it was corrected for many tests.
@@ -160,7 +162,7 @@ class PairedComparison:
 def paired_comparison(
     a: ArrayLike, b: ArrayLike, *, resampling: Resampling | None = None
 ) -> PairedComparison:
-    """Compare a with b on the same prompts: arrays [seeds, prompts], or [prompts] for one seed; difference a − b.
+    """Compares a with b on the same prompts: arrays [seeds, prompts], or [prompts] for one seed; difference a − b.
 
     A prompt that is nan in any cell is dropped from all, and counted. Raises ValueError where the shapes differ,
     or no prompt is left.
@@ -174,7 +176,8 @@ def paired_comparison(
 def paired_comparisons(
     pairs: Sequence[tuple[FloatArray, FloatArray]], *, resampling: Resampling | None = None
 ) -> list[PairedComparison]:
-    """`paired_comparison` of many pairs of [seeds, prompts] arrays; those of one shape share the random draws."""
+    """Returns `paired_comparison` of many pairs of [seeds, prompts] arrays; those of one shape share the random
+    draws."""
     resampling = resampling or Resampling()
     complete = [~(np.isnan(a_SP) | np.isnan(b_SP)).any(axis=0) for a_SP, b_SP in pairs]
     if not all(kept_P.any() for kept_P in complete):
@@ -212,8 +215,8 @@ def _compare_block(
 
 
 def _over_prompts(a_SP: FloatArray, b_SP: FloatArray, reach: Reach, flip: SignFlip, alpha: float) -> Answer:
-    """The sign-flip p-value with the bootstrap interval. Where one of them finds nothing at `alpha`, neither does the
-    other: p is then the interval's own, or the interval is drawn out to 0."""
+    """Returns the sign-flip p-value with the bootstrap interval. Where one of them finds nothing at `alpha`, neither
+    does the other: p is then the interval's own, or the interval is drawn out to 0."""
     low, high = reach.interval(alpha, PROMPTS_ALONE)
     p_value = flip.p_value
     if p_value < alpha and low <= 0.0 <= high:
@@ -225,7 +228,8 @@ def _over_prompts(a_SP: FloatArray, b_SP: FloatArray, reach: Reach, flip: SignFl
 def _over_seeds(
     a_SP: FloatArray, b_SP: FloatArray, reach: Reach, over_prompts: Answer, alpha: float
 ) -> Answer | None:
-    """None with one seed. p is that of the interval over seeds, and no less than over prompts alone."""
+    """Answers over seeds; None with one seed. p is that of the interval over seeds, and no less than over prompts
+    alone."""
     if len(a_SP) < 2:
         return None
     spread = SeedSpread.of(a_SP - b_SP)
@@ -235,7 +239,7 @@ def _over_seeds(
 
 
 def _agreeing(p_value: float, difference: Interval, relative: Interval, alpha: float) -> Answer:
-    """Intervals that hold 0 wherever p is not below `alpha` (nan stays nan)."""
+    """Returns intervals that hold 0 wherever p is not below `alpha` (nan stays nan)."""
     if p_value >= alpha:
         difference, relative = (
             (low if low <= 0.0 else low * 0.0, high if high >= 0.0 else high * 0.0)

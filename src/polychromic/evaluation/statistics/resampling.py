@@ -16,12 +16,12 @@ ROUNDING = 1e-12
 
 
 def has_spread(x: FloatArray) -> bool:
-    """Whether values differ by more than rounding: spread of a thousand equal means is noise, not information."""
+    """Tells whether values differ by more than rounding: spread of a thousand equal means is noise, not information."""
     return x.size > 1 and bool(np.ptp(x) > ROUNDING * np.abs(x).max())
 
 
 def without_noise(x: FloatArray) -> FloatArray:
-    """Values with those that are 0 up to rounding (against the largest) set to 0, such as a sum of ±1/3."""
+    """Returns values with those that are 0 up to rounding (against the largest) set to 0, such as a sum of ±1/3."""
     return np.where(np.abs(x) > ROUNDING * np.abs(x).max(initial=0.0), x, 0.0)
 
 
@@ -31,7 +31,7 @@ LEAST_SEEDS = 3
 
 @dataclass(frozen=True, slots=True)
 class SeedSpread:
-    """How far the means of training seeds lie apart.
+    """Holds how far the means of training seeds lie apart.
 
     `error` is the standard error of their mean, noise within prompts included; `shared` the share of the variance over
     prompts that all seeds have in common, which `error` does not include. `n_seeds` 1 means that nothing is known.
@@ -43,7 +43,7 @@ class SeedSpread:
 
     @classmethod
     def of(cls, x_SP: FloatArray) -> SeedSpread:
-        """From values [seeds, prompts]."""
+        """Builds it from values [seeds, prompts]."""
         n_seeds, n_prompts = x_SP.shape
         if n_seeds < 2 or n_prompts < 2:
             return cls(n_seeds, 0.0, 1.0)
@@ -55,7 +55,7 @@ class SeedSpread:
         return cls(n_seeds, math.sqrt(float(mean_S.var(ddof=1)) / n_seeds), shared)
 
     def widen(self, of_prompts: float, alpha: float) -> float:
-        """Distance from the mean to an interval's end over prompts and seeds, from that over prompts alone.
+        """Returns the distance from the mean to an interval's end over prompts and seeds, from that over prompts alone.
 
         Student's distance of the seeds (S − 1 degrees of freedom, exact where seeds scatter normally and prompts have
         nothing in common) and the prompts' shared part add as squares (Zou and Donner 2008, Construction of Confidence
@@ -84,7 +84,7 @@ LEAST_SPREAD = 0.5
 
 @dataclass(frozen=True, slots=True)
 class SignFlip:
-    """Two-sided p-value of a sign-flip test, the least p that the test could have given, and its patterns."""
+    """Holds the two-sided p-value of a sign-flip test, the least p that the test could have given, and its patterns."""
 
     p_value: float
     p_floor: float
@@ -94,7 +94,7 @@ class SignFlip:
 
 @dataclass(frozen=True, slots=True)
 class MeanDraws:
-    """Bootstrap draws [B, M] of column means, and each draw's distance from the mean in its own standard errors
+    """Holds bootstrap draws [B, M] of column means, and each draw's distance from the mean in its own standard errors
     (nan where all values drawn are equal)."""
 
     means_BM: FloatArray
@@ -102,7 +102,7 @@ class MeanDraws:
 
 
 def sign_flip_tests(x_PM: FloatArray, *, n_resamples: int = 100_000, seed: int = 0) -> list[SignFlip]:
-    """Test for each column whether its values over prompts are symmetric about 0; statistic |mean|.
+    """Tests for each column whether its values over prompts are symmetric about 0; statistic |mean|.
 
     A prompt at 0 is the same under both signs and is left out. Up to EXACT_PROMPTS prompts the test is exact;
     beyond, `n_resamples` random patterns are drawn and p = (1 + hits) / (1 + resamples), as in scipy.
@@ -150,13 +150,14 @@ def _sampled_hits(x_PM: FloatArray, n_resamples: int, seed: int) -> list[int]:
 
 
 def bootstrap_means(x_PM: FloatArray, *, n_resamples: int = 9999, seed: int = 0) -> FloatArray:
-    """[B, M] column means over prompts drawn with replacement; the draws of `scipy.stats.bootstrap(rng=seed)`."""
+    """Returns [B, M] column means over prompts drawn with replacement; the draws of
+    `scipy.stats.bootstrap(rng=seed)`."""
     counts = _drawn_counts(len(x_PM), n_resamples, seed)
     return np.concatenate([counts_BP.astype(np.float64) @ x_PM for counts_BP in counts]) / len(x_PM)
 
 
 def studentised_means(x_PM: FloatArray, *, n_resamples: int = 9999, seed: int = 0) -> MeanDraws:
-    """The draws of `bootstrap_means` with their Student's t, nan where the values do not differ.
+    """Returns the draws of `bootstrap_means` with their Student's t, nan where the values do not differ.
 
     Each draw is divided by its own standard error, but by no less than `LEAST_SPREAD` of the sample's. Source: Efron
     and Tibshirani 1993, section 12.5, which has no such bound.
@@ -173,7 +174,8 @@ def studentised_means(x_PM: FloatArray, *, n_resamples: int = 9999, seed: int = 
 
 
 def two_way_bootstrap_means(x_SPM: FloatArray, *, n_resamples: int = 9999, seed: int = 0) -> FloatArray:
-    """[B, M] means over prompts and seeds, each drawn with replacement, all cells of the drawn rows and columns.
+    """Returns [B, M] means over prompts and seeds, each drawn with replacement, all cells of the drawn rows and
+    columns.
 
     Source: Owen 2007, The Pigeonhole Bootstrap, section 3.
     """
@@ -217,7 +219,7 @@ def _chunks(total: int) -> Iterator[int]:
 
 
 def _counts(draws_BN: IntArray, n: int) -> Counts:
-    """[B, n] how often each of n items is in each row of draws."""
+    """Returns [B, n] how often each of n items is in each row of draws."""
     offsets = np.arange(len(draws_BN))[:, None] * n
     counts = np.bincount((draws_BN + offsets).ravel(), minlength=len(draws_BN) * n)
     return counts.reshape(-1, n).astype(np.uint16)

@@ -1,4 +1,4 @@
-"""Other looks at the same numbers: equivalence, robustness, the untrained model."""
+"""Looks at the same numbers in other ways: equivalence, robustness, the untrained model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from polychromic.numerics import FloatArray, IntArray
 
 @dataclass(frozen=True, slots=True)
 class MarginTest:
-    """One-sided p-values that a is no more than the margin worse than b, over prompts and over new seeds too (nan
+    """Holds one-sided p-values that a is no more than the margin worse than b, over prompts and over new seeds too (nan
     with one seed), and the p-value of equivalence over prompts (two one-sided tests)."""
 
     p_value: float
@@ -45,7 +45,7 @@ def margin_test(
     *,
     resampling: Resampling | None = None,
 ) -> MarginTest:
-    """Test a against b [seeds, prompts] with an absolute margin; `sign` is −1 where lower values are better.
+    """Tests a against b [seeds, prompts] with an absolute margin; `sign` is −1 where lower values are better.
 
     Each p is half the level at which the interval of the difference just reaches the margin, and over prompts no less
     than 2^−P, the least that flipping the signs of P distances from the margin could give.
@@ -67,7 +67,7 @@ def margin_test(
 
 
 def _above(reach: Reach, null: float, spread: SeedSpread) -> float:
-    """One-sided p-value that the mean lies above `null`."""
+    """Returns the one-sided p-value that the mean lies above `null`."""
     half = reach.p_value(null, spread) / 2
     return half if reach.mean > null else 1.0 - half
 
@@ -110,7 +110,7 @@ def robustness(a_SP: FloatArray, b_SP: FloatArray, confidence: float = 0.95) -> 
 
 
 def seed_correlation(x_SP: FloatArray) -> float:
-    """ICC(1): correlation of two seeds of one prompt, from a one-way analysis of variance; nan with one seed.
+    """Returns ICC(1): correlation of two seeds of one prompt, from a one-way analysis of variance; nan with one seed.
 
     Source: Shrout and Fleiss 1979, Intraclass Correlations, equation for ICC(1,1).
     """
@@ -124,7 +124,8 @@ def seed_correlation(x_SP: FloatArray) -> float:
 
 
 def two_way_error(x_SP: FloatArray) -> float:
-    """Standard error of the mean clustered by prompt and by seed, uncorrected for few clusters; nan with one seed.
+    """Returns the standard error of the mean clustered by prompt and by seed, uncorrected for few clusters; nan with
+    one seed.
 
     Source: Cameron, Gelbach and Miller 2011, Robust Inference With Multiway Clustering, equation 2.8.
     """
@@ -141,8 +142,8 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Overtaking:
-    """The least k from which the untrained model's pass@k is above an arm's, with its interval over prompts, and over
-    seeds from `LEAST_SEEDS` on.
+    """Holds the least k from which the untrained model's pass@k is above an arm's, with its interval over prompts, and
+    over seeds from `LEAST_SEEDS` on.
 
     `k`, `low` and `high` are None beyond `most`, the largest k that was measured. 1: the untrained model is ahead from
     the first answer on.
@@ -156,7 +157,8 @@ class Overtaking:
 
     @property
     def sentence(self) -> str:
-        """Such as "pass@k of the untrained model overtakes ARM at k = 12 (95 % interval 8 to 21)"."""
+        """Returns a sentence such as "pass@k of the untrained model overtakes ARM at k = 12 (95 % interval 8 to
+        21)"."""
         if self.high is None:
             interval = f"from {self.low} to beyond {self.most}" if self.low else f"beyond {self.most}"
         else:
@@ -173,7 +175,7 @@ class Overtaking:
 def overtakings(
     study: Study, untrained: str, arms: Sequence[str], label: str, resampling: Resampling
 ) -> tuple[Overtaking, ...]:
-    """One for every arm whose pass@k was measured; prompts that lack a k are left out."""
+    """Returns an overtaking per arm whose pass@k was measured; prompts that lack a k are left out."""
     found = []
     for arm in arms:
         arm_SPK, base_SPK = study.curves(arm, label, "pass"), study.curves(untrained, label, "pass")
@@ -200,6 +202,6 @@ def _overtaking(arm: str, lead_SPK: FloatArray, resampling: Resampling) -> Overt
 
 
 def _first_ahead(lead_BK: FloatArray) -> IntArray:
-    """[B] the least k with a lead, one more than the largest k where there is none."""
+    """Returns [B] the least k with a lead, one more than the largest k where there is none."""
     ahead_BK = lead_BK > _ROUNDING
     return np.where(ahead_BK.any(axis=1), ahead_BK.argmax(axis=1) + 1, lead_BK.shape[1] + 1)
