@@ -126,7 +126,7 @@ def collect(
     """Returns all generations of the plan, in order. Those in `path` are kept, what is missing is appended; rows that
     are damaged, doubled, lost or of another adapter are sampled again, which is said. The sampler is made only if
     needed."""
-    rows, mended = _kept(plan, path)
+    rows, repaired = _kept(plan, path)
     sampler: Sampler | None = None
     for chunk in plan.chunks(rows):
         if all(key in rows for key in chunk.keys):
@@ -140,7 +140,7 @@ def collect(
         if on_chunk:
             on_chunk(len(rows), plan.n_rows, sum(row.n_tokens for row in fresh))
     ordered = [rows[key] for chunk in plan.chunks(rows) for key in chunk.keys]
-    if mended:
+    if repaired:
         write_generations(path, ordered)
     return ordered
 

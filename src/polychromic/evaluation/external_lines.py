@@ -128,7 +128,7 @@ class ExternalText:
 
 
 def parse_line(line: bytes) -> list[ExternalText]:
-    """Returns the generations of one line. Raises BadLineError that names the key and the mend."""
+    """Returns the generations of one line. Raises BadLineError that names the key and the fix."""
     row = decode_object(line)
     id_key = _required(row, _ID_KEYS, "the id of a prompt")
     text_key = _required(row, _TEXT_KEYS, "a generation, or a list of them")

@@ -64,8 +64,7 @@ class Figure:
 
 
 def arm_colors(arms: Sequence[str], baseline: str, untrained: str | None = None) -> dict[str, str]:
-    """Returns a colour for every arm, the same in every figure; the untrained model has a lighter grey than the
-    baseline."""
+    """Returns a colour for every arm, the same in every figure; the untrained model is a lighter grey."""
     others = [arm for arm in arms if arm not in (baseline, untrained)]
     colors = {baseline: _BASELINE_COLOR} | {arm: _COLORS[i % len(_COLORS)] for i, arm in enumerate(others)}
     return colors | ({untrained: _UNTRAINED_COLOR} if untrained else {})
@@ -92,8 +91,7 @@ def draw(name: str, title: str, caption: str, paint: Callable[..., None], *, pan
 
 
 def in_page(figure: Figure) -> str:
-    """Returns the SVG as part of a page: ids of its own, axes and text in the colour of the text around it, light or
-    dark."""
+    """Returns the SVG as part of a page: ids of its own, axes and text in the colour of the text around it."""
     svg = _PALETTE.sub(lambda found: page_color(found[0]), figure.svg.replace(_INK, "currentColor"))
     return _REFERENCE.sub(lambda found: f"{found[1]}{figure.name}-", svg)
 
@@ -168,45 +166,35 @@ _QUIET = "#999999"
 def comparison_figures(
     comparison: Comparison, work: Mapping[str, ArmWork], colors: Colors, study: Study | None = None
 ) -> list[Figure]:
-    """Returns all figures for which there is data. `work` holds what each arm took; `study` adds the spread of
-    seeds."""
+    """Returns all figures for which there is data.
+
+    `work` holds what each arm took; `study` adds the spread of seeds.
+    """
+    figures: list[Figure] = []
+
+    def add(name: str, title: str, caption: str, paint: Callable[..., None], *more: Any) -> None:
+        figures.append(draw(name, title, caption, lambda axes: paint(axes, comparison, colors, *more)))
+
     bands = [_BANDS.format(confidence=100 * comparison.resampling.confidence), "Bands as for pass@k."]
-    figures = [
-        draw(
-            name,
-            title,
-            f"{caption} {bands[number]}",
-            lambda axes, n=name, t=label: _curves(axes, comparison, colors, n, t),
-        )
-        for number, (name, label, title, caption) in enumerate(_CURVES)
-        if any(
-            curve.name == name and curve.sampling == comparison.primary_sampling
-            for curve in comparison.curves
-        )
-    ]
+    shown = {one.name for one in comparison.curves if one.sampling == comparison.primary_sampling}
+    for number, (name, label, title, caption) in enumerate(_CURVES):
+        if name in shown:
+            add(name, title, f"{caption} {bands[number]}", _curves, name, label)
     if comparison.frontier:
-        title = "Diversity at the same quality"
-        figures.append(
-            draw("frontier", title, _FRONTIER_CAPTION, lambda axes: _frontier(axes, comparison, colors))
-        )
+        add("frontier", "Diversity at the same quality", _FRONTIER_CAPTION, _frontier)
     if comparison.sensitivity:
         spread = (
             " (thin lines: from its lowest to its highest seed)" if _has_spread(comparison, study) else ""
         )
-        caption = _PAIRED_CAPTION.format(spread=spread)
-        figures.append(
-            draw(
-                "paired-differences",
-                "Prompt by prompt",
-                caption,
-                lambda axes: _paired(axes, comparison, colors, study),
-            )
-        )
+        add("paired-differences", "Prompt by prompt", _PAIRED_CAPTION.format(spread=spread), _paired, study)
         if comparison.sensitivity[0].arm in work:
             priced = all(one.dollars is not None for one in work.values())
-            title = f"{'Dollars' if priced else 'Machine time'} against gain"
-            figures.append(
-                draw("cost-gain", title, _COST_CAPTION, lambda axes: _cost(axes, comparison, work, colors))
+            add(
+                "cost-gain",
+                f"{'Dollars' if priced else 'Machine time'} against gain",
+                _COST_CAPTION,
+                _cost,
+                work,
             )
     return figures
 
@@ -323,7 +311,7 @@ def _seed_spread(
     return differences.min(axis=0), differences.max(axis=0)
 
 
-def _cost(axes: Any, comparison: Comparison, work: Mapping[str, ArmWork], colors: Colors) -> None:
+def _cost(axes: Any, comparison: Comparison, colors: Colors, work: Mapping[str, ArmWork]) -> None:
     """Draws the gain of the first criterion's metric, up where it is better: relative unless the baseline is at
     zero."""
     metric = find_metric(comparison.sensitivity[0].metric)

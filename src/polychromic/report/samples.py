@@ -89,10 +89,10 @@ def answer_groups(answers: Answers) -> dict[str, list[dict[str, Any]]]:
     A group has its number, shared by all arms, and its wordings as [text, count, reward]. Answers are the same where
     the task's checker says so, otherwise where they are near-duplicates. Answers never given are left out.
     """
-    given = {arm: [row for row in rows if row.finish != "missing"] for arm, rows in answers.items()}
-    numbers = _group_numbers([row for rows in given.values() for row in rows])
+    answered = {arm: [row for row in rows if row.finish != "missing"] for arm, rows in answers.items()}
+    numbers = _group_numbers([row for rows in answered.values() for row in rows])
     grouped = {}
-    for arm, rows in given.items():
+    for arm, rows in answered.items():
         wordings = Counter((numbers[_label(row)], row.text, row.reward) for row in rows)
         groups: dict[int, list[list[Any]]] = {}
         for (number, text, reward), count in wordings.most_common():
