@@ -1,4 +1,4 @@
-"""Typed arrays, label codes, and probabilities of what a uniformly drawn subset hits."""
+"""Defines typed arrays, label codes, and probabilities of what a uniformly drawn subset hits."""
 
 from __future__ import annotations
 
@@ -17,19 +17,22 @@ Float32Array = NDArray[np.float32]
 
 
 def label_codes(labels: Iterable[Hashable]) -> IntArray:
-    """[N] codes 0, 1, … in order of first appearance; equal labels get equal codes."""
+    """Returns [N] codes 0, 1, … in order of first appearance; equal labels get equal codes."""
     codes: dict[Hashable, int] = {}
     return np.array([codes.setdefault(label, len(codes)) for label in labels], dtype=np.int64)
 
 
 def miss_probability(n: int, c: int, k: int) -> float:
-    """C(n−c, k) / C(n, k): probability that a random k-subset of n misses c given elements, correctly rounded."""
+    """Returns C(n−c, k) / C(n, k): probability that a random k-subset of n misses c given elements, correctly
+    rounded.
+    """
     return math.comb(n - c, k) / math.comb(n, k)
 
 
 @lru_cache(maxsize=512)
 def miss_probabilities(n: int, k: int) -> FloatArray:
-    """Entry c, for c = 0..n: probability C(n−c, k) / C(n, k) that a random k-subset of n misses c given elements.
+    """Returns entry c, for c = 0..n: probability C(n−c, k) / C(n, k) that a random k-subset of n misses c given
+    elements.
 
     A running product of (n−c−k)/(n−c): every factor lies in [0, 1], so nothing overflows, the zeros for
     c > n−k are exact, and the relative error is at most c roundings. Needs 0 ≤ k ≤ n; the array is read-only.
@@ -42,7 +45,7 @@ def miss_probabilities(n: int, k: int) -> FloatArray:
 
 @lru_cache(maxsize=512)
 def at_least_two_probabilities(n: int, k: int) -> FloatArray:
-    """Entry c, for c = 0..n: probability that a random k-subset of n holds two or more of c given elements."""
+    """Returns entry c, for c = 0..n: probability that a random k-subset of n holds two or more of c given elements."""
     c = np.arange(n + 1)
     exactly_one = np.zeros(n + 1)
     if k >= 1:

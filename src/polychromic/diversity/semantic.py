@@ -1,4 +1,4 @@
-"""Semantic distance, Vendi score and clusters of embedded texts."""
+"""Computes semantic distance, Vendi score and clusters of embedded texts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Floats = NDArray[np.floating]
 
 
 def semantic_distance(embeddings: ArrayLike) -> float:
-    """Mean of 1 − cosine over pairs of rows of [N, d] embeddings, in [0, 2]; higher is more diverse.
+    """Returns the mean of 1 − cosine over pairs of rows of [N, d] embeddings, in [0, 2]; higher is more diverse.
 
     Rows need not have length 1. nan with fewer than two rows. Raises ValueError for a row that is zero or not finite.
     Source: Tevet and Berant 2021, Evaluating the Evaluation of Diversity, section 3 (embedding-based distance).
@@ -38,14 +38,14 @@ def semantic_distance(embeddings: ArrayLike) -> float:
 
 
 def cosine_distances(embeddings: ArrayLike) -> Floats:
-    """[N, N] matrix of 1 − cosine in [0, 2], symmetric with a zero diagonal."""
+    """Returns [N, N] matrix of 1 − cosine in [0, 2], symmetric with a zero diagonal."""
     distances_NN = np.clip(1.0 - _cosines(_require_rows(embeddings)), 0.0, 2.0)
     np.fill_diagonal(distances_NN, 0.0)
     return distances_NN
 
 
 def vendi_score(kernel: ArrayLike, q: float = 1.0, *, weights: ArrayLike | None = None) -> float:
-    """Effective number of different items, in [1, N]; higher is more diverse. nan for an empty kernel.
+    """Returns the effective number of different items, in [1, N]; higher is more diverse. nan for an empty kernel.
 
     The exponential of the Rényi entropy of order q ≥ 0 (inf allowed; 1 is Shannon's) of the eigenvalues of K/N,
     for a [N, N] similarity kernel: symmetric, with ones on the diagonal, positive semi-definite. Small q counts
@@ -63,12 +63,16 @@ def vendi_score(kernel: ArrayLike, q: float = 1.0, *, weights: ArrayLike | None 
 
 
 def vendi_score_from_embeddings(embeddings: ArrayLike, q: float = 1.0) -> float:
-    """Vendi score with the cosine kernel of [N, d] embeddings; rows need not have length 1. nan without a row."""
+    """Returns the Vendi score with the cosine kernel of [N, d] embeddings; rows need not have length 1. nan without a
+    row.
+    """
     return float(_vendi(_require_rows(embeddings), q))
 
 
 def vendi_scores(embeddings_PND: ArrayLike, q: float = 1.0) -> Floats:
-    """[P] Vendi scores of P groups of equal size at once, several times faster than one by one for small groups."""
+    """Returns [P] Vendi scores of P groups of equal size at once, several times faster than one by one for small
+    groups.
+    """
     return _vendi(_require_rows(embeddings_PND, n_axes=3), q)
 
 
@@ -84,14 +88,16 @@ def _vendi(rows: Floats, q: float) -> Floats:
 
 
 def _cosines(rows: Floats, others: Floats | None = None) -> Floats:
-    """[..., N, N] cosines of all pairs of rows; `others` are the rows again, where they lie elsewhere in memory."""
+    """Returns [..., N, N] cosines of all pairs of rows; `others` are the rows again, where they lie elsewhere in
+    memory.
+    """
     products = rows @ np.swapaxes(rows if others is None else others, -1, -2)
     lengths = _require_lengths(np.sqrt(np.diagonal(products, axis1=-2, axis2=-1)))
     return products / (lengths[..., :, None] * lengths[..., None, :])
 
 
 def _eigenvalues(symmetric: Floats) -> Floats:
-    """[..., M] ascending eigenvalues of symmetric [..., M, M]."""
+    """Returns [..., M] ascending eigenvalues of symmetric [..., M, M]."""
     if symmetric.ndim > 2 or not symmetric.size:
         return np.linalg.eigvalsh(symmetric)
     from scipy.linalg.lapack import dsyevd  # pyright: ignore[reportAttributeAccessIssue]
@@ -153,7 +159,7 @@ def _require_weights(weights: ArrayLike, n: int) -> Floats:
 
 
 def _spectral_diversity(eigenvalues: Floats, q: float) -> Floats:
-    """exp of the order-q entropy of ascending eigenvalues [..., M] scaled to sum to 1; nan where M is 0."""
+    """Returns the exp of the order-q entropy of ascending eigenvalues [..., M] scaled to sum to 1; nan where M is 0."""
     if not q >= 0:
         raise ValueError(f"q={q}: expected an order of at least 0 (inf is allowed)")
     if eigenvalues.shape[-1] == 0:
@@ -180,17 +186,17 @@ def _spectral_diversity(eigenvalues: Floats, q: float) -> Floats:
 
 
 def cluster_by_text(texts: Sequence[str]) -> IntArray:
-    """[N] labels: generations with the same text, character for character, share one."""
+    """Returns [N] labels: generations with the same text, character for character, share one."""
     return label_codes(texts)
 
 
 def cluster_by_form(texts: Sequence[str], canonical: Callable[[str], Hashable]) -> IntArray:
-    """[N] labels: generations that `canonical` maps to one form share one."""
+    """Returns [N] labels: generations that `canonical` maps to one form share one."""
     return label_codes(map(canonical, texts))
 
 
 def cluster_by_embedding(embeddings: ArrayLike, threshold: float) -> IntArray:
-    """[N] labels by complete linkage: all pairs within a cluster have a cosine of at least `threshold`.
+    """Returns [N] labels by complete linkage: all pairs within a cluster have a cosine of at least `threshold`.
 
     Does not depend on the order of the generations (ties apart), and no chain of near neighbours joins strangers.
     Raises ValueError for a threshold outside [−1, 1].
@@ -209,7 +215,8 @@ def cluster_by_embedding(embeddings: ArrayLike, threshold: float) -> IntArray:
 
 
 def cluster_by_judge(texts: Sequence[str], same: Callable[[str, str], bool]) -> IntArray:
-    """[N] labels by a caller's equivalence: each generation joins the first cluster whose *first* member is the same.
+    """Returns [N] labels by a caller's equivalence: each generation joins the first cluster whose *first* member is
+    the same.
 
     Calls `same(first_member, text)` at most once a cluster. A judge that is not transitive makes the result depend on
     the order of the generations. Source: Zhang et al. 2025, NoveltyBench, section 3.1.
@@ -225,10 +232,12 @@ def cluster_by_judge(texts: Sequence[str], same: Callable[[str, str], bool]) -> 
 
 
 def n_clusters(labels: ArrayLike) -> int:
-    """Number of clusters of a partition; 0 for an empty group."""
+    """Returns the number of clusters of a partition; 0 for an empty group."""
     return len(np.unique(np.asarray(labels)))
 
 
 def expected_clusters(labels: ArrayLike, k: int) -> float:
-    """Expected number of clusters among k generations drawn from the group; nan where it has fewer than k."""
+    """Returns the expected number of clusters among k generations drawn from the group; nan where it has fewer than
+    k.
+    """
     return expected_kinds(np.unique(np.asarray(labels), return_counts=True)[1], k)

@@ -31,7 +31,7 @@ class Signature:
 
     @classmethod
     def parse(cls, text: str) -> Signature:
-        """The signature that `str` printed; raises ValueError for other text."""
+        """Returns the signature that `str` printed; raises ValueError for other text."""
         measure, *choices = text.split("|")
         if not measure or not all(":" in choice for choice in choices):
             raise ValueError(f"signature {text!r}: expected measure|name:value|…")
@@ -40,14 +40,14 @@ class Signature:
 
 
 def sign(measure: str, **choices: object) -> Signature:
-    """The signature of `measure` under these choices; the version of the definitions is added."""
+    """Returns the signature of `measure` under these choices; the version of the definitions is added."""
     choices["version"] = DEFINITIONS_VERSION
     # The bar separates choices, and a model's folder may be called anything.
     return Signature(measure, tuple((name, str(value).replace("|", "/")) for name, value in choices.items()))
 
 
 def function_name(function: object) -> str:
-    """module.name of a function that can be found by it, else UNNAMED.
+    """Returns module.name of a function that can be found by it, else UNNAMED.
 
     Lambdas, functions within functions, scripts' own functions and methods of an object share their names with others
     that do something else.
@@ -62,7 +62,7 @@ def function_name(function: object) -> str:
 
 
 def require_comparable(first: Signature, second: Signature) -> None:
-    """Raise ValueError, naming each difference, unless two numbers were measured in the same way."""
+    """Raises ValueError, naming each difference, unless two numbers were measured in the same way."""
     if first.measure != second.measure:
         raise ValueError(
             f"{first.measure} and {second.measure} are different measures and cannot be compared"
@@ -99,7 +99,9 @@ _CHARACTERS_LOOKED_AT = 10_000  # of each text
 
 
 def rouge_words(text: str) -> list[str]:
-    """Tokens as the rouge-score package cuts them: lower-cased runs of a–z and 0–9; other alphabets vanish."""
+    """Returns the tokens as the rouge-score package cuts them: lower-cased runs of a–z and 0–9; other alphabets
+    vanish.
+    """
     # Several times faster than a regular expression, which would be half the time of ROUGE-L.
     return text.lower().encode("ascii", "replace").translate(_ROUGE_LETTERS).decode("ascii").split()
 
@@ -110,7 +112,8 @@ def characters(text: str) -> list[str]:
 
 
 def unicode_words(text: str) -> list[str]:
-    """Words, numbers and marks by the default word boundaries of Unicode Standard Annex 29, white space left out.
+    """Returns words, numbers and marks by the default word boundaries of Unicode Standard Annex 29, white space left
+    out.
 
     Han, Hiragana and scripts that need a dictionary, such as Thai, come character by character.
     """
@@ -118,7 +121,9 @@ def unicode_words(text: str) -> list[str]:
 
 
 def code_tokens(text: str, language: str = "python") -> list[str]:
-    """Tokens of source code by a lexer of Pygments, white space left out; a comment or a string's content is one."""
+    """Returns the tokens of source code by a lexer of Pygments, white space left out; a comment or a string's content
+    is one.
+    """
     found = (value.strip() for _, value in _lexer(language).get_tokens(text))
     return [value for value in found if value]
 
@@ -142,11 +147,11 @@ class ModelTokens:
         self._tokenizer = tokenizer
 
     def __call__(self, text: str) -> list[str]:
-        """The tokens of a text, without special ones."""
+        """Returns the tokens of a text, without special ones."""
         return self._tokenizer.tokenize(text)
 
     def cut(self, text: str, n: int) -> str:
-        """The text that the first n tokens write."""
+        """Returns the text that the first n tokens write."""
         ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return text if len(ids) <= n else self._tokenizer.decode(ids[:n])
 
@@ -170,17 +175,17 @@ class TokenOptions:
 
     @property
     def label(self) -> str:
-        """The tokenizer's name, for signatures."""
+        """Returns the tokenizer's name, for signatures."""
         return tokens_label(self.tokens)
 
     def split(self, texts: Sequence[str]) -> list[Sequence[str]]:
-        """The tokens of each text."""
+        """Returns the tokens of each text."""
         tokenizer = tokenizer_of(self.tokens)
         return [tokenizer(text.lower() if self.lowercase else text) for text in texts]
 
 
 def tokenizer_of(tokens: str | Tokenizer) -> Tokenizer:
-    """The function that a name stands for; raises ValueError for an unknown one."""
+    """Returns the function that a name stands for; raises ValueError for an unknown one."""
     if not isinstance(tokens, str):
         return tokens
     if tokens in TOKENIZERS:
@@ -195,14 +200,15 @@ def tokenizer_of(tokens: str | Tokenizer) -> Tokenizer:
 
 
 def tokens_label(tokens: str | Tokenizer) -> str:
-    """A tokenizer's name as it stands in signatures."""
+    """Returns a tokenizer's name as it stands in signatures."""
     if isinstance(tokens, str | ModelTokens):
         return tokens if isinstance(tokens, str) else tokens.name
     return function_name(tokens)
 
 
 def cut_text(text: str, n: int, tokens: str | Tokenizer) -> str:
-    """The beginning of a text that holds its first n tokens (which must stand in it as they are, or be a model's).
+    """Returns the beginning of a text that holds its first n tokens (which must stand in it as they are, or be a
+    model's).
 
     Words are joined by single spaces.
     """
@@ -217,7 +223,7 @@ def cut_text(text: str, n: int, tokens: str | Tokenizer) -> str:
 
 
 def choose_tokens(texts: Iterable[str]) -> tuple[str, str]:
-    """The unit that fits these texts, `words` or `unicode`, and why in a few words.
+    """Returns the unit that fits these texts, `words` or `unicode`, and why in a few words.
 
     `unicode` where a fifth of the letters are of scripts that are written without spaces, or where white space
     separates less than half of the words and numbers, as in `8-(3-2)`. The starts of the first 1,000 texts are

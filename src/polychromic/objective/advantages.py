@@ -7,19 +7,53 @@ for N ≥ K independent generations and any b_i that does not depend on generati
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from polychromic.numerics import FloatArray
 from polychromic.objective.registry import Objective
 from polychromic.objective.scores import GateRule, SetScore, mix_of_means
 from polychromic.objective.validation import Groups, read_groups
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Values = ArrayLike | Sequence[Any]
+"""Numbers with None or nan for missing ones, or labels of any hashable kind."""
 Baseline = Literal["none", "leave_one_out", "leave_one_out_minus_one", "fitted"]
 
 
+@overload
+def set_advantages(  # pyright: ignore[reportOverlappingOverload] - a tensor is array-like too: the first match wins
+    objective: str | Objective,
+    set_size: int,
+    *,
+    rewards: Tensor | None = None,
+    clusters: Tensor | None = None,
+    distances: Tensor | None = None,
+    gates: Tensor | None = None,
+    gate: GateRule = ...,
+    baseline: Baseline = ...,
+    coefficients: Mapping[int, ArrayLike] | None = None,
+    generator: np.random.Generator | None = None,
+) -> Tensor: ...
+@overload
+def set_advantages(
+    objective: str | Objective,
+    set_size: int,
+    *,
+    rewards: Values | None = None,
+    clusters: Values | None = None,
+    distances: Values | None = None,
+    gates: Values | None = None,
+    gate: GateRule = ...,
+    baseline: Baseline = ...,
+    coefficients: Mapping[int, ArrayLike] | None = None,
+    generator: np.random.Generator | None = None,
+) -> FloatArray: ...
 def set_advantages(
     objective: str | Objective,
     set_size: int,
@@ -30,13 +64,13 @@ def set_advantages(
     gates: Any = None,
     gate: GateRule = "product",
     baseline: Baseline = "leave_one_out",
-    coefficients: Mapping[int, Any] | None = None,
+    coefficients: Mapping[int, ArrayLike] | None = None,
     generator: np.random.Generator | None = None,
 ) -> Any:
-    """A_i for every generation of one group [N] or a batch of groups [P, N].
+    """Returns A_i for every generation of one group [N] or a batch of groups [P, N].
 
-    objective: `reward`, `pass_at_k`, `coverage`, `polychromic`, `distance`, `vendi` or `logdet`; arrays that it
-        does not read are ignored. set_size is K.
+    objective: a name of `OBJECTIVES`, an import path (`file.py:name`, `module:name`) or an entry; arrays that it does
+        not read are ignored. set_size is K.
     rewards: [N] or [P, N]; any real for `reward` and `pass_at_k` (best of the set), in [0, 1] for `coverage`
         (Σ over clusters of the best reward / K: with 0/1 rewards, distinct passing clusters / K) and
         `polychromic`. clusters: labels of the same shape; equal labels count as the same answer.
@@ -49,14 +83,14 @@ def set_advantages(
     coefficients: for `fitted`: {set size: coefficient, or [P] coefficients}, from `FittedBaseline` or
         `cross_fitted_coefficients`. They must owe nothing to the group they are used on: then the estimator is
         unbiased whatever they are. None is leave_one_out.
-    generator: draws subsets for `vendi` and `logdet` where there are more than 5,000 of them (N > 20 at K = 4); without
+    generator: draws subsets of a score without a closed form where there are more than 5,000 (N > 20 at K = 4); without
         one that is an error, and `sampled_subsets` says beforehand how many are drawn.
 
     A nan reward or gate takes that generation out: its advantage is 0 and N is smaller for the rest. A group too
-    small after that has advantages of 0 throughout, and so has one in which every generation earns the same credit.
+    small after that has advantages of 0 throughout, and so has one in which no set is better than another.
     Returns float64 numpy for numpy or lists; for torch, detached tensors on the input's device, float64 where an
     input is float64 (or none is floating), else float32. Computed in float64 either way.
-    Raises ValueError that names the argument, its value and the mend.
+    Raises ValueError that names the argument, its value and the fix.
     """
     groups = read_groups(
         objective, rewards=rewards, clusters=clusters, distances=distances, gates=gates, gate=gate
@@ -79,6 +113,30 @@ def set_advantages(
     return groups.restore(advantages_PN)
 
 
+@overload
+def subset_mean(  # pyright: ignore[reportOverlappingOverload] - a tensor is array-like too: the first match wins
+    objective: str | Objective,
+    set_size: int,
+    *,
+    rewards: Tensor | None = None,
+    clusters: Tensor | None = None,
+    distances: Tensor | None = None,
+    gates: Tensor | None = None,
+    gate: GateRule = ...,
+    generator: np.random.Generator | None = None,
+) -> Tensor: ...
+@overload
+def subset_mean(
+    objective: str | Objective,
+    set_size: int,
+    *,
+    rewards: Values | None = None,
+    clusters: Values | None = None,
+    distances: Values | None = None,
+    gates: Values | None = None,
+    gate: GateRule = ...,
+    generator: np.random.Generator | None = None,
+) -> FloatArray: ...
 def subset_mean(
     objective: str | Objective,
     set_size: int,
@@ -90,7 +148,7 @@ def subset_mean(
     gate: GateRule = "product",
     generator: np.random.Generator | None = None,
 ) -> Any:
-    """ū: the average of f over all subsets of `set_size`, unbiased for J_K. A scalar for one group, [P] for a batch.
+    """Returns ū, the average of f over all subsets of `set_size`, unbiased for J_K: a scalar, or [P] for a batch.
 
     Arguments and errors as in `set_advantages`; nan for a group with fewer valid generations than `set_size`.
     """
@@ -124,7 +182,7 @@ def _check_sizes(groups: Groups, set_size: int, baseline: str) -> None:
 
 
 def _mixes(coefficients: Mapping[int, Any] | None, set_size: int, groups: Groups) -> list[dict[int, float]]:
-    """One {set size: coefficient} a group."""
+    """Returns one {set size: coefficient} for each group."""
     p, n = groups.valid_PN.shape
     if coefficients is None:
         return [{min(set_size, n - 1): 1.0}] * p
@@ -148,7 +206,9 @@ def _mixes(coefficients: Mapping[int, Any] | None, set_size: int, groups: Groups
 def _group_advantages(
     score: SetScore, set_size: int, n: int, baseline: str, mix: Mapping[int, float] | None
 ) -> FloatArray:
-    """N·ū = K·mean over S∋i + (N−K)·mean over S∌i, so (K/N)·mean over S∋i = ū − (1 − K/N)·mean over S∌i."""
+    """Returns A [N]. N·ū = K·mean over S∋i + (N−K)·mean over S∌i gives (K/N)·mean over S∋i = ū − (1 − K/N)·mean over
+    S∌i.
+    """
     mean = score.mean(set_size)
     without_N = score.leave_one_out(set_size) if set_size < n else np.zeros(n)
     if baseline == "leave_one_out":
@@ -160,6 +220,6 @@ def _group_advantages(
 
 
 def _without_rounding(advantages_N: FloatArray, mean: float) -> FloatArray:
-    """Differences that are rounding alone become exact zeros: a group without signal must look like one."""
+    """Sets differences that are rounding alone to exact zeros: a group without signal must look like one."""
     noise = 8 * len(advantages_N) * np.finfo(np.float64).eps * abs(mean)
     return np.where(np.abs(advantages_N) <= noise, 0.0, advantages_N)

@@ -1,4 +1,4 @@
-"""Where an objective's own optimum puts its probability: does being wrong ever pay?
+"""Finds where an objective's own optimum puts its probability: does being wrong ever pay?
 
 A prompt with some correct answers (modes, reward 1) and some kinds of wrong ones (clusters, reward 0), all different
 from each other. J_K is then a polynomial in their probabilities, computed exactly and maximised over the simplex.
@@ -59,7 +59,7 @@ def audit(
     diversity_weight: float | None = None,
     gate: GateRule = "product",
 ) -> Audit:
-    """Maximise J_K over the simplex; with `diversity_weight` λ, the reward plus λ J_K, as a reward run trains.
+    """Maximises J_K over the simplex; with `diversity_weight` λ, the reward plus λ J_K, as a reward run trains.
 
     Distances between different answers are 1; gates are the rewards. Raises ValueError on sizes that do not fit,
     or where more than MAX_SETS kinds of set would have to be summed over.
@@ -84,7 +84,7 @@ class _Polynomial:
     weighted_scores_Q: FloatArray
 
     def value_and_gradient(self, probabilities_M: FloatArray) -> tuple[float, FloatArray]:
-        """J and ∂J/∂p: each member's derivative is the product of the others."""
+        """Returns J and ∂J/∂p: each member's derivative is the product of the others."""
         factors_QK = probabilities_M[self.sets_QK]
         others_QK = np.empty_like(factors_QK)
         for k in range(factors_QK.shape[1]):
@@ -130,7 +130,7 @@ def _objective_polynomial(
 def _maximise(
     polynomial: _Polynomial, weight: float, quality_M: FloatArray, allowed_M: BoolArray
 ) -> list[_Optimum]:
-    """The optima, all equally good, that several starts within the allowed outcomes lead to."""
+    """Returns the optima, all equally good, that several starts within the allowed outcomes lead to."""
     allowed = np.flatnonzero(allowed_M)
 
     def spread_out(inner: FloatArray) -> FloatArray:
@@ -159,7 +159,7 @@ def _merit(optimum: _Optimum, correct_modes: int) -> tuple[float, float]:
 
 
 def _ascend(loss: Callable[[FloatArray], tuple[float, FloatArray]], start: FloatArray) -> FloatArray:
-    """A local optimum of the simplex; the start itself where the optimiser makes it worse."""
+    """Returns a local optimum of the simplex; the start itself where the optimiser makes it worse."""
     result = minimize(
         loss,
         start,
@@ -177,14 +177,14 @@ def _ascend(loss: Callable[[FloatArray], tuple[float, FloatArray]], start: Float
 
 
 def _starts(m: int) -> list[FloatArray]:
-    """Uniform, a corner of either kind, and random points of the simplex (fixed seed)."""
+    """Returns starts: uniform, a corner of either kind, and random points of the simplex (fixed seed)."""
     rng = np.random.default_rng(0)
     corners = [np.eye(m)[0], np.eye(m)[-1]]
     return [np.full(m, 1.0 / m), *corners, *rng.dirichlet(np.ones(m), size=_RANDOM_STARTS)]
 
 
 def count(wrong_clusters: int) -> str:
-    """How many wrong clusters, in words that agree."""
+    """Returns the number of wrong clusters, in words that agree."""
     return f"{wrong_clusters} wrong cluster{'' if wrong_clusters == 1 else 's'}"
 
 

@@ -32,7 +32,7 @@ class TrackRecord:
 
     @property
     def trust(self) -> float:
-        """How far to go from the prior to the next fit, 0 to 1; 0 without a record.
+        """Returns how far to go from the prior to the next fit, 0 to 1; 0 without a record.
 
         The step that would have been best in the past (stacking of out-of-sample forecasts), times 0 where the savings
         stand less than one of their standard errors above zero, and 1 from two on.
@@ -52,7 +52,7 @@ class TrackRecord:
         target_M: FloatArray,
         decay: float,
     ) -> Self:
-        """With one batch's equations added, which met a fit at prior + direction."""
+        """Adds one batch's equations, which met a fit at prior + direction."""
         slope = float(direction_M @ (target_M - matrix_MM @ prior_M))
         curvature = float(direction_M @ matrix_MM @ direction_M)
         return type(self)(
@@ -96,7 +96,7 @@ def baseline_equations(
     set_sizes: Sequence[int] | None = None,
     generator: np.random.Generator | None = None,
 ) -> BaselineEquations:
-    """What each of a batch of groups says about the best mix. Arrays as in `set_advantages`.
+    """Returns what each of a batch of groups says about the best mix. Arrays as in `set_advantages`.
 
     score_gram: [P, N, N] (or [N, N]): inner products of the scores ∇log π(y_i), or a stand-in such as
         `surprisal_gram`. None is the identity, plain regression of the credit: right where scores of different
@@ -117,16 +117,16 @@ def baseline_equations(
     m = len(sizes)
     matrix_PMM, target_PM = np.zeros((groups.n_groups, m, m)), np.zeros((groups.n_groups, m))
     for p in np.flatnonzero(groups.valid_PN.all(axis=1)).tolist():
-        means_NM, credit_N = _means_and_credit(groups.score(p, generator), set_size, sizes, n)
+        means_NM, with_member_N = _means_and_targets(groups.score(p, generator), set_size, sizes, n)
         weighted_MN = means_NM.T @ gram_PNN[p]
-        matrix_PMM[p], target_PM[p] = weighted_MN @ means_NM, weighted_MN @ credit_N
+        matrix_PMM[p], target_PM[p] = weighted_MN @ means_NM, weighted_MN @ with_member_N
     return BaselineEquations(sizes, _prior(sizes, set_size, n), matrix_PMM, target_PM)
 
 
 def cross_fitted_coefficients(
     equations: BaselineEquations, *, prior_groups: float = 1.0
 ) -> dict[int, FloatArray]:
-    """For every set size the coefficients [P], those of each group fitted on all the *other* groups of the batch."""
+    """Fits the coefficients [P] of every set size, those of each group on all the *other* groups of the batch."""
     matrix_MM, target_M = equations.matrix_PMM.sum(axis=0), equations.target_PM.sum(axis=0)
     coefficients_PM = np.stack(
         [
@@ -165,14 +165,16 @@ class FittedBaseline:
 
     @property
     def coefficients(self) -> dict[int, float] | None:
-        """By set size, for `set_advantages(baseline="fitted", coefficients=...)`; None before any update."""
+        """Returns the mix by set size, for `set_advantages(baseline="fitted", coefficients=...)`; None before any
+        update.
+        """
         if not self.set_sizes:
             return None
         mix_M = np.array(self.prior) + self.record.trust * self._direction()
         return dict(zip(self.set_sizes, mix_M.tolist(), strict=True))
 
     def _direction(self) -> FloatArray:
-        """From leave_one_out to the least-squares fit on the batches so far."""
+        """Returns the step from leave_one_out to the least-squares fit on the batches so far."""
         prior_M = np.array(self.prior)
         fit_M = _solve(
             np.array(self.matrix), np.array(self.target), prior_M, self.n_groups, self.prior_groups
@@ -180,7 +182,7 @@ class FittedBaseline:
         return fit_M - prior_M
 
     def update(self, equations: BaselineEquations) -> Self:
-        """With a batch's equations added. Raises ValueError where they are of another mix."""
+        """Adds a batch's equations. Raises ValueError where they are of another mix."""
         if self.set_sizes and self.set_sizes != equations.set_sizes:
             raise ValueError(
                 f"equations are of the set sizes {equations.set_sizes}, expected {self.set_sizes}: "
@@ -205,21 +207,21 @@ class FittedBaseline:
         )
 
     def to_state(self) -> dict[str, Any]:
-        """Plain numbers and lists."""
+        """Returns plain numbers and lists."""
         state = {name: getattr(self, name) for name in ("decay", "prior_groups", "n_groups")}
         lists = {name: list(getattr(self, name)) for name in ("set_sizes", "prior", "target")}
         return state | lists | {"matrix": [list(row) for row in self.matrix], "record": asdict(self.record)}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """Inverse of `to_state`, also after a trip through JSON."""
+        """Inverts `to_state`, also after a trip through JSON."""
         lists = {name: tuple(state[name]) for name in ("set_sizes", "prior", "target")}
         record = TrackRecord(**state["record"])
         return cls(**{**state, **lists, "matrix": tuple(map(tuple, state["matrix"])), "record": record})
 
 
 def surprisal_gram(logprobs: Any, texts: Any) -> FloatArray:
-    """[P, N, N] stand-in for the Gram matrix of the scores: log π(y_i) · log π(y_j) for equal texts, else 0.
+    """Returns [P, N, N] stand-in for the Gram matrix of the scores: log π(y_i) · log π(y_j) for equal texts, else 0.
 
     Two facts of autoregressive models, at no cost: surprising generations have long gradients, and different ones
     have nearly orthogonal ones. logprobs: [P, N] (or [N]), sums over tokens. texts: labels of the same shape.
@@ -230,7 +232,7 @@ def surprisal_gram(logprobs: Any, texts: Any) -> FloatArray:
 
 
 def softmax_gram(probabilities: Any, outcomes: Any, collision: float) -> FloatArray:
-    """[P, N, N]: the exact Gram matrix of the scores of a softmax over outcomes with respect to its logits.
+    """Returns [P, N, N]: the exact Gram matrix of the scores of a softmax over outcomes with respect to its logits.
 
     [y_i = y_j] − π(y_i) − π(y_j) + Σ_y π(y)². probabilities: [P, N], of each generation; `collision` is the last sum.
     """
@@ -247,10 +249,10 @@ def _same(labels: Any, shape: tuple[int, ...]) -> FloatArray:
     return (codes_PN[:, :, None] == codes_PN[:, None, :]).astype(np.float64)
 
 
-def _means_and_credit(
+def _means_and_targets(
     score: SetScore, set_size: int, sizes: Sequence[int], n: int
 ) -> tuple[FloatArray, FloatArray]:
-    """Leave-one-out means [N, M] at the mix's set sizes, and the credit W [N]."""
+    """Returns leave-one-out means [N, M] at the mix's set sizes, and with-member means W [N], which they are to fit."""
     means = [mix_of_means(score, {size: 1.0}, n) for size in sizes]
     return np.stack(means, axis=1), with_member_mean(score, set_size, n)
 
@@ -258,7 +260,7 @@ def _means_and_credit(
 def _solve(
     matrix_MM: FloatArray, target_M: FloatArray, prior_M: FloatArray, n_groups: float, prior_groups: float
 ) -> FloatArray:
-    """Least squares drawn to the prior with the weight of `prior_groups` average groups."""
+    """Solves least squares drawn to the prior with the weight of `prior_groups` average groups."""
     scale = np.trace(matrix_MM) / len(prior_M)
     if n_groups <= 0 or scale <= 0:
         return prior_M.copy()

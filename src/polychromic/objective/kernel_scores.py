@@ -38,11 +38,11 @@ class EnumeratedScore:
     _scored: dict[int, tuple[FloatArray, BoolArray]] = field(default_factory=dict, init=False)
 
     def mean(self, set_size: int) -> float:
-        """Average over all, or over the sampled, subsets of `set_size`."""
+        """Returns the average over all, or over the sampled, subsets of `set_size`."""
         return float(self._scores(set_size)[0].mean())
 
     def leave_one_out(self, set_size: int) -> FloatArray:
-        """[N]: average over the scored subsets that avoid each generation; 0 where the draw left none."""
+        """Returns [N]: the average over the scored subsets that avoid each generation; 0 where the draw left none."""
         if set_size < self.smallest_set:
             return np.zeros(self.n)
         scores_M, member_MN = self._scores(set_size)
@@ -75,7 +75,8 @@ class EnumeratedScore:
 def vendi_scores(
     distances_NN: FloatArray, gates_N: FloatArray, gate: GateRule, sets_MK: IntArray
 ) -> FloatArray:
-    """[M]: exp of the von Neumann entropy of each set's kernel / K, over K (Friedman & Dieng, arXiv:2210.02410).
+    """Returns [M]: exp of the von Neumann entropy of each set's kernel / K, over K (Friedman & Dieng,
+    arXiv:2210.02410).
 
     The kernel is k_ij = 1 − d_ij; negative eigenvalues (of a distance that is not of negative type) count as zero.
     gate `product`: times the mean gate (quality-weighted Vendi, arXiv:2405.02449); gate `passing`: of the passing
@@ -89,7 +90,7 @@ def vendi_scores(
 def logdet_scores(
     distances_NN: FloatArray, gates_N: FloatArray, gate: GateRule, sets_MK: IntArray
 ) -> FloatArray:
-    """[M]: log det(I + k') / (K · log 2), k'_ij = g_i (1 − d_ij) g_j, whatever the gate rule.
+    """Returns [M]: log det(I + k') / (K · log 2), k'_ij = g_i (1 − d_ij) g_j, whatever the gate rule.
 
     A determinantal point process's volume with quality (Kulesza & Taskar, arXiv:1207.6083).
     """
@@ -98,7 +99,7 @@ def logdet_scores(
 
 
 def _eigenvalues(distances_NN: FloatArray, gates_N: FloatArray | None, sets_MK: IntArray) -> FloatArray:
-    """[M, K], at least 0: of the kernels of M sets, weighed by the gates where there are any."""
+    """Returns [M, K], at least 0: of the kernels of M sets, weighed by the gates where there are any."""
     kernel_NN = 1.0 - distances_NN
     np.fill_diagonal(kernel_NN, 1.0)
     kernel_MKK = kernel_NN[sets_MK[:, :, None], sets_MK[:, None, :]]
@@ -109,7 +110,7 @@ def _eigenvalues(distances_NN: FloatArray, gates_N: FloatArray | None, sets_MK: 
 
 
 def _effective_number(eigenvalues_MK: FloatArray) -> FloatArray:
-    """exp of the entropy of each row's shares; 0 for a row of zeros (a set in which nobody passes)."""
+    """Returns the exp of the entropy of each row's shares; 0 for a row of zeros (a set in which nobody passes)."""
     total_M = eigenvalues_MK.sum(axis=1)
     shares_MK = eigenvalues_MK / np.where(total_M > 0, total_M, 1.0)[:, None]
     return np.where(total_M > 0, np.exp(entr(shares_MK).sum(axis=1)), 0.0)

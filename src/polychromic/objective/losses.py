@@ -1,4 +1,4 @@
-"""Token losses from log-probabilities [B, T] of B generations of T tokens, padded, with a 0/1 mask.
+"""Computes token losses from log-probabilities [B, T] of B generations of T tokens, padded, with a 0/1 mask.
 
 Every loss is a *sum* over the generations (and tokens) it is given, so that micro-batches add up. Divide by what
 the average is over: the number of prompts for a policy gradient (advantages already carry 1/N), the number of
@@ -24,7 +24,7 @@ def chunked_token_logprobs(
     temperature: float = 1.0,
     chunk_tokens: int | None = None,
 ) -> torch.Tensor:
-    """[B, T] float32: log softmax(head_weight · hidden / temperature) at `token_ids`.
+    """Returns [B, T] float32: log softmax(head_weight · hidden / temperature) at `token_ids`.
 
     hidden_BTD: hidden states that predict the tokens. Logits are made for `chunk_tokens` tokens at a time (by
     default as many as fit 2^25 logits) and made again in the backward pass, so that [B, T, V] never exists whole.
@@ -86,7 +86,7 @@ class _TokenLogprobs(torch.autograd.Function):
 
 
 def _logits(hidden_MD: torch.Tensor, weight_VD: torch.Tensor, temperature: float) -> torch.Tensor:
-    """[M, V] at least float32."""
+    """Returns [M, V] at least float32."""
     logits = hidden_MD.to(weight_VD.dtype) @ weight_VD.T
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).div_(temperature)
 
@@ -98,7 +98,8 @@ def policy_gradient_loss(
     *,
     length_normalized: bool = False,
 ) -> torch.Tensor:
-    """−Σ_B A_b Σ_T log π(y_bt | y_b,<t): its gradient is minus Σ_i A_i ∇log π(y_i), the score-function estimate.
+    """Returns −Σ_B A_b Σ_T log π(y_bt | y_b,<t): its gradient is minus Σ_i A_i ∇log π(y_i), the score-function
+    estimate.
 
     Divide by the number of prompts for the gradient of the mean objective.
 
@@ -138,7 +139,9 @@ def clipped_policy_gradient_loss(
 
 
 def cross_entropy_loss(logprobs_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
-    """−Σ log-probability of the label tokens, in nats. Divide by `mask_BT.sum()` over the batch for the mean."""
+    """Returns −Σ log-probability of the label tokens, in nats. Divide by `mask_BT.sum()` over the batch for the
+    mean.
+    """
     _check_shapes(logprobs_BT, mask_BT)
     return -_over_tokens(logprobs_BT, mask_BT, length_normalized=False).sum()
 
@@ -146,7 +149,7 @@ def cross_entropy_loss(logprobs_BT: torch.Tensor, mask_BT: torch.Tensor) -> torc
 def kl_to_reference(
     logprobs_BT: torch.Tensor, reference_logprobs_BT: torch.Tensor, mask_BT: torch.Tensor
 ) -> torch.Tensor:
-    """Σ_B estimate of KL(π ‖ π_ref) of whole generations sampled from π. Divide by the number of generations.
+    """Returns Σ_B estimate of KL(π ‖ π_ref) of whole generations sampled from π. Divide by the number of generations.
 
     Value: Σ_T exp(−δ) − 1 + δ with δ = log π − log π_ref of the sampled token; unbiased and never negative
     ("k3", Schulman 2020, http://joschu.net/blog/kl-approx.html).
@@ -166,7 +169,7 @@ def kl_to_reference(
 
 
 def _over_tokens(values_BT: torch.Tensor, mask_BT: torch.Tensor, length_normalized: bool) -> torch.Tensor:
-    """Sum (or mean) over the real tokens; padding is filled, not multiplied, so that an inf there does no harm."""
+    """Sums (or averages) over the real tokens; padding is filled, not multiplied, so that an inf there does no harm."""
     total_B = values_BT.masked_fill(mask_BT == 0, 0.0).sum(dim=-1)
     return total_B / mask_BT.sum(dim=-1).clamp(min=1) if length_normalized else total_B
 
@@ -186,7 +189,7 @@ def _check_shapes(
 
 
 def _check_same(name: str, other_BT: torch.Tensor, logprobs_BT: torch.Tensor) -> None:
-    """Broadcasting would compare every generation with one of them, and say nothing."""
+    """Refuses other shapes: broadcasting would compare every generation with one of them, and say nothing."""
     if other_BT.shape != logprobs_BT.shape:
         raise ValueError(
             f"{name} is {tuple(other_BT.shape)}, expected {tuple(logprobs_BT.shape)} like logprobs_BT: "

@@ -1,4 +1,4 @@
-r'''The registry of set scores: what each reads, its smallest set, its bounds and how it is averaged over subsets.
+r'''Registers set scores: what each reads, its smallest set, its bounds and how it is averaged over subsets.
 
 Adding one takes a function and its decorator, in this package or in a file of one's own:
 
@@ -70,12 +70,12 @@ class Objective:
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """The arguments of `set_advantages` that it reads: `passing` comes as `rewards`."""
+        """Returns the arguments of `set_advantages` that it reads: `passing` comes as `rewards`."""
         return tuple("rewards" if name == "passing" else name for name in self.reads)
 
     @property
     def gate_rules(self) -> tuple[GateRule, ...]:
-        """The gate rules that make a difference."""
+        """Returns the gate rules that make a difference."""
         return get_args(GateRule) if "gates" in self.reads else ("product",)
 
 

@@ -34,7 +34,7 @@ class SetScore(Protocol):
     """A set score bound to one group of N generations. Sets too small to have a score count 0."""
 
     def mean(self, set_size: int) -> float:
-        """Average of f over all subsets of `set_size`, 1 to N."""
+        """Returns the average of f over all subsets of `set_size`, 1 to N."""
         ...
 
     def leave_one_out(self, set_size: int) -> FloatArray:
@@ -43,14 +43,14 @@ class SetScore(Protocol):
 
 
 def with_member_mean(score: SetScore, set_size: int, n: int) -> FloatArray:
-    """[N]: for each i, the average of f over the subsets of `set_size` that hold i."""
+    """Returns [N]: for each i, the average of f over the subsets of `set_size` that hold i."""
     if set_size == n:
         return np.full(n, score.mean(n))
     return (n * score.mean(set_size) - (n - set_size) * score.leave_one_out(set_size)) / set_size
 
 
 def mix_of_means(score: SetScore, coefficients: Mapping[int, float], n: int) -> FloatArray:
-    """[N]: Σ over set sizes m of coefficient × leave-one-out mean. Size 0 is the constant 1.
+    """Returns [N]: Σ over set sizes m of coefficient × leave-one-out mean. Size 0 is the constant 1.
 
     A size that a group has too few generations for (some are missing) stands for the set of all others.
     """
@@ -70,7 +70,7 @@ class MeanReward:
     rewards_N: FloatArray
 
     def mean(self, set_size: int) -> float:
-        """The mean reward, whatever the set size."""
+        """Returns the mean reward, whatever the set size."""
         return float(self.rewards_N.mean())
 
     def leave_one_out(self, set_size: int) -> FloatArray:
@@ -103,7 +103,7 @@ class BestOfClusters:
         object.__setattr__(self, "ranks_N", ranks)
 
     def mean(self, set_size: int) -> float:
-        """Average over all subsets of `set_size`."""
+        """Returns the average over all subsets of `set_size`."""
         n = len(self.rewards_N)
         best = miss_probabilities(n - 1, set_size - 1)[self.ranks_N]
         return float(self._scale(set_size) / n * (self.rewards_N[self.order_N] @ best))
@@ -143,7 +143,7 @@ class RewardTimesClusters:
         object.__setattr__(self, "counts_C", np.bincount(self.clusters_N))
 
     def mean(self, set_size: int) -> float:
-        """Average over all subsets of `set_size`."""
+        """Returns the average over all subsets of `set_size`."""
         n = len(self.rewards_N)
         hit_C = 1.0 - np.append(miss_probabilities(n - 1, set_size - 1), 0.0)[self.counts_C]
         distinct_N = 1.0 + hit_C.sum() - hit_C[self.clusters_N]
@@ -174,7 +174,7 @@ class PairwiseDistance:
         object.__setattr__(self, "row_sums_N", _gated_row_sums(self.distances_NN, self.gates_N))
 
     def mean(self, set_size: int) -> float:
-        """The mean over all pairs, whatever the set size."""
+        """Returns the mean over all pairs, whatever the set size."""
         n = len(self.row_sums_N)
         return float(self.row_sums_N.sum() / (n * (n - 1)))
 
@@ -203,7 +203,7 @@ class PassingDistance:
         object.__setattr__(self, "row_sums_N", sums)
 
     def mean(self, set_size: int) -> float:
-        """Average over all subsets of `set_size`."""
+        """Returns the average over all subsets of `set_size`."""
         c = int(self.passing_N.sum())
         two_pass = at_least_two_probabilities(len(self.passing_N), set_size)[c]
         return float(two_pass * self.row_sums_N.sum() / max(c * (c - 1), 1))
@@ -222,5 +222,5 @@ class PassingDistance:
 
 
 def _gated_row_sums(distances_NN: FloatArray, gates_N: FloatArray) -> FloatArray:
-    """Σ_{j≠i} g_i g_j d_ij for every i, without a copy of the matrix."""
+    """Returns Σ_{j≠i} g_i g_j d_ij for every i, without a copy of the matrix."""
     return gates_N * (distances_NN @ gates_N - np.diagonal(distances_NN) * gates_N)

@@ -31,16 +31,16 @@ class Groups:
 
     @property
     def n_groups(self) -> int:
-        """P."""
+        """Returns P."""
         return self.valid_PN.shape[0]
 
     @property
     def num_samples(self) -> int:
-        """N, missing ones included."""
+        """Returns N, missing ones included."""
         return self.valid_PN.shape[1]
 
     def score(self, p: int, generator: np.random.Generator | None) -> SetScore:
-        """The set score of group p over its valid generations."""
+        """Returns the set score of group p over its valid generations."""
         valid = self.valid_PN[p]
         arrays = {name: array[p] for name, array in self.arrays.items()}
         if not valid.all():
@@ -100,7 +100,7 @@ def _require_present(objective: str, gate: str, given: dict[str, Any]) -> None:
 
 
 def _to_numpy(name: str, values: Any) -> NDArray[Any]:
-    """float64 for numbers; cluster labels keep their own type."""
+    """Converts numbers to float64; cluster labels keep their own type."""
     if _is_torch(values):
         values = values.detach().cpu()
         values = (values.double() if values.is_floating_point() else values).numpy()
@@ -123,7 +123,7 @@ def _restorer(values: list[Any]) -> Callable[[FloatArray], Any]:
 
 
 def _is_torch(value: Any) -> bool:
-    """Without importing torch, which numpy-only callers need not have loaded."""
+    """Tells a tensor without importing torch, which numpy-only callers need not have loaded."""
     return type(value).__module__.partition(".")[0] == "torch"
 
 
@@ -168,7 +168,7 @@ def _check_values(objective: Objective, gate: str, arrays: dict[str, NDArray[Any
 
 
 def _check_range(name: str, array_PN: FloatArray, *, bounded: bool) -> None:
-    """nan is a missing value and allowed."""
+    """Refuses values out of range; nan is a missing value and allowed."""
     wrong = np.isinf(array_PN)
     if bounded:
         wrong |= (array_PN < 0.0) | (array_PN > 1.0)
@@ -178,7 +178,7 @@ def _check_range(name: str, array_PN: FloatArray, *, bounded: bool) -> None:
 
 
 def _check_labels(labels_PN: NDArray[Any], valid_PN: BoolArray) -> None:
-    """A nan equals nothing, itself included: every answer without a label would count as a new one."""
+    """Refuses nan, which equals nothing, itself included: every answer without a label would count as a new one."""
     unknown = np.not_equal(labels_PN, labels_PN) & valid_PN
     if np.any(unknown):
         raise ValueError(
@@ -199,7 +199,9 @@ def _check_distances(distances_PNN: FloatArray) -> None:
 
 
 def _check_symmetry(distances_NN: FloatArray) -> None:
-    """Two products with one probe vector (entries ≥ 1) show almost any asymmetry, far faster than a transpose."""
+    """Compares two products with one probe vector (entries ≥ 1), which show almost any asymmetry faster than a
+    transpose.
+    """
     probe_N = 1.0 + np.random.default_rng(0).random(len(distances_NN))
     if np.abs(distances_NN @ probe_N - probe_N @ distances_NN).max() <= _TOLERANCE:
         return

@@ -1,4 +1,4 @@
-"""How much diversity: its share of the gradient, and three rules that set λ in J = J_quality + λ J_diversity.
+"""Weighs diversity: its share of the gradient, and three rules that set λ in J = J_quality + λ J_diversity.
 
 A controller is an immutable value: `update` returns the next one, and `dataclasses.asdict` gives its state as plain
 numbers, from which the class builds it again.
@@ -32,11 +32,11 @@ class WeightController(Protocol):
 
     @property
     def weight(self) -> float:
-        """λ for the next step."""
+        """Returns λ for the next step."""
         ...
 
     def update(self, observation: Observation) -> Self:
-        """The controller after a step."""
+        """Returns the controller after a step."""
         ...
 
 
@@ -54,7 +54,8 @@ def gradient_share(quality_norm: float, diversity_norm: float) -> float:
 
 
 def gradient_cosine(product: float, quality_norm: float, diversity_norm: float) -> float:
-    """Cosine between the two gradients from their inner product and norms; nan where either is zero or not finite.
+    """Returns the cosine between the two gradients from their inner product and norms; nan where either is zero or
+    not finite.
 
     Below 0 the two terms pull against each other: diversity is then bought with quality.
     """
@@ -71,7 +72,7 @@ class FixedWeight:
     weight: float
 
     def update(self, observation: Observation) -> Self:
-        """Nothing changes."""
+        """Keeps λ as it is."""
         return self
 
 
@@ -97,7 +98,7 @@ class ShareController:
             raise ValueError(f"target_share is {self.target_share}, expected a share between 0 and 1")
 
     def update(self, observation: Observation) -> Self:
-        """Follow one measurement; one without a gradient on either side says nothing of the share."""
+        """Follows one measurement; one without a gradient on either side says nothing of the share."""
         quality_norm, diversity_norm = observation.quality_norm, observation.diversity_norm
         if not (0.0 < quality_norm < math.inf and 0.0 < diversity_norm < math.inf):
             return self
@@ -147,7 +148,7 @@ class FloorController:
             raise ValueError(f"smoothing is {self.smoothing}, expected at least 0 and below 1")
 
     def update(self, observation: Observation) -> Self:
-        """Follow one quality; nan (no step measured it) leaves λ alone."""
+        """Follows one quality; nan (no step measured it) leaves λ alone."""
         if not math.isfinite(observation.quality):
             return self
         measured = (observation.quality - self.floor) / self.scale
@@ -161,7 +162,9 @@ class FloorController:
         return replace(self, weight=weight, slack=slack, last=measured, variance=variance)
 
     def _variance_with(self, measured: float) -> float | None:
-        """Of one measurement, averaged over about 1 / (1 − `_VARIANCE_SMOOTHING`) of them; None before the second."""
+        """Averages the variance of one measurement over about 1 / (1 − `_VARIANCE_SMOOTHING`) of them; None before
+        the second.
+        """
         if self.last is None:
             return None
         found = (measured - self.last) ** 2 / 2.0  # half the mean squared difference, after von Neumann
@@ -179,7 +182,7 @@ def _clamp(value: float, lowest: float, highest: float) -> float:
 
 
 def _check_bounds(weight: float, lowest: float, highest: float) -> None:
-    """A λ of 0 could never rise: controllers multiply."""
+    """Refuses a λ of 0, which could never rise: controllers multiply."""
     if not 0.0 < lowest <= weight <= highest < math.inf:
         raise ValueError(
             f"weight is {weight}, expected 0 < lowest ≤ weight ≤ highest with lowest={lowest} and highest={highest}"

@@ -1,4 +1,4 @@
-"""Following the gradient of quality and diversity, resumable at any step."""
+"""Follows the gradient of quality and diversity, resumable at any step."""
 
 from polychromic.training.artifacts import is_trained, write_ending
 from polychromic.training.base import ArmRun, Artifacts, OnStep, Trainer, build_trainer

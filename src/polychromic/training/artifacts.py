@@ -1,4 +1,4 @@
-"""Whether an arm's training has finished, and whether its adapter is still what was written then."""
+"""Tells whether an arm's training has finished, and whether its adapter is still what was written then."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ _DIGITS = 16
 
 
 def write_ending(folder: Path, ending: Mapping[str, Any]) -> None:
-    """Write training.json, which tells a finished adapter from one whose writing was cut short."""
+    """Writes training.json, which tells a finished adapter from one whose writing was cut short."""
     hashes = {name: sha256_file(ArmFolder(folder).adapter / name) for name in _FILES}
     write_json(ArmFolder(folder).ending, {**ending, "adapter_files": hashes})
 
 
 def add_model_check(folder: Path, stage: Literal["train", "evaluate"], check: ModelCheck) -> None:
-    """Write into model_check.json how the model was computed in a stage, and how near that is to plain forwards."""
+    """Writes into model_check.json how the model was computed in a stage, and how near that is to plain forwards."""
     path = ArmFolder(folder).model_check
     write_json(path, {**read_model_checks(folder), stage: check.to_json()})
 
 
 def read_model_checks(folder: Path) -> dict[str, Any]:
-    """Read what `add_model_check` wrote by stage; empty where nothing readable is there: every start checks anew."""
+    """Reads what `add_model_check` wrote by stage; empty where nothing readable is there: every start checks anew."""
     return read_derived(ArmFolder(folder).model_check) or {}
 
 
 def is_trained(folder: Path) -> bool:
-    """Whether the arm's folder holds a finished adapter, whole as it was written; a damaged one is reported."""
+    """Tells whether the arm's folder holds a finished adapter, whole as it was written; a damaged one is reported."""
     if not ArmFolder(folder).is_trained:
         return False
     damaged = _damaged(folder)
@@ -49,7 +49,7 @@ def is_trained(folder: Path) -> bool:
 
 
 def adapter_digest(folder: Path, *, may_be_gone: bool = False) -> str:
-    """What the finished adapter of an arm's folder is known by: the first digits of the SHA-256 of its weights.
+    """Returns what the finished adapter of an arm's folder is known by: the first digits of the SHA-256 of its weights.
 
     With `may_be_gone` an adapter that was taken away whole, to save space perhaps, is known by what was recorded.
     Raises DataError where training has not finished, or the adapter is not what was written then.
@@ -68,7 +68,9 @@ def adapter_digest(folder: Path, *, may_be_gone: bool = False) -> str:
 
 
 def _recorded(folder: Path) -> dict[str, str] | None:
-    """The hashes of the adapter's files, none in endings of earlier versions; None where the ending is damaged."""
+    """Returns the hashes of the adapter's files, none in endings of earlier versions; None where the ending is
+    damaged.
+    """
     try:
         hashes = read_json(ArmFolder(folder).ending).get("adapter_files", {})
     except (DataError, AttributeError):

@@ -1,4 +1,4 @@
-"""What a trainer is given and what it leaves; trainers by name or by import path."""
+"""Says what a trainer is given and what it leaves; builds trainers by name or by import path."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ class ArmRun:
 
     @property
     def facts(self) -> LossFacts:
-        """What its loss means."""
+        """Returns what its loss means."""
         return loss_facts(self.training, self.diversity)
 
     @property
     def measures_held_out(self) -> bool:
-        """Whether the cross-entropy of validation references is measured: only where a floor asks for it."""
+        """Tells whether the cross-entropy of validation references is measured: only where a floor asks for it."""
         return (self.diversity.holds_floor or self.is_measured_from) and self.facts.reads_references
 
     @property
     def adapter(self) -> Path:
-        """Where the trained adapter goes; it exists only when training has finished."""
+        """Returns where the trained adapter goes; it exists only when training has finished."""
         return ArmFolder(self.folder).adapter
 
 

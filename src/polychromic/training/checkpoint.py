@@ -33,7 +33,7 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
-    """Write `folder/step-N` and delete all but the last `keep` checkpoints up to it.
+    """Writes `folder/step-N` and deletes all but the last `keep` checkpoints up to it.
 
     Later ones go too: training stands before them only where they were found damaged, and counting them as kept would
     push out whole ones.
@@ -53,7 +53,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
 
 
 def latest_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole; a damaged one is reported and the one before it is taken."""
+    """Returns the newest checkpoint that is whole; a damaged one is reported and the one before it is taken."""
     candidates = _numbered(folder)
     while candidates:
         try:
@@ -81,7 +81,7 @@ def _read(folder: Path) -> Checkpoint:
 
 
 def _digest(record: Any) -> str:
-    """SHA-256 of the record's JSON."""
+    """Returns the SHA-256 of the record's JSON."""
     return hashlib.sha256(strict_json(record).encode()).hexdigest()
 
 
@@ -100,14 +100,14 @@ def _contiguous(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def trainable_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The trained parameters by name."""
+    """Returns the trained parameters by name."""
     return {
         name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad
     }
 
 
 def restore_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Copy saved weights into the model; raises TrainingError where the names differ."""
+    """Copies saved weights into the model; raises TrainingError where the names differ."""
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if parameters.keys() != weights.keys():
         different = sorted(parameters.keys() ^ weights.keys())[:3]
@@ -118,7 +118,7 @@ def restore_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor])
 
 
 def optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The optimizer's state as flat tensors named `parameter|key`."""
+    """Returns the optimizer's state as flat tensors named `parameter|key`."""
     return {
         f"{name}|{key}": torch.as_tensor(value)
         for name, parameter in model.named_parameters()
@@ -130,7 +130,7 @@ def optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) 
 def restore_optimizer(
     model: torch.nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]
 ) -> None:
-    """Put state that `optimizer_tensors` made back, exactly."""
+    """Puts state that `optimizer_tensors` made back, exactly."""
     parameters = dict(model.named_parameters())
     for path, tensor in tensors.items():
         name, key = path.rsplit("|", 1)

@@ -1,4 +1,4 @@
-"""What `training.loss` means to all who ask before a model is loaded: settings, preflight, audit, costs.
+"""Says what `training.loss` means to all who ask before a model is loaded: settings, preflight, audit, costs.
 
 The steps themselves are `RewardStep` and `ReferenceStep` in `training/steps.py`.
 """

@@ -75,7 +75,7 @@ class GradientAccumulator:
             parameter.grad = None
 
     def add(self, losses: Mapping[Term, torch.Tensor]) -> None:
-        """Backpropagate the terms of one micro-batch. A term without a gradient path adds nothing.
+        """Backpropagates the terms of one micro-batch. A term without a gradient path adds nothing.
 
         `diversity_gate` may only be among them where the terms are kept apart.
         """
@@ -103,7 +103,7 @@ class GradientAccumulator:
         return self._gate
 
     def finish(self, n_prompts: int) -> GradientMeasurement | None:
-        """Leave the sum in `parameter.grad`; return the measurement if the terms were kept apart.
+        """Leaves the sum in `parameter.grad`; returns the measurement if the terms were kept apart.
 
         n_prompts: prompts of the diversity term, the even ones of which made up one half.
         """
@@ -130,7 +130,7 @@ class GradientAccumulator:
 
 
 def _signal_to_noise(even: Sequence[torch.Tensor], odd: Sequence[torch.Tensor], n_prompts: int) -> float:
-    """Of g = even + odd, the sums over the shares e and o = 1 − e of a step's independent prompts.
+    """Estimates signal to noise of g = even + odd, the sums over the shares e and o = 1 − e of a step's prompts.
 
     E⟨even, odd⟩ = e o ‖E g‖² and E‖even / e − odd / o‖² = tr Cov(g) / (e o).
     """
@@ -167,7 +167,7 @@ class SamplerMismatch:
         self._nats, self._tokens = 0.0, 0
 
     def add(self, rows: Sequence[int], logprobs_BT: torch.Tensor, mask_BT: torch.Tensor) -> None:
-        """Compare some generations, by their place among all."""
+        """Compares some generations, by their place among all."""
         trained_B = logprobs_BT.masked_fill(mask_BT == 0, 0.0).double().sum(dim=1).cpu()
         sampled_B = torch.tensor([self._sampled[row] for row in rows], dtype=torch.float64)
         known_B = ~sampled_B.isnan()  # samplers that tell no log-probabilities
@@ -175,7 +175,9 @@ class SamplerMismatch:
         self._tokens += int(mask_BT.cpu()[known_B].sum())
 
     def metrics(self) -> dict[str, float]:
-        """Mean absolute difference per token in nats, of whole answers; empty where nothing was compared."""
+        """Returns the mean absolute difference per token in nats, of whole answers; empty where nothing was
+        compared.
+        """
         if self._tokens == 0:
             return {}
         mismatch = self._nats / self._tokens
@@ -190,7 +192,9 @@ class SamplerMismatch:
 
 
 def measurement_metrics(measurement: GradientMeasurement) -> dict[str, float]:
-    """Norms, shares, cosine and signal-to-noise under their names; the gate's share only where there is a gate."""
+    """Returns the norms, shares, cosine and signal-to-noise under their names; the gate's share only where there is a
+    gate.
+    """
     metrics = {
         "train/diversity_gradient_share": gradient_share(
             measurement.quality_norm, measurement.diversity_norm
@@ -212,7 +216,9 @@ def measurement_metrics(measurement: GradientMeasurement) -> dict[str, float]:
 
 
 def loss_metrics(quality_loss: float, diversity_score: float, weight: float) -> dict[str, float]:
-    """The loss as the origin of this project logged it. Its share says nothing about training: see the gradient's."""
+    """Returns the loss as the origin of this project logged it. Its share says nothing about training: see the
+    gradient's.
+    """
     part = abs(weight * diversity_score)
     return {
         "train/diversity_score": diversity_score,
@@ -222,7 +228,7 @@ def loss_metrics(quality_loss: float, diversity_score: float, weight: float) -> 
 
 
 def group_metrics(sampled: SampledGroups) -> dict[str, float]:
-    """What the sampled groups look like: reward, clusters, length, truncation, groups without any signal."""
+    """Describes the sampled groups: reward, clusters, length, truncation, groups without any signal."""
     generations = [one for group in sampled.groups for one in group.generations]
     silent_P = ~(np.any(sampled.quality_PN, axis=1) | sampled.diversity_signal_P)
     clusters = [len(set(codes)) for codes in sampled.signals.clusters_PN.tolist()]
@@ -240,6 +246,8 @@ def group_metrics(sampled: SampledGroups) -> dict[str, float]:
 
 
 def token_entropy(generations: Sequence[Generation]) -> float:
-    """Entropy a token, in nats, of the policy that sampled: minus the mean log-probability of what it drew."""
+    """Returns the entropy per token, in nats, of the policy that sampled: minus the mean log-probability of what it
+    drew.
+    """
     n_tokens = sum(len(one.token_ids) for one in generations)
     return -sum(one.logprob for one in generations) / n_tokens

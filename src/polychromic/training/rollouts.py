@@ -64,7 +64,9 @@ def sample_groups(
     *,
     truncation_reward: Literal["checker", "zero"] = "checker",
 ) -> list[Group]:
-    """n generations a prompt, each with its check; with `fail` one that the token limit cut gets a reward of 0."""
+    """Samples n generations a prompt, each with its check; `truncation_reward: zero` gives 0 to those that the limit
+    cut.
+    """
     generations = sampler.sample(prompts, n, parameters, seeds)
     pairs = [(prompt, one.text) for prompt, group in zip(prompts, generations, strict=True) for one in group]
     checks = task.check([prompt for prompt, _ in pairs], [text for _, text in pairs])
@@ -81,7 +83,7 @@ def sample_groups(
 
 
 def group_signals(task: Task, groups: Sequence[Group], *, with_distances: bool) -> GroupSignals:
-    """Rewards, passes, clusters and (where an objective asks for them) distances of the groups."""
+    """Returns rewards, passes, clusters and (where an objective asks for them) distances of the groups."""
     rewards_PN = np.array([group.rewards for group in groups])
     passing_PN = np.where(np.isnan(rewards_PN), np.nan, rewards_PN >= task.pass_threshold)
     clusters_PN = np.stack([_cluster_codes(task, group) for group in groups])
@@ -97,7 +99,9 @@ def _cluster_codes(task: Task, group: Group) -> IntArray:
 
 
 def require_working_checker(groups: Sequence[Group], largest_share: float) -> float:
-    """Share of generations the checker failed on; raises CheckerError with the reasons above `largest_share`."""
+    """Returns the share of generations that the checker failed on; raises CheckerError with the reasons above
+    `largest_share`.
+    """
     errors = [
         check.error or "no reason given" for group in groups for check in group.checks if check.reward is None
     ]
@@ -111,7 +115,7 @@ def require_working_checker(groups: Sequence[Group], largest_share: float) -> fl
 
 
 def quality_advantages(signals: GroupSignals, settings: TrainingSettings) -> FloatArray:
-    """Leave-one-out advantages of the mean reward, [P, N]."""
+    """Returns leave-one-out advantages of the mean reward, [P, N]."""
     return set_advantages("reward", 1, rewards=signals.rewards_PN, baseline=settings.quality_baseline)
 
 
@@ -137,7 +141,7 @@ def diversity_advantages(
 def diversity_signal(
     signals: GroupSignals, settings: DiversitySettings, generator: np.random.Generator | None = None
 ) -> BoolArray:
-    """[P]: whether some generation of a group earns more credit than another.
+    """Returns [P]: whether some generation of a group has another advantage than the others.
 
     Asked of leave-one-out advantages: other baselines give advantages to groups without any signal too, whose
     gradient is noise around zero.
@@ -174,7 +178,7 @@ def objective_inputs(signals: GroupSignals, settings: DiversitySettings) -> dict
 
 
 def group_sequences(language_model: LanguageModel, groups: Sequence[Group]) -> list[TokenSequence]:
-    """Prompt and generation of every member of every group as token sequences, in order."""
+    """Returns the prompt and generation of every member of every group as token sequences, in order."""
     sequences = []
     for group in groups:
         prompt_ids = tuple(
@@ -185,14 +189,14 @@ def group_sequences(language_model: LanguageModel, groups: Sequence[Group]) -> l
 
 
 def has_gate_part(settings: DiversitySettings) -> bool:
-    """Whether pairs are weighed by their rewards, so that the score can also be raised by them."""
+    """Tells whether pairs are weighed by their rewards, so that the score can also be raised by them."""
     return settings.gate == "product" and find_objective(settings.objective).pairwise
 
 
 def gate_part(
     signals: GroupSignals, settings: DiversitySettings, coefficients: Mapping[int, float] | None = None
 ) -> FloatArray:
-    """The gate's part [P, N] of the diversity advantages; they minus it are the distance's."""
+    """Returns the gate's part [P, N] of the diversity advantages; they minus it are the distance's."""
     n = signals.rewards_PN.shape[1]
     flat_PNN = mean_distances(signals.distances_PNN)[:, None, None] * (1.0 - np.eye(n))
     return diversity_advantages(replace(signals, distances_PNN=flat_PNN), settings, coefficients)[0]
@@ -201,7 +205,7 @@ def gate_part(
 def distance_metrics(
     signals: GroupSignals, diversity_PN: FloatArray, gate_PN: FloatArray | None
 ) -> dict[str, float]:
-    """Mean raw distance within groups, and the gate's share of the credit where it has a part.
+    """Returns the mean raw distance within groups, and the gate's share of the advantages where it has a part.
 
     The cheapest way to raise g_i g_j d_ij may be g: then the score rises while the raw distance falls.
     """
@@ -212,13 +216,13 @@ def distance_metrics(
 
 
 def mean_distances(distances_PNN: FloatArray) -> FloatArray:
-    """Mean distance between two members of each group, [P]."""
+    """Returns the mean distance between two members of each group, [P]."""
     n = distances_PNN.shape[-1]
     return distances_PNN.sum(axis=(-2, -1)) / (n * (n - 1))
 
 
 def gate_share(diversity_PN: FloatArray, gate_PN: FloatArray) -> float:
-    """|A_gate| / (|A_gate| + |A_distance|) summed over generations; nan where neither gives any credit."""
+    """Returns |A_gate| / (|A_gate| + |A_distance|) summed over generations; nan where both are 0."""
     by_gate, by_distance = float(np.abs(gate_PN).sum()), float(np.abs(diversity_PN - gate_PN).sum())
     return by_gate / (by_gate + by_distance) if by_gate + by_distance > 0 else float("nan")
 
@@ -230,7 +234,7 @@ def learn_from(
     settings: DiversitySettings,
     generator: np.random.Generator | None = None,
 ) -> FittedBaseline:
-    """The baseline for the next step, once this step's groups have had their advantages.
+    """Returns the baseline for the next step, once this step's groups have had their advantages.
 
     The Gram matrix of the scores is stood in for by the surprisal of the sampled tokens, which costs nothing: a worse
     stand-in would cost variance, never bias.
@@ -256,14 +260,14 @@ class ReferenceSequences:
     n_too_long: int
 
     def of(self, prompts: Sequence[Prompt]) -> list[TokenSequence]:
-        """The sequences of some prompts, in order."""
+        """Returns the sequences of some prompts, in order."""
         return [sequence for prompt in prompts for sequence in self.by_prompt[prompt.id]]
 
 
 def reference_sequences(
     language_model: LanguageModel, prompts: Sequence[Prompt], max_length: int, *, split: str = "training"
 ) -> ReferenceSequences:
-    """Encode every reference once. Raises DataError where nothing is left to learn from."""
+    """Encodes every reference once. Raises DataError where nothing is left to learn from."""
     found = fitting_references(language_model, prompts, max_length)
     if not found.by_prompt:
         raise DataError(
@@ -276,7 +280,7 @@ def reference_sequences(
 def fitting_references(
     language_model: LanguageModel, prompts: Sequence[Prompt], max_length: int
 ) -> ReferenceSequences:
-    """Encode every reference once; those of more than `max_length` tokens with their prompt are left out."""
+    """Encodes every reference once; those of more than `max_length` tokens with their prompt are left out."""
     by_prompt: dict[str, list[TokenSequence]] = {}
     n_too_long = 0
     for prompt in prompts:

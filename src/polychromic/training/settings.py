@@ -1,4 +1,4 @@
-"""The `training` and `diversity` sections of an experiment file."""
+"""Defines the `training` and `diversity` sections of an experiment file."""
 
 from __future__ import annotations
 
@@ -129,22 +129,24 @@ class DiversitySettings(Settings):
 
     @property
     def follows_baseline(self) -> bool:
-        """Whether the floor is the baseline arm's own quality, so that the baseline has to be trained first."""
+        """Tells whether the floor is the baseline arm's own quality, so that the baseline has to be trained first."""
         return self.holds_floor and self.floor_margin is not None
 
     @property
     def holds_floor(self) -> bool:
-        """Whether λ follows a quality floor."""
+        """Tells whether λ follows a quality floor."""
         return self.weight == "auto" and self.mode == "floor"
 
     @property
     def lowest_quality(self) -> float | None:
-        """The floor: a quality, or where it follows the baseline the lowest difference to that. None without one."""
+        """Returns the floor: a quality, or where it follows the baseline the lowest difference to that. None without
+        one.
+        """
         if not self.holds_floor:
             return None
         return self.quality_floor if self.floor_margin is None else -self.floor_margin
 
     @property
     def is_active(self) -> bool:
-        """Whether this arm has a diversity term at all."""
+        """Tells whether this arm has a diversity term at all."""
         return self.weight != 0

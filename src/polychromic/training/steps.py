@@ -158,7 +158,7 @@ class Step:
         quality_scale: float,
         diversity_scale: float,
     ) -> dict[str, float]:
-        """Accumulate the score-function gradient, averaged over prompts.
+        """Accumulates the score-function gradient, averaged over prompts.
 
         Returns how far the log-probabilities of training lie from the sampler's, and the KL in nats a generation where
         it is asked for. Dropout is off: this is the sampled policy.
@@ -197,7 +197,9 @@ class Step:
     def _scaled_advantages(
         self, sampled: SampledGroups, quality_scale: float, diversity_scale: float, *, split_gate: bool
     ) -> dict[Term, torch.Tensor]:
-        """The scaled advantages [P·N] of each term: diversity in two halves of the prompts, and its gate's part."""
+        """Returns the scaled advantages [P·N] of each term: diversity in two halves of the prompts, and its gate's
+        part.
+        """
         device = self.language_model.device
 
         def scaled(advantages_PN: FloatArray, scale: float) -> torch.Tensor:
@@ -217,7 +219,7 @@ class Step:
     def _kl(
         self, members: Sequence[TokenSequence], logprobs_BT: torch.Tensor, mask_BT: torch.Tensor
     ) -> torch.Tensor:
-        """Summed over the sequences: KL to the policy that training started from."""
+        """Sums over the sequences the KL to the policy that training started from."""
         with torch.no_grad(), self.language_model.reference_policy():
             reference = answer_logprobs(
                 self.language_model, members, temperature=self.run.training.temperature
@@ -316,7 +318,7 @@ class ReferenceStep(Step):
         return outcome
 
     def _cross_entropy(self, prompts: Sequence[Prompt], accumulator: GradientAccumulator) -> float:
-        """Accumulate the gradient of the cross-entropy per reference token; returns its value in nats."""
+        """Accumulates the gradient of the cross-entropy per reference token; returns its value in nats."""
         sequences = self.references.of(prompts)
         n_tokens = sum(sequence.n_answer for sequence in sequences)
         total = 0.0

@@ -1,4 +1,4 @@
-"""Where training metrics go: always metrics.jsonl, and TensorBoard, Weights & Biases or trackio when asked for."""
+"""Sends training metrics on: always to metrics.jsonl, and to TensorBoard, Weights & Biases or trackio when asked."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Tracker(Protocol):
     """A place that takes named numbers at a step."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Record the numbers."""
+        """Records the numbers."""
         ...
 
     def close(self) -> None:
@@ -43,13 +43,13 @@ class MetricsFile:
         self.path = path
 
     def rewind(self, step: int) -> None:
-        """Drop the rows of steps after `step`, which a resumed run is going to write again."""
+        """Drops the rows of steps after `step`, which a resumed run is going to write again."""
         if self.path.exists():
             rows = [row for row in read_jsonl(self.path) if row["step"] <= step]
             write_text(self.path, "".join(strict_json(row) + "\n" for row in rows))
 
     def log(self, metrics: Mapping[str, Any], step: int) -> None:
-        """Append the row of a step."""
+        """Appends the row of a step."""
         append_jsonl(self.path, [{"step": step, **metrics}])
 
     def close(self) -> None:
@@ -64,7 +64,7 @@ class TensorBoardTracker:
         self._writer = writer(str(folder / "tensorboard"))
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Record the numbers."""
+        """Records the numbers."""
         for name, number in metrics.items():
             self._writer.add_scalar(name, number, step)
 
@@ -87,7 +87,7 @@ class HostedTracker:
         self._run = self._module.init(**options)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Record the numbers."""
+        """Records the numbers."""
         self._module.log(dict(metrics), step=step)
 
     def close(self) -> None:
@@ -109,7 +109,7 @@ class BackgroundTracker:
         self._thread.start()
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Hand the numbers over and return at once."""
+        """Hands the numbers over and returns at once."""
         with contextlib.suppress(queue.Full):
             self._waiting.put_nowait((dict(metrics), step))
 
@@ -151,7 +151,7 @@ def _reason(error: Exception) -> str:
 
 
 def open_trackers(names: Sequence[str], folder: Path, *, project: str, run_name: str) -> list[Tracker]:
-    """The trackers asked for. Raises ConfigError with the install command where a package is missing."""
+    """Returns the trackers asked for. Raises ConfigError with the install command where a package is missing."""
     trackers: list[Tracker] = []
     for name in names:
         if name == "tensorboard":

@@ -1,4 +1,4 @@
-"""Training of one arm with one seed: resumable at any checkpoint, bit-identical whether or not it was interrupted."""
+"""Trains one arm with one seed: resumable at any checkpoint, bit-identical whether or not it was interrupted."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class LocalTrainer:
 
 
 def train_arm(run: ArmRun, on_step: OnStep | None = None) -> Path:
-    """Train until done and return the adapter's folder; continues from the last whole checkpoint.
+    """Trains until done and returns the adapter's folder; continues from the last whole checkpoint.
 
     Raises TrainingError where training cannot go on, naming the cause; the last checkpoint is kept.
     """
@@ -117,7 +117,7 @@ class ArmTrainer:
         self._resume()
 
     def _check_model(self) -> None:
-        """Compare sampling and training with plain forward passes and leave what was found in model_check.json."""
+        """Compares sampling and training with plain forward passes and leaves what was found in model_check.json."""
         settings = self.run.training
         check = check_on_prompts(
             self.language_model,
@@ -130,12 +130,12 @@ class ArmTrainer:
 
     @property
     def finished(self) -> bool:
-        """Whether no further step is due."""
+        """Tells whether no further step is due."""
         stopped = self.validation is not None and self.validation.should_stop
         return stopped or self.steps_done >= self.total_steps
 
     def step(self) -> dict[str, Any]:
-        """One update: sample, backpropagate, move the weights, write the metrics, maybe a checkpoint."""
+        """Makes one update: samples, backpropagates, moves the weights, writes the metrics, maybe a checkpoint."""
         started = time.perf_counter()
         self._set_learning_rate()
         self._seed_dropout()
@@ -160,7 +160,9 @@ class ArmTrainer:
         return metrics
 
     def _make_deterministically(self) -> StepOutcome:
-        """`_make`, the same bits at any load; as far as torch can where an operation has no such version here."""
+        """Makes the step, the same bits at any load; as far as torch can where an operation has no such version
+        here.
+        """
         fitted = self.maker.fitted
         try:
             with deterministic(strict=not self.nondeterministic):
@@ -179,7 +181,7 @@ class ArmTrainer:
             return self._make()
 
     def _seed_dropout(self) -> None:
-        """Dropout is the only randomness without a named generator of its own."""
+        """Seeds dropout, the only randomness without a named generator of its own."""
         torch.manual_seed(
             child_seed(self.run.experiment, self.run.arm, self.run.seed, "dropout", self.steps_done)
         )
@@ -197,7 +199,7 @@ class ArmTrainer:
         return outcome
 
     def save_adapter(self) -> None:
-        """Write the adapter (the best one where early stopping chose) and how training ended."""
+        """Writes the adapter (the best one where early stopping chose) and how training ended."""
         best = self.validation.best_weights() if self.validation is not None else None
         if best is not None:
             restore_weights(self.language_model.model, best)
@@ -215,7 +217,7 @@ class ArmTrainer:
         write_ending(self.run.folder, ending)
 
     def _batch(self, step: int) -> list[Prompt]:
-        """The prompts of a step: every epoch is a fresh permutation, decided by (experiment, seed, epoch)."""
+        """Returns the prompts of a step: every epoch is a fresh permutation, decided by (experiment, seed, epoch)."""
         size = min(self.run.training.prompts_per_step, len(self.prompts))
         per_epoch = len(self.prompts) // size
         epoch, position = divmod(step, per_epoch)
@@ -225,7 +227,9 @@ class ArmTrainer:
         return [self.prompts[index] for index in order[position * size : (position + 1) * size]]
 
     def _baseline_quality(self) -> float | None:
-        """The baseline's quality at this step, which saw the same prompts; its last ones where it stopped earlier."""
+        """Returns the baseline's quality at this step, which saw the same prompts; its last ones where it stopped
+        earlier.
+        """
         known = self.run.baseline_quality
         if not self.run.diversity.follows_baseline:
             return None
@@ -241,7 +245,7 @@ class ArmTrainer:
             group["lr"] = self.run.training.learning_rate * factor
 
     def save_checkpoint(self) -> None:
-        """Write where training stands; again at the same step changes nothing."""
+        """Writes where training stands; again at the same step changes nothing."""
         model = self.language_model.model
         state = {
             "controller": asdict(self.controller),  # type: ignore[call-overload]  # every controller is a dataclass
@@ -271,7 +275,7 @@ class ArmTrainer:
 
 
 def total_steps(settings: TrainingSettings, n_prompts: int) -> int:
-    """Number of updates: stated, or enough to see every prompt `epochs` times."""
+    """Returns the number of updates: stated, or enough to see every prompt `epochs` times."""
     if settings.steps is not None:
         return settings.steps
     per_epoch = n_prompts // min(settings.prompts_per_step, n_prompts)
@@ -279,7 +283,9 @@ def total_steps(settings: TrainingSettings, n_prompts: int) -> int:
 
 
 def schedule_factor(settings: TrainingSettings, step: int, total: int) -> float:
-    """Share of the learning rate at `step` (from 0): linear warm-up, then constant, linear or half-cosine decay."""
+    """Returns the share of the learning rate at `step` (from 0): linear warm-up, then constant, linear or half-cosine
+    decay.
+    """
     if step < settings.warmup_steps:
         return (step + 1) / settings.warmup_steps
     progress = (step - settings.warmup_steps) / max(1, total - settings.warmup_steps)

@@ -89,7 +89,7 @@ class ZeroGradientWatch:
         """Whether the last measured gradient was zero or not finite although the groups had signal."""
 
     def observe(self, outcome: StepOutcome) -> None:
-        """Take note of a step; raises TrainingError at the `max_zero_gradient_steps`-th one in a row.
+        """Takes note of a step; raises TrainingError at the `max_zero_gradient_steps`-th one in a row.
 
         The step that raises is not counted: the state is then still that of before the step, as a checkpoint keeps it.
         """
@@ -111,7 +111,7 @@ class ZeroGradientWatch:
         self.zero_steps = steps
 
     def state(self) -> dict[str, Any]:
-        """For the checkpoint."""
+        """Returns what the checkpoint keeps."""
         return {"zero_steps": self.zero_steps, "path_broken": self.path_broken}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -121,7 +121,7 @@ class ZeroGradientWatch:
 
 
 def zero_gradient_cause(outcome: StepOutcome, settings: DiversitySettings) -> str:
-    """The cause in words, from the last step's groups; where groups differ in it, each cause with its count."""
+    """Names the cause, from the last step's groups; where groups differ in it, each cause with its count."""
     if outcome.diversity_has_signal:
         measured = outcome.measurement
         finite = measured is None or math.isfinite(measured.diversity_norm)
@@ -137,7 +137,7 @@ def zero_gradient_cause(outcome: StepOutcome, settings: DiversitySettings) -> st
 
 
 def infinite_term(outcome: StepOutcome) -> str:
-    """Which gradient is not finite, as far as this step measured them apart."""
+    """Names the gradient that is not finite, as far as this step measured them apart."""
     measured = outcome.measurement
     if measured is None or math.isfinite(measured.quality_norm + measured.diversity_norm):
         return "the gradient"
@@ -145,7 +145,7 @@ def infinite_term(outcome: StepOutcome) -> str:
 
 
 def _group_causes(signals: GroupSignals, settings: DiversitySettings, closed: str) -> list[str]:
-    """Why each group prefers no set to another, by what the objective reads of it; `closed` where nothing passes."""
+    """Says why each group prefers no set to another, by what the objective reads; `closed` where nothing passes."""
     inputs = objective_inputs(signals, settings)
     worth_PN = inputs.get("gates", inputs.get("rewards"))
     ungated = worth_PN is None or inputs.get("gate") == "none"
@@ -175,12 +175,12 @@ class ValidationState:
     checks_since: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Plain mapping (no infinity, which JSON lacks)."""
+        """Returns a plain mapping (no infinity, which JSON lacks)."""
         return asdict(self) | {"best_reward": None if self.best_step == 0 else self.best_reward}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ValidationState:
-        """Inverse of `to_json`."""
+        """Inverts `to_json`."""
         best = float("-inf") if data["best_reward"] is None else data["best_reward"]
         return cls(best, data["best_step"], data["checks_since"])
 
@@ -208,11 +208,11 @@ class ValidationWatch:
 
     @property
     def should_stop(self) -> bool:
-        """Whether patience has run out."""
+        """Tells whether patience has run out."""
         return self.state.checks_since >= self.settings.patience
 
     def check(self, step: int) -> dict[str, float]:
-        """Measure if a measurement is due after `step` updates; returns its metrics."""
+        """Measures if a measurement is due after `step` updates; returns its metrics."""
         if step % self.settings.check_every:
             return {}
         reward = self._mean_reward(step)
@@ -225,11 +225,11 @@ class ValidationWatch:
         return {"validation/reward": reward}
 
     def best_weights(self) -> dict[str, torch.Tensor] | None:
-        """The weights of the best check, or None before the first."""
+        """Returns the weights of the best check, or None before the first."""
         return load_file(self.folder / "weights.safetensors") if self.state.best_step else None
 
     def restore(self, data: Mapping[str, Any]) -> None:
-        """Take up the state of a checkpoint."""
+        """Takes up the state of a checkpoint."""
         self.state = ValidationState.from_json(data)
 
     def _mean_reward(self, step: int) -> float:
