@@ -40,7 +40,7 @@ def scan_generations(path: Path) -> FoundRows:
 
     Of two rows that say the same one is kept, of two that contradict each other none.
     """
-    found = scan_jsonl(path)
+    found = scan_jsonl(path, trust_sealed=True)
     faults = list(found.faults)
     rows: dict[RowKey, tuple[int, GenerationRow]] = {}
     contradicted: set[RowKey] = set()

@@ -1,12 +1,13 @@
 """Collecting generations: resumed after any cut, no row twice, none missing."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from polychromic.errors import DataError
 from polychromic.evaluation.collect import CollectionPlan, collect, read_collected
-from polychromic.generations import read_generations
+from polychromic.generations import read_generations, scan_generations, write_generations
 from polychromic.records import Generation, SamplingParameters
 from polychromic.seeding import child_seed
 from polychromic.tasks.arithmetic import ArithmeticTask
@@ -191,3 +192,18 @@ def test_rows_of_another_adapter_are_sampled_again(tmp_path, caplog):
     collect(grown(adapter="b" * 16), SeededSampler, TASK, path)
     assert "56 rows of another adapter than there is now" in caplog.text
     assert {row.adapter for row in read_generations(path)} == {"b" * 16}
+
+
+@pytest.mark.parametrize("lone_surrogate", [False, True])
+def test_a_checksum_holds_for_the_row_however_it_is_written(tmp_path, lone_surrogate):
+    """It is read off the bytes where a line is as it was written, and off the row where another tool wrote it anew."""
+    path = tmp_path / "generations.jsonl"
+    [row, *_] = collect(grown(4), SeededSampler, TASK, path)
+    text = "ä\ud800" if lone_surrogate else 'ä", "checksum": "1"}'
+    write_generations(path, [replace(row, text=text)])
+    assert read_generations(path)[0].text == text
+    path.write_text(json.dumps(dict(reversed(json.loads(path.read_bytes()).items())), indent=None) + "\n")
+    assert scan_generations(path).faults == ["line 1: not what was written (its checksum differs)"]
+    write_generations(path, [replace(row, text=text)])
+    path.write_text(json.dumps(json.loads(path.read_bytes()), separators=(",", ":")) + "\n")
+    assert read_generations(path)[0].text == text
