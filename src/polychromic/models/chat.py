@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _PROBE = "polychromic probe"
 
-_known: WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple[Any, ...], Any]] = WeakKeyDictionary()
+_answers: WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple[Any, ...], Any]] = WeakKeyDictionary()
 """What was found out about each tokenizer and its template: asked of every prompt, and always the same."""
 
 
@@ -28,7 +28,7 @@ class Example(NamedTuple):
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, **template_options: Any) -> list[int]:
-    """Tokens that generation starts from.
+    """Returns the tokens that generation starts from.
 
     With a chat template: the conversation and the opening of the answer, `template_options` (such as
     `enable_thinking=False`) passed to it. Without one: the contents of the messages, joined by line breaks,
@@ -54,7 +54,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, **template
 def encode_pair(
     tokenizer: PreTrainedTokenizerBase, prompt: Prompt, reference: str, **template_options: Any
 ) -> Example:
-    """The sequence of prompt, reference and turn end, however long.
+    """Encodes the sequence of prompt, reference and turn end, however long.
 
     Raises DataError as `encode_prompt` does, also for the reference.
     """
@@ -74,13 +74,14 @@ def encode_example(
     max_length: int,
     **template_options: Any,
 ) -> Example | None:
-    """`encode_pair`, or None where the sequence has more than `max_length` tokens: it is left out, never cut."""
+    """Encodes like `encode_pair`; None where the sequence has more than `max_length` tokens: it is left out, never
+    cut."""
     example = encode_pair(tokenizer, prompt, reference, **template_options)
     return example if len(example.input_ids) <= max_length else None
 
 
 def turn_end_id(tokenizer: PreTrainedTokenizerBase, **template_options: Any) -> int:
-    """The token that ends an answer: the one the chat template puts after it, else the end-of-sequence token.
+    """Returns the token that ends an answer: the one the chat template puts after it, else the end-of-sequence token.
 
     Raises ModelError when there is neither.
     """
@@ -99,22 +100,24 @@ def turn_end_id(tokenizer: PreTrainedTokenizerBase, **template_options: Any) -> 
 
 
 def structure_tokens(tokenizer: PreTrainedTokenizerBase, **template_options: Any) -> dict[int, str]:
-    """Tokens that data may not hold, by id: special ones of the added-token table, named ones, and turn marks."""
+    """Returns the tokens that data may not hold, by id: special ones of the added-token table, named ones, and turn
+    marks."""
 
-    def found() -> dict[int, str]:
+    def tokens() -> dict[int, str]:
         added = tokenizer.added_tokens_decoder
         special = {token_id: token.content for token_id, token in added.items() if token.special}
         named = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
         around = _around_turns(tokenizer, template_options) if tokenizer.chat_template else ()
-        return special | named | {one: added[one].content for one in around if one is not None}
+        return special | named | {token: added[token].content for token in around if token is not None}
 
-    return _once(tokenizer, "structure", template_options, found)
+    return _once(tokenizer, "structure", template_options, tokens)
 
 
 def stop_token_ids(
     tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig | None = None
 ) -> set[int]:
-    """What ends a generation: the template's turn end, the tokenizer's EOS and those the model declares.
+    """Lists the tokens that end a generation: the template's turn end, the tokenizer's EOS and those the model
+    declares.
 
     Raises ModelError when there is none.
     """
@@ -125,14 +128,14 @@ def stop_token_ids(
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """The text of generated tokens without special tokens, its white space as generated."""
+    """Returns the text of generated tokens without special tokens, its white space as generated."""
     return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def _render(
     tokenizer: PreTrainedTokenizerBase, conversation: Sequence[Message], place: str, **options: Any
 ) -> Any:
-    """What the chat template makes of a conversation; raises DataError where it refuses it."""
+    """Renders a conversation by the chat template; raises DataError where it refuses it."""
     from jinja2 import TemplateError
 
     turns = [{"role": message.role, "content": message.content} for message in conversation]
@@ -150,7 +153,7 @@ def _require_every_message(
     place: str,
     options: dict[str, Any],
 ) -> None:
-    """Raise DataError where a template leaves a message out, changes it, or puts it out of its order.
+    """Raises DataError where a template leaves a message out, changes it, or puts it out of its order.
 
     A short content may stand in a template by chance, so each sequence of roles is tried with contents that cannot; a
     template may also cut by content (the thinking of earlier answers), so each prompt's own are looked for as well.
@@ -167,20 +170,21 @@ def _require_every_message(
     position = 0
     for number, message in enumerate(messages, start=1):
         content = message.content.strip()
-        found = text.find(content, position)
-        if found < 0:
+        start = text.find(content, position)
+        if start < 0:
             raise DataError(
                 f"{place}, {message.role} message ({number} of {len(messages)}): {template} leaves out or changes a "
                 "part of it (many take the thinking out of earlier answers); remove that part from the data, or use a "
                 "model whose template keeps it"
             )
-        position = found + len(content)
+        position = start + len(content)
 
 
 def _lost_role(
     tokenizer: PreTrainedTokenizerBase, roles: Sequence[str], options: dict[str, Any]
 ) -> str | None:
-    """Role of the first message that a conversation of these roles loses or moves in the template; None if none."""
+    """Returns the role of the first message that a conversation of these roles loses or moves in the template; None if
+    none."""
     markers = [f"{_PROBE} {number}." for number in range(len(roles))]
     turns = [Message(role, marker) for role, marker in zip(roles, markers, strict=True)]
     text = _render(tokenizer, turns, "a conversation", add_generation_prompt=True, tokenize=False, **options)
@@ -195,11 +199,11 @@ def _lost_role(
 def _require_plain(
     tokenizer: PreTrainedTokenizerBase, text: str, place: str, options: dict[str, Any]
 ) -> None:
-    """Raise DataError where data holds a token of structure as text: it would end or forge a turn."""
-    found = _once(tokenizer, "pattern", options, lambda: _pattern(tokenizer, options)).search(text)
-    if found is not None:
+    """Raises DataError where data holds a token of structure as text: it would end or forge a turn."""
+    match = _once(tokenizer, "pattern", options, lambda: _pattern(tokenizer, options)).search(text)
+    if match is not None:
         raise DataError(
-            f"{place}: holds the special token {found[0]!r} as text; expected plain text, since the chat template and "
+            f"{place}: holds the special token {match[0]!r} as text; expected plain text, since the chat template and "
             "the end of the turn are added here. Remove it from the data."
         )
 
@@ -213,7 +217,8 @@ def _pattern(tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]) -> re.
 def _around_turns(
     tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]
 ) -> tuple[int | None, int | None, int | None]:
-    """Added tokens next to the contents of a user and an assistant turn: before and after the first, after the second.
+    """Returns added tokens next to the contents of a user and an assistant turn: before and after the first, after the
+    second.
 
     Not those before an answer: a template may open it with <think>, which references may hold.
     """
@@ -224,28 +229,28 @@ def _around_turns(
     between, _, after = rest.rpartition(answer)
     added = tokenizer.added_tokens_decoder
     pieces = (before, between, after)
-    found = [
-        [one for one in tokenizer(piece, add_special_tokens=False)["input_ids"] if one in added]
+    pieces = [
+        [token for token in tokenizer(piece, add_special_tokens=False)["input_ids"] if token in added]
         for piece in pieces
     ]
-    first, second, last = found
+    first, second, last = pieces
     return first[-1] if first else None, second[0] if second else None, last[0] if last else None
 
 
 def _once(
     tokenizer: PreTrainedTokenizerBase, question: Any, options: dict[str, Any], answer: Callable[[], Any]
 ) -> Any:
-    """The answer to a question about a tokenizer as it stands now, asked once."""
+    """Answers a question about a tokenizer as it stands now, once."""
     state = (
         repr(tokenizer.chat_template),
         len(tokenizer),
         tokenizer.eos_token_id,
         repr(sorted(options.items())),
     )
-    known = _known.setdefault(tokenizer, {})
-    if (question, state) not in known:
-        known[question, state] = answer()
-    return known[question, state]
+    answers = _answers.setdefault(tokenizer, {})
+    if (question, state) not in answers:
+        answers[question, state] = answer()
+    return answers[question, state]
 
 
 ThinkingMode = Literal["auto", "keep", "strip", "apart"]
@@ -271,7 +276,7 @@ class Thinking:
     opened: bool = False
 
     def read(self, text: str, finish: Finish) -> Answer:
-        """The answer of a text. One whose thinking never closes has an empty answer and counts as truncated."""
+        """Returns the answer of a text. One whose thinking never closes has an empty answer and counts as truncated."""
         if not self.strips or finish == "missing":
             return Answer(text, None, finish)
         before, closed, after = text.partition(_CLOSE)
@@ -291,7 +296,7 @@ class Thinking:
 def thinking_of_model(
     mode: ThinkingMode, tokenizer: PreTrainedTokenizerBase, template_options: Mapping[str, Any]
 ) -> Thinking:
-    """How a model's thinking is read."""
+    """Tells how a model's thinking is read."""
     knows = _CLOSE in str(tokenizer.chat_template or "")
     if mode == "keep" or (mode == "auto" and not knows):
         return Thinking(False)
@@ -303,5 +308,5 @@ def thinking_of_model(
 
 
 def thinking_of_files(mode: ThinkingMode) -> Thinking:
-    """How thinking is read in texts of an unknown model: by `auto` it is told apart wherever it stands first."""
+    """Tells how thinking is read in texts of an unknown model: by `auto` it is told apart wherever it stands first."""
     return Thinking(mode != "keep")

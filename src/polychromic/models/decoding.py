@@ -35,8 +35,8 @@ class DecodedRow:
 
 @contextmanager
 def decoding(language_model: LanguageModel) -> Iterator[None]:
-    """Within the block the model is ready to decode: in evaluation mode, and with its adapter folded in where its path
-    says so."""
+    """Makes the model ready to decode within the block: in evaluation mode, and with its adapter folded in where its
+    path says so."""
     with torch.inference_mode():
         if language_model.path.decoding == "merged":
             with merged_adapter(language_model.model):
@@ -52,7 +52,7 @@ def decode_samples(
     parameters: SamplingParameters,
     uniforms_BT: torch.Tensor,
 ) -> list[DecodedRow]:
-    """n rows for each of P encoded prompts, drawn at `uniforms_BT` [P·n, max_new_tokens] in [0, 1).
+    """Draws n rows for each of P encoded prompts at `uniforms_BT` [P·n, max_new_tokens] in [0, 1).
 
     Each ends with a stop token or at the length limit. Call within `decoding`.
     """
@@ -82,7 +82,7 @@ def decode_rows(
     *,
     temperature: float = 1.0,
 ) -> list[DecodedRow]:
-    """n rows for each encoded prompt, in order, in the way of `language_model.path.decoding`."""
+    """Decodes n rows for each encoded prompt, in order, in the way of `language_model.path.decoding`."""
     together = language_model.path.decoding in ("merged", "unmerged")
     # Copies of one prompt need no padding, which not every architecture can leave out of account.
     batches = [encoded] if together else [[prompt] for prompt in encoded]
@@ -104,8 +104,8 @@ def decode_rows(
 def _collect_rows(
     drawn: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]], n_rows: int, stop_ids: frozenset[int]
 ) -> list[DecodedRow]:
-    """Tokens and log-probabilities by row, cut after the first stop token (finished rows decode on until they are
-    repacked)."""
+    """Returns the tokens and log-probabilities by row, cut after the first stop token (finished rows decode on until
+    they are repacked)."""
     rows = [DecodedRow() for _ in range(n_rows)]
     for indices, tokens, logprobs in drawn:
         for index, token, logprob in zip(indices.tolist(), tokens.tolist(), logprobs.tolist(), strict=True):
@@ -145,7 +145,7 @@ class _Decoding:
             self.logits_BV = self._forward(self.ids_BT)
 
     def advance(self, tokens_B: torch.Tensor, going_B: torch.Tensor, n_going: int) -> None:
-        """Append a token to each row and compute the logits of the next; rows that have ended leave now and then."""
+        """Appends a token to each row and computes the logits of the next; rows that have ended leave now and then."""
         if n_going < _REPACK_BELOW * len(going_B) and self.kind != "by_prompt":
             kept = going_B.nonzero()[:, 0]
             tokens_B = tokens_B[kept]
@@ -159,14 +159,14 @@ class _Decoding:
             self.logits_BV = self._forward(tokens_B[:, None])
 
     def _keep(self, rows: torch.Tensor) -> None:
-        """Take these rows, which may name one several times."""
+        """Takes these rows, which may name one several times."""
         self.ids_BT, self.mask_BT = self.ids_BT[rows], self.mask_BT[rows]
         if self._cache is not None:
             # Unlike its other methods, this one is there for attention, convolutions and recurrent states.
             self._cache.reorder_cache(rows)
 
     def _forward(self, ids_BT: torch.Tensor) -> torch.Tensor:
-        """Logits of the token after the last, [B, V] in float32."""
+        """Returns the logits of the token after the last, [B, V] in float32."""
         inputs: dict[str, Any] = {"input_ids": ids_BT}
         recurrent = self._cache is not None and self._cache_name == "cache_params"
         if not recurrent:  # a recurrent state has taken the padding into account already
@@ -191,7 +191,7 @@ class _Decoding:
 def draw_tokens(
     logits_BV: torch.Tensor, parameters: SamplingParameters, uniforms_B: torch.Tensor
 ) -> torch.Tensor:
-    """One token per row by inverse transform sampling at `uniforms_B` in [0, 1).
+    """Draws one token per row by inverse transform sampling at `uniforms_B` in [0, 1).
 
     Temperature first, then min-p (Nguyen et al., 2024, arXiv:2407.01082) and nucleus (Holtzman et al., 2019,
     arXiv:1904.09751) filters on the tempered distribution, as Hugging Face and vLLM order them.
@@ -210,7 +210,7 @@ def draw_tokens(
 
 
 def _keep_nucleus(probabilities_BV: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Zero all but the smallest set of tokens whose probability reaches top_p."""
+    """Zeroes all but the smallest set of tokens whose probability reaches top_p."""
     ordered_BV, order_BV = probabilities_BV.sort(dim=-1, descending=True)
     before_BV = ordered_BV.cumsum(dim=-1) - ordered_BV
     total_B1 = ordered_BV.sum(dim=-1, keepdim=True)
@@ -219,6 +219,7 @@ def _keep_nucleus(probabilities_BV: torch.Tensor, top_p: float) -> torch.Tensor:
 
 
 def _logprobs(logits_BV: torch.Tensor, tokens_B: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Log-probability [B] of the drawn tokens under the tempered policy, before any truncation of its tail."""
+    """Returns the log-probability [B] of the drawn tokens under the tempered policy, before any truncation of its
+    tail."""
     tempered_BV = logits_BV / temperature
     return tempered_BV.gather(1, tokens_B[:, None])[:, 0] - tempered_BV.logsumexp(dim=1)

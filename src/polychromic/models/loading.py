@@ -36,13 +36,13 @@ _CHILD = """
 import json, resource, sys
 from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
-asked = json.load(sys.stdin)
+request = json.load(sys.stdin)
 used = resource.getrusage(resource.RUSAGE_SELF)
-limit = 1 + int(used.ru_utime + used.ru_stime) + asked["seconds"]
+limit = 1 + int(used.ru_utime + used.ru_stime) + request["seconds"]
 resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
-resource.setrlimit(resource.RLIMIT_AS, (asked["bytes"], asked["bytes"]))
+resource.setrlimit(resource.RLIMIT_AS, (request["bytes"], request["bytes"]))
 try:
-    render_jinja_template([asked["conversation"]], chat_template=asked["template"], **asked["variables"])
+    render_jinja_template([request["conversation"]], chat_template=request["template"], **request["variables"])
 except TemplateError:
     pass
 """
@@ -52,7 +52,7 @@ _CONVERSATION = ({"role": "user", "content": "?"}, {"role": "assistant", "conten
 def require_template_ends(
     place: str, tokenizer: PreTrainedTokenizerBase, options: Mapping[str, Any], *, seconds: int = _CPU_SECONDS
 ) -> None:
-    """Raise ModelError where a tokenizer's chat template does not end within `seconds` of computing, takes up 4 GB, or
+    """Raises ModelError where a tokenizer's chat template does not end within `seconds` of computing, takes up 4 GB, or
     fails, on two short turns. place: what the message begins with."""
     if not tokenizer.chat_template:
         return
@@ -67,12 +67,12 @@ def require_template_ends(
 
 @cache
 def _failure(template: str, variables: str, seconds: int) -> str:
-    """How the template fails, in words; empty where it ends. Asked once a process."""
-    asked = {"template": template, "variables": json.loads(variables), "conversation": _CONVERSATION}
-    asked |= {"seconds": seconds, "bytes": _MEMORY_BYTES}
+    """Says how the template fails; empty where it ends. Asked once per process."""
+    request = {"template": template, "variables": json.loads(variables), "conversation": _CONVERSATION}
+    request |= {"seconds": seconds, "bytes": _MEMORY_BYTES}
     try:
         child = subprocess.run(
-            [sys.executable, "-c", _CHILD], input=json.dumps(asked), capture_output=True, text=True,
+            [sys.executable, "-c", _CHILD], input=json.dumps(request), capture_output=True, text=True,
             errors="replace", timeout=_PATIENCE, check=False, env=os.environ | {"USE_TORCH": "0"},
         )  # fmt: skip
     except subprocess.TimeoutExpired:
@@ -114,37 +114,41 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the model's inputs go."""
+        """Returns the device of the model's inputs."""
         return next(self.model.parameters()).device
 
     @property
     def causal_model(self) -> Any:
-        """The causal language model inside the adapter's wrapping; layers that the adapter changed are in it."""
+        """Returns the causal language model inside the adapter's wrapping; layers that the adapter changed are in
+        it."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model  # type: ignore[operator]
 
     @property
     def decoder(self) -> Any:
-        """The part of the causal model that ends in hidden states; what follows makes logits of them."""
+        """Returns the part of the causal model that ends in hidden states; what follows makes logits of them."""
         causal = self.causal_model
         decoder = causal.get_decoder()
         return causal.model if decoder is causal and hasattr(causal, "model") else decoder
 
     @property
     def pad_id(self) -> int:
-        """The token that fills masked positions; any token will do, so a missing pad token is no fault."""
+        """Returns the token that fills masked positions; any token will do, so a missing pad token is no fault."""
         pad: Any = self.tokenizer.pad_token_id
         rows = model_limits(self.model.config).rows or UNLIMITED
         # Tokenizers often name a token for padding that their model has no embedding for.
-        return next((one for one in (pad, *sorted(self.stop_ids)) if one is not None and one < rows), 0)
+        return next(
+            (token for token in (pad, *sorted(self.stop_ids)) if token is not None and token < rows), 0
+        )
 
     @property
     def context_length(self) -> int:
-        """Most tokens that prompt and answer may have together."""
+        """Returns the most tokens that prompt and answer may have together."""
         return model_limits(self.model.config).context
 
     @contextmanager
     def reference_policy(self) -> Iterator[None]:
-        """Within the block the model is the policy that training started from: the adapter off, or as it was then."""
+        """Makes the model the policy that training started from, within the block: the adapter off, or as it was
+        then."""
         model: Any = self.model
         reference = (
             model.disable_adapter()
@@ -156,7 +160,7 @@ class LanguageModel:
 
     @contextmanager
     def training_pass(self, *, dropout: bool = False) -> Iterator[None]:
-        """Forward and backward passes with gradient checkpointing where it is on, and with the adapter's dropout.
+        """Runs forward and backward passes with gradient checkpointing where it is on, and with the adapter's dropout.
 
         Everything else stays in evaluation mode: the base is frozen, and what it does only while training (dropout,
         noise in routers) would make the trained policy another one than the sampled.
@@ -180,7 +184,7 @@ class LanguageModel:
     def require_room(
         self, prompts: Sequence[Prompt], encoded: Sequence[Sequence[int]], new_tokens: int
     ) -> None:
-        """Raise DataError that names every prompt which leaves no room for `new_tokens` in the context."""
+        """Raises DataError that names every prompt which leaves no room for `new_tokens` in the context."""
         room = self.context_length - new_tokens
         long = [
             (prompt.id, len(ids)) for prompt, ids in zip(prompts, encoded, strict=True) if len(ids) > room
@@ -196,7 +200,7 @@ class LanguageModel:
 def load_language_model(
     settings: ModelSettings, *, seed: int | None = None, adapter: Path | None = None, trainable: bool = True
 ) -> LanguageModel:
-    """Load the base and put an adapter on it.
+    """Loads the base and puts an adapter on it.
 
     With `adapter` that saved adapter is loaded; else a fresh one is made, seeded by `seed` (LoRA is created after
     seeding, so that an arm and seed always start alike), or no adapter at all where `seed` is None.
@@ -224,7 +228,7 @@ def load_language_model(
 
 
 def load_base(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The base model in evaluation mode with frozen weights, and its tokenizer."""
+    """Loads the base model in evaluation mode with frozen weights, and its tokenizer."""
     from transformers import AutoModelForCausalLM
 
     require_quantization_support(settings)
@@ -254,7 +258,7 @@ def load_base(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedToken
 
 
 def _remove_dropout(model: torch.nn.Module) -> None:
-    """Checkpointed layers run in training mode, where they would apply dropout of the base."""
+    """Sets dropout of the base to 0: checkpointed layers run in training mode and would apply it."""
     for module in model.modules():
         for name, value in vars(module).items():
             if "dropout" in name and isinstance(value, float):
@@ -262,7 +266,7 @@ def _remove_dropout(model: torch.nn.Module) -> None:
 
 
 def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
-    """The tokenizer alone; raises ModelError where the source is missing or has none."""
+    """Loads the tokenizer alone; raises ModelError where the source is missing or has none."""
     from transformers import AutoTokenizer
 
     with _loading(settings) as source:
@@ -272,7 +276,7 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
 
 
 def load_limits(settings: ModelSettings) -> ModelLimits:
-    """Limits of context and token ids, read without loading the weights."""
+    """Reads the limits of context and token ids without loading the weights."""
     from transformers import AutoConfig
 
     with _loading(settings) as source:
@@ -285,7 +289,8 @@ def _hub_options(settings: ModelSettings) -> dict[str, Any]:
 
 @contextmanager
 def _loading(settings: ModelSettings) -> Iterator[Path | str]:
-    """What `from_pretrained` is to be given, in a block that reads no pickle and fails in one sentence."""
+    """Yields the keywords that `from_pretrained` is given, in a block that reads no pickle and fails in one
+    sentence."""
     place, source = f"model.source: {settings.source}", resolve_source(settings.source)
     with loading_weights(place):
         require_safe_folder(place, source, settings.revision)
@@ -293,7 +298,7 @@ def _loading(settings: ModelSettings) -> Iterator[Path | str]:
 
 
 def require_quantization_support(settings: ModelSettings) -> None:
-    """Raise ModelError where the settings ask for quantization and this machine cannot do it; nothing is fetched."""
+    """Raises ModelError where the settings ask for quantization and this machine cannot do it; nothing is fetched."""
     from importlib.util import find_spec
 
     if settings.quantization == "nf4" and not (torch.cuda.is_available() and find_spec("bitsandbytes")):

@@ -42,17 +42,17 @@ class TokenSequence:
 
     @property
     def n_answer(self) -> int:
-        """Tokens in the loss."""
+        """Returns the tokens in the loss."""
         return len(self.token_ids) - self.n_prompt
 
     @property
     def prompt_ids(self) -> tuple[int, ...]:
-        """Tokens of the prompt."""
+        """Returns the tokens of the prompt."""
         return self.token_ids[: self.n_prompt]
 
     @property
     def answer_ids(self) -> tuple[int, ...]:
-        """Tokens of the answer."""
+        """Returns the tokens of the answer."""
         return self.token_ids[self.n_prompt :]
 
 
@@ -76,7 +76,8 @@ class PackedRow:
 
 
 def micro_batches(sequences: Sequence[TokenSequence], size: int) -> Iterator[list[int]]:
-    """Indices of `sequences` in batches of at most `size`; those of one prompt stay together, long ones too."""
+    """Yields the indices of `sequences` in batches of at most `size`; those of one prompt stay together, long ones
+    too."""
     order = sorted(
         range(len(sequences)), key=lambda index: (sequences[index].n_prompt, sequences[index].prompt_ids)
     )
@@ -87,14 +88,16 @@ def micro_batches(sequences: Sequence[TokenSequence], size: int) -> Iterator[lis
 def answer_logprobs(
     language_model: LanguageModel, sequences: Sequence[TokenSequence], *, temperature: float = 1.0
 ) -> AnswerLogprobs:
-    """Log-probability of each answer token under the model at `temperature`, with gradient.
+    """Computes the log-probability of each answer token under the model at `temperature`, with gradient.
 
     The way is `language_model.path`'s; where it is packed, consecutive sequences with the same prompt share its
     computation. Raises UnsupportedPathError where the model cannot be computed that way.
     """
     layout, device = language_model.path.layout, language_model.device
     if layout == "packed":
-        rows = [pack(list(members)) for _, members in groupby(sequences, key=lambda one: one.prompt_ids)]
+        rows = [
+            pack(list(members)) for _, members in groupby(sequences, key=lambda member: member.prompt_ids)
+        ]
     else:
         rows = [pack([sequence]) for sequence in sequences]
     batches = [[row] for row in rows] if layout == "single" else [rows]
@@ -106,7 +109,8 @@ def answer_logprobs(
 
 
 def plain_logprobs(language_model: LanguageModel, sequence: TokenSequence) -> torch.Tensor:
-    """[T]: log-probability of each answer token by a plain `model(input_ids, attention_mask)` of the sequence alone.
+    """Computes [T]: log-probability of each answer token by a plain `model(input_ids, attention_mask)` of the sequence
+    alone.
 
     What every other path is held to. With gradient.
     """
@@ -118,13 +122,13 @@ def plain_logprobs(language_model: LanguageModel, sequence: TokenSequence) -> to
 def token_logprobs(
     logits_MV: torch.Tensor, targets_M: torch.Tensor, temperature: float = 1.0
 ) -> torch.Tensor:
-    """[M], at least float32: log softmax(logits / temperature) at the targets."""
+    """Computes [M], at least float32: log softmax(logits / temperature) at the targets."""
     logits_MV = logits_MV.to(torch.promote_types(logits_MV.dtype, torch.float32)) / temperature
     return logits_MV.gather(-1, targets_M[:, None])[:, 0] - logits_MV.logsumexp(dim=-1)
 
 
 def pack(members: Sequence[TokenSequence]) -> PackedRow:
-    """The row of sequences that share their prompt."""
+    """Packs the row of sequences that share their prompt."""
     prompt = members[0].prompt_ids
     n = len(prompt)
     row = PackedRow(list(prompt), list(range(n)), [_PROMPT_SEGMENT] * n, [])
@@ -141,11 +145,11 @@ def pack(members: Sequence[TokenSequence]) -> PackedRow:
 def _row_logprobs(
     language_model: LanguageModel, rows: Sequence[PackedRow], temperature: float
 ) -> torch.Tensor:
-    """[M]: the answer tokens of all rows one after another."""
+    """Computes [M]: the answer tokens of all rows one after another."""
     device = language_model.device
     # Only real answer tokens meet the output head: with a large vocabulary it is most of the work.
-    row_of_M = [number for number, row in enumerate(rows) for one in row.predictors for _ in one]
-    predictor_of_M = [position for row in rows for one in row.predictors for position in one]
+    row_of_M = [number for number, row in enumerate(rows) for answer in row.predictors for _ in answer]
+    predictor_of_M = [position for row in rows for answer in row.predictors for position in answer]
     targets_M = torch.tensor(_answer_tokens(rows), device=device)
     head = language_model.path.head
     if head == "whole":
@@ -169,7 +173,7 @@ def _answer_tokens(rows: Sequence[PackedRow]) -> list[int]:
 
 
 def _plain_inputs(language_model: LanguageModel, rows: Sequence[PackedRow]) -> dict[str, torch.Tensor]:
-    """Token ids and mask, padded on the right, where no token that counts can see the padding."""
+    """Returns token ids and mask, padded on the right, where no token that counts can see the padding."""
     longest, device = max(len(row.token_ids) for row in rows), language_model.device
     return {
         "input_ids": _padded([row.token_ids for row in rows], longest, device, language_model.pad_id),
@@ -178,7 +182,7 @@ def _plain_inputs(language_model: LanguageModel, rows: Sequence[PackedRow]) -> d
 
 
 def _decoder_output(language_model: LanguageModel, rows: Sequence[PackedRow]) -> Any:
-    """Run the decoder on the rows, without logits: those are made for answer tokens only."""
+    """Runs the decoder on the rows, without logits: those are made for answer tokens only."""
     decoder = language_model.decoder
     inputs = _plain_inputs(language_model, rows)
     if language_model.path.layout != "packed":
@@ -198,7 +202,7 @@ def _decoder_output(language_model: LanguageModel, rows: Sequence[PackedRow]) ->
 
 @contextmanager
 def _answers_apart(config: Any, segments_RS: torch.Tensor, positions_RS: torch.Tensor) -> Iterator[None]:
-    """Within the block the masks that a model makes for itself also keep the answers of a row apart.
+    """Makes the masks of a model also keep the answers of a row apart, within the block.
 
     A model asks transformers for one mask per kind of its layers (full, sliding window, chunked), in the form of its
     attention implementation. Each is a function of two indices; here it is asked at the tokens' positions instead,
@@ -227,7 +231,7 @@ def _answers_apart(config: Any, segments_RS: torch.Tensor, positions_RS: torch.T
 
 
 def _plain_head_weight(language_model: LanguageModel) -> torch.Tensor:
-    """[V, D] of an output head that is a matrix and nothing else."""
+    """Returns [V, D] of an output head that is a matrix and nothing else."""
     head = language_model.causal_model.get_output_embeddings()
     if type(head) is not torch.nn.Linear or head.bias is not None:
         raise UnsupportedPathError(f"its output head is a {type(head).__name__}, not a plain matrix")
@@ -235,8 +239,9 @@ def _plain_head_weight(language_model: LanguageModel) -> torch.Tensor:
 
 
 def head_disagreement(language_model: LanguageModel, sequence: TokenSequence) -> float:
-    """Largest difference between the logits of the output matrix alone and those of all that the model applies after
-    its decoder, relative to the largest logit, which is brought to 30: capped logits show only where they are large.
+    """Returns the largest difference between the logits of the output matrix alone and those of all that the model
+    applies after its decoder, relative to the largest logit, which is brought to 30: capped logits show only where they
+    are large.
 
     Raises UnsupportedPathError where the head is more than a matrix.
     """
@@ -259,7 +264,7 @@ def _own_head_logprobs(
     targets_M: torch.Tensor,
     temperature: float,
 ) -> torch.Tensor:
-    """[M]: through whatever the model applies after its decoder, logits of a part of the tokens at a time.
+    """Computes [M]: through whatever the model applies after its decoder, logits of a part of the tokens at a time.
 
     The parts but one are computed again in the backward pass, so that [M, V] never exists whole.
     """
@@ -276,7 +281,7 @@ def _own_head_logprobs(
 
 
 def _own_logits(language_model: LanguageModel, output: Any, hidden_MD: torch.Tensor) -> torch.Tensor:
-    """[M, V]: the model's own forward, its decoder answering with the given hidden states."""
+    """Computes [M, V]: the model's own forward, its decoder answering with the given hidden states."""
     causal, decoder = language_model.causal_model, language_model.decoder
     answer = type(output)(**{**output, "last_hidden_state": hidden_MD[None]})
     replaced = decoder.__dict__.get("forward")  # there where a library has wrapped the module

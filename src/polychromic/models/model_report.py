@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from polychromic.models.agreement import TOLERANCES, ModelCheck
+from polychromic.models.agreement import ModelCheck, tolerance_of
 from polychromic.models.chat import decode, encode_prompt, turn_end_id
 from polychromic.models.decoding import decode_rows, decoding
 from polychromic.models.loading import LanguageModel
@@ -35,7 +35,7 @@ class Row:
 
 
 def describe_model(language_model: LanguageModel, length: int, *, trains: bool) -> Iterator[Row]:
-    """The rows of the table, one after another. Raises ModelError where the model cannot be used at all.
+    """Yields the rows of the table, one after another. Raises ModelError where the model cannot be used at all.
 
     length: tokens of the longest prompt with its answer; trains: the adapter is one to be trained.
     """
@@ -83,7 +83,7 @@ def _check_rows(check: ModelCheck) -> Iterator[Row]:
 
 
 def _greedy_row(language_model: LanguageModel, encoded: Sequence[Sequence[int]]) -> Row:
-    """Compare the likeliest tokens, one after another, with those of transformers' `generate`."""
+    """Compares the likeliest tokens, one after another, with those of transformers' `generate`."""
 
     def likeliest(logits_BV: torch.Tensor, rows_B: torch.Tensor, step: int) -> torch.Tensor:
         return logits_BV.argmax(dim=-1)
@@ -96,10 +96,12 @@ def _greedy_row(language_model: LanguageModel, encoded: Sequence[Sequence[int]])
     for number, (prompt, row) in enumerate(zip(encoded, rows, strict=True), start=1):
         theirs = _generated(language_model, prompt)
         pairs = zip(row.token_ids, theirs, strict=False)
-        at = next((place for place, (one, other) in enumerate(pairs) if one != other), None)
+        at = next((place for place, (ours, token) in enumerate(pairs) if ours != token), None)
         if at is None and len(theirs) == len(row.token_ids):
             continue
-        if at is None or not _is_tie(language_model, [*prompt, *theirs[:at]], row.token_ids[at], theirs[at]):
+        if at is None or not _is_tie(
+            language_model, [*prompt, *theirs[:at]], (row.token_ids[at], theirs[at])
+        ):
             different.append(
                 f"prompt {number} at token {min(len(theirs), len(row.token_ids)) if at is None else at + 1}"
             )
@@ -134,19 +136,18 @@ def _generated(language_model: LanguageModel, prompt: Sequence[int]) -> list[int
     return output[0, len(prompt) :].tolist()
 
 
-def _is_tie(language_model: LanguageModel, ids: Sequence[int], one: int, other: int) -> bool:
-    """Compare two tokens' log-probabilities after `ids`: within rounding either may be the likeliest."""
+def _is_tie(language_model: LanguageModel, ids: Sequence[int], tokens: tuple[int, int]) -> bool:
+    """Compares two tokens' log-probabilities after `ids`: within rounding either may be the likeliest."""
     with torch.inference_mode():
         first, second = (
             float(plain_logprobs(language_model, TokenSequence((*ids, token), len(ids)))[0])
-            for token in (one, other)
+            for token in tokens
         )
-    dtype = language_model.model.dtype
-    return abs(first - second) <= TOLERANCES.get(dtype, TOLERANCES[torch.float32]).largest
+    return abs(first - second) <= tolerance_of(language_model.model.dtype).largest
 
 
 def _independence_row(language_model: LanguageModel, prompt: Sequence[int]) -> Row:
-    """Change one answer of a group and look whether another's log-probabilities move."""
+    """Changes one answer of a group and looks whether another's log-probabilities move."""
     answers = [tuple(prompt[:4]), tuple(prompt[-4:]), tuple(reversed(prompt[-4:]))]
     first, second, changed = (TokenSequence((*prompt, *answer), len(prompt)) for answer in answers)
     with torch.inference_mode():
@@ -154,8 +155,7 @@ def _independence_row(language_model: LanguageModel, prompt: Sequence[int]) -> R
             answer_logprobs(language_model, [first, other]).logprobs_BT[0] for other in (second, changed)
         )
     moved = float((before - after).abs().max())
-    dtype = language_model.model.dtype
-    right = moved <= TOLERANCES.get(dtype, TOLERANCES[torch.float32]).largest
+    right = moved <= tolerance_of(language_model.model.dtype).largest
     return Row(
         "independence",
         "right" if right else "wrong",
@@ -164,7 +164,7 @@ def _independence_row(language_model: LanguageModel, prompt: Sequence[int]) -> R
 
 
 def _template_row(language_model: LanguageModel) -> Row:
-    """Render a conversation and look for every message in it."""
+    """Renders a conversation and looks for every message in it."""
     tokenizer = language_model.tokenizer
     if not tokenizer.chat_template:
         return Row(
@@ -202,8 +202,8 @@ def _limits_row(language_model: LanguageModel, length: int) -> Row:
     context = language_model.context_length
     embeddings: Any = language_model.model.get_input_embeddings()
     rows, tokens = embeddings.weight.shape[0], len(language_model.tokenizer)
-    known = f"{context} tokens" if context < 1 << 30 else "any length"
-    text = f"context of {known}; {tokens} tokens in the tokenizer, {rows} in the embedding"
+    most = f"{context} tokens" if context < 1 << 30 else "any length"
+    text = f"context of {most}; {tokens} tokens in the tokenizer, {rows} in the embedding"
     if length > context:
         return Row("limits", "wrong", f"{text}: --length {length} is longer")
     if tokens > rows:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import product
@@ -21,7 +21,6 @@ from polychromic.errors import ModelError
 from polychromic.models.adapters import replaced_weights
 from polychromic.models.agreement import (
     FAILURES,
-    TOLERANCES,
     Drawn,
     ModelCheck,
     gradient_difference,
@@ -29,6 +28,7 @@ from polychromic.models.agreement import (
     largest_difference,
     reason,
     reraise_out_of_memory,
+    tolerance_of,
 )
 from polychromic.models.chat import encode_prompt
 from polychromic.models.decoding import decode_rows, decoding, draw_tokens
@@ -48,13 +48,9 @@ _SHORT = 64
 _LONGEST = 1024
 """Tokens of the longest sequence looked at, where no window or other change of behaviour lies beyond."""
 _CHANGES_AT = (
-    "sliding_window",
-    "attention_window_size",
-    "attention_chunk_size",
-    "window_size",
-    "local_attention",
+    "sliding_window", "attention_window_size", "attention_chunk_size", "window_size", "local_attention",
     "original_max_position_embeddings",
-)
+)  # fmt: skip
 """Numbers of tokens in configurations at which a model starts to compute differently."""
 
 _LAYOUTS = ("packed", "padded", "single")
@@ -67,7 +63,7 @@ _TIMES_ROUNDING = 20.0
 def self_check(
     language_model: LanguageModel, encoded: Sequence[Sequence[int]], longest: int, *, trains: bool
 ) -> ModelCheck:
-    """Find the fastest way of computing the model that agrees with plain forward passes, and set it as its path.
+    """Finds the fastest way of computing the model that agrees with plain forward passes, and sets it as its path.
 
     encoded: token ids of prompts that are going to be used; longest: tokens of the longest prompt with its answer.
     trains: also compare gradients, with noise in the adapter's weights while the check lasts.
@@ -105,7 +101,7 @@ def check_on_prompts(
     reference_tokens: int | None = None,
     trains: bool,
 ) -> ModelCheck:
-    """`self_check` on the prompts of an experiment, at the lengths that it is going to use.
+    """Runs `self_check` on the prompts of an experiment, at the lengths that it is going to use.
 
     max_new_tokens: of sampled answers. reference_tokens: most tokens of a prompt with a reference, where references are
     learnt. Raises DataError where a prompt cannot be encoded, and ModelError as `self_check` does.
@@ -127,8 +123,8 @@ def check_on_prompts(
 def check_prompts(
     language_model: LanguageModel, encoded: Sequence[Sequence[int]], longest: int
 ) -> list[list[int]]:
-    """Prompts of different lengths from real tokens: a short one, a middle one, one as long as any, and for each number
-    of tokens at which the model computes differently one just before it and one just behind."""
+    """Makes prompts of different lengths from real tokens: a short one, a middle one, one as long as any, and for each
+    number of tokens at which the model computes differently one just before it and one just behind."""
     by_length = sorted((list(ids) for ids in encoded if ids), key=len)
     if not by_length:
         raise ModelError(f"{language_model.source}: no prompt has a token to check the model with")
@@ -155,24 +151,20 @@ class _Check:
         self.language_model = language_model
         self.prompts = prompts
         self.dtype = language_model.model.dtype
-        self.tolerance = TOLERANCES.get(self.dtype, TOLERANCES[torch.float32])
+        self.tolerance = tolerance_of(self.dtype)
+        self.trained = [p for p in language_model.model.parameters() if p.requires_grad]
         self.refused: list[str] = []
 
     def causality(self) -> float:
-        """Largest change of earlier log-probabilities when the last token changes; raises ModelError on any."""
+        """Returns the largest change of earlier log-probabilities when the last token changes; raises ModelError on
+        any."""
         ids = tuple(self.prompts[len(self.prompts) // 2])
         other_last = next((token for prompt in self.prompts for token in prompt if token != ids[-1]), ids[-1])
-        try:
-            with torch.inference_mode():
-                first, second = (
-                    plain_logprobs(self.language_model, TokenSequence(tokens, 1))[:-1]
-                    for tokens in (ids, (*ids[:-1], other_last))
-                )
-        except FAILURES as error:
-            reraise_out_of_memory(error)
-            raise ModelError(
-                f"{self.language_model.source}: a plain forward pass of {len(ids)} tokens fails: {reason(error)}"
-            ) from error
+        with self._required(f"a plain forward pass of {len(ids)} tokens"), torch.inference_mode():
+            first, second = (
+                plain_logprobs(self.language_model, TokenSequence(tokens, 1))[:-1]
+                for tokens in (ids, (*ids[:-1], other_last))
+            )
         if not bool(first.isfinite().all()):
             raise ModelError(self._not_finite())
         difference = float((first - second).abs().max()) if len(first) else 0.0
@@ -184,7 +176,7 @@ class _Check:
         return difference
 
     def allow_for_rounding(self) -> None:
-        """Widen the tolerance to what a plain forward of some prompts in one batch differs from one of each alone."""
+        """Widens the tolerance to what a plain forward of some prompts in one batch differs from one of each alone."""
         prompts = [tuple(prompt) for prompt in self.prompts[:2] if len(prompt) > 1]
         whole = replace(self.language_model, path=ForwardPath(layout="padded", head="whole"))
         sequences = [TokenSequence(prompt, 1) for prompt in prompts]
@@ -207,21 +199,21 @@ class _Check:
             )
 
     def choose_decoding(self) -> tuple[float, Drawn]:
-        """Set the fastest way of decoding that agrees; its largest difference, and what it drew."""
+        """Sets the fastest way of decoding that agrees; returns its largest difference, and what it drew."""
         for way in _DECODINGS:
             self.language_model.path = replace(self.language_model.path, decoding=way)
             with self._attempt(f"{way.replace('_', ' ')} decoding"):
                 sequences, sampled = self._sample()
                 with torch.inference_mode():
-                    plain = [plain_logprobs(self.language_model, one) for one in sequences]
+                    plain = [plain_logprobs(self.language_model, sequence) for sequence in sequences]
                 return largest_difference(sampled, plain, self.tolerance), Drawn(sequences, plain)
         raise self._unsupported("sampling")
 
     def choose_training_path(self, drawn: Drawn, *, gradients: bool) -> tuple[float, float]:
-        """Set the fastest way of computing log-probabilities that agrees: its largest difference, and the relative
-        difference of its gradient on the shorter sequences (nan where not asked for)."""
+        """Sets the fastest way of computing log-probabilities that agrees; returns its largest difference, and the
+        relative difference of its gradient on the shorter sequences (nan where not asked for)."""
         sequences = drawn.sequences
-        short = [one for one in sequences if len(one.token_ids) <= _SHORT] or sequences[:_COPIES]
+        short = [each for each in sequences if len(each.token_ids) <= _SHORT] or sequences[:_COPIES]
         plain_gradient = self._plain_gradient(short) if gradients else []
         for layout, head in product(_LAYOUTS, _HEADS):
             if (layout, head) == ("packed", "whole"):
@@ -238,7 +230,7 @@ class _Check:
         raise self._unsupported("training")
 
     def _require_plain_head(self, sequence: TokenSequence) -> None:
-        """Raise ValueError where the model does more after its decoder than multiply by its output matrix."""
+        """Raises ValueError where the model does more after its decoder than multiply by its output matrix."""
         with torch.inference_mode():
             difference = head_disagreement(self.language_model, sequence)
         if not difference <= self.tolerance.head:
@@ -247,8 +239,17 @@ class _Check:
             )
 
     @contextmanager
+    def _required(self, what: str) -> Iterator[None]:
+        """Raises ModelError where the model's code fails in the block."""
+        try:
+            yield
+        except FAILURES as error:
+            reraise_out_of_memory(error)
+            raise ModelError(f"{self.language_model.source}: {what} fails: {reason(error)}") from error
+
+    @contextmanager
     def _attempt(self, way: str) -> Iterator[None]:
-        """Within the block a failure of the model's code, or a difference that is too large, refuses this way."""
+        """Refuses a way where the model's code fails in the block, or a difference is too large."""
         try:
             yield
         except FAILURES as error:
@@ -256,7 +257,7 @@ class _Check:
             self.refused.append(f"{way}: {reason(error)}")
 
     def _sample(self) -> tuple[list[TokenSequence], list[torch.Tensor]]:
-        """Sequences drawn from the model, none of which ends early, with the sampler's log-probabilities."""
+        """Draws sequences from the model, none of which ends early, with the sampler's log-probabilities."""
         generator = torch.Generator().manual_seed(0)
         n_rows = len(self.prompts) * _COPIES
         uniforms_BT = torch.rand(n_rows, NEW_TOKENS, generator=generator, dtype=torch.float64)
@@ -277,26 +278,22 @@ class _Check:
         return sequences, logprobs
 
     def _answers(self, sequences: Sequence[TokenSequence]) -> list[torch.Tensor]:
-        """Log-probabilities of each answer by the path that is set."""
+        """Returns the log-probabilities of each answer by the path that is set."""
         answers = answer_logprobs(self.language_model, sequences)
         return [row[mask.bool()] for row, mask in zip(answers.logprobs_BT, answers.mask_BT, strict=True)]
 
     def _gradient(self, sequences: Sequence[TokenSequence]) -> list[torch.Tensor]:
-        """Gradient of the weighted log-probabilities by the path that is set."""
+        """Computes the gradient of the weighted log-probabilities by the path that is set."""
         with self.language_model.training_pass():
-            return self._add_gradient(_weighted(self._answers(sequences), 0), self._zeros())
+            return self._gradient_of([_weighted(self._answers(sequences), 0)])
 
     def _plain_gradient(self, sequences: Sequence[TokenSequence]) -> list[torch.Tensor]:
-        """The same by plain forward passes, one sequence at a time. Raises ModelError where there is none."""
-        total = self._zeros()
-        try:
-            for number, sequence in enumerate(sequences):
-                self._add_gradient(_weighted([plain_logprobs(self.language_model, sequence)], number), total)
-        except FAILURES as error:
-            reraise_out_of_memory(error)
-            raise ModelError(
-                f"{self.language_model.source}: the gradient of a plain forward pass fails: {reason(error)}"
-            ) from error
+        """Computes the same by plain forward passes, one sequence at a time. Raises ModelError where there is none."""
+        with self._required("the gradient of a plain forward pass"):
+            total = self._gradient_of(
+                _weighted([plain_logprobs(self.language_model, sequence)], number)
+                for number, sequence in enumerate(sequences)
+            )
         if gradient_norm(total) == 0.0:
             raise ModelError(
                 f"{self.language_model.source}: the adapter's weights have no influence on any log-probability, so "
@@ -304,17 +301,14 @@ class _Check:
             )
         return total
 
-    def _zeros(self) -> list[torch.Tensor]:
-        return [torch.zeros_like(parameter) for parameter in self._trained_parameters()]
-
-    def _trained_parameters(self) -> list[torch.nn.Parameter]:
-        return [p for p in self.language_model.model.parameters() if p.requires_grad]
-
-    def _add_gradient(self, loss: torch.Tensor, total: list[torch.Tensor]) -> list[torch.Tensor]:
-        gradients = torch.autograd.grad(loss, self._trained_parameters(), allow_unused=True)
-        for part, gradient in zip(total, gradients, strict=True):
-            if gradient is not None:
-                part.add_(gradient)
+    def _gradient_of(self, losses: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+        """Sums the gradients of the trained parameters, one backward pass per loss."""
+        total = [torch.zeros_like(parameter) for parameter in self.trained]
+        for loss in losses:
+            gradients = torch.autograd.grad(loss, self.trained, allow_unused=True)
+            for part, gradient in zip(total, gradients, strict=True):
+                if gradient is not None:
+                    part.add_(gradient)
         return total
 
     def _unsupported(self, what: str) -> ModelError:
@@ -324,29 +318,26 @@ class _Check:
         )
 
     def _not_finite(self) -> str:
-        broken = [
-            name for name, p in self.language_model.model.named_parameters() if not bool(p.isfinite().all())
-        ]
-        if broken:
-            return (
-                f"{self.language_model.source}: {len(broken)} of its weights hold nan or inf, such as {broken[0]}; the "
-                "files are damaged: fetch them again"
-            )
-        return (
-            f"{self.language_model.source}: its log-probabilities are not finite in {self.dtype}; set model.dtype to "
-            "float32 or bfloat16"
+        broken = [name for name, p in self.language_model.model.named_parameters() if not p.isfinite().all()]
+        fault = (
+            f"{len(broken)} of its weights hold nan or inf, such as {broken[0]}; the files are damaged: fetch them "
+            "again"
+            if broken
+            else f"its log-probabilities are not finite in {self.dtype}; set model.dtype to float32 or bfloat16"
         )
+        return f"{self.language_model.source}: {fault}"
 
 
 def _weighted(rows: Sequence[torch.Tensor], first: int) -> torch.Tensor:
-    """Sum of the log-probabilities, answers weighted by 1, −1, 1, …: as with advantages, their sum is not all."""
+    """Returns the sum of the log-probabilities, answers weighted by 1, −1, 1, …: as with advantages, their sum is not
+    all."""
     return torch.stack([(-1.0) ** (first + number) * row.sum() for number, row in enumerate(rows)]).sum()
 
 
 @contextmanager
 def _noise_in_trained_weights(model: torch.nn.Module) -> Iterator[None]:
-    """Within the block trained weights are moved by a twentieth of their size: a fresh adapter changes nothing, and
-    leaving it out would not be seen."""
+    """Moves trained weights by a twentieth of their size within the block: a fresh adapter changes nothing, and leaving
+    it out would not be seen."""
     generator = torch.Generator().manual_seed(0)
     noisy = {}
     for name, parameter in model.named_parameters():

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def convert_gguf(source: Path, folder: Path, extra_files: Sequence[Path] = ()) -> None:
-    """Write a GGUF file's model and tokenizer to `folder`, as a whole or not at all, with `extra_files`.
+    """Writes a GGUF file's model and tokenizer to `folder`, as a whole or not at all, with `extra_files`.
 
     Raises ModelError when the `gguf` package is missing or the file carries no end-of-sequence token.
     """
@@ -82,7 +82,7 @@ def _tokenizer_metadata(source: Path) -> dict[str, Any]:
 
 
 def _split_digits(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Split off each digit first: the model's own tokenizer does, the GGUF reader of transformers does not.
+    """Splits off each digit first: the model's own tokenizer does, the GGUF reader of transformers does not.
 
     Without it white space before a number is cut differently from how the model was trained.
     """
@@ -131,7 +131,7 @@ class ModelLimits:
 
 
 def model_limits(config: PretrainedConfig) -> ModelLimits:
-    """Limits from wherever a configuration keeps them: its own keys, or those of its text part or decoder."""
+    """Reads the limits from wherever a configuration keeps them: its own keys, or those of its text part or decoder."""
     text = config.get_text_config(decoder=True)
     rows = _count(getattr(text, "vocab_size", None))
     return ModelLimits(UNLIMITED if _has_alibi(text) else _context(text), rows or None)
@@ -147,7 +147,7 @@ def _context(config: Any) -> int:
 
 
 def _stretched(config: Any, stated: int) -> int:
-    """Tokens that rotary positions are stretched to, where the stated number is that before stretching."""
+    """Returns the tokens that rotary positions are stretched to, where the stated number is that before stretching."""
     rope: Any = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     factor = rope.get("factor")
     if rope.get("rope_type", rope.get("type")) not in ("linear", "dynamic", "yarn") or not factor:
@@ -156,14 +156,15 @@ def _stretched(config: Any, stated: int) -> int:
 
 
 def _has_alibi(config: Any) -> bool:
-    """Whether attention is biased by distance in place of positions, as in BLOOM, and by choice in Falcon and MPT."""
+    """Tells whether attention is biased by distance in place of positions, as in BLOOM, and by choice in Falcon and
+    MPT."""
     attention: Any = getattr(config, "attn_config", None) or {}
     chosen = attention.get("alibi") if isinstance(attention, dict) else getattr(attention, "alibi", False)
     return config.model_type == "bloom" or bool(getattr(config, "alibi", False) or chosen)
 
 
 def _count(value: Any) -> int:
-    """The value where it is a positive number, else 0."""
+    """Returns the value where it is a positive number, else 0."""
     return int(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else 0
 
 
@@ -190,7 +191,7 @@ _FOLDER_MARKS = (".", "/", "~", "\\")
 
 
 def resolve_source(source: str) -> Path | str:
-    """What `from_pretrained` is to be given for `model.source`: a folder, or a hub id as it stands.
+    """Resolves `model.source` for `from_pretrained`: a folder, or a hub id as it stands.
 
     `polychromic:NAME` is a folder of this package; `smollm2-135m-instruct` is fetched, verified and converted
     on first use; an existing folder wins over a hub id of the same name.
@@ -210,12 +211,13 @@ def resolve_source(source: str) -> Path | str:
 
 
 def known_sources() -> list[str]:
-    """The names that need neither a folder nor a hub account."""
+    """Returns the names that need neither a folder nor a hub account."""
     return [*_PACKAGED, *_FETCHED]
 
 
 def smollm2_135m_instruct() -> Path:
-    """Folder of SmolLM2-135M-Instruct in float32 safetensors, dequantised once from the pinned Q4_1 file."""
+    """Returns the folder of SmolLM2-135M-Instruct in float32 safetensors, dequantised once from the pinned Q4_1
+    file."""
     from filelock import FileLock
 
     folder = cache_root() / "models" / f"smollm2-135m-instruct-{SMOLLM2_WHEEL.sha256[:12]}-{_CONVERSION}"

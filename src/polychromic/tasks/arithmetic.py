@@ -1,4 +1,4 @@
-"""Arithmetic with many right answers: four numbers and a target; use each number once. Checked exactly."""
+"""Sets arithmetic with many right answers: four numbers and a target; use each number once. Checked exactly."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class Problem:
 
     @property
     def text(self) -> str:
-        """The prompt the model sees, such as `1,4,6,8=24:`."""
+        """Returns the prompt that the model sees, such as `1,4,6,8=24:`."""
         return f"{','.join(map(str, self.numbers))}={self.target}:"
 
     @property
     def split(self) -> Split:
-        """The split this problem belongs to, decided by its content alone, so that no seed can leak it."""
+        """Returns the split this problem belongs to, decided by its content alone, so that no seed can leak it."""
         tenth = child_seed("arithmetic-split", self.text) % 10
         return next(split for split, tenths in _SPLIT_TENTHS.items() if tenth in tenths)
 
@@ -60,17 +60,17 @@ _FRUITLESS_DRAWS = 1000
 
 @lru_cache(maxsize=16)
 def _distinct_problems(split: Split, wanted: int, seed: int) -> tuple[Prompt, ...]:
-    found: dict[Problem, None] = {}
+    problems: dict[Problem, None] = {}
     fruitless = 0
     for problem, _ in random_problems(split, seed):
-        fruitless = fruitless + 1 if problem in found else 0
+        fruitless = fruitless + 1 if problem in problems else 0
         if fruitless == _FRUITLESS_DRAWS:
             raise ConfigError(
-                f"task: {wanted} {split} problems asked for, and the {fruitless} draws after the {len(found)}th "
+                f"task: {wanted} {split} problems asked for, and the {fruitless} draws after the {len(problems)}th "
                 "found no other; ask for fewer"
             )
-        found.setdefault(problem)
-        if len(found) == wanted:
+        problems.setdefault(problem)
+        if len(problems) == wanted:
             break
     return tuple(
         Prompt(
@@ -78,7 +78,7 @@ def _distinct_problems(split: Split, wanted: int, seed: int) -> tuple[Prompt, ..
             as_messages(problem.text),
             meta={"numbers": list(problem.numbers), "target": problem.target},
         )
-        for index, problem in enumerate(found)
+        for index, problem in enumerate(problems)
     )
 
 
@@ -106,32 +106,32 @@ class ArithmeticTask:
                 raise ConfigError(f"task.{key}: expected at least 1 problem, got {getattr(self, key)}")
 
     def prompts(self, split: Split) -> list[Prompt]:
-        """Distinct problems of a split."""
+        """Returns distinct problems of a split."""
         wanted = {"train": self.train_problems, "validation": self.validation_problems}.get(
             split, self.test_problems
         )
         return list(_distinct_problems(split, wanted, self.seed))
 
     def check(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Check]:
-        """Exact check of each answer."""
+        """Checks each answer exactly."""
         return [
             Check(float(solve_or_none(prompt, text) is not None))
             for prompt, text in zip(prompts, texts, strict=True)
         ]
 
     def judge(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Check] | None:
-        """An exact checker needs no second opinion."""
+        """Returns None: an exact checker needs no second opinion."""
         return None
 
     def cluster(self, prompt: Prompt, text: str) -> str:
-        """The form that same answers share; unreadable answers are one cluster each, by their text."""
+        """Returns the form that same answers share; unreadable answers are one cluster each, by their text."""
         try:
             return _FORMS[self.same_answer](parse(text))
         except ValueError:
             return f"unreadable:{text}"
 
     def distances(self, texts: Sequence[str]) -> FloatArray:
-        """0 between two writings of one expression, else 1."""
+        """Returns 0 between two writings of one expression, else 1."""
         codes = label_codes(self.cluster(_NO_PROMPT, text) for text in texts)
         return (codes[:, None] != codes[None, :]).astype(np.float64)
 
@@ -140,7 +140,7 @@ _NO_PROMPT = Prompt("", as_messages(""))
 
 
 def solve_or_none(prompt: Prompt, text: str) -> Expression | None:
-    """The expression that `text` writes if it solves the prompt's problem, else None."""
+    """Returns the expression that `text` writes if it solves the prompt's problem, else None."""
     meta: Any = prompt.meta
     try:
         expression = parse(text)
@@ -151,7 +151,7 @@ def solve_or_none(prompt: Prompt, text: str) -> Expression | None:
 
 
 def random_problems(split: Split, *names: str | int) -> Iterator[tuple[Problem, str]]:
-    """Endless problems of a split, each with one random solution, drawn by the child seed of `names`.
+    """Yields problems without end of a split, each with one random solution, drawn by the child seed of `names`.
 
     Problems with more solutions come more often.
     """
@@ -170,7 +170,7 @@ def random_problems(split: Split, *names: str | int) -> Iterator[tuple[Problem, 
 
 
 def _random_expression(parts: list[Expression], draw: random.Random) -> Expression:
-    """Join random pairs with random operations until one expression is left."""
+    """Joins random pairs with random operations until one expression is left."""
     while len(parts) > 1:
         draw.shuffle(parts)
         parts.append(Operation(draw.choice("+-*/"), parts.pop(), parts.pop()))

@@ -73,12 +73,12 @@ class TaskKeys(Settings):
 
     @property
     def files(self) -> Mapping[Split, Path]:
-        """The files of JSON lines that the prompts come from."""
+        """Returns the files of JSON lines that the prompts come from."""
         return {}
 
     @property
     def code(self) -> Mapping[str, str]:
-        """What is called to judge or to make the task, by role: checkers, or a task of the user's own."""
+        """Names what is called to judge or to make the task, by role: checkers, or a task of the user's own."""
         return {}
 
     @property
@@ -156,7 +156,7 @@ class FileSettings(TaskKeys):
 
     @property
     def files(self) -> Mapping[Split, Path]:
-        """The three files."""
+        """Returns the three files."""
         return {"train": Path(self.train), "validation": Path(self.validation), "test": Path(self.test)}
 
 
@@ -192,7 +192,7 @@ class CustomSettings(FileSettings):
 
     @property
     def code(self) -> Mapping[str, str]:
-        """The checkers that are named."""
+        """Returns the checkers that are named."""
         named = {"checker": self.checker, "judge": self.judge}
         return {role: name for role, name in named.items() if name is not None}
 
@@ -324,7 +324,7 @@ class ImportedSettings(TaskKeys):
 
     @property
     def code(self) -> Mapping[str, str]:
-        """The task itself."""
+        """Returns the task itself."""
         return {"task": self.name}
 
     @property

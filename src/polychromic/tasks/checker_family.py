@@ -1,6 +1,6 @@
-"""The processes of one checker as seen from ours: who forks whom, what is asked, and what is believed.
+"""Starts and asks the processes of one checker: who forks whom, what is sent, and which answers are believed.
 
-`checker_process` is their side and says how the conversations go.
+`checker_process` is the other side and says how the conversations go.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Process:
         self.left_children = 0  # answers that came with processes of the checker's still there
 
     def fork(self, load: str | None = None, memory: int = 0, *, apart: bool = False) -> Process:
-        """A child of it, which imports the checker named first, if one is; "apart" it gives up its rights."""
+        """Forks a child, which imports the checker that is named, if any; "apart" it gives up its rights."""
         ours, theirs = socket.socketpair()
         with theirs:
             reply = self.command({"fork": load, "memory": memory, "apart": apart}, theirs.fileno())
@@ -74,7 +74,8 @@ class Process:
         return Process(Conversation(ours), self, reply["process"])
 
     def command(self, content: Mapping[str, Any], descriptor: int | None = None) -> Mapping[str, Any]:
-        """What it replies, it that runs no text. Raises ProcessFailedError where it is gone."""
+        """Sends a command to a process that runs no text and returns its reply. Raises ProcessFailedError where it is
+        gone."""
         try:
             deadline = time.monotonic() + _COMMAND_SECONDS
             self._conversation.send(content, deadline, descriptor)
@@ -83,18 +84,19 @@ class Process:
             raise ProcessFailedError("the process that starts the checker's was killed") from error
 
     def loaded(self) -> Mapping[str, Any]:
-        """What it says of its import of the checker. Raises TimeoutError, or ProcessFailedError where it has ended."""
+        """Reads what the process says of its import of the checker. Raises TimeoutError, or ProcessFailedError where it
+        has ended."""
         try:
             return self._conversation.receive(time.monotonic() + _START_SECONDS)[0]
         except (EOFError, TooMuchError) as error:
             raise ProcessFailedError(self.end(_PATIENCE_SECONDS)) from error
 
     def ask(self, prompt: Prompt, text: str, seconds: float, *, watch: bool) -> Answer:
-        """Its answer on one pair; see `answers`."""
+        """Asks for the answer on one pair; see `answers`."""
         return next(self.answers([(prompt, text)], seconds, watch=watch))
 
     def passes_control(self, prompt: Prompt, value: float, seconds: float) -> bool:
-        """Whether it still says what a checker says: asked as if that had returned the value."""
+        """Tells whether the process still passes on a value as if the checker had returned it."""
         [answer] = self.answers([(prompt, "")], seconds, watch=False, control=value)
         return answer.check == Check(value)
 
@@ -106,7 +108,7 @@ class Process:
         watch: bool,
         control: float | None = None,
     ) -> Generator[Answer, None, None]:
-        """Its answers in order, each within that time; with `watch`, execution of a text is prevented and told.
+        """Yields the answers in order, each within that time; `watch` prevents execution of a text and reports it.
 
         Each text is sent along with the token for the one before, so that there is one wait for each. Raises
         ProcessFailedError with the reason where the next one is not answered; the process is of no use then.
@@ -144,7 +146,7 @@ class Process:
     def execute(
         self, request: Mapping[str, Any], seconds: float, most_bytes: int, kind: str = "execute"
     ) -> Any:
-        """What comes of executing the code of the request in it; the code can write there what it likes.
+        """Executes the code of a request in the process and returns what it sent; the code can write what it likes.
 
         Raises ProcessFailedError with the reason where nothing comes.
         """
@@ -163,14 +165,14 @@ class Process:
             raise ProcessFailedError(f"the code's process ended ({self.end(_PATIENCE_SECONDS)})") from error
 
     def _until(self, key: str, value: Any, deadline: float) -> Mapping[str, Any]:
-        """The next message with that value; others are not for us: a checker can write to any descriptor."""
+        """Waits for the next message with that value; others are not for us: a checker can write to any descriptor."""
         while True:
             message, _ = self._conversation.receive(deadline)
             if isinstance(message, dict) and type(message.get(key)) is type(value) and message[key] == value:
                 return message
 
     def end(self, patience: float = 0.0) -> str:
-        """End it where it does not end by itself in that time; how it ended, in words."""
+        """Ends the process where it does not end by itself in that time; says how it ended."""
         if self._ending is None:
             assert self._owner is not None
             self._ending = "with the one that forked it"
@@ -182,7 +184,7 @@ class Process:
 
     @property
     def ended(self) -> bool:
-        """Whether we have ended it."""
+        """Tells whether we have ended it."""
         return self._ending is not None
 
 
@@ -207,7 +209,7 @@ class Keeper(Process):
         self.stop = weakref.finalize(self, _end_keeper, popen, self._conversation)
 
     def clear(self) -> None:
-        """End everything that ended processes have left behind."""
+        """Ends everything that ended processes have left behind."""
         with suppress(ProcessFailedError):
             self.command({"clear": True})
 
@@ -228,13 +230,13 @@ class Family:
         self.template()
 
     def template(self) -> Process:
-        """The process that has imported the checker and met no text."""
+        """Returns the process that has imported the checker and met no text."""
         if self._template is None or self._template.ended:
             self._template = self.import_anew()
         return self._template
 
     def import_anew(self) -> Process:
-        """Another process that has imported the checker."""
+        """Starts another process that imports the checker."""
         started = time.monotonic()
         try:
             process = self._kept().fork(self._name, self._memory)
@@ -257,20 +259,20 @@ class Family:
         return process
 
     def server(self) -> Process:
-        """A process to ask text after text."""
+        """Returns a process to ask text after text."""
         return self._forked() if self.template() and self.forkable else self.template()
 
     def fresh(self) -> Process:
-        """A process that has met no text, apart from the server and the template."""
+        """Returns a process that has met no text, apart from the server and the template."""
         return self._forked() if self.template() and self.forkable else self.import_anew()
 
     def clear(self) -> None:
-        """End everything that ended processes of the checker's have left behind."""
+        """Ends everything that ended processes of the checker's have left behind."""
         if self._keeper is not None:
             self._keeper.clear()
 
     def close(self) -> None:
-        """End all processes and everything that they started."""
+        """Ends all processes and everything that they started."""
         if self._keeper is not None:
             self._keeper.stop()
         self._keeper = self._template = None
@@ -298,7 +300,7 @@ def _say_that_orphans_live_on() -> None:
 
 
 def _end_keeper(popen: subprocess.Popen[bytes], conversation: Conversation) -> None:
-    """Tell it that nobody asks any more: it ends all others, then itself. One that does not is killed."""
+    """Closes the keeper's conversation: it ends all others, then itself. One that does not is killed."""
     conversation.close()
     try:
         popen.wait(_COMMAND_SECONDS)
@@ -309,7 +311,7 @@ def _end_keeper(popen: subprocess.Popen[bytes], conversation: Conversation) -> N
 
 
 def _believed(message: Mapping[str, Any]) -> Answer:
-    """The answer, where it has the form of one; else a check that says that it has not."""
+    """Reads an answer, where it has the form of one; else a check that says that it has not."""
     reward, error = message.get("reward"), message.get("error")
     is_reward = type(reward) is float and math.isfinite(reward) and 0.0 <= reward <= 1.0 and error is None
     is_reason = reward is None and type(error) is str and len(error) <= _LONGEST_REASON

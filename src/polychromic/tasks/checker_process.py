@@ -73,7 +73,7 @@ class Server:
         self._word: dict[str, Any] | None = None
 
     def serve(self) -> None:
-        """Answer until nobody asks any more."""
+        """Answers until nobody asks any more."""
         while True:
             try:
                 request, descriptor = self._conversation.receive(self._next_look())
@@ -101,7 +101,7 @@ class Server:
                 self._say({})
 
     def _next_look(self) -> float:
-        """A keeper looks after the orphans that it is handed while nobody asks it anything."""
+        """Returns when a keeper looks after its orphans, also while nobody asks it anything."""
         return time.monotonic() + _REAP_SECONDS if self._checker is None else float("inf")
 
     def _say(self, content: Mapping[str, Any]) -> None:
@@ -128,7 +128,7 @@ class Server:
         server.serve()
 
     def load(self, name: str, memory: int) -> None:
-        """Import the checker within the limit of memory, and say whether this process may be forked from here on."""
+        """Imports the checker within the limit of memory, and says whether this process may be forked from here on."""
         _limit_memory(memory)
         try:
             self._checker = load_checker(name)
@@ -141,7 +141,8 @@ class Server:
         self._say({"forkable": _is_forkable(self._conversation.fileno())})
 
     def _judge(self, request: Mapping[str, Any]) -> None:
-        """Give the last word, to whoever has drawn its token since; then run the checker on the next text, if one came.
+        """Gives the last answer, to whoever has drawn its token since; then runs the checker on the next text, if one
+        came.
 
         The word is not given at once, because what it needs to be believed must stand nowhere while a text runs.
         """
@@ -165,7 +166,8 @@ class Server:
         self._say({"returned": request["number"]})
 
     def _run(self, request: Mapping[str, Any]) -> tuple[Check, bool]:
-        """The checker's word, and whether it was about to execute the answer, where that is watched for."""
+        """Runs the checker on a text; tells also whether it was about to execute the answer, where that is watched
+        for."""
         watch = self._execution_watch() if request["watch"] else None
         with watch.over(request["text"]) if watch else nullcontext():
             check = self._check(request)
@@ -188,7 +190,7 @@ class Server:
 
 
 def main() -> None:
-    """Be a keeper until the conversation ends."""
+    """Runs a keeper until the conversation ends."""
     _close_standard_streams()
     protection = _leave() if sys.argv[2:] == ["apart"] else []
     if writable := os.environ.pop("POLYCHROMIC_WRITABLE", ""):
@@ -199,7 +201,7 @@ def main() -> None:
 
 
 def _leave() -> list[str]:
-    """Give up our rights and the network, as far as the system lets us, and say what is given up."""
+    """Gives up our rights and the network, as far as the system lets us, and says what is given up."""
     if unshare("user", "network", "messages"):
         return ["no rights", "no network"]
     if unshare("user"):
@@ -210,7 +212,7 @@ def _leave() -> list[str]:
 
 
 def _end(process: int, patience: float) -> str:
-    """Wait that long for a child to end by itself, end it where it has not, and say how it ended."""
+    """Waits that long for a child to end by itself, ends it where it has not, and says how it ended."""
     deadline = time.monotonic() + patience
     while (ended := os.waitpid(process, os.WNOHANG))[0] == 0 and time.monotonic() < deadline:
         time.sleep(0.002)
@@ -224,7 +226,7 @@ def _end(process: int, patience: float) -> str:
 
 
 def _is_forkable(conversation: int) -> bool:
-    """Whether importing the checker left nothing that a fork would break: threads, connections, devices."""
+    """Tells whether importing the checker left nothing that a fork would break: threads, connections, devices."""
     threads, descriptors = Path("/proc/self/task"), Path("/proc/self/fd")
     if not threads.is_dir() or threading.active_count() > 1 or len(list(threads.iterdir())) > 1:
         return False
@@ -238,7 +240,7 @@ def _is_forkable(conversation: int) -> bool:
 
 
 def _has_children() -> bool:
-    """Whether processes that the checker has started are running, or ended and not waited for."""
+    """Tells whether processes that the checker has started are running, or ended and not waited for."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -247,7 +249,7 @@ def _has_children() -> bool:
 
 
 def _close_standard_streams() -> None:
-    """Standard input is empty from here on, and output goes nowhere."""
+    """Replaces the standard streams: input is empty from here on, and output goes nowhere."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nowhere, stream)

@@ -1,4 +1,4 @@
-"""Checkers by name, the user's own among them, and the boundary that keeps their failures from being rewards."""
+"""Finds checkers by name, the user's own among them, and keeps their failures from being rewards."""
 
 from __future__ import annotations
 
@@ -37,28 +37,29 @@ def load_checker(name: str) -> CheckFunction:
 
 
 def run_checker(function: CheckFunction, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Check]:
-    """What the checker says of each pair; an exception or an impossible value becomes a Check with the reason."""
+    """Runs the checker on each pair; an exception or an impossible value becomes a Check with the reason."""
     return [_run_one(function, prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
 
 
 def failed_check(error: BaseException) -> Check:
-    """No reward, and the name and words of what a checker raised."""
+    """Returns no reward, with the name and words of what a checker raised."""
     return Check(None, f"{type(error).__name__}: {_in_words(error, str)}")
 
 
 def exact_match(prompt: Prompt, text: str) -> bool:
-    """Whether the text is one of the references, apart from white space around it and from the way in which Unicode
-    writes an accent."""
+    """Tells whether the text is one of the references, apart from white space around it and from the way in which
+    Unicode writes an accent."""
     return _plain(text) in map(_plain, _references(prompt))
 
 
 def contains(prompt: Prompt, text: str) -> bool:
-    """Whether one of the references occurs in the text, in upper or lower case (as `includes` of inspect-ai)."""
+    """Tells whether one of the references occurs in the text, in upper or lower case (as `includes` of inspect-ai)."""
     return any(_plain(reference).casefold() in _plain(text).casefold() for reference in _references(prompt))
 
 
 def rouge_l(prompt: Prompt, text: str) -> float:
-    """The best ROUGE-L F1 with a reference (Lin 2004), with the tokens and the numbers of the rouge-score package.
+    """Returns the best ROUGE-L F1 with a reference (Lin 2004), with the tokens and the numbers of the rouge-score
+    package.
 
     It knows a–z and 0–9 alone: against a reference without any of these, words by Unicode are compared, lower-cased.
     """
@@ -103,8 +104,8 @@ def _run_one(function: CheckFunction, prompt: Prompt, text: str) -> Check:
 
 
 def _number(value: Any) -> float | None:
-    """The number that a value of a number's class holds, whatever a class of its own makes of comparing and converting;
-    infinite where it is too large, None where it is none."""
+    """Returns the number that a value of a number's class holds, whatever a class of its own makes of comparing and
+    converting; infinite where it is too large, None where it is none."""
     if isinstance(value, float):
         return float.__float__(value)
     try:
@@ -114,7 +115,7 @@ def _number(value: Any) -> float | None:
 
 
 def _in_words(value: Any, words: Callable[[Any], str]) -> str:
-    """`words(value)`, cut where it is long: it ends in a row of a file, once a generation."""
+    """Returns `words(value)`, cut where it is long: it ends in a row of a file, once per generation."""
     try:
         text = words(value)
     except BaseException as error:  # noqa: BLE001 - the checker boundary again: these words may be anybody's code

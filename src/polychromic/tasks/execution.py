@@ -38,7 +38,7 @@ class ExecutionWatch:
 
     @contextmanager
     def over(self, text: str) -> Iterator[None]:
-        """Watch while that text is judged."""
+        """Watches while that text is judged."""
         self.found, self._compiled = False, set()
         lines = (line.strip() for line in text.splitlines())
         self._lines = frozenset(line for line in lines if len(line) >= _TELLING_LINE)
@@ -49,7 +49,7 @@ class ExecutionWatch:
             self._text = None
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Called by Python at every audit event."""
+        """Looks at an audit event of Python, at each."""
         if self._text is None:
             return
         if event == "compile":
@@ -79,7 +79,8 @@ class ExecutionWatch:
         return any(line.strip() in self._lines for line in source.splitlines())
 
     def _is_older(self, filename: str | None) -> bool:
-        """A module that is imported now, but was there before any answer: it may share a line with one by chance."""
+        """Tells a module that is imported now, but was there before any answer: it may share a line with one by
+        chance."""
         with suppress(OSError, ValueError, TypeError):
             return os.stat(filename).st_mtime < self._started  # type: ignore[arg-type]  # noqa: PTH116
         return False
@@ -91,7 +92,7 @@ _LONGEST_REASON = 500
 def serve_execution(
     conversation: Conversation, request: Mapping[str, Any], protection: Sequence[str]
 ) -> None:
-    """Confine this process further, execute the code, evaluate what is asked of it, say what came of it, and end."""
+    """Confines this process further, executes the code, evaluates the expressions, sends what came of it, and ends."""
     protection = confine(conversation, request, protection)
     printed = sys.stdout
     assert isinstance(printed, _Printed)
@@ -103,7 +104,7 @@ def serve_execution(
 def confine(
     conversation: Conversation, request: Mapping[str, Any], protection: Sequence[str]
 ) -> Sequence[str]:
-    """Take from this process whatever code does not need, for good; what it is kept from by the system, in words."""
+    """Takes from this process whatever code does not need, for good; returns in words what the system keeps it from."""
     if unshare("processes"):
         protection = [*protection, "own processes"]
         # Only a child is in the namespace of processes; when that one ends, the system ends all others in it.
@@ -211,7 +212,7 @@ def run_isolated(
     memory_gb: float = 1.0,
     most_bytes: int = 2**20,
 ) -> Execution:
-    """Execute the code in a fresh process, then evaluate the expressions there; what comes back is plain data.
+    """Executes the code in a fresh process, then evaluates the expressions there; what comes back is plain data.
 
     For checkers of code: nothing of the checker is in that process, no prompt, no expected value and no environment, so
     that the code can only answer. Compare the values here:
@@ -244,7 +245,7 @@ def run_isolated(
 
 
 def _said(request: Mapping[str, Any], seconds: float, most_bytes: int) -> Any:
-    """What a fork of the keeper says; a keeper that was killed meanwhile is replaced once."""
+    """Returns what a fork of the keeper says; a keeper that was killed meanwhile is replaced once."""
     with _lock:
         try:
             process = _keeper().fork()
@@ -260,7 +261,7 @@ def _said(request: Mapping[str, Any], seconds: float, most_bytes: int) -> Any:
 
 
 def _keeper() -> Keeper:
-    """One for each process that asks: a fork must not talk on its parent's conversation."""
+    """Returns the keeper of the process that asks: a fork must not talk on its parent's conversation."""
     process = os.getpid()
     if process not in _keepers:
         kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
@@ -269,7 +270,7 @@ def _keeper() -> Keeper:
 
 
 def executing_keepers() -> list[int]:
-    """Processes that `run_isolated` keeps below this one."""
+    """Lists the processes that `run_isolated` keeps below this one."""
     return [keeper.process for process, keeper in _keepers.items() if process == os.getpid()]
 
 

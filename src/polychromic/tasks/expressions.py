@@ -1,4 +1,4 @@
-"""Infix arithmetic: a parser for hostile text, exact values, and a canonical form that ignores the order of operands.
+"""Reads infix arithmetic from hostile text, with exact values and a canonical form that ignores the order of operands.
 
 Model output is never evaluated as code: it is read by the small grammar below and computed with fractions.
 
@@ -36,7 +36,7 @@ Expression = Leaf | Operation
 
 
 def parse(text: str) -> Expression:
-    """Read an infix expression; raises ValueError that says what is wrong where."""
+    """Reads an infix expression; raises ValueError that says what is wrong where."""
     if len(text) > MAX_CHARACTERS:
         raise ValueError(f"expression has {len(text)} characters, at most {MAX_CHARACTERS} are read")
     reader = _Reader(text)
@@ -46,14 +46,14 @@ def parse(text: str) -> Expression:
 
 
 def numbers_used(expression: Expression) -> list[int]:
-    """The numbers of an expression, sorted."""
+    """Returns the numbers of an expression, sorted."""
     if isinstance(expression, Leaf):
         return [expression.value]
     return sorted(numbers_used(expression.left) + numbers_used(expression.right))
 
 
 def value(expression: Expression) -> Fraction:
-    """Exact value; raises ZeroDivisionError."""
+    """Computes the exact value; raises ZeroDivisionError."""
     if isinstance(expression, Leaf):
         return Fraction(expression.value)
     left, right = value(expression.left), value(expression.right)
@@ -69,7 +69,8 @@ def value(expression: Expression) -> Fraction:
 
 
 def canonical(expression: Expression) -> str:
-    """A text that two expressions share exactly when reordering and regrouping of + − and × ÷ chains makes them equal.
+    """Returns a text that two expressions share exactly when reordering and regrouping of + − and × ÷ chains makes them
+    equal.
 
     Sums are flattened to signed terms and products to factors and divisors, each sorted:
     `8-(3-2)*1` and `8-1*(3-2)` are one answer, `2*3+4` and `4+3*2` too; `2*3` and `3+3` are not.
@@ -82,7 +83,7 @@ def canonical(expression: Expression) -> str:
 
 
 def commuted(expression: Expression) -> str:
-    """A text that two expressions share exactly when swapping operands of + and × makes them equal.
+    """Returns a text that two expressions share exactly when swapping operands of + and × makes them equal.
 
     Finer than `canonical`: `8-3+2` and `2+(8-3)` are one answer, `8-(3-2)` is another.
     """
@@ -95,7 +96,7 @@ def commuted(expression: Expression) -> str:
 
 
 def render(expression: Expression) -> str:
-    """Infix text with only the parentheses that the grammar needs."""
+    """Writes infix text with only the parentheses that the grammar needs."""
     if isinstance(expression, Leaf):
         return str(expression.value)
     left, right = render(expression.left), render(expression.right)
@@ -115,7 +116,7 @@ def _is_sum(expression: Expression) -> bool:
 
 
 def _chain(expression: Expression, operators: str) -> str:
-    """Canonical form of a chain of one precedence: `operators[0]` joins, `operators[1]` inverts."""
+    """Returns the canonical form of a chain of one precedence: `operators[0]` joins, `operators[1]` inverts."""
     plain: list[str] = []
     inverted: list[str] = []
 
@@ -169,7 +170,7 @@ class _Reader:
         return Leaf(int(digits))
 
     def take(self, characters: str) -> str | None:
-        """Consume and return the next character if it is one of `characters`."""
+        """Consumes and returns the next character if it is one of `characters`."""
         self.skip_spaces()
         if self.position < len(self.text) and self.text[self.position] in characters:
             self.position += 1

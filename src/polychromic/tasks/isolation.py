@@ -6,10 +6,9 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
 
 from polychromic.errors import CheckerError
 from polychromic.files import sha256_file
@@ -27,25 +26,6 @@ Ask = Callable[[Prompt, str], Check]
 Pair = tuple[Prompt, str]
 
 
-class Asked(Protocol):
-    """A checker that can also be asked elsewhere."""
-
-    name: str
-    executes_answers: bool
-
-    def ask(self, pairs: Sequence[Pair]) -> list[Check]:
-        """Its word on each pair, as for any answer."""
-        ...
-
-    def elsewhere(self) -> AbstractContextManager[Ask]:
-        """Asks a process that has met none of the answers."""
-        ...
-
-    def restart(self) -> None:
-        """Let no process that has met an answer be asked again."""
-        ...
-
-
 class Recheck:
     """Asks again after every batch, or more seldom where that would cost more than a tenth of all time that passes."""
 
@@ -57,9 +37,13 @@ class Recheck:
         self._random = random.SystemRandom()  # an answer must not know whether it will be asked again
 
     def after(
-        self, checker: Asked, prompts: Sequence[Prompt], texts: Sequence[str], checks: Sequence[Check]
+        self,
+        checker: IsolatedChecker,
+        prompts: Sequence[Prompt],
+        texts: Sequence[str],
+        checks: Sequence[Check],
     ) -> None:
-        """Ask some of the batch again. Raises CheckerError where another word is heard."""
+        """Asks some of the batch again. Raises CheckerError where the answer differs."""
         started = time.monotonic()
         judged = [index for index, check in enumerate(checks) if check.reward is not None]
         if not self._is_on or not judged or self._cost > _MOST_SHARE * (started - self._last):
@@ -67,13 +51,13 @@ class Recheck:
             return
         sample = self._random.sample(judged, -(-len(judged) // _ONE_IN))
         controls = self._controls(prompts, texts)
-        said = checker.ask(controls) + [checks[index] for index in sample]
+        first_answers = checker.ask(controls) + [checks[index] for index in sample]
         pairs = controls + [(prompts[index], texts[index]) for index in sample]
         with (
             checker.elsewhere() as ask
         ):  # controls first: one of the sample may be the answer that changes a process
-            heard = [ask(*pair) for pair in pairs]
-        for pair, first, second in zip(pairs, said, heard, strict=True):
+            second_answers = [ask(*pair) for pair in pairs]
+        for pair, first, second in zip(pairs, first_answers, second_answers, strict=True):
             if _differ(first, second):
                 self._settle(checker, pair, first, second, list(zip(prompts, texts, strict=True)))
         self._last = time.monotonic()
@@ -81,14 +65,18 @@ class Recheck:
         self._not_asked_again = 0
 
     def _controls(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Pair]:
-        """Answers that are wrong in all likelihood. Their text is not new to the process; what counts is a change."""
-        one = self._random.randrange(len(prompts))
-        controls = [(prompts[one], "")]
-        others = [index for index, prompt in enumerate(prompts) if prompt.id != prompts[one].id]
-        return [*controls, (prompts[one], texts[self._random.choice(others)])] if others else controls
+        """Chooses answers that are wrong in all likelihood. Their text is not new to the process; what counts is a
+        change."""
+        prompt = prompts[self._random.randrange(len(prompts))]
+        controls = [(prompt, "")]
+        others = [text for other, text in zip(prompts, texts, strict=True) if other.id != prompt.id]
+        return [*controls, (prompt, self._random.choice(others))] if others else controls
 
-    def _settle(self, checker: Asked, pair: Pair, said: Check, heard: Check, batch: Sequence[Pair]) -> None:
-        """Raise where both processes keep to their word; one that varies by itself cannot be compared."""
+    def _settle(
+        self, checker: IsolatedChecker, pair: Pair, said: Check, heard: Check, batch: Sequence[Pair]
+    ) -> None:
+        """Raises CheckerError where both processes keep to their answer; one that varies by itself cannot be
+        compared."""
         [again] = checker.ask([pair])
         with checker.elsewhere() as ask:
             heard_again = ask(*pair)
@@ -115,14 +103,14 @@ class Recheck:
         )
 
 
-def _culprit(checker: Asked, pair: Pair, clean: Check, batch: Sequence[Pair]) -> Pair | None:
-    """The first answer of the batch after which a fresh process changes its word on the pair."""
+def _culprit(checker: IsolatedChecker, pair: Pair, clean: Check, batch: Sequence[Pair]) -> Pair | None:
+    """Finds the first answer of the batch after which a fresh process changes its word on the pair."""
     deadline = time.monotonic() + _MOST_REPLAY_SECONDS
     with checker.elsewhere() as ask:
-        for one in batch:
-            ask(*one)
+        for earlier in batch:
+            ask(*earlier)
             if _differ(ask(*pair), clean):
-                return one
+                return earlier
             if time.monotonic() > deadline:
                 break
     return None
@@ -139,9 +127,12 @@ def _shown(pair: Pair) -> str:
     return f"{text if len(text) <= 80 else text[:80] + '...'!a} to prompt {prompt.id!r}"
 
 
-def _differ(one: Check, other: Check) -> bool:
-    """Whether both are verdicts, and not the same; what failed, as a time limit may on a busy machine, says nothing."""
-    return one.reward is not None and other.reward is not None and abs(one.reward - other.reward) > _SAME
+def _differ(first: Check, second: Check) -> bool:
+    """Tells whether both are verdicts, and not the same; what failed, as a time limit may on a busy machine, says
+    nothing."""
+    return (
+        first.reward is not None and second.reward is not None and abs(first.reward - second.reward) > _SAME
+    )
 
 
 _MOST_FAILURES_IN_A_ROW = 10
@@ -174,7 +165,7 @@ class IsolatedChecker:
         self._recheck = Recheck(import_seconds) if recheck else None
 
     def run(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Check]:
-        """The checker's word on each pair; what it does not answer in time or dies of is a Check with the reason.
+        """Checks each pair; what it does not answer in time or dies of is a Check with the reason.
 
         Raises CheckerError where a process that has met no other text says something else (see `rechecking`).
         """
@@ -184,7 +175,7 @@ class IsolatedChecker:
         return checks
 
     def ask(self, pairs: Sequence[Pair]) -> list[Check]:
-        """Its word on each pair, asked of the processes whose turn it is."""
+        """Returns its word on each pair, asked of the processes whose turn it is."""
         checks: list[Check] = []
         while len(checks) < len(pairs):
             if self.executes_answers:
@@ -194,7 +185,7 @@ class IsolatedChecker:
         return checks
 
     def close(self) -> None:
-        """End its processes and everything that they started."""
+        """Ends its processes and everything that they started."""
         self._server = None
         self._family.close()
 
@@ -217,14 +208,14 @@ class IsolatedChecker:
             process.end()
 
     def restart(self) -> None:
-        """End the process that has met answers, and all that it left; the next text has a new one."""
+        """Ends the process that has met answers, and all that it left; the next text has a new one."""
         if self._server is not None:
             self._server.end()
             self._family.clear()
             self._server = None
 
     def _ask_server(self, pairs: Sequence[Pair]) -> list[Check]:
-        """Its word on the first of the pairs, as many as it judges before it has to be replaced."""
+        """Asks the server about the first of the pairs, as many as it judges before it has to be replaced."""
         checks: list[Check] = []
         if self._server is None:
             self._server = self._family.server()
@@ -249,7 +240,7 @@ class IsolatedChecker:
         return checks
 
     def _ask_fork(self, template: Process, prompt: Prompt, text: str) -> Check:
-        """Its word from a fork that ends, with all that it started, when it is given."""
+        """Asks a fork that ends, with all that it started, when it has answered."""
         if not self._family.forkable:
             return Check(None, _CANNOT_BE_FORKED)
         try:
@@ -272,7 +263,7 @@ class IsolatedChecker:
             self._family.clear()
 
     def _note_execution(self) -> None:
-        """From here on each answer has a process of its own."""
+        """Gives each answer a process of its own from here on."""
         self.executes_answers = True
         self.restart()
         logger.warning(
@@ -287,14 +278,14 @@ class IsolatedChecker:
         if self._failures_in_a_row >= _MOST_FAILURES_IN_A_ROW:
             self.close()
             raise CheckerError(
-                f"checker {self.name!r} failed {self._failures_in_a_row} times in a row: {reason}. Mend it, or raise "
+                f"checker {self.name!r} failed {self._failures_in_a_row} times in a row: {reason}. Fix it, or raise "
                 "task.checker_seconds or task.checker_memory_gb"
             )
         return Check(None, reason)
 
 
 def isolated_checker(name: str, *, seconds: float, memory_gb: float, recheck: bool = True) -> IsolatedChecker:
-    """The checker of that name, one for all who ask in this process while its file stays the same."""
+    """Returns the checker of that name, one for all who ask in this process while its file stays the same."""
     file = Path(name.rpartition(":")[0])
     content = sha256_file(file) if file.suffix == ".py" and file.is_file() else ""
     return _shared(name, seconds, memory_gb, recheck, content)

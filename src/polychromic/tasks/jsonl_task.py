@@ -111,10 +111,9 @@ def load_prompts(path: Path) -> list[Prompt]:
                 raise BadLineError(
                     f"id: {shown(prompt.id)} is the id of line {first}, expected unique ids; rename one"
                 )
+            prompts.append(prompt)
         except BadLineError as error:
             problems.append(f"{path}:{number}: {error}")
-        else:
-            prompts.append(prompt)
     if problems:
         raise DataError(listing(str(path), problems))
     if not prompts:

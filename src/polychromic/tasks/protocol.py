@@ -1,4 +1,4 @@
-"""What passes between a run and the processes of its checkers: messages and plain values."""
+"""Carries messages and plain values between a run and the processes of its checkers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ITERABLES: dict[str, type] = {"list": list, "tuple": tuple, "set": set, "frozen
 
 
 def encode(value: Any, other: Callable[[Any], Any] | None = None) -> Any:
-    """JSON for it; `other` gives the JSON of what is no plain data.
+    """Encodes plain data as JSON; `other` gives the JSON of what is no plain data.
 
     Raises TypeError where it is no plain data and there is no `other`, RecursionError where it holds itself.
     """
@@ -32,7 +32,7 @@ def encode(value: Any, other: Callable[[Any], Any] | None = None) -> Any:
 
 
 def decode(encoded: Any, other: Callable[[str, Any], Any] | None = None) -> Any:
-    """The value; `other` makes what an `other` of `encode` wrote as {kind: content}.
+    """Decodes a value; `other` makes what an `other` of `encode` wrote as {kind: content}.
 
     Raises ValueError or TypeError on JSON that `encode` did not make.
     """
@@ -106,7 +106,7 @@ class Conversation:
         self._close = weakref.finalize(self, end.close)
 
     def allow(self, n_bytes: float) -> None:
-        """From here on at most that many bytes are taken from the other side."""
+        """Takes at most that many bytes from the other side from here on."""
         self._allowance = n_bytes - len(self._buffer)
 
     def send(
@@ -124,7 +124,7 @@ class Conversation:
             raise BrokenPipeError from error
 
     def receive(self, deadline: float = math.inf) -> tuple[Any, int | None]:
-        """The next message that is JSON, and the descriptor that came with it.
+        """Waits for the next message that is JSON, and the descriptor that came with it.
 
         Lines that are no JSON are passed over: a checker can write to any descriptor. Raises EOFError at the end,
         TimeoutError at the deadline however much arrives, TooMuchError beyond what is allowed.
@@ -147,11 +147,11 @@ class Conversation:
                 continue
 
     def fileno(self) -> int:
-        """The descriptor of this end."""
+        """Returns the descriptor of this end."""
         return self._socket.fileno()
 
     def close(self) -> None:
-        """Close this end; the other one reads an end of file."""
+        """Closes this end; the other one reads an end of file."""
         self._close()
 
     def _take(self, deadline: float) -> int | None:
@@ -170,14 +170,14 @@ class Conversation:
 
 
 def _plain(value: Any) -> Any:
-    """Numbers and arrays of numpy, which the notes to a prompt may hold."""
+    """Encodes numbers and arrays of numpy, which the notes to a prompt may hold."""
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"a {type(value).__name__} cannot be sent to a checker's process")
 
 
 def _left(deadline: float) -> float | None:
-    """Seconds until the deadline, None for ever. Raises TimeoutError where it has passed."""
+    """Returns the seconds until the deadline, None for ever. Raises TimeoutError where it has passed."""
     if deadline == math.inf:
         return None
     left = deadline - time.monotonic()

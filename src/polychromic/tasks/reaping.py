@@ -1,4 +1,4 @@
-"""What keeps a checker's process apart from ours, and ends whatever it has started, wherever that has gone.
+"""Keeps a checker's process apart from ours, and ends whatever it has started, wherever that has gone.
 
 A *subreaper* is the process that orphans are handed to (prctl(2)): a daemon may leave its process group, its session
 and its environment, but not the tree below the subreaper. Linux only; elsewhere only the process group is ended.
@@ -24,12 +24,12 @@ _MOST_ROUNDS = 200
 
 
 def become_subreaper() -> bool:
-    """Whether orphans below this process are handed to it from here on."""
+    """Has orphans below this process handed to it from here on; tells whether the system does."""
     return _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def hide() -> bool:
-    """Whether other processes of this user can no longer read or write our memory and descriptors through /proc.
+    """Keeps other processes of this user from our memory and descriptors in /proc; tells whether the system does.
 
     A child has the same protection until it executes another program. Root could still, so that right is given up.
     """
@@ -38,14 +38,14 @@ def hide() -> bool:
 
 
 def end_with_parent(parent: int) -> None:
-    """This process is killed when the one that forked it ends."""
+    """Has this process killed when the one that forked it ends."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before we asked
         os._exit(1)
 
 
 def give_up_rights() -> None:
-    """Become, as far as the system offers it, a user without rights who cannot reach into our processes, for good.
+    """Becomes, as far as the system offers it, a user without rights who cannot reach into our processes, for good.
 
     Files stay as they are to it: within a namespace of users of its own it is the same user to the file system.
     """
@@ -55,7 +55,7 @@ def give_up_rights() -> None:
 
 
 def drop_capabilities(numbers: Collection[int] = range(_LAST_CAPABILITY + 1)) -> bool:
-    """Give rights of root up for good, by default all; True where this process has none of them afterwards."""
+    """Gives rights of root up for good, by default all; True where this process has none of them afterwards."""
     library = _library()
     if library is None:
         return False
@@ -74,8 +74,8 @@ def drop_capabilities(numbers: Collection[int] = range(_LAST_CAPABILITY + 1)) ->
 
 
 def end_children(keep: Collection[int] = ()) -> None:
-    """SIGKILL to every child of this process but those, and to the children that it is handed thereby, until none is
-    left. One that forks faster than it is killed gets away after many rounds."""
+    """Sends SIGKILL to every child of this process but those, and to the children that it is handed thereby, until none
+    is left. One that forks faster than it is killed gets away after many rounds."""
     for _ in range(_MOST_ROUNDS):
         killed = [child for child in children(os.getpid()) if child not in keep and _kill(child)]
         if not killed:
@@ -86,7 +86,7 @@ def end_children(keep: Collection[int] = ()) -> None:
 
 
 def reap(keep: Collection[int]) -> None:
-    """Take note of children that have ended, but those, so that the system can forget them."""
+    """Takes note of children that have ended, but not of those to keep, so that the system can forget them."""
     for child in children(os.getpid()):
         if child not in keep:
             with suppress(ChildProcessError):
@@ -94,7 +94,7 @@ def reap(keep: Collection[int]) -> None:
 
 
 def children(process: int) -> list[int]:
-    """Ids of the processes whose parent it is, ended ones included; none where there is no /proc."""
+    """Lists the ids of a process's children, ended ones included; none where there is no /proc."""
     try:
         return [int(word) for word in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
     except OSError:  # kernels without that file
@@ -102,7 +102,8 @@ def children(process: int) -> list[int]:
 
 
 def unshare(*namespaces: str) -> bool:
-    """Whether this process has left those namespaces for new ones, which where "user" is none of them needs rights.
+    """Leaves those namespaces for new ones and tells whether that worked, which where "user" is none of them needs
+    rights.
 
     In a namespace "user" it has all rights over the other new ones, and over nothing else; of "processes" only its
     children are part; a new "network" reaches nobody.

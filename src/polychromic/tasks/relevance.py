@@ -31,7 +31,7 @@ _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
 
 def fault(post: str, reply: str) -> Fault | None:
-    """What disqualifies a reply whatever it means, or None."""
+    """Names what disqualifies a reply whatever it means, or None."""
     post_words, reply_words = words(post), words(reply)
     if not reply_words:
         return "empty"
@@ -43,7 +43,7 @@ def fault(post: str, reply: str) -> Fault | None:
 
 
 def words(text: str) -> list[str]:
-    """Lower-cased words without punctuation."""
+    """Returns lower-cased words without punctuation."""
     return _WORD.findall(text.lower().replace("\u2019", "'"))
 
 
@@ -63,7 +63,7 @@ def _repeats(reply: Sequence[str]) -> bool:
 
 
 def echoes(posts: Sequence[str], generator: np.random.Generator) -> list[str]:
-    """Each post said again in one of three ways: its words in another order, thinned, or cut in half."""
+    """Says each post again in one of three ways: its words in another order, thinned, or cut in half."""
     ways = (_reordered, _thinned, _first_half)
     return [" ".join(ways[i % len(ways)](post.split(), generator)) for i, post in enumerate(posts)]
 
@@ -96,7 +96,7 @@ class Encoder(Protocol):
     """Turns texts into unit vectors."""
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Float32 [n, d]."""
+        """Returns unit vectors, float32 [n, d]."""
         ...
 
 
@@ -107,7 +107,7 @@ class Pairs(NamedTuple):
     replies: list[str]
 
     def take(self, indices: NDArray[np.int64]) -> Pairs:
-        """Some of the pairs."""
+        """Returns some of the pairs."""
         return Pairs([self.posts[i] for i in indices], [self.replies[i] for i in indices])
 
 
@@ -120,12 +120,12 @@ class RelevanceModel:
     coefficients: tuple[float, float, float]
 
     def similarity(self, posts_ND: NDArray[np.float32], replies_ND: NDArray[np.float32]) -> Floats:
-        """z of each pair, [N]."""
+        """Computes z of each pair, [N]."""
         product_ND = (posts_ND - self.post_mean_D) * (replies_ND - self.reply_mean_D)
         return product_ND.sum(axis=1, dtype=np.float64)
 
     def probability(self, posts_ND: NDArray[np.float32], replies_ND: NDArray[np.float32]) -> Floats:
-        """Relevance of each pair, [N] in (0, 1)."""
+        """Computes the relevance of each pair, [N] in (0, 1)."""
         z_N = self.similarity(posts_ND, replies_ND)
         c0, c1, c2 = self.coefficients
         return 1 / (1 + np.exp(-(c0 + c1 * z_N + c2 * z_N**2)))
@@ -140,7 +140,7 @@ class RelevanceChecker:
     pass_threshold: float
 
     def scores(self, posts: Sequence[str], replies: Sequence[str]) -> Floats:
-        """Relevance of each reply in [0, 1]; exactly 0 for empty replies, echoes and repetitions."""
+        """Computes the relevance of each reply in [0, 1]; exactly 0 for empty replies, echoes and repetitions."""
         scores_N = np.zeros(len(posts))
         sound = [
             i for i, (post, reply) in enumerate(zip(posts, replies, strict=True)) if not fault(post, reply)
@@ -155,7 +155,7 @@ class RelevanceChecker:
 def train_checker(
     encoder: Encoder, training: Pairs, validation: Pairs, generator: np.random.Generator
 ) -> RelevanceChecker:
-    """Fit the model on the training pairs and set the threshold on the validation pairs.
+    """Fits the model on the training pairs and sets the threshold on the validation pairs.
 
     Raises DataError where either has fewer than 20 pairs.
     """
@@ -176,7 +176,7 @@ def train_checker(
 
 
 def fit_relevance(encoder: Encoder, pairs: Pairs, generator: np.random.Generator) -> RelevanceModel:
-    """Logistic regression on z and z²: true pairs against shuffled replies and echoes."""
+    """Fits a logistic regression on z and z²: true pairs against shuffled replies and echoes."""
     from sklearn.linear_model import LogisticRegression
 
     posts_ND, replies_ND = encoder.encode(pairs.posts), encoder.encode(pairs.replies)
@@ -208,7 +208,7 @@ def fit_relevance(encoder: Encoder, pairs: Pairs, generator: np.random.Generator
 
 
 def mismatches(n: int, count: int, generator: np.random.Generator) -> Iterator[NDArray[np.int64]]:
-    """At most `count` permutations of range(n), none of which leaves any index where it was."""
+    """Yields at most `count` permutations of range(n), none of which leaves any index where it was."""
     order_N = generator.permutation(n)
     for shift in range(1, min(count, n - 1) + 1):
         others_N = np.empty(n, dtype=np.int64)
@@ -221,7 +221,8 @@ _STOCK_REPLY = "That's so cool! What do you like about it?"
 
 
 def relevance_report(task: RepliesTask) -> dict[str, Any]:
-    """For checker and judge: AUC of true against shuffled test replies, threshold, and pass rate of each control.
+    """Reports for checker and judge: AUC of true against shuffled test replies, threshold, and pass rate of each
+    control.
 
     `correlation` is Spearman's between the two over true and shuffled test pairs. Numbers depend on the task's
     seed and files alone.
@@ -246,7 +247,7 @@ def relevance_report(task: RepliesTask) -> dict[str, Any]:
 
 
 def _controls(task: RepliesTask, test: Pairs) -> dict[str, list[list[str]]]:
-    """Replies to every test post, by kind; a kind may answer the posts several times over."""
+    """Returns replies to every test post, by kind; a kind may answer the posts several times over."""
     generator = task.generator("controls")
     return {
         "references": [test.replies],

@@ -1,4 +1,4 @@
-"""Social replies: prompts, references, relevance checker and word vectors."""
+"""Judges social replies: prompts, references, relevance checkers and word vectors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class WordTable(Protocol):
     vectors_VD: Floats32
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """The word ids of each text."""
+        """Returns the word ids of each text."""
         ...
 
 
@@ -53,7 +53,7 @@ class MiniLMWords:
             self.vectors_VD: Floats32 = weights.get_tensor("embeddings.word_embeddings.weight")
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """The word pieces of each text."""
+        """Returns the word pieces of each text."""
         return [
             encoded.ids for encoded in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         ]
@@ -66,7 +66,7 @@ class HashedWords:
         self.vectors_VD: Floats32 = np.random.default_rng(0).standard_normal((size, dimensions), np.float32)
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """The buckets of each text's words."""
+        """Returns the buckets of each text's words."""
         size = len(self.vectors_VD)
         return [
             [zlib.crc32(word.encode("utf-8", "surrogatepass")) % size for word in words(text)]
@@ -85,7 +85,7 @@ class SifEncoder:
 
     @classmethod
     def fit(cls, table: WordTable, texts: Sequence[str]) -> SifEncoder:
-        """Word frequencies, mean and common direction of the given texts."""
+        """Fits word frequencies, mean and common direction of the given texts."""
         counts = Counter(word for ids in table.ids(texts) for word in ids)
         frequencies_V = np.zeros(len(table.vectors_VD))
         frequencies_V[list(counts)] = list(counts.values())
@@ -97,7 +97,7 @@ class SifEncoder:
         return cls(table, weights_V, mean_D, common_D)
 
     def encode(self, texts: Sequence[str]) -> Floats32:
-        """Float32 [n, d] with rows of length 1 (0 where a text has nothing but the common direction)."""
+        """Returns float32 [n, d] with rows of length 1 (0 where a text has nothing but the common direction)."""
         texts_ND = _weighted_means(self.table, self.weights_V, texts) - self.mean_D
         texts_ND -= np.outer(texts_ND @ self.common_D, self.common_D)
         norms_N1 = np.linalg.norm(texts_ND, axis=1, keepdims=True)
@@ -128,26 +128,26 @@ class RepliesTask(FileTask):
 
     @property
     def pass_threshold(self) -> float:
-        """The relevance that a tenth of the shuffled replies of the validation split reach."""
+        """Returns the relevance that a tenth of the shuffled replies of the validation split reach."""
         return self.checker.pass_threshold
 
     def check(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Check]:
-        """Relevance of each reply."""
+        """Returns the relevance of each reply."""
         return _checks(self.checker, prompts, texts)
 
     def judge(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Check] | None:
-        """Relevance of each reply to a checker that training never sees."""
+        """Returns the relevance of each reply to a checker that training never sees."""
         return _checks(self.second_checker, prompts, texts)
 
     def report(self) -> dict[str, Any]:
-        """What the two checkers are worth on the test split: AUC, pass rates of controls, correlation."""
+        """Measures what the two checkers are worth on the test split: AUC, pass rates of controls, correlation."""
         from polychromic.tasks.relevance import relevance_report
 
         return relevance_report(self)
 
     @cached_property
     def checker(self) -> RelevanceChecker:
-        """The training checker."""
+        """Trains the training checker when it is first used."""
         from filelock import FileLock
 
         lock = cache_root() / ".relevance.lock"
@@ -160,19 +160,19 @@ class RepliesTask(FileTask):
 
     @cached_property
     def second_checker(self) -> RelevanceChecker:
-        """The evaluation-only checker."""
+        """Trains the evaluation-only checker when it is first used."""
 
         half = self._halves[1]
         encoder = SifEncoder.fit(self._word_table(), half.posts + half.replies)
         return train_checker(encoder, half, self.pairs("validation"), self.generator("judge"))
 
     def pairs(self, split: Split) -> Pairs:
-        """Each post of a split that has references, with the first of them."""
+        """Returns each post of a split that has references, with the first of them."""
         answered = [prompt for prompt in self.prompts(split) if prompt.references]
         return Pairs([prompt.text for prompt in answered], [prompt.references[0] for prompt in answered])
 
     def generator(self, use: str) -> np.random.Generator:
-        """The random numbers of one use, decided by the task's seed alone."""
+        """Returns the random numbers of one use, decided by the task's seed alone."""
         return numpy_generator("replies", self._seed, use)
 
     @cached_property
