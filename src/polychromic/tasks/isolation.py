@@ -167,7 +167,7 @@ class IsolatedChecker:
     def run(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Check]:
         """Checks each pair; what it does not answer in time or dies of is a Check with the reason.
 
-        Raises CheckerError where a process that has met no other text says something else (see `rechecking`).
+        Raises CheckerError where a process that has met no other text says something else (see `Recheck`).
         """
         checks = self.ask(list(zip(prompts, texts, strict=True)))
         if self._recheck is not None:
