@@ -59,7 +59,7 @@ def vendi_score(kernel: ArrayLike, q: float = 1.0, *, weights: ArrayLike | None 
     if weights is not None:
         roots_N = np.sqrt(_require_weights(weights, len(kernel_NN)))
         kernel_NN = kernel_NN * np.outer(roots_N, roots_N)
-    return float(_spectral_diversity(_eigenvalues(kernel_NN), q))
+    return float(_spectral_diversity(np.linalg.eigvalsh(kernel_NN), q))
 
 
 def vendi_score_from_embeddings(embeddings: ArrayLike, q: float = 1.0) -> float:
@@ -81,10 +81,10 @@ def _vendi(rows: Floats, q: float) -> Floats:
     if n <= d:
         # A BLAS that sees a matrix times its own transpose takes longer than for two matrices, where rows are few.
         others = rows.copy() if n <= _FEW else rows
-        return _spectral_diversity(_eigenvalues(_cosines(rows, others)), q)
+        return _spectral_diversity(np.linalg.eigvalsh(_cosines(rows, others)), q)
     # The product of the columns has the same eigenvalues above 0, and fewer of them.
     unit = _unit(rows)
-    return _spectral_diversity(_eigenvalues(np.swapaxes(unit, -1, -2) @ unit), q)
+    return _spectral_diversity(np.linalg.eigvalsh(np.swapaxes(unit, -1, -2) @ unit), q)
 
 
 def _cosines(rows: Floats, others: Floats | None = None) -> Floats:
@@ -94,19 +94,6 @@ def _cosines(rows: Floats, others: Floats | None = None) -> Floats:
     products = rows @ np.swapaxes(rows if others is None else others, -1, -2)
     lengths = _require_lengths(np.sqrt(np.diagonal(products, axis1=-2, axis2=-1)))
     return products / (lengths[..., :, None] * lengths[..., None, :])
-
-
-def _eigenvalues(symmetric: Floats) -> Floats:
-    """Returns [..., M] ascending eigenvalues of symmetric [..., M, M]."""
-    if symmetric.ndim > 2 or not symmetric.size:
-        return np.linalg.eigvalsh(symmetric)
-    from scipy.linalg.lapack import dsyevd  # pyright: ignore[reportAttributeAccessIssue]
-
-    # The routine that numpy calls too, without its checks, which take longer than a small matrix does.
-    eigenvalues, _, failed = dsyevd(symmetric, compute_v=0)
-    if failed:
-        raise np.linalg.LinAlgError(f"eigenvalues did not converge (LAPACK dsyevd: {failed})")
-    return eigenvalues
 
 
 def _unit(rows: Floats) -> Floats:
