@@ -1,6 +1,8 @@
-"""Shared fixtures: the packaged model, loaded once, on one thread so that results do not depend on the machine."""
+"""Shared fixtures: the packaged model, copies of it to be damaged, and a pickle that tells when it is read."""
 
 import os
+import pickle
+import shutil
 
 import pytest
 from hypothesis import settings
@@ -49,3 +51,43 @@ def pytest_terminal_summary(terminalreporter, config):
             "left out: slow and network tests (make slow), GPU tests (python -m pytest -m gpu), more kills "
             "(make faults), every damage (make attack), every architecture (make architectures)"
         )
+
+
+class Payload:
+    """A pickle that writes a file when it is read."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return exec, (f"open({str(self.marker)!r}, 'w').write('run')",)
+
+
+@pytest.fixture
+def marker(tmp_path):
+    """The file that the pickle would write."""
+    return tmp_path / "code-was-run"
+
+
+@pytest.fixture
+def pickled(marker):
+    """The bytes of a pickle that writes `marker` when it is read."""
+    return pickle.dumps(Payload(marker))
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A copy of the packaged model's folder, to be changed."""
+    from polychromic.models.sources import resolve_source
+
+    return shutil.copytree(resolve_source("polychromic:arithmetic-tiny"), tmp_path / "model")
+
+
+@pytest.fixture
+def adapter(tmp_path, tiny_settings):
+    """A saved adapter of the packaged model, to be changed."""
+    from polychromic.models.adapters import save_adapter
+    from polychromic.models.loading import load_language_model
+
+    save_adapter(load_language_model(tiny_settings, seed=1).model, tmp_path / "adapter")
+    return tmp_path / "adapter"

@@ -1,4 +1,4 @@
-"""Errors that a person is meant to read, and sentences for those that the system raises."""
+"""Defines the errors that a person is meant to read, and words those that the system raises."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class StoppedError(PolychromicError):
         return f"stopped by {self.reason}; {self.done}; run the same command again to continue"
 
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
 _OUT_OF_FILES = {errno.EMFILE, errno.ENFILE}
 _IN_THE_WAY = {
@@ -66,7 +66,7 @@ _IN_THE_WAY = {
     errno.ENAMETOOLONG,
 }
 # Others are of the disk itself, or of folders on other machines.
-_UNWRITABLE = _NO_ROOM | _FORBIDDEN | {errno.EIO, errno.ESTALE, errno.ENOLCK, errno.EOPNOTSUPP}
+_UNWRITABLE = _DISK_FULL | _FORBIDDEN | {errno.EIO, errno.ESTALE, errno.ENOLCK, errno.EOPNOTSUPP}
 
 _TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}")
 
@@ -83,7 +83,7 @@ def in_words(root: Path | None = None) -> Iterator[None]:
 
 
 def unwritable(place: Path | str, reason: str) -> str:
-    """That a run folder or a file cannot be written, why, and the way on."""
+    """Says that a run folder or a file cannot be written, why, and the way on."""
     return (
         f"{place}: cannot be written: {reason}. Everything written before is kept; free the disk or make the folder "
         "writable and run again to continue, or choose another place with --out"
@@ -102,11 +102,11 @@ def _sentence(error: OSError, root: Path | None) -> str:
             f"{' → '.join(names)}: {reason}: a file, folder or link is missing or stands where another kind is "
             "expected; move it away or put it back, and run again"
         )
-    return f"{': '.join([*names, reason])}; mend that and run again to continue"
+    return f"{': '.join([*names, reason])}; fix that and run again to continue"
 
 
 def _final_name(name: str | bytes) -> str:
-    """The file that was to be written, where the error is of its temporary copy `.NAME.12345678`."""
+    """Returns the file that was to be written, where the error is of its temporary copy `.NAME.12345678`."""
     path = Path(os.fsdecode(name))
     copy = _TEMPORARY.fullmatch(path.name)
     return str(path.with_name(copy[1]) if copy else path)

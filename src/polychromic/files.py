@@ -1,4 +1,4 @@
-"""Files that survive a kill: atomic replacement, append-only JSON lines, strict JSON."""
+"""Writes files that survive a kill: atomic replacement, append-only JSON lines, strict JSON."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def user_path(value: str | Path) -> Path:
-    """A path with `~` as the user's home; raises ConfigError where that is not known."""
+    """Expands `~` to the user's home; raises ConfigError where that is not known."""
     try:
         return Path(value).expanduser()
     except RuntimeError as error:
@@ -34,7 +34,7 @@ def user_path(value: str | Path) -> Path:
 
 
 def strict_json(value: Any, *, indent: int | None = None) -> str:
-    """JSON text that every parser reads: nan and infinities become null, numpy scalars become plain numbers.
+    """Writes JSON text that every parser reads: nan and infinities become null, numpy scalars become plain numbers.
 
     Lone surrogates, which a model can produce but UTF-8 cannot carry, are written as \\u escapes.
     """
@@ -64,12 +64,12 @@ def _has_surrogates(value: Any) -> bool:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` by `text` so that a reader or a crash sees the old content or the new, never a mixture."""
+    """Replaces `path` by `text` so that a reader or a crash sees the old content or the new, never a mixture."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`, whole or not at all."""
+    """Replaces `path` by `content`, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -89,13 +89,13 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Atomically write `value` as indented strict JSON."""
+    """Writes `value` as indented strict JSON, whole or not at all."""
     write_text(path, strict_json(value, indent=2) + "\n")
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text. Raises ValueError for what is no JSON, and for what readers read differently: a key
-    that stands twice in an object, nan and infinities, numbers that no float holds."""
+    """Reads the value of a JSON text. Raises ValueError for what is no JSON, and for what readers read differently: a
+    key that stands twice in an object, nan and infinities, numbers that no float holds."""
     return json.loads(
         text,
         object_pairs_hook=_unique_keys,
@@ -119,7 +119,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _moderate(digits: str) -> int:
-    """Seeds have 64 bits; a longer number is damage, and no float can hold one of 401 digits."""
+    """Refuses a whole number of more than 20 digits: seeds have 64 bits, and no float can hold one of 401 digits."""
     if len(digits) > _MOST_DIGITS:
         raise ValueError(f"a number of {len(digits)} digits")
     return int(digits)
@@ -133,7 +133,7 @@ def _finite(text: str) -> float:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file that `write_json` made.
+    """Reads a JSON file that `write_json` made.
 
     Raises DataError that names the file, what is wrong with it (a file of a run folder must hold what its name says)
     and the way on.
@@ -142,7 +142,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_derived(path: Path) -> Any:
-    """The same for a file that is made again when it is lost: None where it is missing, and with a warning where it
+    """Reads a JSON file that is made again when it is lost: None where it is missing, and with a warning where it
     is damaged."""
     if not path.exists():
         return None
@@ -161,7 +161,7 @@ def _content(path: Path) -> bytes:
 
 
 def _parsed(path: Path, content: bytes, place: str = "") -> Any:
-    """JSON of a file, or of one of its lines; raises DataError where it is none, or not what the file's name says."""
+    """Parses a file, or one of its lines; raises DataError where it is no JSON, or not what the file's name says."""
     try:
         value = parse_json(content)
     except (ValueError, RecursionError) as error:
@@ -180,7 +180,7 @@ def _damage(path: Path, what: str, place: str = "") -> str:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling folder that becomes `path` if the block succeeds (an existing `path` is replaced).
+    """Yields a temporary sibling folder that becomes `path` if the block succeeds (an existing `path` is replaced).
 
     A folder cannot be renamed over another one: between two renames the old content is called `.NAME.retired`, and
     `remove_leftovers` puts it back if a kill left it there alone.
@@ -216,7 +216,7 @@ _LEFTOVER = re.compile(r"\..+\.([a-z0-9_]{8}|retired)")
 
 
 def remove_leftovers(root: Path) -> None:
-    """Delete what writes that a kill cut short left below `root`; only for a folder in which nobody else writes.
+    """Deletes what writes that a kill cut short left below `root`; only for a folder in which nobody else writes.
 
     What was retired is put back where its successor never came to be.
     """
@@ -232,14 +232,14 @@ def remove_leftovers(root: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Delete a folder and what is in it; a missing folder is fine."""
+    """Deletes a folder and what is in it; a missing folder is fine."""
     import shutil
 
     shutil.rmtree(path, ignore_errors=True)
 
 
 def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Append rows, one JSON object a line, and fsync. A torn last line left by a crash is cut off first."""
+    """Appends rows, one JSON object per line, and fsyncs. A torn last line left by a crash is cut off first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     payload = "".join(strict_json(row) + "\n" for row in rows)
     is_new = not path.exists()
@@ -253,7 +253,8 @@ def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """All complete rows of a file that `append_jsonl` made, without a torn last line; other faults raise DataError."""
+    """Reads all complete rows of a file that `append_jsonl` made, without a torn last line; other faults raise
+    DataError."""
     if not path.exists():
         return []
     # The text after the last newline is empty, or the line a crash tore.
@@ -274,13 +275,13 @@ class ScannedLines:
 
 
 def sealed(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row with a checksum over all that it holds."""
+    """Adds a checksum over all that the row holds."""
     return {**row, _CHECKSUM: _checksum(row)}
 
 
 def scan_jsonl(path: Path, *, trust_sealed: bool = False) -> ScannedLines:
-    """What of a JSON lines file of sealed rows can be trusted, the checksums taken off. A torn last line is dropped; a
-    missing file has no rows. Raises DataError where it cannot be read at all.
+    """Reads what of a JSON lines file of sealed rows can be trusted, the checksums taken off. A torn last line is
+    dropped; a missing file has no rows. Raises DataError where it cannot be read at all.
 
     With `trust_sealed` the shape of rows that are as they were written is left for the caller to check.
     """
@@ -324,13 +325,13 @@ def _short_hash(content: bytes) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's content."""
+    """Returns the hexadecimal SHA-256 of a file's content."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def sync_folder(path: Path) -> None:
-    """Make a rename in `path` durable."""
+    """Makes a rename in `path` durable."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

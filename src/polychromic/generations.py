@@ -1,4 +1,4 @@
-"""Rows of generations as they lie on disk: under a checksum, read back with every fault named by its line."""
+"""Reads and writes rows of generations: under a checksum, read back with every fault named by its line."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class FoundRows:
 
 
 def row_key(row: GenerationRow) -> RowKey:
-    """What a row is a row of."""
+    """Returns how a row was sampled, its prompt and its index."""
     return row.sampling, row.prompt_id, row.index
 
 
 def scan_generations(path: Path) -> FoundRows:
-    """What can be trusted of a file of generations, and what cannot; a missing file has no rows.
+    """Reads what can be trusted of a file of generations, and lists what cannot; a missing file has no rows.
 
     Of two rows that say the same one is kept, of two that contradict each other none.
     """
@@ -63,7 +63,7 @@ def scan_generations(path: Path) -> FoundRows:
 
 
 def read_generations(path: Path) -> list[GenerationRow]:
-    """The rows of a file of generations. Raises DataError where a row is damaged or doubled."""
+    """Reads the rows of a file of generations. Raises DataError where a row is damaged or doubled."""
     found = scan_generations(path)
     if found.faults:
         more = f" and {len(found.faults) - 1} more" if len(found.faults) > 1 else ""
@@ -72,10 +72,10 @@ def read_generations(path: Path) -> list[GenerationRow]:
 
 
 def append_generations(path: Path, rows: Iterable[GenerationRow]) -> None:
-    """Append rows with their checksums."""
+    """Appends rows with their checksums."""
     append_jsonl(path, (sealed(row.to_json()) for row in rows))
 
 
 def write_generations(path: Path, rows: Iterable[GenerationRow]) -> None:
-    """Replace a file by these rows, whole or not at all."""
+    """Replaces a file by these rows, whole or not at all."""
     write_text(path, "".join(strict_json(sealed(row.to_json())) + "\n" for row in rows))

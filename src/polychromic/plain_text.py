@@ -1,4 +1,4 @@
-"""Text from models and files made fit for a terminal: it may name things, it may not steer."""
+"""Makes text from models and files fit for a terminal, which its control codes would steer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _STEERING |= {chr(code) for code in range(0x2066, 0x206A)}
 
 
 def plain_text(text: str) -> str:
-    """The text with control codes, direction marks and lone surrogates written as escapes such as `\\x1b`."""
+    """Writes control codes, direction marks and lone surrogates as escapes such as `\\x1b`."""
     return "".join(_escaped(character) if _steers(character) else character for character in text)
 
 
@@ -29,15 +29,15 @@ def _escaped(character: str) -> str:
 
 
 def log_plainly(level: int) -> None:
-    """Send log lines of at least `level` to standard error as plain text."""
+    """Sends log lines of at least `level` to standard error as plain text."""
     handler = logging.StreamHandler()
     handler.setFormatter(PlainFormatter("%(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
 
 
 class PlainFormatter(logging.Formatter):
-    """Log lines as plain text."""
+    """A formatter of log lines as plain text."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record's line, fit for a terminal."""
+        """Returns the record's line, fit for a terminal."""
         return plain_text(super().format(record))

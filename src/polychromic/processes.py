@@ -1,4 +1,4 @@
-"""Pools of worker processes that never outlive the process that opened them."""
+"""Opens pools of worker processes that never outlive the process that opened them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 def open_worker_pool(
     workers: int, start: Callable[..., None] | None = None, arguments: tuple[Any, ...] = ()
 ) -> ProcessPoolExecutor:
-    """A pool whose processes call `start(*arguments)` before any work, and end at once when this process is gone.
+    """Opens a pool whose processes call `start(*arguments)` before any work, and end at once when this process is gone.
 
     Spawned, because a process that has loaded torch or a tokenizer must not be forked. A script that calls this needs
     no `if __name__ == "__main__"`: its processes do not import it.
@@ -57,7 +57,7 @@ def _start_worker(start: Callable[..., None] | None, arguments: tuple[Any, ...])
 
 
 def _end_with_parent() -> None:
-    """A killed parent tells its workers nothing: left alone they would wait for work, or write, for ever."""
+    """Ends this worker when its parent is gone: left alone it would wait for work, or write, for ever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     multiprocessing.connection.wait([parent.sentinel])

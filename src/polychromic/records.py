@@ -1,4 +1,4 @@
-"""The records that flow between stages: prompts, generations, and the rows a run leaves on disk."""
+"""Defines the records that flow between stages: prompts, generations, and the rows a run leaves on disk."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Prompt:
 
     @property
     def text(self) -> str:
-        """The content of the last message."""
+        """Returns the content of the last message."""
         return self.messages[-1].content
 
 
@@ -55,7 +55,7 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What a checker says of one generation: a reward in [0, 1], or None and the reason it could not tell."""
+    """A checker's answer on one generation: a reward in [0, 1], or None and the reason it could not tell."""
 
     reward: float | None
     error: str | None = None
@@ -71,18 +71,18 @@ class Group:
 
     @property
     def texts(self) -> list[str]:
-        """The generated texts in order."""
+        """Returns the generated texts in order."""
         return [generation.text for generation in self.generations]
 
     @property
     def rewards(self) -> list[float]:
-        """Rewards in order, nan where the checker failed."""
+        """Returns the rewards in order, nan where the checker failed."""
         return [float("nan") if check.reward is None else check.reward for check in self.checks]
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParameters:
-    """How tokens are drawn. temperature > 0; top_p in (0, 1]; min_p in [0, 1); max_new_tokens ≥ 1.
+    """The way in which tokens are drawn. temperature > 0; top_p in (0, 1]; min_p in [0, 1); max_new_tokens ≥ 1.
 
     `others` are settings that only other tools have, such as (("top_k", "40"),), sorted by name.
     """
@@ -95,7 +95,7 @@ class SamplingParameters:
 
     @property
     def label(self) -> str:
-        """Short name used in tables and file keys, such as `T=0.7` or `T=1,top_p=0.9`."""
+        """Returns the short name used in tables and file keys, such as `T=0.7` or `T=1,top_p=0.9`."""
         parts = [f"T={self.temperature:g}"]
         if self.top_p < 1.0:
             parts.append(f"top_p={self.top_p:g}")
@@ -135,7 +135,7 @@ class GenerationRow:
     adapter: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain mapping for JSON; `from_json` is its inverse."""
+        """Returns a plain mapping for JSON; `from_json` is its inverse."""
         fields = asdict(self)
         if not self.sampling.others:
             del fields["sampling"]["others"]
@@ -145,7 +145,7 @@ class GenerationRow:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> GenerationRow:
-        """Rebuild a row; raises KeyError, TypeError or ValueError on a mapping that `to_json` did not make."""
+        """Rebuilds a row; raises KeyError, TypeError or ValueError on a mapping that `to_json` did not make."""
         fields = dict(data)
         sampling = dict(fields["sampling"])
         others = tuple((name, value) for name, value in sampling.pop("others", ()))
@@ -170,7 +170,7 @@ class GenerationRow:
 
 
 def as_messages(turns: str | Sequence[Message]) -> tuple[Message, ...]:
-    """A plain string becomes one user turn; a sequence of messages is kept."""
+    """Turns a plain string into one user turn; keeps a sequence of messages."""
     if isinstance(turns, str):
         return (Message("user", turns),)
     return tuple(turns)

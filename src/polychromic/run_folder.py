@@ -1,4 +1,4 @@
-"""The run folder: every path in it, what each file holds, who writes it, and what to do where one is damaged.
+"""Names every path of a run folder, what each file holds, and what to do where one is damaged.
 
 `docs/run-folder.md` states the same contract for people who bring a trainer or an executor of their own.
 """
@@ -111,12 +111,12 @@ class ArmFolder:
 
     @property
     def is_trained(self) -> bool:
-        """Tell whether training has ended here. Whether the adapter is whole costs a hash: `artifacts.is_trained`."""
+        """Tells whether training has ended here. Whether the adapter is whole costs a hash: `artifacts.is_trained`."""
         return self.adapter.is_dir() and self.ending.exists()
 
     @property
     def has_training(self) -> bool:
-        """Tell whether training has ended or begun here."""
+        """Tells whether training has ended or begun here."""
         return any(path.exists() for path in (self.adapter, self.checkpoints, self.ending, self.metrics))
 
 
@@ -149,22 +149,22 @@ class RunFolder:
     figures = Place("figures")
 
     def arm(self, name: str, seed: int) -> ArmFolder:
-        """Return the folder of one arm with one seed."""
+        """Returns the folder of one arm with one seed."""
         return ArmFolder(self.root / name / f"seed-{seed}")
 
     @property
     def arms(self) -> list[ArmFolder]:
-        """The folders of all arms and seeds that have been begun."""
+        """Returns the folders of all arms and seeds that have been begun."""
         return [ArmFolder(path) for path in sorted(self.root.glob("*/seed-*"))]
 
     @property
     def has_work(self) -> bool:
-        """Tell whether any arm was begun or anything compared; arms have folders, what comes before them are files."""
+        """Tells whether any arm was begun or anything compared; arms have folders, what comes before them are files."""
         return self.comparison.exists() or any(path.is_dir() for path in self.root.iterdir())
 
     @property
     def has_training(self) -> bool:
-        """Tell whether any arm was trained or has begun to be."""
+        """Tells whether any arm was trained or has begun to be."""
         return any(arm.has_training for arm in self.arms)
 
 
@@ -178,7 +178,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def folder_name(name: str, *, place: str = "") -> str:
-    """Return the name of a run or an arm, which names a folder too; raises ValueError where it cannot."""
+    """Returns the name of a run or an arm, which names a folder too; raises ValueError where it cannot."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"{place}expected letters, digits, '.', '_' and '-' (it names a folder)")
     for file in AT_THE_TOP:
@@ -191,7 +191,7 @@ def folder_name(name: str, *, place: str = "") -> str:
 
 
 def misfit(value: Any, shape: Shape, place: str = "") -> str:
-    """Where a value first departs from a shape, and what was expected there; empty where it fits."""
+    """Says where a value first departs from a shape, and what was expected there; empty where it fits."""
     if isinstance(shape, tuple):
         misfits = [misfit(value, one, place) for one in shape]
         return "" if "" in misfits else max(misfits, key=len)  # of the alternative that got furthest

@@ -1,4 +1,4 @@
-"""Why two runs of one arm and seed are the same bits: named child seeds, and sums that are added in one order.
+"""Makes two runs of one arm and seed the same bits: named child seeds, and sums that are added in one order.
 
 Every random decision has a generator of its own, so that resuming replays nothing twice; and what trains or samples
 does it inside `deterministic()`.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def child_seed(*names: str | int) -> int:
-    """A 63-bit seed from a path of names such as `("quickstart", "baseline", 0, "sample", step)`.
+    """Derives a 63-bit seed from a path of names such as `("quickstart", "baseline", 0, "sample", step)`.
 
     Hashing the path (rather than counting draws) makes a step's randomness independent of what ran before it.
     """
@@ -30,12 +30,12 @@ def child_seed(*names: str | int) -> int:
 
 
 def numpy_generator(*names: str | int) -> np.random.Generator:
-    """A numpy generator seeded by the path of names."""
+    """Makes a numpy generator seeded by the path of names."""
     return np.random.default_rng(child_seed(*names))
 
 
 def torch_generator(*names: str | int, device: str | torch.device = "cpu") -> torch.Generator:
-    """A torch generator on `device` seeded by the path of names."""
+    """Makes a torch generator on `device` seeded by the path of names."""
     import torch
 
     return torch.Generator(device=device).manual_seed(child_seed(*names))
@@ -43,7 +43,7 @@ def torch_generator(*names: str | int, device: str | torch.device = "cpu") -> to
 
 @contextmanager
 def deterministic(threads: int | None = None, *, strict: bool = False) -> Iterator[None]:
-    """Same bits from the same work while the block runs, on `threads` threads (as many as before where None).
+    """Makes the same work give the same bits while the block runs, on `threads` threads (as many as before where None).
 
     Torch's fast gradient of an indexed read adds up in whatever order threads arrive; its deterministic one does not.
     Some operations have no deterministic version on CUDA: there the fast one is taken, or, where `strict`, torch
@@ -77,5 +77,5 @@ def deterministic(threads: int | None = None, *, strict: bool = False) -> Iterat
 
 
 def lacks_deterministic_version(error: RuntimeError) -> bool:
-    """Whether torch refused an operation because it has no deterministic version on this device."""
+    """Returns whether torch refused an operation because it has no deterministic version on this device."""
     return "does not have a deterministic implementation" in str(error)

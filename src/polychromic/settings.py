@@ -1,4 +1,4 @@
-"""The base of every section of an experiment file: immutable, and no unknown key is ever ignored."""
+"""Defines the base of every section of an experiment file: immutable, and no unknown key is ever ignored."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _yes_is_no_number(cls, content: Any) -> Any:
-        """Pydantic takes true for 1, YAML takes yes and on for true, and no arithmetic here could hold a whole number
-        of 401 digits, which both take: as words they are refused with their key."""
+        """Refuses true for a number: pydantic takes true for 1, YAML yes and on for true, and no arithmetic holds a
+        whole number of 401 digits, which both take: as words they are refused with their key."""
         if not isinstance(content, Mapping):
             return content
         numbers = {
@@ -31,7 +31,7 @@ class Settings(BaseModel):
 
 
 def _leaves(annotation: Any) -> Iterator[Any]:
-    """The types that an annotation is made of, such as int and None of `list[int] | None`."""
+    """Yields the types that an annotation is made of, such as int and None of `list[int] | None`."""
     parts = get_args(annotation)
     if not parts:
         yield annotation
@@ -40,7 +40,7 @@ def _leaves(annotation: Any) -> Iterator[Any]:
 
 
 def _in_words(value: Any) -> Any:
-    """true, false and numbers beyond any use as texts, in lists and mappings too."""
+    """Turns true, false and numbers beyond any use into texts, in lists and mappings too."""
     if isinstance(value, Mapping):
         return {key: _in_words(one) for key, one in value.items()}
     if isinstance(value, list | tuple):

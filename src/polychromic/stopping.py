@@ -1,4 +1,4 @@
-"""A polite end: the first SIGTERM or Ctrl-C is remembered, and work ends at its next safe point with a checkpoint.
+"""Ends work at its next safe point, with a checkpoint, after the first SIGTERM or Ctrl-C.
 
 A second signal ends the process at once. Worker processes learn of the wish through an event that they watch.
 """
@@ -19,7 +19,7 @@ _OTHER_EXIT_CODE = 75  # EX_TEMPFAIL: run again to continue
 
 
 class _Wish:
-    """Why work should end, if it should; `sources` are asked too."""
+    """The reason for which work should end, if it should; `sources` are asked too."""
 
     def __init__(self) -> None:
         self.reason = ""
@@ -30,14 +30,14 @@ _wish = _Wish()
 
 
 def listen() -> None:
-    """Take SIGTERM and SIGINT as wishes to stop, from now on in this process."""
+    """Takes SIGTERM and SIGINT as wishes to stop, from now on in this process."""
     for number in _SIGNALS:
         signal.signal(number, _remember)
 
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Listen within the block, then leave everything as it was. Outside the main thread signals stay as they are."""
+    """Listens within the block, then leaves everything as it was. Outside the main thread signals stay as they are."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -52,22 +52,22 @@ def listening() -> Iterator[None]:
 
 
 def watch(source: Callable[[], bool]) -> None:
-    """Also stop when `source()` says so, such as an event of the parent process."""
+    """Stops also when `source()` says so, such as an event of the parent process."""
     _wish.sources.append(source)
 
 
 def request(reason: str) -> None:
-    """Ask the work of this process to stop at its next safe point."""
+    """Asks the work of this process to stop at its next safe point."""
     _wish.reason = _wish.reason or reason
 
 
 def requested() -> bool:
-    """Whether work should end at the next safe point."""
+    """Returns whether work should end at the next safe point."""
     return bool(_wish.reason) or any(source() for source in _wish.sources)
 
 
 def stop_if_requested(done: str) -> None:
-    """At a safe point: raise StoppedError if asked to; `done` says what is kept."""
+    """Raises StoppedError at a safe point where the work is to end; `done` says what is kept."""
     if requested():
         reason = _wish.reason or "the run's end"
         raise StoppedError(reason, done, _EXIT_CODES.get(reason, _OTHER_EXIT_CODE))

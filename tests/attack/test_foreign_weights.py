@@ -1,7 +1,6 @@
 """Models, adapters and embedders of others: damaged, mixed up or out to run code; each ends in one true sentence."""
 
 import json
-import pickle
 import shutil
 
 import pytest
@@ -13,34 +12,6 @@ from polychromic.errors import ModelError
 from polychromic.models.loading import load_base, load_language_model, load_tokenizer
 from polychromic.models.settings import ModelSettings
 from polychromic.models.sources import resolve_source
-from polychromic.training.trainer import save_adapter
-
-
-class Payload:
-    """A pickle that writes a file when it is read."""
-
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return exec, (f"open({str(self.marker)!r}, 'w').write('run')",)
-
-
-@pytest.fixture
-def marker(tmp_path):
-    return tmp_path / "code-was-run"
-
-
-@pytest.fixture
-def model(tmp_path):
-    """A copy of the packaged model, to be damaged."""
-    return shutil.copytree(resolve_source("polychromic:arithmetic-tiny"), tmp_path / "model")
-
-
-@pytest.fixture
-def adapter(tmp_path, tiny_settings):
-    save_adapter(load_language_model(tiny_settings, seed=1).model, tmp_path / "adapter")
-    return tmp_path / "adapter"
 
 
 @pytest.fixture
@@ -133,19 +104,19 @@ def test_what_the_architecture_ties_may_be_left_out(tmp_path):
 @pytest.mark.parametrize(
     "name", ["../outside.bin", "inside.bin", "../outside.safetensors", "/tmp/x.safetensors"]
 )
-def test_an_index_that_leads_elsewhere_is_refused(model, marker, name):
+def test_an_index_that_leads_elsewhere_is_refused(model, marker, name, pickled):
     """Past bug: `../outside.bin` was read through torch.load."""
     (model / "model.safetensors").unlink()
     for place in (model / "inside.bin", model.parent / "outside.bin"):
-        place.write_bytes(pickle.dumps(Payload(marker)))
+        place.write_bytes(pickled)
     index = {"metadata": {}, "weight_map": {"model.norm.weight": name}}
     (model / "model.safetensors.index.json").write_text(json.dumps(index))
     assert f"names '{name}', expected *.safetensors inside the model's folder" in refused(model)
     assert not marker.exists()
 
 
-def test_a_config_that_names_a_pickle_is_refused(model, marker):
-    (model / "adapter_model.bin").write_bytes(pickle.dumps(Payload(marker)))
+def test_a_config_that_names_a_pickle_is_refused(model, marker, pickled):
+    (model / "adapter_model.bin").write_bytes(pickled)
     change_config(model, transformers_weights="adapter_model.bin")
     assert "expected *.safetensors" in refused(model)
     assert not marker.exists()
@@ -236,10 +207,10 @@ def test_a_whole_embedder_is_loaded(embedder):
     assert SentenceEmbedder(str(embedder)).encode(["a b"]).shape == (1, 4)
 
 
-def test_a_pickled_layer_of_an_embedder_is_not_read(embedder, marker):
+def test_a_pickled_layer_of_an_embedder_is_not_read(embedder, marker, pickled):
     """Past bug: `2_Dense/pytorch_model.bin` went through torch.load."""
     (embedder / "2_Dense" / "model.safetensors").unlink()
-    (embedder / "2_Dense" / "pytorch_model.bin").write_bytes(pickle.dumps(Payload(marker)))
+    (embedder / "2_Dense" / "pytorch_model.bin").write_bytes(pickled)
     with pytest.raises(ModelError, match=r"2_Dense/pytorch_model\.bin is pickled, which can run code"):
         SentenceEmbedder(str(embedder))
     assert not marker.exists()

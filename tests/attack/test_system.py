@@ -129,7 +129,7 @@ def test_few_open_files_are_enough_or_are_said(root, verb):
         (errno.ENOSPC, r"root: cannot be written: No space left .* free the disk .* run again to continue"),
         (errno.EMFILE, r"Too many open files: raise the limit .*ulimit -n 4096"),
         (errno.EISDIR, r"root/x\.json: Is a directory: .* move it away"),
-        (errno.ENETDOWN, r"root/x\.json: Network is down; mend that"),
+        (errno.ENETDOWN, r"root/x\.json: Network is down; fix that"),
     ],
 )
 def test_errors_of_the_system_have_a_way_on(number, said, tmp_path):

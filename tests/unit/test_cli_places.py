@@ -10,11 +10,12 @@ from typer.testing import CliRunner
 
 from polychromic.cli import app
 from polychromic.errors import BudgetError, ConfigError
-from polychromic.experiment.config import BudgetSettings, Experiment
+from polychromic.experiment.config import Experiment
 from polychromic.experiment.folder import held_folder
-from polychromic.experiment.preflight import run
-from polychromic.experiment.preflight.run import require_preflight
+from polychromic.experiment.preflight import runner
+from polychromic.experiment.preflight.runner import require_preflight
 from polychromic.files import append_jsonl
+from polychromic.ledger import BudgetSettings
 from polychromic.run_folder import RunFolder
 
 QUICKSTART = "experiments/quickstart.yaml"
@@ -82,7 +83,7 @@ def test_preflight_is_not_begun_with_a_cap_that_is_reached(tmp_path, monkeypatch
     append_jsonl(
         folder.ledger, [{"arm": "", "seed": None, "stage": "preflight", "seconds": 7200.0, "tokens": 0}]
     )
-    monkeypatch.setattr(run, "preflight", None)
+    monkeypatch.setattr(runner, "preflight", None)
     with pytest.raises(BudgetError, match=r"budget.max_hours = 1 is reached before preflight's first check"):
         require_preflight(capped(max_hours=1.0), folder)
 
@@ -92,10 +93,10 @@ def test_preflight_ends_at_the_cap_that_it_reaches_itself(tmp_path, monkeypatch)
         number, name, status = 2, "model", "passed"
 
     def slow(_experiment, _root, after_check):
-        monkeypatch.setattr(run.time, "monotonic", lambda: 1e9)
+        monkeypatch.setattr(runner.time, "monotonic", lambda: 1e9)
         after_check(Check)
 
-    monkeypatch.setattr(run, "preflight", slow)
+    monkeypatch.setattr(runner, "preflight", slow)
     with pytest.raises(
         BudgetError, match=r"max_dollars = 3 is reached .* after preflight's check 2, model; nothing"
     ):

@@ -85,7 +85,7 @@ def test_an_arm_changes_only_its_own_keys():
         ("comparison.baseline=control", "not one of the arms"),
         ("name=../elsewhere", "name: expected letters"),
         ("training.epochs=2", "state either steps or epochs"),
-        ("diversity.set_size=8", "needs at least 9 generations a prompt, got training.num_samples = 8"),
+        ("diversity.set_size=8", "needs at least 9 generations per prompt, got training.num_samples = 8"),
         ("run.tracking=[clipboard]", "unknown tracker 'clipboard'"),
         (
             "model.chat_template_options.tokenize=false",

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from polychromic.experiment import executors, run
+from polychromic.experiment import jobs, run
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.continuing import open_run_folder
-from polychromic.experiment.preflight import run as preflight_run
+from polychromic.experiment.preflight import runner
 from polychromic.experiment.provenance import threads_of_a_job
 from polychromic.files import read_json
 from polychromic.seeding import deterministic
@@ -100,12 +100,12 @@ def test_whatever_trains_and_samples_asks_torch_for_one_order(tmp_path, tiny_set
     train_arm(small_run(tmp_path / "run", tiny_settings))
     assert asked == [True, True]
     seen = []
-    for module, name in ((executors, "_train"), (executors, "_evaluate")):
+    for module, name in ((jobs, "_train"), (jobs, "_evaluate")):
         monkeypatch.setattr(module, name, lambda *_: seen.append(_state()))
-    executors.carry_out(executors.Job(experiment(), "baseline", 0, tmp_path, threads=1), lambda event: None)
-    monkeypatch.setattr(preflight_run, "carry_out", lambda *_: seen.append(_state()))
+    jobs.carry_out(jobs.Job(experiment(), "baseline", 0, tmp_path, threads=1), lambda event: None)
+    monkeypatch.setattr(runner, "carry_out", lambda *_: seen.append(_state()))
     with threads(2):
-        preflight_run.preflight(experiment(workers=2), tmp_path)
+        runner.preflight(experiment(workers=2), tmp_path)
         assert _state() == (False, 2)
     assert seen == [(True, 1)] * 3
 

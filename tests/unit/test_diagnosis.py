@@ -9,9 +9,8 @@ import torch
 from typer.testing import CliRunner
 
 from polychromic.cli import app
-from polychromic.diagnosis import ArmTrace
-from polychromic.diagnosis.rules import CAUSES, SYMPTOMS, ArmEvidence, find
-from polychromic.diagnosis.run import ArmFacts, diagnose
+from polychromic.diagnosis import ArmEvidence, ArmFacts, ArmTrace, diagnose
+from polychromic.diagnosis.rules import CAUSES, SYMPTOMS, find
 from polychromic.diagnosis.traces import TextFigures
 from polychromic.diagnosis.weights import Update, adapter_distance, read_updates
 from polychromic.errors import TrainingError
@@ -98,13 +97,13 @@ def test_a_detached_score_is_named(tmp_path, tiny_settings, monkeypatch):
     arm = train(tmp_path, tiny_settings)
     assert kinds(arm)[0] == "no-gradient-path"
     assert "of the loss and 0 % of the gradient" in arm.findings[0].sentence
-    assert arm.steps < 6, "the silence watch had to stop this run also between measured steps"
+    assert arm.evidence.trace.steps < 6, "the silence watch had to stop this run also between measured steps"
 
 
 def test_a_weight_too_small_is_named_with_the_one_it_takes(tmp_path, tiny_settings):
     arm = train(tmp_path, tiny_settings, weight=1e-6)
     assert kinds(arm)[0] == "weight-too-small"
-    needed = float(arm.findings[0].mend.split("about ")[1].split()[0])
+    needed = float(arm.findings[0].fix.split("about ")[1].split()[0])
     assert 0.05 < needed < 20
 
 
@@ -128,11 +127,11 @@ def test_planted_faults_are_named(tmp_path, tiny_settings, monkeypatch, kind, ch
 # Rules on traces written by hand. ----------------------------------------------------------------------------------
 
 
-def evidence(rows, **changes):
+def evidence(rows, *, loss="rl", **changes):
     values = {
+        "facts": ArmFacts("arm", loss, 1.0, 1.0, 64),
         "trace": ArmTrace("arm", {0: [{"step": step, **row} for step, row in enumerate(rows, start=1)]}),
-        "is_baseline": False, "loss": "rl", "weight": 1.0, "temperature": 1.0, "max_new_tokens": 64,
-        "distance": None,
+        "is_baseline": False, "weight": 1.0,
     }  # fmt: skip
     return ArmEvidence(**(values | changes))
 
@@ -206,9 +205,9 @@ def test_distances_equal_those_of_the_full_products():
 
 def test_equal_weights_at_a_positive_weight_are_a_fault():
     update = {"q": Update(torch.ones(2, 3), torch.ones(4, 2), 1.0)}
-    [finding] = find(evidence([SOUND] * 10, distance=adapter_distance(update, update)))
+    [finding] = find(evidence([SOUND] * 10, distances=(adapter_distance(update, update),)))
     assert finding.kind == "same-weights-as-baseline"
-    assert find(evidence([SOUND] * 10, distance=adapter_distance(update, update), is_baseline=True)) == []
+    assert find(evidence([SOUND] * 10, distances=(adapter_distance(update, update),), is_baseline=True)) == []
 
 
 def test_an_arm_that_samples_nothing_while_it_trains_is_judged_by_what_was_evaluated():
@@ -312,9 +311,5 @@ def test_the_verb_reads_a_run_that_is_still_going_on(tmp_path):
     written = json.loads(folder.diagnosis.read_text())
     assert [arm["arm"] for arm in written["arms"]] == ["baseline"]
     assert written["arms"][0]["courses"]["groups/clusters"] == {"early": 4.0, "late": 4.0, "mean": 4.0}
-    assert (
-        dataclasses.asdict(diagnose(folder.root, [ArmFacts("baseline", "rl", 0.0, 1.0, 64)], [0]).arms[0])[
-            "steps"
-        ]
-        == 2
-    )
+    [arm] = diagnose(folder.root, [ArmFacts("baseline", "rl", 0.0, 1.0, 64)], [0]).arms
+    assert arm.to_json()["steps"] == 2

@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from polychromic.diagnosis import ArmTrace
-from polychromic.diagnosis.rules import ArmEvidence, below_floor
+from polychromic.diagnosis import ArmEvidence, ArmFacts, ArmTrace
+from polychromic.diagnosis.rules import below_floor
 from polychromic.diagnosis.traces import Floor, floor_record
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.watch import diagnose_run
@@ -30,8 +30,7 @@ def trace(*seeds):
 
 def evidence(record):
     return ArmEvidence(
-        trace=trace([0.0]), is_baseline=False, loss="rl", weight=1.0, temperature=1.0, max_new_tokens=24,
-        distance=None, floor=record,
+        facts=ArmFacts("arm", "rl", 1.0, 1.0, 24), trace=trace([0.0]), is_baseline=False, weight=1.0, floor=record,
     )  # fmt: skip
 
 

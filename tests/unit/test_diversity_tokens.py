@@ -15,7 +15,7 @@ from polychromic.evaluation.lengths import cut_to_equal_lengths
 from polychromic.evaluation.settings import EvaluationSettings
 from polychromic.experiment.compare import text_units
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.external import GivenExperiment, evaluate_given
+from polychromic.experiment.external import ExternalExperiment, evaluate_external
 from polychromic.records import Prompt, as_messages
 from polychromic.run_folder import RunFolder
 from polychromic.tasks.base import build_task
@@ -191,8 +191,8 @@ def test_chinese_files_are_measured_in_unicode_words_and_the_page_says_so(tmp_pa
         rows = [{"id": f"p{i}", "texts": texts} for i in range(6)]
         (tmp_path / f"{arm}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         files[arm] = [str(tmp_path / f"{arm}.jsonl")]
-    comparison = evaluate_given(
-        GivenExperiment.from_file(tmp_path / "e.yaml", files), RunFolder(tmp_path / "mine")
+    comparison = evaluate_external(
+        ExternalExperiment.from_file(tmp_path / "e.yaml", files), RunFolder(tmp_path / "mine")
     ).comparison
     (note,) = [one.text for one in comparison.warnings if one.kind == "units of text"]
     assert note.startswith(
@@ -202,8 +202,8 @@ def test_chinese_files_are_measured_in_unicode_words_and_the_page_says_so(tmp_pa
     assert comparison.mean("a", "self_bleu").mean == pytest.approx(1.0)
     assert note[1:] in (tmp_path / "mine" / "report.html").read_text()
     with pytest.raises(ConfigError, match="files of generations come without a model"):
-        evaluate_given(
-            GivenExperiment.from_file(tmp_path / "e.yaml", files, ["evaluation.tokens=model"]),
+        evaluate_external(
+            ExternalExperiment.from_file(tmp_path / "e.yaml", files, ["evaluation.tokens=model"]),
             RunFolder(tmp_path / "mine"),
         )
 

@@ -6,7 +6,7 @@ import pytest
 
 from polychromic.errors import ConfigError
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.executors import baseline_quality, in_order_of_need
+from polychromic.experiment.jobs import baseline_quality, in_order_of_need
 from polychromic.run_folder import RunFolder
 
 FLOOR = {"weight": "auto", "mode": "floor", "floor_margin": 0.02}

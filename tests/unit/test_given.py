@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from polychromic.errors import ConfigError, DataError
 from polychromic.evaluation.external import parse_line, read_external
-from polychromic.experiment.external import GivenExperiment, evaluate_given, split_arguments
+from polychromic.experiment.external import ExternalExperiment, evaluate_external, split_arguments
 from polychromic.files import write_text
 from polychromic.records import GenerationRow, Prompt, SamplingParameters, as_messages
 from polychromic.run_folder import RunFolder
@@ -210,13 +210,13 @@ def files(tmp_path):
     return tmp_path
 
 
-def experiment_of(folder: Path, *overrides: str) -> GivenExperiment:
+def experiment_of(folder: Path, *overrides: str) -> ExternalExperiment:
     files = {name: [str(folder / f"{name}.jsonl")] for name in ("a", "b")}
-    return GivenExperiment.from_file(folder / "experiment.yaml", files, overrides)
+    return ExternalExperiment.from_file(folder / "experiment.yaml", files, overrides)
 
 
 def test_two_files_and_a_task_are_enough_for_a_report(files):
-    result = evaluate_given(experiment_of(files), RunFolder(files / "mine"))
+    result = evaluate_external(experiment_of(files), RunFolder(files / "mine"))
     comparison = result.comparison
     assert comparison.baseline == "a"
     assert comparison.mean("a", "pass@1").mean == pytest.approx(0.5)
@@ -234,10 +234,10 @@ def test_two_files_and_a_task_are_enough_for_a_report(files):
 
 def test_comparing_again_replaces_what_was_there(files):
     folder = RunFolder(files / "mine")
-    evaluate_given(experiment_of(files), folder)
+    evaluate_external(experiment_of(files), folder)
     lines(files / "a.jsonl", *({"id": f"p{i}", "texts": [f"n{i}", "x y"], "seed": 1} for i in range(12)))
     lines(files / "b.jsonl", *({"id": f"p{i}", "texts": [f"n{i}", f"n{i}"], "seed": 1} for i in range(12)))
-    again = evaluate_given(experiment_of(files), folder)
+    again = evaluate_external(experiment_of(files), folder)
     assert again.comparison.seeds == {"a": (1,), "b": (1,)}
     assert not folder.arm("a", 0).root.exists()
 
@@ -246,20 +246,20 @@ def test_a_folder_with_a_run_is_not_overwritten(files):
     folder = RunFolder(files / "mine")
     write_text(folder.experiment, "name: mine\narms: {}\n")
     with pytest.raises(ConfigError, match="holds a run with trained arms; choose another place"):
-        evaluate_given(experiment_of(files), folder)
+        evaluate_external(experiment_of(files), folder)
 
 
 def test_arms_without_a_common_way_of_sampling_are_refused(files):
     for name, temperature in (("a", 0.5), ("b", 1.0)):
         lines(files / f"{name}.jsonl", {"id": "p1", "texts": ["x", "y"], "temperature": temperature})
     with pytest.raises(DataError, match=r"no sampling setting is common to all files \(a: T=0.5; b: T=1\)"):
-        evaluate_given(experiment_of(files), RunFolder(files / "mine"))
+        evaluate_external(experiment_of(files), RunFolder(files / "mine"))
 
 
 def test_the_file_of_a_whole_experiment_serves_as_well(tmp_path):
     lines(tmp_path / "a.jsonl", {"id": "test-00000", "text": "1"})
     path = str(tmp_path / "a.jsonl")
-    experiment = GivenExperiment.from_file(
+    experiment = ExternalExperiment.from_file(
         "experiments/quickstart.yaml", {"baseline": [path], "ours": [path]}, ["evaluation.embedder=hash"]
     )
     assert experiment.task.name == "arithmetic"
@@ -286,12 +286,12 @@ def test_the_file_of_a_whole_experiment_serves_as_well(tmp_path):
 def test_what_cannot_be_compared_is_named_by_key(files, names, overrides, message):
     given_files = {name: ["x.jsonl"] for name in names}
     with pytest.raises(ConfigError, match=message):
-        GivenExperiment.from_file(files / "experiment.yaml", given_files, overrides)
+        ExternalExperiment.from_file(files / "experiment.yaml", given_files, overrides)
 
 
 def test_one_file_given_twice_is_no_second_seed(files):
     with pytest.raises(ConfigError, match="the same file is given twice"):
-        GivenExperiment.from_file(files / "experiment.yaml", {"a": ["x", "x"], "b": ["y"]})
+        ExternalExperiment.from_file(files / "experiment.yaml", {"a": ["x", "x"], "b": ["y"]})
 
 
 def test_files_and_overrides_are_told_apart_by_their_keys():
@@ -307,7 +307,7 @@ def test_a_lenient_checker_is_named_in_the_comparison(files):
     (files / "experiment.yaml").write_text(
         "name: mine\ntask: {name: custom, test: prompts.jsonl, checker: checks.py:ten_characters}\n"
     )
-    comparison = evaluate_given(experiment_of(files), RunFolder(files / "mine")).comparison
+    comparison = evaluate_external(experiment_of(files), RunFolder(files / "mine")).comparison
     assert comparison.checker.lenient
     (warning,) = [one for one in comparison.warnings if one.kind == "checker"]
     assert "repeated word (100 %)" in warning.text
@@ -315,7 +315,7 @@ def test_a_lenient_checker_is_named_in_the_comparison(files):
 
 def test_a_task_without_a_checker_has_no_audit(files):
     (files / "experiment.yaml").write_text("name: mine\ntask: {name: custom, test: prompts.jsonl}\n")
-    comparison = evaluate_given(experiment_of(files), RunFolder(files / "mine")).comparison
+    comparison = evaluate_external(experiment_of(files), RunFolder(files / "mine")).comparison
     assert comparison.checker is None
     assert comparison.mean("a", "distinct_texts") is not None
     assert comparison.mean("a", "reward") is None
@@ -327,5 +327,5 @@ def test_trained_adapters_survive_though_the_file_that_says_so_is_lost(files):
     adapter = folder.arm("a", 0).root / "adapter" / "adapter_model.safetensors"
     write_text(adapter, "trained for a day")
     with pytest.raises(ConfigError, match="holds a run with trained arms; choose another place"):
-        evaluate_given(experiment_of(files), folder)
+        evaluate_external(experiment_of(files), folder)
     assert adapter.read_text() == "trained for a day"

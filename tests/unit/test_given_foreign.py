@@ -6,7 +6,7 @@ import pytest
 
 from polychromic.errors import DataError
 from polychromic.evaluation.external_lines import parse_line
-from polychromic.experiment.external import GivenExperiment, evaluate_given
+from polychromic.experiment.external import ExternalExperiment, evaluate_external
 from polychromic.run_folder import RunFolder
 from polychromic.tasks.jsonl_task import BadLineError
 
@@ -134,8 +134,8 @@ def compare(tmp_path):
                 path = tmp_path / f"{arm}{number}.jsonl"
                 path.write_text("".join(json.dumps(row) + "\n" for row in rows))
                 files.setdefault(arm, []).append(str(path))
-        experiment = GivenExperiment.from_file(tmp_path / "experiment.yaml", files, overrides)
-        return evaluate_given(experiment, RunFolder(tmp_path / "mine")).comparison
+        experiment = ExternalExperiment.from_file(tmp_path / "experiment.yaml", files, overrides)
+        return evaluate_external(experiment, RunFolder(tmp_path / "mine")).comparison
 
     return run
 

@@ -17,10 +17,11 @@ from rich.console import Console
 
 from polychromic.diagnosis.rules import Finding
 from polychromic.diagnosis.run import ArmDiagnosis, Diagnosis, show_diagnosis
+from polychromic.diagnosis.traces import ArmEvidence, ArmFacts, ArmTrace
 from polychromic.errors import DataError
 from polychromic.evaluation import Criterion, Resampling, compare, measure_arms
 from polychromic.evaluation.external import read_external
-from polychromic.experiment.preflight.checks import CheckResult, show_check
+from polychromic.experiment.preflight.runner import CheckResult, show_check
 from polychromic.files import append_jsonl, read_jsonl
 from polychromic.plain_text import plain_text
 from polychromic.records import GenerationRow, Prompt, SamplingParameters, as_messages
@@ -259,7 +260,10 @@ def check_console(text):
         resampling=Resampling(), warnings=(SimpleNamespace(kind=text, text=text),), frontier=(), signatures={},
         baseline=text, untrained=None, against_untrained={}, overtakings=(),
     )  # fmt: skip
-    arm = ArmDiagnosis(text, 1, (text,), (Finding(text, "fault", text, text),), None, None)
+    evidence = ArmEvidence(
+        ArmFacts(text, "rl", 1.0, 1.0, 64), ArmTrace(text, {}), is_baseline=True, weight=1.0
+    )
+    arm = ArmDiagnosis(evidence, (text,), (Finding(text, "fault", text, text),))
     for shown in (
         on_a_terminal(lambda console: show_comparison(comparison, console)),
         on_a_terminal(lambda console: show_diagnosis(text, Diagnosis((arm,)), console)),

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from polychromic.evaluation.audits import find_leakage
-from polychromic.experiment.external import GivenExperiment, evaluate_given
+from polychromic.experiment.external import ExternalExperiment, evaluate_external
 from polychromic.experiment.preflight.data import _warnings
 from polychromic.records import Prompt, as_messages
 from polychromic.run_folder import RunFolder
@@ -100,8 +100,8 @@ def compare(tmp_path):
 
     def run(splits):
         (tmp_path / "e.yaml").write_text(f"name: mine\ntask: {{name: custom, checker: contains, {splits}}}\n")
-        experiment = GivenExperiment.from_file(tmp_path / "e.yaml", files)
-        return evaluate_given(experiment, RunFolder(tmp_path / "mine")).comparison
+        experiment = ExternalExperiment.from_file(tmp_path / "e.yaml", files)
+        return evaluate_external(experiment, RunFolder(tmp_path / "mine")).comparison
 
     return run
 

@@ -5,14 +5,14 @@ import itertools
 import pytest
 
 from polychromic import stopping
-from polychromic.experiment.config import BudgetSettings, Experiment
+from polychromic.experiment.config import Experiment
 from polychromic.experiment.continuing import open_run_folder
 from polychromic.experiment.costs import cost_lines, projected_seconds, run_cost
-from polychromic.experiment.executors import Job, JobEvent, carry_out
 from polychromic.experiment.folder import read_resolved
-from polychromic.experiment.ledger import BUDGET, Ledger, paid, spent_dollars, spent_seconds
+from polychromic.experiment.jobs import Job, JobEvent, carry_out
+from polychromic.experiment.progress import BUDGET, Ledger, paid
 from polychromic.files import append_jsonl, read_json, read_jsonl, write_json
-from polychromic.report.work import spent, work_table
+from polychromic.ledger import BudgetSettings, spent, spent_seconds, work_table
 from polychromic.run_folder import RunFolder
 
 
@@ -129,7 +129,7 @@ def test_a_cap_asks_the_run_to_stop(folder, caps):
 def test_work_of_no_arm_is_paid_for_too(folder, monkeypatch):
     """Past bug: preflight, minutes on a rented machine, was in no sum."""
     ticks = itertools.chain([0.0, 90.0, 100.0, 100.2], itertools.repeat(200.0))
-    monkeypatch.setattr("polychromic.experiment.ledger.time.monotonic", lambda: next(ticks))
+    monkeypatch.setattr("polychromic.experiment.progress.time.monotonic", lambda: next(ticks))
     budget = BudgetSettings(dollars_per_hour=40.0)
     with pytest.raises(KeyError), paid(folder, budget, "preflight"):
         raise KeyError
@@ -252,7 +252,7 @@ def test_page_and_cost_give_one_sum_and_say_what_is_missing_from_it(folder):
         assert work_table(rows, price)[-1][-1] == stated.removeprefix("$")
         lines = cost_lines(run_cost(priced, folder))
         assert f"spent: 90.0 min, {stated}" in lines
-        assert spent_dollars(rows, priced.budget) == run_cost(priced, folder).money.dollars
+        assert priced.budget.spent_dollars(rows) == run_cost(priced, folder).money.dollars
     assert work_table(rows)[2][-1] == "–"
 
 
@@ -278,5 +278,5 @@ def test_gain_is_priced_by_the_arms_own_share(folder):
     write_json(folder.comparison, {"verdict": {"levels": [{"outcomes": outcomes}]}})
     [gain] = run_cost(experiment(), folder).gains
     assert (gain.metric, gain.percent) == ("distinct_2", pytest.approx(12.0))
-    assert gain.seconds_a_percent == pytest.approx(5.0)
-    assert gain.dollars_a_percent == pytest.approx(0.05)
+    assert gain.seconds_per_percent == pytest.approx(5.0)
+    assert gain.dollars_per_percent == pytest.approx(0.05)

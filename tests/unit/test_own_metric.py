@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from polychromic.cli import app
 from polychromic.errors import ConfigError, DataError
 from polychromic.evaluation import METRICS, find_metric
-from polychromic.experiment.external import GivenExperiment
+from polychromic.experiment.external import ExternalExperiment
 
 MINE = """
 from pathlib import Path
@@ -118,7 +118,7 @@ def test_reading_or_reporting_a_folder_runs_no_code_unasked(place):
 )
 def test_what_does_not_fit_is_refused_before_anything_is_measured(place, options, expected):
     with pytest.raises(ConfigError, match=f"(?s){expected}"):
-        GivenExperiment.from_file(write(place, **options), files(place))
+        ExternalExperiment.from_file(write(place, **options), files(place))
 
 
 def test_a_value_beyond_the_bounds_is_refused(place):
@@ -128,10 +128,10 @@ def test_a_value_beyond_the_bounds_is_refused(place):
 
 
 def test_a_metric_may_be_edited_and_loaded_again_but_a_key_is_taken_once(place):
-    GivenExperiment.from_file(write(place), files(place))
+    ExternalExperiment.from_file(write(place), files(place))
     (place / "mine.py").write_text(MINE.replace("Share with an emoji", "Smiles"))
-    GivenExperiment.from_file(write(place), files(place))
+    ExternalExperiment.from_file(write(place), files(place))
     assert find_metric("share_of_emoji").name == "Smiles"
     (place / "other.py").write_text(MINE)
     with pytest.raises(ConfigError, match="is that of another metric"):
-        GivenExperiment.from_file(write(place, "other.py:share_of_emoji"), files(place))
+        ExternalExperiment.from_file(write(place, "other.py:share_of_emoji"), files(place))

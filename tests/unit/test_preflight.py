@@ -1,4 +1,4 @@
-"""Preflight finds planted faults before anything is trained, and says the mend."""
+"""Preflight finds planted faults before anything is trained, and says the fix."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from polychromic.cli import app
 from polychromic.errors import ModelError, PreflightError
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.preflight import preflight
-from polychromic.experiment.preflight.model import _makespan
+from polychromic.experiment.preflight.training import _makespan
 from polychromic.experiment.run import run
 
 SMALL = {
@@ -56,7 +56,7 @@ def test_a_sound_experiment_passes_and_is_priced(tmp_path):
 def test_a_weight_too_small_to_matter_is_named(tmp_path):
     _, checks = results(small(arms={"baseline": {}, "faint": {"diversity": {"weight": 1e-6}}}), tmp_path)
     assert checks["diversity gradient"].status == "warned"
-    assert "faint: under 1 % of the gradient" in checks["diversity gradient"].mend
+    assert "faint: under 1 % of the gradient" in checks["diversity gradient"].fix
 
 
 def test_groups_of_one_answer_fail_the_gradient_probe(tmp_path):
@@ -116,9 +116,9 @@ def test_criteria_that_the_untrained_model_rules_out_are_named(tmp_path):
     evaluation = {**SMALL["evaluation"], "num_prompts": 8}
     criteria = {"minimum": [{"metric": "pass@10", "direction": "higher", "relative_change": 0.25}]}
     _, checks = results(small(task=task, evaluation=evaluation, comparison=criteria), tmp_path)
-    assert checks["room to improve"].status == "warned"
-    assert "needs 1.25" in checks["room to improve"].result
-    assert "cannot exceed 1" in checks["room to improve"].result
+    assert checks["feasibility"].status == "warned"
+    assert "needs 1.25" in checks["feasibility"].result
+    assert "cannot exceed 1" in checks["feasibility"].result
 
 
 def test_a_missing_model_fails_once_and_the_other_checks_still_speak(tmp_path):
@@ -152,7 +152,7 @@ def test_a_full_disk_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(100, 99, 1))
     _, checks = results(small(), tmp_path)
     assert checks["disk"].status == "failed"
-    assert "--out" in checks["disk"].mend
+    assert "--out" in checks["disk"].fix
 
 
 def test_run_stops_before_training_and_can_be_told_not_to_look(tmp_path):

@@ -11,9 +11,10 @@ import torch
 
 from polychromic.errors import ModelError
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.preflight import data, gradients, model, run
+from polychromic.experiment.preflight import data, model, training
 from polychromic.experiment.preflight import model as memory
-from polychromic.experiment.preflight.checks import Probe, carry_out
+from polychromic.experiment.preflight.probe import Probe
+from polychromic.experiment.preflight.runner import carry_out
 from polychromic.records import Check
 from polychromic.tasks.arithmetic import ArithmeticTask
 
@@ -37,7 +38,7 @@ def test_a_model_that_cannot_be_used_fails_the_check_with_its_sentence(probe, mo
     def refuse(language_model, *_, **__):
         raise ModelError(f"{language_model.source} is not causal")
 
-    monkeypatch.setattr("polychromic.experiment.preflight.checks.check_on_prompts", refuse)
+    monkeypatch.setattr("polychromic.experiment.preflight.probe.check_on_prompts", refuse)
     [result] = carry_out([("model", model.model_loads)], probe, lambda _: None).checks
     assert (result.status, result.result) == ("failed", "polychromic:arithmetic-tiny is not causal")
 
@@ -55,7 +56,7 @@ def test_an_answer_end_that_sampling_does_not_know_is_a_fault(probe):
     found = model.answers_begin_and_end(probe)
     assert found.status == "failed"
     assert "sampling does not stop there" in found.result
-    assert "eos_token_id" in found.mend
+    assert "eos_token_id" in found.fix
 
 
 def test_the_longest_batches_are_trained_on_and_sampled_to_their_limit(probe, monkeypatch):
@@ -98,7 +99,7 @@ def test_a_batch_that_does_not_fit_is_a_failed_check_on_any_device(probe, monkey
     found = memory.longest_batch_fits(probe)
     assert found.status == "failed"
     assert "do not fit" in found.result
-    assert "micro_batch_size" in found.mend
+    assert "micro_batch_size" in found.fix
     monkeypatch.setattr(
         memory, "answer_logprobs", lambda *args, **kwargs: (_ for _ in ()).throw(RuntimeError("shape"))
     )
@@ -167,7 +168,7 @@ def test_one_batch_without_any_reward_does_not_fail_the_gradient_probe(probe, si
     )
     probe.task = RareRewards(silent_calls)
     probe.trained_arms = [probe.experiment.arm("coverage")]
-    found = gradients.diversity_gradient_reaches_the_weights(probe)
+    found = training.diversity_gradient_reaches_the_weights(probe)
     assert found.status == status
     assert ("gate is closed" in found.result) == (status == "failed")
 
@@ -185,17 +186,17 @@ def test_a_metric_that_nobody_knows_is_no_edge():
 @pytest.fixture
 def wandb(probe, monkeypatch):
     probe.experiment = Experiment.from_mapping({**SMALL, "run": {"tracking": ["wandb"]}})
-    monkeypatch.setattr(run, "find_spec", lambda name: importlib.machinery.ModuleSpec(name, None))
+    monkeypatch.setattr(training, "find_spec", lambda name: importlib.machinery.ModuleSpec(name, None))
     for name in ("WANDB_MODE", "WANDB_API_KEY", "HTTPS_PROXY", "https_proxy"):
         monkeypatch.delenv(name, raising=False)
     return probe
 
 
 def test_a_tracker_without_an_account_logs_offline(wandb, monkeypatch):
-    assert "offline (no WANDB_API_KEY)" in run.trackers(wandb).result
+    assert "offline (no WANDB_API_KEY)" in training.trackers(wandb).result
     monkeypatch.setenv("WANDB_API_KEY", "secret")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert "offline (WANDB_MODE=offline)" in run.trackers(wandb).result
+    assert "offline (WANDB_MODE=offline)" in training.trackers(wandb).result
 
 
 def test_a_tracker_is_reached_or_named_as_out_of_reach(wandb, monkeypatch):
@@ -203,21 +204,21 @@ def test_a_tracker_is_reached_or_named_as_out_of_reach(wandb, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"http://127.0.0.1:{server.getsockname()[1]}"
         monkeypatch.setenv("WANDB_BASE_URL", address)
-        found = run.trackers(wandb)
+        found = training.trackers(wandb)
     assert (found.status, f"{address} answers" in found.result) == ("passed", True)
-    found = run.trackers(wandb)  # the server is gone
+    found = training.trackers(wandb)  # the server is gone
     assert found.status == "warned"
     assert "cannot be reached" in found.result
-    assert "WANDB_MODE=offline" in found.mend
+    assert "WANDB_MODE=offline" in found.fix
     monkeypatch.setenv("WANDB_BASE_URL", "nowhere")
-    assert run.trackers(wandb).status == "warned"
+    assert training.trackers(wandb).status == "warned"
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy:1")
-    assert "behind a proxy and was not tried" in run.trackers(wandb).result
+    assert "behind a proxy and was not tried" in training.trackers(wandb).result
 
 
 def test_a_tracker_that_is_not_installed_fails_with_its_command(probe, monkeypatch):
     probe.experiment = Experiment.from_mapping({**SMALL, "run": {"tracking": ["trackio"]}})
-    monkeypatch.setattr(run, "find_spec", lambda name: None)
-    found = run.trackers(probe)
+    monkeypatch.setattr(training, "find_spec", lambda name: None)
+    found = training.trackers(probe)
     assert found.status == "failed"
-    assert "pip install 'polychromic[trackio]'" in found.mend
+    assert "pip install 'polychromic[trackio]'" in found.fix

@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
-from polychromic.experiment.executors import JobEvent
+from polychromic.experiment.jobs import JobEvent
 from polychromic.experiment.progress import LiveProgress, PlainProgress, Projection, left, summary
 
 

@@ -16,12 +16,12 @@ from rich.console import Console
 
 from polychromic.evaluation import Criterion, Resampling, compare, measure_arms
 from polychromic.files import append_jsonl
+from polychromic.ledger import ArmWork, spent, work_table
 from polychromic.records import GenerationRow, SamplingParameters
 from polychromic.report.build import write_report
 from polychromic.report.figures import comparison_figures
 from polychromic.report.text import escape_markdown, show_comparison
 from polychromic.report.training_figures import training_figures
-from polychromic.report.work import ArmWork, spent, work_table
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\x1b[31m"
 

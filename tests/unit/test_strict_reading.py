@@ -6,7 +6,7 @@ import pytest
 
 from polychromic.errors import ConfigError, DataError
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.external import GivenExperiment
+from polychromic.experiment.external import ExternalExperiment
 from polychromic.files import read_json, read_jsonl
 from polychromic.run_folder import AT_THE_TOP, RunFolder
 from polychromic.tasks.base import CustomSettings
@@ -106,9 +106,9 @@ def test_the_users_home_is_expanded_everywhere(tmp_path, monkeypatch):
     [
         (
             "{metric: pass@100, relative_change: 0.1}",
-            "pass@100 needs 100 generations a prompt, and evaluation.num_samples",
+            "pass@100 needs 100 generations per prompt, and evaluation.num_samples",
         ),
-        ("{metric: distinct_correct@65}", "distinct_correct@65 needs 65 generations a prompt"),
+        ("{metric: distinct_correct@65}", "distinct_correct@65 needs 65 generations per prompt"),
         ("{metric: vendi, relative_change: 0.1}", "vendi needs evaluation.embedder"),
         ("{metric: tokens}, {metric: tokens, direction: lower}", "tokens is to be both higher and lower"),
         (
@@ -135,7 +135,7 @@ def test_a_gain_beyond_the_ceiling_from_a_known_baseline_is_refused_on_reading()
 def test_files_of_generations_know_their_own_number_of_answers():
     overrides = ["comparison.minimum=[{metric: pass@100, relative_change: 0.1}]"]
     files = {"baseline": ["a.jsonl"], "b": ["b.jsonl"]}
-    assert GivenExperiment.from_file(QUICKSTART, files, overrides).arms == ["baseline", "b"]
+    assert ExternalExperiment.from_file(QUICKSTART, files, overrides).arms == ["baseline", "b"]
 
 
 @pytest.mark.parametrize("name", [*AT_THE_TOP, "Report.HTML", "my-ledger.jsonl.old"])

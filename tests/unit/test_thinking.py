@@ -6,7 +6,7 @@ import pytest
 from tests.architectures.zoo import tokenizer
 
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.external import GivenExperiment, evaluate_given
+from polychromic.experiment.external import ExternalExperiment, evaluate_external
 from polychromic.models.chat import Thinking, thinking_of_files, thinking_of_model
 from polychromic.records import Check, Generation, GenerationRow, Prompt, SamplingParameters, as_messages
 from polychromic.run_folder import RunFolder
@@ -126,8 +126,8 @@ def compare(tmp_path):
         files[arm] = [str(tmp_path / f"{arm}.jsonl")]
 
     def run(*overrides):
-        experiment = GivenExperiment.from_file(tmp_path / "e.yaml", files, overrides)
-        return evaluate_given(experiment, RunFolder(tmp_path / "mine")).comparison
+        experiment = ExternalExperiment.from_file(tmp_path / "e.yaml", files, overrides)
+        return evaluate_external(experiment, RunFolder(tmp_path / "mine")).comparison
 
     return run
 

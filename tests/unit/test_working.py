@@ -15,10 +15,10 @@ from polychromic.errors import ConfigError, PolychromicError, StoppedError, Trai
 from polychromic.experiment import executors
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.continuing import open_run_folder, working_folder
-from polychromic.experiment.executors import Job, carry_out
 from polychromic.experiment.folder import hold, read_resolved
-from polychromic.experiment.preflight import run
-from polychromic.experiment.preflight.checks import CheckResult
+from polychromic.experiment.jobs import Job, carry_out
+from polychromic.experiment.preflight import runner
+from polychromic.experiment.preflight.runner import CheckResult
 from polychromic.experiment.provenance import provenance
 from polychromic.files import write_json
 from polychromic.run_folder import RunFolder
@@ -27,7 +27,7 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from polychromic.run_folder import RunFolder
-from polychromic.experiment.executors import Job
+from polychromic.experiment.jobs import Job
 from polychromic.experiment.folder import hold
 with hold(RunFolder(Path(sys.argv[1]))):
     print("held", flush=True)
@@ -227,10 +227,10 @@ def test_a_stop_in_preflight_ends_after_the_check(tmp_path, monkeypatch):
                 signal.raise_signal(signal.SIGTERM)
             after_check(CheckResult(number, "data", "passed", "fine", "", 0.0, {}))
 
-    monkeypatch.setattr(run, "preflight", preflight)
+    monkeypatch.setattr(runner, "preflight", preflight)
     folder = RunFolder(tmp_path / "run")
     with stopping.listening(), pytest.raises(StoppedError, match="stopped by SIGTERM") as caught:
-        run.require_preflight(experiment(tmp_path / "here"), folder)
+        runner.require_preflight(experiment(tmp_path / "here"), folder)
     assert (checks, caught.value.exit_code) == ([0, 1], 143)
     assert not folder.preflight.exists()
 
@@ -251,7 +251,7 @@ def test_workers_stop_for_the_reason_of_their_run(tmp_path, monkeypatch):
         with pytest.raises(
             StoppedError, match="stopped by SIGTERM; 7 steps are kept; run the same"
         ) as caught:
-            executors.run_jobs(jobs, 2, lambda event: None, lambda job, rows: None)
+            executors.processes(jobs, 2, lambda event: None, lambda job, rows: None)
     assert caught.value.exit_code == 143
 
 
@@ -268,4 +268,4 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_sentence(tmp_path, monkeypa
     with pytest.raises(
         TrainingError, match=r"a worker process was ended from outside.*run again to continue"
     ):
-        executors.run_jobs(jobs, 2, lambda event: None, lambda job, rows: None)
+        executors.processes(jobs, 2, lambda event: None, lambda job, rows: None)

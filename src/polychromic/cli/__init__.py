@@ -1,4 +1,4 @@
-"""The command line, one module a verb. Heavy libraries are imported inside the verbs: `--help` answers at once."""
+"""Defines the command line. Heavy libraries are imported inside the verbs: `--help` answers at once."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def _options(
 
 
 def main() -> None:
-    """Entry point: errors for people are one message and exit code 1; a second start continues after Ctrl-C."""
+    """Runs the command line: errors for people are one message and exit code 1; a second start continues after
+    Ctrl-C."""
     # Progress bars of loading libraries would tear ours, and the tokenizer's threads cannot survive a fork.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -1,4 +1,4 @@
-"""`polychromic init`: writes an experiment file to start from."""
+"""Writes an experiment file to start from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ seeds: [0, 1, 2]              # three or more, so that luck in training shows
 
 task:
   name: custom                # or: arithmetic (built in), replies (a relevance classifier judges)
-  train: train.jsonl          # one JSON object a line: {{"prompt": "...", "references": ["...", "..."]}}
+  train: train.jsonl          # one JSON object per line: {{"prompt": "...", "references": ["...", "..."]}}
   validation: validation.jsonl
   test: test.jsonl            # paths are relative to this file
   checker: rouge_l            # exact_match, contains, rouge_l, module:function or checks.py:function
@@ -26,7 +26,7 @@ model:
   adapter: {{rank: 16, alpha: 32}}
 
 training:
-  loss: sft          # cross-entropy on the references; `reward`: policy gradient on the checker's word
+  loss: sft          # cross-entropy on the references; `rl`: policy gradient on the checker's word
   steps: 80
   prompts_per_step: 8
   learning_rate: 2.0e-4
@@ -35,7 +35,7 @@ training:
 diversity:
   objective: coverage         # distinct clusters among the answers that pass; `distance`: gated semantic distance
   set_size: 4
-  num_samples: 8            # generations a prompt for the diversity term
+  num_samples: 8              # generations per prompt for the diversity term
   sample_every: 3
 
 arms:                         # what each arm changes; one of them is the baseline
@@ -62,7 +62,7 @@ comparison:
 
 
 def experiment_template(name: str) -> str:
-    """YAML text of an experiment called `name`, ready to be edited."""
+    """Writes the YAML text of an experiment called `name`, ready to be edited."""
     return _TEMPLATE.format(name=name, file=f"{name}.yaml")
 
 

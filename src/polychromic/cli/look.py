@@ -68,7 +68,7 @@ def _audit_experiment(path: Path, overrides: list[str], wrong_clusters: str, cor
 
 
 def _say_what_is_sampled(arm: Arm) -> None:
-    """Training scores sampled subsets where there are too many; the audit itself sums over all kinds of set."""
+    """Notes where training scores sampled subsets, since there are too many; the audit sums over all kinds of set."""
     from polychromic.objective import sampled_subsets
 
     settings = arm.diversity

@@ -1,4 +1,4 @@
-"""`polychromic report`."""
+"""Builds the page anew, or serves it while a run goes on."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def report(
     folder = RunFolder(run_folder)
     content, source = read_resolved(folder.experiment), str(folder.experiment)
     if "generations" in content:
-        from polychromic.experiment.external import GivenExperiment, evaluate_given
+        from polychromic.experiment.external import ExternalExperiment, evaluate_external
 
-        given = GivenExperiment.from_mapping(content, source=source)
-        _ask_before_running([*own_code(given.task), *given.evaluation.metrics], run_folder, yes=yes)
-        show_result(evaluate_given(given, folder))
+        external = ExternalExperiment.from_mapping(content, source=source)
+        _ask_before_running([*own_code(external.task), *external.evaluation.metrics], run_folder, yes=yes)
+        show_result(evaluate_external(external, folder))
         return
     chosen = Experiment.from_mapping(content, source=source)
     code = [*own_code(chosen.task.without_code()), *chosen.evaluation.metrics]
@@ -70,7 +70,7 @@ def _ask_before_running(code: list[str], run_folder: Path, *, yes: bool) -> None
 
 
 def _serve(run_folder: Path, port: int) -> None:
-    """Until the user ends it; the run itself is only read."""
+    """Serves the page until the user ends it; the run itself is only read."""
     from polychromic.experiment.watch import page_server
 
     with page_server(run_folder, port) as server:

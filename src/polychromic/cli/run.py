@@ -83,7 +83,7 @@ def preflight(
 ) -> None:
     """Check in a minute what a run would find out in hours: model, data, checker, gradients, memory, time, cost."""
     from polychromic.experiment.preflight import preflight as check
-    from polychromic.experiment.preflight.checks import show_check
+    from polychromic.experiment.preflight.runner import show_check
     from polychromic.experiment.run import as_experiment
     from polychromic.files import strict_json
 
@@ -125,9 +125,9 @@ def evaluate(
 
 
 def _compare_files(experiment: Path, generations: list[str], others: list[str], out: Path) -> None:
-    from polychromic.experiment.external import GivenExperiment, evaluate_given, split_arguments
+    from polychromic.experiment.external import ExternalExperiment, evaluate_external, split_arguments
     from polychromic.run_folder import RunFolder
 
     files, overrides = split_arguments(generations, others)
-    chosen = GivenExperiment.from_file(experiment, files, overrides)
-    show_result(evaluate_given(chosen, RunFolder(out / chosen.name)))
+    chosen = ExternalExperiment.from_file(experiment, files, overrides)
+    show_result(evaluate_external(chosen, RunFolder(out / chosen.name)))

@@ -1,7 +1,16 @@
-"""What went on in a run, in plain words: whether weights moved, what pulled on them, and what looks wrong."""
+"""Says in plain words what went on in a run: whether weights moved, what pulled on them, and what looks wrong."""
 
 from polychromic.diagnosis.rules import Finding, Severity
 from polychromic.diagnosis.run import ArmDiagnosis, Diagnosis, diagnose
-from polychromic.diagnosis.traces import ArmTrace
+from polychromic.diagnosis.traces import ArmEvidence, ArmFacts, ArmTrace
 
-__all__ = ["ArmDiagnosis", "ArmTrace", "Diagnosis", "Finding", "Severity", "diagnose"]
+__all__ = [
+    "ArmDiagnosis",
+    "ArmEvidence",
+    "ArmFacts",
+    "ArmTrace",
+    "Diagnosis",
+    "Finding",
+    "Severity",
+    "diagnose",
+]

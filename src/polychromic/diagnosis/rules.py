@@ -1,4 +1,4 @@
-"""Findings about a run, from the evidence of its arms."""
+"""Finds what looks wrong in a run: a table of rules over the evidence of an arm."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from polychromic.diagnosis.traces import ArmTrace, FloorRecord, TextFigures, switched
-from polychromic.diagnosis.weights import AdapterDistance
+from polychromic.diagnosis.traces import ArmEvidence, switched
 
 Severity = Literal["fault", "warning"]
 
@@ -16,351 +15,290 @@ GRADIENT_SHARE = "train/diversity_gradient_share"
 LOSS_SHARE = "train/diversity_loss_share"
 GATE_SHARE = "train/diversity_gate_gradient_share"
 
+_FEWEST_MEASUREMENTS = 5  # before which λ has had no time to answer
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that looks wrong: a stable `kind` for programs, a sentence and the mend for people."""
+    """One thing that looks wrong: a stable `kind` for programs, a sentence and the fix for people."""
 
     kind: str
     severity: Severity
     sentence: str
-    mend: str
+    fix: str
 
 
 @dataclass(frozen=True, slots=True)
-class ArmEvidence:
-    """What the rules look at. `weight` is the mean λ in effect, `distance` None without two adapters to compare."""
+class Rule:
+    """A row of the table: the finding that stands where the condition holds. Comparisons with nan are false."""
 
-    trace: ArmTrace
-    is_baseline: bool
-    loss: str
-    weight: float
-    temperature: float
-    max_new_tokens: int
-    distance: AdapterDistance | None
-    texts: TextFigures | None = None
-    """Of the evaluated generations, None where there are none yet."""
-    baseline_texts: TextFigures | None = None
-    floor: FloorRecord | None = None
-    """What became of the floor that λ had to keep, None for an arm without one."""
+    kind: str
+    severity: Severity
+    holds: Callable[[ArmEvidence], bool]
+    sentence: Callable[[ArmEvidence], str]
+    fix: str | Callable[[ArmEvidence], str]
 
-
-_FEWEST_MEASUREMENTS = 5  # before which λ has had no time to answer
-
-Rule = Callable[[ArmEvidence], Finding | None]
+    def __call__(self, evidence: ArmEvidence) -> Finding | None:
+        """Returns the rule's finding, None where its condition does not hold."""
+        if not self.holds(evidence):
+            return None
+        fix = self.fix if isinstance(self.fix, str) else self.fix(evidence)
+        return Finding(self.kind, self.severity, self.sentence(evidence), fix)
 
 
 def find(evidence: ArmEvidence) -> list[Finding]:
-    """All findings of an arm, in the order in which to act on them: faults first.
+    """Lists all findings of an arm in the order in which to act on them: faults first.
 
-    A cause silences its own consequences: identical generations also close the gradient, and saying both would
-    only hide the first.
+    Of the causes only the first counts, since it explains the next ones: identical generations also close the
+    gradient.
     """
-    found: list[Finding] = []
-    for rule in CAUSES:
-        cause = rule(evidence)
-        if cause is not None:
-            found.append(cause)
-            break
-    found += [finding for rule in SYMPTOMS if (finding := rule(evidence)) is not None]
-    return sorted(found, key=lambda finding: finding.severity != "fault")
+    causes = [finding for rule in CAUSES if (finding := rule(evidence)) is not None]
+    symptoms = [finding for rule in SYMPTOMS if (finding := rule(evidence)) is not None]
+    return sorted([*causes[:1], *symptoms], key=lambda finding: finding.severity != "fault")
 
 
-def never_ends(evidence: ArmEvidence) -> Finding | None:
-    """Nearly every generation was cut, from the beginning on: one that forgot how to end is another matter.
+def _truncated(evidence: ArmEvidence) -> tuple[float, str]:
+    """Returns the share of generations that were cut all along, and of which; nan where they were not from the start.
 
     An arm that samples nothing while it trains is judged by what was evaluated.
     """
-    truncated, where = evidence.trace.late("generation/truncated"), "the generations"
-    if math.isnan(truncated) and evidence.texts is not None:
-        truncated, where = evidence.texts.truncated, "the evaluated generations"
-    elif not evidence.trace.early("generation/truncated") >= 0.5:
-        return None
-    if not truncated >= 0.9:
-        return None
-    return Finding(
-        "never-ends",
-        "fault",
-        f"{_percent(truncated)} of {where} were cut at max_new_tokens = {evidence.max_new_tokens}: the model "
-        "does not end its answers",
-        "train on references that end with the turn end first (the loss mask covers it), or raise max_new_tokens",
-    )
+    late = evidence.trace.late("generation/truncated")
+    if math.isnan(late) and evidence.texts is not None:
+        return evidence.texts.truncated, "the evaluated generations"
+    from_the_start = evidence.trace.early("generation/truncated") >= 0.5
+    return late if from_the_start else math.nan, "the generations"
 
 
-def gate_closed(evidence: ArmEvidence) -> Finding | None:
-    """Nothing ever passed."""
-    if evidence.trace.largest("train/passing") != 0.0:
-        return None
-    best = evidence.trace.largest("train/reward")
-    if best > 0.0:
-        return Finding(
-            "gate-closed",
-            "warning",
-            f"no generation ever reached the pass threshold (mean reward of a step at most {best:.2f}), so that "
-            "diversity among passing answers has nothing to follow",
-            "lower the threshold, train for quality first, or weigh by the reward itself (gate: product)",
-        )
-    return Finding(
-        "gate-closed",
-        "fault",
-        "no generation ever passed the checker, so that neither reward nor gated diversity has anything to follow",
-        "look at generations beside the checker's verdict; train on references first, or use an easier checker",
-    )
+def _is_one_answer(evidence: ArmEvidence) -> bool:
+    return evidence.trace.early("groups/clusters") <= 1.05
 
 
-def identical_generations(evidence: ArmEvidence) -> Finding | None:
-    """Every group was one answer from the first steps on: no set differs from another."""
-    if not evidence.trace.early("groups/clusters") <= 1.05:
-        return None
-    return Finding(
-        "identical-generations",
-        "fault",
-        f"all generations of a prompt were the same from the beginning (sampled at temperature "
-        f"{evidence.temperature:g}): without differences there is nothing to learn from",
-        "sample at training.temperature near 1, and start from a model that has not collapsed",
-    )
+def _passes_everything(evidence: ArmEvidence) -> bool:
+    return evidence.trace.early("train/passing") >= 0.98 and not _is_one_answer(evidence)
 
 
-def checker_passes_everything(evidence: ArmEvidence) -> Finding | None:
-    """The reward was full from the first steps on."""
-    if not evidence.trace.early("train/passing") >= 0.98 or evidence.trace.early("groups/clusters") <= 1.05:
-        return None
-    return Finding(
-        "checker-passes-everything",
-        "fault" if evidence.loss == "rl" else "warning",
+def _said_of_passing(evidence: ArmEvidence) -> str:
+    return (
         f"{_percent(evidence.trace.early('train/passing'))} of the generations passed from the first steps on: the "
-        "checker accepts nearly anything, or the task is solved already",
-        "audit the checker (`polychromic preflight`): it has to refuse shuffled, empty and repeated answers",
+        "checker accepts nearly anything, or the task is solved already"
     )
 
 
-def no_gradient_path(evidence: ArmEvidence) -> Finding | None:
-    """Credit was there and moved the loss, but no gradient of it reached the weights: the origin's mistake."""
-    trace = evidence.trace
-    share, loss = trace.largest(GRADIENT_SHARE), trace.mean(LOSS_SHARE)
-    if evidence.weight == 0 or share != 0.0 or not trace.mean("groups/diversity_signal") > 0:
-        return None
-    return Finding(
-        "no-gradient-path",
-        "fault",
-        f"the diversity term is {_percent(loss)} of the loss and 0 % of the gradient at λ = {evidence.weight:g}: its "
-        "score is detached, and training at any λ is training at λ = 0",
-        "compute the term from log-probabilities of the sampled tokens (objective.losses), never from a number",
-    )
+_AUDIT = "audit the checker (`polychromic preflight`): it has to refuse shuffled, empty and repeated answers"
 
 
-def weight_too_small(evidence: ArmEvidence) -> Finding | None:
-    """The diversity gradient is there but drowned."""
+def _needed_weight(evidence: ArmEvidence) -> float:
+    """Returns the λ that would give the diversity term 30 % of the gradient."""
     share = evidence.trace.mean(GRADIENT_SHARE)
-    if evidence.weight == 0 or not 0 < share < 0.01:
-        return None
-    needed = evidence.weight * 0.3 / 0.7 * (1 - share) / share
-    return Finding(
-        "weight-too-small",
-        "warning",
-        f"at λ = {evidence.weight:g} the diversity term is {_percent(share)} of the gradient: the arm can hardly "
-        "differ from the baseline",
-        f"raise diversity.weight; about {needed:.2g} would give it 30 %, or let it tune itself (weight: auto)",
+    return evidence.weight * 0.3 / 0.7 * (1 - share) / share
+
+
+def _fell_apart(evidence: ArmEvidence) -> str:
+    clusters, entropy = evidence.trace.edges("groups/clusters"), evidence.trace.edges("generation/entropy")
+    said = f"distinct answers per group fell from {clusters[0]:.1f} to {clusters[1]:.1f}"
+    if math.isnan(entropy[1]):
+        return said
+    return f"{said}, entropy from {entropy[0]:.2f} to {entropy[1]:.2f} nats per token"
+
+
+def _collapsed(evidence: ArmEvidence) -> bool:
+    before, after = evidence.trace.edges("groups/clusters")
+    return after < 0.6 * before and before > 1.05
+
+
+def _entropy_grew(evidence: ArmEvidence) -> bool:
+    before, after = evidence.trace.edges("generation/entropy")
+    return after > 1.5 * before and after > before + 0.5
+
+
+def _lengths_grew(evidence: ArmEvidence) -> bool:
+    tokens, truncated = (
+        evidence.trace.edges("generation/tokens"),
+        evidence.trace.edges("generation/truncated"),
+    )
+    much_longer = tokens[1] > 1.5 * tokens[0] and tokens[1] > tokens[0] + 5
+    return much_longer or truncated[1] > truncated[0] + 0.25
+
+
+def _said_of_lengths(evidence: ArmEvidence) -> str:
+    tokens, truncated = (
+        evidence.trace.edges("generation/tokens"),
+        evidence.trace.edges("generation/truncated"),
+    )
+    return (
+        f"answers grew from {tokens[0]:.0f} to {tokens[1]:.0f} tokens while training, and {_percent(truncated[1])} of "
+        f"them are cut at max_new_tokens = {evidence.facts.max_new_tokens} ({_percent(truncated[0])} at the beginning)"
     )
 
 
-def no_diversity_signal(evidence: ArmEvidence) -> Finding | None:
-    """Groups whose sets all score the same, for no cause above."""
-    signal = evidence.trace.mean("groups/diversity_signal")
-    if evidence.weight == 0 or not signal < 0.1:
-        return None
-    return Finding(
-        "no-diversity-signal",
-        "warning",
-        f"only {_percent(signal)} of the groups gave the diversity term anything to prefer",
-        "use more generations a prompt, another set size, or prompts of middling difficulty",
-    )
+def _gate_ate(evidence: ArmEvidence) -> bool:
+    distance, score = evidence.trace.edges("groups/distance"), evidence.trace.edges("train/diversity_score")
+    return evidence.weight != 0 and distance[1] < 0.85 * distance[0] and score[1] > score[0]
 
 
-def same_weights_as_baseline(evidence: ArmEvidence) -> Finding | None:
-    """Two arms that ended in one place."""
-    distance = evidence.distance
-    if evidence.is_baseline or evidence.weight == 0 or distance is None or not distance.relative < 1e-6:
-        return None
-    return Finding(
-        "same-weights-as-baseline",
-        "fault",
-        "the trained weights equal the baseline's: the diversity term changed nothing",
-        "compare loss share and gradient share above; a term without a gradient trains nothing",
-    )
-
-
-def weights_did_not_move(evidence: ArmEvidence) -> Finding | None:
-    """An adapter that is still where it began."""
-    if evidence.distance is None or evidence.distance.norm != 0.0:
-        return None
-    return Finding(
-        "weights-did-not-move",
-        "fault",
-        "the adapter's update is exactly zero: nothing was learnt",
-        "raise training.learning_rate, and see whether any group had a signal (groups/no_signal)",
-    )
-
-
-def collapse(evidence: ArmEvidence) -> Finding | None:
-    """Answers fewer and entropy lower at the end than at the beginning."""
-    trace = evidence.trace
-    before, after = trace.early("groups/clusters"), trace.late("groups/clusters")
-    if not (after < 0.6 * before and before > 1.05):
-        return None
-    first, last = trace.early("generation/entropy"), trace.late("generation/entropy")
-    entropy = "" if math.isnan(last) else f", entropy from {first:.2f} to {last:.2f} nats a token"
-    return Finding(
-        "collapse",
-        "warning",
-        f"distinct answers a group fell from {before:.1f} to {after:.1f}{entropy}",
-        "expected of the baseline in reward training; in a diversity arm raise λ, add kl_weight or stop earlier",
-    )
-
-
-def entropy_explosion(evidence: ArmEvidence) -> Finding | None:
-    """Sampling that grows towards noise."""
-    before, after = evidence.trace.early("generation/entropy"), evidence.trace.late("generation/entropy")
-    if not (after > 1.5 * before and after > before + 0.5):
-        return None
-    return Finding(
-        "gibberish-growth",
-        "warning",
-        f"entropy a token grew from {before:.2f} to {after:.2f} nats: the answers drift towards noise",
-        "lower λ, gate diversity by quality (gate: product or passing), or hold a floor (weight: auto, mode: floor)",
-    )
-
-
-def length_hacking(evidence: ArmEvidence) -> Finding | None:
-    """Answers that grow while the score does, or that grow into the token limit."""
-    trace = evidence.trace
-    before, after = trace.early("generation/tokens"), trace.late("generation/tokens")
-    cut_before, cut_after = trace.early("generation/truncated"), trace.late("generation/truncated")
-    much_longer = after > 1.5 * before and after > before + 5
-    if not (much_longer or cut_after > cut_before + 0.25):
-        return None
-    return Finding(
-        "length-hacking",
-        "warning",
-        f"answers grew from {before:.0f} to {after:.0f} tokens while training, and {_percent(cut_after)} of them are "
-        f"cut at max_new_tokens = {evidence.max_new_tokens} ({_percent(cut_before)} at the beginning)",
-        "checker or diversity measure pays for length: set training.truncation_reward: zero, raise max_new_tokens, and "
-        "compare at matched length (rarefied Distinct-n)",
-    )
-
-
-def gate_eats_diversity(evidence: ArmEvidence) -> Finding | None:
-    """The gated score rose and the answers came closer together."""
-    trace = evidence.trace
-    before, after = trace.early("groups/distance"), trace.late("groups/distance")
-    score = (trace.early("train/diversity_score"), trace.late("train/diversity_score"))
-    if evidence.weight == 0 or not (after < 0.85 * before and score[1] > score[0]):
-        return None
-    gradient, credit = trace.mean(GATE_SHARE), trace.mean("train/diversity_gate_share")
-    share, of_what = (credit, "credit") if math.isnan(gradient) else (gradient, "diversity gradient")
-    return Finding(
-        "gate-eats-diversity",
-        "warning",
+def _said_of_the_gate(evidence: ArmEvidence) -> str:
+    distance, score = evidence.trace.edges("groups/distance"), evidence.trace.edges("train/diversity_score")
+    share, of_what = evidence.trace.mean(GATE_SHARE), "diversity gradient"
+    if math.isnan(share):
+        share, of_what = evidence.trace.mean("train/diversity_gate_share"), "advantages"
+    return (
         f"the gated score rose from {score[0]:.2f} to {score[1]:.2f} while the raw distance between answers fell from "
-        f"{before:.2f} to {after:.2f}; {_percent(share)} of the {of_what} came from the gate",
-        "use gate: passing, or no gate under a quality floor (weight: auto, mode: floor); judge by the frontier",
+        f"{distance[0]:.2f} to {distance[1]:.2f}; {_percent(share)} of the {of_what} came from the gate"
     )
 
 
-def reward_without_signal(evidence: ArmEvidence) -> Finding | None:
-    """Most groups are all right or all wrong at the end: nothing left to learn from."""
-    silent = evidence.trace.late("groups/no_signal")
-    if evidence.loss != "rl" or not silent > 0.8:
-        return None
-    return Finding(
-        "reward-without-signal",
-        "warning",
-        f"{_percent(silent)} of the last groups had no signal: all their generations get one and the same reward",
-        "choose prompts of middling difficulty, more generations a prompt, or stop earlier",
-    )
+def _broke_the_floor(evidence: ArmEvidence) -> bool:
+    floor = evidence.floor
+    return floor is not None and bool(floor.broken) and floor.measurements >= _FEWEST_MEASUREMENTS
 
 
-def overfitting(evidence: ArmEvidence) -> Finding | None:
-    """References of validation that become less likely."""
-    before, after = (edge("validation/cross_entropy") for edge in (evidence.trace.early, evidence.trace.late))
-    if not after > 1.05 * before:
-        return None
-    said = f"cross-entropy of validation references rose from {before:.2f} to {after:.2f} nats a token"
-    mend = "stop earlier, lower training.learning_rate or add references: these are being learnt by heart"
-    return Finding("overfitting", "warning", said, mend)
+def _said_of_the_floor(evidence: ArmEvidence) -> str:
+    floor = evidence.floor
+    assert floor is not None
+    clear = any(seed.mean + 2 * seed.standard_error < floor.lowest for seed in floor.broken)
+    said = f"{floor.sentence}: {len(floor.broken)} of {len(floor.seeds)} seeds ended below it"
+    return said if clear else f"{said}, though not by more than two standard errors"
 
 
-def far_from_the_start(evidence: ArmEvidence) -> Finding | None:
-    """A KL that ran away."""
-    divergence = evidence.trace.late("train/kl")
-    if not divergence > 10.0:
-        return None
-    return Finding(
-        "far-from-the-start",
-        "warning",
-        f"the policy is {divergence:.1f} nats a generation away from where it started",
-        "raise training.kl_weight or lower the learning rate",
-    )
-
-
-def below_floor(evidence: ArmEvidence) -> Finding | None:
-    """λ was to keep a quality floor, and quality ended below it."""
-    record = evidence.floor
-    if record is None or not record.broken or record.measurements < _FEWEST_MEASUREMENTS:
-        return None
-    clear = any(seed.mean + 2 * seed.standard_error < record.lowest for seed in record.broken)
-    return Finding(
-        "below-floor",
-        "warning",
-        f"{record.sentence}: {len(record.broken)} of {len(record.seeds)} seeds ended below it"
-        + ("" if clear else ", though not by more than two standard errors"),
-        "train longer, since λ needs steps to come down, or ask for a floor that lies higher; see whether λ is at its "
-        "lowest bound",
-    )
-
-
-def other_language(evidence: ArmEvidence) -> Finding | None:
-    """Answers in scripts or languages that the baseline uses less."""
+def _switched(evidence: ArmEvidence) -> tuple[float, str]:
     if evidence.texts is None or evidence.baseline_texts is None:
-        return None
-    share, risen = switched(evidence.texts, evidence.baseline_texts)
-    if not share > 0.1:
-        return None
-    return Finding(
-        "language-switching",
-        "warning",
-        f"{_percent(share)} of the evaluated answers are in another language or script than the baseline's, most "
-        f"of all {risen.capitalize()}",
-        "let the checker refuse answers in another language: switching is the cheapest diversity",
-    )
-
-
-# In the order in which one explains the next; the first that holds is the cause.
-CAUSES: tuple[Rule, ...] = (
-    never_ends,
-    gate_closed,
-    identical_generations,
-    checker_passes_everything,
-    no_gradient_path,
-    weight_too_small,
-    no_diversity_signal,
-)
-SYMPTOMS: tuple[Rule, ...] = (
-    same_weights_as_baseline,
-    weights_did_not_move,
-    collapse,
-    entropy_explosion,
-    length_hacking,
-    gate_eats_diversity,
-    reward_without_signal,
-    overfitting,
-    below_floor,
-    far_from_the_start,
-    other_language,
-)
+        return 0.0, ""
+    return switched(evidence.texts, evidence.baseline_texts)
 
 
 def _percent(share: float) -> str:
     if math.isnan(share):
         return "an unknown share"
     return f"{100 * share:.0f} %" if share >= 0.1 or share == 0 else f"{100 * share:.2g} %"
+
+
+# In the order in which one explains the next; the first that holds is the cause.
+CAUSES: tuple[Rule, ...] = (
+    Rule(
+        "never-ends", "fault",
+        lambda e: _truncated(e)[0] >= 0.9,
+        lambda e: f"{_percent(_truncated(e)[0])} of {_truncated(e)[1]} were cut at max_new_tokens = "
+        f"{e.facts.max_new_tokens}: the model does not end its answers",
+        "train on references that end with the turn end first (the loss mask covers it), or raise max_new_tokens",
+    ),
+    Rule(
+        "gate-closed", "warning",
+        lambda e: e.trace.largest("train/passing") == 0.0 and e.trace.largest("train/reward") > 0.0,
+        lambda e: "no generation ever reached the pass threshold (mean reward of a step at most "
+        f"{e.trace.largest('train/reward'):.2f}), so that diversity among passing answers has nothing to follow",
+        "lower the threshold, train for quality first, or weigh by the reward itself (gate: product)",
+    ),
+    Rule(
+        "gate-closed", "fault",
+        lambda e: e.trace.largest("train/passing") == 0.0,
+        lambda e: "no generation ever passed the checker, so that neither reward nor gated diversity has anything to "
+        "follow",
+        "look at generations beside the checker's verdict; train on references first, or use an easier checker",
+    ),
+    Rule(
+        "identical-generations", "fault",
+        _is_one_answer,
+        lambda e: "all generations of a prompt were the same from the beginning (sampled at temperature "
+        f"{e.facts.temperature:g}): without differences there is nothing to learn from",
+        "sample at training.temperature near 1, and start from a model that has not collapsed",
+    ),
+    Rule(
+        "checker-passes-everything", "fault",
+        lambda e: e.facts.loss == "rl" and _passes_everything(e), _said_of_passing, _AUDIT,
+    ),
+    Rule("checker-passes-everything", "warning", _passes_everything, _said_of_passing, _AUDIT),
+    Rule(
+        "no-gradient-path", "fault",
+        lambda e: e.weight != 0 and e.trace.largest(GRADIENT_SHARE) == 0.0
+        and e.trace.mean("groups/diversity_signal") > 0,
+        lambda e: f"the diversity term is {_percent(e.trace.mean(LOSS_SHARE))} of the loss and 0 % of the gradient at "
+        f"λ = {e.weight:g}: its score is detached, and training at any λ is training at λ = 0",
+        "compute the term from log-probabilities of the sampled tokens (objective.losses), never from a number",
+    ),
+    Rule(
+        "weight-too-small", "warning",
+        lambda e: e.weight != 0 and 0 < e.trace.mean(GRADIENT_SHARE) < 0.01,
+        lambda e: f"at λ = {e.weight:g} the diversity term is {_percent(e.trace.mean(GRADIENT_SHARE))} of the "
+        "gradient: the arm can hardly differ from the baseline",
+        lambda e: f"raise diversity.weight; about {_needed_weight(e):.2g} would give it 30 %, or let it tune itself "
+        "(weight: auto)",
+    ),
+    Rule(
+        "no-diversity-signal", "warning",
+        lambda e: e.weight != 0 and e.trace.mean("groups/diversity_signal") < 0.1,
+        lambda e: f"only {_percent(e.trace.mean('groups/diversity_signal'))} of the groups gave the diversity term "
+        "anything to prefer",
+        "use more generations per prompt, another set size, or prompts of middling difficulty",
+    ),
+)  # fmt: skip
+below_floor = Rule(
+    "below-floor",
+    "warning",
+    _broke_the_floor,
+    _said_of_the_floor,
+    "train longer, since λ needs steps to come down, or ask for a floor that lies higher; see whether λ is at its "
+    "lowest bound",
+)
+SYMPTOMS: tuple[Rule, ...] = (
+    Rule(
+        "same-weights-as-baseline", "fault",
+        lambda e: not e.is_baseline and e.weight != 0 and e.distance is not None and e.distance.relative < 1e-6,
+        lambda e: "the trained weights equal the baseline's: the diversity term changed nothing",
+        "compare loss share and gradient share above; a term without a gradient trains nothing",
+    ),
+    Rule(
+        "weights-did-not-move", "fault",
+        lambda e: e.distance is not None and e.distance.norm == 0.0,
+        lambda e: "the adapter's update is exactly zero: nothing was learnt",
+        "raise training.learning_rate, and see whether any group had a signal (groups/no_signal)",
+    ),
+    Rule(
+        "collapse", "warning", _collapsed, _fell_apart,
+        "expected of the baseline in reward training; in a diversity arm raise λ, add kl_weight or stop earlier",
+    ),
+    Rule(
+        "gibberish-growth", "warning", _entropy_grew,
+        lambda e: "entropy per token grew from {:.2f} to {:.2f} nats: the answers drift towards noise".format(
+            *e.trace.edges("generation/entropy")
+        ),
+        "lower λ, gate diversity by quality (gate: product or passing), or hold a floor (weight: auto, mode: floor)",
+    ),
+    Rule(
+        "length-hacking", "warning", _lengths_grew, _said_of_lengths,
+        "checker or diversity measure pays for length: set training.truncation_reward: zero, raise max_new_tokens, and "
+        "compare at matched length (rarefied Distinct-n)",
+    ),
+    Rule(
+        "gate-eats-diversity", "warning", _gate_ate, _said_of_the_gate,
+        "use gate: passing, or no gate under a quality floor (weight: auto, mode: floor); judge by the frontier",
+    ),
+    Rule(
+        "reward-without-signal", "warning",
+        lambda e: e.facts.loss == "rl" and e.trace.late("groups/no_signal") > 0.8,
+        lambda e: f"{_percent(e.trace.late('groups/no_signal'))} of the last groups had no signal: all their "
+        "generations get one and the same reward",
+        "choose prompts of middling difficulty, more generations per prompt, or stop earlier",
+    ),
+    Rule(
+        "overfitting", "warning",
+        lambda e: e.trace.late("validation/cross_entropy") > 1.05 * e.trace.early("validation/cross_entropy"),
+        lambda e: "cross-entropy of validation references rose from {:.2f} to {:.2f} nats per token".format(
+            *e.trace.edges("validation/cross_entropy")
+        ),
+        "stop earlier, lower training.learning_rate or add references: these are being learnt by heart",
+    ),
+    below_floor,
+    Rule(
+        "far-from-the-start", "warning",
+        lambda e: e.trace.late("train/kl") > 10.0,
+        lambda e: f"the policy is {e.trace.late('train/kl'):.1f} nats per generation away from where it started",
+        "raise training.kl_weight or lower the learning rate",
+    ),
+    Rule(
+        "language-switching", "warning",
+        lambda e: _switched(e)[0] > 0.1,
+        lambda e: f"{_percent(_switched(e)[0])} of the evaluated answers are in another language or script than the "
+        f"baseline's, most of all {_switched(e)[1].capitalize()}",
+        "let the checker refuse answers in another language: switching is the cheapest diversity",
+    ),
+)  # fmt: skip

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from polychromic.diagnosis.rules import GATE_SHARE, GRADIENT_SHARE, LOSS_SHARE, ArmEvidence, Finding, find
-from polychromic.diagnosis.traces import ArmTrace, Floor, FloorRecord, TextFigures, floor_record, text_figures
+from polychromic.diagnosis.rules import GATE_SHARE, GRADIENT_SHARE, LOSS_SHARE, Finding, find
+from polychromic.diagnosis.traces import (
+    ArmEvidence,
+    ArmFacts,
+    ArmTrace,
+    TextFigures,
+    floor_record,
+    text_figures,
+)
 from polychromic.diagnosis.weights import (
     Adapted,
     AdapterDistance,
@@ -26,23 +33,8 @@ from polychromic.generations import read_generations
 from polychromic.plain_text import plain_text
 from polychromic.run_folder import ArmFolder, RunFolder
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _LARGEST_MODULES = 5
-
-
-@dataclass(frozen=True, slots=True)
-class ArmFacts:
-    """What an experiment says of one arm. The baseline comes first among the arms of a diagnosis."""
-
-    name: str
-    loss: str
-    weight: float | str
-    temperature: float
-    max_new_tokens: int
-    start: Path | None = None
-    """The adapter that training continued from."""
-    floor: Floor | None = None
-    """The floor that λ has to keep."""
 
 
 UpdatesOf = Callable[[ArmFacts, int], Adapted | None]
@@ -51,21 +43,37 @@ UpdatesOf = Callable[[ArmFacts, int], Adapted | None]
 
 @dataclass(frozen=True, slots=True)
 class ArmDiagnosis:
-    """One arm in plain sentences, its findings in the order in which to act, and how far its weights moved."""
+    """The evidence of one arm, in plain sentences, and its findings in the order in which to act on them."""
 
-    arm: str
-    steps: int
+    evidence: ArmEvidence
     summary: tuple[str, ...]
     findings: tuple[Finding, ...]
-    distance: AdapterDistance | None
-    """Of the first seed in `relative_distances`, with its modules."""
-    texts: TextFigures | None
-    courses: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """Each metric's mean over the first fifth of the steps (`early`), the last fifth (`late`) and all of them."""
-    relative_distances: Mapping[int, float] = field(default_factory=dict)
-    """By seed: distance to the baseline's weights in units of how far that moved, nan without a baseline."""
-    floor: FloorRecord | None = None
-    """None for an arm whose λ follows no floor."""
+
+    @property
+    def arm(self) -> str:
+        """Returns the arm's name."""
+        return self.evidence.facts.name
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns a plain mapping. `courses`: each metric's mean over the first fifth of the steps (`early`), the last
+        fifth (`late`) and all of them; `relative_distances`: by seed, the distance to the baseline's weights in units
+        of how far that moved, nan without a baseline; `distance` and its modules are of the first of these seeds."""
+        evidence, trace = self.evidence, self.evidence.trace
+        return {
+            "arm": self.arm,
+            "steps": trace.steps,
+            "summary": self.summary,
+            "findings": [asdict(finding) for finding in self.findings],
+            "distance": asdict(evidence.distance) if evidence.distance else None,
+            "texts": asdict(evidence.texts) if evidence.texts else None,
+            "courses": {
+                key: {"early": trace.early(key), "late": trace.late(key), "mean": trace.mean(key)}
+                for key in _LOGGED
+                if not math.isnan(trace.mean(key))
+            },
+            "relative_distances": {distance.seed: distance.relative for distance in evidence.distances},
+            "floor": asdict(evidence.floor) if evidence.floor else None,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +83,8 @@ class Diagnosis:
     arms: tuple[ArmDiagnosis, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain mapping for diagnosis.json (nan becomes null)."""
-        return {"schema_version": SCHEMA_VERSION, "arms": [asdict(arm) for arm in self.arms]}
+        """Returns a plain mapping for diagnosis.json (nan becomes null)."""
+        return {"schema_version": SCHEMA_VERSION, "arms": [arm.to_json() for arm in self.arms]}
 
 
 def diagnose(
@@ -87,7 +95,7 @@ def diagnose(
     primary_sampling: str = "",
     updates_of: UpdatesOf | None = None,
 ) -> Diagnosis:
-    """Diagnose the run below `root`; arms or seeds that have not begun are passed over.
+    """Diagnoses the run below `root`; arms or seeds that have not begun are passed over.
 
     primary_sampling: the sampling label whose generations are looked at. updates_of: where to look for weights, by
     default finished adapters alone. Raises DataError on a damaged file.
@@ -96,38 +104,23 @@ def diagnose(
     texts = {arm.name: _texts(root, arm.name, seeds, primary_sampling) for arm in arms}
     updates_of = updates_of or (lambda arm, seed: finished_updates(RunFolder(root).arm(arm.name, seed)))
     traces = {arm.name: _trace(root, arm.name, seeds) for arm in arms}
-    found = []
+    diagnosed = []
     for arm in arms:
         trace = traces[arm.name]
         if not trace.seeds:
             continue
-        distances = _distances(arm, baseline, seeds, updates_of)
         evidence = ArmEvidence(
+            facts=arm,
             trace=trace,
             is_baseline=arm.name == baseline.name,
-            loss=arm.loss,
             weight=_weight_in_effect(arm, trace),
-            temperature=arm.temperature,
-            max_new_tokens=arm.max_new_tokens,
-            distance=distances[0] if distances else None,
+            distances=_distances(arm, baseline, seeds, updates_of),
             texts=texts[arm.name],
             baseline_texts=texts[baseline.name],
             floor=floor_record(arm.floor, trace, traces[baseline.name]) if arm.floor else None,
         )
-        found.append(
-            ArmDiagnosis(
-                arm.name,
-                trace.steps,
-                tuple(_summary(evidence, distances)),
-                tuple(find(evidence)),
-                evidence.distance,
-                evidence.texts,
-                courses={key: _figures(trace, key) for key in _LOGGED if not math.isnan(trace.mean(key))},
-                relative_distances={one.seed: one.relative for one in distances},
-                floor=evidence.floor,
-            )
-        )
-    return Diagnosis(tuple(found))
+        diagnosed.append(ArmDiagnosis(evidence, tuple(_summary(evidence)), tuple(find(evidence))))
+    return Diagnosis(tuple(diagnosed))
 
 
 def _trace(root: Path, arm: str, seeds: Sequence[int]) -> ArmTrace:
@@ -136,12 +129,8 @@ def _trace(root: Path, arm: str, seeds: Sequence[int]) -> ArmTrace:
 
 
 def finished_updates(arm: ArmFolder) -> Adapted | None:
-    """Read the updates of a finished adapter; None where there is none."""
+    """Reads the updates of a finished adapter; None where there is none."""
     return Adapted(read_updates(arm.adapter)) if arm.adapter.is_dir() else None
-
-
-def _figures(trace: ArmTrace, key: str) -> dict[str, float]:
-    return {"early": trace.early(key), "late": trace.late(key), "mean": trace.mean(key)}
 
 
 def _weight_in_effect(arm: ArmFacts, trace: ArmTrace) -> float:
@@ -151,10 +140,9 @@ def _weight_in_effect(arm: ArmFacts, trace: ArmTrace) -> float:
 
 def _distances(
     arm: ArmFacts, baseline: ArmFacts, seeds: Sequence[int], updates_of: UpdatesOf
-) -> list[AdapterDistance]:
-    """Of every seed whose weights are on disk; those with a baseline of the same progress come first."""
+) -> tuple[AdapterDistance, ...]:
     start = read_updates(arm.start) if arm.start else None
-    found = []
+    distances = []
     for seed in seeds:
         ours, theirs = updates_of(arm, seed), updates_of(baseline, seed)
         if ours is None:
@@ -162,9 +150,9 @@ def _distances(
         other = theirs.updates if theirs is not None and theirs.step == ours.step else None
         # Arms may adapt different modules; then no distance between them is defined.
         other = _if_alike(other, ours.updates)
-        one = adapter_distance(ours.updates, other, _if_alike(start, ours.updates))
-        found.append(replace(one, seed=seed, step=ours.step))
-    return sorted(found, key=lambda one: math.isnan(one.distance))
+        distance = adapter_distance(ours.updates, other, _if_alike(start, ours.updates))
+        distances.append(replace(distance, seed=seed, step=ours.step))
+    return tuple(sorted(distances, key=lambda distance: math.isnan(distance.distance)))
 
 
 def _if_alike(other: Mapping[str, Update] | None, ours: Mapping[str, Update]) -> Mapping[str, Update] | None:
@@ -181,15 +169,15 @@ def _texts(root: Path, arm: str, seeds: Sequence[int], primary_sampling: str) ->
 _COURSES: Mapping[str, tuple[str, str]] = {
     "train/reward": ("reward", ".3f"),
     "train/quality_loss": ("quality loss", ".3f"),
-    "groups/clusters": ("distinct answers a group", ".2f"),
+    "groups/clusters": ("distinct answers per group", ".2f"),
     "train/diversity_score": ("diversity score", ".3f"),
     "groups/distance": ("raw distance", ".2f"),
     GATE_SHARE: ("gate's share of the diversity gradient (the rest is the distance's)", ".0%"),
-    "generation/entropy": ("entropy (nats a token)", ".2f"),
-    "generation/tokens": ("tokens an answer", ".1f"),
+    "generation/entropy": ("entropy (nats per token)", ".2f"),
+    "generation/tokens": ("tokens per answer", ".1f"),
     "generation/truncated": ("cut answers", ".1%"),
     "train/kl": ("KL to the start (nats)", ".2f"),
-    "validation/cross_entropy": ("validation cross-entropy (nats a token)", ".3f"),
+    "validation/cross_entropy": ("validation cross-entropy (nats per token)", ".3f"),
 }
 _LOGGED = (
     *_COURSES,
@@ -204,10 +192,10 @@ _LOGGED = (
 )
 
 
-def _summary(evidence: ArmEvidence, distances: Sequence[AdapterDistance]) -> list[str]:
+def _summary(evidence: ArmEvidence) -> list[str]:
     trace = evidence.trace
     n = len(trace.seeds)
-    sentences = [f"{n} seed{'s' * (n != 1)}, {trace.steps} steps, loss: {evidence.loss}"]
+    sentences = [f"{n} seed{'s' * (n != 1)}, {trace.steps} steps, loss: {evidence.facts.loss}"]
     if evidence.weight > 0:
         sentences.append(_pull(trace))
     courses = [
@@ -222,13 +210,13 @@ def _summary(evidence: ArmEvidence, distances: Sequence[AdapterDistance]) -> lis
         texts = evidence.texts
         cut = f"{texts.truncated:.1%} of them cut"
         sentences.append(f"evaluated answers: {texts.tokens:.1f} tokens, {cut}{_tongues(texts)}")
-    if distances:
-        sentences.append(_moved(distances, evidence.is_baseline))
+    if evidence.distances:
+        sentences.append(_moved(evidence.distances, evidence.is_baseline))
     return sentences
 
 
 def _tongues(texts: TextFigures) -> str:
-    """Scripts and languages of a twentieth or more of the answers, where there is more than one of either."""
+    """Names scripts and languages of a twentieth or more of the answers, where there is more than one of either."""
     shown = [
         f"{name.capitalize()} {share:.0%}"
         for one in (texts.scripts, texts.languages)
@@ -239,7 +227,7 @@ def _tongues(texts: TextFigures) -> str:
 
 
 def _pull(trace: ArmTrace) -> str:
-    """How hard the diversity term pulled: its share of the loss says nothing, that of the gradient everything."""
+    """Says how hard the diversity term pulled. Its share of the gradient is what trains, not that of the loss."""
     weight, loss, gradient = (
         _course(trace.early(key), trace.late(key), form)
         for key, form in (("train/diversity_weight", ".3g"), (LOSS_SHARE, ".0%"), (GRADIENT_SHARE, ".0%"))
@@ -248,7 +236,7 @@ def _pull(trace: ArmTrace) -> str:
     return (
         f"λ {weight}; share of the loss {loss}, of the gradient {gradient}; cosine to the quality gradient "
         f"{trace.mean('train/gradient_cosine'):.2f}"
-        + ("" if math.isnan(noise) else f", signal-to-noise a step {noise:.2g}")
+        + ("" if math.isnan(noise) else f", signal-to-noise per step {noise:.2g}")
     )
 
 
@@ -258,25 +246,27 @@ def _course(first: float, last: float, form: str) -> str:
 
 
 def _moved(distances: Sequence[AdapterDistance], is_baseline: bool) -> str:
-    """Where the weights went, with the modules that moved furthest (or furthest apart) in the first seed."""
+    """Says how far the weights moved, with the modules that moved furthest (or furthest apart) in the first seed."""
     first = distances[0]
     when = "" if first.step is None else f" by the checkpoint of step {first.step}"
-    moved = f"the weights moved by ‖ΔW‖ = {_by_seed(distances, lambda one: f'{one.norm:.3g}')}{when}"
+    moved = (
+        f"the weights moved by ‖ΔW‖ = {_by_seed(distances, lambda distance: f'{distance.norm:.3g}')}{when}"
+    )
     if is_baseline or math.isnan(first.distance):
         without = (
             "" if is_baseline else "; the baseline's are not on disk at the same progress to compare with"
         )
         return f"{moved}{without}, most in {_furthest(first, lambda module: module.norm)}"
-    compared = [one for one in distances if not math.isnan(one.distance)]
+    compared = [distance for distance in distances if not math.isnan(distance.distance)]
     return (
-        f"{moved} and ended {_by_seed(compared, lambda one: f'{one.distance:.3g}')} from the baseline's "
-        f"({_by_seed(compared, lambda one: f'{one.relative:.0%}')} of how far that moved), furthest in "
+        f"{moved} and ended {_by_seed(compared, lambda distance: f'{distance.distance:.3g}')} from the baseline's "
+        f"({_by_seed(compared, lambda distance: f'{distance.relative:.0%}')} of how far that moved), furthest in "
         f"{_furthest(first, lambda module: module.distance)}"
     )
 
 
 def _by_seed(distances: Sequence[AdapterDistance], form: Callable[[AdapterDistance], str]) -> str:
-    return ", ".join(form(one) for one in distances)
+    return ", ".join(map(form, distances))
 
 
 def _furthest(distance: AdapterDistance, by: Callable[[ModuleDistance], float]) -> str:
@@ -288,7 +278,8 @@ _STYLES = {"fault": "bold red", "warning": "yellow"}
 
 
 def show_diagnosis(name: str, diagnosis: Diagnosis, console: Console | None = None) -> None:
-    """Print each arm's summary, then its findings with their mends. Text from data is no markup and no control code."""
+    """Prints each arm's summary, then its findings with their fixes. Text from data is no markup and no control
+    code."""
     console = console or Console()
     console.print(Text(plain_text(name), style="bold underline"))
     for arm in diagnosis.arms:
@@ -302,4 +293,4 @@ def show_diagnosis(name: str, diagnosis: Diagnosis, console: Console | None = No
             console.print(
                 Text(plain_text(f"  {number}. {finding.kind}: {finding.sentence}"), style), soft_wrap=True
             )
-            console.print(Text(plain_text(f"     → {finding.mend}")), soft_wrap=True)
+            console.print(Text(plain_text(f"     → {finding.fix}")), soft_wrap=True)

@@ -9,10 +9,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from polychromic.diagnosis.weights import AdapterDistance
 from polychromic.records import GenerationRow
 
 _EDGE = 0.2  # share of an arm's steps that counts as its beginning, and as its end
@@ -27,23 +29,27 @@ class ArmTrace:
 
     @property
     def steps(self) -> int:
-        """Most steps that any seed has done."""
+        """Returns the most steps that any seed has done."""
         return max((rows[-1]["step"] for rows in self.seeds.values() if rows), default=0)
 
     def mean(self, key: str) -> float:
-        """Over all steps."""
+        """Averages over all steps."""
         return self._mean(key, 0.0, 1.0)
 
     def early(self, key: str) -> float:
-        """Over the first fifth of the measured steps."""
+        """Averages over the first fifth of the measured steps."""
         return self._mean(key, 0.0, _EDGE)
 
     def late(self, key: str) -> float:
-        """Over the last fifth of the measured steps."""
+        """Averages over the last fifth of the measured steps."""
         return self._mean(key, 1.0 - _EDGE, 1.0)
 
+    def edges(self, key: str) -> tuple[float, float]:
+        """Returns `early` and `late`."""
+        return self.early(key), self.late(key)
+
     def largest(self, key: str) -> float:
-        """The largest value of any step and seed."""
+        """Returns the largest value of any step and seed."""
         values = [value for rows in self.seeds.values() for value in measured(rows, key).values()]
         return max(values, default=math.nan)
 
@@ -60,7 +66,7 @@ class ArmTrace:
 
 
 def measured(rows: Sequence[Mapping[str, Any]], key: str) -> dict[int, float]:
-    """The metric by step, without the steps that did not measure it."""
+    """Returns the metric by step, without the steps that did not measure it."""
     return {row["step"]: row[key] for row in rows if row.get(key) is not None and not math.isnan(row[key])}
 
 
@@ -89,7 +95,7 @@ class EndQuality:
 
 @dataclass(frozen=True, slots=True)
 class FloorRecord:
-    """Where each seed ended beside its floor, over the last third of the steps that measured it, 100 at most."""
+    """The end of each seed beside its floor, over the last third of the steps that measured it, 100 at most."""
 
     lowest: float
     of_baseline: bool
@@ -99,25 +105,26 @@ class FloorRecord:
 
     @property
     def broken(self) -> list[EndQuality]:
-        """The seeds that ended below the floor."""
+        """Lists the seeds that ended below the floor."""
         return [seed for seed in self.seeds.values() if seed.mean < self.lowest]
 
     @property
     def sentence(self) -> str:
-        """What was held against what was asked."""
-        asked = f"floor {self.lowest:+.3f}" if self.of_baseline else f"floor {self.lowest:.3f}"
-        what = "quality beside the baseline's" if self.of_baseline else "quality"
+        """States the quality that was held, and the floor."""
+        floor = f"floor {self.lowest:+.3f}" if self.of_baseline else f"floor {self.lowest:.3f}"
+        name = "quality beside the baseline's" if self.of_baseline else "quality"
         if not self.seeds:
-            return f"{what}: not known, no step of both arms to compare ({asked})"
+            return f"{name}: not known, no step of both arms to compare ({floor})"
         form = "+.3f" if self.of_baseline else ".3f"
         means = ", ".join(format(seed.mean, form) for seed in self.seeds.values())
         error = max(seed.standard_error for seed in self.seeds.values())
         noise = "" if math.isnan(error) else f", standard error {error:.2g}"
-        return f"{what} over the last {self.measurements} measurements {means} ({asked}{noise})"
+        return f"{name} over the last {self.measurements} measurements {means} ({floor}{noise})"
 
 
 def floor_record(floor: Floor, trace: ArmTrace, baseline: ArmTrace) -> FloorRecord:
-    """What an arm held of its floor; beside the baseline, steps of one seed are paired: they saw the same prompts."""
+    """Measures an arm's quality against its floor; steps of arm and baseline are paired by seed: they saw the same
+    prompts."""
     seeds, longest = {}, 0
     for seed, rows in trace.seeds.items():
         losses = measured(rows, floor.key)
@@ -166,7 +173,7 @@ class TextFigures:
 
 
 def text_figures(rows: Sequence[GenerationRow]) -> TextFigures:
-    """Figures of some generations. Raises ValueError without any."""
+    """Averages over some generations. Raises ValueError without any."""
     if not rows:
         raise ValueError("rows: expected at least one generation")
     scripts = [script for row in rows if (script := main_script(row.text))]
@@ -180,7 +187,7 @@ def text_figures(rows: Sequence[GenerationRow]) -> TextFigures:
 
 
 def switched(ours: TextFigures, baseline: TextFigures) -> tuple[float, str]:
-    """Share of generations in scripts or languages beyond the baseline's share of these, and the most risen one.
+    """Returns the share of generations in scripts or languages beyond the baseline's, and the one that rose most.
 
     (0, "") where nothing rose. What the baseline does too, as on prompts in several languages, is no switching.
     """
@@ -188,18 +195,18 @@ def switched(ours: TextFigures, baseline: TextFigures) -> tuple[float, str]:
         {name: share - theirs.get(name, 0.0) for name, share in own.items() if share > theirs.get(name, 0.0)}
         for own, theirs in ((ours.scripts, baseline.scripts), (ours.languages, baseline.languages))
     ]
-    most = max(risen, key=lambda one: sum(one.values()))
+    most = max(risen, key=lambda shares: sum(shares.values()))
     return (sum(most.values()), max(most, key=lambda name: most[name])) if most else (0.0, "")
 
 
 def main_script(text: str) -> str:
-    """The script of most letters of a text: the first word of their Unicode names; empty without letters."""
+    """Returns the script of most letters of a text: the first word of their Unicode names; empty without letters."""
     counts = Counter(_script(letter) for letter in text if letter.isalpha())
     return max(counts, key=lambda name: counts[name], default="")
 
 
 def main_language(text: str) -> str:
-    """The language with most of its common words in a text, at least two; empty where none leads."""
+    """Returns the language with most of its common words in a text, at least two; empty where none leads."""
     words = set(_WORD.findall(text.lower()))
     hits = {name: len(common & words) for name, common in _FUNCTION_WORDS.items()}
     first, second = sorted(hits, key=lambda name: -hits[name])[:2]
@@ -210,3 +217,42 @@ def main_language(text: str) -> str:
 def _script(letter: str) -> str:
     name = unicodedata.name(letter, "UNKNOWN").split()[0]
     return _SCRIPTS.get(name, name)
+
+
+@dataclass(frozen=True, slots=True)
+class ArmFacts:
+    """The settings of one arm that matter here. The baseline comes first among the arms of a diagnosis."""
+
+    name: str
+    loss: str
+    weight: float | str
+    """λ, or "auto"."""
+    temperature: float
+    max_new_tokens: int
+    start: Path | None = None
+    """The adapter that training continued from."""
+    floor: Floor | None = None
+    """The floor that λ has to keep."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArmEvidence:
+    """The traces that an arm's run left on disk; rules and summary look at nothing else."""
+
+    facts: ArmFacts
+    trace: ArmTrace
+    is_baseline: bool
+    weight: float
+    """The mean λ in effect."""
+    distances: tuple[AdapterDistance, ...] = ()
+    """Of every seed whose weights are on disk; those with a baseline of the same progress come first."""
+    texts: TextFigures | None = None
+    """Of the evaluated generations, None where there are none yet."""
+    baseline_texts: TextFigures | None = None
+    floor: FloorRecord | None = None
+    """What became of the floor that λ had to keep, None for an arm without one."""
+
+    @property
+    def distance(self) -> AdapterDistance | None:
+        """Returns the first seed's distance, with its modules; None without weights on disk."""
+        return self.distances[0] if self.distances else None

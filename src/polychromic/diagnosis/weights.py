@@ -1,4 +1,4 @@
-"""How far LoRA adapters moved, and how far apart two of them are, module by module, without building any product.
+"""Measures how far LoRA adapters moved, and how far apart two are, module by module, without building any product.
 
 For ΔW = s · B A the Frobenius inner product of two updates is s₁ s₂ · tr((B₁ᵀ B₂)(A₂ A₁ᵀ)): only [r, r] matrices.
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from polychromic.errors import DataError
 from polychromic.files import read_json
 
-if TYPE_CHECKING:  # a report of given texts has a diagnosis too, and must not wait for torch
+if TYPE_CHECKING:  # a report of external generations has a diagnosis too, and must not wait for torch
     import torch
 
 
@@ -40,7 +40,7 @@ class Adapted:
 
 @dataclass(frozen=True, slots=True)
 class ModuleDistance:
-    """How far one module moved in an arm, in the baseline, and apart from it (Frobenius norms).
+    """The movement of one module in an arm, in the baseline, and their distance (Frobenius norms).
 
     nan where there is no baseline of the same progress to compare with.
     """
@@ -64,12 +64,12 @@ class AdapterDistance:
 
     @property
     def relative(self) -> float:
-        """Distance in units of how far the baseline moved; nan where it did not."""
+        """Returns the distance in units of how far the baseline moved; nan where it did not."""
         return self.distance / self.baseline_norm if self.baseline_norm > 0 else math.nan
 
 
 def read_updates(adapter: Path) -> dict[str, Update]:
-    """The updates of a saved adapter by module name. Raises DataError where the folder is no LoRA adapter."""
+    """Reads the updates of a saved adapter by module name. Raises DataError where the folder is no LoRA adapter."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -95,13 +95,14 @@ def read_updates(adapter: Path) -> dict[str, Update]:
 
 
 def adapter_scaling(adapter: Path) -> float:
-    """What B A is multiplied by in a saved adapter."""
+    """Reads the factor of B A in a saved adapter."""
     config = read_json(adapter / "adapter_config.json")
     return config["lora_alpha"] / (math.sqrt(config["r"]) if config.get("use_rslora") else config["r"])
 
 
 def updates_by_module(weights: Mapping[str, torch.Tensor], scaling: float) -> dict[str, Update]:
-    """Updates from tensors named as PEFT saves them, or as it names them in a model (with the adapter's name)."""
+    """Groups tensors into updates, named as PEFT saves them, or as it names them in a model (with the adapter's
+    name)."""
     plain = {name.replace(".default.weight", ".weight"): tensor for name, tensor in weights.items()}
     modules = sorted(name.removesuffix(_A) for name in plain if name.endswith(_A))
     return {module: Update(plain[module + _A], plain[module + _B], scaling) for module in modules}
@@ -112,7 +113,8 @@ def adapter_distance(
     baseline: Mapping[str, Update] | None,
     start: Mapping[str, Update] | None = None,
 ) -> AdapterDistance:
-    """How far two adapters of one base moved, and apart from each other; without `baseline`, how far one moved.
+    """Measures how far two adapters of one base moved, and apart from each other; without `baseline`, how far one
+    moved.
 
     start: the adapter that training continued from, where it did not begin with an update of zero.
     Raises ValueError where modules differ.

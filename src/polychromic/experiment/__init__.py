@@ -1,1 +1,1 @@
-"""One experiment file from reading to report."""
+"""Takes one experiment file from reading to report."""

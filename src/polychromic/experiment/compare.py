@@ -21,7 +21,7 @@ from polychromic.evaluation.measure import measure_arms
 from polychromic.evaluation.tables import Study
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.continuing import late_changes
-from polychromic.experiment.executors import collection_plan
+from polychromic.experiment.jobs import collection_plan
 from polychromic.files import append_jsonl, read_json, scan_jsonl, sealed, strict_json, write_text
 from polychromic.records import GenerationRow, Prompt
 from polychromic.run_folder import RunFolder
@@ -30,7 +30,7 @@ from polychromic.tasks.base import Task
 if TYPE_CHECKING:
     from polychromic.diversity import Embedder
     from polychromic.evaluation.settings import EvaluationSettings
-    from polychromic.experiment.external import GivenExperiment
+    from polychromic.experiment.external import ExternalExperiment
     from polychromic.models.loading import LanguageModel
     from polychromic.models.logprobs import TokenSequence
 
@@ -46,12 +46,12 @@ def score_references(
     load_model: Callable[[], LanguageModel],
     adapter: str | None = None,
 ) -> bool:
-    """Append the cross-entropy of each prompt's references to `path`; whether anything was left to do.
+    """Appends the cross-entropy of each prompt's references to `path`; returns whether anything was left to do.
 
     A row holds the prompt's id, the tokens of its references (turn ends included) and minus their summed
     log-probability in nats. References longer than the model's context are left out; a prompt without any has 0
     tokens. Prompts are scored one by one, so that a continued file is the same as an uninterrupted one. Rows that are
-    damaged, or of another adapter than `adapter` begins the hash of, are scored again, which is said.
+    damaged, or of another adapter than `adapter` begins the hash of, are scored again, with a warning.
     """
     from polychromic.training.rollouts import fitting_references
 
@@ -69,7 +69,7 @@ def score_references(
 
 
 def read_perplexities(path: Path) -> dict[str, float]:
-    """Perplexity of the references by prompt id: exp of the mean cross-entropy over all their tokens.
+    """Reads the perplexity of the references by prompt id: exp of the mean cross-entropy over all their tokens.
 
     Raises DataError where a row is damaged.
     """
@@ -81,7 +81,7 @@ def read_perplexities(path: Path) -> dict[str, float]:
 
 
 def _kept(path: Path, adapter: str | None) -> set[str]:
-    """Ids of the prompts whose rows are kept; the others are off the file then."""
+    """Takes damaged rows off the file, and returns the ids of the prompts whose rows are kept."""
     found = scan_jsonl(path)
     kept = {row["prompt_id"]: row for _, row in found.rows if row.get("adapter") in (None, adapter)}
     if len(kept) < len(found.rows) or found.faults:
@@ -120,13 +120,13 @@ ExtraByArmSeed = Mapping[tuple[str, int], Mapping[str, Mapping[str, float]]]
 
 @dataclass(frozen=True, slots=True)
 class TextUnits:
-    """What lexical measures count, and why where nobody said so."""
+    """The units that lexical measures count, and the reason where they were chosen here."""
 
     tokens: str | Tokenizer
     chosen: str = ""
 
     def notes(self) -> list[ResultWarning]:
-        """What a reader has to know who expects words."""
+        """Tells a reader who expects words what is counted instead."""
         if not self.chosen or self.tokens == "words":
             return []
         text = f"measures of texts count {_UNITS[str(self.tokens)]} ({self.chosen}); evaluation.tokens chooses others"
@@ -142,7 +142,7 @@ class Compared:
 
 
 def recorded_audit(folder: RunFolder) -> CheckerAudit | None:
-    """What an earlier comparison in the folder says of its checker; None where there is none."""
+    """Reads what an earlier comparison in the folder says of its checker; None where there is none."""
     recorded = read_json(folder.comparison).get("checker") if folder.comparison.exists() else None
     if recorded is None:
         return None
@@ -156,7 +156,7 @@ def recorded_audit(folder: RunFolder) -> CheckerAudit | None:
 def compare_run(
     experiment: Experiment, folder: RunFolder, task: Task, *, audit: CheckerAudit | None = None
 ) -> Compared:
-    """Measure what every arm and seed generated and compare the arms. `audit` of the checker stands in for a new one.
+    """Measures what every arm and seed generated and compares the arms. An `audit` of the checker replaces a new one.
 
     Raises DataError where an arm and seed is not trained or sampled yet, or what was written is not whole any more.
     """
@@ -192,7 +192,7 @@ def compare_run(
 
 
 def compare_rows(
-    experiment: Experiment | GivenExperiment,
+    experiment: Experiment | ExternalExperiment,
     rows: RowsByArmSeed,
     task: Task,
     *,
@@ -203,7 +203,7 @@ def compare_rows(
     chosen_late: Sequence[str] = (),
     untrained: str | None = None,
 ) -> Compared:
-    """Measure rows as the experiment says, compare its arms, and ask what its checker is worth (or take `audit`).
+    """Measures rows as the experiment says, compares its arms, and audits its checker (or takes `audit`).
 
     `untrained` names the arm that is shown and not judged.
     """
@@ -262,7 +262,7 @@ def _embedder(settings: EvaluationSettings) -> Embedder | None:
 
 
 def long_texts(rows: RowsByArmSeed, tokens: str | Tokenizer) -> list[ResultWarning]:
-    """Which measure reads only the start of how many texts."""
+    """Warns where a measure reads only the start of texts, and of how many."""
     # No text has more tokens than characters, and most have fewer characters than that.
     long = [row.text for members in rows.values() for row in members if len(row.text) > ROUGE_L_TOKENS]
     n = sum(len(TokenOptions(tokens).split([text])[0]) > ROUGE_L_TOKENS for text in long)
@@ -272,8 +272,9 @@ def long_texts(rows: RowsByArmSeed, tokens: str | Tokenizer) -> list[ResultWarni
     return [ResultWarning("long texts", "", text)]
 
 
-def text_units(experiment: Experiment | GivenExperiment, task: Task, texts: Sequence[str]) -> TextUnits:
-    """The units that `evaluation.tokens` names; for `auto` those that suit the task, or else the baseline's texts.
+def text_units(experiment: Experiment | ExternalExperiment, task: Task, texts: Sequence[str]) -> TextUnits:
+    """Returns the units that `evaluation.tokens` names; for `auto` those that suit the task, or else the baseline's
+    texts.
 
     Raises ConfigError where the model's tokens are asked for and there is no model.
     """
@@ -291,10 +292,10 @@ def text_units(experiment: Experiment | GivenExperiment, task: Task, texts: Sequ
 
 
 def _evaluated_and_training_prompts(
-    experiment: Experiment | GivenExperiment, task: Task, rows: RowsByArmSeed
+    experiment: Experiment | ExternalExperiment, task: Task, rows: RowsByArmSeed
 ) -> tuple[list[Prompt], list[Prompt]]:
-    """The prompts that have generations, and those that arms were trained on: none where no arm is trained, or where
-    files of generations come without the training prompts."""
+    """Returns the prompts that have generations, and those that arms were trained on: none where no arm is trained, or
+    where files of generations come without the training prompts."""
     answered = {row.prompt_id for members in rows.values() for row in members}
     evaluated = [prompt for prompt in task.prompts(experiment.evaluation.split) if prompt.id in answered]
     if isinstance(experiment, Experiment):
@@ -302,12 +303,13 @@ def _evaluated_and_training_prompts(
     else:
         files = experiment.task.files
         evaluated_file, training_file = files.get(experiment.evaluation.split), files.get("train")
-        apart = training_file is not None and training_file != evaluated_file
-        trained = not files or (apart and training_file.is_file())
+        trained = not files or (
+            training_file is not None and training_file != evaluated_file and training_file.is_file()
+        )
     return evaluated, task.prompts("train") if trained else []
 
 
-def _model_tokens(experiment: Experiment | GivenExperiment) -> ModelTokens:
+def _model_tokens(experiment: Experiment | ExternalExperiment) -> ModelTokens:
     if not isinstance(experiment, Experiment):
         raise ConfigError(
             "evaluation.tokens is model, but files of generations come without a model; expected auto, words, "
@@ -319,8 +321,10 @@ def _model_tokens(experiment: Experiment | GivenExperiment) -> ModelTokens:
     return ModelTokens(load_tokenizer(settings), Path(settings.source).name)
 
 
-def _audit(task: Task, experiment: Experiment | GivenExperiment, rows: RowsByArmSeed) -> CheckerAudit | None:
-    """What the checker says of controls, None for a task that has no checker."""
+def _audit(
+    task: Task, experiment: Experiment | ExternalExperiment, rows: RowsByArmSeed
+) -> CheckerAudit | None:
+    """Audits the checker on controls; None for a task that has no checker."""
     prompts = task.prompts(experiment.evaluation.split)[:_AUDITED_PROMPTS]
     passed = {
         row.prompt_id: row.text

@@ -1,4 +1,4 @@
-"""The experiment: arms, criteria, budget and every other section of the file."""
+"""Reads an experiment: arms, criteria, budget and every other section of the file."""
 
 from __future__ import annotations
 
@@ -25,46 +25,15 @@ from polychromic.experiment.yaml_file import (
     with_absolute_paths,
 )
 from polychromic.files import user_path
+from polychromic.ledger import BudgetSettings
 from polychromic.models.settings import ModelSettings
+from polychromic.registry import is_import_path
 from polychromic.run_folder import folder_name
 from polychromic.sampling.base import SamplerSettings
 from polychromic.settings import Settings
 from polychromic.tasks.base import TaskSettings
 from polychromic.training.facts import LossFacts, loss_facts
 from polychromic.training.settings import DiversitySettings, TrainingSettings
-
-
-class BudgetSettings(Settings):
-    """Caps on the whole run, over all starts. At a cap the run saves its work, stops, and says what is left."""
-
-    dollars_per_hour: float | None = Field(default=None, gt=0)
-    """Price of the machine."""
-    max_dollars: float | None = Field(default=None, gt=0)
-    max_hours: float | None = Field(default=None, gt=0)
-    """Wall hours of the machine, however many workers share it."""
-
-    @model_validator(mode="after")
-    def _dollars_have_a_price(self) -> Self:
-        if self.max_dollars is not None and self.dollars_per_hour is None:
-            raise ValueError("max_dollars needs dollars_per_hour, the price of the machine")
-        return self
-
-    def dollars(self, seconds: float) -> float | None:
-        """Price of machine seconds, None where no price is stated."""
-        return None if self.dollars_per_hour is None else seconds / 3600 * self.dollars_per_hour
-
-    def exceeded(self, seconds: float, dollars: float | None = None) -> str:
-        """Which cap the machine seconds reach, in words; empty while there is room.
-
-        `dollars` where more is known of them than today's price: earlier starts may have had another.
-        """
-        dollars = self.dollars(seconds) if dollars is None else dollars
-        if self.max_dollars is not None and dollars is not None and dollars >= self.max_dollars:
-            return f"budget.max_dollars = {self.max_dollars:g} is reached (${dollars:.4g} spent)"
-        if self.max_hours is not None and seconds >= self.max_hours * 3600:
-            return f"budget.max_hours = {self.max_hours:g} is reached"
-        return ""
-
 
 UNTRAINED = "untrained"
 """The arm that `evaluation.untrained` adds to the arms of a file."""
@@ -96,12 +65,12 @@ class Arm(Settings):
 
     @model_validator(mode="after")
     def _sets_fit_into_groups(self) -> Self:
-        """A set of K needs N ≥ K generations, and one more where the baseline leaves one out."""
+        """Checks that N ≥ K generations are sampled, and one more where the baseline leaves one out."""
         needed = self.diversity.set_size + (self.diversity.baseline == "leave_one_out")
         if self.diversity.is_active and self.loss.num_samples < needed:
             raise ValueError(
                 f"diversity.set_size is {self.diversity.set_size} with baseline {self.diversity.baseline}, which needs "
-                f"at least {needed} generations a prompt, got {self.loss.num_samples_key} = "
+                f"at least {needed} generations per prompt, got {self.loss.num_samples_key} = "
                 f"{self.loss.num_samples}"
             )
         return self
@@ -127,12 +96,12 @@ class CriterionSettings(Settings):
         return self
 
     def criterion(self) -> Criterion:
-        """The criterion as the evaluation takes it; raises ValueError where its parts do not fit together."""
+        """Returns the criterion as the evaluation takes it; raises ValueError where its parts do not fit together."""
         return Criterion(**self.model_dump())
 
 
 class ComparisonSettings(Settings):
-    """How arms are compared and what counts as success."""
+    """The comparison of arms: the baseline, the criteria that count as success, and how seeds are paired."""
 
     baseline: str = "baseline"
     minimum: list[CriterionSettings] | None = None
@@ -159,7 +128,7 @@ class ComparisonSettings(Settings):
         return self
 
     def levels(self) -> Levels:
-        """The stated criteria by level, the deciding one first."""
+        """Returns the stated criteria by level, the deciding one first."""
         stated = {"minimum": self.minimum, "strong": self.strong}
         chosen = {name: [one.criterion() for one in level] for name, level in stated.items() if level}
         return chosen or DEFAULT_LEVELS
@@ -167,14 +136,14 @@ class ComparisonSettings(Settings):
     def require_measured(
         self, task: TaskSettings, evaluation: EvaluationSettings, *, samples: int | None = None
     ) -> None:
-        """Raise ValueError where a stated criterion is on a metric that task and evaluation do not measure; `samples`
-        is the number of generations a prompt where it is known."""
+        """Raises ValueError where a stated criterion is on a metric that task and evaluation do not measure; `samples`
+        is the number of generations per prompt where it is known."""
         unmeasured = []
         for key in dict.fromkeys(one.metric for level in (self.minimum, self.strong) for one in level or ()):
             needs, (_, k) = find_metric(key).needs, split_at_k(key) or ("", 0)
             if samples is not None and k > samples:
                 unmeasured.append(
-                    f"{key} needs {k} generations a prompt, and evaluation.num_samples is {samples}"
+                    f"{key} needs {k} generations per prompt, and evaluation.num_samples is {samples}"
                 )
             if needs == EMBEDDER and evaluation.embedder is None:
                 unmeasured.append(f"{key} needs evaluation.embedder, such as minilm")
@@ -187,14 +156,25 @@ class ComparisonSettings(Settings):
 
 
 class RunSettings(Settings):
-    """How the work is spread over the machine."""
+    """The work's place: workers, executor, preflight and trackers."""
 
     workers: int = Field(default=1, ge=1)
     """Arms and seeds trained side by side on a CPU, each with its share of the cores."""
+    executor: str = "processes"
+    """Carries out arms and seeds: `local`, `processes`, or a function of your own, `file.py:name` or `module:name`."""
     preflight: bool = True
     """Check model, data, checker, gradients, memory and cost before the work begins."""
     tracking: list[str] = Field(default_factory=list)
     """Beside metrics.jsonl: any of `tensorboard`, `wandb`, `trackio`."""
+
+    @field_validator("executor")
+    @classmethod
+    def _executor_is_found(cls, executor: str) -> str:
+        if executor not in ("local", "processes") and not is_import_path(executor):
+            raise ValueError(
+                f"{executor!r} is not known; expected local, processes, file.py:name or module:name"
+            )
+        return executor
 
     @field_validator("tracking")
     @classmethod
@@ -208,7 +188,7 @@ class RunSettings(Settings):
 
 
 class Experiment(Settings):
-    """Everything that decides a run. `Experiment.from_file(path)` reads one; `arm(name)` resolves one arm."""
+    """All sections that decide a run. `Experiment.from_file(path)` reads one; `arm(name)` resolves one arm."""
 
     name: str
     task: TaskSettings
@@ -227,7 +207,7 @@ class Experiment(Settings):
     @model_validator(mode="before")
     @classmethod
     def _untrained_arms_need_no_training(cls, content: Any) -> Any:
-        """Where no arm is trained the section says nothing, and may be left out."""
+        """Fills in the training section where no arm is trained: it may be left out then."""
         arms = content.get("arms") if isinstance(content, Mapping) else None
         if not isinstance(arms, Mapping) or not arms or "training" in content:
             return content
@@ -275,7 +255,7 @@ class Experiment(Settings):
 
     @model_validator(mode="after")
     def _floors_have_a_baseline(self) -> Self:
-        """A floor that follows the baseline compares equal steps, which must see equal prompts."""
+        """Checks that a floor and the baseline that it follows see the same prompts at each step."""
         baseline = self.arm(self.comparison.baseline)
         for arm in map(self.arm, self.arms):
             if not arm.diversity.follows_baseline:
@@ -293,8 +273,8 @@ class Experiment(Settings):
 
     @property
     def untrained_arm(self) -> str | None:
-        """The arm that stands for the model before training and is not judged; None where the file leaves it out, no
-        arm is trained, or an arm of the file is the untrained model already."""
+        """Returns the arm that stands for the model before training and is not judged; None where the file leaves it
+        out, no arm is trained, or an arm of the file is the untrained model already."""
         stated = [self.arm(name) for name in self.arms]
         is_stated = any(
             one.untrained and one.verbalized is None and one.model == self.model for one in stated
@@ -304,12 +284,13 @@ class Experiment(Settings):
 
     @property
     def sampled_arms(self) -> list[str]:
-        """The arms of the file, and the untrained model."""
+        """Returns the arms of the file, and the untrained model."""
         return [*self.arms, *filter(None, [self.untrained_arm])]
 
     @property
     def jobs(self) -> list[tuple[str, int]]:
-        """Every (arm, seed) that is sampled: no training seed changes the untrained model, so it is sampled once."""
+        """Lists every (arm, seed) that is sampled: no training seed changes the untrained model, so it is sampled
+        once."""
         return [
             (arm, seed)
             for arm in self.sampled_arms
@@ -317,7 +298,7 @@ class Experiment(Settings):
         ]
 
     def arm(self, name: str) -> Arm:
-        """The arm with every section filled in. Raises ConfigError where the arm's keys do not fit."""
+        """Resolves the arm with every section filled in. Raises ConfigError where the arm's keys do not fit."""
         changes: dict[str, Any] = dict(self.arms[name]) if name in self.arms else {"untrained": True}
         flags = {key: changes.pop(key) for key in ("untrained", "verbalized") if key in changes}
         sections: dict[str, Any] = {
@@ -344,7 +325,7 @@ class Experiment(Settings):
 
     @classmethod
     def from_file(cls, path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
-        """Read a YAML experiment file and dotted overrides such as `training.steps=20`.
+        """Reads a YAML experiment file and dotted overrides such as `training.steps=20`.
 
         Raises ConfigError that lists every problem with its key. Paths in the file become absolute, relative to
         the file's folder.
@@ -356,7 +337,7 @@ class Experiment(Settings):
 
     @classmethod
     def from_mapping(cls, content: Mapping[str, Any], *, source: str = "experiment") -> Experiment:
-        """Check a mapping with the sections of an experiment file; `source` names it in messages."""
+        """Checks a mapping with the sections of an experiment file; `source` names it in messages."""
         try:
             return cls.model_validate(content)
         except ValidationError as error:

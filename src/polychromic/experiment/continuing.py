@@ -1,4 +1,4 @@
-"""Whether a start may continue what a run folder holds: its settings may grow, what it is made of may not change."""
+"""Decides whether a start may continue a run folder: its settings may grow, what it is made of may not change."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _DECIDING_PACKAGES = ("torch", "transformers", "tokenizers", "peft")
 def working_folder(
     experiment: Experiment, out: Path, *, fresh: bool = False, yes: bool = False
 ) -> Iterator[RunFolder]:
-    """Hold the experiment's run folder (`held_folder`), fit to go on in (`open_run_folder`)."""
+    """Holds the experiment's run folder (`held_folder`), fit to go on in (`open_run_folder`)."""
     with held_folder(out / experiment.name):
         yield open_run_folder(experiment, out, fresh=fresh, yes=yes)
 
@@ -62,7 +62,7 @@ def working_folder(
 def open_run_folder(
     experiment: Experiment, out: Path, *, fresh: bool = False, yes: bool = False
 ) -> RunFolder:
-    """The folder of this experiment below `out`, made if missing. The caller holds its lock.
+    """Opens the folder of this experiment below `out`, made if missing. The caller holds its lock.
 
     With `fresh` what it holds is moved aside, where training has finished only with `yes` or a yes on the terminal.
     Raises ConfigError that names what differs where the folder holds work of other settings, prompts, checkers, models
@@ -89,7 +89,7 @@ def open_run_folder(
 
 
 def record_provenance(experiment: Experiment, folder: RunFolder) -> int:
-    """Write what the run is made of before its first work; a start that continues has compared it already.
+    """Writes what the run is made of before its first work; a start that continues has compared it already.
 
     Returns the threads that each job works on: those of the first start, since the last bits of a sum depend on them.
     """
@@ -100,8 +100,8 @@ def record_provenance(experiment: Experiment, folder: RunFolder) -> int:
 
 
 def require_same_inputs(experiment: Experiment, folder: RunFolder) -> None:
-    """Raise ConfigError that names what has changed of the evaluated prompts and the checkers since they were recorded:
-    a report of finished work asks no model."""
+    """Raises ConfigError that names what has changed of the evaluated prompts and the checkers since they were
+    recorded: a report of finished work asks no model."""
     recorded = _recorded(folder, experiment)
     if recorded is not None:
         found = record_inputs(experiment, models=False)
@@ -109,7 +109,7 @@ def require_same_inputs(experiment: Experiment, folder: RunFolder) -> None:
 
 
 def late_changes(experiment: Experiment, folder: RunFolder) -> tuple[list[ResultWarning], list[str]]:
-    """What a reader has to know of what became of the run after its results had first been seen, and the settings that
+    """Lists what was added or recorded again after the run's results had first been seen, and the settings that
     decide the verdict among it."""
     record = _recorded(folder, experiment) or {}
     notes = []
@@ -134,7 +134,7 @@ def late_changes(experiment: Experiment, folder: RunFolder) -> tuple[list[Result
 
 
 def _continue(experiment: Experiment, folder: RunFolder) -> None:
-    """Hold what is asked for against what is recorded, and bring the records up to date."""
+    """Compares settings and inputs with those recorded, and brings the records up to date."""
     old_settings, settings = (
         _with_new_keys(read_resolved(folder.experiment)),
         experiment.model_dump(mode="json"),
@@ -165,7 +165,7 @@ def _continue(experiment: Experiment, folder: RunFolder) -> None:
 
 
 def _recorded(folder: RunFolder, old: Experiment) -> dict[str, Any] | None:
-    """provenance.json, None where it is lost or damaged."""
+    """Reads provenance.json; None where it is lost or damaged."""
     try:
         record = read_json(folder.provenance)
     except DataError:
@@ -174,7 +174,7 @@ def _recorded(folder: RunFolder, old: Experiment) -> dict[str, Any] | None:
 
 
 def _completed(recorded: Inputs, found: Inputs) -> dict[str, Any]:
-    """The recorded inputs with what was added; of a model that cannot be found now, what was known."""
+    """Adds new inputs to the recorded ones; of a model that cannot be found now, keeps what was recorded."""
     of_files = {
         kind: {name: files for name, files in found[kind].items() if files["sha256"]}
         for kind in ("models", "embedders")
@@ -209,8 +209,8 @@ def _refuse_other_settings(
 
 
 def _decides(key: str) -> bool:
-    """Whether a setting says how answers are measured and judged and not what is drawn: it may change, for nothing is
-    made from it, and once results were seen the verdict says that it did."""
+    """Returns whether a setting says how answers are measured and judged and not what is drawn: it may change, for
+    nothing is made from it, and once results were seen the verdict says that it did."""
     return key.startswith(("comparison.", "evaluation.")) and key not in _DRAWN | _FREE
 
 
@@ -238,12 +238,12 @@ def _refuse_other_packages(folder: RunFolder, experiment: Experiment, recorded: 
 
 
 def _minor(record: Mapping[str, Any], package: str) -> list[str]:
-    """Major and minor version: what comes after them mends and does not change."""
+    """Returns major and minor version: patch versions count as equal."""
     return str(record["packages"].get(package)).split(".")[:2]
 
 
 def _set_aside(folder: RunFolder, *, yes: bool) -> None:
-    """Move what the folder holds to a folder of another name; delete it where no work was begun. The lock stays, for
+    """Moves what the folder holds to a folder of another name; delete it where no work was begun. The lock stays, for
     who deletes a lock that is held holds nothing."""
     # Settings first: a move cut short leaves arms that nobody may continue, and not a run with arms missing.
     held = sorted(folder.root.iterdir(), key=lambda path: path != folder.experiment)
@@ -274,8 +274,8 @@ def _ask(folder: RunFolder, n_trained: int) -> None:
 
 
 def _with_new_keys(old: dict[str, Any]) -> dict[str, Any]:
-    """A resolved experiment with the defaults of keys that its version did not know, so that an upgrade can continue
-    it; as it is where this version cannot read it."""
+    """Returns a resolved experiment with the defaults of keys that its version did not know, so that an upgrade can
+    continue it; as it is where this version cannot read it."""
     try:
         return Experiment.from_mapping(old).model_dump(mode="json")
     except ConfigError:
@@ -285,7 +285,7 @@ def _with_new_keys(old: dict[str, Any]) -> dict[str, Any]:
 def _differing(
     old: Mapping[str, Any], new: Mapping[str, Any], above: tuple[str, ...] = ()
 ) -> list[tuple[str, ...]]:
-    """Paths of the keys whose values differ."""
+    """Lists the paths of the keys whose values differ."""
     different = []
     for key in sorted(old.keys() | new.keys()):
         one, other = old.get(key), new.get(key)

@@ -1,4 +1,4 @@
-"""What a run has cost and will cost, in time and dollars."""
+"""Projects what a run has cost and will cost, in time and dollars."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.ledger import spent_seconds
 from polychromic.files import read_derived, read_jsonl
-from polychromic.report.work import Money, dollars_text, machine_seconds, money
+from polychromic.ledger import Money, by_stage, duration, money, priced_duration, spent_seconds
 from polychromic.run_folder import RunFolder
 
 STAGES = ("train", "evaluate")
@@ -29,18 +28,18 @@ class StageCost:
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """What one percent of a metric's change against the baseline cost: the arm's own share of the run."""
+    """The price of one percent of a metric's change against the baseline: the arm's own share of the run."""
 
     arm: str
     metric: str
     percent: float
-    seconds_a_percent: float
-    dollars_a_percent: float | None
+    seconds_per_percent: float
+    dollars_per_percent: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class RunCost:
-    """Spent so far, what is left to do, and the projection of the whole (None where nothing is known yet)."""
+    """Time and money spent so far, what is left to do, and the projection of the whole (None while not known)."""
 
     stages: tuple[StageCost, ...]
     seconds: float
@@ -55,7 +54,7 @@ class RunCost:
 
 
 def run_cost(experiment: Experiment, folder: RunFolder) -> RunCost:
-    """Read the ledger, the heartbeat of a running start, and the comparison if there is one."""
+    """Reads the ledger, the heartbeat of a running start, and the comparison if there is one."""
     rows = read_jsonl(folder.ledger)
     everything = [*rows, *(read_derived(folder.heartbeat) or [])]
     comparison = read_derived(folder.comparison)
@@ -65,11 +64,15 @@ def run_cost(experiment: Experiment, folder: RunFolder) -> RunCost:
     worked = spent_seconds([row for row in everything if row["arm"]])
     by_preflight = _left_by_preflight(folder, worked) if left_seconds is None else None
     left_seconds = by_preflight if left_seconds is None else left_seconds
-    stages = _by_stage(everything, experiment)
+    price = experiment.budget.dollars_per_hour
+    stages = tuple(
+        StageCost(arm, stage, spent_seconds(rows), sum(row["tokens"] for row in rows), money(rows, price))
+        for (arm, stage), rows in by_stage(everything).items()
+    )
     return RunCost(
         stages=stages,
         seconds=seconds,
-        money=money(everything, experiment.budget.dollars_per_hour),
+        money=money(everything, price),
         left=tuple(left),
         left_seconds=left_seconds,
         left_dollars=None if left_seconds is None else experiment.budget.dollars(left_seconds),
@@ -79,7 +82,7 @@ def run_cost(experiment: Experiment, folder: RunFolder) -> RunCost:
 
 
 def left_to_do(experiment: Experiment, folder: RunFolder) -> list[tuple[str, int, str]]:
-    """Every (arm, seed, stage) that has not ended."""
+    """Lists every (arm, seed, stage) that has not ended."""
     settings = experiment.evaluation
     wanted = settings.num_prompts * settings.num_samples * len(settings.sampling)
     left = []
@@ -92,7 +95,7 @@ def left_to_do(experiment: Experiment, folder: RunFolder) -> list[tuple[str, int
 
 
 def num_samples(folder: RunFolder, arm: str, seed: int) -> int:
-    """Rows written so far."""
+    """Counts the rows written so far."""
     path = folder.arm(arm, seed).generations
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
@@ -100,7 +103,8 @@ def num_samples(folder: RunFolder, arm: str, seed: int) -> int:
 def projected_seconds(
     left: Sequence[tuple[str, int, str]], rows: Sequence[Mapping[str, Any]]
 ) -> float | None:
-    """Machine seconds of what is left, at the pace of the same stage so far: of the same arm where any of it is done.
+    """Projects machine seconds of what is left, at the pace of the same stage so far: of the same arm where any of it
+    is done.
 
     Of work begun, the share that is not done counts. None where a stage that is left has not been begun by any arm.
     """
@@ -110,7 +114,7 @@ def projected_seconds(
         share = row.get("reached") if row.get("interrupted") else 1.0
         if share is not None:  # rows of older runs do not say how far they came
             key = row["arm"], row["seed"], row["stage"]
-            seconds[key] += machine_seconds(row)
+            seconds[key] += spent_seconds([row])
             reached[key] = max(reached[key], share)
 
     def pace(stage: str, arm: str | None = None) -> float | None:
@@ -128,7 +132,7 @@ def projected_seconds(
 
 
 def _left_by_preflight(folder: RunFolder, spent: float) -> float | None:
-    """Machine seconds of the whole run by preflight's estimate, less those worked; None where it has not been made."""
+    """Subtracts the seconds worked from preflight's estimate of the whole run; None where it has not been made."""
     made = read_derived(folder.preflight) or {"checks": []}
     for check in made["checks"]:
         if check["name"] == "time and money" and check["figures"].get("seconds") is not None:
@@ -136,24 +140,8 @@ def _left_by_preflight(folder: RunFolder, spent: float) -> float | None:
     return None
 
 
-def _by_stage(rows: Sequence[Mapping[str, Any]], experiment: Experiment) -> tuple[StageCost, ...]:
-    by_stage: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        by_stage.setdefault((row["arm"], row["stage"]), []).append(row)
-    return tuple(
-        StageCost(
-            arm,
-            stage,
-            spent_seconds(found),
-            sum(row["tokens"] for row in found),
-            money(found, experiment.budget.dollars_per_hour),
-        )
-        for (arm, stage), found in by_stage.items()
-    )
-
-
 def _gains(comparison: Mapping[str, Any], stages: Sequence[StageCost]) -> list[Gain]:
-    """Of every criterion's metric that clearly changed for the better, once each."""
+    """Prices every criterion's metric that clearly changed for the better, once each."""
     gains = {}
     outcomes = [one for level in comparison["verdict"]["levels"] for one in level["outcomes"]]
     for outcome in outcomes:
@@ -180,7 +168,7 @@ def _gains(comparison: Mapping[str, Any], stages: Sequence[StageCost]) -> list[G
 
 
 def cost_lines(cost: RunCost) -> list[str]:
-    """Spent by arm and stage, the total, what is left, and what a percent of gain cost."""
+    """Writes time and money by arm and stage, the total, what is left, and the price per percent of gain."""
     lines = [f"{'arm':<20} {'stage':<10} {'hours':>8} {'tokens':>14} {'dollars':>9}"]
     for one in cost.stages:
         price = str(one.money).removeprefix("$")
@@ -189,8 +177,8 @@ def cost_lines(cost: RunCost) -> list[str]:
     lines.append(f"spent: {spent}" if cost.money.dollars is None else f"spent: {spent}, {cost.money}")
     lines.append(_left(cost))
     for gain in cost.gains:
-        price = priced_duration(gain.seconds_a_percent, gain.dollars_a_percent)
-        lines.append(f"{gain.arm}: {gain.metric} {gain.percent:+.1f} %, {price} a percent")
+        price = priced_duration(gain.seconds_per_percent, gain.dollars_per_percent)
+        lines.append(f"{gain.arm}: {gain.metric} {gain.percent:+.1f} %, {price} per percent")
     return lines
 
 
@@ -205,15 +193,3 @@ def _left(cost: RunCost) -> str:
     projected = priced_duration(cost.seconds + cost.left_seconds, whole)
     source = " (preflight's estimate)" if cost.left_by_preflight else ""
     return f"left: {priced_duration(cost.left_seconds, cost.left_dollars)}{source}, whole run {projected}: {named}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit that reads best, such as `7.1 min`."""
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.2f} h"
-
-
-def priced_duration(seconds: float, dollars: float | None) -> str:
-    """Time, and what it costs where there is a price: `7.1 min, $0.31`."""
-    return duration(seconds) if dollars is None else f"{duration(seconds)}, ${dollars_text(dollars)}"

@@ -1,4 +1,4 @@
-"""Comparing generations made anywhere: an experiment without a model, whose arms are files."""
+"""Compares generations made anywhere: an experiment without a model, whose arms are files."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ from polychromic.settings import Settings
 from polychromic.tasks.base import TaskSettings, build_task
 
 
-class GivenExperiment(Settings):
-    """What compares files of generations: a task that checks them, and what success means.
+class ExternalExperiment(Settings):
+    """A comparison of files of generations: a task that checks them, and what success means.
 
     `from_file` reads an experiment file with `name` and `task`; `evaluation`, `comparison` and `run` are optional, and
     what is about training is passed over, so that the file of a whole experiment serves as well.
@@ -48,7 +48,7 @@ class GivenExperiment(Settings):
     name: str
     task: TaskSettings
     generations: dict[str, list[str]]
-    """Arm → its files, one a seed unless their lines say otherwise."""
+    """Arm → its files, one per seed unless their lines say otherwise."""
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
     comparison: ComparisonSettings = Field(default_factory=ComparisonSettings)
     run: RunSettings = Field(default_factory=RunSettings)
@@ -84,14 +84,14 @@ class GivenExperiment(Settings):
 
     @property
     def arms(self) -> list[str]:
-        """The arms in the order in which they were given."""
+        """Returns the arms in the order in which they were given."""
         return list(self.generations)
 
     @classmethod
     def from_file(
         cls, path: str | Path, generations: Mapping[str, Sequence[str]], overrides: Sequence[str] = ()
-    ) -> GivenExperiment:
-        """Read an experiment file for the comparison of these files; raises ConfigError that lists every problem.
+    ) -> ExternalExperiment:
+        """Reads an experiment file for the comparison of these files; raises ConfigError that lists every problem.
 
         The first arm is the baseline unless the file names one. A custom task needs no more than a `test` file.
         """
@@ -112,8 +112,8 @@ class GivenExperiment(Settings):
         return cls.from_mapping(kept, source=str(path))
 
     @classmethod
-    def from_mapping(cls, content: Mapping[str, Any], *, source: str) -> GivenExperiment:
-        """Check a mapping with these sections; `source` names it in messages."""
+    def from_mapping(cls, content: Mapping[str, Any], *, source: str) -> ExternalExperiment:
+        """Checks a mapping with these sections; `source` names it in messages."""
         try:
             return cls.model_validate(content)
         except ValidationError as error:
@@ -123,12 +123,12 @@ class GivenExperiment(Settings):
 def split_arguments(
     generations: Sequence[str], others: Sequence[str]
 ) -> tuple[dict[str, list[str]], list[str]]:
-    """Files by arm, and the overrides, from `NAME=FILE` options and the free arguments of the command line.
+    """Splits `NAME=FILE` options and the free arguments of the command line into files by arm, and overrides.
 
     A free argument whose key is no section is a further NAME=FILE: `--generations a=1.jsonl b=2.jsonl`. Raises
     ConfigError for one that is neither.
     """
-    sections = GivenExperiment.model_fields.keys() | Experiment.model_fields.keys()
+    sections = ExternalExperiment.model_fields.keys() | Experiment.model_fields.keys()
     overrides = [one for one in others if one.partition("=")[0].partition(".")[0] in sections]
     files: dict[str, list[str]] = {}
     for one in [*generations, *(one for one in others if one not in overrides)]:
@@ -139,8 +139,8 @@ def split_arguments(
     return files, overrides
 
 
-def evaluate_given(experiment: GivenExperiment, folder: RunFolder) -> RunResult:
-    """Check, measure and compare the files, and leave a run folder with rows, comparison and report.
+def evaluate_external(experiment: ExternalExperiment, folder: RunFolder) -> RunResult:
+    """Checks, measures and compares the files, and leaves a run folder with rows, comparison and report.
 
     An earlier comparison of files in the folder is replaced. Raises ConfigError where the folder holds a run, and
     DataError that lists what is wrong with the files.
@@ -153,27 +153,27 @@ def evaluate_given(experiment: GivenExperiment, folder: RunFolder) -> RunResult:
     default = settings.sampling_parameters()[0]
     files = {arm: [Path(file) for file in paths] for arm, paths in experiment.generations.items()}
     prompts = task.prompts(settings.split)
-    given = read_external(files, task, prompts, default, experiment.task.thinking)
+    external = read_external(files, task, prompts, default, experiment.task.thinking)
     if experiment.comparison.match_seeds == "order":
-        given = replace(given, rows=pair_by_order(given.rows))
-    require_common_seeds(given.rows, experiment.comparison.baseline)
-    primary_sampling = _primary_sampling(given.rows, default.label)
+        external = replace(external, rows=pair_by_order(external.rows))
+    require_common_seeds(external.rows, experiment.comparison.baseline)
+    primary_sampling = _primary_sampling(external.rows, default.label)
     compared = compare_rows(
         experiment,
-        given.rows,
+        external.rows,
         task,
         primary_sampling=primary_sampling,
-        notes=_notes(given, default.label, len(prompts)),
+        notes=_notes(external, default.label, len(prompts)),
     )
     with held_folder(folder.root):
         _require_no_run(folder)  # nor one that has begun meanwhile
-        _write_inputs(experiment, folder, given.rows)
+        _write_inputs(experiment, folder, external.rows)
         write_json(folder.comparison, compared.comparison.to_json())
         write_report(
             folder.root,
             compared.comparison,
             arms=experiment.arms,
-            seeds=sorted({seed for _, seed in given.rows}),
+            seeds=sorted({seed for _, seed in external.rows}),
             pass_threshold=task.pass_threshold,
             study=compared.study,
             prompt_texts={prompt.id: prompt.text for prompt in task.prompts(settings.split)},
@@ -191,7 +191,7 @@ def _require_no_run(folder: RunFolder) -> None:
 
 
 def _primary_sampling(rows: RowsByArmSeed, preferred: str) -> str:
-    """The sampling setting that all arms and seeds share, with a prompt in common; the experiment's own first.
+    """Chooses a sampling setting that all arms and seeds share, with a prompt in common; the experiment's own first.
 
     Raises DataError where there is none.
     """
@@ -203,9 +203,11 @@ def _primary_sampling(rows: RowsByArmSeed, preferred: str) -> str:
         prompts.append(by_label)
     shared = [label for label in prompts[0] if all(label in others for others in prompts)]
     if not shared:
-        ways = "; ".join(f"{arm}: {', '.join(found)}" for (arm, _), found in zip(rows, prompts, strict=True))
+        sampled = "; ".join(
+            f"{arm}: {', '.join(found)}" for (arm, _), found in zip(rows, prompts, strict=True)
+        )
         raise DataError(
-            f"no sampling setting is common to all files ({ways}); sample at equal settings, or remove temperature, "
+            f"no sampling setting is common to all files ({sampled}); sample at equal settings, or remove temperature, "
             "top_p and other settings from the lines to compare them as they are"
         )
     useful = [label for label in shared if set.intersection(*(found[label] for found in prompts))]
@@ -225,15 +227,15 @@ def _some_ids(ids: set[str]) -> str:
     return f"{plural(len(ids), 'prompt')} such as {min(ids)!r}"
 
 
-def _notes(given: ExternalGenerations, assumed_label: str, n_prompts: int) -> list[ResultWarning]:
-    """What the files leave open, and how it was taken."""
+def _notes(external: ExternalGenerations, assumed_label: str, n_prompts: int) -> list[ResultWarning]:
+    """Lists what the files leave open, and how it was taken."""
     notes = [
         ResultWarning(
             "sampling not stated",
             arm,
             f"{arm}: lines do not say how they were sampled and are taken for {assumed_label}",
         )
-        for arm in given.assumed
+        for arm in external.assumed
     ]
     notes += [
         ResultWarning(
@@ -241,32 +243,30 @@ def _notes(given: ExternalGenerations, assumed_label: str, n_prompts: int) -> li
             arm,
             f"{arm}: {plural(n, 'text')} without a word on how they ended are taken for finished",
         )
-        for arm, n in given.open_ends.items()
+        for arm, n in external.open_ends.items()
     ]
     notes += [
         ResultWarning(
             "truncated", arm, f"{arm}: {plural(n, 'text')} stopped by a filter or an error count as truncated"
         )
-        for arm, n in given.interrupted.items()
+        for arm, n in external.interrupted.items()
     ]
-    if given.unnamed_seeds:
-        text = (
-            f"lines of {listed(list(given.unnamed_seeds))} name no seed: the order of the files numbers them"
-        )
+    if external.unnamed_seeds:
+        text = f"lines of {listed(list(external.unnamed_seeds))} name no seed: the order of the files numbers them"
         notes.append(ResultWarning("seeds", "", text))
-    notes += [ResultWarning("seeds", arm, text) for arm, text in _one_answer_a_seed(given.rows).items()]
-    answered = {row.prompt_id for members in given.rows.values() for row in members}
+    notes += [ResultWarning("seeds", arm, text) for arm, text in _one_answer_per_seed(external.rows).items()]
+    answered = {row.prompt_id for members in external.rows.values() for row in members}
     if len(answered) < n_prompts:
         text = f"{n_prompts - len(answered)} of the split's {n_prompts} prompts are in no file of generations"
         notes.append(ResultWarning("left out", "", text))
-    if given.counted_in_words:
+    if external.counted_in_words:
         text = "lengths are words, not tokens: not every line has its n_tokens"
         notes.append(ResultWarning("length", "", text))
     return notes
 
 
-def _one_answer_a_seed(rows: RowsByArmSeed) -> dict[str, str]:
-    """By arm: that its seeds look like those of samples, where none has two answers to a prompt."""
+def _one_answer_per_seed(rows: RowsByArmSeed) -> dict[str, str]:
+    """Warns by arm where seeds look like those of samples: none has two answers to a prompt."""
     seeds: dict[str, int] = {}
     most: dict[str, int] = {}
     for (arm, _), members in rows.items():
@@ -280,8 +280,8 @@ def _one_answer_a_seed(rows: RowsByArmSeed) -> dict[str, str]:
     }
 
 
-def _write_inputs(experiment: GivenExperiment, folder: RunFolder, rows: RowsByArmSeed) -> None:
-    """What the comparison was made from: settings, hashes of the files, and the checked rows."""
+def _write_inputs(experiment: ExternalExperiment, folder: RunFolder, rows: RowsByArmSeed) -> None:
+    """Writes what the comparison was made from: settings, hashes of the files, and the checked rows."""
     import yaml
 
     for arm in experiment.arms:

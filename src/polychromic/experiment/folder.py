@@ -20,7 +20,7 @@ from polychromic.run_folder import RunFolder
 
 
 def resolved_yaml(experiment: Experiment) -> str:
-    """Return the experiment as YAML with every default written out."""
+    """Returns the experiment as YAML with every default written out."""
     import yaml
 
     return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -30,7 +30,7 @@ _WAY_ON = "put a copy back: nothing else says with which settings the run was ma
 
 
 def read_resolved(path: Path) -> dict[str, Any]:
-    """Read what `resolved_yaml` wrote; raises ConfigError where there is none, DataError where it is damaged."""
+    """Reads what `resolved_yaml` wrote; raises ConfigError where there is none, DataError where it is damaged."""
     import yaml
 
     if not path.is_file():
@@ -51,7 +51,8 @@ def read_resolved(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def held_folder(root: Path) -> Iterator[RunFolder]:
-    """Hold a run folder that no other process may change; SIGTERM and Ctrl-C end the work in the block at a safe point.
+    """Holds a run folder that no other process may change; SIGTERM and Ctrl-C end the work in the block at a safe
+    point.
 
     Raises ConfigError where another process works there or no folder can be made, and PolychromicError where it cannot
     be written.
@@ -74,7 +75,7 @@ def held_folder(root: Path) -> Iterator[RunFolder]:
 
 @contextmanager
 def hold(folder: RunFolder) -> Iterator[None]:
-    """Hold the folder's lock. Raises ConfigError that names the owner where another process has it."""
+    """Holds the folder's lock. Raises ConfigError that names the owner where another process has it."""
     from filelock import FileLock, Timeout
 
     folder.root.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a run is made of besides its settings, as hashes, and what of it has changed since they were recorded."""
+"""Hashes what a run is made of besides its settings, and says what has changed since it was recorded."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _EMBEDDER_FILES = ("*.safetensors", "*.json", "*.txt", "*/*.safetensors", "*/*.j
 def record_inputs(
     experiment: Experiment, known: Inputs | None = None, *, models: bool = True
 ) -> dict[str, Any]:
-    """Hashes of the prompts of each split, data files, checkers, and (`models`) base models and embedders.
+    """Hashes the prompts of each split, data files, checkers, and (`models`) base models and embedders.
 
     `known` is an earlier record: model files whose size, time of change and inode are still those written there are
     not read again.
@@ -69,8 +69,9 @@ def record_inputs(
 def changed_inputs(
     old: Experiment, new: Experiment, recorded: Inputs, found: Inputs, *, models: bool = True
 ) -> list[str]:
-    """What is no longer as recorded, each with its file: the prompts, the checkers' code, weights and tokenizer of the
-    base models (`models`), adapters that training starts from. `old` and `new` may name the same content differently.
+    """Lists what is no longer as recorded, each with its file: the prompts, the checkers' code, weights and tokenizer
+    of the base models (`models`), adapters that training starts from. `old` and `new` may name the same content
+    differently.
 
     Prompts added at the end of the evaluated split change nothing that was made. What a record of an earlier version
     does not hold, or cannot be found now, is passed over.
@@ -98,7 +99,7 @@ def changed_inputs(
 
 
 def as_now(recorded: Mapping[str, Any], old: Experiment) -> dict[str, Any]:
-    """A record with the sections that its version of the program did not write; a checker's file stood among data."""
+    """Adds the sections that the record's version of the program did not write; a checker's file stood among data."""
     data = recorded.get("data_sha256", {})
     checkers = {
         role: {Path(file).name: data[file]}
@@ -120,8 +121,8 @@ def as_now(recorded: Mapping[str, Any], old: Experiment) -> dict[str, Any]:
 
 
 def is_recorded(path: tuple[str, ...], before: Any, now: Any, recorded: Inputs, old: Experiment) -> bool:
-    """Whether a setting names something whose content is recorded: then two names may stand for one content, and
-    `changed_inputs` says whether they do. A project may move to another folder or machine."""
+    """Returns whether a setting names something whose content is recorded: then two names may stand for one content,
+    and `changed_inputs` says whether they do. A project may move to another folder or machine."""
     key = path[-1]
     if path[0] == "task" and key.removesuffix("_problems") in _SPLITS:
         return recorded["prompts_sha256"].get(key.removesuffix("_problems")) is not None
@@ -142,13 +143,13 @@ def is_recorded(path: tuple[str, ...], before: Any, now: Any, recorded: Inputs, 
 
 
 def start_weights(model: ModelSettings) -> str:
-    """The weights file of the adapter that training starts from; empty where it starts afresh."""
+    """Returns the weights file of the adapter that training starts from; empty where it starts afresh."""
     start = model.adapter.start_from
     return str(Path(start) / "adapter_model.safetensors") if start else ""
 
 
 def prompts_sha256(prompts: Sequence[Prompt]) -> str:
-    """SHA-256 of prompts with their references, in order."""
+    """Hashes prompts with their references, in order."""
     digest = hashlib.sha256()
     for prompt in prompts:
         messages = [[message.role, message.content] for message in prompt.messages]
@@ -157,7 +158,7 @@ def prompts_sha256(prompts: Sequence[Prompt]) -> str:
 
 
 def checker_code(name: str) -> dict[str, str]:
-    """SHA-256 of a checker's source file and of what it imports from its own folder (or the current one), by relative
+    """Hashes a checker's source file and what it imports from its own folder (or the current one), by relative
     path; empty for a built-in checker. Imports are read off the source, which is not run: one that is made while
     running is not seen, nor is a file that the code opens."""
     start, roots = _place_of_code(name.rpartition(":")[0])
@@ -172,7 +173,7 @@ def checker_code(name: str) -> dict[str, str]:
 
 
 def _place_of_code(place: str) -> tuple[Path | None, list[Path]]:
-    """The source file of a checker's file or module, and the folders that it may import from."""
+    """Finds the source file of a checker's file or module, and the folders that it may import from."""
     if place.endswith(".py"):
         return Path(place), [Path(place).parent, Path.cwd()]
     spec = find_spec(place.partition(".")[0]) if place else None
@@ -199,7 +200,7 @@ def _imports_beside(file: Path, roots: Sequence[Path]) -> Iterator[Path]:
 
 
 def _modules(dotted: str, roots: Sequence[Path]) -> Iterator[Path]:
-    """Files of a module and of the packages around it, in the first folder that has the outermost."""
+    """Yields the files of a module and of the packages around it, in the first folder that has the outermost."""
     parts = dotted.split(".")
     for root in roots:
         files = []
@@ -217,7 +218,8 @@ def _relative(file: Path, roots: Sequence[Path]) -> str:
 
 
 def _prompts(experiment: Experiment) -> dict[str, list[Prompt]]:
-    """By split, without one that cannot be read: not every run needs all three. No checker is started for them."""
+    """Reads the prompts by split, without one that cannot be read: not every run needs all three. No checker is
+    started."""
     settings = experiment.task
     found: dict[str, list[Prompt]] = {}
     for split in _SPLITS:
@@ -232,7 +234,7 @@ def _prompts(experiment: Experiment) -> dict[str, list[Prompt]]:
 def _changed_prompts(
     experiment: Experiment, recorded: Inputs, found: Inputs, *, only_evaluated: bool
 ) -> list[str]:
-    """Of every split, or of the evaluated one where it can be read."""
+    """Names the splits whose prompts have changed: every one, or the evaluated one where it can be read."""
     changed = []
     for split, digest in recorded["prompts_sha256"].items():
         evaluated = split == experiment.evaluation.split
@@ -249,7 +251,8 @@ def _changed_prompts(
 
 
 def _changed_files(source: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Of a model; nothing where it is not known. A record without `stat` is of a version that knew weights alone."""
+    """Names the files of a model that have changed; none where hashes are missing. A record without `stat` has weights
+    alone."""
     if not before.get("sha256") or not now.get("sha256"):
         return []
     old, new = before["sha256"], now["sha256"]
@@ -258,7 +261,7 @@ def _changed_files(source: str, before: Mapping[str, Any], now: Mapping[str, Any
 
 
 def _training_code(experiment: Experiment) -> dict[str, str]:
-    """The users' own objectives, trainers and samplers, by kind and name."""
+    """Returns the users' own objectives, trainers and samplers, by kind and name."""
     arms = [experiment.arm(arm) for arm in experiment.arms]
     named = {("sampler", experiment.sampling.engine)}
     named |= {("objective", arm.diversity.objective) for arm in arms}
@@ -267,7 +270,7 @@ def _training_code(experiment: Experiment) -> dict[str, str]:
 
 
 def _data_files(experiment: Experiment) -> list[str]:
-    """The task's files, and adapters that training continues from."""
+    """Returns the task's files, and adapters that training continues from."""
     task = experiment.task
     files = map(str, task.files.values())
     starts = [start_weights(model) for model in _models(experiment)]
@@ -283,14 +286,14 @@ def _key(model: ModelSettings) -> str:
 
 
 def _embedders(experiment: Experiment) -> list[str]:
-    """The task's embedder, which distances and rewards come from, where it has files of its own to change."""
+    """Returns the task's embedder, which distances and rewards come from, where it has files of its own to change."""
     name = getattr(experiment.task, "embedder", None)
     return [] if name in (None, "minilm", "hash") else [str(name)]
 
 
 def _model(model: ModelSettings, known: Mapping[str, Any]) -> dict[str, Any]:
-    """The revision asked for, and hashes of weights, configuration and tokenizer; of a hub id also the commit that was
-    downloaded."""
+    """Records the stated revision, and hashes of weights, configuration and tokenizer; of a hub id also the commit that
+    was downloaded."""
     place = resolve_source(model.source)
     record: dict[str, Any] = {"revision": model.revision}
     if isinstance(place, str):
@@ -305,7 +308,7 @@ def _folder_or_snapshot(name: str) -> Path | None:
 
 
 def _hashes(folder: Path | None, patterns: Sequence[str], known: Mapping[str, Any]) -> dict[str, Any]:
-    """SHA-256 by name of the files that match, and what tells cheaply that one is still the same: its size, time of
+    """Hashes the files that match by name, and records what tells cheaply that one is still the same: its size, time of
     change in nanoseconds and inode. What `known` has for these is taken over."""
     files = (
         {file for pattern in patterns for file in folder.glob(pattern) if file.is_file()} if folder else set()
@@ -320,7 +323,7 @@ def _hashes(folder: Path | None, patterns: Sequence[str], known: Mapping[str, An
 
 
 def _cached_snapshot(hub_id: str, revision: str) -> Path | None:
-    """Folder of a hub model in the local cache, named after its commit; None where it has not been downloaded."""
+    """Returns the folder of a hub model in the local cache, named after its commit; None where it is not there."""
     from huggingface_hub import try_to_load_from_cache
 
     config = try_to_load_from_cache(hub_id, "config.json", revision=revision)
@@ -328,7 +331,7 @@ def _cached_snapshot(hub_id: str, revision: str) -> Path | None:
 
 
 def _weights_sha256(file: Path) -> str:
-    """The hub's cache names large files by their SHA-256, which saves reading many gigabytes."""
+    """Hashes a weights file. The hub's cache names large files by their SHA-256, which saves reading many gigabytes."""
     stored = file.resolve().name
     return stored if file.is_symlink() and _SHA256.fullmatch(stored) else sha256_file(file)
 

@@ -1,4 +1,4 @@
-"""The README.md in every adapter's folder: what it is, what it was trained on, how it did and how to load it."""
+"""Writes the README.md in every adapter's folder: what it is, what it was trained on, how it did and how to load it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
 def write_model_cards(experiment: Experiment, folder: RunFolder, comparison: Comparison) -> None:
-    """Write a card beside every trained adapter of the run."""
+    """Writes a card beside every trained adapter of the run."""
     made_of = read_json(folder.provenance) if folder.provenance.exists() else {}
     for name in experiment.arms:
         arm = experiment.arm(name)
@@ -45,7 +45,7 @@ def write_model_cards(experiment: Experiment, folder: RunFolder, comparison: Com
 def model_card(
     experiment: Experiment, arm: Arm, seed: int, comparison: Comparison, made_of: Mapping[str, Any]
 ) -> str:
-    """The card of one arm and seed as Markdown with the model hub's front matter."""
+    """Writes the card of one arm and seed as Markdown with the model hub's front matter."""
     criteria = criteria_table(comparison)
     own = [criteria[0], *(row for row in criteria[1:] if row[1] == arm.name)]
     parts = [
@@ -73,7 +73,7 @@ def model_card(
 
 
 def _front_matter(arm: Arm) -> str:
-    """What a model hub reads. It refuses a base model that is not one of its own names."""
+    """Writes what a model hub reads. It refuses a base model that is not one of its own names."""
     import yaml
 
     source = arm.model.source
@@ -87,7 +87,8 @@ def _front_matter(arm: Arm) -> str:
 
 
 def _loading(arm: Arm) -> str:
-    """Code that loads the adapter wherever its base model can be had, whatever folder that lay in while training."""
+    """Writes code that loads the adapter wherever its base model can be had, whatever folder that lay in while
+    training."""
     model = arm.model
     is_own = model.source in known_sources()
     options = {"revision": model.revision, "trust_remote_code": model.trust_remote_code or None}
@@ -162,7 +163,7 @@ def _code(made_of: Mapping[str, Any]) -> str:
 
 
 def _own_means(comparison: Comparison, arm: str) -> Table:
-    """The columns of this arm and of the baseline."""
+    """Returns the columns of this arm and of the baseline."""
     table = means_table(comparison)
     wanted = [0, *(table[0].index(name) for name in dict.fromkeys([arm, comparison.baseline]))]
     return [[row[column] for column in wanted] for row in table]

@@ -1,21 +1,155 @@
-"""Shows how far a run has come and how long it will take."""
+"""Follows a run through the events of its jobs: writes the ledger, and shows how far the run is and what is left."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from polychromic.experiment.costs import priced_duration
-from polychromic.experiment.executors import JobEvent, OnEvent
+from polychromic import stopping
+from polychromic.experiment.jobs import Job, JobEvent, OnEvent
+from polychromic.files import append_jsonl, read_derived, read_jsonl, write_json
+from polychromic.ledger import BudgetSettings, priced_duration, spent_seconds
+from polychromic.run_folder import RunFolder
 
 Key = tuple[str, int, str]
 """Arm, seed and stage."""
+_SECONDS_BETWEEN_HEARTBEATS = 10.0
+_LEAST_SECONDS = 1.0  # what took less was not work: it had been done before
+BUDGET = "its budget"
+
+
+@dataclass
+class _Running:
+    seconds: float = 0.0
+    machine_seconds: float = 0.0
+    tokens: int = 0
+    reached: float = 0.0
+    """Share of the stage that is done, that of earlier starts included."""
+    ended: bool = False
+    """Whether its job went on to the next stage; the row is written when the whole job is done."""
+
+
+class Ledger:
+    """Follows a run through its events. Every few seconds running work is written down, so that a kill loses little."""
+
+    def __init__(
+        self, folder: RunFolder, budget: BudgetSettings, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.folder = folder
+        self.budget = budget
+        self.clock = clock
+        self.running: dict[Key, _Running] = {}
+        self._recover()
+        self.finished = read_jsonl(folder.ledger)
+        self.last_tick = self.last_heartbeat = clock()
+
+    @property
+    def seconds(self) -> float:
+        """Sums the machine seconds of all starts so far."""
+        return spent_seconds([*self.finished, *self._rows()])
+
+    @property
+    def dollars(self) -> float | None:
+        """Sums what these cost; None without a price."""
+        return self.budget.spent_dollars([*self.finished, *self._rows()])
+
+    @property
+    def reached_cap(self) -> str:
+        """Names the cap that is reached, in words; empty while none is."""
+        return self.budget.exceeded(self.seconds, self.dollars)
+
+    def on_event(self, event: JobEvent) -> None:
+        """Takes note of a job's progress, and asks the run to stop where a cap is reached."""
+        self._tick()
+        for (arm, seed, stage), one in self.running.items():
+            one.ended |= (arm, seed) == (event.arm, event.seed) and stage != event.stage
+        running = self.running.setdefault((event.arm, event.seed, event.stage), _Running())
+        running.reached = event.done / event.total if event.total else running.reached
+        running.tokens += round(event.metrics.get("generation/total_tokens", 0))
+        if self.clock() - self.last_heartbeat >= _SECONDS_BETWEEN_HEARTBEATS:
+            self.last_heartbeat = self.clock()
+            write_json(self.folder.heartbeat, self._rows())
+        if self.reached_cap:
+            stopping.request(f"{BUDGET} ({self.reached_cap})")
+
+    def on_done(self, job: Job, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Writes the rows of a finished job; its own clock is more exact than the events."""
+        self._tick()
+        finished = []
+        for row in rows:
+            running = self.running.pop((job.arm, job.seed, row["stage"]), _Running())
+            share = running.machine_seconds / running.seconds if running.seconds else 1.0
+            finished.append(self._priced({**row, "machine_seconds": row["seconds"] * share}))
+        self._append(finished)
+
+    def close(self) -> None:
+        """Writes down what was running when the work ended early."""
+        self._tick()
+        self._append(self._rows())
+        self.running.clear()
+        self.folder.heartbeat.unlink(missing_ok=True)
+
+    def _tick(self) -> None:
+        now = self.clock()
+        elapsed, self.last_tick = now - self.last_tick, now
+        working = [one for one in self.running.values() if not one.ended]
+        for running in working:
+            running.seconds += elapsed
+            running.machine_seconds += elapsed / len(working)
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [
+            self._priced(
+                {
+                    "arm": arm,
+                    "seed": seed,
+                    "stage": stage,
+                    "seconds": one.seconds,
+                    "tokens": one.tokens,
+                    "machine_seconds": one.machine_seconds,
+                    "reached": one.reached,
+                    "interrupted": True,
+                }
+            )
+            for (arm, seed, stage), one in self.running.items()
+        ]
+
+    def _priced(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {**row, "dollars": self.budget.dollars(row["machine_seconds"])}
+
+    def _append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        if rows:
+            append_jsonl(self.folder.ledger, rows)
+        self.finished = read_jsonl(self.folder.ledger)
+
+    def _recover(self) -> None:
+        """Adds the heartbeat of a start that was killed to the ledger: its work was paid for."""
+        rows = read_derived(self.folder.heartbeat)
+        # Equal rows at the end: the start that recovered them was killed before it could remove the heartbeat.
+        if rows and read_jsonl(self.folder.ledger)[-len(rows) :] != rows:
+            append_jsonl(self.folder.ledger, rows)
+        self.folder.heartbeat.unlink(missing_ok=True)
+
+
+@contextmanager
+def paid(folder: RunFolder, budget: BudgetSettings, stage: str) -> Iterator[None]:
+    """Writes down what the block took, also where it ends in an error."""
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        seconds = time.monotonic() - started
+        if seconds >= _LEAST_SECONDS:
+            row = {"arm": "", "seed": None, "stage": stage, "seconds": seconds, "tokens": 0}
+            priced = {**row, "machine_seconds": seconds, "dollars": budget.dollars(seconds)}
+            append_jsonl(folder.ledger, [priced])
 
 
 @dataclass
@@ -32,7 +166,7 @@ class _Pace:
 
     @property
     def seconds_a_unit(self) -> float | None:
-        """None before the second event."""
+        """Returns seconds per step or generation; None before the second event."""
         units = self.done - self.first_done
         return (self.last_time - self.first_time) / units if units > 0 else None
 
@@ -49,7 +183,7 @@ class Projection:
         self.paces: dict[Key, _Pace] = {}
 
     def on_event(self, event: JobEvent) -> None:
-        """Take note of a job's progress."""
+        """Takes note of a job's progress."""
         key, now = (event.arm, event.seed, event.stage), self.clock()
         pace = self.paces.get(key)
         if pace is None:
@@ -62,18 +196,18 @@ class Projection:
             self.left.discard(key)
 
     def latest_metrics(self, event: JobEvent) -> dict[str, float]:
-        """The last known value of every metric of the event's job and stage: some are measured now and then."""
+        """Returns the last known value of every metric of the event's job and stage: some are measured now and then."""
         return self.paces[event.arm, event.seed, event.stage].metrics
 
     def tokens_per_second(self, event: JobEvent) -> float | None:
-        """Sampled tokens a second of the event's job and stage; None before there is anything to go by."""
+        """Returns the sampled tokens per second of the event's job and stage; None before the second event."""
         pace = self.paces.get((event.arm, event.seed, event.stage))
         if pace is None or pace.tokens == 0 or pace.last_time == pace.first_time:
             return None
         return pace.tokens / (pace.last_time - pace.first_time)
 
     def seconds_left(self) -> float | None:
-        """Wall seconds of all that is left; None while some stage has never been timed."""
+        """Projects the wall seconds of all that is left; None while some stage has never been timed."""
         total, longest = 0.0, 0.0
         for key in self.left:
             seconds = self._seconds_of(key)
@@ -102,7 +236,7 @@ Price = Callable[[float], float | None]
 
 @contextmanager
 def open_progress(projection: Projection, price: Price) -> Iterator[OnEvent]:
-    """Yield the function that takes events; bars where stdout is a terminal, lines where it is not."""
+    """Yields the function that takes events; bars where stdout is a terminal, lines where it is not."""
     console = Console()
     if not console.is_terminal:
         yield PlainProgress(projection, price).show
@@ -118,7 +252,7 @@ def open_progress(projection: Projection, price: Price) -> Iterator[OnEvent]:
 
 
 class LiveProgress:
-    """One bar a job and stage, and above them what is left of the run."""
+    """One bar per job and stage, and above them what is left of the run."""
 
     def __init__(self, progress: Progress, projection: Projection, price: Price) -> None:
         self.progress = progress
@@ -129,7 +263,7 @@ class LiveProgress:
         self.bars: dict[tuple[str, int, str], TaskID] = {}
 
     def show(self, event: JobEvent) -> None:
-        """Move the bar of an event's job."""
+        """Moves the bar of an event's job."""
         self.projection.on_event(event)
         key = (event.arm, event.seed, event.stage)
         if key not in self.bars:
@@ -157,7 +291,7 @@ class PlainProgress:
         self.last_line: dict[tuple[str, int, str], float] = {}
 
     def show(self, event: JobEvent) -> None:
-        """Print the event if it ends a stage or enough time has passed."""
+        """Prints the event if it ends a stage or enough time has passed."""
         self.projection.on_event(event)
         key = (event.arm, event.seed, event.stage)
         now = time.monotonic()
@@ -183,12 +317,12 @@ _SHOWN = (
 
 
 def summary(metrics: Mapping[str, float], tokens_per_second: float | None = None) -> str:
-    """The metrics worth a glance, such as `loss -0.41  reward 0.41  diversity 0.22  4,100 tokens/s`."""
+    """Returns the metrics worth a glance, such as `loss -0.41  reward 0.41  diversity 0.22  4,100 tokens/s`."""
     shown = [f"{word} {metrics[key]:.3f}" for key, word in _SHOWN if key in metrics]
     return "  ".join([*shown, *([] if tokens_per_second is None else [f"{tokens_per_second:,.0f} tokens/s"])])
 
 
 def left(projection: Projection, price: Price) -> str:
-    """Time and dollars of all that is left, such as `about 5.2 min, $0.31 left`; empty while not known."""
+    """Times and dollars of all that is left, such as `about 5.2 min, $0.31 left`; empty while not known."""
     seconds = projection.seconds_left()
     return "" if not seconds else f"about {priced_duration(seconds, price(seconds))} left"

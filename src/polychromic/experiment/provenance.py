@@ -1,4 +1,4 @@
-"""What a run was made of: versions, machine, commits and the hashes of data and models, in provenance.json."""
+"""Records what a run was made of: versions, machine, commits and the hashes of data and models, in provenance.json."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ _NO_COMMANDS = ("--no-optional-locks", "-c", "core.fsmonitor=false", "-c", f"cor
 
 
 def provenance(experiment: Experiment, inputs: Inputs | None = None) -> dict[str, Any]:
-    """Everything needed to say later what produced the numbers; `inputs` where they have been hashed already."""
+    """Collects everything needed to say later what produced the numbers; `inputs` where they have been hashed
+    already."""
     import torch
 
     return {
@@ -51,7 +52,7 @@ def provenance(experiment: Experiment, inputs: Inputs | None = None) -> dict[str
 
 
 def threads_of_a_job(experiment: Experiment) -> int:
-    """The share of each of the workers in this process's threads: with all of them each they would slow each other."""
+    """Divides this process's threads among the workers: with all of them each they would slow each other."""
     import torch
 
     workers = min(experiment.run.workers, len(experiment.arms) * len(experiment.seeds))
@@ -59,7 +60,7 @@ def threads_of_a_job(experiment: Experiment) -> int:
 
 
 def add_model_checks(experiment: Experiment, folder: RunFolder) -> None:
-    """Add to provenance.json how each arm and seed was computed, and how near that is to plain forward passes."""
+    """Adds to provenance.json how each arm and seed was computed, and how near that is to plain forward passes."""
     checks = {
         f"{arm}/seed-{seed}": found
         for arm, seed in experiment.jobs
@@ -98,7 +99,7 @@ def _command() -> list[str]:
 
 
 def _worktree(folder: Path) -> dict[str, str | None]:
-    """Commit of the git repository around a folder, the names of what differs from it, and the hash of the difference;
+    """Returns the commit of the git repository around a folder, what differs from it by name, and the hash of that;
     None outside of any. The difference itself may hold secrets."""
     diff = _git(folder, "diff", "--no-ext-diff", "--no-textconv", "--ignore-submodules=all", "HEAD")
     return {
@@ -109,7 +110,7 @@ def _worktree(folder: Path) -> dict[str, str | None]:
 
 
 def _source_worktree() -> dict[str, str | None] | None:
-    """Where this package runs from a checkout: its commit and changes, wherever the run was started. None of an
+    """Reads commit and changes of the checkout that this package runs from, wherever the run was started; None of an
     installed copy, whose version says it all (a repository around its environment is not its own)."""
     package = Path(__file__).parents[1]
     if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
@@ -118,7 +119,7 @@ def _source_worktree() -> dict[str, str | None] | None:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """Output of a git command in a folder, None outside a repository. Nothing that the repository names is run."""
+    """Runs a git command in a folder; None outside a repository. Nothing that the repository names is run."""
     filters = _run_git(folder, "config", "--show-scope", "--name-only", "--get-regexp", r"^filter\.")
     scopes = (line.partition("\t") for line in (filters or "").splitlines())
     own = [key for scope, _, key in scopes if scope in ("local", "worktree")]

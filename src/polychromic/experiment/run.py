@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,13 +20,14 @@ from polychromic.evaluation.measure import measure_rows
 from polychromic.experiment.compare import text_units
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.continuing import record_provenance, working_folder
-from polychromic.experiment.costs import left_to_do, priced_duration, run_cost
-from polychromic.experiment.executors import Job, JobEvent, OnEvent, Stage, in_order_of_need, run_jobs
-from polychromic.experiment.ledger import Ledger, paid
-from polychromic.experiment.progress import Projection, open_progress
+from polychromic.experiment.costs import left_to_do, run_cost
+from polychromic.experiment.executors import LedgerRows, build_executor
+from polychromic.experiment.jobs import Job, JobEvent, OnEvent, Stage, in_order_of_need
+from polychromic.experiment.progress import Ledger, Projection, open_progress, paid
 from polychromic.experiment.provenance import add_model_checks
 from polychromic.files import user_path, write_json
 from polychromic.generations import scan_generations
+from polychromic.ledger import priced_duration
 from polychromic.run_folder import RunFolder
 from polychromic.tasks.base import build_task, own_code
 
@@ -38,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 def refuse_impossible_criteria(experiment: Experiment, folder: RunFolder) -> None:
-    """Raise ConfigError where the sampled baseline rules out a criterion that the file states and work is left to do.
+    """Raises ConfigError where the sampled baseline rules out a criterion that the file states and work is left to do.
 
     Default criteria that are ruled out are only warned about: nobody asked for them. Metrics that need an embedder
     are left to the comparison.
@@ -61,7 +62,7 @@ def refuse_impossible_criteria(experiment: Experiment, folder: RunFolder) -> Non
 
 
 def baseline_means(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
-    """Means of the criteria's metrics at the primary sampling over the seeds sampled so far; empty without any."""
+    """Averages the criteria's metrics at the primary sampling over the seeds sampled so far; empty without any."""
     primary_sampling = experiment.evaluation.sampling_parameters()[0].label
     task = build_task(experiment.task)
     asked = {one.metric for level in experiment.comparison.levels().values() for one in level}
@@ -94,7 +95,7 @@ def _work_is_left(experiment: Experiment, folder: RunFolder) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What a run ends with."""
+    """The folder and the comparison that a run ends with."""
 
     folder: RunFolder
     comparison: Comparison
@@ -108,7 +109,7 @@ def run(
     fresh: bool = False,
     yes: bool = False,
 ) -> RunResult:
-    """Do the whole experiment and return its comparison; continues where an earlier start stopped, and adds what is
+    """Does the whole experiment and returns its comparison; continues where an earlier start stopped, and adds what is
     missing to a finished run. `fresh` moves what the folder holds aside, where training has finished only with `yes`.
 
     Raises PolychromicError with a message for people; what was done is kept.
@@ -116,7 +117,7 @@ def run(
     experiment = as_experiment(experiment, overrides)
     with working_folder(experiment, user_path(out), fresh=fresh, yes=yes) as folder:
         if experiment.run.preflight:
-            from polychromic.experiment.preflight.run import require_preflight
+            from polychromic.experiment.preflight.runner import require_preflight
 
             _check_before_work(experiment)
             with paid(folder, experiment.budget, "preflight"):
@@ -126,7 +127,7 @@ def run(
 
 
 def as_experiment(experiment: Experiment | str | Path, overrides: Sequence[str] = ()) -> Experiment:
-    """An experiment as it is, or read from its file."""
+    """Returns an experiment as it is, or reads it from its file."""
     if isinstance(experiment, Experiment):
         if overrides:
             raise ConfigError(
@@ -144,10 +145,10 @@ def do_jobs(
     arms: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
 ) -> None:
-    """Train and sample every arm and seed (or the chosen ones), with progress on the terminal."""
+    """Trains and samples every arm and seed (or the chosen ones), with progress on the terminal."""
     _check_before_work(experiment)
     if left_to_do(experiment, folder):
-        from polychromic.experiment.preflight.lengths import require_data_fits
+        from polychromic.experiment.preflight.data import require_data_fits
 
         require_data_fits(experiment, build_task(experiment.task))
     threads = record_provenance(experiment, folder)
@@ -187,7 +188,7 @@ def do_jobs(
 
 
 def require_budget(experiment: Experiment, folder: RunFolder, ledger: Ledger) -> None:
-    """Raise BudgetError where a cap is reached and work is left: what is left, and what it would cost."""
+    """Raises BudgetError where a cap is reached and work is left: what is left, and what it would cost."""
     reached = ledger.reached_cap
     cost = run_cost(experiment, folder)
     if not reached or not cost.left:
@@ -207,16 +208,17 @@ def require_budget(experiment: Experiment, folder: RunFolder, ledger: Ledger) ->
 def _run_jobs(
     experiment: Experiment, folder: RunFolder, jobs: list[Job], on_event: OnEvent, ledger: Ledger
 ) -> None:
-    def on_done(job: Job, rows: list[dict[str, Any]]) -> None:
+    def on_done(job: Job, rows: LedgerRows) -> None:
         ledger.on_done(job, rows)
         if job.arm == experiment.comparison.baseline:
             refuse_impossible_criteria(experiment, folder)
 
-    run_jobs(jobs, experiment.run.workers, on_event, on_done)
+    build_executor(experiment.run.executor)(jobs, experiment.run.workers, on_event, on_done)
 
 
 def _check_before_work(experiment: Experiment) -> None:
-    """What can be known before a model is loaded: data files are read, prompts counted, quantization possible here."""
+    """Refuses what is known to fail before a model is loaded: too few prompts, unreadable files, no quantization."""
+    build_executor(experiment.run.executor)
     quantized = [
         arm.model for arm in map(experiment.arm, experiment.arms) if arm.model.quantization != "none"
     ]
@@ -237,10 +239,13 @@ def _check_before_work(experiment: Experiment) -> None:
             f"task {task.name} has no training prompts, but {', '.join(trained)} would be trained; name training data, "
             "or set untrained: true for every arm"
         )
-    if any(experiment.arm(arm).verbalized for arm in experiment.arms):
-        from polychromic.experiment.preflight.lengths import require_chat_for_verbalised
+    verbalized = [arm.model for arm in map(experiment.arm, experiment.arms) if arm.verbalized is not None]
+    if verbalized:
+        from polychromic.models.loading import load_tokenizer
+        from polychromic.sampling.verbalized import require_chat_model
 
-        require_chat_for_verbalised(experiment)
+        for model in verbalized:
+            require_chat_model(load_tokenizer(model))
 
 
 def _training_is_left(experiment: Experiment, folder: RunFolder) -> bool:
@@ -249,8 +254,8 @@ def _training_is_left(experiment: Experiment, folder: RunFolder) -> bool:
 
 
 def _show_lengths(experiment: Experiment) -> None:
-    """Say how long prompts and references are: what is over a limit is never cut in silence."""
-    from polychromic.experiment.preflight.lengths import length_lines
+    """Says how long prompts and references are: what is over a limit is never cut in silence."""
+    from polychromic.experiment.preflight.data import length_lines
 
     lines = length_lines(experiment, build_task(experiment.task))
     sys.stdout.write("".join(f"{line}\n" for line in lines))
@@ -258,7 +263,7 @@ def _show_lengths(experiment: Experiment) -> None:
 
 
 def compare_and_report(experiment: Experiment, folder: RunFolder, *, run_code: bool = True) -> Comparison:
-    """Measure the generations of all arms and seeds, compare them, and write comparison.json and the reports.
+    """Measures the generations of all arms and seeds, compares them, and writes comparison.json and the reports.
 
     Without `run_code` no checker of somebody's own is started: what an earlier comparison says of it is kept.
     """

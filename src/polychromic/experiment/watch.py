@@ -5,39 +5,39 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from polychromic.diagnosis import Diagnosis
-from polychromic.diagnosis.run import ArmFacts, diagnose, finished_updates
+from polychromic.diagnosis import ArmFacts, Diagnosis, diagnose
+from polychromic.diagnosis.run import finished_updates
 from polychromic.diagnosis.traces import Floor
 from polychromic.diagnosis.weights import Adapted, adapter_scaling, updates_by_module
 from polychromic.errors import ConfigError
 from polychromic.experiment.config import Arm, Experiment
-from polychromic.experiment.costs import duration, num_samples, run_cost
+from polychromic.experiment.costs import num_samples, run_cost
 from polychromic.experiment.folder import read_resolved
 from polychromic.files import read_derived, read_jsonl, write_json
+from polychromic.ledger import duration, spent, work_table
 from polychromic.report.build import training_rows
 from polychromic.report.figures import arm_colors
 from polychromic.report.page import PageContent, render_page
 from polychromic.report.server import PageServer
 from polychromic.report.training_figures import training_figures
-from polychromic.report.work import spent, work_table
 from polychromic.run_folder import RunFolder
 
 
 def open_finished_or_running(root: Path) -> tuple[Experiment, RunFolder]:
-    """The experiment of a run folder. Raises ConfigError where the folder is none."""
+    """Opens the experiment of a run folder. Raises ConfigError where the folder is none."""
     folder = RunFolder(root)
     return Experiment.from_mapping(read_resolved(folder.experiment), source=str(folder.experiment)), folder
 
 
 def diagnose_run(experiment: Experiment, folder: RunFolder) -> Diagnosis:
-    """Diagnose a run and write diagnosis.json. Raises ConfigError where no arm has begun to train."""
+    """Diagnoses a run and writes diagnosis.json. Raises ConfigError where no arm has begun to train."""
     diagnosis = diagnosis_of(experiment, folder)
     write_json(folder.diagnosis, diagnosis.to_json())
     return diagnosis
 
 
 def diagnosis_of(experiment: Experiment, folder: RunFolder) -> Diagnosis:
-    """What can be said of a run by now; nothing is written. Raises ConfigError where no arm has begun to train."""
+    """Diagnoses a run as far as it is; nothing is written. Raises ConfigError where no arm has begun to train."""
     baseline = experiment.comparison.baseline
     names = [baseline, *(name for name in experiment.arms if name != baseline)]
     arms = [_facts(experiment.arm(name)) for name in names if not experiment.arm(name).untrained]
@@ -57,7 +57,7 @@ def diagnosis_of(experiment: Experiment, folder: RunFolder) -> Diagnosis:
 
 
 def _updates(experiment: Experiment, folder: RunFolder, facts: ArmFacts, seed: int) -> Adapted | None:
-    """Of the finished adapter, or of the newest checkpoint of a job that is still training."""
+    """Reads the updates of the finished adapter, or of the newest checkpoint of a job that is still training."""
     from polychromic.training.artifacts import adapter_digest
     from polychromic.training.checkpoint import latest_checkpoint
 
@@ -88,14 +88,14 @@ def _facts(arm: Arm) -> ArmFacts:
 
 
 def _floor(arm: Arm) -> Floor | None:
-    """What the arm's λ has to keep, None for an arm without a floor."""
+    """Returns the floor that the arm's λ has to keep; None for an arm without one."""
     lowest = arm.diversity.lowest_quality
     return None if lowest is None else Floor(lowest, arm.diversity.follows_baseline, arm.loss.quality_key)
 
 
 def page_server(root: Path, port: int = 0) -> PageServer:
-    """A server of the run's page, ready to `serve_forever`. Raises ConfigError where the folder is no run, or the port
-    is taken."""
+    """Opens a server of the run's page, ready to `serve_forever`. Raises ConfigError where the folder is no run, or the
+    port is taken."""
     experiment, folder = open_finished_or_running(root)
     try:
         return PageServer(lambda: run_version(experiment, folder), lambda: run_page(experiment, folder), port)
@@ -105,7 +105,7 @@ def page_server(root: Path, port: int = 0) -> PageServer:
 
 
 def run_version(experiment: Experiment, folder: RunFolder) -> str:
-    """A word that changes when there is something new to show."""
+    """Returns a word that changes when there is something new to show."""
     files = [folder.report, folder.ledger, folder.heartbeat]
     for arm, seed in experiment.jobs:
         files += [folder.arm(arm, seed).metrics, folder.arm(arm, seed).generations]
@@ -114,7 +114,7 @@ def run_version(experiment: Experiment, folder: RunFolder) -> str:
 
 
 def run_page(experiment: Experiment, folder: RunFolder) -> str:
-    """The finished page where the run has ended, otherwise the live one."""
+    """Renders the finished page where the run has ended, otherwise the live one."""
     if folder.report.exists() and not run_cost(experiment, folder).left:
         return folder.report.read_text(encoding="utf-8")
     ledger = read_jsonl(folder.ledger) + (read_derived(folder.heartbeat) or [])
@@ -136,7 +136,8 @@ def run_page(experiment: Experiment, folder: RunFolder) -> str:
 
 
 def progress_table(experiment: Experiment, folder: RunFolder) -> list[list[str]]:
-    """Steps trained and generations sampled of every arm and seed, and the time that is left as far as it is known."""
+    """Tabulates steps trained and generations sampled of every arm and seed, and the time that is left where it is
+    known."""
     settings = experiment.evaluation
     wanted = settings.num_prompts * settings.num_samples * len(settings.sampling)
     rows = []

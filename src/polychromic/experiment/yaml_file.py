@@ -15,68 +15,52 @@ from polychromic.files import user_path
 from polychromic.tasks.base import TASKS
 
 
+def _is_file(value: str) -> bool:
+    return True
+
+
+def _is_code(value: str) -> bool:
+    return ".py:" in value
+
+
+def _begins_as_path(value: str) -> bool:
+    return value.startswith((".", "/", "~"))
+
+
+_PATHS: Mapping[str, Any] = {
+    "task": {
+        **dict.fromkeys(("train", "validation", "test"), _is_file),
+        **dict.fromkeys(("name", "checker", "judge"), _is_code),
+        "embedder": _begins_as_path,
+    },
+    "evaluation": {"embedder": _begins_as_path, "metrics": _is_code},
+    "model": {"source": _begins_as_path, "adapter": {"start_from": _is_file}},
+    "diversity": {"objective": _is_code},
+    "training": {"trainer": _is_code},
+    "sampling": {"engine": _is_code},
+    "run": {"executor": _is_code},
+}
+"""The keys whose values name files, by section, each with the test of whether a value does."""
+
+
 def with_absolute_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Make the values that name files absolute, `~` being the user's home; a model source or an embedder is a path only
-    where it begins as one."""
-    content = dict(content)
-    task = content.get("task")
-    if isinstance(task, dict):
-        content["task"] = task = dict(task)
-        for key in ("train", "validation", "test"):
-            if isinstance(task.get(key), str):
-                task[key] = _absolute(folder, task[key])
-        for key in ("name", "checker", "judge"):
-            _place_code(task, key, folder)
-        _place_named(task, "embedder", folder)
-    if isinstance(content.get("evaluation"), dict):
-        content["evaluation"] = dict(content["evaluation"])
-        _place_named(content["evaluation"], "embedder", folder)
-        metrics = content["evaluation"].get("metrics")
-        if isinstance(metrics, list):
-            content["evaluation"]["metrics"] = [
-                _absolute(folder, one) if isinstance(one, str) and ".py:" in one else one for one in metrics
-            ]
-    _place_sections(content, folder)
+    """Makes the values that name files absolute, `~` being the user's home, in the sections and in those of arms."""
+    content = _placed(content, _PATHS, folder)
     if isinstance(content.get("arms"), dict):
-        content["arms"] = {
-            name: _place_sections(dict(arm), folder) if isinstance(arm, dict) else arm
-            for name, arm in content["arms"].items()
+        content["arms"] = {name: _placed(arm, _PATHS, folder) for name, arm in content["arms"].items()}
+    return content
+
+
+def _placed(value: Any, paths: Any, folder: Path) -> Any:
+    if isinstance(value, list):
+        return [_placed(item, paths, folder) for item in value]
+    if isinstance(paths, Mapping):
+        if not isinstance(value, dict):
+            return value
+        return {
+            key: _placed(below, paths[key], folder) if key in paths else below for key, below in value.items()
         }
-    return content
-
-
-def _place_sections(content: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Makes the paths of the sections that an arm may change absolute, in place."""
-    if "model" in content:
-        content["model"] = _placed_model(content["model"], folder)
-    for section, key in (("diversity", "objective"), ("training", "trainer"), ("sampling", "engine")):
-        if isinstance(content.get(section), dict):
-            content[section] = dict(content[section])
-            _place_code(content[section], key, folder)
-    return content
-
-
-def _placed_model(model: Any, folder: Path) -> Any:
-    if not isinstance(model, dict):
-        return model
-    model = dict(model)
-    _place_named(model, "source", folder)
-    adapter = model.get("adapter")
-    if isinstance(adapter, dict) and isinstance(adapter.get("start_from"), str):
-        model["adapter"] = adapter | {"start_from": _absolute(folder, adapter["start_from"])}
-    return model
-
-
-def _place_code(section: dict[str, Any], key: str, folder: Path) -> None:
-    value = section.get(key)
-    if isinstance(value, str) and ".py:" in value:
-        section[key] = _absolute(folder, value)
-
-
-def _place_named(section: dict[str, Any], key: str, folder: Path) -> None:
-    value = section.get(key)
-    if isinstance(value, str) and value.startswith((".", "/", "~")):
-        section[key] = _absolute(folder, value)
+    return _absolute(folder, value) if isinstance(value, str) and paths(value) else value
 
 
 def _absolute(folder: Path, value: str) -> str:
@@ -104,14 +88,14 @@ _ROOT_PREFIX = "Value error, "
 
 
 def config_error(error: ValidationError, model: type[BaseModel], source: str) -> ConfigError:
-    """All problems of a file (or of what `source` names) in one error."""
+    """Puts all problems of a file (or of what `source` names) into one error."""
     problems = describe_problems(error, model)
     listed = "\n".join(f"  {problem}" for problem in problems)
     return ConfigError(f"{source}: {len(problems)} problem{'s' * (len(problems) > 1)}\n{listed}")
 
 
 def describe_problems(error: ValidationError, model: type[BaseModel], *, prefix: str = "") -> list[str]:
-    """One line a problem, such as `training.stepz: unknown key; did you mean steps?`."""
+    """Writes one line per problem, such as `training.stepz: unknown key; did you mean steps?`."""
     lines = []
     for problem in error.errors(include_url=False):
         location = [part for part in problem["loc"] if isinstance(part, (str, int))]
@@ -178,7 +162,7 @@ _INDEX = re.compile(r"\[(\d+)\]")
 
 
 def read_yaml(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """The sections of an experiment file, not checked yet, with overrides such as `training.steps=20` put in.
+    """Reads the sections of an experiment file, not checked yet, with overrides such as `training.steps=20` put in.
 
     Raises ConfigError that names the file: missing, unreadable, not YAML, without sections, too large once its
     anchors are expanded, or with an override that does not fit.
@@ -237,7 +221,7 @@ def _read_text(path: Path) -> str:
 
 
 def _require_moderate_size(path: Path, root: Any) -> None:
-    """Refuse what anchors blow up: ten anchors of ten aliases each are ten billion values."""
+    """Refuses what anchors expand beyond measure: ten anchors of ten aliases each are ten billion values."""
     sizes: dict[int, int] = {}
     size = _expanded_size(root, sizes, set()) if root is not None else 0
     if size > _MOST_NODES:
@@ -260,7 +244,7 @@ def _expanded_size(node: Any, sizes: dict[int, int], above: set[int]) -> int:
 
 
 def _texts(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """Every text below a value, keys too, with the dotted key that it stands at."""
+    """Yields every text below a value, keys too, with the dotted key that it stands at."""
     if isinstance(value, str):
         yield place, value
     for key, below in _children(value):
@@ -276,13 +260,13 @@ def _children(value: Any) -> Iterable[tuple[Any, Any]]:
 
 
 def _require_writable(path: Path, place: str, text: str) -> None:
-    """No path, name or file can hold a NUL character or half a surrogate pair."""
+    """Refuses a text with a NUL character or half a surrogate pair, which no path or file can hold."""
     if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text):
         raise ConfigError(f"{path}: {place}: holds a NUL character or half a surrogate pair; remove it")
 
 
 def _require_plain_numbers(node: Any, place: str) -> None:
-    """Refuse numbers that YAML reads in another base than people do."""
+    """Refuses numbers that YAML reads in another base than people do."""
     import yaml
 
     for scalar in _scalars(node, set()):
@@ -298,7 +282,7 @@ def _require_plain_numbers(node: Any, place: str) -> None:
 
 
 def _scalars(node: Any, seen: set[int]) -> Iterator[Any]:
-    """Every scalar below a node, keys too, each once."""
+    """Yields every scalar below a node, keys too, each once."""
     if node is None or id(node) in seen:
         return
     seen.add(id(node))
@@ -311,7 +295,7 @@ def _scalars(node: Any, seen: set[int]) -> Iterator[Any]:
 
 
 def _put_in(content: dict[str, Any], override: str) -> None:
-    """Change what `training.steps=20` or `evaluation.sampling.0.temperature=0.5` names; sections are merged, and the
+    """Changes what `training.steps=20` or `evaluation.sampling.0.temperature=0.5` names; sections are merged, and the
     index after a list's last one adds to it. Raises ConfigError where the key leads nowhere."""
     dotted, separator, text = override.partition("=")
     keys = _INDEX.sub(r".\1", dotted.strip()).split(".")
@@ -329,7 +313,7 @@ def _put_in(content: dict[str, Any], override: str) -> None:
 
 
 def _place(above: Any, key: str, where: str) -> Any:
-    """The key or index of a section or list, made (with None) where it is missing."""
+    """Finds the key or index of a section or list, made (with None) where it is missing."""
     if isinstance(above, dict):
         above.setdefault(key, None)
         return key
@@ -345,7 +329,7 @@ def _place(above: Any, key: str, where: str) -> Any:
 
 
 def _value(text: str, override: str) -> Any:
-    """The value of an override, read as it would be in the file."""
+    """Reads the value of an override as it would be read in the file."""
     import yaml
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException

@@ -9,12 +9,12 @@ from polychromic.diagnosis import Diagnosis
 from polychromic.evaluation import Comparison
 from polychromic.evaluation.tables import Study
 from polychromic.files import read_jsonl, write_bytes, write_text
+from polychromic.ledger import arm_work, spent, work_table
 from polychromic.report.figures import Figure, arm_colors, comparison_figures
 from polychromic.report.page import PageContent, render_page
 from polychromic.report.samples import explorer_data
 from polychromic.report.text import markdown_report, results_latex
 from polychromic.report.training_figures import TrainingRows, training_figures
-from polychromic.report.work import arm_work, spent, work_table
 from polychromic.run_folder import RunFolder
 from polychromic.training.artifacts import read_model_checks
 

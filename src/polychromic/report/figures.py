@@ -16,7 +16,7 @@ from polychromic.evaluation import Comparison, find_metric
 from polychromic.evaluation.criteria import signed
 from polychromic.evaluation.statistics.frontier import MatchedGain
 from polychromic.evaluation.tables import Study
-from polychromic.report.work import ArmWork
+from polychromic.ledger import ArmWork
 
 # Okabe and Ito's colour-blind-safe palette; the baseline comes first and is grey. The page's style sheet has a lighter
 # shade of each for a dark page, under the variable --c-HEX.

@@ -213,7 +213,7 @@ def _figures(page: PageContent) -> Iterator[str]:
 
 def _diagnosis(diagnosis: Diagnosis) -> Iterator[str]:
     for arm in diagnosis.arms:
-        findings = [f"{one.kind}: {one.sentence}. To mend it: {one.mend}." for one in arm.findings]
+        findings = [f"{one.kind}: {one.sentence}. To fix it: {one.fix}." for one in arm.findings]
         lines = [*arm.summary, *(findings or ["Nothing looks wrong."])]
         listed = "\n".join(f"- {escape_markdown(line)}" for line in lines)
         yield f"### {escape_markdown(arm.arm)}\n\n{listed}"

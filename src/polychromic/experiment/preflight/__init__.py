@@ -1,6 +1,6 @@
-"""The minute that saves a day: what would go wrong in a run is found before it costs anything."""
+"""Checks a run before it costs anything."""
 
-from polychromic.experiment.preflight.checks import CheckResult, PreflightReport, Status
-from polychromic.experiment.preflight.run import preflight
+from polychromic.experiment.preflight.probe import Status
+from polychromic.experiment.preflight.runner import CheckResult, PreflightReport, preflight
 
 __all__ = ["CheckResult", "PreflightReport", "Status", "preflight"]

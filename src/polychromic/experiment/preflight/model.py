@@ -1,31 +1,48 @@
-"""Checks of the model: context, memory and the cost of the run."""
+"""Checks the machine and the model: versions, agreement with plain forward passes, memory and disk."""
 
 from __future__ import annotations
 
-import heapq
+import os
 import resource
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import psutil
 import torch
 
-from polychromic.experiment.config import Arm
-from polychromic.experiment.costs import duration
-from polychromic.experiment.preflight.checks import Finding, Probe
+from polychromic.errors import ModelError
+from polychromic.experiment.preflight.probe import Finding, Probe
+from polychromic.experiment.provenance import installed_versions
 from polychromic.models.chat import decode, encode_prompt, structure_tokens, turn_end_id
+from polychromic.models.loading import require_quantization_support
 from polychromic.models.logprobs import TokenSequence, answer_logprobs
 from polychromic.models.sources import UNLIMITED
 from polychromic.records import Prompt, SamplingParameters
 from polychromic.sampling.local import LocalSampler
 from polychromic.training.rollouts import reference_sequences
-from polychromic.training.trainer import total_steps
+
+
+def versions_and_device(probe: Probe) -> Finding:
+    """Names the libraries and the device that the run would use; QLoRA without a GPU fails."""
+    versions = installed_versions()
+    named = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "peft"))
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
+    for arm in probe.trained_arms:
+        try:
+            require_quantization_support(arm.model)
+        except ModelError as error:
+            problem, _, fix = str(error).partition("; ")
+            return Finding("failed", f"{named}; {device}; arm {arm.name}: {problem}", fix)
+    return Finding("passed", f"{named}; {device}", figures={"versions": versions, "device": device})
 
 
 def model_loads(probe: Probe) -> Finding:
-    """The model loads with its adapter, and sampling and training agree with plain forward passes of it."""
+    """Checks that the model loads with its adapter, and that sampling and training agree with plain forward passes of
+    it."""
     language_model = probe.language_model
     model = language_model.model
     n_all = sum(p.numel() for p in model.parameters())
@@ -40,7 +57,7 @@ def model_loads(probe: Probe) -> Finding:
 
 
 def answers_begin_and_end(probe: Probe) -> Finding:
-    """Template, turn end and stop tokens agree: what training teaches to end, sampling stops at."""
+    """Checks that template, turn end and stop tokens agree: what training teaches to end, sampling stops at."""
     language_model = probe.language_model
     tokenizer = language_model.tokenizer
     end = turn_end_id(tokenizer, **language_model.chat_options)
@@ -72,7 +89,7 @@ _LESS_MEMORY = (
 
 
 def longest_batch_fits(probe: Probe) -> Finding:
-    """The longest prompts with answers of full length: forward and backward as in training, and sampled."""
+    """Tries the longest prompts with answers of full length: forward and backward as in training, and sampled."""
     tries: list[tuple[str, Callable[[], None]]] = [
         (words, partial(_forward_and_backward, probe, sequences))
         for words, sequences in _training_batches(probe).items()
@@ -92,8 +109,8 @@ def longest_batch_fits(probe: Probe) -> Finding:
     untrained = "" if probe.trained_arms else "no arm is trained; "
     result = f"{untrained}{'; '.join(done)}; at most {used / 1e9:.1f} of {there / 1e9:.0f} GB"
     if used * probe.workers > _MOST_SHARE_OF_MEMORY * there:
-        mend = f"{_LESS_MEMORY}, or lower run.workers"
-        return Finding("failed", f"{result}, with {probe.workers} workers side by side", mend)
+        fix = f"{_LESS_MEMORY}, or lower run.workers"
+        return Finding("failed", f"{result}, with {probe.workers} workers side by side", fix)
     return Finding("passed", result, figures={"bytes": used})
 
 
@@ -111,7 +128,8 @@ def _forward_and_backward(probe: Probe, sequences: Sequence[TokenSequence]) -> N
 
 
 def _training_batches(probe: Probe) -> dict[str, list[TokenSequence]]:
-    """The largest micro-batches by what they are called: sampled answers, and references where they are learnt."""
+    """Returns the largest micro-batches by what they are called: sampled answers, and references where they are
+    learnt."""
     if not probe.trained_arms:
         return {}
     training = probe.baseline.training
@@ -142,7 +160,8 @@ def _longest_answers(probe: Probe, prompts: Sequence[Prompt]) -> list[TokenSeque
 
 
 def _longest_sampling(probe: Probe) -> tuple[str, Callable[[], None]]:
-    """The batch of generations with the largest cache, of training or of evaluation, none of which ends early."""
+    """Prepares the batch of generations with the largest cache, of training or of evaluation, none of which ends
+    early."""
     settings, arm = probe.experiment.evaluation, probe.baseline
     at_the_end = min(len(probe.evaluation_prompts), max(1, settings.max_decode_batch // settings.num_samples))
     batches = [(probe.evaluation_prompts, at_the_end, settings.num_samples, settings.max_new_tokens)]
@@ -165,7 +184,8 @@ def _longest_sampling(probe: Probe) -> tuple[str, Callable[[], None]]:
 
 
 def _memory() -> tuple[float, float]:
-    """Peak use of this process and what there is, in bytes: of the GPU where there is one, else of the machine."""
+    """Returns the peak use of this process and what there is, in bytes: of the GPU where there is one, else of the
+    machine."""
     if torch.cuda.is_available():
         return float(torch.cuda.max_memory_allocated()), float(
             torch.cuda.get_device_properties(0).total_memory
@@ -174,75 +194,27 @@ def _memory() -> tuple[float, float]:
     return float(peak), float(psutil.virtual_memory().total)
 
 
-_START_SECONDS = 10.0  # imports and loading in each worker
-_COMPARE_SECONDS_A_ROW = 1e-4  # measuring, bootstrap and page, as seen on the quickstart
+_BYTES_PER_GENERATION = 600  # a row of generations.jsonl without its text
+_BYTES_PER_TOKEN = 5
 
 
-def time_and_money(probe: Probe) -> Finding:
-    """Hours, tokens and dollars of the whole run, from the steps and generations that were timed here."""
+def run_fits_on_disk(probe: Probe) -> Finding:
+    """Checks that adapters, checkpoints and generations of all arms and seeds fit."""
     experiment = probe.experiment
-    arms = [experiment.arm(name) for name, _ in experiment.jobs]
-    jobs = [_job_seconds(probe, arm) for arm in arms]
-    seconds = _makespan(jobs, probe.workers) + _START_SECONDS + _comparison_seconds(probe, len(jobs))
-    tokens = sum(_job_tokens(probe, arm) for arm in arms)
-    text = f"about {duration(seconds)}"
-    dollars = experiment.budget.dollars(seconds)
-    text += "" if dollars is None else f", ${dollars:.2f}"
-    figures = {"seconds": seconds, "tokens": tokens, "dollars": dollars, "text": text}
-    exceeded = experiment.budget.exceeded(seconds)
-    if exceeded:
-        return Finding(
-            "warned", f"{text}: more than the budget allows", f"{exceeded}: raise it or do less", figures
-        )
-    return Finding("passed", f"{text}, {tokens / 1e6:.1f} M sampled tokens", figures=figures)
+    parameters = sum(p.numel() for p in probe.language_model.model.parameters() if p.requires_grad)
+    # A checkpoint holds the weights and both moments of AdamW; one more than is kept while the next is written.
+    copies = sum(1 + 3 * (arm.training.keep_checkpoints + 1) for arm in probe.trained_arms)
+    settings = experiment.evaluation
+    rows = len(probe.evaluation_prompts) * settings.num_samples * len(settings.sampling)
+    generations = rows * (_BYTES_PER_GENERATION + settings.max_new_tokens * _BYTES_PER_TOKEN)
+    needed = parameters * 4 * copies * len(experiment.seeds) + generations * len(experiment.jobs)
+    free = shutil.disk_usage(_existing(probe.folder)).free
+    result = f"about {needed / 1e9:.2f} GB needed, {free / 1e9:.1f} GB free at {_existing(probe.folder)}"
+    if needed > free:
+        return Finding("failed", result, "free the disk, or write elsewhere with --out")
+    return Finding("passed", result, figures={"needed_bytes": needed, "free_bytes": free})
 
 
-def _job_seconds(probe: Probe, arm: Arm) -> float:
-    return _training_seconds(probe, arm) + _n_generations(probe) * _seconds_a_generation(probe)
-
-
-def _training_seconds(probe: Probe, arm: Arm) -> float:
-    if arm.untrained:
-        return 0.0
-    probed = probe.arms[arm.name]
-    steps, sampling = _steps(probe, arm)
-    seconds = sampling * probed.sampling_seconds + (steps - sampling) * probed.plain_seconds
-    seconds += -(-steps // arm.training.validation_every) * probed.held_out_seconds
-    early = arm.training.early_stopping
-    if early is not None:
-        checks = steps // early.check_every
-        seconds += checks * early.num_prompts * early.num_samples * _seconds_a_generation(probe)
-    return seconds
-
-
-def _steps(probe: Probe, arm: Arm) -> tuple[int, int]:
-    """Updates of an arm, and how many of them sample."""
-    steps = total_steps(arm.training, len(probe.task.prompts("train")))
-    return steps, -(-steps // arm.loss.sample_every) if arm.loss.samples else 0
-
-
-def _n_generations(probe: Probe) -> int:
-    settings = probe.experiment.evaluation
-    return len(probe.evaluation_prompts) * settings.num_samples * len(settings.sampling)
-
-
-def _seconds_a_generation(probe: Probe) -> float:
-    return probe.generations.seconds / len(probe.generations.rows)
-
-
-def _job_tokens(probe: Probe, arm: Arm) -> float:
-    a_generation = probe.generations.tokens / len(probe.generations.rows)
-    trained = 0.0 if arm.untrained else _steps(probe, arm)[1] * probe.arms[arm.name].tokens_a_sampling_step
-    return trained + _n_generations(probe) * a_generation
-
-
-def _comparison_seconds(probe: Probe, n_jobs: int) -> float:
-    return n_jobs * _n_generations(probe) * _COMPARE_SECONDS_A_ROW
-
-
-def _makespan(jobs: Sequence[float], workers: int) -> float:
-    """When the last of the jobs ends if each worker takes the next one as it becomes free."""
-    free = [0.0] * min(workers, len(jobs))
-    for job in jobs:
-        heapq.heappush(free, heapq.heappop(free) + job)
-    return max(free)
+def _existing(folder: Path) -> Path:
+    folder = folder.resolve()
+    return next(place for place in (folder, *folder.parents) if place.exists())

@@ -1,0 +1,261 @@
+"""Carries out a job: trains and samples one arm with one seed."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from polychromic import stopping
+from polychromic.errors import ConfigError, TrainingError
+from polychromic.experiment.config import Arm, Experiment
+from polychromic.files import read_jsonl
+from polychromic.run_folder import RunFolder
+from polychromic.sampling.base import build_sampler
+from polychromic.seeding import deterministic
+from polychromic.tasks.base import build_task
+
+if TYPE_CHECKING:
+    from polychromic.evaluation.collect import CollectionPlan
+    from polychromic.models.loading import LanguageModel
+    from polychromic.tasks.base import Task
+    from polychromic.training.base import ArmRun
+
+
+def in_order_of_need(experiment: Experiment, arms: Sequence[str]) -> list[list[str]]:
+    """Splits the arms into one or two waves: those whose floor follows the baseline come after it."""
+    followers = [arm for arm in arms if experiment.arm(arm).diversity.follows_baseline]
+    first = [arm for arm in arms if arm not in followers]
+    return [wave for wave in (first, followers) if wave]
+
+
+def is_measured_from(experiment: Experiment, arm: str) -> bool:
+    """Returns whether the floor of another arm follows this one."""
+    others = [experiment.arm(name).diversity for name in experiment.arms if name != arm]
+    return arm == experiment.comparison.baseline and any(other.follows_baseline for other in others)
+
+
+def baseline_quality(experiment: Experiment, arm: str, seed: int, folder: RunFolder) -> tuple[float, ...]:
+    """Reads the baseline's quality at each step of this seed; empty for an arm that does not follow it.
+
+    Mean reward, or minus the cross-entropy of validation references: nan at steps that did not measure it.
+    Raises ConfigError where the baseline has not been trained yet, or not with a look at validation references.
+    """
+    if not experiment.arm(arm).diversity.follows_baseline:
+        return ()
+    baseline = experiment.comparison.baseline
+    trained = folder.arm(baseline, seed)
+    if not trained.is_trained:
+        raise ConfigError(
+            f"arms.{arm}: diversity.floor_margin is measured from the trained arm {baseline!r}, and {trained.adapter} "
+            f"does not exist; train it first: --arm {baseline} --seed {seed}"
+        )
+    key = experiment.arm(arm).loss.quality_key
+    quality = tuple(-row.get(key, math.nan) for row in read_jsonl(trained.metrics))
+    if all(map(math.isnan, quality)):
+        raise ConfigError(
+            f"arms.{arm}: diversity.floor_margin is measured from {key} of {trained.metrics}, which has none: "
+            f"the arm {baseline!r} was trained without another arm that follows it; start anew with --fresh"
+        )
+    return quality
+
+
+Stage = Literal["train", "evaluate"]
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """Progress of a job: steps or generations done of all, with the step's metrics while training.
+
+    A stage's first event, before its model is loaded, has a total of 0: work begins here, and so does its price.
+    """
+
+    arm: str
+    seed: int
+    stage: Stage
+    done: int
+    total: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One arm with one seed and the stages to carry out."""
+
+    experiment: Experiment
+    arm: str
+    seed: int
+    root: Path
+    stages: tuple[Stage, ...] = ("train", "evaluate")
+    threads: int | None = None
+    """Threads to split work over: the run's own number, since the last bits of a sum depend on it. None: as it is."""
+
+
+OnEvent = Callable[[JobEvent], None]
+
+
+def carry_out(job: Job, on_event: OnEvent) -> list[dict[str, Any]]:
+    """Does a job's stages, continuing what an earlier start left; returns the ledger rows of the work done now."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # loading bars would tear the run's own progress
+    arm = job.experiment.arm(job.arm)
+    ledger = []
+    for stage in job.stages:
+        stopping.stop_if_requested(f"what was done before {job.arm}/seed-{job.seed} {stage} is kept")
+        started = time.monotonic()
+        work = _train if stage == "train" else _evaluate
+        with deterministic(job.threads):
+            tokens = work(job, arm, on_event)
+        if tokens is not None:
+            seconds = time.monotonic() - started
+            ledger.append(
+                {"arm": job.arm, "seed": job.seed, "stage": stage, "seconds": seconds, "tokens": tokens}
+            )
+    return ledger
+
+
+def arm_run(experiment: Experiment, arm: Arm, seed: int, folder: RunFolder, task: Task) -> ArmRun:
+    """Collects what training has to know of one arm with one seed, but for the quality of a followed baseline."""
+    from polychromic.training.base import ArmRun
+
+    return ArmRun(
+        experiment=experiment.name,
+        arm=arm.name,
+        seed=seed,
+        folder=folder.arm(arm.name, seed).root,
+        task=task,
+        model=arm.model,
+        training=arm.training,
+        diversity=arm.diversity,
+        tracking=tuple(experiment.run.tracking),
+        thinking=experiment.task.thinking,
+        sampling=experiment.sampling,
+        is_measured_from=is_measured_from(experiment, arm.name),
+    )
+
+
+def _train(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
+    """Trains the arm; returns the number of sampled tokens, or None where nothing was left to do."""
+    from polychromic.training.artifacts import is_trained
+    from polychromic.training.base import build_trainer
+
+    folder = RunFolder(job.root)
+    run = replace(
+        arm_run(job.experiment, arm, job.seed, folder, build_task(job.experiment.task)),
+        baseline_quality=baseline_quality(job.experiment, arm.name, job.seed, folder),
+    )
+    if arm.untrained or is_trained(run.folder):
+        return None
+    on_event(_beginning(job, "train"))
+    tokens = 0
+
+    def on_step(done: int, total: int, metrics: Mapping[str, float]) -> None:
+        nonlocal tokens
+        tokens += round(metrics.get("generation/total_tokens", 0))
+        on_event(JobEvent(arm.name, job.seed, "train", done, total, metrics))
+
+    build_trainer(arm.training.trainer).train(run, on_step)
+    if not is_trained(run.folder):
+        raise TrainingError(
+            f"the trainer {arm.training.trainer} ended without a finished adapter in {run.folder}; docs/run-folder.md "
+            "says what it has to write"
+        )
+    return tokens
+
+
+def _evaluate(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
+    """Samples the evaluation prompts and scores their references; returns the tokens sampled now, or None where
+    nothing was left to do."""
+    from polychromic.evaluation.collect import collect
+    from polychromic.experiment.compare import score_references
+    from polychromic.training.artifacts import adapter_digest
+
+    folder = RunFolder(job.root)
+    task = build_task(job.experiment.task)
+    plan = collection_plan(job.experiment, job.arm, job.seed, folder, task)
+
+    @cache
+    def load_model() -> LanguageModel:
+        from polychromic.models.loading import load_language_model
+        from polychromic.models.selfcheck import check_on_prompts
+        from polychromic.training.artifacts import add_model_check
+
+        on_event(_beginning(job, "evaluate"))
+        if arm.untrained:
+            start = arm.model.adapter.start_from
+            adapter = Path(start) if start else None
+        else:
+            adapter_digest(
+                folder.arm(arm.name, job.seed).root
+            )  # answers of damaged weights look like any others
+            adapter = folder.arm(arm.name, job.seed).adapter
+        language_model = load_language_model(arm.model, adapter=adapter, trainable=False)
+        check = check_on_prompts(
+            language_model,
+            plan.prompts,
+            max_new_tokens=plan.sampling_settings[0].max_new_tokens,
+            trains=False,
+        )
+        add_model_check(folder.arm(arm.name, job.seed).root, "evaluate", check)
+        return language_model
+
+    worked, sampled = False, 0
+
+    def on_chunk(done: int, total: int, tokens: int) -> None:
+        nonlocal worked, sampled
+        worked = True
+        sampled += tokens
+        metrics = {"generation/total_tokens": float(tokens)}
+        on_event(JobEvent(arm.name, job.seed, "evaluate", done, total, metrics))
+        stopping.stop_if_requested(f"{arm.name}/seed-{job.seed} keeps its {done} generations")
+
+    collect(
+        plan,
+        lambda: build_sampler(
+            job.experiment.sampling,
+            load_model(),
+            max_decode_batch=plan.max_decode_batch,
+            thinking=job.experiment.task.thinking,
+            verbalized=arm.verbalized,
+        ),
+        task,
+        folder.arm(arm.name, job.seed).generations,
+        on_chunk,
+    )
+    # Verbalized prompts are not those that the references answer.
+    if arm.verbalized is None:
+        worked |= score_references(
+            folder.arm(arm.name, job.seed).references, plan.prompts, load_model, plan.adapter
+        )
+    return sampled if worked else None
+
+
+def _beginning(job: Job, stage: Stage) -> JobEvent:
+    return JobEvent(job.arm, job.seed, stage, 0, 0, {})
+
+
+def collection_plan(
+    experiment: Experiment, arm: str, seed: int, folder: RunFolder, task: Task
+) -> CollectionPlan:
+    """Plans what is sampled. Arms share the random numbers of a prompt: what differs between them is the policy.
+
+    Raises DataError where the arm is not trained, or its adapter is not what training wrote.
+    """
+    from polychromic.evaluation.collect import CollectionPlan
+    from polychromic.training.artifacts import adapter_digest
+
+    settings = experiment.evaluation
+    untrained = experiment.arm(arm).untrained
+    return CollectionPlan(
+        prompts=tuple(task.prompts(settings.split)[: settings.num_prompts]),
+        samples=settings.num_samples,
+        sampling_settings=tuple(settings.sampling_parameters()),
+        names=(experiment.name, seed),
+        max_decode_batch=settings.max_decode_batch,
+        adapter=None if untrained else adapter_digest(folder.arm(arm, seed).root, may_be_gone=True),
+    )

@@ -1,0 +1,299 @@
+"""Checks training: the gradient probe, trackers, and the time and money that the run takes.
+
+The probe asks whether each arm's diversity term pulls at all, and how hard beside the quality term.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import os
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from urllib.parse import urlsplit
+
+from polychromic.experiment.config import Arm
+from polychromic.experiment.jobs import arm_run
+from polychromic.experiment.preflight.probe import Finding, Probe
+from polychromic.ledger import duration
+from polychromic.objective import gradient_share
+from polychromic.run_folder import RunFolder
+from polychromic.training.base import ArmRun
+from polychromic.training.gradients import StepOutcome
+from polychromic.training.steps import Step, build_step
+from polychromic.training.trainer import total_steps
+from polychromic.training.watches import zero_gradient_cause
+
+_MOST_MEASURED_STEPS = 4  # where rewards are rare, one batch without any says nothing of the next
+_WANTED_SHARE = 0.3
+_FAINT_SHARE = 0.01
+_ENOUGH_SECONDS = 40.0  # an arm is not probed any longer than this once it has been timed at all
+_QUICK_SECONDS = 2.0  # while steps took less than this together, more are timed
+
+
+@dataclass(frozen=True, slots=True)
+class ProbedArm:
+    """The first steps of an arm without an update; gradient norms are those at λ = 1."""
+
+    first: StepOutcome
+    """The measured step: the first one with a diversity signal, if one of the first few has any."""
+    sampling_seconds: float
+    """A step that samples: every one in reward training, every m-th where the loss is sft."""
+    plain_seconds: float
+    tokens_per_sampling_step: float
+    held_out_seconds: float
+    """A measurement of validation cross-entropy; 0 where no quality floor asks for it."""
+
+    @property
+    def norms(self) -> tuple[float, float]:
+        """Returns the norms of the quality and the diversity gradient; nan without a diversity term."""
+        measured = self.first.measurement
+        return (measured.quality_norm, measured.diversity_norm) if measured else (math.nan, math.nan)
+
+
+def probe_arms(probe: Probe) -> dict[str, ProbedArm]:
+    """Probes every trained arm; arms that differ only in λ are probed once."""
+    probed: dict[str, ProbedArm] = {}
+    by_settings: dict[str, ProbedArm] = {}
+    for arm in probe.trained_arms:
+        run = arm_run(probe.experiment, arm, probe.experiment.seeds[0], RunFolder(probe.folder), probe.task)
+        key = _settings_but_weight(arm, run)
+        if key not in by_settings:
+            by_settings[key] = _probe_arm(probe, arm, run)
+        probed[arm.name] = by_settings[key]
+    return probed
+
+
+def _settings_but_weight(arm: Arm, run: ArmRun) -> str:
+    excluded = {
+        "name": True,
+        "diversity": {"weight", "mode", "target_share", "quality_floor", "floor_margin"},
+    }
+    return f"{arm.diversity.is_active} {run.measures_held_out} {arm.model_dump_json(exclude=excluded)}"
+
+
+def _probe_arm(probe: Probe, arm: Arm, run: ArmRun) -> ProbedArm:
+    """Computes some first steps of an arm and throws the gradients away."""
+    language_model = probe.language_model
+    if arm.model != probe.baseline.model:
+        language_model = probe.load(arm)
+    maker = build_step(run, language_model)
+    held_out_seconds = _held_out_seconds(maker)
+    every = arm.loss.sample_every
+    first, warm_up = _measured(maker, every)
+    sampling, plain, tokens = [], [], [first.metrics.get("generation/total_tokens", 0.0)]
+    # A step that samples and one that does not (where there are such), by turns.
+    for number, step in enumerate((every, 1, 2 * every, 2, 3 * every, every + 1, 4 * every, every + 2)):
+        if sum(sampling) + sum(plain) > (_ENOUGH_SECONDS if number < 4 else _QUICK_SECONDS):
+            break
+        outcome, seconds = _timed(maker, step)
+        sampled = "generation/total_tokens" in outcome.metrics
+        (sampling if sampled else plain).append(seconds)
+        if sampled:
+            tokens.append(outcome.metrics["generation/total_tokens"])
+    return ProbedArm(
+        first,
+        sampling_seconds=min(sampling, default=warm_up),
+        plain_seconds=min(plain, default=0.0),
+        tokens_per_sampling_step=sum(tokens) / len(tokens),
+        held_out_seconds=held_out_seconds,
+    )
+
+
+def _held_out_seconds(maker: Step) -> float:
+    """Times one measurement of validation references, which the timed steps leave out."""
+    started = time.perf_counter()
+    if maker.held_out is not None:
+        maker.held_out.cross_entropy()
+    return 0.0 if maker.held_out is None else time.perf_counter() - started
+
+
+def _measured(maker: Step, every: int) -> tuple[StepOutcome, float]:
+    """Makes a step that measures its gradients, the first of a few that has a signal, and times it."""
+    outcome, seconds = _timed(maker, 0, measures=True)
+    for number in range(1, _MOST_MEASURED_STEPS):
+        if outcome.diversity_has_signal or not maker.run.diversity.is_active:
+            break
+        outcome, seconds = _timed(maker, number * every, measures=True)
+    return outcome, seconds
+
+
+def _timed(maker: Step, step: int, *, measures: bool = False) -> tuple[StepOutcome, float]:
+    size = min(maker.run.training.prompts_per_step, len(maker.prompts))
+    start = step * size % max(1, len(maker.prompts) - size + 1)
+    plan = maker.plan(step)
+    plan = replace(plan, measures=measures and plan.diversity, held_out=False)
+    started = time.perf_counter()
+    outcome = maker.make(step, maker.prompts[start : start + size], 1.0, plan)
+    return outcome, time.perf_counter() - started
+
+
+def diversity_gradient_reaches_the_weights(probe: Probe) -> Finding:
+    """Tells each arm's gradient share at its λ, and the λ that would give 30 %."""
+    active = [arm for arm in probe.trained_arms if arm.diversity.is_active]
+    if not active:
+        return Finding("passed", "no arm has a diversity term")
+    lines, silent, faint, figures = [], [], [], {}
+    for arm in active:
+        probed = probe.arms[arm.name]
+        quality, diversity = probed.norms
+        figures[arm.name] = share = _shares(arm, quality, diversity)
+        if not diversity > 0 or not math.isfinite(diversity):
+            silent.append(f"{arm.name}: {zero_gradient_cause(probed.first, arm.diversity)}")
+            continue
+        lines.append(
+            f"{arm.name} {_at_weight(arm, share)}; λ = {share['weight_for_30_percent']:.2g} gives 30 %"
+        )
+        if share["share"] is not None and share["share"] < _FAINT_SHARE:
+            faint.append(arm.name)
+    result = ". ".join(lines)
+    if silent:
+        return Finding(
+            "failed",
+            f"the diversity term has no gradient at the start: {'; '.join(silent)}. {result}".rstrip(),
+            "training at this λ would be training at λ = 0: fix the cause first",
+            figures,
+        )
+    if faint:
+        return Finding(
+            "warned",
+            result,
+            f"{', '.join(faint)}: under 1 % of the gradient will hardly differ from λ = 0; raise λ or use weight: auto",
+            figures,
+        )
+    return Finding("passed", result, figures=figures)
+
+
+def _shares(arm: Arm, quality: float, diversity: float) -> dict[str, float | None]:
+    weight = arm.diversity.weight
+    usable = diversity > 0 and math.isfinite(diversity)
+    share = gradient_share(quality, float(weight) * diversity) if usable and weight != "auto" else None
+    wanted = _WANTED_SHARE / (1 - _WANTED_SHARE) * quality / diversity if usable else None
+    return {"share": share, "weight_for_30_percent": wanted}
+
+
+def _at_weight(arm: Arm, share: dict[str, float | None]) -> str:
+    if share["share"] is None:
+        return "tunes its λ"
+    return f"at λ = {arm.diversity.weight:g}: {100 * share['share']:.0f} % of the gradient"
+
+
+_TRACKER_MODULES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
+_REACH_SECONDS = 5.0
+
+
+def trackers(probe: Probe) -> Finding:
+    """Checks that the wanted trackers are installed and their service answers; metrics.jsonl is always written."""
+    names = probe.experiment.run.tracking
+    if not names:
+        return Finding("passed", "metrics.jsonl only; no tracker asked for")
+    missing = [name for name in names if find_spec(_TRACKER_MODULES[name]) is None]
+    if missing:
+        return Finding(
+            "failed",
+            f"run.tracking: {', '.join(missing)} not installed",
+            f"pip install 'polychromic[{','.join(missing)}]', or leave it out",
+        )
+    result = f"{', '.join(names)} installed"
+    if "wandb" not in names:
+        return Finding("passed", f"{result}; written on this machine")
+    return _wandb(result)
+
+
+def _wandb(result: str) -> Finding:
+    """Tries to reach Weights & Biases, the one tracker that needs a service."""
+    mode = os.environ.get("WANDB_MODE")
+    if mode in ("offline", "disabled") or (mode is None and "WANDB_API_KEY" not in os.environ):
+        why = f"WANDB_MODE={mode}" if mode else "no WANDB_API_KEY"
+        return Finding("passed", f"{result}; wandb logs offline ({why})")
+    if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
+        return Finding("passed", f"{result}; wandb is behind a proxy and was not tried")
+    address = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    place = urlsplit(address)
+    try:
+        port = place.port or (80 if place.scheme == "http" else 443)
+        socket.create_connection((place.hostname or "", port), timeout=_REACH_SECONDS).close()
+    except (OSError, ValueError) as error:
+        return Finding(
+            "warned",
+            f"{result}; {address} cannot be reached ({error})",
+            "set WANDB_MODE=offline and `wandb sync` later; metrics.jsonl is written either way",
+        )
+    return Finding("passed", f"{result}; {address} answers")
+
+
+_START_SECONDS = 10.0  # imports and loading in each worker
+_COMPARE_SECONDS_PER_ROW = 1e-4  # measuring, bootstrap and page, as seen on the quickstart
+
+
+def time_and_money(probe: Probe) -> Finding:
+    """Projects hours, tokens and dollars of the whole run from the steps and generations that were timed here."""
+    experiment = probe.experiment
+    arms = [experiment.arm(name) for name, _ in experiment.jobs]
+    jobs = [_job_seconds(probe, arm) for arm in arms]
+    seconds = _makespan(jobs, probe.workers) + _START_SECONDS + _comparison_seconds(probe, len(jobs))
+    tokens = sum(_job_tokens(probe, arm) for arm in arms)
+    text = f"about {duration(seconds)}"
+    dollars = experiment.budget.dollars(seconds)
+    text += "" if dollars is None else f", ${dollars:.2f}"
+    figures = {"seconds": seconds, "tokens": tokens, "dollars": dollars, "text": text}
+    exceeded = experiment.budget.exceeded(seconds)
+    if exceeded:
+        return Finding(
+            "warned", f"{text}: more than the budget allows", f"{exceeded}: raise it or do less", figures
+        )
+    return Finding("passed", f"{text}, {tokens / 1e6:.1f} M sampled tokens", figures=figures)
+
+
+def _job_seconds(probe: Probe, arm: Arm) -> float:
+    return _training_seconds(probe, arm) + _n_generations(probe) * _seconds_per_generation(probe)
+
+
+def _training_seconds(probe: Probe, arm: Arm) -> float:
+    if arm.untrained:
+        return 0.0
+    probed = probe.arms[arm.name]
+    steps, sampling = _steps(probe, arm)
+    seconds = sampling * probed.sampling_seconds + (steps - sampling) * probed.plain_seconds
+    seconds += -(-steps // arm.training.validation_every) * probed.held_out_seconds
+    early = arm.training.early_stopping
+    if early is not None:
+        checks = steps // early.check_every
+        seconds += checks * early.num_prompts * early.num_samples * _seconds_per_generation(probe)
+    return seconds
+
+
+def _steps(probe: Probe, arm: Arm) -> tuple[int, int]:
+    """Counts the updates of an arm, and those that sample."""
+    steps = total_steps(arm.training, len(probe.task.prompts("train")))
+    return steps, -(-steps // arm.loss.sample_every) if arm.loss.samples else 0
+
+
+def _n_generations(probe: Probe) -> int:
+    settings = probe.experiment.evaluation
+    return len(probe.evaluation_prompts) * settings.num_samples * len(settings.sampling)
+
+
+def _seconds_per_generation(probe: Probe) -> float:
+    return probe.generations.seconds / len(probe.generations.rows)
+
+
+def _job_tokens(probe: Probe, arm: Arm) -> float:
+    per_generation = probe.generations.tokens / len(probe.generations.rows)
+    trained = 0.0 if arm.untrained else _steps(probe, arm)[1] * probe.arms[arm.name].tokens_per_sampling_step
+    return trained + _n_generations(probe) * per_generation
+
+
+def _comparison_seconds(probe: Probe, n_jobs: int) -> float:
+    return n_jobs * _n_generations(probe) * _COMPARE_SECONDS_PER_ROW
+
+
+def _makespan(jobs: Sequence[float], workers: int) -> float:
+    """Returns when the last of the jobs ends if each worker takes the next one as it becomes free."""
+    free = [0.0] * min(workers, len(jobs))
+    for job in jobs:
+        heapq.heappush(free, heapq.heappop(free) + job)
+    return max(free)
