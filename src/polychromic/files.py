@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -233,8 +234,6 @@ def remove_leftovers(root: Path) -> None:
 
 def remove_folder(path: Path) -> None:
     """Deletes a folder and what is in it; a missing folder is fine."""
-    import shutil
-
     shutil.rmtree(path, ignore_errors=True)
 
 

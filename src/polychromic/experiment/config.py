@@ -169,7 +169,7 @@ class RunSettings(Settings):
 
     @field_validator("executor")
     @classmethod
-    def _executor_is_found(cls, executor: str) -> str:
+    def _executor_has_a_name(cls, executor: str) -> str:
         if executor not in ("local", "processes") and not is_import_path(executor):
             raise ValueError(
                 f"{executor!r} is not known; expected local, processes, file.py:name or module:name"
@@ -179,11 +179,8 @@ class RunSettings(Settings):
     @field_validator("tracking")
     @classmethod
     def _known_trackers(cls, tracking: list[str]) -> list[str]:
-        unknown = set(tracking) - {"tensorboard", "wandb", "trackio"}
-        if unknown:
-            raise ValueError(
-                f"unknown tracker {sorted(unknown)[0]!r}, expected tensorboard, wandb or trackio"
-            )
+        if unknown := sorted(set(tracking) - {"tensorboard", "wandb", "trackio"}):
+            raise ValueError(f"unknown tracker {unknown[0]!r}, expected tensorboard, wandb or trackio")
         return tracking
 
 

@@ -31,8 +31,7 @@ _LENGTHS_OF = 2000  # prompts whose tokens are counted; the rest is alike
 
 
 def prompts_and_references(probe: Probe) -> Finding:
-    """Checks that everything can be encoded and fits; count prompts, lengths, repetitions, and prompts of both
-    splits."""
+    """Checks that everything can be encoded and fits; counts prompts, lengths and repetitions."""
     train, test = probe.task.prompts("train"), probe.evaluation_prompts
     reads_references = probe.baseline.loss.reads_references
     without = sum(not prompt.references for prompt in train)
@@ -261,11 +260,9 @@ def require_data_fits(experiment: Experiment, task: Task) -> int:
 def _prompts_of(experiment: Experiment, arm: Arm, task: Task) -> dict[str, Sequence[Prompt]]:
     """Returns the prompts that an arm reads, by what they are called."""
     settings, training = experiment.evaluation, arm.training
-    by_kind: dict[str, Sequence[Prompt]] = {}
-    if not arm.untrained:
-        by_kind["training"] = task.prompts("train")
-        if training.early_stopping:
-            by_kind["validation"] = task.prompts("validation")[: training.early_stopping.num_prompts]
+    by_kind: dict[str, Sequence[Prompt]] = {} if arm.untrained else {"training": task.prompts("train")}
+    if training.early_stopping and not arm.untrained:
+        by_kind["validation"] = task.prompts("validation")[: training.early_stopping.num_prompts]
     if arm.verbalized is None:
         by_kind["evaluated"] = task.prompts(settings.split)[: settings.num_prompts]
     return by_kind
