@@ -9,7 +9,8 @@ from polychromic.errors import ConfigError
 from polychromic.records import Prompt, as_messages
 from polychromic.tasks import arithmetic
 from polychromic.tasks.arithmetic import ArithmeticTask, random_problems
-from polychromic.tasks.base import ArithmeticSettings, build_task
+from polychromic.tasks.base import build_task
+from polychromic.tasks.settings import ArithmeticSettings
 
 
 def problem(numbers, target):

@@ -31,7 +31,7 @@ from polychromic.registry import is_import_path
 from polychromic.run_folder import folder_name
 from polychromic.sampling.base import SamplerSettings
 from polychromic.settings import Settings
-from polychromic.tasks.base import TaskSettings
+from polychromic.tasks.settings import TaskSettings
 from polychromic.training.facts import LossFacts, loss_facts
 from polychromic.training.settings import DiversitySettings, TrainingSettings
 

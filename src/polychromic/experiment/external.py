@@ -35,7 +35,8 @@ from polychromic.files import remove_folder, sha256_file, user_path, write_json,
 from polychromic.generations import write_generations
 from polychromic.run_folder import RunFolder, folder_name
 from polychromic.settings import Settings
-from polychromic.tasks.base import TaskSettings, build_task
+from polychromic.tasks.base import build_task
+from polychromic.tasks.settings import TaskSettings
 
 
 class ExternalExperiment(Settings):

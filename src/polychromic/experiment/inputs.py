@@ -17,8 +17,9 @@ from polychromic.files import sha256_file, strict_json
 from polychromic.models.settings import ModelSettings
 from polychromic.models.sources import resolve_source
 from polychromic.records import Prompt
-from polychromic.tasks.base import FileSettings, Split, build_task
+from polychromic.tasks.base import Split, build_task
 from polychromic.tasks.jsonl_task import load_prompts
+from polychromic.tasks.settings import FileSettings
 
 Inputs = Mapping[str, Any]
 """What `record_inputs` returns: plain JSON."""

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from polychromic.errors import ConfigError
 from polychromic.files import user_path
-from polychromic.tasks.base import TASKS
+from polychromic.tasks.settings import TASKS
 
 
 def _is_file(value: str) -> bool:
