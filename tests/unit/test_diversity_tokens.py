@@ -155,7 +155,7 @@ class CodeTask:
 
 
 def test_a_task_with_entry_points_is_measured_as_code():
-    experiment = Experiment.from_file("experiments/quickstart.yaml")
+    experiment = Experiment.from_file("experiments/replies.yaml")
     units = text_units(experiment, CodeTask(), ["x = 1"])
     assert (units.tokens, units.chosen) == ("code", "prompts with entry_point ask for Python code")
 
