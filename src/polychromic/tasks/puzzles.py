@@ -123,8 +123,8 @@ def scored(prompt: Prompt, text: str) -> float:
 def _made(name: str, options: str, seed: int, size: int) -> Any:
     """Returns the dataset; its problems are made when they are asked for."""
     try:
-        import reasoning_gym
-        from reasoning_gym.factory import DATASETS
+        import reasoning_gym  # pyright: ignore[reportMissingImports]
+        from reasoning_gym.factory import DATASETS  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ConfigError(EXTRA) from error
     if name not in DATASETS:
