@@ -114,7 +114,7 @@ def unshare(*namespaces: str) -> bool:
 
 
 def restrict_files(writable: str) -> list[str]:
-    """From here on this process and its children may write below one folder, and read only what Python needs.
+    """Lets this process and its children write below one folder only, and read only what Python needs.
 
     Through Landlock, where the system has it and its package is installed; returns what is protected then, in words.
     """
@@ -138,7 +138,7 @@ def restrict_files(writable: str) -> list[str]:
 
 
 def _readable() -> list[Path]:
-    """The standard library, installed packages but this one, and the libraries of the system."""
+    """Lists the standard library, installed packages but this one, and the libraries of the system."""
     packages = [Path(path) for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
     ours = Path(__file__).resolve().parents[1]
     installed = [entry for folder in packages if folder.is_dir() for entry in folder.iterdir()]

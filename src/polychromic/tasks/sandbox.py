@@ -75,10 +75,10 @@ class Session:
         self._left = limits.most_bytes
         self._folder = folder
         self.protection: tuple[str, ...] = ()
-        """What the system keeps the code from."""
+        """Words for what the system keeps the code from."""
 
     def define(self, code: str) -> None:
-        """Execute the code. Raises CandidateError with what it raised."""
+        """Executes the code. Raises CandidateError with what it raised."""
         request = {
             "code": code,
             "ask": [],
@@ -92,7 +92,7 @@ class Session:
         self.protection = tuple(str(word) for word in said.get("protection", ()))[:8]
 
     def call(self, name: str, /, *arguments: Any, **named: Any) -> Any:
-        """The value of name(*arguments, **named), rebuilt from plain data: its classes are exactly Python's own.
+        """Returns name(*arguments, **named), rebuilt from plain data: its classes are exactly Python's own.
 
         Raises CandidateError where there is none.
         """
@@ -127,7 +127,7 @@ class Sandbox:
 
     @contextmanager
     def session(self, limits: Limits = DEFAULT_LIMITS) -> Iterator[Session]:
-        """A process for one candidate; everything that it started is ended with the block."""
+        """Opens a process for one candidate; everything that it started is ended with the block."""
         folder = tempfile.mkdtemp(dir=self._folder)
         process = self._forked()
         try:
@@ -139,14 +139,14 @@ class Sandbox:
             shutil.rmtree(folder, ignore_errors=True)
 
     def close(self) -> None:
-        """End all processes and remove the folder."""
+        """Ends all processes and removes the folder."""
         if self._keeper is not None:
             self._keeper.stop()
             self._keeper = None
         self._clean()
 
     def _forked(self) -> Process:
-        """A fork of the keeper; one that was killed meanwhile is replaced once."""
+        """Forks the keeper; one that was killed meanwhile is replaced once."""
         try:
             return self._kept().fork()
         except ProcessFailedError:
@@ -165,7 +165,7 @@ _idle: dict[int, list[Sandbox]] = {}
 
 @contextmanager
 def borrowed_sandbox() -> Iterator[Sandbox]:
-    """A sandbox that no other thread uses meanwhile; it is kept for the next one to ask.
+    """Lends a sandbox that no other thread uses meanwhile; it is kept for the next one to ask.
 
     A fork of this process has its own: two must not talk on one conversation.
     """
@@ -181,7 +181,7 @@ def borrowed_sandbox() -> Iterator[Sandbox]:
 
 
 def serve_session(conversation: Conversation, request: Mapping[str, Any], protection: Sequence[str]) -> None:
-    """The child's side: execute the code, then answer calls until nobody asks any more."""
+    """Executes the code in the child, then answers calls until nobody asks any more."""
     protection = confine(conversation, request, protection)
     names: dict[str, Any] = {"__name__": "__main__"}
     handles: list[Any] = []
@@ -204,7 +204,7 @@ def _called(names: Mapping[str, Any], asked: Mapping[str, Any], handles: list[An
 
 
 def _kept_value(handles: list[Any], value: Any) -> Any:
-    """JSON for what is no plain data: items of an iterator, or the place where the object is kept."""
+    """Returns JSON for what is no plain data: items of an iterator, or the place where the object is kept."""
     other = partial(_kept_value, handles)
     if isinstance(value, _ITERATORS):
         return {"iterator": [encode(item, other) for item in islice(value, _MOST_ITEMS)]}

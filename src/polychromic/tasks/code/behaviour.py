@@ -30,7 +30,7 @@ Call = tuple[str, tuple[Any, ...]]
 def behaviour(
     problem: Problem, text: str, probes: Sequence[Call], sandbox: Sandbox, limits: Limits = DEFAULT_LIMITS
 ) -> str:
-    """A hash of what a candidate answers to every probe, values and classes of errors; texts alike in it are one.
+    """Returns a hash of what a candidate answers to every probe: values and classes of errors.
 
     From a probe that takes too long on, all answers count as missing.
     """
@@ -48,7 +48,7 @@ def behaviour(
 
 
 def probes_of(problem: Problem, sandbox: Sandbox, most: int = MOST_PROBES) -> list[Call]:
-    """Calls that the tests make of the first reference solution, then changes of their arguments, without repetition.
+    """Lists calls that the tests make of the first reference solution, then changed ones, without repetition.
 
     Where a problem has no reference solution, calls with literal arguments are read off the tests.
     """
@@ -72,7 +72,7 @@ def _class(error: CandidateError) -> str:
 
 
 def ordered(value: Any) -> str:
-    """A text for a plain value that does not depend on the order of sets and of the keys of dictionaries."""
+    """Returns a text for a plain value that does not depend on the order of sets and of the keys of dictionaries."""
     if isinstance(value, (set, frozenset)):
         return f"{type(value).__name__}({sorted(map(ordered, value))})"
     if isinstance(value, dict):
@@ -90,7 +90,7 @@ class _Recorder:
         self.calls: list[Call] = []
 
     def call(self, name: str, /, *arguments: Any, **named: Any) -> Any:
-        """As `Session.call`; calls with names for arguments are forwarded only."""
+        """Does as `Session.call`; calls with names for arguments are forwarded only."""
         if not named:
             self.calls.append((name, arguments))
         return self._session.call(name, *arguments, **named)

@@ -20,8 +20,8 @@ _MIRRORED: dict[type[ast.cmpop], type[ast.cmpop]] = {ast.Gt: ast.Lt, ast.GtE: as
 
 
 def canonical_form(code: str) -> str | None:
-    """One string for all programs that differ in names, comments, docstrings, annotations and formatting, in the order
-    of operands that commute, or in `x += 1` for `x = x + 1`. None where the code is no Python.
+    """Returns one string for all programs that differ in names, comments, docstrings, annotations and formatting,
+    in the order of operands that commute, or in `x += 1` for `x = x + 1`. None where the code is no Python.
 
     What a program does is not looked at: `a + b` of unknown types is not reordered, as of texts it does not commute.
     """
@@ -120,7 +120,7 @@ class _Renamed(ast.NodeTransformer):
 
 
 def _is_number(node: ast.AST) -> bool:
-    """Whether a value is a number whatever the variables hold (or the expression raises)."""
+    """Tells whether a value is a number whatever the variables hold (or the expression raises)."""
     if isinstance(node, ast.Constant):
         return isinstance(node.value, (int, float, complex))
     if isinstance(node, ast.BinOp):
@@ -133,7 +133,7 @@ def _is_number(node: ast.AST) -> bool:
 
 
 def _shape(node: ast.expr) -> str:
-    """A key that does not know names, so that renaming changes no order; operands of one shape keep theirs."""
+    """Returns a key that does not know names, so that renaming changes no order; operands of one shape keep theirs."""
     return ast.dump(
         _Anonymous().visit(
             ast.parse(ast.unparse(ast.fix_missing_locations(ast.Expression(node))), mode="eval")
@@ -147,7 +147,7 @@ class _Anonymous(ast.NodeTransformer):
 
 
 def form_distances(codes: Sequence[str]) -> NDArray[np.float64]:
-    """[N, N] distances in [0, 1]: 1 − |A ∩ B| / |A ∪ B| of the pairs of neighbouring tokens; 0 between equal texts."""
+    """Returns [N, N] distances in [0, 1]: 1 − |A ∩ B| / |A ∪ B| of the pairs of neighbouring tokens."""
     pairs_N = [_token_pairs(code) for code in codes]
     distances_NN = np.zeros((len(codes), len(codes)))
     for i, first in enumerate(pairs_N):

@@ -28,7 +28,7 @@ _FENCE = re.compile(r"```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)(?:\n```|\Z)", re.DO
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a candidate passed every test, else why not; what kept it from the rest of the system."""
+    """The outcome of one candidate: every test passed, or the reason; and what kept it from the rest of the system."""
 
     passed: bool
     reason: str = ""
@@ -37,7 +37,7 @@ class Verdict:
 
 
 def judged(problem: Problem, text: str, sandbox: Sandbox, limits: Limits = DEFAULT_LIMITS) -> Verdict:
-    """Run one candidate against the tests of its problem. Never raises for what the candidate does."""
+    """Runs one candidate against the tests of its problem. Never raises for what the candidate does."""
     if problem.cases:
         return _judged_by_output(problem, text, limits)
     with sandbox.session(limits) as session:
@@ -59,19 +59,19 @@ class Caller(Protocol):
     """Who calls what the candidate has defined; `sandbox.Session` is one."""
 
     def call(self, name: str, /, *arguments: Any, **named: Any) -> Any:
-        """The value of name(*arguments, **named)."""
+        """Returns name(*arguments, **named)."""
         ...
 
 
 def run_tests(problem: Problem, candidate: Caller) -> None:
-    """Run the tests of a problem, which raise where the candidate is wrong."""
+    """Runs the tests of a problem, which raise where the candidate is wrong."""
     names = _names_of_tests(problem, candidate)
     for test in problem.tests:
         exec(compile(test, f"<test of {problem.id}>", "exec"), names)
 
 
 def _judged_by_output(problem: Problem, text: str, limits: Limits) -> Verdict:
-    """Run a program once for each case; outputs are compared line by line without white space at the ends."""
+    """Runs a program once for each case; outputs are compared line by line without white space at the ends."""
     protection: tuple[str, ...] = ()
     for given, expected in problem.cases:
         done = run_isolated(
@@ -91,13 +91,13 @@ def _lines(text: str) -> list[str]:
 
 
 def extracted(text: str) -> str:
-    """The first fenced block of Python in a text, or all of it."""
+    """Returns the first fenced block of Python in a text, or all of it."""
     fenced = _FENCE.search(text)
     return fenced.group(1) if fenced else text
 
 
 def program(problem: Problem, text: str) -> str:
-    """An answer as a program: as it is where it defines the entry point, else as what continues the opening."""
+    """Returns an answer as a program: as it is where it defines the entry point, else as what continues the opening."""
     code = extracted(text)
     entry = problem.entry_point
     if entry is None or not problem.opening:
@@ -108,7 +108,7 @@ def program(problem: Problem, text: str) -> str:
 
 
 def _names_of_tests(problem: Problem, candidate: Caller) -> dict[str, Any]:
-    """What tests see: the opening's own functions, the setup, and a proxy for every other name that they use."""
+    """Returns what tests see: the opening's own functions, the setup, and a proxy for every other name."""
     names: dict[str, Any] = {"__builtins__": {**vars(builtins), "__import__": _importer()}}
     if problem.opening:
         exec(f"{problem.opening}    pass\n", names)
@@ -127,7 +127,7 @@ def _proxy(candidate: Caller, name: str) -> Callable[..., Any]:
 
 
 def _importer() -> Callable[..., Any]:
-    """`import` for tests; `random` is one that draws the same numbers for every candidate."""
+    """Returns an `import` for tests whose `random` is one that draws the same numbers for every candidate."""
     drawn = ModuleType("random")
     generator = random.Random(0)
     vars(drawn).update(
@@ -138,7 +138,7 @@ def _importer() -> Callable[..., Any]:
 
 
 def _free_names(tests: Sequence[ast.Module], problem: Problem) -> tuple[set[str], set[str]]:
-    """Names that the tests read and do not define: standard modules, and what the candidate has to define.
+    """Returns the names that the tests read and do not define: standard modules, and what the candidate has to define.
 
     A builtin is the candidate's where the reference solution defines it too (one problem of MBPP asks for `sum`).
     """

@@ -44,7 +44,7 @@ class Problem:
 
 
 def load_benchmark(name: str) -> dict[Split, list[Problem]]:
-    """The problems of `humaneval`, `mbpp` or `mbpp_sanitized`, by split; HumanEval has test problems only."""
+    """Loads the problems of `humaneval`, `mbpp` or `mbpp_sanitized`, by split; HumanEval has test problems only."""
     if name == "humaneval":
         return {"test": [_of_humaneval(row) for row in _packaged("humaneval.jsonl.gz")]}
     rows = _packaged(f"{name}.json.gz" if name == "mbpp_sanitized" else f"{name}.jsonl.gz")
@@ -56,7 +56,7 @@ def load_benchmark(name: str) -> dict[Split, list[Problem]]:
 
 
 def load_problems(path: Path) -> list[Problem]:
-    """The user's problems, one JSON object a line. Raises one DataError that lists every bad line.
+    """Loads the user's problems, one JSON object per line. Raises one DataError that lists every bad line.
 
     Keys: `prompt`; `tests`, a list of assertions, with `entry_point` where an answer continues the prompt; or
     `cases`, a list of {"input", "output"}; `id` or `task_id`, `setup` and `solution` may be left out.

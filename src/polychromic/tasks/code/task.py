@@ -50,14 +50,14 @@ class CodeTask:
         self._behaviours: dict[tuple[str, str], str] = {}
 
     def prompts(self, split: Split) -> list[Prompt]:
-        """Prompts of a split with the reference solutions as references; none of a split that a benchmark lacks."""
+        """Returns the prompts of a split with solutions as references; none of a split that a benchmark lacks."""
         return [
             Prompt(problem.id, as_messages(problem.prompt), problem.solutions)
             for problem in self._problems.get(split, ())
         ]
 
     def check(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Check]:
-        """1 where every test passes; 0 with the reason else. One text to one prompt is executed once."""
+        """Returns 1 where every test passes, else 0 with the reason. One text to one prompt is executed once."""
         pairs = [(prompt.id, text) for prompt, text in zip(prompts, texts, strict=True)]
         distinct = list(dict.fromkeys(pairs))
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
@@ -65,21 +65,21 @@ class CodeTask:
         return [Check(float(verdicts[pair].passed), verdicts[pair].reason or None) for pair in pairs]
 
     def judge(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Check] | None:
-        """None: tests decide alone."""
+        """Returns None: tests decide alone."""
         return None
 
     def cluster(self, prompt: Prompt, text: str) -> str | None:
-        """The canonical form of the answer's syntax tree, or a hash of what it does; the text where it is no Python."""
+        """Returns the canonical form of the answer, or a hash of what it does; its text where it is no Python."""
         if self._same_answer == "behaviour":
             return self._behaviour(self._by_id[prompt.id], text)
         return canonical_form(self.program(prompt, text)) or f"no Python: {text}"
 
     def distances(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """1 − overlap of the canonical forms' pairs of neighbouring tokens."""
+        """Returns 1 − overlap of the programs' pairs of neighbouring tokens."""
         return form_distances([extracted(text) for text in texts])
 
     def program(self, prompt: Prompt, text: str) -> str:
-        """The candidate's whole program."""
+        """Returns the candidate's whole program."""
         return program(self._by_id[prompt.id], text)
 
     def _judged(self, pair: tuple[str, str]) -> Verdict:
