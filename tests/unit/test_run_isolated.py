@@ -1,10 +1,13 @@
 """Code executed by `run_isolated` can give data and nothing else: no lies about it, no way out, nothing lives on."""
 
 import errno
+import gc
 import math
 import os
+import signal
 import threading
 import time
+import warnings
 from collections import Counter, OrderedDict
 from enum import IntEnum
 from pathlib import Path
@@ -15,6 +18,7 @@ from hypothesis import strategies as st
 
 from polychromic.records import Check, Prompt, as_messages
 from polychromic.tasks import run_isolated
+from polychromic.tasks.checker_family import Keeper, ProcessFailedError
 from polychromic.tasks.protocol import decode, encode
 
 PROMPT = Prompt("p", as_messages("Q"), ("A",))
@@ -249,3 +253,15 @@ def test_values_made_of_plain_ones_come_back_as_what_they_are_made_of():
 def test_what_encodes_no_value_is_refused(encoded):
     with pytest.raises((ValueError, TypeError)):
         decode(encoded)
+
+
+def test_a_fork_of_an_ended_process_leaves_no_socket_open():
+    """Past bug: what was left of the failed fork was found by the garbage collector, in another test."""
+    keeper = Keeper({"PATH": os.defpath}, apart=True)
+    os.kill(keeper.process, signal.SIGKILL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ProcessFailedError):
+            keeper.fork()
+        gc.collect()
+    keeper.stop()

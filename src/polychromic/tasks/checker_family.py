@@ -67,11 +67,12 @@ class Process:
     def fork(self, load: str | None = None, memory: int = 0, *, apart: bool = False) -> Process:
         """Forks a child, which imports the checker that is named, if any; "apart" it gives up its rights."""
         ours, theirs = socket.socketpair()
+        conversation = Conversation(ours)  # which is closed with it, also where the command fails
         with theirs:
             reply = self.command({"fork": load, "memory": memory, "apart": apart}, theirs.fileno())
         if self._owner is None and not reply["adopts"]:
             _say_that_orphans_live_on()
-        return Process(Conversation(ours), self, reply["process"])
+        return Process(conversation, self, reply["process"])
 
     def command(self, content: Mapping[str, Any], descriptor: int | None = None) -> Mapping[str, Any]:
         """Sends a command to a process that runs no text and returns its reply. Raises ProcessFailedError where it is
