@@ -129,15 +129,15 @@ def test_planted_faults_are_named(tmp_path, tiny_settings, monkeypatch, kind, ch
 
 def evidence(rows, *, loss="rl", **changes):
     values = {
-        "facts": ArmFacts("arm", loss, 1.0, 1.0, 64),
+        "facts": ArmFacts("arm", loss, 1.0, 1.0, 64, learns_from_rewards=loss == "rl"),
         "trace": ArmTrace("arm", {0: [{"step": step, **row} for step, row in enumerate(rows, start=1)]}),
         "is_baseline": False, "weight": 1.0,
     }  # fmt: skip
     return ArmEvidence(**(values | changes))
 
 
-AT_HOME = TextFigures(20.0, 0.0, {"LATIN": 1.0}, {"English": 0.9})
-FOREIGN = TextFigures(20.0, 0.0, {"LATIN": 0.6, "CJK": 0.4}, {"English": 0.5})
+AT_HOME = TextFigures(20.0, 0.0, {"LATIN": 1.0})
+FOREIGN = TextFigures(20.0, 0.0, {"LATIN": 0.6, "CJK": 0.4})
 
 SOUND = {
     "train/passing": 0.4, "groups/clusters": 4.0, "generation/truncated": 0.01, "generation/tokens": 20.0,
@@ -158,7 +158,7 @@ SOUND = {
         ("reward-without-signal", {"groups/no_signal": 0.95}, {}),
         ("far-from-the-start", {"train/kl": 25.0}, {}),
         ("overfitting", {"validation/cross_entropy": 1.2}, {}),
-        ("language-switching", {}, {"texts": FOREIGN, "baseline_texts": AT_HOME}),
+        ("script-switching", {}, {"texts": FOREIGN, "baseline_texts": AT_HOME}),
     ],
 )
 def test_symptoms_are_named_alone(kind, last, changes):

@@ -204,7 +204,7 @@ CAUSES: tuple[Rule, ...] = (
     ),
     Rule(
         "checker-passes-everything", "fault",
-        lambda e: e.facts.loss == "rl" and _passes_everything(e), _said_of_passing, _AUDIT,
+        lambda e: e.facts.learns_from_rewards and _passes_everything(e), _said_of_passing, _AUDIT,
     ),
     Rule("checker-passes-everything", "warning", _passes_everything, _said_of_passing, _AUDIT),
     Rule(
@@ -274,7 +274,7 @@ SYMPTOMS: tuple[Rule, ...] = (
     ),
     Rule(
         "reward-without-signal", "warning",
-        lambda e: e.facts.loss == "rl" and e.trace.late("groups/no_signal") > 0.8,
+        lambda e: e.facts.learns_from_rewards and e.trace.late("groups/no_signal") > 0.8,
         lambda e: f"{_percent(e.trace.late('groups/no_signal'))} of the last groups had no signal: all their "
         "generations get one and the same reward",
         "choose prompts of middling difficulty, more generations per prompt, or stop earlier",
@@ -295,10 +295,10 @@ SYMPTOMS: tuple[Rule, ...] = (
         "raise training.kl_weight or lower the learning rate",
     ),
     Rule(
-        "language-switching", "warning",
+        "script-switching", "warning",
         lambda e: _switched(e)[0] > 0.1,
-        lambda e: f"{_percent(_switched(e)[0])} of the evaluated answers are in another language or script than the "
+        lambda e: f"{_percent(_switched(e)[0])} of the evaluated answers are in another script than the "
         f"baseline's, most of all {_switched(e)[1].capitalize()}",
-        "let the checker refuse answers in another language: switching is the cheapest diversity",
+        "let the checker refuse answers in another script: switching is the cheapest diversity",
     ),
 )  # fmt: skip

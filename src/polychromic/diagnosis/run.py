@@ -216,14 +216,9 @@ def _summary(evidence: ArmEvidence) -> list[str]:
 
 
 def _tongues(texts: TextFigures) -> str:
-    """Names scripts and languages of a twentieth or more of the answers, where there is more than one of either."""
-    shown = [
-        f"{name.capitalize()} {share:.0%}"
-        for one in (texts.scripts, texts.languages)
-        for name, share in one.items()
-        if share >= 0.05 and len(one) > 1
-    ]
-    return f"; {', '.join(shown)}" if shown else ""
+    """Names the scripts of a twentieth or more of the answers, where there is more than one."""
+    shown = [f"{name.capitalize()} {share:.0%}" for name, share in texts.scripts.items() if share >= 0.05]
+    return f"; {', '.join(shown)}" if len(texts.scripts) > 1 else ""
 
 
 def _pull(trace: ArmTrace) -> str:

@@ -84,6 +84,7 @@ def _facts(arm: Arm) -> ArmFacts:
         # A project may have moved since: then movement is told from the base.
         Path(start) if start and Path(start).is_dir() else None,
         _floor(arm),
+        learns_from_rewards=not arm.loss.reads_references,
     )
 
 

@@ -117,9 +117,9 @@ class FloorController:
     1 / (1 − smoothing) steps, and a step moves log λ by `largest_step` at most. `scale` is the size of a quality
     difference that matters: 1 for rewards in [0, 1].
 
-    Who holds a mean at the floor itself finds it below the floor half of the time. So the aim lies `caution` standard
-    errors of a mean over `told_by` measurements above it, about as many as it takes to tell where the quality is
-    while it moves. Their noise is read off successive differences, which a drift of the quality hardly touches.
+    Who holds a mean at the floor itself finds it below the floor half of the time. So the aim lies `standard_errors`
+    standard errors of a mean over `measurements` measurements above it, about as many as it takes to tell where the
+    quality is while it moves. Their noise is read off successive differences, which a drift of it hardly touches.
     Quality without noise is held at the floor.
     """
 
@@ -132,8 +132,8 @@ class FloorController:
     scale: float = 1.0
     lowest: float = 1e-4
     highest: float = 1e4
-    caution: float = 2.0
-    told_by: float = 25.0
+    standard_errors: float = 2.0
+    measurements: float = 25.0
     slack: float | None = None
     last: float | None = None
     variance: float | None = None
@@ -155,7 +155,7 @@ class FloorController:
         before = measured if self.slack is None else self.slack
         slack = self.smoothing * before + (1.0 - self.smoothing) * measured
         variance = self._variance_with(measured)
-        aim = self.caution * math.sqrt((variance or 0.0) / self.told_by)
+        aim = self.standard_errors * math.sqrt((variance or 0.0) / self.measurements)
         step = self.rate * (slack - aim) + self.damping * (slack - before)
         step = _clamp(step, -self.largest_step, self.largest_step)
         weight = _scaled(self.weight, step, self.lowest, self.highest)
