@@ -38,6 +38,31 @@ def test_two_files_become_a_report_with_a_frontier_and_a_verdict(tmp_path):
     assert (folder / "report.html").read_bytes() == page
 
 
+def test_the_example_counts_planets_by_a_function_and_wordings_by_spelling(tmp_path):
+    """Past bug: "Saturn." and "How about Saturn?" were two right answers: 4 planets against 5 counted as 5 and 10."""
+    files = [f"{name}={EXAMPLE / name}.jsonl" for name in ("baseline", "ours")]
+    counted = {}
+    for same in ("normalised", "same.py:named"):
+        name = same.partition(".")[0]
+        result = evaluate(
+            "--generations", *files, "--out", str(tmp_path), f"name={name}", f"task.same_answer={same}"
+        )
+        assert result.returncode == 0, result.stderr
+        comparison = json.loads((tmp_path / name / "comparison.json").read_text())
+        assert comparison["clusters"] == same
+        page = json.loads(
+            (tmp_path / name / "ours" / "seed-0" / "generations.jsonl").read_text().splitlines()[0]
+        )
+        assert page["cluster"] == {"normalised": "that would be saturn", "same.py:named": "Saturn"}[same]
+        counted[same] = {
+            one["arm"]: one["mean"]
+            for one in comparison["means"]
+            if one["metric"] == "distinct_correct" and one["sampling"] == "T=1"
+        }
+    assert counted["normalised"] == {"baseline": 4.375, "ours": 8.0625}
+    assert counted["same.py:named"] == {"baseline": 2.5, "ours": 4.8125}
+
+
 def test_no_model_library_is_loaded(tmp_path):
     code = (
         "import sys\n"

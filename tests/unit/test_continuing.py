@@ -227,7 +227,7 @@ def test_what_is_added_before_any_result_is_not_remarked(project, tmp_path):
     [
         ({"comparison__minimum": [{"metric": "pass@1", "direction": "higher"}]}, "comparison.minimum"),
         ({"comparison__baseline": "other"}, "comparison.baseline"),
-        ({"evaluation__cluster_distance": 0.5}, "evaluation.cluster_distance"),
+        ({"evaluation__tokens": "characters"}, "evaluation.tokens"),
         ({"evaluation__sampling": [{"temperature": 0.5}, {"temperature": 1.0}]}, "evaluation.sampling"),
     ],
 )  # fmt: skip

@@ -12,6 +12,7 @@ from polychromic.evaluation.criteria import ResultWarning, listed, plural
 from polychromic.records import Check, GenerationRow, Prompt
 from polychromic.seeding import numpy_generator
 from polychromic.tasks.base import Task
+from polychromic.tasks.equivalence import equivalence_of
 
 _NOT_GIVEN = "the model gave fewer answers than it was asked for"
 
@@ -24,6 +25,7 @@ def check_rows(task: Task, prompts: Sequence[Prompt], rows: Sequence[GenerationR
     given = [index for index, row in enumerate(rows) if row.finish != "missing"]
     asked, texts = [prompts[index] for index in given], [rows[index].text for index in given]
     checks = task.check(asked, texts)
+    same = equivalence_of(task)
     judged = task.judge(asked, texts) or [Check(None)] * len(given)
     checked = [replace(row, error=_NOT_GIVEN) for row in rows]
     for index, prompt, text, check, judgement in zip(given, asked, texts, checks, judged, strict=True):
@@ -33,7 +35,7 @@ def check_rows(task: Task, prompts: Sequence[Prompt], rows: Sequence[GenerationR
             error=check.error,
             judge=judgement.reward,
             judge_error=judgement.error,
-            cluster=task.cluster(prompt, text),
+            cluster=same.form(prompt, text),
         )
     return checked
 

@@ -27,6 +27,7 @@ WarningKind = Literal[
     "missing answers",
     "undefined",
     "checker",
+    "partition",
     "sampling not stated",
     "added after results",
     "recorded again",

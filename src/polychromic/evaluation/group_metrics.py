@@ -19,6 +19,7 @@ from polychromic.diversity import (
     label_codes,
     measure_group,
 )
+from polychromic.diversity.equivalence import MISSING
 from polychromic.numerics import BoolArray, Float32Array, FloatArray, IntArray
 from polychromic.records import GenerationRow, SamplingParameters
 
@@ -86,7 +87,9 @@ class AnswerGroup:
     """Holds N answers to one prompt. Arrays [N]; rewards and judgements are nan where their checker failed.
 
     `forms` are keys of answers that count as the same, None where the task has none. `errors` are the reasons of
-    missing rewards. `n_missing` answers were asked for and not given: they are in none of the arrays.
+    missing rewards. `n_missing` answers were asked for and not given: they are in none of the arrays. `labels` are
+    those of the equivalence, where one divides the answers: MISSING where it failed. `all_formed` says that every row
+    holds its form.
     """
 
     prompt_id: str
@@ -98,6 +101,8 @@ class AnswerGroup:
     forms: list[str] | None
     errors: list[str]
     n_missing: int = 0
+    labels: IntArray | None = None
+    all_formed: bool = False
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -112,6 +117,7 @@ class AnswerGroup:
             n_tokens=self.n_tokens[:n],
             truncated=self.truncated[:n],
             forms=None if self.forms is None else self.forms[:n],
+            labels=None if self.labels is None else self.labels[:n],
         )
 
 
@@ -167,6 +173,7 @@ def _group(prompt_id: str, rows: list[GenerationRow], has_forms: bool) -> Answer
         [row.text if row.cluster is None else row.cluster for row in rows] if has_forms else None,
         reasons,
         n_asked - len(rows),
+        all_formed=carry_forms(rows) and all(row.cluster is not None for row in rows),
     )
 
 
@@ -210,7 +217,7 @@ def measure_answers(
     draws = options.draws or max(1, len(group))
     curves = _curves(group, options.pass_threshold, labels_N)
     values, undefined = _diversity(group.texts, options, embeddings_ND)
-    values["clusters"] = expected_clusters(labels_N, draws)
+    values["clusters"] = expected_clusters(labels_N[labels_N != MISSING], draws)
     values["distinct_correct"] = (
         float(curves["distinct_correct"][draws - 1]) if draws <= len(group) else math.nan
     )
@@ -251,6 +258,8 @@ def expected_best(rewards: FloatArray, k: int) -> float:
 
 
 def _partition(group: AnswerGroup, options: MeasureOptions, embeddings_ND: Float32Array | None) -> IntArray:
+    if group.labels is not None:
+        return group.labels
     if group.forms is not None:
         return label_codes(group.forms)
     if embeddings_ND is not None:
@@ -259,9 +268,16 @@ def _partition(group: AnswerGroup, options: MeasureOptions, embeddings_ND: Float
 
 
 def _curves(group: AnswerGroup, pass_threshold: float, labels_N: IntArray) -> dict[str, FloatArray]:
-    """Returns pass@k and expected distinct passing clusters for k = 1..N, nan beyond the generations with a reward."""
+    """Returns pass@k and expected distinct passing clusters for k = 1..N, nan beyond the generations with a reward, and
+    for clusters also beyond those with a label."""
     n_known = int((~np.isnan(group.rewards)).sum())
     passing = group.rewards >= pass_threshold
+    if (labels_N == MISSING).any():
+        labelled = labels_N != MISSING
+        rest = replace(group, rewards=np.where(labelled, group.rewards, np.nan))
+        numbered_N = np.where(labelled, labels_N, labels_N.max(initial=0) + 1)
+        curves = _curves(rest, pass_threshold, numbered_N)
+        return {**curves, "pass": pass_at_k_curve(n_known, int(passing.sum()), max(1, len(group)))}
     sizes = np.unique(labels_N[passing], return_counts=True)[1]
     # Hitting a cluster is passing with that cluster as the only right answer. Equal sizes have equal curves.
     sizes, n_clusters = np.unique(sizes, return_counts=True)

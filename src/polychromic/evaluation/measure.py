@@ -6,12 +6,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain, repeat
+from typing import TypeVar
 
 import numpy as np
 
 from polychromic.diversity import Embedder, measure_signatures
+from polychromic.diversity.equivalence import Equivalence
 from polychromic.diversity.tokens import Tokenizer, TokenOptions, sign
 from polychromic.evaluation.criteria import ResultWarning, listed
 from polychromic.evaluation.group_metrics import (
@@ -24,9 +26,11 @@ from polychromic.evaluation.group_metrics import (
 )
 from polychromic.evaluation.metrics import METRICS, Metric, find_metric, load_metrics, require_addable
 from polychromic.evaluation.tables import PromptTable, SampledTable
-from polychromic.numerics import Float32Array, FloatArray
+from polychromic.numerics import Float32Array, FloatArray, label_codes
 from polychromic.processes import open_worker_pool
-from polychromic.records import GenerationRow
+from polychromic.records import GenerationRow, Prompt
+from polychromic.tasks.base import Split, Task
+from polychromic.tasks.equivalence import equivalence_of
 
 
 def count_reasons(reasons: Iterable[Mapping[str, str]]) -> dict[str, dict[str, int]]:
@@ -77,6 +81,44 @@ Embedded = tuple[AnswerGroup, Float32Array | None]
 _GROUPS_AT_ONCE = 64
 
 
+Key = TypeVar("Key")
+Grouped = dict[Key, dict[str, list[AnswerGroup]]]
+
+
+@dataclass(frozen=True)
+class SameAnswers:
+    """Divides answers by an equivalence that is asked with their prompts, by id."""
+
+    equivalence: Equivalence
+    prompts: Mapping[str, Prompt]
+
+    @classmethod
+    def of(cls, task: Task, split: Split) -> SameAnswers:
+        """Returns the task's equivalence with the prompts of a split."""
+        return cls(equivalence_of(task), {prompt.id: prompt for prompt in task.prompts(split)})
+
+    def divide(self, grouped: Mapping[Key, Mapping[str, list[AnswerGroup]]]) -> Grouped[Key]:
+        """Returns the groups with labels: those of the rows' forms where all have one, else asked for together."""
+        everything = [
+            group for by_label in grouped.values() for groups in by_label.values() for group in groups
+        ]
+        asked = [group for group in everything if not group.all_formed]
+        answers = self.equivalence.partitions([(self.prompts[one.prompt_id], one.texts) for one in asked])
+        found = dict(zip(map(id, asked), answers, strict=True))
+
+        def divided(group: AnswerGroup) -> AnswerGroup:
+            if id(group) not in found:
+                return replace(group, labels=label_codes(group.forms or []))
+            partition = found[id(group)]
+            reasons = [f"same_answer: {reason}" for reason in partition.reasons]
+            return replace(group, labels=partition.labels_N, errors=[*group.errors, *reasons])
+
+        return {
+            key: {label: [divided(group) for group in groups] for label, groups in by_label.items()}
+            for key, by_label in grouped.items()
+        }
+
+
 def measure_rows(
     rows: Sequence[GenerationRow],
     options: MeasureOptions,
@@ -84,16 +126,21 @@ def measure_rows(
     embedder: Embedder | None = None,
     extra: Mapping[str, Mapping[str, float]] | None = None,
     pool: Executor | None = None,
+    same: SameAnswers | None = None,
 ) -> PromptTable:
     """Measures one arm's and seed's rows.
 
+    `same` divides the answers; without it they are the same by the rows' forms, else by embedding, else by text.
     Without an embedder there are no semantic metrics. `extra` adds registered metrics made elsewhere to every way of
     sampling: metric key → prompt id → value. The groups are measured in `pool` where one is given.
     Raises ValueError without rows, or where a generation appears twice.
     """
     if not rows:
         raise ValueError("rows: expected at least one generation to measure")
-    return _measure_groups(group_rows(rows), options, embedder, extra or {}, pool)
+    grouped = {"": group_rows(rows)}
+    if same is not None:
+        grouped = same.divide(grouped)
+    return _measure_groups(grouped[""], options, embedder, extra or {}, pool, same=same)
 
 
 def measure_arms(
@@ -106,13 +153,14 @@ def measure_arms(
     metrics: Sequence[str] = (),
     extra: Mapping[tuple[str, int], Mapping[str, Mapping[str, float]]] | None = None,
     workers: int = 1,
+    same: SameAnswers | None = None,
 ) -> dict[tuple[str, int], PromptTable]:
     """Returns tables of all arms and seeds that may be compared: at one number of answers, of draws and of bigrams.
 
     Each is the largest that 95 % of the prompts have in every arm, seed and sampling setting, so that no arm gains by
     talking longer or by being sampled less or more often. `tokens` are the units of text (see `TokenOptions`).
     `metrics` are import paths of the user's own: their code runs here, on as many answers as the measures of texts see.
-    `extra` is that of `measure_rows`, by arm and seed. Groups are measured in `workers` processes.
+    `extra` is that of `measure_rows`, by arm and seed, and `same` its own. Groups are measured in `workers` processes.
     Raises ValueError where an arm and seed has no row, or a generation appears twice.
     """
     empty = [key for key, rows in rows_by_arm_seed.items() if not rows]
@@ -123,6 +171,8 @@ def measure_arms(
     # An arm without one answer that has a form must not fall back on another notion of equal answers.
     has_forms = carry_forms(chain.from_iterable(rows_by_arm_seed.values()))
     grouped = {key: group_rows(rows, has_forms=has_forms) for key, rows in rows_by_arm_seed.items()}
+    if same is not None:
+        grouped = same.divide(grouped)
     everything = [group for labels in grouped.values() for groups in labels.values() for group in groups]
     answers = _common(everything, len)
     options = MeasureOptions(pass_threshold, cluster_distance, _common(everything, _n_rewarded), answers)
@@ -133,7 +183,7 @@ def measure_arms(
     own = load_metrics(metrics)
     with open_pool(workers) as pool:
         return {
-            key: _measure_groups(labels, options, embedder, (extra or {}).get(key, {}), pool, own)
+            key: _measure_groups(labels, options, embedder, (extra or {}).get(key, {}), pool, own, same)
             for key, labels in grouped.items()
         }
 
@@ -145,6 +195,7 @@ def _measure_groups(
     extra: Mapping[str, Mapping[str, float]],
     pool: Executor | None,
     own: Sequence[Metric] = (),
+    same: SameAnswers | None = None,
 ) -> PromptTable:
     named = replace(options.measures, embedder=embedder.name if embedder else "none")
     options = replace(options, measures=named)
@@ -162,7 +213,7 @@ def _measure_groups(
             _add_own(by_prompt[group.prompt_id], group, answers, own)
         sampled[label] = _columns(prompts, by_prompt, extra)
         undefined[label] = count_reasons(metrics.undefined for metrics in by_prompt.values())
-    clusters = _cluster_method(groups[0], options, embedder)
+    clusters = same.equivalence.name if same else _cluster_method(groups[0], options, embedder)
     return PromptTable(
         prompts,
         sampled,

@@ -48,8 +48,6 @@ class EvaluationSettings(Settings):
     """The first one is the primary sampling that the criteria are judged at; the others draw the frontier."""
     embedder: str | None = None
     """Measures semantic distance and Vendi score with this embedder; none by default."""
-    cluster_distance: float = Field(default=0.25, gt=0, lt=1)
-    """Embedding distance under which two answers count as the same where the task has no canonical form."""
     tokens: str = "auto"
     """Units of text that lexical measures count: `words`, `characters`, `unicode`, `model`, `code` (Python) or
     `code:LANGUAGE`; `auto` chooses by the task and by the script of the baseline's texts."""

@@ -17,7 +17,8 @@ from polychromic.evaluation.collect import read_collected
 from polychromic.evaluation.compare import Comparison, compare
 from polychromic.evaluation.criteria import ResultWarning, plural
 from polychromic.evaluation.lengths import at_equal_length, thinking_measures, thinking_warnings
-from polychromic.evaluation.measure import measure_arms
+from polychromic.evaluation.measure import SameAnswers, measure_arms
+from polychromic.evaluation.partition_audit import partition_warnings
 from polychromic.evaluation.tables import Study
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.continuing import late_changes
@@ -217,10 +218,11 @@ def compare_rows(
     units = text_units(experiment, task, [row.text for members in of_baseline for row in members])
     apart = experiment.task.thinking == "apart"
     of_thinking = thinking_measures(rows, primary_sampling, units.tokens) if apart else {}
+    same = SameAnswers.of(task, settings.split)
     tables = measure_arms(
         rows,
         pass_threshold=task.pass_threshold,
-        cluster_distance=settings.cluster_distance,
+        same=same,
         embedder=_embedder(settings),
         tokens=units.tokens,
         metrics=settings.metrics,
@@ -241,6 +243,7 @@ def compare_rows(
             workers=experiment.run.workers,
         ),
         notes=[
+            *partition_warnings(same.equivalence, list(same.prompts.values()), of_baseline),
             *leakage.warnings(),
             *notes,
             *thinking_warnings(rows, measured_apart=apart),

@@ -16,7 +16,7 @@ from polychromic.diversity import MeasureSettings
 from polychromic.errors import BudgetError, ConfigError, StoppedError
 from polychromic.evaluation.criteria import impossible_criteria
 from polychromic.evaluation.group_metrics import MeasureOptions
-from polychromic.evaluation.measure import measure_rows
+from polychromic.evaluation.measure import SameAnswers, measure_rows
 from polychromic.experiment.compare import text_units
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.continuing import record_provenance, working_folder
@@ -65,6 +65,7 @@ def baseline_means(experiment: Experiment, folder: RunFolder) -> dict[str, float
     """Averages the criteria's metrics at the primary sampling over the seeds sampled so far; empty without any."""
     primary_sampling = experiment.evaluation.sampling_parameters()[0].label
     task = build_task(experiment.task)
+    same = SameAnswers.of(task, experiment.evaluation.split)
     asked = {one.metric for level in experiment.comparison.levels().values() for one in level}
     found: dict[str, list[float]] = {}
     for seed in experiment.seeds:
@@ -76,10 +77,9 @@ def baseline_means(experiment: Experiment, folder: RunFolder) -> dict[str, float
         tokens = text_units(experiment, task, [row.text for row in rows]).tokens
         options = MeasureOptions(
             task.pass_threshold,
-            experiment.evaluation.cluster_distance,
             measures=MeasureSettings(tokens=tokens),
         )
-        sampled = measure_rows(rows, options).sampled[primary_sampling]
+        sampled = measure_rows(rows, options, same=same).sampled[primary_sampling]
         for key in asked:
             values_P = sampled.metric(key)
             if values_P is not None and not np.isnan(values_P).all():

@@ -30,7 +30,7 @@ def _begins_as_path(value: str) -> bool:
 _PATHS: Mapping[str, Any] = {
     "task": {
         **dict.fromkeys(("train", "validation", "test"), _is_file),
-        **dict.fromkeys(("name", "checker", "judge"), _is_code),
+        **dict.fromkeys(("name", "checker", "judge", "same_answer"), _is_code),
         "embedder": _begins_as_path,
     },
     "evaluation": {"embedder": _begins_as_path, "metrics": _is_code},
@@ -54,12 +54,11 @@ def with_absolute_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]
 def _placed(value: Any, paths: Any, folder: Path) -> Any:
     if isinstance(value, list):
         return [_placed(item, paths, folder) for item in value]
+    if isinstance(value, dict):  # a section, or a value written with its keys
+        below = paths if isinstance(paths, Mapping) else dict.fromkeys(value, paths)
+        return {key: _placed(one, below[key], folder) if key in below else one for key, one in value.items()}
     if isinstance(paths, Mapping):
-        if not isinstance(value, dict):
-            return value
-        return {
-            key: _placed(below, paths[key], folder) if key in paths else below for key, below in value.items()
-        }
+        return value
     return _absolute(folder, value) if isinstance(value, str) and paths(value) else value
 
 
@@ -82,6 +81,7 @@ _RENAMED = {
     "evaluation.prompts": "num_prompts",
     "evaluation.samples": "num_samples",
     "evaluation.max_sequences": "max_decode_batch",
+    "evaluation.cluster_distance": "task.same_answer ({kind: embedding, distance: 0.25})",
 }
 """Keys of earlier versions, by section and key, with the name that replaced each."""
 _ROOT_PREFIX = "Value error, "

@@ -25,8 +25,9 @@ from polychromic.diversity.semantic import cosine_distances
 from polychromic.errors import DataError
 from polychromic.files import parse_json
 from polychromic.records import Check, Message, Prompt, as_messages
-from polychromic.tasks.base import Split
+from polychromic.tasks.base import NORMALISED, SameAnswer, Split
 from polychromic.tasks.checkers import BUILT_IN, run_checker
+from polychromic.tasks.equivalence import build_equivalence
 from polychromic.tasks.isolation import isolated_checker
 
 MAX_LINE_BYTES = 16 * 2**20
@@ -279,10 +280,11 @@ def hint(keys: Sequence[str] | Mapping[str, Any], known: Sequence[str]) -> str:
 class FileTask:
     """Reads prompts from three files and measures distances of meaning; subclasses add the checkers."""
 
-    def __init__(self, train: Path, validation: Path, test: Path, embedder: str):
+    def __init__(self, train: Path, validation: Path, test: Path, embedder: str, same: SameAnswer):
         self._files: dict[Split, Path] = {"train": train, "validation": validation, "test": test}
         self._embedder_name = embedder
         self._loaded: dict[Split, list[Prompt]] = {}
+        self.equivalence = build_equivalence(same, self)
 
     def prompts(self, split: Split) -> list[Prompt]:
         """Reads all prompts of a split; raises DataError that lists every bad line."""
@@ -291,7 +293,7 @@ class FileTask:
         return list(self._loaded[split])
 
     def cluster(self, prompt: Prompt, text: str) -> str | None:
-        """Returns None: which answers say the same is found from their embeddings."""
+        """Returns None: which answers are the same is the `equivalence`'s to say."""
         return None
 
     def distances(self, texts: Sequence[str]) -> NDArray[np.float64]:
@@ -325,17 +327,15 @@ class CustomTask(FileTask):
         checker_seconds: float = 10.0,
         checker_memory_gb: float = 8.0,
         checker_recheck: bool = True,
+        same: SameAnswer = NORMALISED,
     ):
-        super().__init__(train, validation, test, embedder)
+        super().__init__(train, validation, test, embedder, same)
         self.pass_threshold = pass_threshold
+        isolated = partial(
+            isolated_checker, seconds=checker_seconds, memory_gb=checker_memory_gb, recheck=checker_recheck
+        )
         self._check, self._judge = (
-            None
-            if not name
-            else partial(run_checker, BUILT_IN[name])
-            if name in BUILT_IN
-            else isolated_checker(
-                name, seconds=checker_seconds, memory_gb=checker_memory_gb, recheck=checker_recheck
-            ).run
+            name and (partial(run_checker, BUILT_IN[name]) if name in BUILT_IN else isolated(name).run)
             for name in (checker, judge)
         )
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from polychromic.records import Check, Prompt
 from polychromic.seeding import numpy_generator
-from polychromic.tasks.base import Split
+from polychromic.tasks.base import NORMALISED, SameAnswer, Split
 from polychromic.tasks.jsonl_task import FileTask
 from polychromic.tasks.relevance import Pairs, RelevanceChecker, train_checker, words
 from polychromic.weights import cache_root
@@ -122,8 +122,16 @@ class RepliesTask(FileTask):
 
     name = "replies"
 
-    def __init__(self, train: Path, validation: Path, test: Path, embedder: str = "minilm", seed: int = 0):
-        super().__init__(train, validation, test, embedder)
+    def __init__(
+        self,
+        train: Path,
+        validation: Path,
+        test: Path,
+        embedder: str = "minilm",
+        seed: int = 0,
+        same: SameAnswer = NORMALISED,
+    ):
+        super().__init__(train, validation, test, embedder, same)
         self._seed = seed
 
     @property

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator
 
 from polychromic.errors import ConfigError
 from polychromic.registry import construct, is_import_path, resolve
-from polychromic.tasks.base import TASKS, Split, Task, TaskKeys, task
+from polychromic.tasks.base import NORMALISED, TASKS, SameAnswer, Split, Task, TaskKeys, task
 from polychromic.tasks.checkers import BUILT_IN
 
 
@@ -52,6 +52,22 @@ class FileSettings(TaskKeys):
     validation: str
     test: str
     embedder: str = "minilm"
+    same_answer: SameAnswer = NORMALISED
+    """Which answers count as one, in training and in evaluation."""
+
+    @field_validator("same_answer")
+    @classmethod
+    def _has_no_forms(cls, same: SameAnswer) -> SameAnswer:
+        if same.kind == "canonical":
+            raise ValueError(
+                "these answers have no canonical form, expected normalised, exact, embedding or a function"
+            )
+        return same
+
+    @property
+    def code(self) -> Mapping[str, str]:
+        """Returns the function that says which answers are the same, where there is one."""
+        return {"same_answer": self.same_answer.kind} if self.same_answer.is_code else {}
 
     @property
     def files(self) -> Mapping[Split, Path]:
@@ -69,7 +85,7 @@ class RepliesSettings(FileSettings):
         """Makes the task."""
         from polychromic.tasks.replies import RepliesTask
 
-        return RepliesTask(**self.files, embedder=self.embedder, seed=self.seed)
+        return RepliesTask(**self.files, embedder=self.embedder, seed=self.seed, same=self.same_answer)
 
 
 @task("custom")
@@ -93,7 +109,7 @@ class CustomSettings(FileSettings):
     def code(self) -> Mapping[str, str]:
         """Returns the checkers that are named."""
         named = {"checker": self.checker, "judge": self.judge}
-        return {role: name for role, name in named.items() if name is not None}
+        return {role: name for role, name in named.items() if name is not None} | dict(super().code)
 
     @property
     def has_judge(self) -> bool:
@@ -102,15 +118,16 @@ class CustomSettings(FileSettings):
 
     def without_code(self) -> Self:
         """Returns the settings without the checkers that are the user's own code."""
-        own = {role: None for role, name in self.code.items() if name not in BUILT_IN}
+        named = {"checker": self.checker, "judge": self.judge}
+        own = {role: None for role, name in named.items() if name and name not in BUILT_IN}
         return self.model_copy(update=own)
 
     def build(self) -> Task:
         """Makes the task, with the processes of its checkers."""
         from polychromic.tasks.jsonl_task import CustomTask
 
-        keys = self.model_dump(exclude={"name", "thinking", "train", "validation", "test"})
-        return CustomTask(**self.files, **keys)
+        keys = self.model_dump(exclude={"name", "thinking", "train", "validation", "test", "same_answer"})
+        return CustomTask(**self.files, **keys, same=self.same_answer)
 
 
 class CodeKeys(TaskKeys):
@@ -220,11 +237,14 @@ class ImportedSettings(TaskKeys):
     """A task of the user's own: `name` is its import path, and every further key is passed on to it."""
 
     model_config = ConfigDict(extra="allow")
+    same_answer: SameAnswer | None = None
+    """Which answers count as one; None leaves it to the task: its `cluster`, else spelling."""
 
     @property
     def code(self) -> Mapping[str, str]:
-        """Returns the task itself."""
-        return {"task": self.name}
+        """Returns the task itself, and the function that says which answers are the same, where there is one."""
+        same = self.same_answer
+        return {"task": self.name} | ({"same_answer": same.kind} if same and same.is_code else {})
 
     @property
     def data(self) -> str:
@@ -253,6 +273,10 @@ class ImportedSettings(TaskKeys):
             raise ConfigError(
                 f"{kind} makes a {type(built).__name__}, which lacks {', '.join(missing)} of polychromic.tasks.Task"
             )
+        if self.same_answer:
+            from polychromic.tasks.equivalence import build_equivalence
+
+            built.equivalence = build_equivalence(self.same_answer, built)
         return built
 
 

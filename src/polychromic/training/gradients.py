@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from polychromic.diversity.equivalence import MISSING
 from polychromic.objective import gradient_cosine, gradient_share
 from polychromic.records import Generation, Group
 from polychromic.training.rollouts import GroupSignals, SampledGroups
@@ -231,7 +232,7 @@ def group_metrics(sampled: SampledGroups) -> dict[str, float]:
     """Describes the sampled groups: reward, clusters, length, truncation, groups without any signal."""
     generations = [one for group in sampled.groups for one in group.generations]
     silent_P = ~(np.any(sampled.quality_PN, axis=1) | sampled.diversity_signal_P)
-    clusters = [len(set(codes)) for codes in sampled.signals.clusters_PN.tolist()]
+    clusters = [len(set(codes) - {MISSING}) for codes in sampled.signals.clusters_PN.tolist()]
     return {
         "train/reward": float(np.nanmean(sampled.signals.rewards_PN)),
         "train/passing": float(np.nanmean(sampled.signals.passing_PN)),

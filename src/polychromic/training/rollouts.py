@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from polychromic.diversity.equivalence import MISSING
 from polychromic.errors import CheckerError, DataError
 from polychromic.models.chat import encode_example, encode_prompt
 from polychromic.models.loading import LanguageModel
 from polychromic.models.logprobs import TokenSequence
-from polychromic.numerics import BoolArray, FloatArray, IntArray, label_codes
+from polychromic.numerics import BoolArray, FloatArray, IntArray
 from polychromic.objective import (
     FittedBaseline,
     baseline_equations,
@@ -24,6 +25,7 @@ from polychromic.objective import (
 from polychromic.records import Check, Group, Prompt, SamplingParameters
 from polychromic.sampling.base import Sampler
 from polychromic.tasks.base import Task
+from polychromic.tasks.equivalence import equivalence_of
 from polychromic.training.settings import DiversitySettings, TrainingSettings
 
 
@@ -36,7 +38,9 @@ class GroupSignals:
     passing_PN: FloatArray
     """1 where the reward passes, 0 where not, nan where the checker failed."""
     clusters_PN: IntArray
+    """MISSING where the equivalence failed, for one of the reasons in `unlabelled`."""
     distances_PNN: FloatArray
+    unlabelled: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,19 +87,33 @@ def sample_groups(
 
 
 def group_signals(task: Task, groups: Sequence[Group], *, with_distances: bool) -> GroupSignals:
-    """Returns rewards, passes, clusters and (where an objective asks for them) distances of the groups."""
+    """Returns rewards, passes, clusters and (where an objective asks for them) distances of the groups.
+
+    A generation without a label, because the equivalence failed on it, has no reward either: like one that the checker
+    failed on it is left out, where a cluster of its own would be paid.
+    """
+    partitions = equivalence_of(task).partitions([(group.prompt, group.texts) for group in groups])
+    clusters_PN = np.stack([one.labels_N for one in partitions])
     rewards_PN = np.array([group.rewards for group in groups])
+    rewards_PN = np.where(clusters_PN == MISSING, np.nan, rewards_PN)
     passing_PN = np.where(np.isnan(rewards_PN), np.nan, rewards_PN >= task.pass_threshold)
-    clusters_PN = np.stack([_cluster_codes(task, group) for group in groups])
     n = rewards_PN.shape[1]
     distances_PNN = np.zeros((len(groups), n, n))
     if with_distances:
         distances_PNN = np.stack([task.distances(group.texts) for group in groups])
-    return GroupSignals(rewards_PN, passing_PN, clusters_PN, distances_PNN)
+    unlabelled = tuple(reason for one in partitions for reason in one.reasons)
+    return GroupSignals(rewards_PN, passing_PN, clusters_PN, distances_PNN, unlabelled)
 
 
-def _cluster_codes(task: Task, group: Group) -> IntArray:
-    return label_codes(task.cluster(group.prompt, text) or text for text in group.texts)
+def require_working_equivalence(signals: GroupSignals, largest_share: float) -> None:
+    """Raises CheckerError with the reasons where more than `largest_share` of the generations have no label."""
+    share = float((signals.clusters_PN == MISSING).mean())
+    if share > largest_share:
+        raise CheckerError(
+            f"task.same_answer failed on {share:.0%} of a step's generations (at most {largest_share:.0%} are "
+            "allowed): "
+            f"{'; '.join(sorted(set(signals.unlabelled))[:3])}"
+        )
 
 
 def require_working_checker(groups: Sequence[Group], largest_share: float) -> float:

@@ -44,6 +44,7 @@ from polychromic.training.rollouts import (
     quality_advantages,
     reference_sequences,
     require_working_checker,
+    require_working_equivalence,
     sample_groups,
 )
 from polychromic.training.watches import HeldOutReferences
@@ -132,6 +133,7 @@ class Step:
         require_working_checker(groups, settings.max_checker_failures)
         needs_distances = run.diversity.is_active and "distances" in self.objective.reads
         signals = group_signals(run.task, groups, with_distances=needs_distances)
+        require_working_equivalence(signals, settings.max_checker_failures)
         quality_PN = quality_advantages(signals, settings)
         diversity_PN, score, gate_PN = np.zeros_like(quality_PN), 0.0, None
         signal_P = np.zeros(len(groups), dtype=bool)

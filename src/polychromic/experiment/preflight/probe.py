@@ -17,7 +17,7 @@ from polychromic.diversity import MeasureSettings
 from polychromic.errors import ModelError, PolychromicError
 from polychromic.evaluation.collect import CollectionPlan, collect
 from polychromic.evaluation.group_metrics import MeasureOptions
-from polychromic.evaluation.measure import measure_rows
+from polychromic.evaluation.measure import SameAnswers, measure_rows
 from polychromic.evaluation.tables import SampledTable
 from polychromic.experiment.compare import text_units
 from polychromic.experiment.config import Arm, Experiment
@@ -27,6 +27,7 @@ from polychromic.records import GenerationRow, Prompt, SamplingParameters
 from polychromic.sampling.base import Sampler, build_sampler
 from polychromic.seeding import child_seed
 from polychromic.tasks.base import Task, build_task
+from polychromic.tasks.equivalence import equivalence_of
 
 if TYPE_CHECKING:
     from polychromic.experiment.preflight.training import ProbedArm
@@ -181,9 +182,10 @@ class Probe:
     @cached_property
     def _measured(self) -> SampledTable:
         units = text_units(self.experiment, self.task, [row.text for row in self.generations.rows])
+        prompts = [*self.task.prompts("validation"), *self.evaluation_prompts]
+        same = SameAnswers(equivalence_of(self.task), {prompt.id: prompt for prompt in prompts})
         options = MeasureOptions(
             self.task.pass_threshold,
-            self.experiment.evaluation.cluster_distance,
             measures=MeasureSettings(tokens=units.tokens),
         )
-        return next(iter(measure_rows(self.generations.rows, options).sampled.values()))
+        return next(iter(measure_rows(self.generations.rows, options, same=same).sampled.values()))
