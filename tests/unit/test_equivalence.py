@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
@@ -285,7 +286,7 @@ def task(tmp_path):
 
 def group(task, texts):
     [prompt] = task.prompts("train")
-    generations = tuple(Generation(text, (1,), (0.0,), "stop") for text in texts)
+    generations = tuple(Generation(text, (1,), "stop", 0.0) for text in texts)
     return Group(prompt, generations, tuple(Check(1.0) for _ in texts))
 
 
@@ -369,14 +370,14 @@ GROUPS = {prompt.id: ["one", "two", "three", "four"] for prompt in PROMPTS}
 class By:
     """An equivalence that a function of the texts makes."""
 
-    divide: object
+    divide: Callable[[list[str]], Iterable[int]]
     name: str = "by"
 
     def form(self, prompt, text):
         return None
 
     def partitions(self, groups):
-        return [Partition(np.array(self.divide(texts), dtype=np.int64)) for _, texts in groups]
+        return [Partition(np.array([*self.divide(texts)], dtype=np.int64)) for _, texts in groups]
 
 
 @pytest.mark.parametrize(

@@ -334,9 +334,9 @@ class CustomTask(FileTask):
         isolated = partial(
             isolated_checker, seconds=checker_seconds, memory_gb=checker_memory_gb, recheck=checker_recheck
         )
+        built_in = {name: partial(run_checker, function) for name, function in BUILT_IN.items()}
         self._check, self._judge = (
-            name and (partial(run_checker, BUILT_IN[name]) if name in BUILT_IN else isolated(name).run)
-            for name in (checker, judge)
+            None if not name else built_in.get(name) or isolated(name).run for name in (checker, judge)
         )
 
     def check(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Check]:
