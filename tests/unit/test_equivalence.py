@@ -26,7 +26,7 @@ from polychromic.errors import CheckerError, ConfigError
 from polychromic.evaluation import MeasureOptions, measure_rows
 from polychromic.evaluation.audits import check_rows
 from polychromic.evaluation.measure import SameAnswers
-from polychromic.evaluation.partition_audit import audit_partition
+from polychromic.evaluation.partition_audit import audit_partition, unlabelled_warnings
 from polychromic.files import read_jsonl
 from polychromic.objective import subset_mean
 from polychromic.records import (
@@ -39,7 +39,7 @@ from polychromic.records import (
     as_messages,
 )
 from polychromic.tasks.arithmetic import ArithmeticTask
-from polychromic.tasks.base import SameAnswer, Task
+from polychromic.tasks.base import SameAnswer, Task, own_code
 from polychromic.tasks.equivalence import FunctionEquivalence, build_equivalence, equivalence_of
 from polychromic.tasks.jsonl_task import CustomTask
 from polychromic.tasks.settings import CustomSettings
@@ -251,6 +251,18 @@ def test_a_section_that_says_something_else_is_refused(same, reason):
         CustomSettings(name="custom", train="a", validation="a", test="a", same_answer=same)
 
 
+def test_a_function_is_code_that_a_report_asks_for_before_it_runs():
+    files = dict.fromkeys(("train", "validation", "test"), "a")
+
+    def section(**keys):
+        return CustomSettings.model_validate({"name": "custom", **files, **keys})
+
+    judged = section(checker="mine.py:check", same_answer="mine.py:same")
+    assert own_code(judged) == ["mine.py:check", "mine.py:same"]
+    assert own_code(judged.without_code()) == ["mine.py:same"]
+    assert not own_code(section(same_answer="embedding"))
+
+
 def test_tasks_have_their_forms_or_normalised_texts():
     arithmetic = equivalence_of(ArithmeticTask(8, 2, 2))
     assert labels(arithmetic, ["8-(3-2)", "2+8-3", "8+3"]) == [0, 0, 1]
@@ -323,6 +335,8 @@ def test_a_failure_is_a_missing_reward_in_training_and_a_missing_label_in_evalua
     table = measure_rows(rows(task, texts), MeasureOptions(0.5), same=SameAnswers.of(task, "test"))
     sampled = table.sampled[SAMPLING.label]
     assert table.missing == {"same_answer: it returned None, expected a text": 2}
+    [warning] = unlabelled_warnings({("ours", 0): table})
+    assert warning.text.startswith("ours, seed 0: 2 answers without a label")
     assert sampled.curves["pass"][0].tolist() == [1.0] * 5
     assert sampled.curves["distinct_correct"][0, 2] == pytest.approx(2.0)
     assert np.isnan(sampled.curves["distinct_correct"][0, 3:]).all()

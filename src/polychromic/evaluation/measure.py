@@ -82,6 +82,8 @@ _GROUPS_AT_ONCE = 64
 
 
 Key = TypeVar("Key")
+UNLABELLED = "same_answer: "
+"""Begins the reason why an answer has no label, among those of missing rewards."""
 Grouped = dict[Key, dict[str, list[AnswerGroup]]]
 
 
@@ -110,7 +112,7 @@ class SameAnswers:
             if id(group) not in found:
                 return replace(group, labels=label_codes(group.forms or []))
             partition = found[id(group)]
-            reasons = [f"same_answer: {reason}" for reason in partition.reasons]
+            reasons = [UNLABELLED + reason for reason in partition.reasons]
             return replace(group, labels=partition.labels_N, errors=[*group.errors, *reasons])
 
         return {

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from polychromic.diversity.equivalence import MISSING, Equivalence, Exact, Partition, normalised_form
-from polychromic.evaluation.criteria import ResultWarning
+from polychromic.evaluation.criteria import ResultWarning, plural
+from polychromic.evaluation.measure import UNLABELLED
+from polychromic.evaluation.tables import PromptTable
 from polychromic.records import GenerationRow, Prompt
 from polychromic.seeding import numpy_generator
 from polychromic.tasks.equivalence import TaskForms
@@ -35,14 +37,12 @@ class Share:
 @dataclass(frozen=True, slots=True)
 class PartitionAudit:
     """Holds what was tried on a partition: spellings of one answer that it keeps apart, references of different prompts
-    that it merges, groups whose number of clusters changes with the order of the answers, answers without a label."""
+    that it merges, groups whose number of clusters changes with the order of the answers."""
 
     name: str
     apart: Share
     merged: Share
     reordered: Share
-    unlabelled: Share
-    reason: str = ""
 
     def warnings(self) -> Iterator[ResultWarning]:
         """Yields one warning that says all that is wrong; none where nothing is."""
@@ -59,8 +59,6 @@ class PartitionAudit:
             faults.append(
                 f"the number of clusters depends on the order of the answers ({self.reordered} groups)"
             )
-        if self.unlabelled.failed:
-            faults.append(f"{self.unlabelled} answers have no label and are left out ({self.reason})")
         if faults:
             text = f"task.same_answer ({self.name}): {'; '.join(faults)}. Every count of different answers rests on it"
             yield ResultWarning("partition", "", text)
@@ -103,8 +101,6 @@ def audit_partition(
             sum(_n_clusters(one) != _n_clusters(two) for one, two in zip(divided, again, strict=True)),
             len(groups),
         ),
-        unlabelled=Share(sum(len(one.reasons) for one in divided), sum(len(texts) for _, texts in groups)),
-        reason=next((reason for one in divided for reason in one.reasons), ""),
     )
 
 
@@ -119,6 +115,18 @@ def partition_warnings(
             answers.setdefault(row.prompt_id, []).append(row.text)
     audit = audit_partition(equivalence, prompts, answers)
     return list(audit.warnings()) if audit else []
+
+
+def unlabelled_warnings(tables: Mapping[tuple[str, int], PromptTable]) -> Iterator[ResultWarning]:
+    """Warns of each arm and seed with answers that the equivalence gave no label, with the number and a reason."""
+    for (arm, seed), table in tables.items():
+        failed = {reason: n for reason, n in table.missing.items() if reason.startswith(UNLABELLED)}
+        if failed:
+            text = (
+                f"{arm}, seed {seed}: {plural(sum(failed.values()), 'answer')} without a label, left out of every "
+                f"count of different answers ({next(iter(failed))})"
+            )
+            yield ResultWarning("partition", arm, text)
 
 
 def _n_clusters(partition: Partition) -> int:

@@ -18,7 +18,7 @@ from polychromic.evaluation.compare import Comparison, compare
 from polychromic.evaluation.criteria import ResultWarning, plural
 from polychromic.evaluation.lengths import at_equal_length, thinking_measures, thinking_warnings
 from polychromic.evaluation.measure import SameAnswers, measure_arms
-from polychromic.evaluation.partition_audit import partition_warnings
+from polychromic.evaluation.partition_audit import partition_warnings, unlabelled_warnings
 from polychromic.evaluation.tables import Study
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.continuing import late_changes
@@ -244,6 +244,7 @@ def compare_rows(
         ),
         notes=[
             *partition_warnings(same.equivalence, list(same.prompts.values()), of_baseline),
+            *unlabelled_warnings(tables),
             *leakage.warnings(),
             *notes,
             *thinking_warnings(rows, measured_apart=apart),
