@@ -108,7 +108,7 @@ def partition_warnings(
     equivalence: Equivalence, prompts: Sequence[Prompt], rows_by_seed: Sequence[Sequence[GenerationRow]]
 ) -> list[ResultWarning]:
     """Warns of a partition that fails its audit on the answers of the first seed, at the first sampling setting."""
-    rows = next(iter(rows_by_seed), ())
+    rows: Sequence[GenerationRow] = next(iter(rows_by_seed), [])
     answers: dict[str, list[str]] = {}
     for row in rows:
         if row.sampling == rows[0].sampling and row.finish != "missing":
