@@ -1,9 +1,5 @@
 """Which answers are the same: one partition for training, evaluation and the page."""
 
-import dataclasses
-import re
-from collections.abc import Callable, Iterable
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,7 +12,6 @@ from polychromic.diversity.equivalence import (
     Embedded,
     Exact,
     Normalised,
-    Partition,
     calibrated_distance,
     greedy_labels,
     normalised_form,
@@ -26,7 +21,7 @@ from polychromic.errors import CheckerError, ConfigError
 from polychromic.evaluation import MeasureOptions, measure_rows
 from polychromic.evaluation.audits import check_rows
 from polychromic.evaluation.measure import SameAnswers
-from polychromic.evaluation.partition_audit import audit_partition, unlabelled_warnings
+from polychromic.evaluation.partition_audit import unlabelled_warnings
 from polychromic.files import read_jsonl
 from polychromic.objective import subset_mean
 from polychromic.records import (
@@ -372,59 +367,6 @@ def test_training_stops_where_the_equivalence_fails_too_often(run):
 
 
 # The audit.
-
-PROMPTS = [
-    Prompt(f"p{i}", as_messages(f"Name {i}."), references=(one,))
-    for i, one in enumerate(["red", "blue", "green"])
-]
-GROUPS = {prompt.id: ["one", "two", "three", "four"] for prompt in PROMPTS}
-
-
-@dataclasses.dataclass
-class By:
-    """An equivalence that a function of the texts makes."""
-
-    divide: Callable[[list[str]], Iterable[int]]
-    name: str = "by"
-
-    def form(self, prompt, text):
-        return None
-
-    def partitions(self, groups):
-        return [Partition(np.array([*self.divide(texts)], dtype=np.int64)) for _, texts in groups]
-
-
-@pytest.mark.parametrize(
-    ("equivalence", "words"),
-    [
-        (Exact(), "clusters are wordings"),
-        (
-            By(lambda texts: [0] * len(texts)),
-            r"references of different prompts for the same \(3 of 3 pairs\)",
-        ),
-        (By(lambda texts: range(len(texts))), r"case, white space or a full stop \(3 of 3 answers\)"),
-        (
-            By(
-                lambda texts: [
-                    i % (2 if texts[0] in ("two", "three", "four") else 1) for i in range(len(texts))
-                ]
-            ),
-            "depends on the order",
-        ),
-    ],
-)
-def test_a_partition_that_fails_is_warned_of(equivalence, words):
-    audit = audit_partition(equivalence, PROMPTS, GROUPS)
-    assert audit is not None
-    [warning] = audit.warnings()
-    assert warning.kind == "partition"
-    assert re.search(words, warning.text)
-
-
-def test_a_partition_that_works_is_not_warned_of():
-    audit = audit_partition(Normalised(), PROMPTS, GROUPS)
-    assert audit is not None and not list(audit.warnings())
-    assert audit_partition(equivalence_of(ArithmeticTask(8, 2, 2)), PROMPTS, GROUPS) is None
 
 
 def test_calibration_without_references_is_refused_in_words(task):

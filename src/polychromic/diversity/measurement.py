@@ -52,7 +52,7 @@ DIRECTIONS: dict[str, Direction] = {
 
 @dataclass(frozen=True, slots=True)
 class MeasureSettings:
-    """What values depend on beside the texts.
+    """Holds what values depend on beside the texts.
 
     `budget` is the number of bigrams that rarefied Distinct-2 draws from every group; groups with fewer get nan.
     Choose it once for all groups that are to be compared. `embedder` is the name of what made the embeddings.
@@ -69,8 +69,8 @@ class MeasureSettings:
 
 @dataclass(frozen=True, slots=True)
 class GroupMeasurements:
-    """What was measured of one group, by the keys of DIRECTIONS; a value is nan where its measure is undefined, and
-    `undefined` says why, in words that are the same for all groups."""
+    """Holds what was measured of one group, by the keys of DIRECTIONS; a value is nan where its measure is undefined,
+    and `undefined` says why, in words that are the same for all groups."""
 
     values: dict[str, float]
     counts: dict[str, int]

@@ -164,8 +164,8 @@ class ModelTokens:
 
 @dataclass(frozen=True, slots=True)
 class TokenOptions:
-    """How texts become tokens. `tokens` is a name in TOKENIZERS, `code:` and a language of Pygments, or a function;
-    `lowercase` applies before it."""
+    """Says how texts become tokens. `tokens` is a name in TOKENIZERS, `code:` and a language of Pygments, or a
+    function; `lowercase` applies before it."""
 
     tokens: str | Tokenizer = "words"
     lowercase: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -210,10 +210,7 @@ def compare_rows(
     """
     settings = experiment.evaluation
     leakage = find_leakage(*_evaluated_and_training_prompts(experiment, task, rows))
-    rows = {
-        key: [row for row in members if row.prompt_id not in (leakage.repeated or {})]
-        for key, members in rows.items()
-    }
+    rows = _without_prompts(rows, leakage.repeated or {})
     of_baseline = [members for (arm, _), members in rows.items() if arm == experiment.comparison.baseline]
     units = text_units(experiment, task, [row.text for members in of_baseline for row in members])
     apart = experiment.task.thinking == "apart"
@@ -255,6 +252,10 @@ def compare_rows(
         untrained=untrained,
     )
     return Compared(comparison, Study.of(tables))
+
+
+def _without_prompts(rows: RowsByArmSeed, left_out: Collection[str]) -> RowsByArmSeed:
+    return {key: [row for row in members if row.prompt_id not in left_out] for key, members in rows.items()}
 
 
 def _embedder(settings: EvaluationSettings) -> Embedder | None:

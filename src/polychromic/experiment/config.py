@@ -54,7 +54,7 @@ class Arm(Settings):
 
     @property
     def loss(self) -> LossFacts:
-        """What `training.loss` means for this arm."""
+        """Returns what `training.loss` means for this arm."""
         return loss_facts(self.training, self.diversity)
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -173,37 +173,12 @@ def _evaluate(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
     nothing was left to do."""
     from polychromic.evaluation.collect import collect
     from polychromic.experiment.compare import score_references
-    from polychromic.training.artifacts import adapter_digest
 
     folder = RunFolder(job.root)
     task = build_task(job.experiment.task)
     plan = collection_plan(job.experiment, job.arm, job.seed, folder, task)
 
-    @cache
-    def load_model() -> LanguageModel:
-        from polychromic.models.loading import load_language_model
-        from polychromic.models.selfcheck import check_on_prompts
-        from polychromic.training.artifacts import add_model_check
-
-        on_event(_beginning(job, "evaluate"))
-        if arm.untrained:
-            start = arm.model.adapter.start_from
-            adapter = Path(start) if start else None
-        else:
-            adapter_digest(
-                folder.arm(arm.name, job.seed).root
-            )  # answers of damaged weights look like any others
-            adapter = folder.arm(arm.name, job.seed).adapter
-        language_model = load_language_model(arm.model, adapter=adapter, trainable=False)
-        check = check_on_prompts(
-            language_model,
-            plan.prompts,
-            max_new_tokens=plan.sampling_settings[0].max_new_tokens,
-            trains=False,
-        )
-        add_model_check(folder.arm(arm.name, job.seed).root, "evaluate", check)
-        return language_model
-
+    load_model = cache(partial(_load_for_sampling, job, arm, plan, on_event))
     worked, sampled = False, 0
 
     def on_chunk(done: int, total: int, tokens: int) -> None:
@@ -233,6 +208,27 @@ def _evaluate(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
             folder.arm(arm.name, job.seed).references, plan.prompts, load_model, plan.adapter
         )
     return sampled if worked else None
+
+
+def _load_for_sampling(job: Job, arm: Arm, plan: CollectionPlan, on_event: OnEvent) -> LanguageModel:
+    """Loads the model that an arm is evaluated with, and checks that it samples what it computes."""
+    from polychromic.models.loading import load_language_model
+    from polychromic.models.selfcheck import check_on_prompts
+    from polychromic.training.artifacts import adapter_digest, add_model_check
+
+    folder = RunFolder(job.root).arm(arm.name, job.seed)
+    on_event(_beginning(job, "evaluate"))
+    if arm.untrained:
+        start = arm.model.adapter.start_from
+        adapter = Path(start) if start else None
+    else:
+        adapter_digest(folder.root)  # answers of damaged weights look like any others
+        adapter = folder.adapter
+    language_model = load_language_model(arm.model, adapter=adapter, trainable=False)
+    max_new_tokens = plan.sampling_settings[0].max_new_tokens
+    check = check_on_prompts(language_model, plan.prompts, max_new_tokens=max_new_tokens, trains=False)
+    add_model_check(folder.root, "evaluate", check)
+    return language_model
 
 
 def _beginning(job: Job, stage: Stage) -> JobEvent:

@@ -20,8 +20,8 @@ FAILURES = (
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """How far two computations of one log-probability may lie apart, in nats per token, and their gradients, relative
-    to the gradient's norm."""
+    """States how far two computations of one log-probability may lie apart, in nats per token, and their gradients,
+    relative to the gradient's norm."""
 
     largest: float
     mean: float

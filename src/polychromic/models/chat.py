@@ -270,7 +270,7 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Thinking:
-    """Whether thinking is told apart, and whether the prompt already opens it, as some chat templates do."""
+    """Says whether thinking is told apart, and whether the prompt already opens it, as some chat templates do."""
 
     strips: bool
     opened: bool = False

@@ -16,7 +16,7 @@ _VARIANCE_SMOOTHING = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What a training step showed; nan for what it did not measure.
+    """Holds what a training step showed; nan for what it did not measure.
 
     quality: mean reward, or minus the cross-entropy per token of validation references: what a floor speaks of.
     quality_norm, diversity_norm: norms of the gradients of J_quality and of *λ* J_diversity.

@@ -42,7 +42,7 @@ class ProcessFailedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a checker's process says of one text."""
+    """Holds the reply of a checker's process about one text."""
 
     check: Check
     executes: bool

@@ -190,7 +190,7 @@ _keepers: dict[int, Keeper] = {}
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """What came of executed code. All of it is the code's own word: judge it as you would judge a text."""
+    """Holds what came of executed code. All of it is the code's own word: judge it as you would judge a text."""
 
     values: tuple[Any, ...]
     """Of each expression, plain data; None where it has none."""

@@ -4,7 +4,7 @@ The child process has the code and nothing else: no test, no expected value, no 
 sends calls and gets plain values back, so that whatever the code forges is worth what a wrong answer is worth. What
 cannot be written as plain data stays in the child; the caller gets a `Handle` that equals nothing but itself.
 
-Limits hold for the whole session: time by the clock and of the processor, memory, file size, bytes that come back. What
+Limits of a session: time by the clock and of the processor, memory, file size, and the bytes of each reply. What
 else the system keeps the code from is in `Session.protection`. See SECURITY.md for what this does not promise.
 """
 
@@ -55,7 +55,7 @@ class Handle:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of one session: seconds by the clock (one more of the processor), bytes of memory, bytes that come back."""
+    """Of one session: seconds by the clock (one more of the processor) and memory; `most_bytes` of each reply."""
 
     seconds: float = 10.0
     memory_gb: float = 1.0
@@ -72,7 +72,6 @@ class Session:
         self._process = process
         self._limits = limits
         self._deadline = time.monotonic() + limits.seconds
-        self._left = limits.most_bytes
         self._folder = folder
         self.protection: tuple[str, ...] = ()
         """Words for what the system keeps the code from."""
@@ -106,7 +105,7 @@ class Session:
     def _say(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         seconds = self._deadline - time.monotonic()
         try:
-            said = self._process.execute(request, seconds, self._left, "session")
+            said = self._process.execute(request, seconds, self._limits.most_bytes, "session")
         except ProcessFailedError as failure:
             late = time.monotonic() >= self._deadline
             raise (CandidateTimeoutError if late else CandidateError)(str(failure)) from failure

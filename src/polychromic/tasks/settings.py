@@ -131,7 +131,7 @@ class CustomSettings(FileSettings):
 
 
 class CodeKeys(TaskKeys):
-    """What every task may say in which tests run the answers."""
+    """Settings that all tasks share in which tests run the answers."""
 
     seconds: float = Field(default=10.0, gt=0)
     """Longest time for one answer, all its tests together."""

@@ -61,7 +61,7 @@ class ArmRun:
 
 @dataclass(frozen=True)
 class Artifacts:
-    """What training leaves: the adapter's folder, which `training.json` beside it declares finished."""
+    """Names what training leaves: the adapter's folder, which `training.json` beside it declares finished."""
 
     adapter: Path
 

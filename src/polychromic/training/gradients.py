@@ -40,7 +40,7 @@ class GradientMeasurement:
 
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
-    """What a step did: its metrics, the weight in effect, and what is known of the diversity gradient."""
+    """Records what a step did: its metrics, the weight in effect, and what is known of the diversity gradient."""
 
     metrics: dict[str, float]
     diversity_weight: float

@@ -31,7 +31,7 @@ from polychromic.training.settings import DiversitySettings, TrainingSettings
 
 @dataclass(frozen=True, slots=True)
 class GroupSignals:
-    """What the objective is computed from, for P groups of N generations."""
+    """Holds what the objective is computed from, for P groups of N generations."""
 
     rewards_PN: FloatArray
     """In [0, 1], nan where the checker failed."""

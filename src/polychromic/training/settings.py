@@ -26,7 +26,7 @@ class EarlyStopping(Settings):
 
 
 class TrainingSettings(Settings):
-    """What the quality term is and how it is optimised."""
+    """Settings of the quality term and of its optimisation."""
 
     loss: Literal["rl", "sft"]
     """`rl`: policy gradient on the checker's reward. `sft`: cross-entropy on the reference answers."""

@@ -54,7 +54,7 @@ FLOAT16_LOSS_SCALE = 1024.0
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """What a step does besides following its quality."""
+    """Says what a step does besides following its quality."""
 
     diversity: bool
     """Whether it has a diversity term."""
