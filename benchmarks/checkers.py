@@ -17,7 +17,7 @@ from pathlib import Path
 from polychromic.processes import open_worker_pool
 from polychromic.records import Prompt, as_messages
 from polychromic.tasks import run_isolated
-from polychromic.tasks.isolation import isolated_checker
+from polychromic.tasks.checking.isolation import isolated_checker
 
 PROMPTS = [
     Prompt(str(index), as_messages("Add two numbers. " * 6), ("5",)) for index in range(8) for _ in range(16)

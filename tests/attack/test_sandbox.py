@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from polychromic.tasks.checking.sandbox import Limits, Sandbox
 from polychromic.tasks.code import Problem, judged
-from polychromic.tasks.sandbox import Limits, Sandbox
 
 ADD = Problem(
     "add", "Write add.", tests=("assert add(2, 3) == 5", "assert add(-1, 1) == 0", "assert add(10, 7) == 17")
@@ -213,7 +213,7 @@ def processes():
     found = set()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if b"checker_process" in (folder / "cmdline").read_bytes():
+            if b"checking.process" in (folder / "cmdline").read_bytes():
                 found.add(folder.name)
         except OSError:
             continue

@@ -9,8 +9,8 @@ import yaml
 from enumeration import gradient_estimates, random_policy
 
 from polychromic import Experiment
-from polychromic.experiment.inputs import changed_inputs, record_inputs
 from polychromic.experiment.jobs import Job, carry_out
+from polychromic.experiment.resuming.inputs import changed_inputs, record_inputs
 from polychromic.files import read_jsonl
 from polychromic.objective import find_objective, kernel_scores, sampled_subsets, set_advantages, subset_mean
 from polychromic.objective.audit import audit

@@ -2,7 +2,7 @@
 
 import pytest
 
-from polychromic.tasks.isolation import IsolatedChecker
+from polychromic.tasks.checking.isolation import IsolatedChecker
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import threading
 import pytest
 
 from polychromic.records import Check, Prompt, as_messages
-from polychromic.tasks.checker_family import Process, ProcessFailedError
-from polychromic.tasks.execution import AnswerExecutedError, ExecutionWatch
-from polychromic.tasks.protocol import Conversation
+from polychromic.tasks.checking.execution import AnswerExecutedError, ExecutionWatch
+from polychromic.tasks.checking.family import Process, ProcessFailedError
+from polychromic.tasks.checking.protocol import Conversation
 
 PROMPT = Prompt("p", as_messages("Q"), ("A",))
 

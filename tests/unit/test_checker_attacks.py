@@ -12,7 +12,8 @@ from polychromic.errors import CheckerError
 from polychromic.evaluation.collect import CollectionPlan, collect
 from polychromic.generations import read_generations
 from polychromic.records import Check, Generation, Prompt, SamplingParameters, as_messages
-from polychromic.tasks import isolation, run_isolated
+from polychromic.tasks import run_isolated
+from polychromic.tasks.checking import isolation
 from polychromic.tasks.jsonl_task import CustomTask
 
 PROMPTS = [Prompt(name, as_messages(f"Question {name}"), ("A",)) for name in "pqr"]

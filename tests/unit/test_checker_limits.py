@@ -11,13 +11,17 @@ from pathlib import Path
 import pytest
 
 from polychromic.records import Check, Prompt, as_messages
-from polychromic.tasks import reaping
+from polychromic.tasks.checking import reaping
 
 PROMPT = Prompt("p", as_messages("Q"), ("A",))
 needs_proc = pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="reads /proc")
 needs_adoption = pytest.mark.skipif(
     subprocess.run(
-        [sys.executable, "-c", "from polychromic.tasks.reaping import *; raise SystemExit(not become_subreaper())"],
+        [
+            sys.executable,
+            "-c",
+            "from polychromic.tasks.checking import reaping; raise SystemExit(not reaping.become_subreaper())",
+        ],
         check=False,
     ).returncode != 0,
     reason="this system does not let a process adopt orphans (prctl)",
@@ -114,7 +118,7 @@ def test_daemons_end_when_the_one_that_asks_is_killed(tmp_path):
     (tmp_path / "mine.py").write_text(DAEMON.replace("FILE", repr(str(file))))
     (tmp_path / "script.py").write_text(
         "from polychromic.records import Prompt, as_messages\n"
-        "from polychromic.tasks.isolation import IsolatedChecker\n"
+        "from polychromic.tasks.checking.isolation import IsolatedChecker\n"
         f"checker = IsolatedChecker({str(tmp_path / 'mine.py') + ':check'!r}, seconds=60.0, memory_gb=4.0)\n"
         "checker.run([Prompt('p', as_messages('Q'))], ['hang'])\n"
     )
@@ -144,7 +148,7 @@ def test_it_works_without_rights_of_root(tmp_path):
     (tmp_path / "mine.py").write_text("def check(prompt, text):\n    exec(text)\n    return 0.0\n")
     program = (
         "from polychromic.records import Prompt, as_messages\n"
-        "from polychromic.tasks.isolation import IsolatedChecker\n"
+        "from polychromic.tasks.checking.isolation import IsolatedChecker\n"
         "checker = IsolatedChecker('mine.py:check', seconds=10.0, memory_gb=4.0)\n"
         "print([check.reward for check in checker.run([Prompt('p', as_messages('Q'))] * 2, ['x = 1', 'y = 2'])])\n"
     )

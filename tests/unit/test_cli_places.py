@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 from polychromic.cli import app
 from polychromic.errors import BudgetError, ConfigError
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.folder import held_folder
 from polychromic.experiment.preflight import runner
 from polychromic.experiment.preflight.runner import require_preflight
+from polychromic.experiment.resuming.folder import held_folder
 from polychromic.files import append_jsonl
 from polychromic.ledger import BudgetSettings
 from polychromic.run_folder import RunFolder

@@ -6,11 +6,11 @@ import pytest
 
 from polychromic import run
 from polychromic.errors import ConfigError, DataError
+from polychromic.tasks.checking.sandbox import CandidateError, Handle, Limits, Sandbox
 from polychromic.tasks.code import CodeTask, Problem, Verdict, judged, load_benchmark, load_problems
 from polychromic.tasks.code.behaviour import behaviour, ordered, probes_of
 from polychromic.tasks.code.forms import canonical_form
 from polychromic.tasks.code.judging import extracted, program
-from polychromic.tasks.sandbox import CandidateError, Handle, Limits, Sandbox
 
 
 @pytest.fixture(scope="module")

@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 
 from polychromic.errors import ConfigError
-from polychromic.experiment import continuing, inputs
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.continuing import (
+from polychromic.experiment.resuming import continuing, inputs
+from polychromic.experiment.resuming.continuing import (
     late_changes,
     open_run_folder,
     record_provenance,
     require_same_inputs,
 )
-from polychromic.experiment.folder import read_resolved
-from polychromic.experiment.inputs import checker_code, record_inputs
+from polychromic.experiment.resuming.folder import read_resolved
+from polychromic.experiment.resuming.inputs import checker_code, record_inputs
 from polychromic.files import read_json, write_json, write_text
 from polychromic.models.sources import resolve_source
 from polychromic.run_folder import RunFolder
@@ -149,7 +149,7 @@ def test_what_a_checker_imports_is_read_off_its_source(tmp_path):
     found = checker_code(f"{tmp_path}/mine.py:check")
     assert set(found) == {"mine.py", "alone.py", "pack/__init__.py", "pack/part.py", "pack/deep.py"}
     assert checker_code("exact_match") == {}
-    assert "polychromic/records.py" in checker_code("polychromic.tasks.checkers:contains")
+    assert "polychromic/records.py" in checker_code("polychromic.tasks.checking.checkers:contains")
 
 
 def test_weights_that_look_untouched_are_not_read_again(project, monkeypatch):
@@ -334,7 +334,7 @@ def test_fresh_asks_on_a_terminal(project, tmp_path, answer, moved):
     script = (
         "import json, sys\nfrom pathlib import Path\n"
         "from polychromic.experiment.config import Experiment\n"
-        "from polychromic.experiment.continuing import open_run_folder\n"
+        "from polychromic.experiment.resuming.continuing import open_run_folder\n"
         "one = Experiment.from_mapping(json.loads(sys.argv[1]))\n"
         "open_run_folder(one, Path(sys.argv[2]), fresh=True)\n"
     )

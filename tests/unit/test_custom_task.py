@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from polychromic.errors import CheckerError
 from polychromic.records import Check, Prompt, as_messages
-from polychromic.tasks.checkers import load_checker, run_checker
+from polychromic.tasks.checking.checkers import load_checker, run_checker
 from polychromic.tasks.jsonl_task import CustomTask
 
 PROMPT = Prompt("p", as_messages("Capital of France?"), ("Paris", "It is Paris"))

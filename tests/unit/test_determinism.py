@@ -10,9 +10,9 @@ import torch
 
 from polychromic.experiment import jobs, run
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.continuing import open_run_folder
 from polychromic.experiment.preflight import runner
-from polychromic.experiment.provenance import threads_of_a_job
+from polychromic.experiment.resuming.continuing import open_run_folder
+from polychromic.experiment.resuming.provenance import threads_of_a_job
 from polychromic.files import read_json
 from polychromic.seeding import deterministic
 from polychromic.training.base import ArmRun

@@ -15,7 +15,7 @@ from polychromic.diagnosis.traces import TextFigures
 from polychromic.diagnosis.weights import Update, adapter_distance, read_updates
 from polychromic.errors import TrainingError
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.folder import resolved_yaml
+from polychromic.experiment.resuming.folder import resolved_yaml
 from polychromic.files import write_text
 from polychromic.models import decoding
 from polychromic.models.decoding import draw_tokens

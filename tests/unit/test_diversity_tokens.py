@@ -19,7 +19,7 @@ from polychromic.experiment.external import ExternalExperiment, evaluate_externa
 from polychromic.records import Prompt, as_messages
 from polychromic.run_folder import RunFolder
 from polychromic.tasks.base import build_task
-from polychromic.tasks.checkers import contains, exact_match, rouge_l
+from polychromic.tasks.checking.checkers import contains, exact_match, rouge_l
 
 CHINESE = ["我喜欢在北京吃烤鸭。", "今天的天气非常好。", "他昨天去了上海图书馆。"]
 

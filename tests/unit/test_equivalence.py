@@ -19,9 +19,9 @@ from polychromic.diversity.equivalence import (
 )
 from polychromic.errors import CheckerError, ConfigError
 from polychromic.evaluation import MeasureOptions, measure_rows
-from polychromic.evaluation.audits import check_rows
+from polychromic.evaluation.audits.checker import check_rows
+from polychromic.evaluation.audits.partition import unlabelled_warnings
 from polychromic.evaluation.measure import SameAnswers
-from polychromic.evaluation.partition_audit import unlabelled_warnings
 from polychromic.files import read_jsonl
 from polychromic.objective import subset_mean
 from polychromic.records import (

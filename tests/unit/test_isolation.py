@@ -7,8 +7,8 @@ import pytest
 
 from polychromic.errors import CheckerError
 from polychromic.records import Check, Prompt, as_messages
-from polychromic.tasks import isolation
-from polychromic.tasks.isolation import isolated_checker
+from polychromic.tasks.checking import isolation
+from polychromic.tasks.checking.isolation import isolated_checker
 
 PROMPTS = [Prompt("p", as_messages("Q"), ("A",), {"k": [1]})]
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from polychromic.evaluation.audits import find_leakage
+from polychromic.evaluation.audits.checker import find_leakage
 from polychromic.experiment.external import ExternalExperiment, evaluate_external
 from polychromic.experiment.preflight.data import _warnings
 from polychromic.records import Prompt, as_messages

@@ -6,11 +6,11 @@ import pytest
 
 from polychromic import stopping
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.continuing import open_run_folder
 from polychromic.experiment.costs import cost_lines, projected_seconds, run_cost
-from polychromic.experiment.folder import read_resolved
 from polychromic.experiment.jobs import Job, JobEvent, carry_out
 from polychromic.experiment.progress import BUDGET, Ledger, paid
+from polychromic.experiment.resuming.continuing import open_run_folder
+from polychromic.experiment.resuming.folder import read_resolved
 from polychromic.files import append_jsonl, read_json, read_jsonl, write_json
 from polychromic.ledger import BudgetSettings, spent, spent_seconds, work_table
 from polychromic.run_folder import RunFolder

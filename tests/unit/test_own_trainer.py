@@ -6,8 +6,8 @@ from safetensors.torch import load_file
 
 from polychromic import Experiment
 from polychromic.errors import ConfigError, TrainingError
-from polychromic.experiment.inputs import record_inputs
 from polychromic.experiment.jobs import Job, carry_out
+from polychromic.experiment.resuming.inputs import record_inputs
 from polychromic.files import read_json
 from polychromic.generations import read_generations
 from polychromic.run_folder import RunFolder

@@ -12,7 +12,7 @@ from polychromic.diversity.equivalence import (
     Normalised,
     Partition,
 )
-from polychromic.evaluation.partition_audit import audit_partition
+from polychromic.evaluation.audits.partition import audit_partition
 from polychromic.records import (
     Prompt,
     as_messages,

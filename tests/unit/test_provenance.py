@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 import polychromic
-from polychromic.experiment import inputs
-from polychromic.experiment import provenance as module
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.inputs import record_inputs
-from polychromic.experiment.provenance import differing_versions, provenance
+from polychromic.experiment.resuming import inputs
+from polychromic.experiment.resuming import provenance as module
+from polychromic.experiment.resuming.inputs import record_inputs
+from polychromic.experiment.resuming.provenance import differing_versions, provenance
 from polychromic.files import sha256_file
 from polychromic.models.settings import ModelSettings
 from polychromic.models.sources import resolve_source

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from polychromic.cli import app
 from polychromic.errors import ConfigError
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.folder import resolved_yaml
+from polychromic.experiment.resuming.folder import resolved_yaml
 from polychromic.experiment.run import compare_and_report
 from polychromic.files import append_jsonl, write_text
 from polychromic.records import GenerationRow

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from polychromic.records import Check, Prompt, as_messages
 from polychromic.tasks import run_isolated
-from polychromic.tasks.checker_family import Keeper, ProcessFailedError
-from polychromic.tasks.protocol import decode, encode
+from polychromic.tasks.checking.family import Keeper, ProcessFailedError
+from polychromic.tasks.checking.protocol import decode, encode
 
 PROMPT = Prompt("p", as_messages("Q"), ("A",))
 PROTECTION = run_isolated("").protection

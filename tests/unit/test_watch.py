@@ -9,7 +9,7 @@ import pytest
 
 from polychromic.errors import ConfigError
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.continuing import open_run_folder
+from polychromic.experiment.resuming.continuing import open_run_folder
 from polychromic.experiment.watch import page_server, progress_table
 from polychromic.files import append_jsonl
 from polychromic.report import server as serving

@@ -14,12 +14,12 @@ from polychromic import stopping
 from polychromic.errors import ConfigError, PolychromicError, StoppedError, TrainingError
 from polychromic.experiment import executors
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.continuing import open_run_folder, working_folder
-from polychromic.experiment.folder import hold, read_resolved
 from polychromic.experiment.jobs import Job, carry_out
 from polychromic.experiment.preflight import runner
 from polychromic.experiment.preflight.runner import CheckResult
-from polychromic.experiment.provenance import provenance
+from polychromic.experiment.resuming.continuing import open_run_folder, working_folder
+from polychromic.experiment.resuming.folder import hold, read_resolved
+from polychromic.experiment.resuming.provenance import provenance
 from polychromic.files import write_json
 from polychromic.run_folder import RunFolder
 
@@ -28,7 +28,7 @@ import sys, time
 from pathlib import Path
 from polychromic.run_folder import RunFolder
 from polychromic.experiment.jobs import Job
-from polychromic.experiment.folder import hold
+from polychromic.experiment.resuming.folder import hold
 with hold(RunFolder(Path(sys.argv[1]))):
     print("held", flush=True)
     time.sleep(600)
@@ -135,7 +135,7 @@ FRESH_HOLDER = """
 import sys, time
 from pathlib import Path
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.continuing import working_folder
+from polychromic.experiment.resuming.continuing import working_folder
 experiment = Experiment.from_file(sys.argv[1])
 with working_folder(experiment, Path(sys.argv[2]), fresh=True):
     print("held", flush=True)

@@ -32,8 +32,8 @@ def report(
         _serve(run_folder, port)
         return
     from polychromic.experiment.config import Experiment
-    from polychromic.experiment.continuing import require_same_inputs
-    from polychromic.experiment.folder import held_folder, read_resolved
+    from polychromic.experiment.resuming.continuing import require_same_inputs
+    from polychromic.experiment.resuming.folder import held_folder, read_resolved
     from polychromic.experiment.run import RunResult, compare_and_report
     from polychromic.run_folder import RunFolder
     from polychromic.tasks.base import own_code

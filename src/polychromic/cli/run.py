@@ -57,7 +57,7 @@ def train(
 ) -> None:
     """Train arms without evaluating them."""
     from polychromic.errors import ConfigError
-    from polychromic.experiment.continuing import working_folder
+    from polychromic.experiment.resuming.continuing import working_folder
     from polychromic.experiment.run import as_experiment, do_jobs
 
     chosen = as_experiment(experiment, overrides or ())
@@ -115,7 +115,7 @@ def evaluate(
     if generations:
         _compare_files(experiment, generations, overrides or [], out)
         return
-    from polychromic.experiment.continuing import working_folder
+    from polychromic.experiment.resuming.continuing import working_folder
     from polychromic.experiment.run import RunResult, as_experiment, compare_and_report, do_jobs
 
     chosen = as_experiment(experiment, overrides or ())

@@ -1,6 +1,6 @@
 """From generations to a claim that survives review: measures a prompt, paired statistics, and a verdict."""
 
-from polychromic.evaluation.audits import CheckerAudit, audit_checker
+from polychromic.evaluation.audits.checker import CheckerAudit, audit_checker
 from polychromic.evaluation.compare import compare
 from polychromic.evaluation.criteria import (
     DEFAULT_LEVELS,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polychromic.errors import DataError
-from polychromic.evaluation.audits import check_rows
+from polychromic.evaluation.audits.checker import check_rows
 from polychromic.generations import (
     AGAIN,
     RowKey,

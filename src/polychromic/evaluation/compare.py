@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from polychromic.evaluation.audits import CheckerAudit
+from polychromic.evaluation.audits.checker import CheckerAudit
 from polychromic.evaluation.criteria import (
     DEFAULT_LEVELS,
     Criterion,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from polychromic.errors import DataError
-from polychromic.evaluation.audits import check_rows
+from polychromic.evaluation.audits.checker import check_rows
 from polychromic.evaluation.criteria import listed, plural
 from polychromic.evaluation.external_lines import Ending, ExternalText, parse_line
 from polychromic.models.chat import Thinking, ThinkingMode, thinking_of_files

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from polychromic.evaluation.audits import CheckerAudit
+from polychromic.evaluation.audits.checker import CheckerAudit
 from polychromic.evaluation.criteria import DEFAULT_LEVELS, Criterion, Levels, ResultWarning, listed, plural
 from polychromic.evaluation.outcomes import CriterionOutcome, Evidence, Status, decide, test_p_value
 from polychromic.evaluation.statistics.frontier import Curve, MatchedGain

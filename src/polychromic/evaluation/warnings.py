@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from polychromic.evaluation.audits import CheckerAudit
+from polychromic.evaluation.audits.checker import CheckerAudit
 from polychromic.evaluation.criteria import (
     ResultWarning,
     listed,

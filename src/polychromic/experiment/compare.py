@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 from polychromic.diversity.overlap import ROUGE_L_TOKENS
 from polychromic.diversity.tokens import ModelTokens, Tokenizer, TokenOptions, choose_tokens
 from polychromic.errors import ConfigError, DataError
-from polychromic.evaluation.audits import CheckerAudit, ControlResult, audit_checker, find_leakage
+from polychromic.evaluation.audits.checker import CheckerAudit, ControlResult, audit_checker, find_leakage
+from polychromic.evaluation.audits.partition import partition_warnings, unlabelled_warnings
 from polychromic.evaluation.collect import read_collected
 from polychromic.evaluation.compare import Comparison, compare
 from polychromic.evaluation.criteria import ResultWarning, plural
 from polychromic.evaluation.lengths import at_equal_length, thinking_measures, thinking_warnings
 from polychromic.evaluation.measure import SameAnswers, measure_arms
-from polychromic.evaluation.partition_audit import partition_warnings, unlabelled_warnings
 from polychromic.evaluation.tables import Study
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.continuing import late_changes
 from polychromic.experiment.jobs import collection_plan
+from polychromic.experiment.resuming.continuing import late_changes
 from polychromic.files import append_jsonl, read_json, scan_jsonl, sealed, strict_json, write_text
 from polychromic.records import GenerationRow, Prompt
 from polychromic.run_folder import RunFolder

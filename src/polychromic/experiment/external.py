@@ -27,8 +27,8 @@ from polychromic.experiment.config import (
     Experiment,
     RunSettings,
 )
-from polychromic.experiment.folder import held_folder, read_resolved
-from polychromic.experiment.provenance import installed_versions
+from polychromic.experiment.resuming.folder import held_folder, read_resolved
+from polychromic.experiment.resuming.provenance import installed_versions
 from polychromic.experiment.run import RunResult
 from polychromic.experiment.yaml_file import config_error, read_yaml, with_absolute_paths
 from polychromic.files import remove_folder, sha256_file, user_path, write_json, write_text

@@ -19,12 +19,12 @@ from polychromic.evaluation.group_metrics import MeasureOptions
 from polychromic.evaluation.measure import SameAnswers, measure_rows
 from polychromic.experiment.compare import text_units
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.continuing import record_provenance, working_folder
 from polychromic.experiment.costs import left_to_do, run_cost
 from polychromic.experiment.executors import LedgerRows, build_executor
 from polychromic.experiment.jobs import Job, JobEvent, OnEvent, Stage, in_order_of_need
 from polychromic.experiment.progress import Ledger, Projection, open_progress, paid
-from polychromic.experiment.provenance import add_model_checks
+from polychromic.experiment.resuming.continuing import record_provenance, working_folder
+from polychromic.experiment.resuming.provenance import add_model_checks
 from polychromic.files import user_path, write_json
 from polychromic.generations import scan_generations
 from polychromic.ledger import priced_duration

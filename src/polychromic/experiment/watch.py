@@ -12,7 +12,7 @@ from polychromic.diagnosis.weights import Adapted, adapter_scaling, updates_by_m
 from polychromic.errors import ConfigError
 from polychromic.experiment.config import Arm, Experiment
 from polychromic.experiment.costs import num_samples, run_cost
-from polychromic.experiment.folder import read_resolved
+from polychromic.experiment.resuming.folder import read_resolved
 from polychromic.files import read_derived, read_jsonl, write_json
 from polychromic.ledger import duration, spent, work_table
 from polychromic.report.build import training_rows

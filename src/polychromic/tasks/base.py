@@ -18,7 +18,7 @@ from polychromic.models.chat import ThinkingMode
 from polychromic.records import Check, Prompt
 from polychromic.registry import is_import_path
 from polychromic.settings import Settings
-from polychromic.tasks.checkers import BUILT_IN
+from polychromic.tasks.checking.checkers import BUILT_IN
 
 Split = Literal["train", "validation", "test"]
 

@@ -26,9 +26,9 @@ from polychromic.errors import DataError
 from polychromic.files import parse_json
 from polychromic.records import Check, Message, Prompt, as_messages
 from polychromic.tasks.base import NORMALISED, SameAnswer, Split
-from polychromic.tasks.checkers import BUILT_IN, run_checker
+from polychromic.tasks.checking.checkers import BUILT_IN, run_checker
+from polychromic.tasks.checking.isolation import isolated_checker
 from polychromic.tasks.equivalence import build_equivalence
-from polychromic.tasks.isolation import isolated_checker
 
 MAX_LINE_BYTES = 16 * 2**20
 _LISTED = 20

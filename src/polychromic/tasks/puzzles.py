@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from polychromic.errors import ConfigError
 from polychromic.records import Check, Prompt, as_messages
 from polychromic.tasks.base import Split
+from polychromic.tasks.checking.isolation import isolated_checker
 from polychromic.tasks.expressions import canonical, parse
-from polychromic.tasks.isolation import isolated_checker
 
 EXTRA = "reasoning-gym is not installed; `pip install 'polychromic[puzzles]'` brings it"
 # Scorers that hand an answer to sympy's parser, which executes what it reads.

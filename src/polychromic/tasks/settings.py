@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from polychromic.errors import ConfigError
 from polychromic.registry import construct, is_import_path, resolve
 from polychromic.tasks.base import NORMALISED, TASKS, SameAnswer, Split, Task, TaskKeys, task
-from polychromic.tasks.checkers import BUILT_IN
+from polychromic.tasks.checking.checkers import BUILT_IN
 
 
 @task("arithmetic")
@@ -152,8 +152,8 @@ class CodeKeys(TaskKeys):
 
     def build(self) -> Task:
         """Makes the task."""
+        from polychromic.tasks.checking.sandbox import Limits
         from polychromic.tasks.code import CodeTask
-        from polychromic.tasks.sandbox import Limits
 
         limits = Limits(seconds=self.seconds, memory_gb=self.memory_gb)
         return CodeTask(self.name, self.problems(), limits, self.same_answer)

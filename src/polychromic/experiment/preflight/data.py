@@ -12,7 +12,7 @@ import numpy as np
 from polychromic.diversity.embedders import load_embedder
 from polychromic.diversity.measurement import check_measures
 from polychromic.errors import DataError
-from polychromic.evaluation.audits import audit_checker, find_leakage
+from polychromic.evaluation.audits.checker import audit_checker, find_leakage
 from polychromic.evaluation.criteria import impossible_criteria, plural
 from polychromic.experiment.config import Arm, Experiment
 from polychromic.experiment.preflight.probe import Finding, Probe

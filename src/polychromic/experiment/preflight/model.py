@@ -16,7 +16,7 @@ import torch
 
 from polychromic.errors import ModelError
 from polychromic.experiment.preflight.probe import Finding, Probe
-from polychromic.experiment.provenance import installed_versions
+from polychromic.experiment.resuming.provenance import installed_versions
 from polychromic.models.chat import decode, encode_prompt, structure_tokens, turn_end_id
 from polychromic.models.loading import require_quantization_support
 from polychromic.models.logprobs import TokenSequence, answer_logprobs

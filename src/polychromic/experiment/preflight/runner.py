@@ -17,7 +17,7 @@ from polychromic.errors import BudgetError, PolychromicError, PreflightError
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.preflight import data, model, training
 from polychromic.experiment.preflight.probe import CheckSkippedError, Finding, Probe, Status
-from polychromic.experiment.provenance import threads_of_a_job
+from polychromic.experiment.resuming.provenance import threads_of_a_job
 from polychromic.files import read_derived, read_jsonl, write_json
 from polychromic.ledger import BudgetSettings, spent_seconds
 from polychromic.plain_text import plain_text

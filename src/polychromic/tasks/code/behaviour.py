@@ -12,9 +12,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from polychromic.tasks.code.judging import program, run_tests
-from polychromic.tasks.code.problems import Problem
-from polychromic.tasks.sandbox import (
+from polychromic.tasks.checking.sandbox import (
     DEFAULT_LIMITS,
     CandidateError,
     CandidateTimeoutError,
@@ -22,6 +20,8 @@ from polychromic.tasks.sandbox import (
     Sandbox,
     Session,
 )
+from polychromic.tasks.code.judging import program, run_tests
+from polychromic.tasks.code.problems import Problem
 
 MOST_PROBES = 64
 Call = tuple[str, tuple[Any, ...]]

@@ -13,15 +13,15 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, Protocol
 
-from polychromic.tasks.code.problems import Problem
-from polychromic.tasks.execution import run_isolated
-from polychromic.tasks.sandbox import (
+from polychromic.tasks.checking.execution import run_isolated
+from polychromic.tasks.checking.sandbox import (
     DEFAULT_LIMITS,
     CandidateError,
     CandidateTimeoutError,
     Limits,
     Sandbox,
 )
+from polychromic.tasks.code.problems import Problem
 
 _FENCE = re.compile(r"```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
 

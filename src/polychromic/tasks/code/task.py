@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 
 from polychromic.records import Check, Prompt, as_messages
 from polychromic.tasks.base import Split
-from polychromic.tasks.code.behaviour import Call, behaviour, probes_of
-from polychromic.tasks.code.forms import canonical_form, form_distances
-from polychromic.tasks.code.judging import Verdict, extracted, judged, program
-from polychromic.tasks.code.problems import Problem
-from polychromic.tasks.sandbox import (
+from polychromic.tasks.checking.sandbox import (
     DEFAULT_LIMITS,
     Limits,
     borrowed_sandbox,
 )
+from polychromic.tasks.code.behaviour import Call, behaviour, probes_of
+from polychromic.tasks.code.forms import canonical_form, form_distances
+from polychromic.tasks.code.judging import Verdict, extracted, judged, program
+from polychromic.tasks.code.problems import Problem
 
 _FENCE = re.compile(r"```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
 

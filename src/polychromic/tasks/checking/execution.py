@@ -15,9 +15,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from polychromic.tasks.checker_family import Keeper, ProcessFailedError
-from polychromic.tasks.protocol import Conversation, decode, encode
-from polychromic.tasks.reaping import end_with_parent, give_up_rights, unshare
+from polychromic.tasks.checking.family import Keeper, ProcessFailedError
+from polychromic.tasks.checking.protocol import Conversation, decode, encode
+from polychromic.tasks.checking.reaping import end_with_parent, give_up_rights, unshare
 
 _TELLING_LINE = 8  # characters: shorter lines are found in any program
 

@@ -25,9 +25,9 @@ from itertools import islice
 from types import GeneratorType
 from typing import Any
 
-from polychromic.tasks.checker_family import Keeper, Process, ProcessFailedError
-from polychromic.tasks.execution import confine, words_of
-from polychromic.tasks.protocol import Conversation, decode, encode
+from polychromic.tasks.checking.execution import confine, words_of
+from polychromic.tasks.checking.family import Keeper, Process, ProcessFailedError
+from polychromic.tasks.checking.protocol import Conversation, decode, encode
 
 _VIEWS = tuple(type(view) for view in ({}.keys(), {}.values(), {}.items()))
 _ITERATORS = (GeneratorType, map, filter, zip, range, enumerate, reversed, *_VIEWS)

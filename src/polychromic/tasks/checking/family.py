@@ -1,6 +1,6 @@
 """Starts and asks the processes of one checker: who forks whom, what is sent, and which answers are believed.
 
-`checker_process` is the other side and says how the conversations go.
+`process` is the other side and says how the conversations go.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 from polychromic.errors import CheckerError
 from polychromic.records import Check, Prompt
-from polychromic.tasks.protocol import Conversation, TooMuchError
+from polychromic.tasks.checking.protocol import Conversation, TooMuchError
 
 logger = logging.getLogger(__name__)
 
@@ -196,7 +196,7 @@ class Keeper(Process):
         ours, theirs = socket.socketpair()
         with theirs:
             popen = subprocess.Popen(
-                [sys.executable, "-m", "polychromic.tasks.checker_process", str(theirs.fileno())]
+                [sys.executable, "-m", "polychromic.tasks.checking.process", str(theirs.fileno())]
                 + ["apart"] * apart,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

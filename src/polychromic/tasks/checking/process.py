@@ -1,6 +1,6 @@
 """The other side of `isolation`: processes that fork, load one checker of the user's, and run it.
 
-    python -m polychromic.tasks.checker_process DESCRIPTOR [apart]
+    python -m polychromic.tasks.checking.process DESCRIPTOR [apart]
 
 The first one, the keeper, loads no checker and meets no text; orphans of all others are handed to it. What it forks
 loads the checker, and forks in its turn, or judges texts. A keeper that is "apart" has no rights and no network, as far
@@ -34,10 +34,10 @@ from typing import Any
 
 from polychromic.errors import CheckerError
 from polychromic.records import Check, Message, Prompt
-from polychromic.tasks.checkers import CheckFunction, failed_check, load_checker, run_checker
-from polychromic.tasks.execution import ExecutionWatch, executing_keepers, serve_execution
-from polychromic.tasks.protocol import Conversation
-from polychromic.tasks.reaping import (
+from polychromic.tasks.checking.checkers import CheckFunction, failed_check, load_checker, run_checker
+from polychromic.tasks.checking.execution import ExecutionWatch, executing_keepers, serve_execution
+from polychromic.tasks.checking.protocol import Conversation
+from polychromic.tasks.checking.reaping import (
     become_subreaper,
     children,
     end_children,
@@ -48,7 +48,7 @@ from polychromic.tasks.reaping import (
     restrict_files,
     unshare,
 )
-from polychromic.tasks.sandbox import serve_session
+from polychromic.tasks.checking.sandbox import serve_session
 
 _REAP_SECONDS = 1.0
 

@@ -15,9 +15,9 @@ from polychromic.errors import ConfigError, DataError
 from polychromic.evaluation.criteria import ResultWarning, listed, plural
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.costs import left_to_do
-from polychromic.experiment.folder import held_folder, read_resolved, resolved_yaml
-from polychromic.experiment.inputs import Inputs, as_now, changed_inputs, is_recorded, record_inputs
-from polychromic.experiment.provenance import (
+from polychromic.experiment.resuming.folder import held_folder, read_resolved, resolved_yaml
+from polychromic.experiment.resuming.inputs import Inputs, as_now, changed_inputs, is_recorded, record_inputs
+from polychromic.experiment.resuming.provenance import (
     differing_versions,
     installed_versions,
     provenance,

@@ -13,7 +13,7 @@ from pathlib import Path
 from polychromic.errors import CheckerError
 from polychromic.files import sha256_file
 from polychromic.records import Check, Prompt
-from polychromic.tasks.checker_family import Family, Process, ProcessFailedError
+from polychromic.tasks.checking.family import Family, Process, ProcessFailedError
 
 logger = logging.getLogger(__name__)
 

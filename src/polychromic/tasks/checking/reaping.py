@@ -140,7 +140,7 @@ def restrict_files(writable: str) -> list[str]:
 def _readable() -> list[Path]:
     """Lists the standard library, installed packages but this one, and the libraries of the system."""
     packages = [Path(path) for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
-    ours = Path(__file__).resolve().parents[1]
+    ours = Path(__file__).resolve().parents[2]
     installed = [entry for folder in packages if folder.is_dir() for entry in folder.iterdir()]
     places = [Path(os.__file__).parent, *map(Path, ("/lib", "/lib64", "/usr/lib", "/usr/lib64"))]
     return [

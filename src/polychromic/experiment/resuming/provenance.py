@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.inputs import Inputs, record_inputs
+from polychromic.experiment.resuming.inputs import Inputs, record_inputs
 from polychromic.files import read_json, write_json
 from polychromic.run_folder import RunFolder
 from polychromic.training.artifacts import read_model_checks
@@ -112,7 +112,7 @@ def _worktree(folder: Path) -> dict[str, str | None]:
 def _source_worktree() -> dict[str, str | None] | None:
     """Reads commit and changes of the checkout that this package runs from, wherever the run was started; None of an
     installed copy, whose version says it all (a repository around its environment is not its own)."""
-    package = Path(__file__).parents[1]
+    package = Path(__file__).parents[2]
     if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
         return None
     return _worktree(package)

@@ -1,0 +1,1 @@
+"""Audits of what decides: the checker, and the partition into same answers."""
