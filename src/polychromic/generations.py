@@ -11,7 +11,7 @@ from polychromic.files import append_jsonl, scan_jsonl, sealed, strict_json, wri
 from polychromic.records import GenerationRow, SamplingParameters
 
 RowKey = tuple[SamplingParameters, str, int]
-"""How a row was sampled, its prompt and its index: each once in a file."""
+"""Key of a row: sampling settings, prompt and index; each key occurs once in a file."""
 
 AGAIN = "`polychromic run` or `evaluate` samples them again"
 """The way on from rows that are missing or damaged."""

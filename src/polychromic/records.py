@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 Finish = Literal["stop", "length", "missing"]
-"""Why a generation ended: it produced the end-of-sequence token, or it reached its token limit. "missing": the model
-was asked for several answers at once and gave fewer; such a generation has no text and no tokens."""
+"""Endings of a generation: with the end-of-sequence token, or at its token limit. "missing": the model was asked for
+several answers at once and gave fewer; such a generation has no text and no tokens."""
 
 
 @dataclass(frozen=True, slots=True)

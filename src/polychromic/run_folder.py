@@ -99,12 +99,12 @@ class ArmFolder:
     adapter = Place("adapter")
     """The trained adapter as PEFT saves it; it appears whole, when training has ended."""
     ending = Place("training.json")
-    """How training ended, and the hashes of the adapter's files: from then on the arm is trained."""
+    """The ending of training and the hashes of the adapter's files; with this file the arm is trained."""
     checkpoints = Place("checkpoints")
     metrics = Place("metrics.jsonl")
     """One row per step."""
     model_check = Place("model_check.json")
-    """How near sampling and training are to plain forward passes, by stage."""
+    """Distances of sampling and training from plain forward passes, by stage."""
     generations = Place("generations.jsonl")
     references = Place("references.jsonl")
     """Cross-entropy of the evaluation prompts' references."""
@@ -130,17 +130,17 @@ class RunFolder:
     provenance = Place("provenance.json")
     """Versions, commit and hashes."""
     preflight = Place("preflight.json")
-    """What was checked before the work began."""
+    """Results of the checks before the work began."""
     diagnosis = Place("diagnosis.json")
-    """What `polychromic diagnose` found."""
+    """Findings of `polychromic diagnose`."""
     ledger = Place("ledger.jsonl")
     """Time, tokens and dollars by arm, seed and stage."""
     heartbeat = Place(".running.json")
     """Ledger rows of what is running now; left behind by a kill."""
     lock = Place(".lock")
-    """What the process that works here holds; never deleted, because another would then make one of its own."""
+    """Lock that the working process holds; never deleted, because another would then make one of its own."""
     owner = Place(".owner.json")
-    """Which process holds the folder's lock."""
+    """The process that holds the folder's lock."""
     comparison = Place("comparison.json")
     """The comparison and the verdict."""
     report = Place("report.html")
@@ -173,7 +173,7 @@ AT_THE_TOP = tuple(
     for place in vars(RunFolder).values()
     if isinstance(place, Place) and not place.name.startswith(".")
 )
-"""What a run folder holds beside the folders of its arms: an arm of such a name would be written over."""
+"""Names in a run folder beside the folders of its arms: an arm of such a name would be written over."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 

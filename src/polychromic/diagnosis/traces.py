@@ -219,7 +219,7 @@ class ArmEvidence:
     """Of the evaluated generations, None where there are none yet."""
     baseline_texts: TextFigures | None = None
     floor: FloorRecord | None = None
-    """What became of the floor that λ had to keep, None for an arm without one."""
+    """Tells how the arm ended against the floor that λ had to keep; None for an arm without one."""
 
     @property
     def distance(self) -> AdapterDistance | None:

@@ -79,7 +79,7 @@ class TokenizedGroup:
 
 
 Texts = Sequence[str] | TokenizedGroup
-"""What every lexical measure takes: the texts of a group, or the group tokenized once for several measures."""
+"""The argument of every lexical measure: the texts of a group, or the group tokenized once for several measures."""
 
 
 def tokenize(texts: Texts, *, lowercase: bool = False, tokens: str | Tokenizer = "words") -> TokenizedGroup:

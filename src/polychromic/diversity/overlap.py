@@ -1,4 +1,4 @@
-"""How much the generations of a group repeat one another: Self-BLEU and pairwise ROUGE-L."""
+"""Measures how much the generations of a group repeat one another: Self-BLEU and pairwise ROUGE-L."""
 
 from __future__ import annotations
 

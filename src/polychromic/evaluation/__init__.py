@@ -1,4 +1,4 @@
-"""From generations to a claim that survives review: measures a prompt, paired statistics, and a verdict."""
+"""Turns generations into a claim that survives review: measures per prompt, paired statistics, and a verdict."""
 
 from polychromic.evaluation.audits.checker import CheckerAudit, audit_checker
 from polychromic.evaluation.compare import compare

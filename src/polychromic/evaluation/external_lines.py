@@ -34,7 +34,7 @@ from polychromic.tasks.jsonl_task import (
 )
 
 Ending = Literal["finished", "limit", "interrupted", "missing"]
-"""How a text ended: by itself, at a limit of tokens, stopped by something else before its end (a filter, an error), or
+"""Endings of a text: by itself, at a limit of tokens, stopped by something else before its end (a filter, an error), or
 never given at all."""
 
 _ID_KEYS = ("prompt_id", "id", "task_id")
@@ -70,7 +70,7 @@ _WORDS: dict[Ending, str] = {
     "missing": "missing",
 }
 ENDINGS: dict[str, Ending] = {word: ending for ending, words in _WORDS.items() for word in words.split()}
-"""What OpenAI, Anthropic, Gemini, Cohere, Mistral, Bedrock, vLLM, SGLang, TGI, llama.cpp and Ollama call an ending."""
+"""Endings as named by OpenAI, Anthropic, Gemini, Cohere, Mistral, Bedrock, vLLM, SGLang, TGI, llama.cpp and Ollama."""
 
 _RANGES = {"temperature": (0.0, float("inf")), "top_p": (0.0, 1.0), "min_p": (0.0, 1.0)}
 _NEUTRAL: dict[str, tuple[float, ...]] = {

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Direction = Literal["higher", "lower"]
 Kind = Literal["diversity", "quality", "both", "length", "fault"]
-"""What a metric speaks of; "both" needs answers to differ and to pass, as distinct correct answers do."""
+"""The property that a metric measures; "both" needs answers to differ and to pass, as distinct correct answers do."""
 MetricFunction = Callable[["AnswerGroup"], float]
 """Returns a metric's value from the answers to one prompt; nan where it has none."""
 

@@ -38,12 +38,12 @@ class EvaluationSettings(Settings):
 
     split: Literal["validation", "test"] = "test"
     num_prompts: int = Field(default=200, ge=2)
-    """How many prompts of the split, from its start."""
+    """Number of prompts of the split, from its start."""
     num_samples: int = Field(default=64, ge=2)
     """Generations a prompt for each sampling setting."""
     max_new_tokens: int = Field(default=64, ge=1)
     untrained: bool = True
-    """Whether the untrained model is sampled too, once, and shown beside the trained arms as one that is not judged."""
+    """Samples the untrained model too, once, and shows it beside the trained arms; no verdict is given on it."""
     sampling: list[SamplingSettings] = Field(default_factory=lambda: [SamplingSettings()], min_length=1)
     """The first one is the primary sampling that the criteria are judged at; the others draw the frontier."""
     embedder: str | None = None

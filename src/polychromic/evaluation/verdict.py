@@ -138,13 +138,13 @@ class Comparison:
     signatures: Mapping[str, str]
     resampling: Resampling
     checker: CheckerAudit | None = None
-    """What the training checker says of texts known to be good or bad; None where it was not asked."""
+    """The training checker's rewards of texts known to be good or bad; None where no audit was made."""
     untrained: str | None = None
     """The arm that is the model before training: shown, never judged. None where it was not sampled."""
     against_untrained: tuple[Contrast, ...] = ()
     """Every trained arm against the untrained model (differences are arm − untrained), on the criteria's metrics."""
     overtakings: tuple[Overtaking, ...] = ()
-    """From which k on the untrained model's pass@k is above each arm's."""
+    """By arm, the smallest k from which on the untrained model's pass@k is higher."""
     equal_length: tuple[Contrast, ...] = ()
     """Contrasts with texts cut to equal lengths, of arms whose lengths differ from the baseline's."""
 

@@ -112,7 +112,7 @@ def _score(
 
 _AUDITED_PROMPTS = 100
 _KEYS_OF_CODE_TASKS = {"entry_point", "test_list", "canonical_solution"}
-"""What HumanEval, MBPP and files like them carry beside the prompt."""
+"""Keys that HumanEval, MBPP and files like them carry beside the prompt."""
 _UNITS = {"unicode": "Unicode words and marks", "characters": "characters", "code": "tokens of Python code"}
 
 RowsByArmSeed = Mapping[tuple[str, int], Sequence[GenerationRow]]

@@ -87,7 +87,7 @@ class CriterionSettings(Settings):
     """With `not_worse`: the largest absolute loss that still counts as no worse."""
     alpha: float = 0.05
     over_seeds: bool | None = None
-    """Whether the difference must stand against the spread of training seeds; where not stated it must from three
+    """Tests the difference against the spread of training seeds; where not stated it must from three
     seeds on."""
 
     @model_validator(mode="after")
@@ -108,9 +108,9 @@ class ComparisonSettings(Settings):
     """The criteria an arm must meet; the project's defaults where neither level is stated."""
     strong: list[CriterionSettings] | None = None
     baseline_values: dict[str, float] = Field(default_factory=dict)
-    """What the baseline is known to reach, by metric key: a criterion that this rules out is refused on reading."""
+    """Values that the baseline reaches, by metric key: a criterion that this rules out is refused on reading."""
     match_seeds: Literal["name", "order"] = "name"
-    """Which seeds of two arms are paired: those of one name, or, for generations made elsewhere, the first with the
+    """Pairing of the seeds of two arms: those of one name, or, for generations made elsewhere, the first with the
     first and so on."""
 
     @model_validator(mode="after")

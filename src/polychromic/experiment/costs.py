@@ -50,7 +50,7 @@ class RunCost:
     left_dollars: float | None
     gains: tuple[Gain, ...]
     left_by_preflight: bool = False
-    """Whether what is left is preflight's estimate, because some stage has never been timed."""
+    """True where the time left is preflight's estimate, because some stage has never been timed."""
 
 
 def run_cost(experiment: Experiment, folder: RunFolder) -> RunCost:

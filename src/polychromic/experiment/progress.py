@@ -33,7 +33,7 @@ class _Running:
     reached: float = 0.0
     """Share of the stage that is done, that of earlier starts included."""
     ended: bool = False
-    """Whether its job went on to the next stage; the row is written when the whole job is done."""
+    """True once its job went on to the next stage; the row is written when the whole job is done."""
 
 
 class Ledger:

@@ -15,7 +15,7 @@ from polychromic.models.logprobs import TokenSequence
 FAILURES = (
     AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError,
 )  # fmt: skip
-"""What a model's code raises where it is not made for a way of being called."""
+"""Errors that a model's code raises where it does not support a way of calling it."""
 
 
 @dataclass(frozen=True, slots=True)

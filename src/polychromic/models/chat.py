@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _PROBE = "polychromic probe"
 
 _answers: WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple[Any, ...], Any]] = WeakKeyDictionary()
-"""What was found out about each tokenizer and its template: asked of every prompt, and always the same."""
+"""Facts about each tokenizer and its template, which every prompt needs and which never change."""
 
 
 class Example(NamedTuple):

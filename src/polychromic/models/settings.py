@@ -36,7 +36,7 @@ class AdapterSettings(Settings):
     use_dora: bool = False
     """Train magnitude and direction apart (Liu et al., 2024, arXiv:2402.09353)."""
     bias: Literal["none", "all", "lora_only"] = "none"
-    """Which biases of the base are trained too."""
+    """Biases of the base that are trained too."""
     rank_pattern: dict[str, int] = Field(default_factory=dict)
     """Module name or pattern → rank, where it differs."""
     alpha_pattern: dict[str, float] = Field(default_factory=dict)
@@ -50,7 +50,7 @@ class AdapterSettings(Settings):
 
 
 class ModelSettings(Settings):
-    """Where the base model comes from and how it is held."""
+    """Source of the base model, its precision and its adapter."""
 
     source: str
     """`polychromic:arithmetic-tiny`, `smollm2-135m-instruct`, a folder, or any hub id of a causal language model."""

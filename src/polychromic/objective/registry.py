@@ -40,7 +40,7 @@ from polychromic.objective.scores import (
 )
 
 READABLE = ("rewards", "passing", "clusters", "distances", "gates")
-"""What a score may read. `passing` is the rewards as training gives them: 1 where a generation passes, else 0."""
+"""Inputs that a score may read. `passing` is the rewards of training: 1 where a generation passes, else 0."""
 
 Rewards = Literal["real", "unit", "binary"]
 """The rewards that a score is defined for: any finite ones, those in [0, 1], or 0 and 1 alone."""
@@ -59,14 +59,14 @@ class Objective:
     sentence: str
     bind: Bind
     closed_form: str = ""
-    """How its averages over all subsets are computed; empty where subsets are enumerated, or sampled where many."""
+    """Functions that average it over all subsets; empty where subsets are enumerated, or sampled where many."""
     smallest_set: int = 1
     """Smaller sets score 0."""
     bounds: tuple[float, float] = (0.0, 1.0)
     """Of f, for rewards and gates in [0, 1]."""
     rewards: Rewards = "unit"
     pairwise: bool = False
-    """Whether f is a mean over pairs of g_i g_j d_ij, so that advantages split into a gate's and a distance's part."""
+    """True where f is a mean over pairs of g_i g_j d_ij: advantages split into a gate's and a distance's part."""
 
     @property
     def arguments(self) -> tuple[str, ...]:

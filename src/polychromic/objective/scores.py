@@ -27,7 +27,7 @@ from polychromic.numerics import (
 )
 
 GateRule = Literal["product", "passing", "none"]
-"""How quality enters a distance: as a weight of each pair, by counting passing members alone, or not at all."""
+"""Use of quality in a distance: as a weight of each pair, by counting passing members alone, or not at all."""
 
 
 class SetScore(Protocol):

@@ -25,7 +25,7 @@ class Groups:
     gate: GateRule
     valid_PN: BoolArray
     arrays: dict[str, NDArray[Any]]
-    """What the objective reads, by argument: [P, N], distances [P, N, N]. Gates that were not given are 1."""
+    """Arrays that the objective reads, by argument: [P, N], distances [P, N, N]. Gates that were not given are 1."""
     restore: Callable[[FloatArray], Any]
     """Turns a result whose first axis is P into the caller's kind: without P for one group, torch for torch."""
 

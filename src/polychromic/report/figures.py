@@ -60,7 +60,7 @@ class Figure:
     svg: str
     pdf: bytes
     data: str
-    """What is drawn, as CSV: panel, series, x, y."""
+    """The drawn points as CSV: panel, series, x, y."""
 
 
 def arm_colors(arms: Sequence[str], baseline: str, untrained: str | None = None) -> dict[str, str]:

@@ -32,9 +32,9 @@ class PageContent:
     name: str
     spent: str
     figures: Sequence[Figure]
-    """What the evaluation found."""
+    """Figures of the evaluation."""
     curves: Sequence[Figure]
-    """What went on while training."""
+    """Figures of training."""
     colors: dict[str, str]
     work: list[list[str]]
     comparison: Comparison | None = None
@@ -44,9 +44,9 @@ class PageContent:
     progress: list[list[str]] = field(default_factory=list)
     """Rows of what is done and left of a run that goes on, the header first."""
     model_checks: Sequence[Mapping[str, Any]] = ()
-    """What was found on the models themselves, in every stage of every arm and seed."""
+    """Checks of the models themselves, in every stage of every arm and seed."""
     live: bool = False
-    """Whether the page asks its server for news."""
+    """True where the page asks its server for news."""
 
 
 def render_page(content: PageContent) -> str:

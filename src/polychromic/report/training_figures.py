@@ -1,4 +1,4 @@
-"""What went on while training: curves of every arm with the spread of its seeds."""
+"""Draws training: curves of every arm with the spread of its seeds."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _CURVES = (
     ),
     (
         "generation/entropy",
-        "entropy (nats a token)",
+        "entropy (nats per token)",
         "Entropy",
         "Entropy of the sampled policy: falls as a model collapses.",
     ),
@@ -60,7 +60,7 @@ CURVES_NOTE = (
     f"Thin lines are seeds, the thick one their mean at the steps that all have. Each point is the mean of what was "
     f"measured in the last {_WINDOW} steps."
 )
-"""How every curve is drawn."""
+"""Style of every curve."""
 
 
 def training_figures(training: TrainingRows, colors: Colors) -> list[Figure]:

@@ -42,7 +42,7 @@ def _local(language_model: LanguageModel, max_decode_batch: int) -> Sampler:
 
 
 SAMPLERS: Mapping[str, Callable[..., Sampler]] = {"local": _local}
-"""What makes each sampler, by its name."""
+"""Builders of samplers, by name."""
 
 
 class SamplerSettings(Settings):

@@ -106,7 +106,7 @@ class TaskKeys(Settings):
 
     name: str
     thinking: ThinkingMode = "auto"
-    """What becomes of `<think>…</think>` before an answer: `keep` it as text, `strip` it before checking and measuring,
+    """Treatment of `<think>…</think>` before an answer: `keep` it as text, `strip` it before checking and measuring,
     or measure it `apart`; `auto` strips it for models whose chat template has it, and from files that carry it."""
 
     units: ClassVar[tuple[str, str] | None] = None

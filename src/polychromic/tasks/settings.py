@@ -26,7 +26,7 @@ class ArithmeticSettings(TaskKeys):
     test_problems: int = Field(default=200, ge=1, le=600)
     seed: int = 0
     same_answer: Literal["regrouped", "commuted"] = "regrouped"
-    """What counts as one answer. `regrouped`: `8-(3-2)` and `2+8-3` do. `commuted`: only `8-3+2` and `2+(8-3)` do."""
+    """Expressions that are one answer. `regrouped`: `8-(3-2)` and `2+8-3`. `commuted`: only `8-3+2` and `2+(8-3)`."""
 
     units = ("characters", "expressions have no spaces")
 
@@ -53,7 +53,7 @@ class FileSettings(TaskKeys):
     test: str
     embedder: str = "minilm"
     same_answer: SameAnswer = NORMALISED
-    """Which answers count as one, in training and in evaluation."""
+    """Rule by which answers are the same, in training and in evaluation."""
 
     @field_validator("same_answer")
     @classmethod
@@ -137,7 +137,7 @@ class CodeKeys(TaskKeys):
     """Longest time for one answer, all its tests together."""
     memory_gb: float = Field(default=1.0, gt=0)
     same_answer: Literal["form", "behaviour"] = "form"
-    """Which programs are the same: those of one canonical syntax tree, or those with one output on every probe."""
+    """Programs that are the same: those of one canonical syntax tree, or with the same output on every probe."""
 
     units = ("code", "answers are programs")
 
@@ -238,7 +238,7 @@ class ImportedSettings(TaskKeys):
 
     model_config = ConfigDict(extra="allow")
     same_answer: SameAnswer | None = None
-    """Which answers count as one; None leaves it to the task: its `cluster`, else spelling."""
+    """Rule by which answers are the same; None leaves it to the task: its `cluster`, else spelling."""
 
     @property
     def code(self) -> Mapping[str, str]:

@@ -38,10 +38,10 @@ class ArmRun:
     """Quality of the baseline arm at each step of this seed, nan where it was not measured: what
     `diversity.floor_margin` is measured from."""
     thinking: ThinkingMode = "auto"
-    """What becomes of text that the model writes while it thinks."""
+    """Treatment of the text that the model writes while it thinks."""
     sampling: SamplerSettings = field(default_factory=SamplerSettings)
     is_measured_from: bool = False
-    """Whether another arm's floor follows this one, so that it has to measure what floors speak of."""
+    """True where another arm's floor follows this arm, which then measures the quality that floors compare."""
 
     @property
     def facts(self) -> LossFacts:

@@ -24,7 +24,7 @@ _TENSORS = ("weights.safetensors", "optimizer.safetensors")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Where training stood after `step` updates. `state` is JSON: controller, early stopping, counters."""
+    """State of training after `step` updates. `state` is JSON: controller, early stopping, counters."""
 
     step: int
     weights: dict[str, torch.Tensor]

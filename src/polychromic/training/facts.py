@@ -27,7 +27,7 @@ class LossFacts:
     sample_every: int
     """Steps from one that samples to the next."""
     samples: bool
-    """Whether any step samples."""
+    """True where any step samples."""
     reference_tokens: int | None = None
     """Longest prompt with its reference, in tokens; None where no references are learnt."""
     floor_keys: frozenset[str] = frozenset({"loss", "prompts_per_step"})

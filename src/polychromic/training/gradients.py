@@ -18,7 +18,7 @@ from polychromic.training.rollouts import GroupSignals, SampledGroups
 
 Term = Literal["quality", "diversity_even", "diversity_odd", "diversity_gate"]
 TERMS: tuple[Term, ...] = ("quality", "diversity_even", "diversity_odd")
-"""What the gradient is the sum of; `diversity_gate`, a part of the diversity terms, is measured and never added."""
+"""Parts that add up to the gradient; `diversity_gate`, a part of the diversity terms, is measured and never added."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class StepOutcome:
     diversity_has_signal: bool
     measurement: GradientMeasurement | None
     quality: float
-    """What a quality floor speaks of: mean reward, or minus the cross-entropy of validation references per token (nan
+    """Quality that a floor compares: mean reward, or minus the cross-entropy of validation references per token (nan
     on steps that do not measure it)."""
     signals: GroupSignals | None
     truncated: float

@@ -49,7 +49,7 @@ class TrainingSettings(Settings):
     """Of the sampled groups; log-probabilities are those of the tempered policy that was sampled."""
     max_new_tokens: int = Field(default=64, ge=1)
     truncation_reward: Literal["checker", "zero"] = "checker"
-    """What a generation that `max_new_tokens` cut is worth: the checker's word on what there is, or a reward of 0. A
+    """Reward of a generation that `max_new_tokens` cut: the checker's word on what there is, or a reward of 0. A
     checker that likes half-sentences teaches a model never to end."""
     max_length: int = Field(default=512, ge=2)
     """Tokens of prompt plus reference; longer pairs are left out and counted."""
@@ -60,10 +60,10 @@ class TrainingSettings(Settings):
     keep_checkpoints: int = Field(default=2, ge=1)
     gradient_share_every: int = Field(default=25, ge=1)
     validation_every: int = Field(default=10, ge=1)
-    """Where the loss is `sft` and an arm holds a quality floor: how often the cross-entropy of validation
-    references, which is that quality, is measured."""
+    """Steps between measurements of the cross-entropy of validation references, which is the quality where the loss
+    is `sft` and an arm holds a quality floor."""
     validation_prompts: int = Field(default=32, ge=1)
-    """How many validation prompts it is measured on."""
+    """Number of validation prompts that it is measured on."""
     max_checker_failures: float = Field(default=0.2, ge=0, le=1)
     """Share of a step's generations the checker may fail on before training stops."""
     early_stopping: EarlyStopping | None = None
@@ -87,8 +87,8 @@ class DiversitySettings(Settings):
     quality_floor: float | None = None
     """Mean training reward, or minus the cross-entropy per token of validation references, that `mode: floor` holds."""
     floor_margin: float | None = Field(default=None, ge=0)
-    """How far quality may lie below the baseline arm's at the same step, on the same prompts and seed; in nats a token
-    where the loss is `sft`. The baseline is trained first. In place of `quality_floor`."""
+    """Distance by which quality may lie below the baseline arm's at the same step, on the same prompts and seed; in
+    nats per token where the loss is `sft`. The baseline is trained first. In place of `quality_floor`."""
     objective: str = "coverage"
     """A set score: one of the package's (`polychromic.objective.OBJECTIVES`), or `path/to/file.py:name` or
     `module:name` of your own, decorated with `@objective`."""
@@ -97,14 +97,14 @@ class DiversitySettings(Settings):
     """`fitted` mixes leave-one-out means of all set sizes with coefficients that earlier steps showed to be best: as
     unbiased as the others, often with less variance (docs/objective.md)."""
     gate: GateRule = "product"
-    """How a score of distances treats quality: weigh each pair by both rewards, count passing generations only, or not
+    """Use of quality in a score of distances: weigh each pair by both rewards, count passing generations only, or not
     at all."""
     num_samples: int = Field(default=5, ge=2)
     """Generations a prompt when the loss is `sft`."""
     num_prompts: int = Field(default=8, ge=1)
     """Prompts sampled for the diversity term when the loss is `sft`."""
     sample_every: int = Field(default=3, ge=1)
-    """How often the diversity term is sampled when the loss is `sft`; its weight is raised to match."""
+    """Steps between samplings of the diversity term when the loss is `sft`; its weight is raised to match."""
     max_zero_gradient_steps: int = Field(default=20, ge=1)
     """Diversity steps in a row without any diversity gradient before training stops with the reason."""
 

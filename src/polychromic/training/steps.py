@@ -57,11 +57,11 @@ class StepPlan:
     """Says what a step does besides following its quality."""
 
     diversity: bool
-    """Whether it has a diversity term."""
+    """True where it has a diversity term."""
     measures: bool
-    """Whether it keeps the gradients of both terms apart and compares them; only steps with both can."""
+    """True where it keeps the gradients of both terms apart and compares them; only steps with both can."""
     held_out: bool
-    """Whether it measures the cross-entropy of validation references, where a quality floor asks for that."""
+    """True where it measures the cross-entropy of validation references, for a quality floor."""
 
 
 class Step:
@@ -162,8 +162,8 @@ class Step:
     ) -> dict[str, float]:
         """Accumulates the score-function gradient, averaged over prompts.
 
-        Returns how far the log-probabilities of training lie from the sampler's, and the KL in nats a generation where
-        it is asked for. Dropout is off: this is the sampled policy.
+        Returns the distance of training's log-probabilities from the sampler's, and the KL in nats per generation
+        where it is asked for. Dropout is off: this is the sampled policy.
         """
         n_prompts = len(sampled.groups)
         advantages = self._scaled_advantages(

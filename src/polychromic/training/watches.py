@@ -86,7 +86,7 @@ class ZeroGradientWatch:
         self.settings = settings
         self.zero_steps = 0
         self.path_broken = False
-        """Whether the last measured gradient was zero or not finite although the groups had signal."""
+        """True where the last measured gradient was zero or not finite although the groups had signal."""
 
     def observe(self, outcome: StepOutcome) -> None:
         """Takes note of a step; raises TrainingError at the `max_zero_gradient_steps`-th one in a row.
@@ -115,7 +115,7 @@ class ZeroGradientWatch:
         return {"zero_steps": self.zero_steps, "path_broken": self.path_broken}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """From the checkpoint."""
+        """Restores the counters of the checkpoint."""
         self.zero_steps = state["zero_steps"]
         self.path_broken = state["path_broken"]
 

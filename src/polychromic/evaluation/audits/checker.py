@@ -158,7 +158,7 @@ NEAR_RULE = (
     f"{_ALIKE:.0f} % of the characters alike (rapidfuzz ratio, first {_CHARACTERS:,}), and a run of {_RUN} words or "
     f"marks in common that few training prompts have; prompts of {_LEAST_WORDS} words or more"
 )
-"""What a near-duplicate is. Few are a tenth of the training prompts, and 50 at most: the rare run leaves out prompts
+"""Defines a near-duplicate. Few are a tenth of the training prompts, and 50 at most: the rare run leaves out prompts
 that have nothing in common but their template."""
 
 

@@ -79,7 +79,7 @@ def _half_widths(x_PK: FloatArray, resampling: Resampling) -> FloatArray:
 
 
 Position = Literal["within", "above", "below"]
-"""Where an arm's quality lies among the qualities at which the baseline was sampled."""
+"""Position of an arm's quality among the qualities at which the baseline was sampled."""
 
 
 @dataclass(frozen=True, slots=True)

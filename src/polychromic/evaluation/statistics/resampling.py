@@ -26,7 +26,7 @@ def without_noise(x: FloatArray) -> FloatArray:
 
 
 LEAST_SEEDS = 3
-"""From so many training seeds on a difference is judged against their spread unless a criterion says otherwise."""
+"""With so many training seeds a difference is tested against their spread unless a criterion says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,7 @@ class Probe:
 
     experiment: Experiment
     folder: Path
-    """Where the run is going to write."""
+    """The folder that the run will write to."""
     model_failure: str = ""
     model_checks: dict[str, ModelCheck] = field(default_factory=dict)
     """By arm, of the models loaded so far."""

@@ -22,7 +22,7 @@ from polychromic.tasks.jsonl_task import load_prompts
 from polychromic.tasks.settings import FileSettings
 
 Inputs = Mapping[str, Any]
-"""What `record_inputs` returns: plain JSON."""
+"""The result of `record_inputs`: plain JSON."""
 
 _SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 _SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -199,9 +199,9 @@ class Execution:
     printed: str
     """The beginning of what the code printed, at most 65,536 characters."""
     error: str | None
-    """What the code raised before any expression, or why the process was stopped or ended."""
+    """The error that the code raised before any expression, or the reason why the process ended."""
     protection: tuple[str, ...]
-    """What it was kept from by the system: "no rights", "own processes", "no network"; the limits hold in any case."""
+    """Active protections of the system: "no rights", "own processes", "no network"; the limits hold in any case."""
 
 
 def run_isolated(

@@ -46,11 +46,11 @@ class Answer:
 
     check: Check
     executes: bool
-    """Whether the checker was about to execute the text; the check is void then."""
+    """True where the checker was about to execute the text; the check is void then."""
     children: bool
-    """Whether processes that the checker has started are still there."""
+    """True where processes that the checker has started still run."""
     exhausted: bool
-    """Whether it has run out of memory."""
+    """True where it ran out of memory."""
 
 
 class Process:

@@ -157,7 +157,7 @@ class IsolatedChecker:
         self.name = name
         self.seconds = seconds
         self.executes_answers = False
-        """Whether it was about to execute an answer in its own process: each answer has had one of its own since."""
+        """True once it was about to execute an answer in its own process; then each answer gets a new process."""
         self._failures_in_a_row = 0
         self._family = Family(name, int(memory_gb * 2**30))
         self._server: Process | None = None
