@@ -26,7 +26,7 @@ from polychromic.experiment.config import Experiment
 from polychromic.records import SamplingParameters
 from polychromic.tasks.arithmetic import ArithmeticTask
 from polychromic.tasks.base import build_task
-from polychromic.tasks.jsonl_task import load_prompts
+from polychromic.tasks.data.prompts import load_prompts
 
 FUZZ = int(os.environ.get("FUZZ", "300"))
 SEED = int(os.environ.get("FUZZ_SEED", "0"))

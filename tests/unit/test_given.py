@@ -13,7 +13,7 @@ from polychromic.experiment.external import ExternalExperiment, evaluate_externa
 from polychromic.files import write_text
 from polychromic.records import GenerationRow, Prompt, SamplingParameters, as_messages
 from polychromic.run_folder import RunFolder
-from polychromic.tasks.jsonl_task import BadLineError
+from polychromic.tasks.data.lines import BadLineError
 
 PROMPTS = [Prompt(f"p{i}", as_messages("2 + 2?"), references=("four",)) for i in range(3)]
 DEFAULT = SamplingParameters(0.9, max_new_tokens=20)

@@ -8,7 +8,7 @@ from polychromic.errors import DataError
 from polychromic.evaluation.external_lines import parse_line
 from polychromic.experiment.external import ExternalExperiment, evaluate_external
 from polychromic.run_folder import RunFolder
-from polychromic.tasks.jsonl_task import BadLineError
+from polychromic.tasks.data.lines import BadLineError
 
 PROMPTS = 12
 

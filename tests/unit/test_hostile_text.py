@@ -28,7 +28,7 @@ from polychromic.records import GenerationRow, Prompt, SamplingParameters, as_me
 from polychromic.report.build import write_report
 from polychromic.report.text import show_comparison, to_latex, to_markdown
 from polychromic.tasks.arithmetic import ArithmeticTask
-from polychromic.tasks.jsonl_task import load_prompts
+from polychromic.tasks.data.prompts import load_prompts
 
 HOSTILE = [
     "<script>alert(1)</script>",

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from polychromic.errors import DataError
 from polychromic.records import Message, Prompt
-from polychromic.tasks import jsonl_task
-from polychromic.tasks.jsonl_task import load_prompts
+from polychromic.tasks.data import formats, lines
+from polychromic.tasks.data.prompts import load_prompts
 
 
 def write(folder: Path, *rows: object) -> Path:
@@ -97,13 +97,16 @@ def test_line_separators_inside_a_text_do_not_split_the_line(tmp_path):
         ({"prompt": " \n"}, "prompt: is empty"),
         ({"prompt": "a\0b"}, "prompt: holds a NUL character at position 2"),
         ({"prompt": "\ud800"}, "prompt: holds half a surrogate pair at position 1"),
-        ({"prompt": [{"role": "user", "content": "a"}]}, "a list of turns is written as messages"),
+        ({"prompt": ["a"]}, 'prompt[0]: "a", expected an object with role and content'),
         ({"prompt": "a", "messages": []}, "messages: prompt is given too"),
         ({"messages": []}, "messages: [], expected a list such as"),
         ({"messages": ["a"]}, 'messages[0]: "a", expected an object with role and content'),
         ({"messages": [{"role": "usr", "content": "a"}]}, 'messages[0].role: "usr", expected one of system'),
         ({"messages": [{"role": [], "content": "a"}]}, "messages[0].role: [], expected one of system"),
-        ({"messages": [{"role": "user", "content": ["a"]}]}, 'messages[0].content: ["a"] is a list'),
+        (
+            {"messages": [{"role": "user", "content": ["a"]}]},
+            'messages[0].content[0]: "a", expected a part of text',
+        ),
         ({"messages": [{"role": "assistant", "content": "a"}]}, "messages: holds an assistant turn only"),
         ({"messages": [{"role": "system", "content": "a"}]}, "messages: ends with a system turn"),
         ({"prompt": "a", "references": "b"}, 'references: "b" is a text, expected a list of texts'),
@@ -147,7 +150,7 @@ def test_bytes_that_are_no_json_are_explained(tmp_path, line, message):
 
 
 def test_a_huge_line_is_refused_before_it_is_parsed(tmp_path, monkeypatch):
-    monkeypatch.setattr(jsonl_task, "MAX_LINE_BYTES", 20)
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 20)
     assert "the line has 28 bytes, expected at most 20" in error_of(write(tmp_path, {"prompt": "a" * 14}))
 
 
@@ -180,7 +183,7 @@ _VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=6,
 )
-_KEYS = st.sampled_from([*jsonl_task._KNOWN_KEYS, "role", "content", "other"])
+_KEYS = st.sampled_from([*formats.KNOWN_KEYS, "role", "content", "other"])
 _ROWS = st.lists(st.dictionaries(_KEYS, _VALUES, max_size=4), max_size=4)
 
 

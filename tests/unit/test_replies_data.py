@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from polychromic.tasks.jsonl_task import load_prompts
+from polychromic.tasks.data.prompts import load_prompts
 from polychromic.tasks.replies import RepliesTask
 
 DATA = Path(__file__).parents[2] / "data" / "replies"

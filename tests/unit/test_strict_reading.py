@@ -9,7 +9,7 @@ from polychromic.experiment.config import Experiment
 from polychromic.experiment.external import ExternalExperiment
 from polychromic.files import read_json, read_jsonl
 from polychromic.run_folder import AT_THE_TOP, RunFolder
-from polychromic.tasks.jsonl_task import load_prompts
+from polychromic.tasks.data.prompts import load_prompts
 from polychromic.tasks.settings import CustomSettings
 
 QUICKSTART = Path("experiments/quickstart.yaml")

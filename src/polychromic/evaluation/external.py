@@ -15,7 +15,7 @@ from polychromic.evaluation.external_lines import Ending, ExternalText, parse_li
 from polychromic.models.chat import Thinking, ThinkingMode, thinking_of_files
 from polychromic.records import Finish, GenerationRow, Prompt, SamplingParameters
 from polychromic.tasks.base import Task
-from polychromic.tasks.jsonl_task import BadLineError, filled_lines, listing, shown
+from polychromic.tasks.data.lines import BadLineError, filled_lines, listing, shown
 
 RowsByArmSeed = dict[tuple[str, int], list[GenerationRow]]
 

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from polychromic.records import SamplingParameters
-from polychromic.tasks.jsonl_task import (
+from polychromic.tasks.data.formats import KNOWN_KEYS
+from polychromic.tasks.data.lines import (
     BadLineError,
     any_text,
     decode_object,
@@ -155,7 +156,9 @@ def parse_line(line: bytes) -> list[ExternalText]:
 def _required(row: Mapping[str, Any], keys: Sequence[str], meaning: str) -> str:
     key = one_key(row, keys)
     if key is None:
-        raise BadLineError(f"{keys[0]}: is missing, expected {meaning} ({', '.join(keys)}){hint(row, keys)}")
+        raise BadLineError(
+            f"{keys[0]}: is missing, expected {meaning} ({', '.join(keys)}){hint(row, keys, KNOWN_KEYS)}"
+        )
     return key
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from polychromic.records import Check, Prompt
 from polychromic.seeding import numpy_generator
 from polychromic.tasks.base import NORMALISED, SameAnswer, Split
+from polychromic.tasks.data.formats import NO_KEYS, Keys
 from polychromic.tasks.jsonl_task import FileTask
 from polychromic.tasks.relevance import Pairs, RelevanceChecker, train_checker, words
 from polychromic.weights import cache_root
@@ -130,8 +131,9 @@ class RepliesTask(FileTask):
         embedder: str = "minilm",
         seed: int = 0,
         same: SameAnswer = NORMALISED,
+        keys: Keys = NO_KEYS,
     ):
-        super().__init__(train, validation, test, embedder, same)
+        super().__init__(train, validation, test, embedder, same, keys)
         self._seed = seed
 
     @property

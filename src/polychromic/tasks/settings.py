@@ -12,6 +12,7 @@ from polychromic.errors import ConfigError
 from polychromic.registry import construct, is_import_path, resolve
 from polychromic.tasks.base import NORMALISED, TASKS, SameAnswer, Split, Task, TaskKeys, task
 from polychromic.tasks.checking.checkers import BUILT_IN
+from polychromic.tasks.data.formats import Keys
 
 
 @task("arithmetic")
@@ -46,11 +47,15 @@ class ArithmeticSettings(TaskKeys):
 
 
 class FileSettings(TaskKeys):
-    """A task whose prompts are JSON lines. Paths are relative to the experiment file."""
+    """A task whose prompts are files of rows (docs/data.md). Paths are relative to the experiment file."""
 
     train: str
     validation: str
     test: str
+    prompt_key: str | None = None
+    """Key or column of the prompt, a text or a list of turns, where the rows have a form that is not recognised."""
+    reference_key: str | None = None
+    """Key or column of an answer known to be good, or of a list of them."""
     embedder: str = "minilm"
     same_answer: SameAnswer = NORMALISED
     """Rule by which answers are the same, in training and in evaluation."""
@@ -70,6 +75,11 @@ class FileSettings(TaskKeys):
         return {"same_answer": self.same_answer.kind} if self.same_answer.is_code else {}
 
     @property
+    def keys(self) -> Keys:
+        """Returns the keys of rows of another form."""
+        return Keys(self.prompt_key, self.reference_key)
+
+    @property
     def files(self) -> Mapping[Split, Path]:
         """Returns the three files."""
         return {"train": Path(self.train), "validation": Path(self.validation), "test": Path(self.test)}
@@ -85,7 +95,9 @@ class RepliesSettings(FileSettings):
         """Makes the task."""
         from polychromic.tasks.replies import RepliesTask
 
-        return RepliesTask(**self.files, embedder=self.embedder, seed=self.seed, same=self.same_answer)
+        return RepliesTask(
+            **self.files, embedder=self.embedder, seed=self.seed, same=self.same_answer, keys=self.keys
+        )
 
 
 @task("custom")
@@ -126,8 +138,19 @@ class CustomSettings(FileSettings):
         """Makes the task, with the processes of its checkers."""
         from polychromic.tasks.jsonl_task import CustomTask
 
-        keys = self.model_dump(exclude={"name", "thinking", "train", "validation", "test", "same_answer"})
-        return CustomTask(**self.files, **keys, same=self.same_answer)
+        others = {
+            "name",
+            "thinking",
+            "train",
+            "validation",
+            "test",
+            "same_answer",
+            "prompt_key",
+            "reference_key",
+        }
+        return CustomTask(
+            **self.files, **self.model_dump(exclude=others), same=self.same_answer, keys=self.keys
+        )
 
 
 class CodeKeys(TaskKeys):

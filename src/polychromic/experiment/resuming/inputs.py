@@ -18,7 +18,7 @@ from polychromic.models.settings import ModelSettings
 from polychromic.models.sources import resolve_source
 from polychromic.records import Prompt
 from polychromic.tasks.base import Split, build_task
-from polychromic.tasks.jsonl_task import load_prompts
+from polychromic.tasks.data.prompts import load_prompts
 from polychromic.tasks.settings import FileSettings
 
 Inputs = Mapping[str, Any]
@@ -226,7 +226,7 @@ def _prompts(experiment: Experiment) -> dict[str, list[Prompt]]:
     for split in _SPLITS:
         with suppress(DataError):
             if isinstance(settings, FileSettings):
-                found[split] = load_prompts(settings.files[split])
+                found[split] = load_prompts(settings.files[split], settings.keys)
             else:
                 found[split] = list(build_task(settings).prompts(split))
     return found

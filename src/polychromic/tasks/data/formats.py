@@ -1,0 +1,297 @@
+"""Recognises the form of a row by its keys: the project's own, TRL, OpenAI, Alpaca, ShareGPT, question and answer.
+
+Every form is turned into the turns to be answered, the answers known to be good, and the keys that are left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from polychromic.records import Message
+from polychromic.tasks.data.lines import (
+    BadLineError,
+    filled_text,
+    hint,
+    identifier,
+    kind,
+    one_key,
+    shown,
+    value_of,
+)
+from polychromic.tasks.data.turns import Role, answers_of, turns_of
+
+ID_KEYS = ("id", "task_id")
+QUESTION_KEYS = ("prompt", "messages")
+REFERENCE_KEYS = ("references", "reference", "completion", "chosen")
+KNOWN_KEYS = (*ID_KEYS, *QUESTION_KEYS, *REFERENCE_KEYS, "meta")
+_ASKED_KEYS = ("question", "query", "problem", "prompt")
+_ANSWER_KEYS = ("answer", "answers", "response", "responses", "output", "solution")
+_FOREIGN_KEYS = ("instruction", "conversations", *_ASKED_KEYS[:3])
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys that hold the prompt and its references in rows of another form; None where the form is recognised."""
+
+    prompt: str | None = None
+    reference: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.prompt is not None or self.reference is not None
+
+
+NO_KEYS = Keys()
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a row asks: its turns (the answer to the last one may stand behind it), references, and all other keys."""
+
+    turns: Sequence[Message]
+    references: tuple[str, ...]
+    others: Mapping[str, Any]
+    meta: Mapping[str, Any]
+
+
+Reader = Callable[[Mapping[str, Any], Keys], Question]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One form of rows: its name with the keys that it reads, and what reads it."""
+
+    name: str
+    read: Reader
+
+
+_Text = Annotated[str, BeforeValidator(filled_text)]
+_Identifier = Annotated[str, BeforeValidator(identifier)]
+
+
+class _Turn(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    role: Role
+    content: _Text
+
+
+class _Line(BaseModel):
+    """The keys of a line that are not kept in the meta; of each group it has one at most."""
+
+    prompt: _Text = ""
+    messages: list[_Turn] = Field(default=[], min_length=1)
+    references: list[_Text] = []
+    reference: _Text = ""
+    completion: _Text = ""
+    chosen: _Text = ""
+    id: _Identifier = ""
+    task_id: _Identifier = ""
+    meta: dict[Any, Any] = {}
+
+
+def form_of(row: Mapping[str, Any], keys: Keys = NO_KEYS) -> Form:
+    """Returns the form of a row: that of the stated keys, else the first that has its keys; the project's own, which
+    says what is missing, where none has."""
+    if keys:
+        return MAPPED
+    return next((form for fits, form in _FORMS if fits(row)), OWN)
+
+
+def _own(row: Mapping[str, Any], keys: Keys) -> Question:
+    question, reference = one_key(row, QUESTION_KEYS), one_key(row, REFERENCE_KEYS)
+    if question is None:
+        listed = ", ".join(map(shown, list(row)[:8])) or "none"
+        raise BadLineError(
+            "prompt: is missing, expected a text, or a list of messages"
+            f"{hint(row, (*QUESTION_KEYS, *_FOREIGN_KEYS), KNOWN_KEYS)} (the keys are {listed}; prompt_key and "
+            "reference_key name others)"
+        )
+    try:
+        read = _Line.model_validate(row)
+    except ValidationError as error:
+        raise BadLineError(_sentence(error.errors(include_url=False)[0], row)) from error
+    references = tuple(read.references) if reference in (None, "references") else (getattr(read, reference),)
+    turns = [Message(turn.role, turn.content) for turn in read.messages] or [Message("user", read.prompt)]
+    if reference == "completion" and row.get("label") is False:
+        references = ()  # KTO marks a bad answer so
+    return Question(turns, references, _without(row, *KNOWN_KEYS), read.meta)
+
+
+def _sentence(problem: Any, row: Mapping[str, Any]) -> str:
+    """Says what a line's schema refuses, in the words of the file."""
+    key, *within = problem["loc"]
+    place = key + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in within)
+    value = problem["input"]
+    match problem["type"]:
+        case "value_error":
+            return f"{place}: {problem['ctx']['error']}"
+        case "literal_error":
+            return f"{place}: {shown(value)}, expected one of {', '.join(get_args(Role))}"
+        case _ if within:
+            turn = shown(row[key][within[0]])
+            return f"{key}[{within[0]}]: {turn}, expected an object with role and content and nothing else"
+        case _ if key == "messages":
+            return f'messages: {shown(value)}, expected a list such as [{{"role": "user", "content": "Hi"}}]'
+    wanted = "an object" if key == "meta" else "a list of texts"
+    return f"{place}: {shown(value)} is {kind(value)}, expected {wanted}"
+
+
+def _trl(row: Mapping[str, Any], keys: Keys) -> Question:
+    """Reads TRL's conversational rows: prompt, completion and chosen are lists of turns; `chosen` may hold the prompt
+    too."""
+    turns = turns_of("prompt", row["prompt"]) if "prompt" in row else []
+    reference = one_key(row, REFERENCE_KEYS)
+    if reference == "references":
+        raise BadLineError(
+            "references: the prompt is a list of turns; write one completion as a list of turns"
+        )
+    if reference is not None and not (reference == "completion" and row.get("label") is False):
+        value = row[reference]
+        answer = (
+            turns_of(reference, value)
+            if isinstance(value, list)
+            else [Message("assistant", value_of(reference, value, filled_text))]
+        )
+        turns = [*turns, *answer]
+    return Question(turns, (), _without(row, *KNOWN_KEYS), _meta(row))
+
+
+def _messages(row: Mapping[str, Any], keys: Keys) -> Question:
+    """Reads OpenAI's messages, whose contents may be lists of parts, and which may name their author."""
+    turns = turns_of("messages", row["messages"])
+    reference = one_key(row, REFERENCE_KEYS)
+    references = () if reference is None else answers_of(reference, row[reference])
+    return Question(turns, references, _without(row, *KNOWN_KEYS), _meta(row))
+
+
+def _alpaca(row: Mapping[str, Any], keys: Keys) -> Question:
+    parts = [value_of("instruction", row["instruction"], filled_text)]
+    parts += [value_of("input", row["input"], filled_text)] if _is_filled(row, "input") else []
+    turns = (
+        [Message("system", value_of("system", row["system"], filled_text))]
+        if _is_filled(row, "system")
+        else []
+    )
+    for number, pair in enumerate(row.get("history") or []):
+        if not (isinstance(pair, list) and len(pair) == 2):
+            raise BadLineError(f"history[{number}]: {shown(pair)}, expected a question and its answer")
+        asked, said = (value_of(f"history[{number}]", text, filled_text) for text in pair)
+        turns += [Message("user", asked), Message("assistant", said)]
+    reference = one_key(row, ("output", "response", "references"))
+    references = answers_of(reference, row[reference]) if reference and _is_filled(row, reference) else ()
+    read = (
+        "instruction",
+        "input",
+        "system",
+        "history",
+        "output",
+        "response",
+        "references",
+        "text",
+        *ID_KEYS,
+        "meta",
+    )
+    return Question(
+        [*turns, Message("user", "\n\n".join(parts))], references, _without(row, *read), _meta(row)
+    )
+
+
+def _sharegpt(row: Mapping[str, Any], keys: Keys) -> Question:
+    said = row["conversations"]
+    if not isinstance(said, list) or not said:
+        raise BadLineError(
+            f'conversations: {shown(said)}, expected a list such as [{{"from": "human", "value": "Hi"}}]'
+        )
+    system = [{"role": "system", "content": row["system"]}] if _is_filled(row, "system") else []
+    turns = turns_of("conversations", [*system, *said])
+    return Question(turns, (), _without(row, "conversations", "system", *ID_KEYS, "meta"), _meta(row))
+
+
+def _asked(row: Mapping[str, Any], keys: Keys) -> Question:
+    asked, answer = one_key(row, _ASKED_KEYS), one_key(row, (*_ANSWER_KEYS, *REFERENCE_KEYS))
+    assert asked is not None
+    # SQuAD keeps the text that a question is about beside it.
+    context = (
+        [value_of("context", row["context"], filled_text)] if isinstance(row.get("context"), str) else []
+    )
+    text = "\n\n".join([*context, value_of(asked, row[asked], filled_text)])
+    references = answers_of(answer, row[answer]) if answer and _is_filled(row, answer) else ()
+    # The answer stays in the meta as well: a checker looks for it under its own name.
+    others = _without(row, asked, *ID_KEYS, *REFERENCE_KEYS, "meta")
+    return Question([Message("user", text)], references, others, _meta(row))
+
+
+def _mapped(row: Mapping[str, Any], keys: Keys) -> Question:
+    name = keys.prompt or one_key(row, (*_ASKED_KEYS, "messages", "instruction")) or "prompt"
+    if not _is_filled(row, name):
+        listed = ", ".join(map(shown, list(row)[:8])) or "none"
+        raise BadLineError(f"{name}: is missing, and task.prompt_key names it; the row's keys are {listed}")
+    value = row[name]
+    turns = (
+        turns_of(name, value)
+        if isinstance(value, list)
+        else [Message("user", value_of(name, value, filled_text))]
+    )
+    references: tuple[str, ...] = ()
+    if keys.reference is not None and _is_filled(row, keys.reference):
+        references = answers_of(keys.reference, row[keys.reference])
+    used = (name, *ID_KEYS, "meta", *filter(None, [keys.reference]))
+    return Question(turns, references, _without(row, *used), _meta(row))
+
+
+def _is_filled(row: Mapping[str, Any], key: str) -> bool:
+    """Returns False for a key that foreign files leave out, or fill with null, an empty text or an empty list."""
+    value = row.get(key)
+    return not (value is None or value == [] or (isinstance(value, str) and not value.strip()))
+
+
+def _without(row: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key not in keys}
+
+
+def _meta(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    meta = row.get("meta", {})
+    if not isinstance(meta, dict):
+        raise BadLineError(f"meta: {shown(meta)} is {kind(meta)}, expected an object")
+    return meta
+
+
+def _is_openai(row: Mapping[str, Any]) -> bool:
+    """Tells messages that only OpenAI's form has: contents in parts, or turns with further keys, beside role and
+    content."""
+    turns = row.get("messages")
+    return isinstance(turns, list) and any(
+        isinstance(turn, dict)
+        and ((isinstance(turn.get("content"), list) and "role" in turn) or "name" in turn)
+        for turn in turns
+    )
+
+
+OWN = Form("prompt or messages, with references", _own)
+MAPPED = Form("the keys that you named", _mapped)
+TRL = Form("TRL (prompt, completion, chosen)", _trl)
+OPENAI = Form("OpenAI (messages)", _messages)
+ALPACA = Form("Alpaca (instruction, input, output)", _alpaca)
+SHAREGPT = Form("ShareGPT (conversations)", _sharegpt)
+ASKED = Form("question and answer", _asked)
+
+_FORMS: tuple[tuple[Callable[[Mapping[str, Any]], bool], Form], ...] = (
+    (lambda row: isinstance(row.get("prompt"), list), TRL),
+    (lambda row: isinstance(row.get("chosen"), list) and not set(QUESTION_KEYS) & set(row), TRL),
+    (lambda row: isinstance(row.get("completion"), list), TRL),
+    (_is_openai, OPENAI),
+    (lambda row: "messages" in row, OWN),
+    (
+        lambda row: (
+            "prompt" in row and not set(REFERENCE_KEYS) & set(row) and bool(set(_ANSWER_KEYS) & set(row))
+        ),
+        ASKED,
+    ),
+    (lambda row: "prompt" in row, OWN),
+    (lambda row: "conversations" in row, SHAREGPT),
+    (lambda row: "instruction" in row, ALPACA),
+    (lambda row: bool(set(_ASKED_KEYS) & set(row)), ASKED),
+)

@@ -1,0 +1,266 @@
+"""Every form of data that is recognised gives the same prompts; what is not names the place, the key and the fix."""
+
+import csv
+import json
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from polychromic.errors import DataError
+from polychromic.records import Message
+from polychromic.tasks.data import formats
+from polychromic.tasks.data.formats import Keys, form_of
+from polychromic.tasks.data.prompts import load_prompts, prompts_of
+from polychromic.tasks.data.rows import read_rows, read_splits
+
+TURNS = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+PREFERENCE = {"prompt": "Hi", "chosen": "Hello", "rejected": "Go away"}
+
+FORMS = {
+    "own": {"prompt": "Hi", "references": ["Hello"]},
+    "openai": {"messages": TURNS},
+    "openai parts": {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}, TURNS[1]]},
+    "openai names": {"messages": [{**TURNS[0], "name": "Ada"}, TURNS[1]]},
+    "alpaca": {"instruction": "Hi", "input": "", "output": "Hello"},
+    "sharegpt": {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]},
+    "trl completion": {"prompt": "Hi", "completion": "Hello"},
+    "trl turns": {"prompt": TURNS[:1], "completion": TURNS[1:]},
+    "trl preference": PREFERENCE,
+    "trl implicit prompt": {"chosen": TURNS, "rejected": [TURNS[0], {"role": "assistant", "content": "No"}]},
+    "question": {"question": "Hi", "answer": "Hello"},
+    "squad": {"question": "Hi", "answers": {"text": ["Hello"], "answer_start": [0]}},
+    "prompt and response": {"prompt": "Hi", "response": "Hello"},
+}
+
+
+def as_jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def as_array(path, rows):
+    path.write_text(json.dumps(rows, indent=2))
+
+
+def as_objects(path, rows):
+    path.write_text("\n".join(json.dumps(row, indent=2) for row in rows))
+
+
+def as_document(path, rows):
+    path.write_text(json.dumps({"version": "1.1", "data": rows}))
+
+
+def as_parquet(path, rows):
+    pyarrow.parquet.write_table(pa.Table.from_pylist(rows), path)
+
+
+WRITERS = {
+    "mine.jsonl": as_jsonl,
+    "mine.json": as_array,
+    "indented.json": as_objects,
+    "indented.jsonl": as_objects,
+    "array.jsonl": as_array,
+    "one_line.json": as_jsonl,
+    "document.json": as_document,
+    "mine.parquet": as_parquet,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    # A column of Arrow holds texts or lists, and not both.
+    [(name, form) for name in WRITERS for form in FORMS if (name, form) != ("mine.parquet", "openai parts")],
+)
+def test_every_form_in_every_kind_of_file_gives_the_same_prompt(tmp_path, name, form):
+    other = json.loads(json.dumps(FORMS[form]).replace("Hi", "Bye"))
+    WRITERS[name](tmp_path / name, [FORMS[form], other])
+    first, second = load_prompts(tmp_path / name)
+    assert (first.messages, first.references) == ((Message("user", "Hi"),), ("Hello",))
+    assert (second.messages, second.references) == ((Message("user", "Bye"),), ("Hello",))
+    assert first.id != second.id
+
+
+@pytest.mark.parametrize(("suffix", "delimiter"), [(".csv", ","), (".csv", ";"), (".tsv", "\t")])
+def test_tables_are_read_as_text(tmp_path, suffix, delimiter):
+    """None, NA and 007 are answers, and no missing values or numbers; an empty cell is a key left out."""
+    path = tmp_path / f"mine{suffix}"
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream, delimiter=delimiter)
+        writer.writerows([["question", "answer"], ["Who,\nthen?", "None"], ["Agent?", "007"], ["Open?", ""]])
+    prompts = load_prompts(path)
+    assert [prompt.text for prompt in prompts] == ["Who,\nthen?", "Agent?", "Open?"]
+    assert [prompt.references for prompt in prompts] == [("None",), ("007",), ()]
+
+
+def test_a_folder_of_the_datasets_library_is_read_with_its_splits(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    rows = [{"question": "Hi", "answer": "Hello"}, {"question": "Bye", "answer": None}]
+    split = datasets.Dataset.from_list(rows)
+    datasets.DatasetDict({"train": split, "test": split}).save_to_disk(tmp_path / "mine")
+    splits = read_splits(tmp_path / "mine")
+    assert set(splits) == {"train", "test"}
+    prompts = load_prompts(tmp_path / "mine" / "test")
+    assert [prompt.references for prompt in prompts] == [("Hello",), ()]
+    with pytest.raises(DataError, match="holds the splits train, test; name one of them"):
+        load_prompts(tmp_path / "mine")
+
+
+def test_keys_of_any_other_form_are_named(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    as_jsonl(path, [{"id": 4, "brief": "A bakery", "slogans": ["Fresh", "Early"], "city": "Bern"}])
+    with pytest.raises(
+        DataError, match='the keys are "id", "brief", "slogans", "city"; prompt_key and reference_key'
+    ):
+        load_prompts(path)
+    (prompt,) = load_prompts(path, Keys("brief", "slogans"))
+    assert (prompt.id, prompt.text, prompt.references) == ("4", "A bakery", ("Fresh", "Early"))
+    assert prompt.meta == {"city": "Bern"}
+    with pytest.raises(DataError, match=r"mine\.jsonl:1: breif: is missing, and task\.prompt_key names it"):
+        load_prompts(path, Keys("breif"))
+
+
+def test_alpaca_joins_instruction_and_input_and_keeps_its_history(tmp_path):
+    row = {
+        "instruction": "Translate",
+        "input": "Hund",
+        "output": "dog",
+        "system": "Be brief",
+        "history": [["a", "b"]],
+    }
+    as_jsonl(tmp_path / "a.jsonl", [row])
+    (prompt,) = load_prompts(tmp_path / "a.jsonl")
+    assert prompt.messages == (
+        Message("system", "Be brief"),
+        Message("user", "a"),
+        Message("assistant", "b"),
+        Message("user", "Translate\n\nHund"),
+    )
+    assert prompt.references == ("dog",)
+
+
+@pytest.mark.parametrize(("label", "references"), [(True, ("Hello",)), (False, ())])
+def test_a_completion_that_kto_marks_as_bad_is_no_reference(tmp_path, label, references):
+    as_jsonl(tmp_path / "a.jsonl", [{"prompt": "Hi", "completion": "Hello", "label": label}])
+    assert load_prompts(tmp_path / "a.jsonl")[0].references == references
+
+
+def test_what_was_rejected_is_kept_in_the_meta_and_an_answer_too(tmp_path):
+    as_jsonl(tmp_path / "a.jsonl", [PREFERENCE, {"question": "1+1", "answer": 2}])
+    preferred, asked = load_prompts(tmp_path / "a.jsonl")
+    assert preferred.meta == {"rejected": "Go away"}
+    assert (asked.references, asked.meta) == (("2",), {"answer": 2})
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"instruction": 3, "output": "a"}, "instruction: 3 is a number, expected a text"),
+        ({"instruction": "a", "history": ["b"]}, 'history[0]: "b", expected a question and its answer'),
+        ({"conversations": "a"}, 'conversations: "a", expected a list such as'),
+        (
+            {"conversations": [{"from": "bot", "value": "a"}]},
+            'conversations[0].from: "bot", expected one of system',
+        ),
+        ({"conversations": [{"from": "gpt", "value": "a"}]}, "conversations: holds an assistant turn only"),
+        ({"question": "a", "answer": "b", "solution": "c"}, "solution: answer is given too"),
+        ({"question": "a", "answers": ["b", {}]}, "answers[1]: {} is an object, expected a text"),
+        ({"instrution": "a", "output": "b"}, '"instrution": did you mean instruction?'),
+        (
+            {"prompt": TURNS[:1], "completion": [{"role": "user"}]},
+            'completion[0]: {"role": "user"}, expected',
+        ),
+    ],
+)
+def test_a_bad_row_of_another_form_names_its_key(tmp_path, row, message):
+    as_jsonl(tmp_path / "a.jsonl", [FORMS["own"], row])
+    with pytest.raises(DataError) as caught:
+        load_prompts(tmp_path / "a.jsonl")
+    assert f"{tmp_path / 'a.jsonl'}:2: " in str(caught.value)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", b'[\n {"prompt": "a"},\n {"prompt": 3}\n]', "a.json:3: prompt: 3 is a number"),
+        (
+            "a.json",
+            b'[\n {"prompt": "a"},\n {"prompt" "b"}\n]',
+            "a.json:3: not JSON: Expecting ':' delimiter",
+        ),
+        ("a.json", b'[{"prompt": "a"}', "a.json:1: not JSON: the list is not closed"),
+        ("a.json", b'{\n "prompt": "a",\n "prompt": "b"\n}', "not JSON: the key 'prompt' stands twice"),
+        ("a.json", b"[" * 100_000, "nested too deeply"),
+        ("a.csv", b"prompt\n\xff\n", "a.csv: not a readable table"),
+        ("a.csv", b"prompt,reference\na\n", "a.csv: not a readable table"),
+        ("a.csv", b"prompt,prompt\na,b\n", "a.csv:1: the column 'prompt' stands twice"),
+        ("a.parquet", b"PAR1 and no more", "a.parquet: not a readable Parquet file"),
+    ],
+)
+def test_a_broken_file_gives_one_message_with_the_place(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        load_prompts(tmp_path / name)
+    assert message in str(caught.value)
+
+
+def test_a_name_of_the_hub_that_cannot_be_had_is_one_message(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+
+    def fail(*_):
+        raise ConnectionError("no network\nwith much behind it")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(DataError) as caught:
+        read_splits("nobody/nothing")
+    assert str(caught.value).startswith(
+        "nobody/nothing: neither a file or folder here nor a data set that the hub"
+    )
+    assert "much" not in str(caught.value)
+
+
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12).filter(
+    str.strip
+)
+VALUES = st.one_of(st.none(), st.booleans(), st.integers(), TEXTS, st.lists(TEXTS, max_size=2))
+KEYS = st.sampled_from(
+    [*formats.KNOWN_KEYS, "instruction", "input", "output", "question", "answer", "conversations", "topic"]
+)
+
+
+@given(st.lists(st.dictionaries(KEYS, VALUES, min_size=1, max_size=4), min_size=1, max_size=3))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_row_is_a_prompt_in_its_form_or_one_error(tmp_path, rows):
+    """The list of objects and the lines of them read alike, and no text of a row is lost or made up."""
+    as_jsonl(tmp_path / "a.jsonl", rows)
+    as_array(tmp_path / "b.json", rows)
+    try:
+        prompts = load_prompts(tmp_path / "a.jsonl")
+    except DataError as error:
+        with pytest.raises(DataError) as other:
+            load_prompts(tmp_path / "b.json")
+        assert str(error).count("\n") == str(other.value).count("\n")
+        return
+    again = prompts_of(read_rows(tmp_path / "b.json"), "b", "a").prompts
+    assert [(one.messages, one.references, one.meta) for one in prompts] == [
+        (one.messages, one.references, one.meta) for one in again
+    ]
+    for row, prompt in zip(rows, prompts, strict=True):
+        texts = json.dumps(row, ensure_ascii=False)
+        for said in (*(turn.content for turn in prompt.messages), *prompt.references):
+            assert all(json.dumps(part, ensure_ascii=False)[1:-1] in texts for part in said.split("\n\n"))
+
+
+@given(st.sampled_from(sorted(FORMS)), TEXTS, TEXTS)
+def test_a_form_is_recognised_whatever_its_texts(name, question, answer):
+    text = (
+        json.dumps(FORMS[name]).replace('"Hi"', json.dumps(question)).replace('"Hello"', json.dumps(answer))
+    )
+    row = json.loads(text)
+    assert form_of(row) is form_of(FORMS[name])
+    asked = form_of(row).read(row, formats.NO_KEYS)
+    assert next(turn for turn in asked.turns if turn.role == "user").content == question
+    assert answer in (*asked.references, *(turn.content for turn in asked.turns))
