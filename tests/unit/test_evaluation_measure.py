@@ -10,7 +10,7 @@ import pytest
 
 from polychromic.diversity import distinct_n, load_embedder
 from polychromic.evaluation import MeasureOptions, PromptTable, find_metric, measure_arms, measure_rows
-from polychromic.evaluation.group_metrics import expected_best
+from polychromic.evaluation.counting.formulas import expected_best
 from polychromic.files import strict_json
 from polychromic.records import GenerationRow, SamplingParameters
 

@@ -5,7 +5,7 @@ import pytest
 
 from polychromic.errors import ConfigError
 from polychromic.evaluation import Criterion, PromptTable, Resampling, SampledTable, compare
-from polychromic.evaluation.group_metrics import pass_at_k_curve
+from polychromic.evaluation.counting.formulas import pass_at_k_curve
 from polychromic.experiment.config import Experiment
 from polychromic.report.figures import arm_colors
 from polychromic.report.tables import means_table, overtaking_lines, untrained_table

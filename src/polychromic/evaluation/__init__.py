@@ -2,6 +2,17 @@
 
 from polychromic.evaluation.audits.checker import CheckerAudit, audit_checker
 from polychromic.evaluation.compare import compare
+from polychromic.evaluation.counting.formulas import (
+    all_pass_at_k,
+    hill_number,
+    majority_curve,
+    most_pass_at_k,
+    pair_sameness,
+    pass_at_k,
+    pass_at_k_curve,
+    utility_curve,
+    utility_k,
+)
 from polychromic.evaluation.criteria import (
     DEFAULT_LEVELS,
     MINIMUM,
@@ -12,13 +23,7 @@ from polychromic.evaluation.criteria import (
     criterion_possible,
     impossible_criteria,
 )
-from polychromic.evaluation.group_metrics import (
-    MeasureOptions,
-    all_pass_at_k,
-    most_pass_at_k,
-    pass_at_k,
-    pass_at_k_curve,
-)
+from polychromic.evaluation.group_metrics import MeasureOptions
 from polychromic.evaluation.lengths import at_equal_length
 from polychromic.evaluation.measure import measure_arms, measure_rows
 from polychromic.evaluation.metrics import METRICS, Metric, find_metric, metric, register_metric
@@ -56,15 +61,20 @@ __all__ = [
     "criterion_possible",
     "detectable_effect",
     "find_metric",
+    "hill_number",
     "impossible_criteria",
     "judge_means",
+    "majority_curve",
     "measure_arms",
     "measure_rows",
     "metric",
     "most_pass_at_k",
+    "pair_sameness",
     "paired_comparison",
     "pass_at_k",
     "pass_at_k_curve",
     "prompts_needed",
     "register_metric",
+    "utility_curve",
+    "utility_k",
 ]

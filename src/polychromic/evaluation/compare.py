@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from polychromic.evaluation.audits.checker import CheckerAudit
+from polychromic.evaluation.counting.curves import curve_order, split_at_k
 from polychromic.evaluation.criteria import (
     DEFAULT_LEVELS,
     Criterion,
@@ -17,7 +18,7 @@ from polychromic.evaluation.criteria import (
 )
 from polychromic.evaluation.lengths import EqualLength
 from polychromic.evaluation.measure import undefined_warnings
-from polychromic.evaluation.metrics import METRICS, find_metric, split_at_k
+from polychromic.evaluation.metrics import METRICS, find_metric
 from polychromic.evaluation.outcomes import Evidence
 from polychromic.evaluation.statistics.frontier import MatchedGain, matched_gains, simultaneous_curve
 from polychromic.evaluation.statistics.intervals import Interval, Resampling, mean_intervals
@@ -205,7 +206,7 @@ def _metrics(plan: Plan, arm: str, label: str) -> list[str]:
     at_k = {key for key in plan.asked if split_at_k(key)}
     if label == plan.primary_sampling:
         at_k |= {key for key in present if split_at_k(key)}
-    return [*plain, *sorted(at_k, key=lambda key: split_at_k(key) or (key, 0))]
+    return [*plain, *sorted(at_k, key=curve_order)]
 
 
 def _evidence(plan: Plan, at_primary: Contrasts) -> dict[tuple[str, Criterion], Evidence]:
@@ -312,9 +313,9 @@ def _curves(plan: Plan) -> tuple[ArmCurve, ...]:
         for label in plan.study.labels(arm):
             for name, highest in (("pass", 1.0), ("distinct_correct", np.inf)):
                 cells_SPK = plan.study.curves(arm, label, name)
-                curve = None
-                if cells_SPK is not None:
-                    curve = simultaneous_curve(cells_SPK.mean(axis=0), plan.resampling, highest)
+                if cells_SPK is None:
+                    continue
+                curve = simultaneous_curve(cells_SPK.mean(axis=0), plan.resampling, highest)
                 if curve is not None:
                     found.append(ArmCurve(arm, label, name, curve))
     return tuple(found)

@@ -1,4 +1,4 @@
-"""Measures the answers to one prompt, from clusters to unbiased pass@k."""
+"""Measures the answers to one prompt: texts, embeddings, and what is counted of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from polychromic.diversity import (
     MeasureSettings,
@@ -20,66 +19,10 @@ from polychromic.diversity import (
     measure_group,
 )
 from polychromic.diversity.equivalence import MISSING
+from polychromic.evaluation.counting.curves import Counted, curves_of
+from polychromic.evaluation.counting.formulas import expected_best, hill_number, pair_sameness
 from polychromic.numerics import BoolArray, Float32Array, FloatArray, IntArray
 from polychromic.records import GenerationRow, SamplingParameters
-
-
-def pass_at_k(n: int, c: int, k: int) -> float:
-    """Returns the chance that at least one of k generations passes, where c of n did: 1 − C(n−c, k) / C(n, k).
-
-    Raises ValueError unless 0 ≤ c ≤ n and 1 ≤ k ≤ n: more generations than were sampled cannot be drawn.
-    Source: Chen et al. 2021, Evaluating Large Language Models Trained on Code, equation 1.
-    """
-    _require_counts(n, c, k)
-    return 1.0 - math.comb(n - c, k) / math.comb(n, k)
-
-
-def all_pass_at_k(n: int, c: int, k: int) -> float:
-    """Returns the chance that all of k generations pass (pass^k), where c of n did: C(c, k) / C(n, k).
-
-    Raises ValueError as `pass_at_k` does. Source: Yao et al. 2024, τ-bench, section 3.3.
-    """
-    _require_counts(n, c, k)
-    return math.comb(c, k) / math.comb(n, k)
-
-
-def most_pass_at_k(n: int, c: int, k: int, share: float = 0.5) -> float:
-    """Returns the chance that at least ⌈share · k⌉ of k generations pass (G-Pass@k), where c of n did.
-
-    Raises ValueError as `pass_at_k` does, or for a share outside (0, 1].
-    Source: Liu et al. 2024, Are Your LLMs Capable of Stable Reasoning?, equation 4.
-    """
-    from scipy.stats import hypergeom
-
-    _require_counts(n, c, k)
-    if not 0.0 < share <= 1.0:
-        raise ValueError(f"share={share}: expected a share of the k generations in (0, 1]")
-    return float(hypergeom.sf(math.ceil(share * k) - 1, n, c, k))
-
-
-def pass_at_k_curve(n: ArrayLike, c: ArrayLike, k_max: int) -> FloatArray:
-    """Returns [..., k_max] pass@k for k = 1..k_max, of counts n and c [...] that broadcast; nan where k > n.
-
-    The chance to miss is the product over j < k of (n − c − j) / (n − j), so nothing overflows.
-    Raises ValueError where c < 0, c > n, or k_max < 1.
-    """
-    n_all, c_all = np.broadcast_arrays(np.asarray(n, dtype=np.float64), np.asarray(c, dtype=np.float64))
-    if k_max < 1:
-        raise ValueError(f"k_max={k_max}: expected at least 1")
-    if (c_all < 0).any() or (c_all > n_all).any():
-        raise ValueError(f"c={c}, n={n}: expected passing counts between 0 and the number of generations")
-    drawn_K = np.arange(k_max)
-    left = n_all[..., None] - drawn_K
-    # Past the failures nothing is left to miss with; past n the factor is set to nan below.
-    misses = np.maximum(left - c_all[..., None], 0.0) / np.maximum(left, 1.0)
-    return np.where(left >= 1.0, 1.0 - np.cumprod(misses, axis=-1), np.nan)
-
-
-def _require_counts(n: int, c: int, k: int) -> None:
-    if not 0 <= c <= n:
-        raise ValueError(f"c={c}: expected between 0 and n={n} generations that pass")
-    if not 1 <= k <= n:
-        raise ValueError(f"k={k}: expected between 1 and n={n}; sample at least k generations a prompt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,9 +130,9 @@ class MeasureOptions:
 
     A reward of at least `pass_threshold` passes. Where the task knows no canonical form and there are
     embeddings, answers closer than `cluster_distance` (1 − cosine) count as the same. `draws` is the number of
-    generations that `clusters`, `distinct_correct` and `best_of_n` are expected values among (None: all of the
-    group). `answers` is the number of generations, the first of each group, that the measures of texts and embeddings
-    see (None: all of the group); a group with fewer has none of them. `measures` is passed on to these measures.
+    generations that `clusters`, Hill numbers, `distinct_correct` and `best_of_n` are expected values among (None: all
+    of the group). `answers` is the number of generations, the first of each group, that the measures of texts and
+    embeddings see (None: all of the group); a group with fewer has none of them. `measures` is passed on to these.
     """
 
     pass_threshold: float
@@ -215,9 +158,12 @@ def measure_answers(
     """Returns all metrics of one group; those without a meaning there are nan."""
     labels_N = _partition(group, options, embeddings_ND)
     draws = options.draws or max(1, len(group))
-    curves = _curves(group, options.pass_threshold, labels_N)
+    curves = curves_of(Counted(group.rewards, group.rewards >= options.pass_threshold, labels_N))
     values, undefined = _diversity(group.texts, options, embeddings_ND)
-    values["clusters"] = expected_clusters(labels_N[labels_N != MISSING], draws)
+    labelled_N = labels_N[labels_N != MISSING]
+    values["clusters"] = expected_clusters(labelled_N, draws)
+    values["hill_1"], values["hill_2"] = (hill_number(labelled_N, q, draws) for q in (1, 2))
+    values["sameness"] = pair_sameness(labelled_N)
     values["distinct_correct"] = (
         float(curves["distinct_correct"][draws - 1]) if draws <= len(group) else math.nan
     )
@@ -244,19 +190,6 @@ def _diversity(
     return dict.fromkeys(measured.values, math.nan), dict.fromkeys(measured.values, f"fewer than {n} answers")
 
 
-def expected_best(rewards: FloatArray, k: int) -> float:
-    """Returns the expected largest of k rewards drawn without replacement from those that are not nan; nan with fewer
-    than k.
-
-    The j highest hold the maximum with chance pass@k of j passing, so each rank's weight is a difference of two.
-    """
-    known = np.sort(rewards[~np.isnan(rewards)])[::-1]
-    if len(known) < k:
-        return math.nan
-    reached_J = pass_at_k_curve(len(known), np.arange(len(known) + 1), k)[:, k - 1]
-    return float(np.diff(reached_J) @ known)
-
-
 def _partition(group: AnswerGroup, options: MeasureOptions, embeddings_ND: Float32Array | None) -> IntArray:
     if group.labels is not None:
         return group.labels
@@ -265,25 +198,6 @@ def _partition(group: AnswerGroup, options: MeasureOptions, embeddings_ND: Float
     if embeddings_ND is not None:
         return cluster_by_embedding(embeddings_ND, 1.0 - options.cluster_distance)
     return cluster_by_text(group.texts)
-
-
-def _curves(group: AnswerGroup, pass_threshold: float, labels_N: IntArray) -> dict[str, FloatArray]:
-    """Returns pass@k and expected distinct passing clusters for k = 1..N, nan beyond the generations with a reward, and
-    for clusters also beyond those with a label."""
-    n_known = int((~np.isnan(group.rewards)).sum())
-    passing = group.rewards >= pass_threshold
-    if (labels_N == MISSING).any():
-        labelled = labels_N != MISSING
-        rest = replace(group, rewards=np.where(labelled, group.rewards, np.nan))
-        numbered_N = np.where(labelled, labels_N, labels_N.max(initial=0) + 1)
-        curves = _curves(rest, pass_threshold, numbered_N)
-        return {**curves, "pass": pass_at_k_curve(n_known, int(passing.sum()), max(1, len(group)))}
-    sizes = np.unique(labels_N[passing], return_counts=True)[1]
-    # Hitting a cluster is passing with that cluster as the only right answer. Equal sizes have equal curves.
-    sizes, n_clusters = np.unique(sizes, return_counts=True)
-    counts = np.append(sizes, passing.sum())
-    curves = pass_at_k_curve(n_known, counts, max(1, len(group)))
-    return {"pass": curves[-1], "distinct_correct": n_clusters @ curves[:-1] if len(sizes) else curves[-1]}
 
 
 def _mean(values: FloatArray | BoolArray) -> float:

@@ -341,6 +341,8 @@ def _signatures(
     signatures = {
         **measure_signatures(options.measures, n),
         "clusters": sign("clusters", **drawn),
+        **{f"hill_{q}": sign("hill", q=q, **drawn) for q in (1, 2)},
+        "sameness": sign("sameness", same=clusters),
         "distinct_correct": sign("distinct_correct", passes=f"reward >= {options.pass_threshold:g}", **drawn),
         **{metric.key: sign(metric.key, function=metric.place, k=n) for metric in own},
     }

@@ -11,6 +11,7 @@ from types import CodeType
 from typing import TYPE_CHECKING, Literal
 
 from polychromic.errors import ConfigError, DataError
+from polychromic.evaluation.counting.curves import CURVES, AtK, split_at_k
 from polychromic.registry import is_import_path, resolve
 
 if TYPE_CHECKING:
@@ -130,6 +131,22 @@ _BUILT_IN = (
         signature="clusters|same:{same}",
     ),
     Metric(
+        "hill_1", "Effective answers (Hill 1)", "higher", "diversity", 1.0, math.inf,
+        meaning="Effective number of different answers: exp of the entropy of their shares",
+        subject="the effective number of different answers (Hill 1)", signature="hill|q:1|same:{same}",
+    ),
+    Metric(
+        "hill_2", "Effective answers (Hill 2)", "higher", "diversity", 1.0, math.inf,
+        meaning="Effective number of different answers in which rare ones hardly count: one over the sum of squared "
+        "shares",
+        subject="the effective number of frequent answers (Hill 2)", signature="hill|q:2|same:{same}",
+    ),
+    Metric(
+        "sameness", "Same answer twice", "lower", "diversity",
+        meaning="Chance that two answers to a prompt are the same, estimated without bias",
+        subject="the chance that two answers are the same", signature="sameness|same:{same}",
+    ),
+    Metric(
         "semantic_distance", "Semantic distance", "higher", "diversity", 0.0, 2.0, EMBEDDER,
         meaning="Mean cosine distance between the embeddings of two answers",
         subject="the distance in meaning between answers",
@@ -180,11 +197,10 @@ _BUILT_IN = (
 )  # fmt: skip
 
 METRICS: dict[str, Metric] = {one.key: one for one in _BUILT_IN}
-"""By key, in the order in which they are shown. Beside these there are `pass@K` and `distinct_correct@K`."""
+"""By key, in the order in which they are shown. Beside these there are those of `CURVES` at any k, such as `pass@K`."""
 
 _CODE_OF = "the code of "
 _KEY = re.compile(r"[a-z][a-z0-9_]*")
-_AT_K = re.compile(r"(pass|distinct_correct)@([1-9]\d*)")
 
 
 def metric(
@@ -283,33 +299,29 @@ def find_metric(key: str) -> Metric:
         return METRICS[key]
     at_k = split_at_k(key)
     if at_k is None:
-        known = ", ".join(["pass@K", "distinct_correct@K", *METRICS])
+        known = ", ".join([*(f"{one.mark}K" for one in CURVES.values()), *METRICS])
         raise ValueError(
             f"metric {key!r} is not known; expected one of {known} (K a whole number), or one of your own that "
             "evaluation.metrics names"
         )
-    curve, k = at_k
-    needs = f"{CHECKER}, and at least {k} judged answers a prompt" if k > 1 else CHECKER
-    if curve == "pass":
-        return Metric(
-            key, f"Pass@{k}", "higher", "quality" if k == 1 else "both", needs=needs,
-            meaning=f"Chance that at least one of {k} answers passes the checker",
-            subject="the chance that a single answer passes" if k == 1
-            else f"the chance that one of {k} answers passes",
-            signature=f"pass|passes(reward >= pass_threshold)|estimator:1-C(n-c,k)/C(n,k)|k:{k}",
-        )  # fmt: skip
+    return _metric_at_k(key, CURVES[at_k[0]], at_k[1])
+
+
+def _metric_at_k(key: str, curve: AtK, k: int) -> Metric:
+    """Fills k into the facts of a curve. Raises ValueError for a k beyond those it is computed for."""
+    if curve.most_k and k > curve.most_k:
+        raise ValueError(f"metric {key!r}: {curve.mark}K is computed for K up to {curve.most_k}")
+    needs = "texts" if curve.kind == "diversity" else CHECKER
+    if k > 1:
+        needs += f", and at least {k} {'judged ' if needs == CHECKER else ''}answers a prompt"
+    alone = curve.name == "pass" and k == 1
+    title, meaning, subject, signature = (
+        text.replace("{k}", str(k)) for text in (curve.title, curve.meaning, curve.subject, curve.signature)
+    )
     return Metric(
-        key, f"Distinct correct answers of {k}", "higher", "both", 0.0, float(k), needs,
-        f"Different passing answers expected among {k}", f"different correct answers among {k}", plural=True,
-        signature="distinct_correct|same:{same}|passes(reward >= pass_threshold)|"
-        f"estimator:sum over different answers a of 1-C(n-n_a,k)/C(n,k)|k:{k}",
+        key, title, "higher", "quality" if alone else curve.kind, 0.0, float(k) if curve.grows else 1.0, needs,
+        meaning, "the chance that a single answer passes" if alone else subject, curve.plural, signature=signature,
     )  # fmt: skip
-
-
-def split_at_k(key: str) -> tuple[str, int] | None:
-    """Returns ("pass", 10) for `pass@10`, and None for a key that names no k."""
-    match = _AT_K.fullmatch(key)
-    return (match[1], int(match[2])) if match else None
 
 
 def _replaces(metric: Metric, registered: Metric) -> bool:

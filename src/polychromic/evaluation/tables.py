@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from polychromic.diversity import Signature, require_comparable
+from polychromic.evaluation.counting.curves import CURVES, key_at_k, split_at_k
 from polychromic.evaluation.criteria import Criterion, Levels, listed, plural
-from polychromic.evaluation.metrics import split_at_k
 from polychromic.evaluation.statistics.intervals import Resampling
 from polychromic.evaluation.statistics.paired import ALPHA
 from polychromic.numerics import FloatArray, IntArray
@@ -23,7 +23,7 @@ SCHEMA_VERSION = 2
 class SampledTable:
     """Holds metrics of one sampling setting. Arrays follow the table's prompts; nan where a metric is undefined.
 
-    `values` holds [P] arrays by metric key. `curves` holds "pass" and "distinct_correct" [P, n]: the unbiased
+    `values` holds [P] arrays by metric key. `curves` holds those of `CURVES` by name, [P, n]: the unbiased
     value among k generations in column k − 1. A metric that no prompt has is absent.
     """
 
@@ -32,8 +32,12 @@ class SampledTable:
 
     @property
     def metrics(self) -> list[str]:
-        """Returns keys of the plain metrics, then those of the curves at k = 1, 2, 4, … and their last k."""
-        at_k = [f"{name}@{k}" for name, curve in self.curves.items() for k in _shown_ks(curve.shape[1])]
+        """Returns keys of the plain metrics, then those of the curves at the k that reports show."""
+        at_k = [
+            key_at_k(name, k)
+            for name, curve in self.curves.items()
+            for k in CURVES[name].shown_ks(curve.shape[1])
+        ]
         return [*self.values, *at_k]
 
     def metric(self, key: str) -> FloatArray | None:
@@ -112,10 +116,6 @@ class PromptTable:
 def _arrays(columns: Mapping[str, ArrayLike]) -> dict[str, FloatArray]:
     # Strict JSON has no nan: null comes back as None, which a float array reads as nan.
     return {key: np.array(column, dtype=np.float64) for key, column in columns.items()}
-
-
-def _shown_ks(n: int) -> list[int]:
-    return sorted({*(2**power for power in range(n.bit_length())), n})
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +212,7 @@ class Study:
         )
 
     def curves(self, arm: str, label: str, name: str) -> FloatArray | None:
-        """Returns [seeds, prompts, k] of the curve "pass" or "distinct_correct", up to the k that all seeds have."""
+        """Returns [seeds, prompts, k] of a curve by name, such as "pass", up to the k that all seeds have."""
         rows = [
             self.tables[arm, seed].sampled[label].curves.get(name)
             for seed in self.arms[arm]

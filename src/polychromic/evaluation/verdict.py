@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from polychromic.evaluation.audits.checker import CheckerAudit
+from polychromic.evaluation.counting.sameness import ArmSameness
 from polychromic.evaluation.criteria import DEFAULT_LEVELS, Criterion, Levels, ResultWarning, listed, plural
 from polychromic.evaluation.outcomes import CriterionOutcome, Evidence, Status, decide, test_p_value
 from polychromic.evaluation.statistics.frontier import Curve, MatchedGain
@@ -147,6 +148,8 @@ class Comparison:
     """By arm, the smallest k from which on the untrained model's pass@k is higher."""
     equal_length: tuple[Contrast, ...] = ()
     """Contrasts with texts cut to equal lengths, of arms whose lengths differ from the baseline's."""
+    sameness: tuple[ArmSameness, ...] = ()
+    """How often every two arms give the same answer, at the primary sampling; all arms of one partition."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns a plain mapping with its schema version; what is undefined (nan) is null."""

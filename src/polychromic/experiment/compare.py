@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from polychromic.evaluation.audits.checker import CheckerAudit, ControlResult, a
 from polychromic.evaluation.audits.partition import partition_warnings, unlabelled_warnings
 from polychromic.evaluation.collect import read_collected
 from polychromic.evaluation.compare import Comparison, compare
+from polychromic.evaluation.counting.sameness import joint_labels, sameness_between
 from polychromic.evaluation.criteria import ResultWarning, plural
 from polychromic.evaluation.lengths import at_equal_length, thinking_measures, thinking_warnings
 from polychromic.evaluation.measure import SameAnswers, measure_arms
@@ -251,7 +252,8 @@ def compare_rows(
         chosen_late=chosen_late,
         untrained=untrained,
     )
-    return Compared(comparison, Study.of(tables))
+    sameness = sameness_between(joint_labels(rows, same, primary_sampling))
+    return Compared(replace(comparison, sameness=sameness), Study.of(tables))
 
 
 def _without_prompts(rows: RowsByArmSeed, left_out: Collection[str]) -> RowsByArmSeed:

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from polychromic.evaluation.counting.curves import split_at_k
 from polychromic.evaluation.criteria import (
     DEFAULT_LEVELS,
     Criterion,
@@ -16,7 +17,7 @@ from polychromic.evaluation.criteria import (
     contradictions,
     impossible_criteria,
 )
-from polychromic.evaluation.metrics import EMBEDDER, JUDGE, THINKING, find_metric, split_at_k
+from polychromic.evaluation.metrics import EMBEDDER, JUDGE, THINKING, find_metric
 from polychromic.evaluation.settings import EvaluationSettings, load_stated_metrics
 from polychromic.experiment.yaml_file import (
     config_error,

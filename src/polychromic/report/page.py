@@ -12,12 +12,14 @@ from polychromic.files import strict_json
 from polychromic.report.figures import Figure, in_page, page_color
 from polychromic.report.samples import answers_a_prompt, packed_parts
 from polychromic.report.tables import (
+    SAMENESS_NOTE,
     criteria_groups,
     criteria_header,
     facts,
     means_groups,
     no_warnings,
     overtaking_lines,
+    sameness_table,
     signatures,
     untrained_table,
 )
@@ -76,6 +78,8 @@ def render_page(content: PageContent) -> str:
             means=means_groups(comparison) if comparison else [],
             untrained=untrained_table(comparison) if comparison else [],
             overtakings=overtaking_lines(comparison) if comparison else [],
+            sameness=sameness_table(comparison) if comparison else [],
+            sameness_note=SAMENESS_NOTE,
             signatures=signatures(comparison) if comparison else {},
             figures=numbered[: len(content.figures)],
             curves=numbered[len(content.figures) :],

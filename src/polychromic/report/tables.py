@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from polychromic.evaluation import Comparison, find_metric
+from polychromic.evaluation.counting.curves import CURVES, split_at_k
 from polychromic.evaluation.criteria import estimate, number, plural, signed, signed_percent
-from polychromic.evaluation.metrics import split_at_k
 from polychromic.evaluation.statistics.frontier import MatchedGain
 from polychromic.evaluation.statistics.paired import PairedComparison
 from polychromic.report.view import (
@@ -67,8 +68,13 @@ def means_groups(comparison: Comparison) -> list[CellGroup]:
     )
     plain = [key for key in keys if split_at_k(key) is None]
     groups = [(title, [key for key in plain if find_metric(key).kind == kind]) for kind, title in _GROUPS]
-    for curve, title in (("pass", "Pass@k"), ("distinct_correct", "Distinct correct answers among k")):
-        groups.append((title, [key for key in keys if (split_at_k(key) or ("", 0))[0] == curve]))
+    of_curves = {key: at_k[0] for key in keys if (at_k := split_at_k(key))}
+    titles = {"pass": "Pass@k", "distinct_correct": "Distinct correct answers among k"}
+    for curve, title in titles.items():
+        groups.append((title, [key for key, name in of_curves.items() if name == curve]))
+    groups.append(
+        ("Other measures of k answers", [key for key, name in of_curves.items() if name not in titles])
+    )
     return [
         CellGroup(title, [_mean_cells(comparison, key) for key in found]) for title, found in groups if found
     ]
@@ -166,6 +172,33 @@ def _moved(metric: str, found: PairedComparison | None) -> str:
     return f"{change} ({written(ends[0])} to {written(ends[1])}), {found.change(find_metric(metric).sign)}"
 
 
+SAMENESS_NOTE = (
+    "Chance that an answer of the one arm and an answer of the other are the same, beside the chance that two answers "
+    "of one trained model are. Overlap is the first over the mean of the others: at 1 the two arms answer as one model "
+    "would, whatever their training; at 0 they share no answer."
+)
+
+
+def sameness_table(comparison: Comparison) -> Table:
+    """Returns one row a pair of arms: how often they give the same answer, and each the same twice; empty for one
+    arm."""
+    if not comparison.sameness:
+        return []
+    confidence = f"{100 * comparison.resampling.confidence:g} % interval"
+    header = ["the same answer", "between", "within the first", "within the other", "overlap", confidence]
+    rows = [
+        [
+            f"{one.arm} and {one.other}",
+            *map(number, (one.between, one.within_arm, one.within_other, one.overlap)),
+            "–"
+            if math.isnan(one.overlap_low)
+            else f"{number(one.overlap_low)} to {number(one.overlap_high)}",
+        ]
+        for one in comparison.sameness
+    ]
+    return [header, *rows]
+
+
 def overtaking_lines(comparison: Comparison) -> list[str]:
     """Returns from which k on the untrained model finds more than each arm, a sentence an arm."""
     confidence = 100 * comparison.resampling.confidence
@@ -195,7 +228,7 @@ def signatures(comparison: Comparison) -> dict[str, str]:
         made = how_made(comparison, key)
         at_k = split_at_k(key)
         if at_k is not None:
-            found.setdefault(f"{at_k[0]}@k", made.rsplit("|", 1)[0])
+            found.setdefault(f"{CURVES[at_k[0]].mark}k", made.rsplit("|", 1)[0])
         elif made:
             found[key] = made
     return found

@@ -16,6 +16,7 @@ from polychromic.plain_text import plain_text
 from polychromic.report.page import PageContent
 from polychromic.report.samples import answers_a_prompt
 from polychromic.report.tables import (
+    SAMENESS_NOTE,
     Table,
     criteria_table,
     facts,
@@ -23,6 +24,7 @@ from polychromic.report.tables import (
     means_table,
     no_warnings,
     overtaking_lines,
+    sameness_table,
     signature_lines,
     signatures,
     untrained_table,
@@ -108,6 +110,8 @@ def summary_text(comparison: Comparison) -> str:
     if comparison.untrained:
         lines += ["", *_aligned(untrained_table(comparison)), *overtaking_lines(comparison)]
     lines += ["", *_aligned(means_table(comparison))]
+    if comparison.sameness:
+        lines += ["", *_aligned(sameness_table(comparison)), SAMENESS_NOTE]
     lines += ["", *(f"{warning.kind}: {warning.text}" for warning in comparison.warnings)]
     lines += ["", *signature_lines(comparison)]
     return "\n".join(_printable(line).rstrip() for line in lines).rstrip() + "\n"
@@ -134,7 +138,8 @@ def show_comparison(comparison: Comparison, console: Console | None = None) -> N
     console.print(Text(plain_text(comparison.verdict.sentence), style="bold"))
     console.print(Text(plain_text(comparison.verdict.question)))
     gains = [gains_table(comparison)] if comparison.frontier else []
-    for rows in (criteria_table(comparison), *gains, untrained_table(comparison), means_table(comparison)):
+    others = (table(comparison) for table in (untrained_table, means_table, sameness_table))
+    for rows in (criteria_table(comparison), *gains, *others):
         if rows:
             console.print(_rich_table(rows))
     for line in overtaking_lines(comparison):
@@ -174,6 +179,8 @@ def markdown_report(page: PageContent) -> str:
             f"## All measures at {escape_markdown(page.comparison.primary_sampling)}",
             to_markdown(means_table(page.comparison)),
         ]
+        if page.comparison.sameness:
+            parts += [escape_markdown(SAMENESS_NOTE), to_markdown(sameness_table(page.comparison))]
     if page.diagnosis:
         parts += ["## What the training did", *_diagnosis(page.diagnosis)]
     if page.work[1:]:

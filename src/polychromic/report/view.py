@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from polychromic.evaluation import Comparison, find_metric
+from polychromic.evaluation.counting.curves import split_at_k
 from polychromic.evaluation.criteria import (
     Criterion,
     decimal_places,
@@ -19,7 +20,6 @@ from polychromic.evaluation.criteria import (
     signed,
     signed_percent,
 )
-from polychromic.evaluation.metrics import split_at_k
 from polychromic.evaluation.outcomes import CriterionOutcome, Evidence, Status
 from polychromic.evaluation.statistics.paired import PairedComparison
 from polychromic.evaluation.verdict import LevelVerdict
