@@ -62,3 +62,14 @@ def _end_with_parent() -> None:
     assert parent is not None
     multiprocessing.connection.wait([parent.sentinel])
     os._exit(1)
+
+
+def launcher_place() -> tuple[int, int]:
+    """Returns this process's rank and how many `accelerate launch` or `torchrun` started; (0, 1) without one."""
+    stated = [os.environ.get(name, "") for name in ("MASTER_ADDR", "RANK", "WORLD_SIZE")]
+    return (int(stated[1]), int(stated[2])) if all(stated) else (0, 1)
+
+
+def is_launched() -> bool:
+    """Tells whether this process is one of several that a launcher started."""
+    return launcher_place()[1] > 1

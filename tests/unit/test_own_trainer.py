@@ -50,7 +50,7 @@ def experiment(tmp_path, name):
     content = {
         "name": "own", "task": {"name": "arithmetic"},
         "model": {"source": "polychromic:arithmetic-tiny", "adapter": {"rank": 4}},
-        "training": {"loss": "rl", "steps": 1, "trainer": f"mine.py:{name}"}, "arms": {"baseline": {}, "other": {}},
+        "training": {"loss": "rl", "steps": 1, "engine": f"mine.py:{name}"}, "arms": {"baseline": {}, "other": {}},
         "evaluation": {
             "num_prompts": 2, "num_samples": 2, "max_new_tokens": 8, "sampling": [{"temperature": 1.0}],
         },

@@ -65,7 +65,7 @@ def test_a_step_uses_the_coefficients_of_the_steps_before_it(run):
     sampled = trainer.maker.sample(3, trainer.prompts[:6], 6)
     inputs = objective_inputs(sampled.signals, run.diversity)
     expected = set_advantages("coverage", 3, baseline="fitted", coefficients=before.coefficients, **inputs)
-    np.testing.assert_array_equal(sampled.diversity_PN, expected)
+    np.testing.assert_array_equal(sampled.advantages.diversity_PN, expected)
     assert trainer.maker.fitted == learn_from(before, sampled.groups, sampled.signals, run.diversity)
 
 
@@ -128,6 +128,6 @@ def test_vendi_with_more_subsets_than_are_scored_trains(run):
     trainer = ArmTrainer(several)
     again = ArmTrainer(several)
     one, other = (each.maker.sample(0, each.prompts[:2], 24) for each in (trainer, again))
-    np.testing.assert_array_equal(one.diversity_PN, other.diversity_PN)
+    np.testing.assert_array_equal(one.advantages.diversity_PN, other.advantages.diversity_PN)
     for _ in range(2):
         trainer.step()

@@ -15,6 +15,7 @@ from polychromic.models.logprobs import answer_logprobs
 from polychromic.records import Prompt, as_messages
 from polychromic.run_folder import RunFolder
 from polychromic.tasks.arithmetic import ArithmeticTask
+from polychromic.training import schedule
 from polychromic.training.base import ArmRun
 from polychromic.training.settings import DiversitySettings, TrainingSettings
 from polychromic.training.trainer import ArmTrainer, train_arm
@@ -102,7 +103,7 @@ def test_after_the_baselines_end_its_last_measurement_counts(tmp_path, tiny_sett
     known = (-1.5, math.nan, math.nan, -1.25, math.nan)
     trainer = ArmTrainer(run(tmp_path, tiny_settings, diversity=FLOOR, baseline_quality=known))
     trainer.steps_done = 6
-    assert trainer._baseline_quality() == -1.25
+    assert schedule.baseline_quality(trainer.run, trainer.steps_done) == -1.25
 
 
 def test_without_validation_references_a_floor_cannot_be_held(tmp_path, tiny_settings):

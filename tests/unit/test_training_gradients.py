@@ -74,6 +74,7 @@ def test_one_prompt_shows_no_noise_and_no_ratio():
 def test_the_gate_part_is_measured_and_never_added():
     parameter = torch.nn.Parameter(torch.zeros(2))
     accumulator = GradientAccumulator([parameter], separate=True)
+    accumulator.open_gate()
     losses = {
         "quality": [1.0, 0.0], "diversity_even": [0.0, 3.0], "diversity_odd": [4.0, 0.0],
         "diversity_gate": [4.0, 0.0],

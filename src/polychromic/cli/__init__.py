@@ -16,6 +16,7 @@ from polychromic.cli.report import report
 from polychromic.cli.run import evaluate, preflight, run, train
 from polychromic.errors import PolychromicError, StoppedError, in_words
 from polychromic.plain_text import log_plainly, plain_text
+from polychromic.processes import launcher_place
 
 app = typer.Typer(
     name="polychromic",
@@ -47,6 +48,14 @@ def _options(
     log_plainly(logging.INFO if verbose else logging.WARNING)
 
 
+def _follow() -> None:
+    """Trains along with the first process, which reads the arguments; of another verb than these it is the only one."""
+    if {"run", "train"} & set(sys.argv[1:]):
+        from polychromic.experiment.launched import follow
+
+        follow()
+
+
 def main() -> None:
     """Runs the command line: errors for people are one message and exit code 1; a second start continues after
     Ctrl-C."""
@@ -56,7 +65,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         with in_words():
-            app()
+            _follow() if launcher_place()[0] else app()
     except StoppedError as stopped:
         typer.echo(plain_text(str(stopped)), err=True)
         sys.exit(stopped.exit_code)

@@ -139,17 +139,25 @@ def arm_run(experiment: Experiment, arm: Arm, seed: int, folder: RunFolder, task
     )
 
 
+def trainable_run(job: Job) -> ArmRun | None:
+    """Returns what training the job's arm has to know; None where it is trained already, or stays untrained."""
+    from polychromic.training.artifacts import is_trained
+
+    folder, arm = RunFolder(job.root), job.experiment.arm(job.arm)
+    run = replace(
+        arm_run(job.experiment, arm, job.seed, folder, build_task(job.experiment.task)),
+        baseline_quality=baseline_quality(job.experiment, arm.name, job.seed, folder),
+    )
+    return None if arm.untrained or is_trained(run.folder) else run
+
+
 def _train(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
     """Trains the arm; returns the number of sampled tokens, or None where nothing was left to do."""
     from polychromic.training.artifacts import is_trained
     from polychromic.training.base import build_trainer
 
-    folder = RunFolder(job.root)
-    run = replace(
-        arm_run(job.experiment, arm, job.seed, folder, build_task(job.experiment.task)),
-        baseline_quality=baseline_quality(job.experiment, arm.name, job.seed, folder),
-    )
-    if arm.untrained or is_trained(run.folder):
+    run = trainable_run(job)
+    if run is None:
         return None
     on_event(_beginning(job, "train"))
     tokens = 0
@@ -159,10 +167,10 @@ def _train(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
         tokens += round(metrics.get("generation/total_tokens", 0))
         on_event(JobEvent(arm.name, job.seed, "train", done, total, metrics))
 
-    build_trainer(arm.training.trainer).train(run, on_step)
+    build_trainer(arm.training.engine).train(run, on_step)
     if not is_trained(run.folder):
         raise TrainingError(
-            f"the trainer {arm.training.trainer} ended without a finished adapter in {run.folder}; docs/run-folder.md "
+            f"the trainer {arm.training.engine} ended without a finished adapter in {run.folder}; docs/run-folder.md "
             "says what it has to write"
         )
     return tokens

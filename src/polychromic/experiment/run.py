@@ -22,12 +22,14 @@ from polychromic.experiment.config import Experiment
 from polychromic.experiment.costs import left_to_do, run_cost
 from polychromic.experiment.executors import LedgerRows, build_executor
 from polychromic.experiment.jobs import Job, JobEvent, OnEvent, Stage, in_order_of_need
+from polychromic.experiment.launched import dismiss, lead
 from polychromic.experiment.progress import Ledger, Projection, open_progress, paid
 from polychromic.experiment.resuming.continuing import record_provenance, working_folder
 from polychromic.experiment.resuming.provenance import add_model_checks
 from polychromic.files import user_path, write_json
 from polychromic.generations import scan_generations
 from polychromic.ledger import priced_duration
+from polychromic.processes import is_launched
 from polychromic.run_folder import RunFolder
 from polychromic.tasks.base import build_task, own_code
 
@@ -185,6 +187,8 @@ def do_jobs(
         finally:
             ledger.close()
             add_model_checks(experiment, folder)
+    if is_launched():
+        dismiss()
 
 
 def require_budget(experiment: Experiment, folder: RunFolder, ledger: Ledger) -> None:
@@ -213,7 +217,8 @@ def _run_jobs(
         if job.arm == experiment.comparison.baseline:
             refuse_impossible_criteria(experiment, folder)
 
-    build_executor(experiment.run.executor)(jobs, experiment.run.workers, on_event, on_done)
+    executor = lead if is_launched() else build_executor(experiment.run.executor)
+    executor(jobs, experiment.run.workers, on_event, on_done)
 
 
 def _check_before_work(experiment: Experiment) -> None:

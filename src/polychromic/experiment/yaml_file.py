@@ -36,7 +36,7 @@ _PATHS: Mapping[str, Any] = {
     "evaluation": {"embedder": _begins_as_path, "metrics": _is_code},
     "model": {"source": _begins_as_path, "adapter": {"start_from": _is_file}},
     "diversity": {"objective": _is_code},
-    "training": {"trainer": _is_code},
+    "training": {"engine": _is_code},
     "sampling": {"engine": _is_code},
     "run": {"executor": _is_code},
 }
@@ -69,6 +69,7 @@ def _absolute(folder: Path, value: str) -> str:
 _RENAMED = {
     "training.signal": "loss (rl for reward, sft for references)",
     "training.generations": "num_samples",
+    "training.trainer": "engine",
     "training.micro_batch": "micro_batch_size",
     "training.cut_answers": "truncation_reward (checker for judge, zero for fail)",
     "early_stopping.every_n_steps": "check_every",

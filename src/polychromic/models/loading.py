@@ -236,7 +236,10 @@ def load_base(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedToken
     device = "cuda" if torch.cuda.is_available() else "cpu"
     options: dict[str, Any] = {}
     if settings.quantization == "nf4":
-        options = {"quantization_config": _nf4_config(settings), "device_map": {"": 0}}
+        options = {
+            "quantization_config": _nf4_config(settings),
+            "device_map": {"": torch.cuda.current_device()},
+        }
     with _loading(settings) as source:
         model = AutoModelForCausalLM.from_pretrained(
             source,

@@ -15,7 +15,7 @@ from polychromic.run_folder import ArmFolder
 from polychromic.sampling.base import SamplerSettings
 from polychromic.tasks.base import Task
 from polychromic.training.facts import LossFacts, loss_facts
-from polychromic.training.settings import DiversitySettings, TrainingSettings
+from polychromic.training.settings import ENGINES, DiversitySettings, TrainingSettings
 
 OnStep = Callable[[int, int, Mapping[str, float]], None]
 """Called after every step with (steps done, steps in all, metrics)."""
@@ -75,15 +75,11 @@ class Trainer(Protocol):
 
 
 def build_trainer(name: str) -> Trainer:
-    """Returns the trainer `local`, or one of the user's own by import path; a class is built without arguments.
+    """Returns the trainer of that name, or one of the user's own by import path; a class is built without arguments.
 
-    Raises ConfigError where there is none of that name, or it has no `train`.
+    Raises ConfigError where there is none of that name, its packages are missing, or it has no `train`.
     """
-    if name == "local":
-        from polychromic.training.trainer import LocalTrainer
-
-        return LocalTrainer()
-    trainer = resolve(name, {"local": None}, "trainer")
+    trainer = resolve(ENGINES.get(name, name), ENGINES, "trainer")
     trainer = trainer() if isinstance(trainer, type) else trainer
     if not callable(getattr(trainer, "train", None)):
         raise ConfigError(f"trainer {name!r} has no method train(run, on_step)")

@@ -12,9 +12,12 @@ import numpy as np
 import torch
 
 from polychromic.diversity.equivalence import MISSING
-from polychromic.objective import gradient_cosine, gradient_share
+from polychromic.objective import find_objective, gradient_cosine, gradient_share
 from polychromic.records import Generation, Group
-from polychromic.training.rollouts import GroupSignals, SampledGroups
+from polychromic.training.advantages import SampledGroups
+from polychromic.training.parallel import ALONE, Processes
+from polychromic.training.rollouts import GroupSignals, distance_metrics
+from polychromic.training.settings import DiversitySettings
 
 Term = Literal["quality", "diversity_even", "diversity_odd", "diversity_gate"]
 TERMS: tuple[Term, ...] = ("quality", "diversity_even", "diversity_odd")
@@ -57,14 +60,21 @@ class StepOutcome:
 class GradientAccumulator:
     """Adds the gradients of micro-batches to `parameter.grad`; with `separate` it also remembers them by term.
 
+    processes: those that share a step; `finish` sums over them.
     loss_scale: what losses are multiplied by before the backward pass, and gradients divided by after it. In float16
     small gradients of activations would be rounded to zero (Micikevicius et al., 2018, arXiv:1710.03740).
     """
 
     def __init__(
-        self, parameters: Sequence[torch.nn.Parameter], *, separate: bool, loss_scale: float = 1.0
+        self,
+        parameters: Sequence[torch.nn.Parameter],
+        *,
+        separate: bool,
+        loss_scale: float = 1.0,
+        processes: Processes = ALONE,
     ) -> None:
         self.parameters = list(parameters)
+        self.processes = processes
         self.loss_scale = loss_scale
         self.separate = separate
         self._by_term: dict[Term, list[torch.Tensor]] = {
@@ -78,7 +88,7 @@ class GradientAccumulator:
     def add(self, losses: Mapping[Term, torch.Tensor]) -> None:
         """Backpropagates the terms of one micro-batch. A term without a gradient path adds nothing.
 
-        `diversity_gate` may only be among them where the terms are kept apart.
+        `diversity_gate` may only be among them where the terms are kept apart, after `open_gate`.
         """
         connected: dict[Term, torch.Tensor] = {
             term: loss * self.loss_scale for term, loss in losses.items() if loss.requires_grad
@@ -99,9 +109,12 @@ class GradientAccumulator:
     def _totals(self, term: Term) -> list[torch.Tensor]:
         if term != "diversity_gate":
             return self._by_term[term]
-        if self._gate is None:
-            self._gate = [torch.zeros_like(parameter) for parameter in self.parameters]
+        assert self._gate is not None
         return self._gate
+
+    def open_gate(self) -> None:
+        """Makes room for `diversity_gate`: on every process, also one that has none of the step's generations."""
+        self._gate = [torch.zeros_like(parameter) for parameter in self.parameters]
 
     def finish(self, n_prompts: int) -> GradientMeasurement | None:
         """Leaves the sum in `parameter.grad`; returns the measurement if the terms were kept apart.
@@ -109,10 +122,9 @@ class GradientAccumulator:
         n_prompts: prompts of the diversity term, the even ones of which made up one half.
         """
         if not self.separate:
-            for parameter in self.parameters:
-                if parameter.grad is not None and self.loss_scale != 1.0:
-                    parameter.grad.div_(self.loss_scale)
+            self._finish_together()
             return None
+        self.processes.add_up([one for term in TERMS for one in self._by_term[term]] + (self._gate or []))
         quality, even, odd = (self._by_term[term] for term in TERMS)
         diversity = [one + other for one, other in zip(even, odd, strict=True)]
         for parameter, one, other in zip(self.parameters, quality, diversity, strict=True):
@@ -128,6 +140,25 @@ class GradientAccumulator:
             if self._gate is None
             else _norm([whole - part for whole, part in zip(diversity, self._gate, strict=True)]),
         )
+
+    def _finish_together(self) -> None:
+        if self.processes.size > 1:
+            self._sum_over_processes()
+        for parameter in self.parameters:
+            if parameter.grad is not None and self.loss_scale != 1.0:
+                parameter.grad.div_(self.loss_scale)
+
+    def _sum_over_processes(self) -> None:
+        """Sums `parameter.grad`; one that no process has stays None, so that the optimizer passes it over."""
+        had = torch.tensor([float(parameter.grad is not None) for parameter in self.parameters])
+        had = had.to(self.parameters[0].device)
+        gradients = [
+            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            for parameter in self.parameters
+        ]
+        self.processes.add_up([had, *gradients])
+        for parameter, gradient, owners in zip(self.parameters, gradients, had.tolist(), strict=True):
+            parameter.grad = gradient if owners else None
 
 
 def _signal_to_noise(even: Sequence[torch.Tensor], odd: Sequence[torch.Tensor], n_prompts: int) -> float:
@@ -165,31 +196,64 @@ class SamplerMismatch:
 
     def __init__(self, groups: Sequence[Group]) -> None:
         self._sampled = [one.logprob for group in groups for one in group.generations]
-        self._nats, self._tokens = 0.0, 0
+        self.nats, self.tokens = 0.0, 0
+        """Sums over the compared generations."""
 
     def add(self, rows: Sequence[int], logprobs_BT: torch.Tensor, mask_BT: torch.Tensor) -> None:
         """Compares some generations, by their place among all."""
         trained_B = logprobs_BT.masked_fill(mask_BT == 0, 0.0).double().sum(dim=1).cpu()
         sampled_B = torch.tensor([self._sampled[row] for row in rows], dtype=torch.float64)
         known_B = ~sampled_B.isnan()  # samplers that tell no log-probabilities
-        self._nats += float((trained_B - sampled_B).abs()[known_B].sum())
-        self._tokens += int(mask_BT.cpu()[known_B].sum())
+        self.nats += float((trained_B - sampled_B).abs()[known_B].sum())
+        self.tokens += int(mask_BT.cpu()[known_B].sum())
 
-    def metrics(self) -> dict[str, float]:
-        """Returns the mean absolute difference per token in nats, of whole answers; empty where nothing was
-        compared.
-        """
-        if self._tokens == 0:
-            return {}
-        mismatch = self._nats / self._tokens
-        if mismatch > LARGE_SAMPLER_MISMATCH:
-            logger.warning(
-                "sampled and trained log-probabilities differ by %.3f nats per token (up to %.2f is usual in half "
-                "precision): the gradient is of another policy than the sampled; use model.dtype: float32",
-                mismatch,
-                LARGE_SAMPLER_MISMATCH,
-            )
-        return {"train/sampler_mismatch": mismatch}
+
+def mismatch_metrics(nats: float, tokens: float) -> dict[str, float]:
+    """Returns the mean absolute difference per token in nats, of whole answers; empty where nothing was compared."""
+    if tokens == 0:
+        return {}
+    mismatch = nats / tokens
+    if mismatch > LARGE_SAMPLER_MISMATCH:
+        logger.warning(
+            "sampled and trained log-probabilities differ by %.3f nats per token (up to %.2f is usual in half "
+            "precision): the gradient is of another policy than the sampled; use model.dtype: float32",
+            mismatch,
+            LARGE_SAMPLER_MISMATCH,
+        )
+    return {"train/sampler_mismatch": mismatch}
+
+
+def step_outcome(
+    settings: DiversitySettings,
+    measurement: GradientMeasurement | None,
+    weight: float,
+    *,
+    quality: float,
+    quality_loss: float,
+    sampled: SampledGroups | None,
+) -> StepOutcome:
+    """Collects what a step did with its metrics; `sampled` is None where it had no groups."""
+    metrics = {"train/quality_loss": quality_loss, "train/diversity_weight": weight}
+    if sampled is not None:
+        metrics |= group_metrics(sampled)
+    if sampled is not None and settings.is_active:
+        given = sampled.advantages
+        metrics |= loss_metrics(quality_loss, given.score, weight)
+        if find_objective(settings.objective).pairwise:
+            metrics |= distance_metrics(sampled.signals, given.diversity_PN, given.gate_PN)
+        metrics["groups/diversity_signal"] = float(given.signal_P.mean())
+    if measurement is not None:
+        metrics |= measurement_metrics(measurement)
+    return StepOutcome(
+        metrics=metrics,
+        diversity_weight=weight,
+        diversity_sampled=sampled is not None and settings.is_active,
+        diversity_has_signal=sampled is not None and bool(sampled.advantages.signal_P.any()),
+        measurement=measurement if sampled is not None else None,
+        quality=quality,
+        signals=sampled.signals if sampled is not None else None,
+        truncated=metrics.get("generation/truncated", 0.0),
+    )
 
 
 def measurement_metrics(measurement: GradientMeasurement) -> dict[str, float]:
@@ -231,7 +295,7 @@ def loss_metrics(quality_loss: float, diversity_score: float, weight: float) -> 
 def group_metrics(sampled: SampledGroups) -> dict[str, float]:
     """Describes the sampled groups: reward, clusters, length, truncation, groups without any signal."""
     generations = [one for group in sampled.groups for one in group.generations]
-    silent_P = ~(np.any(sampled.quality_PN, axis=1) | sampled.diversity_signal_P)
+    silent_P = ~(np.any(sampled.advantages.quality_PN, axis=1) | sampled.advantages.signal_P)
     clusters = [len(set(codes) - {MISSING}) for codes in sampled.signals.clusters_PN.tolist()]
     return {
         "train/reward": float(np.nanmean(sampled.signals.rewards_PN)),

@@ -26,7 +26,7 @@ from polychromic.records import Check, Group, Prompt, SamplingParameters
 from polychromic.sampling.base import Sampler
 from polychromic.tasks.base import Task
 from polychromic.tasks.equivalence import equivalence_of
-from polychromic.training.settings import DiversitySettings, TrainingSettings
+from polychromic.training.settings import DiversitySettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +41,6 @@ class GroupSignals:
     """MISSING where the equivalence failed, for one of the reasons in `unlabelled`."""
     distances_PNN: FloatArray
     unlabelled: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class SampledGroups:
-    """Groups with their sequences and advantages; `diversity_score` is the mean set score over groups."""
-
-    groups: list[Group]
-    signals: GroupSignals
-    sequences: list[TokenSequence]
-    quality_PN: FloatArray
-    diversity_PN: FloatArray
-    diversity_signal_P: BoolArray
-    diversity_score: float
-    gate_PN: FloatArray | None
-    """The part of `diversity_PN` that the quality gate is paid, where pairs are weighed by their rewards."""
 
 
 def sample_groups(
@@ -105,6 +90,31 @@ def group_signals(task: Task, groups: Sequence[Group], *, with_distances: bool) 
     return GroupSignals(rewards_PN, passing_PN, clusters_PN, distances_PNN, unlabelled)
 
 
+def split_signals(signals: GroupSignals) -> list[GroupSignals]:
+    """Returns the signals of each group; `joined_signals` is its inverse."""
+    return [
+        GroupSignals(
+            signals.rewards_PN[p : p + 1],
+            signals.passing_PN[p : p + 1],
+            signals.clusters_PN[p : p + 1],
+            signals.distances_PNN[p : p + 1],
+            signals.unlabelled if p == 0 else (),
+        )
+        for p in range(len(signals.rewards_PN))
+    ]
+
+
+def joined_signals(parts: Sequence[GroupSignals]) -> GroupSignals:
+    """Returns the signals of some groups together, in order."""
+    return GroupSignals(
+        np.concatenate([one.rewards_PN for one in parts]),
+        np.concatenate([one.passing_PN for one in parts]),
+        np.concatenate([one.clusters_PN for one in parts]),
+        np.concatenate([one.distances_PNN for one in parts]),
+        tuple(reason for one in parts for reason in one.unlabelled),
+    )
+
+
 def require_working_equivalence(signals: GroupSignals, largest_share: float) -> None:
     """Raises CheckerError with the reasons where more than `largest_share` of the generations have no label."""
     share = float((signals.clusters_PN == MISSING).mean())
@@ -130,11 +140,6 @@ def require_working_checker(groups: Sequence[Group], largest_share: float) -> fl
             f"{'; '.join(sorted(set(errors))[:3])}"
         )
     return share
-
-
-def quality_advantages(signals: GroupSignals, settings: TrainingSettings) -> FloatArray:
-    """Returns leave-one-out advantages of the mean reward, [P, N]."""
-    return set_advantages("reward", 1, rewards=signals.rewards_PN, baseline=settings.quality_baseline)
 
 
 def diversity_advantages(
@@ -254,15 +259,16 @@ def learn_from(
 ) -> FittedBaseline:
     """Returns the baseline for the next step, once this step's groups have had their advantages.
 
-    The Gram matrix of the scores is stood in for by the surprisal of the sampled tokens, which costs nothing: a worse
-    stand-in would cost variance, never bias.
+    The Gram matrix of the scores is stood in for by the surprisal of the sampled tokens, which costs nothing, or by
+    the identity where the sampler does not tell it: a worse stand-in would cost variance, never bias.
     """
     logprobs_PN = np.array([[one.logprob for one in group.generations] for group in groups])
     texts_PN = np.array([[str(one.token_ids) for one in group.generations] for group in groups])
+    gram_PNN = None if np.isnan(logprobs_PN).any() else surprisal_gram(logprobs_PN, texts_PN)
     equations = baseline_equations(
         settings.objective,
         settings.set_size,
-        score_gram=surprisal_gram(logprobs_PN, texts_PN),
+        score_gram=gram_PNN,
         set_sizes=baseline.set_sizes or None,  # a resumed run keeps the mix that it began with
         generator=generator,
         **objective_inputs(signals, settings),

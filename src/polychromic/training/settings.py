@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -9,8 +10,13 @@ from pydantic import Field, field_validator, model_validator
 from polychromic.objective.advantages import Baseline
 from polychromic.objective.registry import require_objective_name
 from polychromic.objective.scores import GateRule
+from polychromic.registry import is_import_path
 from polychromic.settings import Settings
 
+ENGINES: Mapping[str, str] = {
+    "local": "polychromic.training.trainer:LocalTrainer",
+}
+"""Import path of each trainer by its name, as a trainer of the user's own has one."""
 BaselineName = Literal["none", "leave_one_out", "leave_one_out_minus_one"]
 
 
@@ -30,8 +36,9 @@ class TrainingSettings(Settings):
 
     loss: Literal["rl", "sft"]
     """`rl`: policy gradient on the checker's reward. `sft`: cross-entropy on the reference answers."""
-    trainer: str = "local"
-    """`local`, or `path/to/file.py:name` or `module:name` of your own (docs/run-folder.md)."""
+    engine: str = "local"
+    """What trains: `local`, or `path/to/file.py:name` or `module:name` of your own
+    (docs/run-folder.md)."""
     steps: int | None = Field(default=None, ge=1)
     epochs: float | None = Field(default=None, gt=0)
     """Passes over the training prompts; states the number of steps in place of `steps`."""
@@ -67,6 +74,15 @@ class TrainingSettings(Settings):
     max_checker_failures: float = Field(default=0.2, ge=0, le=1)
     """Share of a step's generations the checker may fail on before training stops."""
     early_stopping: EarlyStopping | None = None
+
+    @model_validator(mode="after")
+    def _engine_does_what_is_asked(self) -> Self:
+        if self.engine not in ENGINES and not is_import_path(self.engine):
+            raise ValueError(
+                f"engine {self.engine!r} is not known, expected one of {', '.join(ENGINES)}, path/to/file.py:name or "
+                "module:name"
+            )
+        return self
 
     @model_validator(mode="after")
     def _length_is_stated_once(self) -> Self:

@@ -12,40 +12,32 @@ import torch
 from polychromic.models.loading import LanguageModel
 from polychromic.models.logprobs import TokenSequence, answer_logprobs, micro_batches
 from polychromic.numerics import FloatArray
-from polychromic.objective import (
-    FittedBaseline,
-    find_objective,
-)
+from polychromic.objective import FittedBaseline, find_objective
 from polychromic.objective.losses import cross_entropy_loss, kl_to_reference, policy_gradient_loss
 from polychromic.records import Prompt, SamplingParameters
 from polychromic.sampling.base import build_sampler
 from polychromic.seeding import child_seed, numpy_generator
+from polychromic.training.advantages import SampledGroups, group_advantages, reads_distances
 from polychromic.training.base import ArmRun
 from polychromic.training.gradients import (
     GradientAccumulator,
-    GradientMeasurement,
     SamplerMismatch,
     StepOutcome,
     Term,
-    group_metrics,
-    loss_metrics,
-    measurement_metrics,
+    mismatch_metrics,
+    step_outcome,
 )
+from polychromic.training.parallel import ALONE, Processes
 from polychromic.training.rollouts import (
-    SampledGroups,
-    distance_metrics,
-    diversity_advantages,
-    diversity_signal,
-    gate_part,
+    GroupSignals,
     group_sequences,
     group_signals,
-    has_gate_part,
-    learn_from,
-    quality_advantages,
+    joined_signals,
     reference_sequences,
     require_working_checker,
     require_working_equivalence,
     sample_groups,
+    split_signals,
 )
 from polychromic.training.watches import HeldOutReferences
 
@@ -70,9 +62,10 @@ class Step:
     What both losses share: sampled groups, and the policy gradient of their advantages.
     """
 
-    def __init__(self, run: ArmRun, language_model: LanguageModel) -> None:
+    def __init__(self, run: ArmRun, language_model: LanguageModel, processes: Processes = ALONE) -> None:
         self.run = run
         self.language_model = language_model
+        self.processes = processes
         self.sampler = build_sampler(
             run.sampling,
             language_model,
@@ -102,7 +95,10 @@ class Step:
         plan = plan or self.plan(step)
         half = self.language_model.model.dtype == torch.float16
         accumulator = GradientAccumulator(
-            self.parameters, separate=plan.measures, loss_scale=FLOAT16_LOSS_SCALE if half else 1.0
+            self.parameters,
+            separate=plan.measures,
+            loss_scale=FLOAT16_LOSS_SCALE if half else 1.0,
+            processes=self.processes,
         )
         return self._make(step, prompts, weight, plan, accumulator)
 
@@ -117,40 +113,36 @@ class Step:
         raise NotImplementedError
 
     def sample(self, step: int, prompts: Sequence[Prompt], n: int) -> SampledGroups:
-        """Samples n generations a prompt, and gives them the advantages of both terms."""
+        """Samples n generations a prompt, and gives them the advantages of both terms.
+
+        Each process samples and checks the groups of its own prompts, and all of them know all groups.
+        """
         run, settings = self.run, self.run.training
         parameters = SamplingParameters(settings.temperature, max_new_tokens=settings.max_new_tokens)
-        seeds = [child_seed(run.experiment, run.arm, run.seed, step, prompt.id) for prompt in prompts]
+        own = self.processes.own(prompts)
+        seeds = [child_seed(run.experiment, run.arm, run.seed, step, prompt.id) for prompt in own]
         groups = sample_groups(
             self.sampler,
             run.task,
-            prompts,
+            own,
             n,
             parameters,
             seeds,
             truncation_reward=settings.truncation_reward,
         )
+        parts: list[GroupSignals] = []
+        if groups:
+            parts = split_signals(
+                group_signals(run.task, groups, with_distances=reads_distances(run.diversity))
+            )
+        groups, signals = self.processes.gather(groups), joined_signals(self.processes.gather(parts))
         require_working_checker(groups, settings.max_checker_failures)
-        needs_distances = run.diversity.is_active and "distances" in self.objective.reads
-        signals = group_signals(run.task, groups, with_distances=needs_distances)
         require_working_equivalence(signals, settings.max_checker_failures)
-        quality_PN = quality_advantages(signals, settings)
-        diversity_PN, score, gate_PN = np.zeros_like(quality_PN), 0.0, None
-        signal_P = np.zeros(len(groups), dtype=bool)
-        if run.diversity.is_active:
-            fitted = run.diversity.baseline == "fitted"
-            coefficients = self.fitted.coefficients if fitted else None
-            # Scores without a closed form draw subsets where there are too many; nothing else draws from it.
-            subsets = numpy_generator(run.experiment, "subsets", run.arm, run.seed, step)
-            diversity_PN, score_P = diversity_advantages(signals, run.diversity, coefficients, subsets)
-            signal_P = diversity_signal(signals, run.diversity, subsets)
-            score = float(np.nanmean(score_P))
-            if has_gate_part(run.diversity):
-                gate_PN = gate_part(signals, run.diversity, coefficients)
-            if fitted:
-                self.fitted = learn_from(self.fitted, groups, signals, run.diversity, subsets)
-        sequences = group_sequences(self.language_model, groups)
-        return SampledGroups(groups, signals, sequences, quality_PN, diversity_PN, signal_P, score, gate_PN)
+        subsets = numpy_generator(run.experiment, "subsets", run.arm, run.seed, step)
+        advantages, self.fitted = group_advantages(
+            groups, signals, run.diversity, settings.quality_baseline, self.fitted, subsets
+        )
+        return SampledGroups(groups, signals, group_sequences(self.language_model, groups), advantages)
 
     def _policy_gradient(
         self,
@@ -169,12 +161,22 @@ class Step:
         advantages = self._scaled_advantages(
             sampled, quality_scale, diversity_scale, split_gate=accumulator.separate
         )
+        if "diversity_gate" in advantages:
+            accumulator.open_gate()
         kl_weight = self.run.training.kl_weight if quality_scale else 0.0
         divergence, mismatch = 0.0, SamplerMismatch(sampled.groups)
-        rows = list(range(len(sampled.sequences)))
+        n_generations = len(sampled.sequences)
+        chosen_B = torch.ones(n_generations, dtype=torch.bool)
         if kl_weight == 0.0:
             # An advantage of zero has no gradient: such generations need no forward pass.
-            rows = torch.stack(list(advantages.values())).any(dim=0).nonzero()[:, 0].tolist()
+            chosen_B = torch.stack(list(advantages.values())).any(dim=0).cpu()
+        per_prompt = n_generations // n_prompts
+        rows = [
+            row
+            for p in self.processes.own(range(n_prompts))
+            for row in range(p * per_prompt, (p + 1) * per_prompt)
+            if chosen_B[row]
+        ]
         sequences = [sampled.sequences[row] for row in rows]
         with self.language_model.training_pass():
             for batch in micro_batches(sequences, self.run.training.micro_batch_size):
@@ -190,11 +192,12 @@ class Step:
                     for term, advantages_B in advantages.items()
                 }
                 if kl_weight:
-                    kl = self._kl(members, logprobs_BT, mask_BT) / len(rows)
+                    kl = self._kl(members, logprobs_BT, mask_BT) / n_generations
                     losses["quality"] = losses["quality"] + kl_weight * kl
                     divergence += float(kl.detach())
                 accumulator.add(losses)
-        return mismatch.metrics() | ({"train/kl": divergence} if kl_weight else {})
+        divergence, nats, tokens = self.processes.total(divergence, mismatch.nats, mismatch.tokens)
+        return mismatch_metrics(nats, tokens) | ({"train/kl": divergence} if kl_weight else {})
 
     def _scaled_advantages(
         self, sampled: SampledGroups, quality_scale: float, diversity_scale: float, *, split_gate: bool
@@ -207,15 +210,16 @@ class Step:
         def scaled(advantages_PN: FloatArray, scale: float) -> torch.Tensor:
             return torch.tensor(advantages_PN.ravel() * scale, dtype=torch.float32, device=device)
 
-        diversity_B = scaled(sampled.diversity_PN, diversity_scale)
-        prompt_B = torch.arange(len(diversity_B), device=device) // sampled.diversity_PN.shape[1]
+        given = sampled.advantages
+        diversity_B = scaled(given.diversity_PN, diversity_scale)
+        prompt_B = torch.arange(len(diversity_B), device=device) // given.diversity_PN.shape[1]
         advantages: dict[Term, torch.Tensor] = {
-            "quality": scaled(sampled.quality_PN, quality_scale),
+            "quality": scaled(given.quality_PN, quality_scale),
             "diversity_even": diversity_B * (prompt_B % 2 == 0),
             "diversity_odd": diversity_B * (prompt_B % 2 == 1),
         }
-        if split_gate and sampled.gate_PN is not None:
-            advantages["diversity_gate"] = scaled(sampled.gate_PN, diversity_scale)
+        if split_gate and given.gate_PN is not None:
+            advantages["diversity_gate"] = scaled(given.gate_PN, diversity_scale)
         return advantages
 
     def _kl(
@@ -227,36 +231,6 @@ class Step:
                 self.language_model, members, temperature=self.run.training.temperature
             )
         return kl_to_reference(logprobs_BT, reference.logprobs_BT, mask_BT)
-
-    def _outcome(
-        self,
-        measurement: GradientMeasurement | None,
-        weight: float,
-        *,
-        quality: float,
-        quality_loss: float,
-        sampled: SampledGroups | None,
-    ) -> StepOutcome:
-        metrics = {"train/quality_loss": quality_loss, "train/diversity_weight": weight}
-        if sampled is not None:
-            metrics |= group_metrics(sampled)
-        if sampled is not None and self.run.diversity.is_active:
-            metrics |= loss_metrics(quality_loss, sampled.diversity_score, weight)
-            if self.objective.pairwise:
-                metrics |= distance_metrics(sampled.signals, sampled.diversity_PN, sampled.gate_PN)
-            metrics["groups/diversity_signal"] = float(sampled.diversity_signal_P.mean())
-        if measurement is not None:
-            metrics |= measurement_metrics(measurement)
-        return StepOutcome(
-            metrics=metrics,
-            diversity_weight=weight,
-            diversity_sampled=sampled is not None and self.run.diversity.is_active,
-            diversity_has_signal=sampled is not None and bool(sampled.diversity_signal_P.any()),
-            measurement=measurement if sampled is not None else None,
-            quality=quality,
-            signals=sampled.signals if sampled is not None else None,
-            truncated=metrics.get("generation/truncated", 0.0),
-        )
 
 
 class RewardStep(Step):
@@ -273,8 +247,13 @@ class RewardStep(Step):
         sampled = self.sample(step, prompts, self.run.training.num_samples)
         measured = self._policy_gradient(sampled, accumulator, quality_scale=1.0, diversity_scale=weight)
         reward = float(np.nanmean(sampled.signals.rewards_PN))
-        outcome = self._outcome(
-            accumulator.finish(len(prompts)), weight, quality=reward, quality_loss=-reward, sampled=sampled
+        outcome = step_outcome(
+            self.run.diversity,
+            accumulator.finish(len(prompts)),
+            weight,
+            quality=reward,
+            quality_loss=-reward,
+            sampled=sampled,
         )
         outcome.metrics.update(measured)
         return outcome
@@ -283,12 +262,12 @@ class RewardStep(Step):
 class ReferenceStep(Step):
     """`training.loss: sft`: cross-entropy of references, and every m-th step the policy gradient of diversity."""
 
-    def __init__(self, run: ArmRun, language_model: LanguageModel) -> None:
-        super().__init__(run, language_model)
+    def __init__(self, run: ArmRun, language_model: LanguageModel, processes: Processes = ALONE) -> None:
+        super().__init__(run, language_model, processes)
         self.references = reference_sequences(language_model, self.prompts, run.training.max_length)
         self.references_too_long = self.references.n_too_long
         self.prompts = [prompt for prompt in self.prompts if prompt.id in self.references.by_prompt]
-        self.held_out = HeldOutReferences(run, language_model) if run.measures_held_out else None
+        self.held_out = HeldOutReferences(run, language_model, processes) if run.measures_held_out else None
 
     def _make(
         self,
@@ -307,7 +286,8 @@ class ReferenceStep(Step):
             # Sampled every m-th step, weighed m times: J keeps its meaning whatever m is.
             scale = weight * settings.sample_every
             measured = self._policy_gradient(sampled, accumulator, quality_scale=0.0, diversity_scale=scale)
-        outcome = self._outcome(
+        outcome = step_outcome(
+            settings,
             accumulator.finish(min(len(prompts), settings.num_prompts)),
             weight,
             quality=-held_out,
@@ -321,8 +301,8 @@ class ReferenceStep(Step):
 
     def _cross_entropy(self, prompts: Sequence[Prompt], accumulator: GradientAccumulator) -> float:
         """Accumulates the gradient of the cross-entropy per reference token; returns its value in nats."""
-        sequences = self.references.of(prompts)
-        n_tokens = sum(sequence.n_answer for sequence in sequences)
+        n_tokens = sum(sequence.n_answer for sequence in self.references.of(prompts))
+        sequences = self.references.of(self.processes.own(prompts))
         total = 0.0
         with self.language_model.training_pass(dropout=True):
             for batch in micro_batches(sequences, self.run.training.micro_batch_size):
@@ -330,12 +310,12 @@ class ReferenceStep(Step):
                 loss = cross_entropy_loss(answers.logprobs_BT, answers.mask_BT) / n_tokens
                 accumulator.add({"quality": loss})
                 total += float(loss.detach())
-        return total
+        return self.processes.total(total)[0]
 
 
 STEPS = {"rl": RewardStep, "sft": ReferenceStep}
 
 
-def build_step(run: ArmRun, language_model: LanguageModel) -> Step:
+def build_step(run: ArmRun, language_model: LanguageModel, processes: Processes = ALONE) -> Step:
     """Returns the step of the run's loss. Raises DataError where it learns from references and none is there."""
-    return STEPS[run.training.loss](run, language_model)
+    return STEPS[run.training.loss](run, language_model, processes)

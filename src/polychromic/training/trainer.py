@@ -4,30 +4,21 @@ from __future__ import annotations
 
 import logging
 import math
-import statistics
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from polychromic import stopping
-from polychromic.errors import TrainingError
+from polychromic.errors import ConfigError, TrainingError
 from polychromic.files import atomic_folder
 from polychromic.models.adapters import save_adapter
 from polychromic.models.loading import LanguageModel, load_language_model
 from polychromic.models.selfcheck import check_on_prompts
-from polychromic.objective import (
-    FittedBaseline,
-    FixedWeight,
-    FloorController,
-    Observation,
-    ShareController,
-    WeightController,
-)
-from polychromic.records import Prompt
-from polychromic.seeding import child_seed, deterministic, lacks_deterministic_version, numpy_generator
+from polychromic.objective import FittedBaseline
+from polychromic.seeding import child_seed, deterministic, lacks_deterministic_version
 from polychromic.training.artifacts import add_model_check, is_trained, write_ending
 from polychromic.training.base import ArmRun, Artifacts, OnStep
 from polychromic.training.checkpoint import (
@@ -40,15 +31,20 @@ from polychromic.training.checkpoint import (
     trainable_weights,
 )
 from polychromic.training.gradients import StepOutcome
-from polychromic.training.settings import TrainingSettings
+from polychromic.training.parallel import ALONE, Processes, join_processes
+from polychromic.training.schedule import (
+    after_step,
+    baseline_quality,
+    diversity_controller,
+    schedule_factor,
+    step_prompts,
+    total_steps,
+)
 from polychromic.training.steps import build_step
 from polychromic.training.trackers import MetricsFile, open_trackers
 from polychromic.training.watches import ValidationWatch, ZeroGradientWatch, infinite_term
 
 logger = logging.getLogger(__name__)
-
-_LAST_STEPS = 10
-"""Of a baseline that stopped earlier: what stands for its quality from then on."""
 
 
 class LocalTrainer:
@@ -66,9 +62,13 @@ def train_arm(run: ArmRun, on_step: OnStep | None = None) -> Path:
     """
     if is_trained(run.folder):
         return run.adapter
-    trainer = ArmTrainer(run)
+    trainer = ArmTrainer(run, join_processes())
+    first = trainer.processes.is_first
     trackers = open_trackers(
-        run.tracking, run.folder, project=run.experiment, run_name=f"{run.arm}/seed-{run.seed}"
+        run.tracking if first else (),
+        run.folder,
+        project=run.experiment,
+        run_name=f"{run.arm}/seed-{run.seed}",
     )
     try:
         while not trainer.finished:
@@ -77,8 +77,10 @@ def train_arm(run: ArmRun, on_step: OnStep | None = None) -> Path:
                 tracker.log(metrics, trainer.steps_done)
             if on_step:
                 on_step(trainer.steps_done, trainer.total_steps, metrics)
-            if stopping.requested():
+            if trainer.processes.from_first(stopping.requested()):
                 trainer.save_checkpoint()
+                if not first:
+                    stopping.request("the first process")
                 stopping.stop_if_requested(
                     f"{run.arm}/seed-{run.seed} is kept after step {trainer.steps_done}"
                 )
@@ -92,8 +94,10 @@ def train_arm(run: ArmRun, on_step: OnStep | None = None) -> Path:
 class ArmTrainer:
     """The state of one training run; `step()` makes one update."""
 
-    def __init__(self, run: ArmRun) -> None:
+    def __init__(self, run: ArmRun, processes: Processes = ALONE) -> None:
         self.run = run
+        self.processes = processes
+        _require_prompts_for_all(run, processes)
         # The adapter's start and the order of prompts are shared by all arms of a seed: arms differ by what they are.
         self.language_model: LanguageModel = load_language_model(
             run.model, seed=child_seed(run.experiment, "adapter", run.seed) % 2**31
@@ -104,10 +108,12 @@ class ArmTrainer:
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=run.training.learning_rate, weight_decay=run.training.weight_decay
         )
-        self.controller = diversity_controller(run)
+        self.controller = diversity_controller(run.diversity, run.facts)
         self.zero_gradient = ZeroGradientWatch(run.diversity)
-        self.validation = ValidationWatch(run, self.language_model) if run.training.early_stopping else None
-        self.maker = build_step(run, self.language_model)
+        self.validation = (
+            ValidationWatch(run, self.language_model, processes) if run.training.early_stopping else None
+        )
+        self.maker = build_step(run, self.language_model, processes)
         self.prompts = self.maker.prompts
         self.total_steps = total_steps(run.training, len(self.prompts))
         self.metrics_file = MetricsFile(run.folder / "metrics.jsonl")
@@ -126,7 +132,8 @@ class ArmTrainer:
             reference_tokens=self.run.facts.reference_tokens,
             trains=True,
         )
-        add_model_check(self.run.folder, "train", check)
+        if self.processes.is_first:
+            add_model_check(self.run.folder, "train", check)
 
     @property
     def finished(self) -> bool:
@@ -148,13 +155,14 @@ class ArmTrainer:
                 "checkpoint is kept)"
             )
         self.optimizer.step()
-        self.controller = after_step(self.controller, outcome, self._baseline_quality())
+        self.controller = after_step(self.controller, outcome, baseline_quality(self.run, self.steps_done))
         self.steps_done += 1
         metrics = dict(outcome.metrics)
         if self.validation is not None:
             metrics |= self.validation.check(self.steps_done)
         metrics |= {"train/gradient_norm": float(norm), "time/step_seconds": time.perf_counter() - started}
-        self.metrics_file.log(metrics, self.steps_done)
+        if self.processes.is_first:
+            self.metrics_file.log(metrics, self.steps_done)
         if self.steps_done % self.run.training.checkpoint_every == 0 or self.finished:
             self.save_checkpoint()
         return metrics
@@ -181,15 +189,16 @@ class ArmTrainer:
             return self._make()
 
     def _seed_dropout(self) -> None:
-        """Seeds dropout, the only randomness without a named generator of its own."""
-        torch.manual_seed(
-            child_seed(self.run.experiment, self.run.arm, self.run.seed, "dropout", self.steps_done)
-        )
+        """Seeds dropout, the only randomness without a named generator of its own: each process drops its own."""
+        names = (self.run.experiment, self.run.arm, self.run.seed, "dropout", self.steps_done)
+        torch.manual_seed(child_seed(*names, *([self.processes.rank] if self.processes.rank else [])))
 
     def _make(self) -> StepOutcome:
         """Makes the step. Where the diversity term has had no gradient for too long, keeps a checkpoint and raises."""
         fitted = self.maker.fitted
-        outcome = self.maker.make(self.steps_done, self._batch(self.steps_done), self.controller.weight)
+        outcome = self.maker.make(
+            self.steps_done, step_prompts(self.run, self.prompts, self.steps_done), self.controller.weight
+        )
         try:
             self.zero_gradient.observe(outcome)
         except TrainingError:
@@ -200,6 +209,11 @@ class ArmTrainer:
 
     def save_adapter(self) -> None:
         """Writes the adapter (the best one where early stopping chose) and how training ended."""
+        if self.processes.is_first:
+            self._write_adapter()
+        self.processes.from_first(None)  # the others go on when it is there
+
+    def _write_adapter(self) -> None:
         best = self.validation.best_weights() if self.validation is not None else None
         if best is not None:
             restore_weights(self.language_model.model, best)
@@ -216,29 +230,6 @@ class ArmTrainer:
             save_adapter(self.language_model.model, staging)  # type: ignore[arg-type]
         write_ending(self.run.folder, ending)
 
-    def _batch(self, step: int) -> list[Prompt]:
-        """Returns the prompts of a step: every epoch is a fresh permutation, decided by (experiment, seed, epoch)."""
-        size = min(self.run.training.prompts_per_step, len(self.prompts))
-        per_epoch = len(self.prompts) // size
-        epoch, position = divmod(step, per_epoch)
-        order = numpy_generator(self.run.experiment, "order", self.run.seed, epoch).permutation(
-            len(self.prompts)
-        )
-        return [self.prompts[index] for index in order[position * size : (position + 1) * size]]
-
-    def _baseline_quality(self) -> float | None:
-        """Returns the baseline's quality at this step, which saw the same prompts; its last ones where it stopped
-        earlier.
-        """
-        known = self.run.baseline_quality
-        if not self.run.diversity.follows_baseline:
-            return None
-        if self.steps_done < len(known):
-            return known[self.steps_done]
-        measured = [quality for quality in known if not math.isnan(quality)]
-        # Validation references are the same every time: their last figure stands for itself.
-        return statistics.fmean(measured[-1 if self.run.measures_held_out else -_LAST_STEPS :])
-
     def _set_learning_rate(self) -> None:
         factor = schedule_factor(self.run.training, self.steps_done, self.total_steps)
         for group in self.optimizer.param_groups:
@@ -246,6 +237,8 @@ class ArmTrainer:
 
     def save_checkpoint(self) -> None:
         """Writes where training stands; again at the same step changes nothing."""
+        if not self.processes.is_first:
+            return
         model = self.language_model.model
         state = {
             "controller": asdict(self.controller),  # type: ignore[call-overload]  # every controller is a dataclass
@@ -259,7 +252,10 @@ class ArmTrainer:
         save_checkpoint(self.run.folder / "checkpoints", checkpoint, keep=self.run.training.keep_checkpoints)
 
     def _resume(self) -> None:
-        checkpoint = latest_checkpoint(self.run.folder / "checkpoints")
+        first = self.processes.is_first
+        checkpoint = self.processes.from_first(
+            latest_checkpoint(self.run.folder / "checkpoints") if first else None
+        )
         if checkpoint is not None:
             model = self.language_model.model
             restore_weights(model, checkpoint.weights)
@@ -271,52 +267,15 @@ class ArmTrainer:
                 self.validation.restore(checkpoint.state["validation"])
             self.steps_done = checkpoint.step
             logger.info("%s/seed-%d: continues after step %d", self.run.arm, self.run.seed, self.steps_done)
-        self.metrics_file.rewind(self.steps_done)
+        if first:
+            self.metrics_file.rewind(self.steps_done)
 
 
-def total_steps(settings: TrainingSettings, n_prompts: int) -> int:
-    """Returns the number of updates: stated, or enough to see every prompt `epochs` times."""
-    if settings.steps is not None:
-        return settings.steps
-    per_epoch = n_prompts // min(settings.prompts_per_step, n_prompts)
-    return max(1, round((settings.epochs or 0) * per_epoch))
-
-
-def schedule_factor(settings: TrainingSettings, step: int, total: int) -> float:
-    """Returns the share of the learning rate at `step` (from 0): linear warm-up, then constant, linear or half-cosine
-    decay.
-    """
-    if step < settings.warmup_steps:
-        return (step + 1) / settings.warmup_steps
-    progress = (step - settings.warmup_steps) / max(1, total - settings.warmup_steps)
-    if settings.schedule == "cosine":
-        return 0.5 * (1.0 + math.cos(math.pi * progress))
-    return 1.0 - progress if settings.schedule == "linear" else 1.0
-
-
-_FIRST_GUESS = 1.0  # where a controller starts; it moves λ by powers, so any start will do
-
-
-def diversity_controller(run: ArmRun) -> WeightController:
-    """Returns the controller of an arm, at its start."""
-    settings = run.diversity
-    if settings.weight != "auto":
-        return FixedWeight(settings.weight)
-    if settings.mode == "share":
-        return ShareController(_FIRST_GUESS, settings.target_share)
-    floor = settings.lowest_quality
-    assert floor is not None  # the settings refuse a floor mode without a floor
-    return FloorController(_FIRST_GUESS, floor, **run.facts.floor_options)
-
-
-def after_step(
-    controller: WeightController, outcome: StepOutcome, baseline_quality: float | None = None
-) -> WeightController:
-    """Returns the controller once it has seen a step; with `baseline_quality` it sees the difference to that."""
-    measured = outcome.measurement
-    observation = Observation(quality=outcome.quality - (baseline_quality or 0.0))
-    if measured is not None:
-        observation = replace(
-            observation, quality_norm=measured.quality_norm, diversity_norm=measured.diversity_norm
+def _require_prompts_for_all(run: ArmRun, processes: Processes) -> None:
+    """Raises ConfigError where a process would have no prompt of a step."""
+    prompts = min(run.training.prompts_per_step, len(run.task.prompts("train")))
+    if prompts < processes.size:
+        raise ConfigError(
+            f"{processes.size} processes were launched, but a step has {prompts} prompts, and whole groups go to a "
+            "process: launch fewer, or raise training.prompts_per_step"
         )
-    return controller.update(observation)

@@ -22,6 +22,7 @@ from polychromic.seeding import child_seed
 from polychromic.training.base import ArmRun
 from polychromic.training.checkpoint import trainable_weights
 from polychromic.training.gradients import StepOutcome
+from polychromic.training.parallel import ALONE, Processes
 from polychromic.training.rollouts import GroupSignals, objective_inputs, reference_sequences, sample_groups
 from polychromic.training.settings import DiversitySettings
 
@@ -29,7 +30,7 @@ from polychromic.training.settings import DiversitySettings
 class HeldOutReferences:
     """The same validation references every time, so that arms and steps differ by their policies alone."""
 
-    def __init__(self, run: ArmRun, language_model: LanguageModel) -> None:
+    def __init__(self, run: ArmRun, language_model: LanguageModel, processes: Processes = ALONE) -> None:
         """Raises DataError where no validation prompt has a reference that fits into `training.max_length`."""
         settings = run.training
         with_references = [prompt for prompt in run.task.prompts("validation") if prompt.references]
@@ -40,18 +41,19 @@ class HeldOutReferences:
                 "train with training.loss: rl"
             )
         self.language_model = language_model
+        self.processes = processes
         self.micro_batch_size = settings.micro_batch_size
         found = reference_sequences(language_model, chosen, settings.max_length, split="validation")
         self.sequences = [sequence for prompt in chosen for sequence in found.by_prompt.get(prompt.id, [])]
 
     def cross_entropy(self) -> float:
         """Returns nats per reference token, turn ends included. Dropout is off."""
-        total = 0.0
+        total, own = 0.0, self.processes.own(self.sequences)
         with torch.inference_mode():
-            for batch in micro_batches(self.sequences, self.micro_batch_size):
-                answers = answer_logprobs(self.language_model, [self.sequences[index] for index in batch])
+            for batch in micro_batches(own, self.micro_batch_size):
+                answers = answer_logprobs(self.language_model, [own[index] for index in batch])
                 total -= float(answers.logprobs_BT.masked_fill(answers.mask_BT == 0, 0.0).double().sum())
-        return total / sum(sequence.n_answer for sequence in self.sequences)
+        return self.processes.total(total)[0] / sum(sequence.n_answer for sequence in self.sequences)
 
 
 _MOSTLY_CUT = 0.9
@@ -191,9 +193,10 @@ class ValidationWatch:
     Only the training checker is asked: the judge stays unseen until evaluation.
     """
 
-    def __init__(self, run: ArmRun, language_model: LanguageModel) -> None:
+    def __init__(self, run: ArmRun, language_model: LanguageModel, processes: Processes = ALONE) -> None:
         assert run.training.early_stopping is not None
         self.run = run
+        self.processes = processes
         self.settings = run.training.early_stopping
         self.language_model = language_model
         self.sampler = build_sampler(
@@ -218,8 +221,9 @@ class ValidationWatch:
         reward = self._mean_reward(step)
         if reward > self.state.best_reward + self.settings.min_improvement:
             self.state = ValidationState(reward, step, 0)
-            with atomic_folder(self.folder) as staging:
-                save_file(trainable_weights(self.language_model.model), staging / "weights.safetensors")
+            if self.processes.is_first:
+                with atomic_folder(self.folder) as staging:
+                    save_file(trainable_weights(self.language_model.model), staging / "weights.safetensors")
         else:
             self.state.checks_since += 1
         return {"validation/reward": reward}
@@ -237,14 +241,15 @@ class ValidationWatch:
         parameters = SamplingParameters(
             self.run.training.temperature, max_new_tokens=self.run.training.max_new_tokens
         )
-        seeds = [child_seed(*names, prompt.id) for prompt in self.prompts]
+        own = self.processes.own(self.prompts)
+        seeds = [child_seed(*names, prompt.id) for prompt in own]
         groups = sample_groups(
             self.sampler,
             self.run.task,
-            self.prompts,
+            own,
             self.settings.num_samples,
             parameters,
             seeds,
             truncation_reward=self.run.training.truncation_reward,
         )
-        return float(np.nanmean([group.rewards for group in groups]))
+        return float(np.nanmean([group.rewards for group in self.processes.gather(groups)]))

@@ -23,8 +23,8 @@ from polychromic.objective import gradient_share
 from polychromic.run_folder import RunFolder
 from polychromic.training.base import ArmRun
 from polychromic.training.gradients import StepOutcome
+from polychromic.training.schedule import total_steps
 from polychromic.training.steps import Step, build_step
-from polychromic.training.trainer import total_steps
 from polychromic.training.watches import zero_gradient_cause
 
 _MOST_MEASURED_STEPS = 4  # where rewards are rare, one batch without any says nothing of the next

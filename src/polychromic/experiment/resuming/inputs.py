@@ -133,7 +133,7 @@ def is_recorded(path: tuple[str, ...], before: Any, now: Any, recorded: Inputs, 
     is_moved = file.endswith(".py") and other.endswith(".py") and function == other_function
     if path[0] == "task" and key in ("name", "checker", "judge"):
         return is_moved and bool(recorded["checkers"].get("task" if key == "name" else key))
-    if key in ("objective", "trainer", "engine"):
+    if key in ("objective", "engine"):
         kind = "sampler" if key == "engine" else key
         return is_moved and f"{kind} {function}" in recorded["training_code"]
     model = old.arm(path[1]).model if path[0] == "arms" else old.model
@@ -266,7 +266,7 @@ def _training_code(experiment: Experiment) -> dict[str, str]:
     arms = [experiment.arm(arm) for arm in experiment.arms]
     named = {("sampler", experiment.sampling.engine)}
     named |= {("objective", arm.diversity.objective) for arm in arms}
-    named |= {("trainer", arm.training.trainer) for arm in arms}
+    named |= {("trainer", arm.training.engine) for arm in arms}
     return {f"{kind} {name.rpartition(':')[2]}": name for kind, name in sorted(named) if ":" in name}
 
 

@@ -1,0 +1,95 @@
+"""Splits a step's prompts over the processes that `accelerate launch` or `torchrun` started, and joins what they made.
+
+Every process holds the whole model and adapter. Whole groups go to a process, so that each samples, checks and
+backpropagates its own; everything small (groups with their rewards) is then shared, and every process computes the same
+advantages, metrics, λ and decisions from all of it. Gradients are summed: one all-reduce of an adapter a step.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from typing import Any, TypeVar
+
+import torch
+from torch import distributed
+
+from polychromic.processes import is_launched
+
+T = TypeVar("T")
+
+_PATIENCE = timedelta(days=7)
+"""How long a process waits for the others: the first one evaluates while the rest have nothing to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """The place of this process among all; `group` carries objects, None where it is the only one."""
+
+    rank: int = 0
+    size: int = 1
+    group: Any = None
+
+    @property
+    def is_first(self) -> bool:
+        """Tells whether this process writes the run folder."""
+        return self.rank == 0
+
+    def own(self, items: Sequence[T]) -> list[T]:
+        """Returns the items of this process: every `size`-th one, so that each item is of one process alone."""
+        return list(items[self.rank :: self.size])
+
+    def gather(self, own: Sequence[T]) -> list[T]:
+        """Returns the items of all processes in the order that `own` split; items are pickled."""
+        if self.size == 1:
+            return list(own)
+        parts: list[Any] = [None] * self.size
+        distributed.all_gather_object(parts, list(own), group=self.group)
+        total = sum(map(len, parts))
+        return [parts[index % self.size][index // self.size] for index in range(total)]
+
+    def from_first(self, value: T) -> T:
+        """Returns what the first process passed, whatever the others did."""
+        if self.size == 1:
+            return value
+        box = [value]
+        distributed.broadcast_object_list(box, src=0, group=self.group)
+        return box[0]
+
+    def add_up(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Sums tensors over the processes in place, in one message of float32 (float64 where one is)."""
+        if self.size == 1 or not tensors:
+            return
+        dtype = torch.float64 if any(one.dtype == torch.float64 for one in tensors) else torch.float32
+        flat = torch.cat([one.detach().to(dtype).flatten() for one in tensors])
+        distributed.all_reduce(flat)
+        for one, summed in zip(tensors, flat.split([one.numel() for one in tensors]), strict=True):
+            one.copy_(summed.view_as(one))
+
+    def total(self, *values: float) -> list[float]:
+        """Returns the sums of some numbers over the processes."""
+        if self.size == 1:
+            return list(values)
+        parts: list[Any] = [None] * self.size
+        distributed.all_gather_object(parts, values, group=self.group)
+        return [sum(column) for column in zip(*parts, strict=True)]
+
+
+ALONE = Processes()
+
+
+@cache
+def join_processes() -> Processes:
+    """Joins the processes of the launcher, each on its own device; the only one where there is no launcher."""
+    if not is_launched():
+        return ALONE
+    on_cuda = torch.cuda.is_available()
+    if on_cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    if not distributed.is_initialized():
+        distributed.init_process_group("nccl" if on_cuda else "gloo", timeout=_PATIENCE)
+    group = distributed.new_group(backend="gloo", timeout=_PATIENCE)
+    return Processes(distributed.get_rank(), distributed.get_world_size(), group)
