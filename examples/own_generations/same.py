@@ -4,6 +4,6 @@ import re
 
 
 def named(prompt, text):
-    """Returns the right answer that the text names, and the text itself where it names none."""
+    """Returns the right answer that the text names, and its words where it names none."""
     words = re.findall(r"\w+", text.casefold())
-    return next((right for right in prompt.references if right.casefold() in words), text)
+    return next((right for right in prompt.references if right.casefold() in words), " ".join(words))

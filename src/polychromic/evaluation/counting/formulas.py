@@ -244,20 +244,25 @@ def _won_with(votes: int, sizes_C: IntArray, shares_C: FloatArray, k_max: int) -
     by the mean share of the clusters that have them."""
     large = sizes_C >= votes
     n_small, n_ties = int(sizes_C[~large].sum()), min(int(large.sum()), k_max // votes)
-    # [k, t] over k answers drawn and t clusters with `votes` of them: ways, and ways times the sum of those shares.
-    ways_KT, shares_KT = np.zeros((2, k_max + 1, n_ties + 1))
-    ways_KT[:, 0] = _binomials(n_small, k_max)
-    steps = np.subtract.outer(np.arange(k_max + 1), np.arange(k_max + 1))
+    # [2, k, t] over k answers drawn and t clusters with `votes` of them: ways, and ways times the sum of those shares.
+    found = np.zeros((2, k_max + 1, n_ties + 1))
+    found[0, :, 0] = _binomials(n_small, k_max)
     for size, share in zip(sizes_C[large].tolist(), shares_C[large], strict=True):
-        fewer_J = np.where(np.arange(k_max + 1) < votes, _binomials(size, k_max), 0.0)
-        fewer_KK = np.where(steps >= 0, fewer_J[steps], 0.0)
-        tied_KT, tied_shares_KT = np.zeros_like(ways_KT), np.zeros_like(ways_KT)
-        exactly = math.comb(size, votes)
-        tied_KT[votes:, 1:] = exactly * ways_KT[:-votes, :-1]
-        tied_shares_KT[votes:, 1:] = exactly * shares_KT[:-votes, :-1]
-        shares_KT = fewer_KK @ shares_KT + tied_shares_KT + share * tied_KT
-        ways_KT = fewer_KK @ ways_KT + tied_KT
-    return (shares_KT[1:, 1:] / np.arange(1, n_ties + 1)).sum(axis=1)
+        tied = math.comb(size, votes) * found[:, :-votes, :-1]
+        tied[1] += share * tied[0]
+        found = found if votes == 1 else _fewer_votes(size, votes, k_max) @ found
+        found[:, votes:, 1:] += tied
+    return (found[1, 1:, 1:] / np.arange(1, n_ties + 1)).sum(axis=1)
+
+
+@lru_cache(maxsize=256)
+def _fewer_votes(size: int, votes: int, k_max: int) -> FloatArray:
+    """Returns the matrix that adds fewer than `votes` answers of a cluster of this size to k drawn; read-only."""
+    steps = np.subtract.outer(np.arange(k_max + 1), np.arange(k_max + 1))
+    fewer_J = np.where(np.arange(k_max + 1) < votes, _binomials(size, k_max), 0.0)
+    table = np.where(steps >= 0, fewer_J[steps], 0.0)
+    table.setflags(write=False)
+    return table
 
 
 @lru_cache(maxsize=1024)
