@@ -37,8 +37,8 @@ class EvaluationSettings(Settings):
     """Holds what is sampled from every trained arm, and how it is measured."""
 
     split: Literal["validation", "test"] = "test"
-    num_prompts: int = Field(default=200, ge=2)
-    """Number of prompts of the split, from its start."""
+    num_prompts: int = Field(default=200, ge=1)
+    """How many prompts of the split, from its start; all of them where it has fewer."""
     num_samples: int = Field(default=64, ge=2)
     """Generations a prompt for each sampling setting."""
     max_new_tokens: int = Field(default=64, ge=1)

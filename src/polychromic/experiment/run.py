@@ -26,6 +26,7 @@ from polychromic.experiment.launched import dismiss, lead
 from polychromic.experiment.progress import Ledger, Projection, open_progress, paid
 from polychromic.experiment.resuming.continuing import record_provenance, working_folder
 from polychromic.experiment.resuming.provenance import add_model_checks
+from polychromic.experiment.sizes import within_data
 from polychromic.files import user_path, write_json
 from polychromic.generations import scan_generations
 from polychromic.ledger import priced_duration
@@ -129,14 +130,14 @@ def run(
 
 
 def as_experiment(experiment: Experiment | str | Path, overrides: Sequence[str] = ()) -> Experiment:
-    """Returns an experiment as it is, or reads it from its file."""
+    """Returns an experiment, read where it is a file, with its sizes lowered to what the data has."""
     if isinstance(experiment, Experiment):
         if overrides:
             raise ConfigError(
                 "overrides change an experiment file; an Experiment object has its values already"
             )
-        return experiment
-    return Experiment.from_file(experiment, overrides)
+        return within_data(experiment)
+    return within_data(Experiment.from_file(experiment, overrides))
 
 
 def do_jobs(
@@ -232,11 +233,10 @@ def _check_before_work(experiment: Experiment) -> None:
 
         require_quantization_support(quantized[0])
     task = build_task(experiment.task)
-    n_test = len(task.prompts(experiment.evaluation.split))
-    if n_test < experiment.evaluation.num_prompts:
+    split = experiment.evaluation.split
+    if not task.prompts(split):
         raise ConfigError(
-            f"evaluation.num_prompts is {experiment.evaluation.num_prompts}, but the {experiment.evaluation.split} "
-            f"split has {n_test}; lower it or add prompts"
+            f"task {task.name} has no {split} prompts, which the arms are compared on; add some"
         )
     trained = [arm for arm in experiment.arms if not experiment.arm(arm).untrained]
     if not task.prompts("train") and trained:
