@@ -22,7 +22,7 @@ app = typer.Typer(
     name="polychromic",
     help="Fine-tune language models that give many different good answers, and prove that they do.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 for verb in (run, check, preflight, train, evaluate, report, diagnose, cost, audit, init):

@@ -1,4 +1,4 @@
-"""Writes an experiment file to start from."""
+"""Writes an experiment file to start from: for a person's own data, or an example that ships."""
 
 from __future__ import annotations
 
@@ -7,82 +7,67 @@ from typing import Annotated
 
 import typer
 
-_TEMPLATE = """\
-# An experiment for `polychromic run {file}`. Every key can be changed on the command line: training.steps=20
-name: {name}
-seeds: [0, 1, 2]              # three or more, so that luck in training shows
-
-task:
-  name: custom                # or: arithmetic (built in), replies (a relevance classifier judges)
-  train: train.jsonl          # one JSON object per line: {{"prompt": "...", "references": ["...", "..."]}}
-  validation: validation.jsonl
-  test: test.jsonl            # paths are relative to this file
-  checker: rouge_l            # exact_match, contains, rouge_l, module:function or checks.py:function
-  pass_threshold: 0.5         # a reward of at least this passes
-
-model:
-  source: smollm2-135m-instruct   # any hub id of a causal language model, or a folder
-  # quantization: nf4         # QLoRA; needs a CUDA device and `pip install 'polychromic[qlora]'`
-  adapter: {{rank: 16, alpha: 32}}
-
-training:
-  loss: sft          # cross-entropy on the references; `rl`: policy gradient on the checker's word
-  steps: 80
-  prompts_per_step: 8
-  learning_rate: 2.0e-4
-  max_new_tokens: 64
-
-diversity:
-  objective: coverage         # distinct clusters among the answers that pass; `distance`: gated semantic distance
-  set_size: 4
-  num_samples: 8              # generations per prompt for the diversity term
-  sample_every: 3
-
-arms:                         # what each arm changes; one of them is the baseline
-  baseline: {{diversity: {{weight: 0.0}}}}
-  moderate: {{diversity: {{weight: 1.0}}}}
-
-evaluation:
-  num_prompts: 100
-  num_samples: 16
-  max_new_tokens: 64
-  untrained: true             # the model before training is sampled too: shown beside the arms, not judged
-  embedder: minilm            # for semantic distance, Vendi score and clusters
-  tokens: auto                # or words, characters, unicode (scripts without spaces), model, code
-  sampling: [{{temperature: 1.0}}, {{temperature: 0.7}}]   # the first one is judged; all draw the frontier
-
-comparison:
-  baseline: baseline
-  minimum:                    # what you must see to call it a success
-    - {{metric: distinct_2, direction: higher, relative_change: 0.12}}
-    - {{metric: pass@10, direction: higher, relative_change: 0.25}}
-    - {{metric: self_bleu, direction: lower, relative_change: 0.10}}
-    - {{metric: pass@1, direction: not_worse, margin: 0.02}}
-"""
-
-
-def experiment_template(name: str) -> str:
-    """Writes the YAML text of an experiment called `name`, ready to be edited."""
-    return _TEMPLATE.format(name=name, file=f"{name}.yaml")
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="FILE",
+        help="Prompts: JSON lines, JSON, CSV, Parquet, a folder of the datasets library, or a hub name.",
+    ),
+]
+CheckOption = Annotated[
+    str | None,
+    typer.Option("--check", metavar="FILE.py:NAME", help="Your function check(prompt, text) -> 0 to 1."),
+]
 
 
 def init(
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")] = Path(
-        "experiment.yaml"
-    ),
+    path: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="The file to write; named after the data if left out."),
+    ] = None,
+    data: DataOption = None,
+    check: CheckOption = None,
+    model: Annotated[
+        str, typer.Option("--model", metavar="ID", help="A hub id or a folder of a causal language model.")
+    ] = "smollm2-135m-instruct",
+    prompt_key: Annotated[
+        str | None, typer.Option("--prompt-key", metavar="KEY", help="Key of the prompt, if not recognised.")
+    ] = None,
+    reference_key: Annotated[
+        str | None, typer.Option("--reference-key", metavar="KEY", help="Key of the good answers.")
+    ] = None,
+    minutes: Annotated[
+        float, typer.Option("--minutes", min=0.1, help="Time for training and evaluation, here.")
+    ] = 3.0,
+    example: Annotated[
+        str | None,
+        typer.Option("--example", metavar="NAME", help="Write an example: quickstart, replies, code."),
+    ] = None,
 ) -> None:
-    """Write a commented experiment file to start from."""
+    """Write an experiment file that runs: for your data (--data), or an example that ships (--example)."""
     from polychromic.errors import ConfigError
     from polychromic.files import user_path
 
-    path = user_path(path)
-    if path.exists() or path.is_symlink():
-        raise ConfigError(f"{path} exists already; name another file")
-    try:
-        path.write_text(experiment_template(path.stem), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be written ({error.strerror}); name a file in a folder that is there and that you may "
-            "write to"
-        ) from error
-    typer.echo(f"wrote {path}; edit it, then: polychromic run {path}")
+    if data is not None and example is not None:
+        raise ConfigError("--data and --example: give one of them")
+    if data is None:
+        for name, value in (
+            ("--check", check),
+            ("--prompt-key", prompt_key),
+            ("--reference-key", reference_key),
+        ):
+            if value is not None:
+                raise ConfigError(f"{name} belongs to --data FILE, which is missing")
+        from polychromic.experiment.starting.examples import write_example
+
+        path = write_example(example or "quickstart", user_path(path) if path else None, typer.echo)
+    else:
+        typer.echo(f"reading {data}")
+        from polychromic.experiment.starting.start import Request, start_experiment
+        from polychromic.tasks.data.formats import Keys
+
+        path = user_path(path) if path else Path(f"{Path(data.partition(':')[0]).stem}.yaml")
+        keys = Keys(prompt_key, reference_key)
+        start_experiment(Request(data, path, model, check, keys, minutes), typer.echo)
+    typer.echo(f"next: polychromic run {path}")

@@ -260,6 +260,11 @@ def _content(prompt: Prompt) -> str:
     return "\n".join(f"{message.role}: {message.content}" for message in prompt.messages)
 
 
+def plain_content(prompt: Prompt) -> str:
+    """Returns a prompt's turns apart from case, white space and ways of writing accents: equal where prompts repeat."""
+    return _plain(_content(prompt))
+
+
 def _plain(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
@@ -298,7 +303,7 @@ def _answered(test: Sequence[Prompt], train: Sequence[Prompt], repeated: Mapping
     for prompt in (*train, *test):
         for reference in prompt.references:
             if len(reference.split()) >= _LEAST_WORDS or len(unicode_words(reference)) >= 2 * _LEAST_WORDS:
-                owners[_plain(reference)].add(_plain(_content(prompt)))
+                owners[_plain(reference)].add(plain_content(prompt))
     for prompt in test:
         if prompt.id not in repeated and any(
             len(owners.get(_plain(one), ())) > 1 for one in prompt.references

@@ -1,0 +1,149 @@
+"""Starts an experiment: reads the data, divides it, probes the model, and writes splits and experiment file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from polychromic.errors import ConfigError, PolychromicError
+from polychromic.experiment.config import Experiment
+from polychromic.experiment.starting.choices import choose
+from polychromic.experiment.starting.probing import probe_model, rows_of
+from polychromic.experiment.starting.splits import divide
+from polychromic.experiment.starting.writing import experiment_text, verdict_lines
+from polychromic.files import write_text
+from polychromic.records import Prompt
+from polychromic.registry import is_import_path
+from polychromic.run_folder import folder_name
+from polychromic.tasks.base import Split
+from polychromic.tasks.data.formats import NO_KEYS, Keys
+from polychromic.tasks.data.prompts import prompts_of
+from polychromic.tasks.data.rows import read_splits
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a person asked for: the data, and where they said so a checker, a model, keys and minutes."""
+
+    data: str
+    """A file, a folder that `datasets` saved, or a name of the hub."""
+    path: Path
+    """The experiment file to write."""
+    model: str = "smollm2-135m-instruct"
+    checker: str | None = None
+    keys: Keys = NO_KEYS
+    minutes: float = 3.0
+    """Time that training and evaluation may take on this machine."""
+
+
+def start_experiment(request: Request, say: Say = lambda _: None) -> Experiment:
+    """Writes the experiment file and its folder of splits, and returns the experiment as it is read from there.
+
+    `say` gets a line for each thing found or done. Raises PolychromicError with a message for people, before anything
+    is written where the data, the model or the checker cannot be used.
+    """
+    folder_name(request.path.stem)
+    folder = request.path.with_name(f"{request.path.stem}-data")
+    for place in (request.path, folder):
+        if place.exists() or place.is_symlink():
+            raise ConfigError(f"{place} exists already; name another experiment file, or move it away")
+    divided = divide(_read(request, say))
+    for line in divided.lines:
+        say(line)
+    counts = ", ".join(f"{len(prompts)} to {_VERBS[split]}" for split, prompts in divided.splits.items())
+    say(f"split: {counts}")
+    checker = _checker(request)
+    task: dict[str, object] = {"name": "custom", "checker": checker}
+    content = {"name": request.path.stem, "task": task, "model": {"source": _model_source(request)}}
+    say(f"probing {request.model}, for about a minute")
+    probed = probe_model(content, divided.splits)
+    train = divided.splits["train"]
+    references = sum(bool(prompt.references) for prompt in train) / len(train)
+    chosen = choose(
+        probed, len(train), len(divided.splits["test"]), references=references, minutes=request.minutes
+    )
+    for line in verdict_lines(probed, chosen):
+        say(line)
+    text = experiment_text(
+        request.path.stem,
+        folder.name,
+        _beside(request.path, request.model) if _is_folder(request.model) else request.model,
+        None
+        if checker is None or not is_import_path(request.checker or "")
+        else _beside(request.path, checker),
+        probed,
+        chosen,
+    )
+    return _written(request.path, folder, text, divided.splits, say)
+
+
+_VERBS: Mapping[Split, str] = {"train": "train", "validation": "validate", "test": "test"}
+
+
+def _read(request: Request, say: Say) -> Mapping[str, Sequence[Prompt]]:
+    """Reads the prompts by the splits that the data names, and says how many of which form there are."""
+    stem = Path(request.data).stem or "prompt"
+    found: dict[str, list[Prompt]] = {}
+    for split, rows in read_splits(request.data).items():
+        read = prompts_of(rows, request.data, f"{stem}-{split}" if split else stem, request.keys)
+        found[split] = read.prompts
+        with_references = sum(bool(prompt.references) for prompt in read.prompts)
+        forms = "; ".join(read.forms)
+        say(
+            f"read {len(read.prompts)} prompts{f' of {split}' if split else ''}, {with_references} with references: "
+            f"{forms}"
+        )
+    return found
+
+
+def _checker(request: Request) -> str | None:
+    """Returns the checker with an absolute path, so that it is found from anywhere."""
+    if request.checker is None:
+        return None
+    place, _, function = request.checker.rpartition(":")
+    return f"{Path(place).expanduser().resolve()}:{function}" if place.endswith(".py") else request.checker
+
+
+def _is_folder(model: str) -> bool:
+    return model.startswith((".", "/", "~")) or Path(model).is_dir()
+
+
+def _model_source(request: Request) -> str:
+    return str(Path(request.model).expanduser().resolve()) if _is_folder(request.model) else request.model
+
+
+def _beside(path: Path, value: str) -> str:
+    """Returns a file as seen from the experiment file's folder; what is no file as it stands."""
+    place, separator, function = value.rpartition(":") if ".py:" in value else (value, "", "")
+    if separator and not place.endswith(".py"):
+        return value
+    relative = os.path.relpath(Path(place).expanduser().resolve(), path.resolve().parent)
+    if separator:
+        return f"{relative}:{function}"
+    return relative if relative.startswith(".") else f"./{relative}"
+
+
+def _written(
+    path: Path, folder: Path, text: str, splits: Mapping[Split, Sequence[Prompt]], say: Say
+) -> Experiment:
+    """Writes the splits, then the file, and reads it: what is written runs."""
+    try:
+        for split, prompts in splits.items():
+            write_text(folder / f"{split}.jsonl", rows_of(prompts))
+        write_text(path, text)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be written ({error.strerror}); name a file in a folder that you may write to"
+        ) from error
+    try:
+        experiment = Experiment.from_file(path)
+    except PolychromicError as error:
+        raise ConfigError(
+            f"the file that was written cannot be read, which is a fault of init: {error}"
+        ) from error
+    say(f"wrote {path} and {folder}/")
+    return experiment
