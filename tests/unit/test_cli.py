@@ -52,6 +52,7 @@ def test_errors_are_one_message_without_a_traceback(arguments, expected, tmp_pat
 
 
 def test_init_writes_a_file_once(tmp_path):
+    """Without data it is the quickstart, which runs as it stands."""
     path = str(tmp_path / "mine.yaml")
     assert polychromic("init", path).returncode == 0
     again = polychromic("init", path)

@@ -125,7 +125,7 @@ def _seen(
         seconds_per_generation=probe.generations.seconds / len(rows),
         metrics={key: measured.metric(key) for key in METRICS if has_checker or key in METRICS[:3]},
         wordings=wordings,
-        same_answer=measured.experiment.task.same_answer.kind,
+        same_answer="normalised" if measured is probe else "embedding",
         embedder=embedder,
         rewards=tuple(
             tuple(row.reward for row in group if row.reward is not None) for group in groups.values()
@@ -153,9 +153,11 @@ def _measured(probe: Probe, wordings: float) -> tuple[Probe, str]:
     try:
         other.metric("clusters")
     except ModelError as error:
-        logger.warning("answers are told apart by wording: the embedder minilm cannot be had (%s)", error)
+        logger.warning("answers are told apart by wording, the embedder cannot be had: %s", error)
         return probe, "hash"
-    return (other if wordings >= NEARLY_ALL_DIFFER else probe), "minilm"
+    return (other if wordings >= NEARLY_ALL_DIFFER else probe), str(
+        probe.experiment.task.model_dump()["embedder"]
+    )
 
 
 def _reference_perplexity(probe: Probe, prompts: Sequence[Prompt], folder: Path) -> float:

@@ -24,7 +24,11 @@ _NAMES: Mapping[str, Split] = {
     "test": "test",
 }
 _CONVERSATION_KEYS = ("conversation_id", "conversation", "group")
-_LEAST = {"train": 1, "validation": 1, "test": 1}
+_SHARES: Mapping[Split, tuple[float, int]] = {
+    "test": (TEST_SHARE, MOST_TEST),
+    "validation": (VALIDATION_SHARE, MOST_VALIDATION),
+}
+_HELD_OUT: tuple[Split, ...] = ("validation", "test")
 _MOST_ROUNDS = 5
 
 
@@ -54,13 +58,12 @@ def divide(by_name: Mapping[str, Sequence[Prompt]]) -> Divided:
     left = _groups(named["train"] if "train" in named else named.pop("test"))
     n_prompts = sum(map(len, left))
     taken: dict[Split, list[Prompt]] = {}
-    for split, share, most in (
-        ("test", TEST_SHARE, MOST_TEST),
-        ("validation", VALIDATION_SHARE, MOST_VALIDATION),
-    ):
-        taken[split] = named[split] if named.get(split) else _take(left, min(most, round(share * n_prompts)))
+    for split, (share, most) in _SHARES.items():
+        taken[split] = named.get(split) or _take(
+            left, min(most, round(share * n_prompts)), leave=1 + (split == "test")
+        )
     splits: dict[Split, list[Prompt]] = {"train": [one for group in left for one in group], **taken}
-    if not all(len(splits[split]) >= least for split, least in _LEAST.items()):
+    if not all(splits.values()):
         raise DataError(
             f"{plural(n_prompts, 'prompt')} of which too few differ: at least three different ones are needed, to "
             "train, to validate and to test; add some"
@@ -131,14 +134,14 @@ def _digest(prompt: Prompt) -> str:
     return hashlib.sha256(plain_content(prompt).encode()).hexdigest()
 
 
-def _take(groups: list[list[Prompt]], wanted: int) -> list[Prompt]:
-    """Takes groups off until `wanted` prompts are taken, one group at least, and leaves one group at least."""
+def _take(groups: list[list[Prompt]], wanted: int, leave: int) -> list[Prompt]:
+    """Takes groups off until `wanted` prompts are taken, one group at least; leaves `leave` groups for other splits."""
     taken: list[Prompt] = []
     for group in list(groups):
-        if len(groups) > 1 and len(taken) + len(group) <= max(1, wanted):
+        if len(groups) > leave and len(taken) + len(group) <= max(1, wanted):
             taken += group
             groups.remove(group)
-    if not taken and len(groups) > 1:
+    if not taken and len(groups) > leave:
         taken = groups.pop(min(range(len(groups)), key=lambda number: len(groups[number])))
     return taken
 
@@ -150,20 +153,16 @@ def _without_leakage(
     splits, is left out."""
     moved = 0
     for _ in range(_MOST_ROUNDS):
-        seen = {
-            one
-            for split in ("validation", "test")
-            for one in find_leakage(splits[split], splits["train"]).seen
-        }
-        kept = {
-            split: [one for one in splits[split] if one.id not in seen] for split in ("validation", "test")
-        }
+        seen = {one for split in _HELD_OUT for one in find_leakage(splits[split], splits["train"]).seen}
+        kept: dict[Split, list[Prompt]] = {}
+        for split in _HELD_OUT:
+            kept[split] = [one for one in splits[split] if one.id not in seen]
         if not seen or not all(kept.values()):
             break
         moved += len(seen)
         if not given:
             splits["train"] += _chosen((*splits["validation"], *splits["test"]), seen)
-        splits.update(kept)
+        splits |= kept
     if moved:
         where = "left out" if given else "moved to training"
         lines.append(f"{plural(moved, 'prompt')} nearly equal to one of training: {where}")

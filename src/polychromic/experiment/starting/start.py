@@ -38,6 +38,7 @@ class Request:
     keys: Keys = NO_KEYS
     minutes: float = 3.0
     """Time that training and evaluation may take on this machine."""
+    embedder: str = "minilm"
 
 
 def start_experiment(request: Request, say: Say = lambda _: None) -> Experiment:
@@ -57,7 +58,7 @@ def start_experiment(request: Request, say: Say = lambda _: None) -> Experiment:
     counts = ", ".join(f"{len(prompts)} to {_VERBS[split]}" for split, prompts in divided.splits.items())
     say(f"split: {counts}")
     checker = _checker(request)
-    task: dict[str, object] = {"name": "custom", "checker": checker}
+    task: dict[str, object] = {"name": "custom", "checker": checker, "embedder": request.embedder}
     content = {"name": request.path.stem, "task": task, "model": {"source": _model_source(request)}}
     say(f"probing {request.model}, for about a minute")
     probed = probe_model(content, divided.splits)

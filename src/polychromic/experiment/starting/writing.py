@@ -29,7 +29,11 @@ def experiment_text(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
     )
     environment.filters |= {"text": _quoted, "digits": _digits, "percent": percent, "minutes": in_minutes}
-    template = resources.files(__package__).joinpath("experiment.yaml.j2").read_text(encoding="utf-8")
+    template = (
+        resources.files("polychromic.experiment.starting")
+        .joinpath("experiment.yaml.j2")
+        .read_text(encoding="utf-8")
+    )
     rendered = environment.from_string(template).render(
         name=name, data=data, model=model, checker=checker, probed=probed, chosen=chosen
     )
