@@ -8,19 +8,17 @@ perfect on purpose: it is the starting point of the diversity experiments.
 """
 
 import argparse
-import time
-from pathlib import Path
 
-import torch
+from tiny_model import PACKAGED, batches, build_model, train
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
-from polychromic.seeding import child_seed
 from polychromic.tasks.arithmetic import random_problems
 
 CHARACTERS = "0123456789+-*/()=,:"
 SPECIAL = ["<pad>", "<eos>", "<unk>"]
-OUT = Path(__file__).parents[1] / "src/polychromic/models/packaged/arithmetic_tiny"
+OUT = PACKAGED / "arithmetic_tiny"
+POSITIONS = 64
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -34,47 +32,10 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         pad_token="<pad>",
         eos_token="<eos>",
         unk_token="<unk>",
-        model_max_length=64,
+        model_max_length=POSITIONS,
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )
-
-
-def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A four-layer Llama, 128 wide."""
-    torch.manual_seed(child_seed("arithmetic-base", "weights"))
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=128,
-            intermediate_size=384,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=4,
-            max_position_embeddings=64,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-
-
-def batches(tokenizer: PreTrainedTokenizerFast, size: int):
-    """Endless (input ids, labels), right-padded; only the answer and its end are in the loss."""
-    problems = random_problems("train", "base-model")
-    while True:
-        rows = []
-        for problem, solution in (next(problems) for _ in range(size)):
-            prompt, answer = tokenizer.encode(problem.text), tokenizer.encode(solution)
-            answer.append(tokenizer.eos_token_id)
-            rows.append((prompt + answer, [-100] * len(prompt) + answer))
-        longest = max(len(ids) for ids, _ in rows)
-        pad = tokenizer.pad_token_id
-        yield (
-            torch.tensor([ids + [pad] * (longest - len(ids)) for ids, _ in rows]),
-            torch.tensor([labels + [-100] * (longest - len(labels)) for _, labels in rows]),
-        )
 
 
 def main() -> None:
@@ -86,24 +47,9 @@ def main() -> None:
     arguments = parser.parse_args()
 
     tokenizer = build_tokenizer()
-    model = build_model(tokenizer)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=arguments.learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=arguments.learning_rate, total_steps=arguments.steps, pct_start=0.05
-    )
-    started = time.monotonic()
-    print(f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters")
-    for step, (input_ids, labels) in zip(
-        range(arguments.steps), batches(tokenizer, arguments.batch), strict=False
-    ):
-        loss = model(input_ids=input_ids, labels=labels).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        if step % 100 == 99:
-            print(f"step {step + 1}: loss {loss.item():.4f}, {time.monotonic() - started:.0f} s", flush=True)
+    model = build_model(tokenizer, "arithmetic-base", POSITIONS)
+    solved = ((problem.text, solution) for problem, solution in random_problems("train", "base-model"))
+    train(model, batches(tokenizer, solved, arguments.batch), arguments.steps, arguments.learning_rate)
     model.save_pretrained(OUT)
     tokenizer.save_pretrained(OUT)
 

