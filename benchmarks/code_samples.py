@@ -58,7 +58,9 @@ def main() -> None:
                 if time.monotonic() > deadline:
                     print(f"time is over in round {number + 1}", flush=True)
                     return
-                seeds = [child_seed(arguments.task, f"{temperature:g}", number, prompt.id) for prompt in batch]
+                seeds = [
+                    child_seed(arguments.task, f"{temperature:g}", number, prompt.id) for prompt in batch
+                ]
                 rows = sampled(language_model, batch, parameters, seeds)
                 with file.open("a", encoding="utf-8") as lines:
                     lines.writelines(
@@ -67,7 +69,10 @@ def main() -> None:
                     )
                 tokens += sum(n for _, n in rows)
         seconds = time.monotonic() - started
-        print(f"round {number + 1}: {tokens:,} tokens in {seconds:.0f} s, {tokens / seconds:.0f} a second", flush=True)
+        print(
+            f"round {number + 1}: {tokens:,} tokens in {seconds:.0f} s, {tokens / seconds:.0f} a second",
+            flush=True,
+        )
 
 
 def missing(prompts: Sequence[Prompt], file: Path, number: int, size: int) -> Iterator[list[Prompt]]:
@@ -82,7 +87,10 @@ def missing(prompts: Sequence[Prompt], file: Path, number: int, size: int) -> It
 
 
 def sampled(
-    language_model: LanguageModel, prompts: Sequence[Prompt], parameters: SamplingParameters, seeds: Sequence[int]
+    language_model: LanguageModel,
+    prompts: Sequence[Prompt],
+    parameters: SamplingParameters,
+    seeds: Sequence[int],
 ) -> list[tuple[str, int]]:
     """Returns one answer for each prompt, up to the end of its first code block, and the number of its tokens."""
     tokenizer = language_model.tokenizer

@@ -55,10 +55,14 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A checker's answer on one generation: a reward in [0, 1], or None and the reason it could not tell."""
+    """A checker's answer on one generation: a reward in [0, 1], or None and the reason it could not tell.
+
+    `protection` says in words what kept an answer that was executed from the rest of the system; None of others.
+    """
 
     reward: float | None
     error: str | None = None
+    protection: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +120,7 @@ class GenerationRow:
     `thinking` is what stood before the answer and is no part of `text`; `n_tokens` counts it.
     `of` is how many answers the prompt was to have when this one was drawn, together with all others of that `of`, and
     `adapter` begins the SHA-256 of the adapter's weights; None of an untrained model, and in rows made elsewhere.
+    `protection` is the check's, where the answer was executed.
     """
 
     prompt_id: str
@@ -133,14 +138,16 @@ class GenerationRow:
     thinking: str | None = None
     of: int | None = None
     adapter: str | None = None
+    protection: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns a plain mapping for JSON; `from_json` is its inverse."""
         fields = asdict(self)
         if not self.sampling.others:
             del fields["sampling"]["others"]
-        if self.thinking is None:
-            del fields["thinking"]
+        for name in ("thinking", "protection"):
+            if fields[name] is None:
+                del fields[name]
         return fields
 
     @classmethod

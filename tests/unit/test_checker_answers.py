@@ -8,9 +8,9 @@ import threading
 import pytest
 
 from polychromic.records import Check, Prompt, as_messages
-from polychromic.tasks.checking.execution import AnswerExecutedError, ExecutionWatch
 from polychromic.tasks.checking.family import Process, ProcessFailedError
 from polychromic.tasks.checking.protocol import Conversation
+from polychromic.tasks.checking.watch import AnswerExecutedError, ExecutionWatch
 
 PROMPT = Prompt("p", as_messages("Q"), ("A",))
 

@@ -32,6 +32,7 @@ WarningKind = Literal[
     "added after results",
     "recorded again",
     "units of text",
+    "sandbox",
     "thinking",
     "leakage",
     "duplicates",

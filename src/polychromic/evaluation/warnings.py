@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from polychromic.evaluation.audits.checker import CheckerAudit
 from polychromic.evaluation.criteria import (
@@ -20,6 +21,7 @@ from polychromic.evaluation.statistics.frontier import MatchedGain
 from polychromic.evaluation.statistics.paired import PairedComparison
 from polychromic.evaluation.statistics.resampling import LEAST_SEEDS
 from polychromic.evaluation.tables import PromptTable
+from polychromic.records import GenerationRow
 
 Contrasts = Mapping[tuple[str, str], PairedComparison]
 """Comparisons at the primary sampling, by (arm, metric key)."""
@@ -216,6 +218,15 @@ def checker_warnings(audit: CheckerAudit | None) -> Iterator[ResultWarning]:
     """Warns of a checker that passes what it must not, or does not pass the references: every quality rests on it."""
     if audit is not None and (audit.lenient or audit.harsh):
         yield ResultWarning("checker", "", f"{audit.sentence} Every quality here rests on this checker")
+
+
+def sandbox_notes(rows: Iterable[GenerationRow]) -> list[ResultWarning]:
+    """Says once what kept executed answers from the rest of the system, and of how many where it was not one thing."""
+    counts = Counter(row.protection for row in rows if row.protection)
+    if not counts:
+        return []
+    each = [words if len(counts) == 1 else f"{words} ({n:,})" for words, n in counts.most_common()]
+    return [ResultWarning("sandbox", "", f"answers were executed apart: {'; '.join(each)} (SECURITY.md)")]
 
 
 def _vanishing(

@@ -21,6 +21,7 @@ from polychromic.evaluation.criteria import ResultWarning, plural
 from polychromic.evaluation.lengths import at_equal_length, thinking_measures, thinking_warnings
 from polychromic.evaluation.measure import SameAnswers, measure_arms
 from polychromic.evaluation.tables import Study
+from polychromic.evaluation.warnings import sandbox_notes
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.jobs import collection_plan
 from polychromic.experiment.resuming.continuing import late_changes
@@ -247,6 +248,7 @@ def compare_rows(
             *notes,
             *thinking_warnings(rows, measured_apart=apart),
             *units.notes(),
+            *sandbox_notes(row for members in rows.values() for row in members),
             *long_texts(rows, units.tokens),
         ],
         chosen_late=chosen_late,

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 
 from polychromic.errors import ConfigError
 from polychromic.registry import construct, is_import_path, resolve
+from polychromic.tasks import code_settings  # noqa: F401  # pyright: ignore[reportUnusedImport] - registers tasks
 from polychromic.tasks.base import NORMALISED, TASKS, SameAnswer, Split, Task, TaskKeys, task
 from polychromic.tasks.checking.checkers import BUILT_IN
 from polychromic.tasks.data.formats import Keys
@@ -151,101 +152,6 @@ class CustomSettings(FileSettings):
         return CustomTask(
             **self.files, **self.model_dump(exclude=others), same=self.same_answer, keys=self.keys
         )
-
-
-class CodeKeys(TaskKeys):
-    """Settings that all tasks share in which tests run the answers."""
-
-    seconds: float = Field(default=10.0, gt=0)
-    """Longest time for one answer, all its tests together."""
-    memory_gb: float = Field(default=1.0, gt=0)
-    same_answer: Literal["form", "behaviour"] = "form"
-    """Programs that are the same: those of one canonical syntax tree, or with the same output on every probe."""
-
-    units = ("code", "answers are programs")
-
-    @property
-    def has_judge(self) -> bool:
-        """Returns False: tests decide alone."""
-        return False
-
-    def problems(self) -> Mapping[Split, Any]:
-        """Loads the problems by split."""
-        raise NotImplementedError
-
-    def build(self) -> Task:
-        """Makes the task."""
-        from polychromic.tasks.checking.sandbox import Limits
-        from polychromic.tasks.code import CodeTask
-
-        limits = Limits(seconds=self.seconds, memory_gb=self.memory_gb)
-        return CodeTask(self.name, self.problems(), limits, self.same_answer)
-
-
-@task("humaneval")
-@task("mbpp")
-@task("mbpp_sanitized")
-class BenchmarkSettings(CodeKeys):
-    """A benchmark that ships with the package."""
-
-    @property
-    def data(self) -> str:
-        """Names the benchmark."""
-        return f"the {self.name} problems that ship with the package"
-
-    def problems(self) -> Mapping[Split, Any]:
-        """Loads the problems by split."""
-        from polychromic.tasks.code import load_benchmark
-
-        return load_benchmark(self.name)
-
-
-@task("code")
-class OwnCodeSettings(CodeKeys):
-    """The user's own problems in Python. Paths are relative to the experiment file."""
-
-    train: str | None = None
-    validation: str | None = None
-    test: str | None = None
-
-    @property
-    def files(self) -> Mapping[Split, Path]:
-        """The files that are named."""
-        named = {"train": self.train, "validation": self.validation, "test": self.test}
-        return {split: Path(file) for split, file in named.items() if file is not None}  # type: ignore[misc]
-
-    def problems(self) -> Mapping[Split, Any]:
-        """Loads the problems by split."""
-        from polychromic.tasks.code import load_problems
-
-        return {split: load_problems(file) for split, file in self.files.items()}
-
-
-@task("functions")
-class FunctionsSettings(CodeKeys):
-    """Short Python functions on numbers and texts, made with their tests from a seed (docs/code.md)."""
-
-    train_problems: int = Field(default=4096, ge=1, le=10_000)
-    validation_problems: int = Field(default=200, ge=1, le=1000)
-    test_problems: int = Field(default=200, ge=1, le=1000)
-    seed: int = 0
-
-    @property
-    def data(self) -> str:
-        """Says how the problems were drawn."""
-        return (
-            f"generated with seed {self.seed}: {self.train_problems:,} training, "
-            f"{self.validation_problems:,} validation and {self.test_problems:,} test problems"
-        )
-
-    def problems(self) -> Mapping[Split, Any]:
-        """Makes the problems by split."""
-        from polychromic.tasks.code.functions import make_problems
-
-        sizes: dict[Split, int] = {
-            "train": self.train_problems, "validation": self.validation_problems, "test": self.test_problems
-        }  # fmt: skip
-        return {split: make_problems(split, size, self.seed) for split, size in sizes.items()}
 
 
 @task("reasoning_gym")

@@ -33,6 +33,7 @@ def check_rows(task: Task, prompts: Sequence[Prompt], rows: Sequence[GenerationR
             rows[index],
             reward=check.reward,
             error=check.error,
+            protection=check.protection,
             judge=judgement.reward,
             judge_error=judgement.error,
             cluster=same.form(prompt, text),

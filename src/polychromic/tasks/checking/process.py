@@ -13,8 +13,8 @@ as the system offers that, and its forks execute code. Each has a socket to the 
     {"token": null, "number", "prompt", "text", …}    -> {"returned": number} when the checker has returned
     {"token", …}, maybe with the next text            -> {"token", "reward", "error", …}, before any other text runs
     "control" beside a text: a number                 -> the same, as if a checker had returned that number
-    {"execute": code and limits}                      -> what came of it; see `execution`
-    {"session": code and limits}                      -> what came of it; then calls of what it defined, see `sandbox`
+    {"execute": code and limits}                      -> what came of it; see `child`
+    {"session": code and limits}                      -> what came of it; then calls of what it defined, see `child`
 
 What the checker prints, or reads from standard input, never meets these conversations.
 """
@@ -35,7 +35,7 @@ from typing import Any
 from polychromic.errors import CheckerError
 from polychromic.records import Check, Message, Prompt
 from polychromic.tasks.checking.checkers import CheckFunction, failed_check, load_checker, run_checker
-from polychromic.tasks.checking.execution import ExecutionWatch, executing_keepers, serve_execution
+from polychromic.tasks.checking.child import serve_execution, serve_session
 from polychromic.tasks.checking.protocol import Conversation
 from polychromic.tasks.checking.reaping import (
     become_subreaper,
@@ -48,7 +48,9 @@ from polychromic.tasks.checking.reaping import (
     restrict_files,
     unshare,
 )
-from polychromic.tasks.checking.sandbox import serve_session
+from polychromic.tasks.checking.rooms import keepers
+from polychromic.tasks.checking.seccomp import prepared
+from polychromic.tasks.checking.watch import ExecutionWatch
 
 _REAP_SECONDS = 1.0
 
@@ -192,7 +194,10 @@ class Server:
 def main() -> None:
     """Runs a keeper until the conversation ends."""
     _close_standard_streams()
-    protection = _leave() if sys.argv[2:] == ["apart"] else []
+    is_apart = sys.argv[2:] == ["apart"]
+    if is_apart:
+        prepared()  # looks for a library, which it may not any more below
+    protection = _leave() if is_apart else []
     if writable := os.environ.pop("POLYCHROMIC_WRITABLE", ""):
         protection += restrict_files(writable)
     hide()
@@ -245,7 +250,7 @@ def _has_children() -> bool:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
         return False
-    return any(child not in executing_keepers() for child in children(os.getpid()))
+    return any(child not in keepers() for child in children(os.getpid()))
 
 
 def _close_standard_streams() -> None:

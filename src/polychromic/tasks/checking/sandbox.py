@@ -13,28 +13,16 @@ from __future__ import annotations
 import builtins
 import math
 import os
-import shutil
-import tempfile
 import time
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
-from types import GeneratorType
-from typing import Any
+from typing import Any, Literal
 
-from polychromic.tasks.checking.execution import confine, words_of
-from polychromic.tasks.checking.family import Keeper, Process, ProcessFailedError
-from polychromic.tasks.checking.protocol import Conversation, decode, encode
-
-_VIEWS = tuple(type(view) for view in ({}.keys(), {}.values(), {}.items()))
-_ITERATORS = (GeneratorType, map, filter, zip, range, enumerate, reversed, *_VIEWS)
-_MOST_ITEMS = (
-    100_000  # of an iterator: one that never ends is cut off by the limit of bytes or of time anyway
-)
-_KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH")
+from polychromic.tasks.checking.containers import Wall, WalledRoom
+from polychromic.tasks.checking.family import ProcessFailedError
+from polychromic.tasks.checking.protocol import decode, encode
+from polychromic.tasks.checking.rooms import Executor, LocalRoom, Room
 
 
 class CandidateError(Exception):
@@ -68,11 +56,10 @@ DEFAULT_LIMITS = Limits()
 class Session:
     """One process with code in it. Use it from one thread."""
 
-    def __init__(self, process: Process, folder: str, limits: Limits) -> None:
-        self._process = process
+    def __init__(self, executor: Executor, limits: Limits) -> None:
+        self._executor = executor
         self._limits = limits
         self._deadline = time.monotonic() + limits.seconds
-        self._folder = folder
         self.protection: tuple[str, ...] = ()
         """Words for what the system keeps the code from."""
 
@@ -82,7 +69,6 @@ class Session:
             "code": code,
             "ask": [],
             "stdin": "",
-            "folder": self._folder,
             "memory": int(self._limits.memory_gb * 2**30),
             "cpu_seconds": math.ceil(self._limits.seconds) + 1,
             "most_printed": 0,
@@ -105,7 +91,7 @@ class Session:
     def _say(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         seconds = self._deadline - time.monotonic()
         try:
-            said = self._process.execute(request, seconds, self._limits.most_bytes, "session")
+            said = self._executor.execute("session", request, seconds, self._limits.most_bytes)
         except ProcessFailedError as failure:
             late = time.monotonic() >= self._deadline
             raise (CandidateTimeoutError if late else CandidateError)(str(failure)) from failure
@@ -116,107 +102,63 @@ class Session:
         return said
 
 
-class Sandbox:
-    """Starts sessions, each in a fresh process forked from one that has met no code. Use it from one thread."""
+Place = Wall | Literal["local", "open files"]
+"""Where code runs: on this machine, with files of its own or with ours to read and write, or behind a wall."""
 
-    def __init__(self) -> None:
-        self._folder = tempfile.mkdtemp(prefix="polychromic-")
-        self._keeper: Keeper | None = None
-        self._clean = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+LOCAL: Place = "local"
+OPEN_FILES: Place = "open files"
+
+
+class Sandbox:
+    """Starts sessions, each in a fresh process of one room. Use it from one thread."""
+
+    def __init__(self, place: Place = LOCAL) -> None:
+        self._room: Room = (
+            WalledRoom(place) if isinstance(place, Wall) else LocalRoom(own_files=place == LOCAL)
+        )
 
     @contextmanager
     def session(self, limits: Limits = DEFAULT_LIMITS) -> Iterator[Session]:
         """Opens a process for one candidate; everything that it started is ended with the block."""
-        folder = tempfile.mkdtemp(dir=self._folder)
-        process = self._forked()
-        try:
-            yield Session(process, folder, limits)
-        finally:
-            process.end()
-            if self._keeper is not None:
-                self._keeper.clear()
-            shutil.rmtree(folder, ignore_errors=True)
+        with self._opened() as executor:
+            yield Session(executor, limits)
+
+    def execute(self, request: Mapping[str, Any], seconds: float, most_bytes: int) -> Any:
+        """Executes the code of a request and returns what came of it. Raises ProcessFailedError where nothing did."""
+        with self._opened() as executor:
+            return executor.execute("execute", request, seconds, most_bytes)
 
     def close(self) -> None:
-        """Ends all processes and removes the folder."""
-        if self._keeper is not None:
-            self._keeper.stop()
-            self._keeper = None
-        self._clean()
+        """Ends all processes and removes their folders."""
+        self._room.close()
 
-    def _forked(self) -> Process:
-        """Forks the keeper; one that was killed meanwhile is replaced once."""
+    @contextmanager
+    def _opened(self) -> Iterator[Executor]:
+        executor = self._room.open()
         try:
-            return self._kept().fork()
-        except ProcessFailedError:
-            self._keeper = None
-            return self._kept().fork()
-
-    def _kept(self) -> Keeper:
-        if self._keeper is None:
-            kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-            self._keeper = Keeper(kept | {"POLYCHROMIC_WRITABLE": self._folder}, apart=True)
-        return self._keeper
+            yield executor
+        finally:
+            executor.end()
 
 
-_idle: dict[int, list[Sandbox]] = {}
+_idle: dict[tuple[int, Place], list[Sandbox]] = {}
 
 
 @contextmanager
-def borrowed_sandbox() -> Iterator[Sandbox]:
+def borrowed_sandbox(place: Place = LOCAL) -> Iterator[Sandbox]:
     """Lends a sandbox that no other thread uses meanwhile; it is kept for the next one to ask.
 
     A fork of this process has its own: two must not talk on one conversation.
     """
-    idle = _idle.setdefault(os.getpid(), [])
+    idle = _idle.setdefault((os.getpid(), place), [])
     try:
         sandbox = idle.pop()
     except IndexError:
-        sandbox = Sandbox()
+        sandbox = Sandbox(place)
     try:
         yield sandbox
     finally:
         idle.append(sandbox)
-
-
-def serve_session(conversation: Conversation, request: Mapping[str, Any], protection: Sequence[str]) -> None:
-    """Executes the code in the child, then answers calls until nobody asks any more."""
-    protection = confine(conversation, request, protection)
-    names: dict[str, Any] = {"__name__": "__main__"}
-    handles: list[Any] = []
-    code = request["code"]
-    conversation.send(_outcome(lambda: exec(compile(code, "<code>", "exec"), names), protection))
-    while True:
-        try:
-            asked = conversation.receive()[0]["session"]
-        except EOFError:
-            os._exit(0)
-        conversation.send(_outcome(partial(_called, names, asked, handles)))
-
-
-def _called(names: Mapping[str, Any], asked: Mapping[str, Any], handles: list[Any]) -> Any:
-    objects = {"handle": handles.__getitem__, "builtin": partial(getattr, builtins)}
-    arguments, named = (
-        decode(part, lambda kind, content: objects[kind](content)) for part in asked["arguments"]
-    )
-    return encode(names[asked["call"]](*arguments, **named), partial(_kept_value, handles))
-
-
-def _kept_value(handles: list[Any], value: Any) -> Any:
-    """Returns JSON for what is no plain data: items of an iterator, or the place where the object is kept."""
-    other = partial(_kept_value, handles)
-    if isinstance(value, _ITERATORS):
-        return {"iterator": [encode(item, other) for item in islice(value, _MOST_ITEMS)]}
-    handles.append(value)
-    return {"handle": [len(handles) - 1, type(value).__name__]}
-
-
-def _outcome(make: Callable[[], Any], protection: Sequence[str] | None = None) -> dict[str, Any]:
-    try:
-        said = {"value": make(), "raised": None}
-    except BaseException as raised:  # noqa: BLE001 - the boundary of code that anybody wrote
-        said = {"value": None, "raised": words_of(raised)}
-    return said | ({} if protection is None else {"protection": protection})
 
 
 def _sent_handle(value: Any) -> Any:

@@ -90,7 +90,9 @@ _KEEPS: tuple[Part | None, ...] = (
     _ODD,
     *_with_number("keep those above {k}", ("{x} > {k}",), lambda x, k: x > k),
     *_with_number("keep those below {k}", ("{x} < {k}",), lambda x, k: x < k),
-    *_with_number("keep the multiples of {k}", ("{x} % {k} == 0", "not {x} % {k}"), lambda x, k: x % k == 0)[1:],
+    *_with_number("keep the multiples of {k}", ("{x} % {k} == 0", "not {x} % {k}"), lambda x, k: x % k == 0)[
+        1:
+    ],
 )
 _SIGNS = (
     Part("keep the positive ones", ("{x} > 0",), lambda x: x > 0),
@@ -110,7 +112,13 @@ _CHANGES: tuple[Part | None, ...] = (
 _ABSOLUTE = Part("take the absolute value of each", ("abs({x})", "max({x}, -{x})"), abs)
 
 _COUNT = Gather(
-    "return how many there are", len, ("len([{}])",), "len(list({}))", "0", "{t} += 1", recursion=("0", "1 + {rest}")
+    "return how many there are",
+    len,
+    ("len([{}])",),
+    "len(list({}))",
+    "0",
+    "{t} += 1",
+    recursion=("0", "1 + {rest}"),
 )
 _LIST = Gather(
     "return them as a list",
@@ -131,7 +139,9 @@ _DISTINCT = Gather(
     "sorted({t})",
 )
 _NUMBER_GATHERS = (
-    Gather("return the sum", sum, ("sum({})",), "sum({})", "0", "{t} += {v}", recursion=("0", "{v} + {rest}")),
+    Gather(
+        "return the sum", sum, ("sum({})",), "sum({})", "0", "{t} += {v}", recursion=("0", "{v} + {rest}")
+    ),
     _COUNT,
     _LIST,
     Gather(
@@ -152,7 +162,9 @@ _NUMBER_GATHERS = (
         "y = {v}\nif {t} is None or y > {t}:\n    {t} = y",
         "0 if {t} is None else {t}",
     ),
-    Gather("return them sorted", sorted, ("sorted({})",), "sorted({})", "[]", "{t}.append({v})", "sorted({t})"),
+    Gather(
+        "return them sorted", sorted, ("sorted({})",), "sorted({})", "[]", "{t}.append({v})", "sorted({t})"
+    ),
     _DISTINCT,
 )
 _TEXT_GATHERS = (
@@ -174,8 +186,15 @@ _TEXT_GATHERS = (
         "{t} = {v} + {t}",
         recursion=('""', "{rest} + {v}"),
     ),
-    Gather("return them joined by dashes", "-".join, ('"-".join({})', '"-".join([{}])'), '"-".join({})', "[]",
-           "{t}.append({v})", '"-".join({t})'),  # fmt: skip
+    Gather(
+        "return them joined by dashes",
+        "-".join,
+        ('"-".join({})', '"-".join([{}])'),
+        '"-".join({})',
+        "[]",
+        "{t}.append({v})",
+        '"-".join({t})',
+    ),
     _COUNT,
     _LIST,
     _DISTINCT,
@@ -250,7 +269,9 @@ class Function:
     def text(self) -> str:
         """Returns the prompt that the model sees."""
         steps = [f"take {self.source.words}", *(part.words for part in (self.keep, self.change) if part)]
-        return f"Write a Python function f({self.source.argument}): {', '.join(steps)}, {self.gather.words}.\n"
+        return (
+            f"Write a Python function f({self.source.argument}): {', '.join(steps)}, {self.gather.words}.\n"
+        )
 
     @property
     def split(self) -> Split:
@@ -261,7 +282,9 @@ class Function:
     def value(self, argument: Any) -> Any:
         """Returns what a right program returns."""
         kept = [item for item in self.source.items(argument) if self.keep is None or self.keep.meaning(item)]
-        return self.gather.meaning(kept if self.change is None else [self.change.meaning(item) for item in kept])
+        return self.gather.meaning(
+            kept if self.change is None else [self.change.meaning(item) for item in kept]
+        )
 
     @property
     def is_telling(self) -> bool:
@@ -277,7 +300,7 @@ class Function:
 
 
 def random_functions(split: Split, *names: str | int) -> Iterator[tuple[Function, random.Random]]:
-    """Yields problems without end of a split, drawn by the child seed of `names`, each with the generator to draw on."""
+    """Yields problems without end of a split, drawn by the child seed of `names`, each with the generator in use."""
     draw = random.Random(child_seed("functions", split, *names))
     while True:
         source = draw.choice(SOURCES)
@@ -303,7 +326,9 @@ def make_problems(split: Split, wanted: int, seed: int) -> Sequence[Problem]:
             break
         fruitless = fruitless + 1 if function.text in problems else 0
         if fruitless == _FRUITLESS_DRAWS:
-            raise ConfigError(f"task: {wanted} {split} problems asked for, {len(problems)} were found; ask for fewer")
+            raise ConfigError(
+                f"task: {wanted} {split} problems asked for, {len(problems)} were found; ask for fewer"
+            )
         if function.text not in problems:
             problems[function.text] = Problem(
                 id=f"{split}-{len(problems):05d}",

@@ -13,7 +13,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, Protocol
 
-from polychromic.tasks.checking.execution import run_isolated
+from polychromic.tasks.checking.execution import executed
 from polychromic.tasks.checking.sandbox import (
     DEFAULT_LIMITS,
     CandidateError,
@@ -39,7 +39,7 @@ class Verdict:
 def judged(problem: Problem, text: str, sandbox: Sandbox, limits: Limits = DEFAULT_LIMITS) -> Verdict:
     """Runs one candidate against the tests of its problem. Never raises for what the candidate does."""
     if problem.cases:
-        return _judged_by_output(problem, text, limits)
+        return _judged_by_output(problem, text, sandbox, limits)
     with sandbox.session(limits) as session:
         try:
             session.define(program(problem, text))
@@ -70,12 +70,12 @@ def run_tests(problem: Problem, candidate: Caller) -> None:
         exec(compile(test, f"<test of {problem.id}>", "exec"), names)
 
 
-def _judged_by_output(problem: Problem, text: str, limits: Limits) -> Verdict:
+def _judged_by_output(problem: Problem, text: str, sandbox: Sandbox, limits: Limits) -> Verdict:
     """Runs a program once for each case; outputs are compared line by line without white space at the ends."""
     protection: tuple[str, ...] = ()
     for given, expected in problem.cases:
-        done = run_isolated(
-            program(problem, text), stdin=given, seconds=limits.seconds, memory_gb=limits.memory_gb
+        done = executed(
+            sandbox, program(problem, text), stdin=given, seconds=limits.seconds, memory_gb=limits.memory_gb
         )
         protection = done.protection
         if done.error is not None and not done.error.startswith("SystemExit"):

@@ -105,7 +105,12 @@ def recursion(draft: Draft) -> str:
     assert draft.gather.recursion is not None
     nothing, joined = draft.gather.recursion
     argument = draft.source.argument
-    lines = [f"if not {argument}:", f"    return {nothing}", f"{draft.x} = {argument}[0]", f"rest = f({argument}[1:])"]
+    lines = [
+        f"if not {argument}:",
+        f"    return {nothing}",
+        f"{draft.x} = {argument}[0]",
+        f"rest = f({argument}[1:])",
+    ]
     whole = f"return {joined.format(v=draft.change, rest='rest')}"
     lines += [f"if {draft.keep}:", f"    {whole}", "return rest"] if draft.keep else [whole]
     return _written(draft, lines)

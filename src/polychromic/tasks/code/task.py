@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -16,16 +15,15 @@ from polychromic.records import Check, Prompt, as_messages
 from polychromic.tasks.base import Split
 from polychromic.tasks.checking.sandbox import (
     DEFAULT_LIMITS,
+    LOCAL,
     Limits,
+    Place,
     borrowed_sandbox,
 )
 from polychromic.tasks.code.behaviour import Call, behaviour, probes_of
 from polychromic.tasks.code.forms import canonical_form, form_distances
 from polychromic.tasks.code.judging import Verdict, extracted, judged, program
 from polychromic.tasks.code.problems import Problem
-
-_FENCE = re.compile(r"```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
-
 
 SameAnswer = Literal["form", "behaviour"]
 
@@ -41,11 +39,13 @@ class CodeTask:
         problems: Mapping[Split, Sequence[Problem]],
         limits: Limits = DEFAULT_LIMITS,
         same_answer: SameAnswer = "form",
+        place: Place = LOCAL,
     ) -> None:
         self.name = name
         self._problems = problems
         self._limits = limits
         self._same_answer = same_answer
+        self._place = place
         self._probes: dict[str, list[Call]] = {}
         self._behaviours: dict[tuple[str, str], str] = {}
 
@@ -62,7 +62,7 @@ class CodeTask:
         distinct = list(dict.fromkeys(pairs))
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
             verdicts = dict(zip(distinct, threads.map(self._judged, distinct), strict=True))
-        return [Check(float(verdicts[pair].passed), verdicts[pair].reason or None) for pair in pairs]
+        return [_check(verdicts[pair]) for pair in pairs]
 
     def judge(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Check] | None:
         """Returns None: tests decide alone."""
@@ -84,7 +84,7 @@ class CodeTask:
 
     def _judged(self, pair: tuple[str, str]) -> Verdict:
         problem = self._by_id[pair[0]]
-        with borrowed_sandbox() as sandbox:
+        with borrowed_sandbox(self._place) as sandbox:
             verdict = judged(problem, pair[1], sandbox, self._limits)
             if verdict.timed_out and os.getloadavg()[0] > (
                 os.cpu_count() or 1
@@ -95,7 +95,7 @@ class CodeTask:
     def _behaviour(self, problem: Problem, text: str) -> str:
         key = (problem.id, text)
         if key not in self._behaviours:
-            with borrowed_sandbox() as sandbox:
+            with borrowed_sandbox(self._place) as sandbox:
                 if problem.id not in self._probes:
                     self._probes[problem.id] = probes_of(problem, sandbox)
                 self._behaviours[key] = behaviour(
@@ -106,3 +106,7 @@ class CodeTask:
     @cached_property
     def _by_id(self) -> dict[str, Problem]:
         return {problem.id: problem for problems in self._problems.values() for problem in problems}
+
+
+def _check(verdict: Verdict) -> Check:
+    return Check(float(verdict.passed), verdict.reason or None, ", ".join(verdict.protection) or None)

@@ -1,0 +1,170 @@
+"""The child's side: takes from a process whatever code does not need, then executes code and answers calls of it.
+
+Needs the standard library only, so that it runs in any container that has Python.
+"""
+
+from __future__ import annotations
+
+import builtins
+import io
+import os
+import resource
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from types import GeneratorType
+from typing import Any
+
+from polychromic.tasks.checking.protocol import Conversation, decode, encode
+from polychromic.tasks.checking.reaping import end_with_parent, give_up_rights, unshare
+from polychromic.tasks.checking.seccomp import refuse_calls
+
+_LONGEST_REASON = 500
+_MOST_PROCESSES = 64
+_COUNTED_BY_NAMESPACE = (5, 14)  # Linux; before that all processes of the user counted, ours among them
+_VIEWS = tuple(type(view) for view in ({}.keys(), {}.values(), {}.items()))
+_ITERATORS = (GeneratorType, map, filter, zip, range, enumerate, reversed, *_VIEWS)
+_MOST_ITEMS = (
+    100_000  # of an iterator: one that never ends is cut off by the limit of bytes or of time anyway
+)
+
+
+def serve_execution(
+    conversation: Conversation, request: Mapping[str, Any], protection: Sequence[str]
+) -> None:
+    """Confines this process further, executes the code, evaluates the expressions, sends what came of it, and ends."""
+    protection = confine(conversation, request, protection)
+    printed = sys.stdout
+    assert isinstance(printed, _Printed)
+    outcome = _execute(request["code"], request["ask"])
+    conversation.send({**outcome, "printed": printed.getvalue(), "protection": protection})
+    os._exit(0)
+
+
+def confine(
+    conversation: Conversation, request: Mapping[str, Any], protection: Sequence[str]
+) -> Sequence[str]:
+    """Takes from this process whatever code does not need, for good; returns in words what the system keeps it from."""
+    if unshare("processes"):
+        protection = [*protection, "own processes"]
+        # Only a child is in the namespace of processes; when that one ends, the system ends all others in it.
+        child = os.fork()
+        if child:
+            conversation.close()
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            os.kill(os.getpid(), -code) if code < 0 else os._exit(code)
+        end_with_parent(0)  # who is outside has no number here
+    _limit(request)
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update({"HOME": request["folder"], "TMPDIR": request["folder"], "PATH": os.defpath})
+    if give_up_rights():
+        _limit_processes()
+    protection = list(dict.fromkeys(["limits", *protection, *refuse_calls()]))
+    sys.stdin, sys.stdout, sys.stderr = (
+        io.StringIO(request["stdin"]),
+        _Printed(request["most_printed"]),
+        io.StringIO(),
+    )
+    return protection
+
+
+class _Printed(io.StringIO):
+    """Keeps the beginning of what is written."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._left = most
+
+    def write(self, text: str) -> int:
+        """Claims to have written everything."""
+        kept = text[: self._left]
+        self._left -= super().write(kept)
+        return len(text)
+
+
+def _execute(code: str, ask: list[str]) -> dict[str, Any]:
+    names: dict[str, Any] = {"__name__": "__main__"}
+    error = None
+    try:
+        exec(compile(code, "<code>", "exec"), names)
+    except BaseException as raised:  # noqa: BLE001 - the boundary of code that anybody wrote
+        error = words_of(raised)
+    answers = [_evaluate(expression, names) for expression in ask]
+    return {"error": error, "answers": answers}
+
+
+def _evaluate(expression: str, names: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return {"value": encode(eval(expression, names)), "error": None}
+    except BaseException as raised:  # noqa: BLE001 - the same boundary
+        return {"value": None, "error": words_of(raised)}
+
+
+def words_of(raised: BaseException) -> str:
+    """Class and message of what code raised, at most 500 characters."""
+    try:
+        text = str(raised)
+    except BaseException:  # noqa: BLE001 - the same boundary: these words are the code's too
+        text = "(cannot be shown)"
+    return f"{type(raised).__name__}: {text}"[:_LONGEST_REASON]
+
+
+def _limit(request: Mapping[str, Any]) -> None:
+    for kind, most in (
+        (resource.RLIMIT_AS, request["memory"]),
+        (resource.RLIMIT_CPU, request["cpu_seconds"]),
+        (resource.RLIMIT_FSIZE, request["memory"]),
+        (resource.RLIMIT_NOFILE, 256),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        _, hard = resource.getrlimit(kind)
+        allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(kind, (allowed, allowed))
+
+
+def _limit_processes() -> None:
+    """Limits the processes of this user; in a namespace of users of its own only those in it are counted."""
+    if tuple(map(int, os.uname().release.split("-")[0].split(".")[:2])) >= _COUNTED_BY_NAMESPACE:
+        resource.setrlimit(resource.RLIMIT_NPROC, (_MOST_PROCESSES, _MOST_PROCESSES))
+
+
+def serve_session(conversation: Conversation, request: Mapping[str, Any], protection: Sequence[str]) -> None:
+    """Executes the code in the child, then answers calls until nobody asks any more."""
+    protection = confine(conversation, request, protection)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    handles: list[Any] = []
+    code = request["code"]
+    conversation.send(_outcome(lambda: exec(compile(code, "<code>", "exec"), names), protection))
+    while True:
+        try:
+            asked = conversation.receive()[0]["session"]
+        except EOFError:
+            os._exit(0)
+        conversation.send(_outcome(partial(_called, names, asked, handles)))
+
+
+def _called(names: Mapping[str, Any], asked: Mapping[str, Any], handles: list[Any]) -> Any:
+    objects = {"handle": handles.__getitem__, "builtin": partial(getattr, builtins)}
+    arguments, named = (
+        decode(part, lambda kind, content: objects[kind](content)) for part in asked["arguments"]
+    )
+    return encode(names[asked["call"]](*arguments, **named), partial(_kept_value, handles))
+
+
+def _kept_value(handles: list[Any], value: Any) -> Any:
+    """Returns JSON for what is no plain data: items of an iterator, or the place where the object is kept."""
+    other = partial(_kept_value, handles)
+    if isinstance(value, _ITERATORS):
+        return {"iterator": [encode(item, other) for item in islice(value, _MOST_ITEMS)]}
+    handles.append(value)
+    return {"handle": [len(handles) - 1, type(value).__name__]}
+
+
+def _outcome(make: Callable[[], Any], protection: Sequence[str] | None = None) -> dict[str, Any]:
+    try:
+        said = {"value": make(), "raised": None}
+    except BaseException as raised:  # noqa: BLE001 - the boundary of code that anybody wrote
+        said = {"value": None, "raised": words_of(raised)}
+    return said | ({} if protection is None else {"protection": protection})
