@@ -19,7 +19,7 @@ from polychromic.diversity.embedders import Embedder, load_embedder
 from polychromic.diversity.semantic import cosine_distances
 from polychromic.records import Check, Prompt
 from polychromic.tasks.base import NORMALISED, SameAnswer, Split
-from polychromic.tasks.checking.checkers import BUILT_IN, run_checker
+from polychromic.tasks.checking.checkers import BUILT_IN, FORMS, RUN_APART, run_checker
 from polychromic.tasks.checking.isolation import isolated_checker
 from polychromic.tasks.data.formats import NO_KEYS, Keys
 from polychromic.tasks.data.prompts import load_prompts
@@ -82,12 +82,18 @@ class CustomTask(FileTask):
         same: SameAnswer = NORMALISED,
         keys: Keys = NO_KEYS,
     ):
+        if same.kind == "canonical":
+            same = same.model_copy(update={"kind": FORMS[checker or ""]})
         super().__init__(train, validation, test, embedder, same, keys)
         self.pass_threshold = pass_threshold
         isolated = partial(
             isolated_checker, seconds=checker_seconds, memory_gb=checker_memory_gb, recheck=checker_recheck
         )
-        built_in = {name: partial(run_checker, function) for name, function in BUILT_IN.items()}
+        built_in = {
+            name: partial(run_checker, function)
+            for name, function in BUILT_IN.items()
+            if name not in RUN_APART
+        }
         self._check, self._judge = (
             None if not name else built_in.get(name) or isolated(name).run for name in (checker, judge)
         )

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from polychromic.errors import ConfigError
 from polychromic.registry import construct, is_import_path, resolve
 from polychromic.tasks import code_settings  # noqa: F401  # pyright: ignore[reportUnusedImport] - registers tasks
 from polychromic.tasks.base import NORMALISED, TASKS, SameAnswer, Split, Task, TaskKeys, task
-from polychromic.tasks.checking.checkers import BUILT_IN
+from polychromic.tasks.checking.checkers import BUILT_IN, FORMS
 from polychromic.tasks.data.formats import Keys
 
 
@@ -61,14 +61,18 @@ class FileSettings(TaskKeys):
     same_answer: SameAnswer = NORMALISED
     """Rule by which answers are the same, in training and in evaluation."""
 
-    @field_validator("same_answer")
-    @classmethod
-    def _has_no_forms(cls, same: SameAnswer) -> SameAnswer:
-        if same.kind == "canonical":
+    @property
+    def has_forms(self) -> bool:
+        """Returns True where answers have canonical forms."""
+        return False
+
+    @model_validator(mode="after")
+    def _has_the_forms_it_names(self) -> Self:
+        if self.same_answer.kind == "canonical" and not self.has_forms:
             raise ValueError(
-                "these answers have no canonical form, expected normalised, exact, embedding or a function"
+                "same_answer: these answers have no canonical form, expected normalised, exact, embedding or a function"
             )
-        return same
+        return self
 
     @property
     def code(self) -> Mapping[str, str]:
@@ -106,7 +110,7 @@ class CustomSettings(FileSettings):
     """The user's own prompts and checkers."""
 
     checker: str | None = None
-    """`exact_match`, `contains`, `rouge_l`, `module:function` or `path/to/file.py:function`."""
+    """`exact_match`, `contains`, `rouge_l`, `regex`, `math`, `module:function` or `path/to/file.py:function`."""
     judge: str | None = None
     """A second checker, used in evaluation only."""
     checker_seconds: float = Field(default=10.0, gt=0)
@@ -123,6 +127,11 @@ class CustomSettings(FileSettings):
         """Returns the checkers that are named."""
         named = {"checker": self.checker, "judge": self.judge}
         return {role: name for role, name in named.items() if name is not None} | dict(super().code)
+
+    @property
+    def has_forms(self) -> bool:
+        """Returns True where the checker knows canonical forms: of mathematics, and of what a pattern catches."""
+        return self.checker in FORMS
 
     @property
     def has_judge(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from polychromic.errors import CheckerError, ConfigError
 from polychromic.records import Check, Prompt
 from polychromic.registry import resolve
+from polychromic.tasks.checking.answers import math_equal, regex_match
 
 _LONGEST_REASON = 500
 CheckFunction = Callable[[Prompt, str], Any]
@@ -18,7 +19,7 @@ CheckFunction = Callable[[Prompt, str], Any]
 
 
 def load_checker(name: str) -> CheckFunction:
-    """Returns the checker called `exact_match`, `contains`, `rouge_l`, `module:function` or `path/to/file.py:function`.
+    """Returns the checker of that name in `BUILT_IN`, or `module:function` or `path/to/file.py:function`.
 
     Raises CheckerError that names what is missing: the file, the module, the function, or its two arguments.
     """
@@ -79,7 +80,20 @@ def _plain(text: str) -> str:
     return unicodedata.normalize("NFC", text.strip())
 
 
-BUILT_IN: dict[str, CheckFunction] = {"exact_match": exact_match, "contains": contains, "rouge_l": rouge_l}
+BUILT_IN: dict[str, CheckFunction] = {
+    "exact_match": exact_match,
+    "contains": contains,
+    "rouge_l": rouge_l,
+    "regex": regex_match,
+    "math": math_equal,
+}
+RUN_APART = frozenset({"math"})
+"""Those that run in a process of their own, as a user's does: their library may hang on some texts."""
+FORMS = {
+    "regex": "polychromic.tasks.checking.answers:regex_form",
+    "math": "polychromic.tasks.checking.answers:math_form",
+}
+"""The functions that give the canonical forms of answers to a checker, for `same_answer: canonical`."""
 
 
 def _references(prompt: Prompt) -> tuple[str, ...]:

@@ -1,0 +1,133 @@
+"""Checks short answers, by regular expression or as mathematics, and gives the forms that same answers share."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Any
+
+from polychromic.records import Prompt
+
+_REGEX_SECONDS = 2.0
+_LATEX = re.compile(r"[\d\\]")
+_PLACES = 6  # of a number, as math-verify compares them
+_LONGEST = 20_000  # characters of an answer in which mathematics is looked for: its end
+MATH_EXTRA = "math-verify is not installed; `pip install 'polychromic[math]'` brings it"
+
+
+def regex_match(prompt: Prompt, text: str) -> bool:
+    """Tells whether one of the references, read as a regular expression, matches the whole text.
+
+    Raises ValueError where a reference is no expression, TimeoutError where one takes too long.
+    """
+    return _matched(prompt, text) is not None
+
+
+def regex_form(prompt: Prompt, text: str) -> str:
+    """Returns the groups that the first matching reference caught, or the text where it catches or matches nothing."""
+    match = _matched(prompt, text)
+    if match is None or not match.groups():
+        return " ".join(text.split())
+    return "\x1f".join("" if group is None else group.strip() for group in match.groups())
+
+
+def _matched(prompt: Prompt, text: str) -> Any:
+    import regex
+
+    for reference in prompt.references:
+        try:
+            expression = regex.compile(reference)
+        except regex.error as error:
+            raise ValueError(f"reference {reference!r} is no regular expression: {error}") from error
+        match = expression.fullmatch(text.strip(), timeout=_REGEX_SECONDS)
+        if match is not None:
+            return match
+    if not prompt.references:
+        raise ValueError(f"prompt {prompt.id!r} has no references to compare with")
+    return None
+
+
+def math_equal(prompt: Prompt, text: str) -> bool:
+    """Tells whether the text's final answer equals one of the references as mathematics (math-verify, Apache-2.0).
+
+    LaTeX and plain writing are read, the last `\\boxed{…}` first. Numbers are equal to six places. It runs in a process
+    of its own: what reads mathematics may take for ever on some of it.
+    """
+    try:
+        from math_verify import verify
+    except ImportError as error:
+        raise ValueError(MATH_EXTRA) from error
+    if not prompt.references:
+        raise ValueError(f"prompt {prompt.id!r} has no references to compare with")
+    answer = _read(text)
+    for reference in prompt.references:
+        expected = _read(reference)
+        if not expected:
+            raise ValueError(f"reference {reference!r} cannot be read as mathematics")
+        if answer and verify(expected, answer):
+            return True
+    return False
+
+
+def math_form(prompt: Prompt, text: str) -> str:
+    """Returns one text for answers that are the same mathematics: 1/2, 0.5 and \\frac12; (x+1)^2 and x^2+2x+1."""
+    read = _read(text)
+    return _form(read[0]) if read else f"unreadable: {' '.join(text.split())}"
+
+
+def _read(text: str) -> list[Any]:
+    """Returns math-verify's readings of a text, the best first; a text without marks is tried as LaTeX too."""
+    try:
+        from math_verify import parse
+    except ImportError as error:
+        raise ValueError(MATH_EXTRA) from error
+    text = text[-_LONGEST:].strip()
+    read = parse(text)
+    if not read and _LATEX.search(text) and "$" not in text and "\n" not in text:
+        read = parse(f"${text}$")
+    return list(read)
+
+
+def _form(value: Any) -> str:
+    import sympy
+
+    if isinstance(value, sympy.FiniteSet):
+        return f"{{{', '.join(sorted(map(_form, value.args)))}}}"
+    if isinstance(value, (sympy.Tuple, tuple, list)):
+        return f"({', '.join(map(_form, value))})"
+    if isinstance(value, sympy.Interval):
+        left, right = "(" if value.left_open else "[", ")" if value.right_open else "]"
+        return f"{left}{_form(value.start)}, {_form(value.end)}{right}"
+    if isinstance(value, sympy.Eq):
+        difference = sympy.cancel(value.lhs - value.rhs).as_content_primitive()[1]
+        return f"{min(_form(difference), _form(-difference))} = 0"
+    if isinstance(value, sympy.Expr):
+        return _form_of_number(value) if value.is_number else _form_of_expression(value)
+    return str(value)
+
+
+def _form_of_number(value: Any) -> str:
+    import sympy
+
+    real, imaginary = (_rounded(part) for part in sympy.N(value.doit(), 30).as_real_imag())
+    return real if imaginary == "0" else f"{real} + {imaginary}i"
+
+
+def _rounded(number: Any) -> str:
+    """Writes a number to six places; one that is not finite, as it is."""
+    if not number.is_finite:
+        return str(number)
+    text = format(Decimal(str(number)).quantize(Decimal(1).scaleb(-_PLACES)), "f")
+    text = text.rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
+
+
+def _form_of_expression(value: Any) -> str:
+    import sympy
+
+    exact = sympy.nsimplify(value, rational=True) if value.has(sympy.Float) else value
+    simple = sympy.simplify(exact)
+    try:
+        return str(sympy.cancel(simple))
+    except sympy.PolynomialError:
+        return str(simple)
