@@ -1,14 +1,17 @@
 """Puzzles: sample answers pass, traces of a score do not, and one solution has one form however it is written."""
 
 import json
+import re
 
 import pytest
 
+from polychromic import run
 from polychromic.errors import ConfigError
 from polychromic.records import Prompt, as_messages
 from polychromic.tasks.puzzles import PuzzleTask, answer_in, form_of, scored
 
 SIZES = {"train": 4, "validation": 2, "test": 3}
+FOUR = {"min_numbers": 4, "max_numbers": 4, "min_value": 1, "max_value": 9, "min_target": 1, "max_target": 20}
 DATASETS = [
     "countdown",
     "puzzle24",
@@ -56,6 +59,34 @@ class TestWithThePackage:
         right = json.dumps({str(k): v for k, v in entry["metadata"]["possible_answer"].items()})
         wrong = json.dumps(dict.fromkeys(json.loads(right), 1))
         assert (scored(prompt, right), scored(prompt, wrong)) == (1.0, 0.0)
+
+    def test_a_prompt_may_be_stated(self):
+        prompts = PuzzleTask("countdown", SIZES, options=FOUR, prompt="{numbers}={target}:").prompts("test")
+        assert all(re.fullmatch(r"\d,\d,\d,\d=\d{1,2}:", prompt.text) for prompt in prompts)
+        with pytest.raises(ConfigError, match=r"'sum' is no fact of countdown, expected question, .*numbers"):
+            PuzzleTask("countdown", SIZES, prompt="{sum}:").prompts("test")
+
+    def test_a_tiny_model_trains_on_countdown(self, tmp_path):
+        """From sampling to the verdict, with the package's own scorer as the reward."""
+        few = ["seeds=[0]", "run.preflight=false", "task.train_problems=20", "task.test_problems=4", "training.steps=2",
+               "training.prompts_per_step=4", "evaluation.num_prompts=4", "evaluation.num_samples=8",
+               "evaluation.untrained=false", "model.adapter.rank=2", "run.workers=1"]  # fmt: skip
+        run("experiments/puzzles.yaml", few, out=tmp_path)
+        metrics = [
+            json.loads(line)
+            for file in tmp_path.rglob("metrics.jsonl")
+            for line in file.read_text().splitlines()
+        ]
+        rows = [
+            json.loads(line)
+            for file in tmp_path.rglob("generations.jsonl")
+            for line in file.read_text().splitlines()
+        ]
+        assert len(metrics) == 2 * 2
+        assert len(rows) == 2 * 4 * 8
+        assert {row["reward"] for row in rows} == {0.0, 1.0}
+        right = [row for row in rows if row["reward"] == 1.0]
+        assert all(row["cluster"] == form_of("countdown", row["text"]) for row in right)
 
     def test_what_is_not_known_is_named(self):
         with pytest.raises(ConfigError, match=r"task\.dataset: 'count' is not known, expected one of"):

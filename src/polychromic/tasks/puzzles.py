@@ -48,8 +48,9 @@ class PuzzleTask:
         options: Mapping[str, Any] | None = None,
         pass_score: float = 1.0,
         seconds: float = 10.0,
+        prompt: str | None = None,
     ) -> None:
-        self._dataset, self._sizes, self._seed = dataset, sizes, seed
+        self._dataset, self._sizes, self._seed, self._prompt = dataset, sizes, seed, prompt
         self._options, self._pass_score, self._seconds = dict(options or {}), pass_score, seconds
         self._made_of = (
             dataset,
@@ -82,6 +83,22 @@ class PuzzleTask:
         forms = [form_of(self._dataset, answer_in(text)) for text in texts]
         return np.array([[float(form != other) for other in forms] for form in forms])
 
+    def _text(self, entry: Mapping[str, Any]) -> str:
+        """Returns what the model sees: the dataset's question, or the stated prompt with the problem's facts."""
+        if self._prompt is None:
+            return entry["question"]
+        facts = {
+            key: ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+            for key, value in entry["metadata"].items()
+        }
+        try:
+            return self._prompt.format_map({"question": entry["question"], **facts})
+        except (KeyError, IndexError, ValueError) as error:
+            known = ", ".join(["question", *facts])
+            raise ConfigError(
+                f"task.prompt: {error} is no fact of {self._dataset}, expected {known} in braces"
+            ) from error
+
     @cached_property
     def _by_split(self) -> dict[Split, list[Prompt]]:
         wanted = sum(self._sizes.values())
@@ -92,8 +109,10 @@ class PuzzleTask:
             meta = {"dataset": self._made_of, "index": index, "pass_score": self._pass_score}
             answer = entry["answer"]
             references = (str(answer),) if answer is not None else ()
-            prompt = Prompt(f"{self._dataset}-{index:06d}", as_messages(entry["question"]), references, meta)
-            problems.setdefault(entry["question"], prompt)
+            text = self._text(entry)
+            problems.setdefault(
+                text, Prompt(f"{self._dataset}-{index:06d}", as_messages(text), references, meta)
+            )
         if len(problems) < wanted:
             raise ConfigError(
                 f"task.dataset: {self._dataset} gave {len(problems)} different problems of {wanted}; lower "

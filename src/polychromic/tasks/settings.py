@@ -176,6 +176,8 @@ class PuzzleSettings(TaskKeys):
     """Passed on to the dataset, such as {min_numbers: 3}."""
     pass_score: float = Field(default=1.0, gt=0, le=1)
     """Least score that passes; wrong answers may earn a trace."""
+    prompt: str | None = None
+    """Text in place of the dataset's own question, with facts of the problem in braces: `{numbers}={target}:`."""
     seconds: float = Field(default=10.0, gt=0)
 
     @property
@@ -195,7 +197,8 @@ class PuzzleSettings(TaskKeys):
         sizes: dict[Split, int] = {
             "train": self.train_problems, "validation": self.validation_problems, "test": self.test_problems
         }  # fmt: skip
-        return PuzzleTask(self.dataset, sizes, self.seed, self.options, self.pass_score, self.seconds)
+        keys = (self.options, self.pass_score, self.seconds, self.prompt)
+        return PuzzleTask(self.dataset, sizes, self.seed, *keys)
 
 
 class ImportedSettings(TaskKeys):
