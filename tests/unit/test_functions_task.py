@@ -10,7 +10,7 @@ from polychromic.tasks.checking.sandbox import Sandbox
 from polychromic.tasks.code import functions, judged
 from polychromic.tasks.code.forms import canonical_form
 from polychromic.tasks.code.functions import SOURCES, Function, make_problems, random_functions
-from polychromic.tasks.code.styles import draw_solution, solutions, styles_of
+from polychromic.tasks.code.styles import draw_solution, solutions, style_of, styles_of
 
 
 def passes(code, tests):
@@ -72,6 +72,19 @@ def test_solutions_are_different_forms_and_the_same_every_time():
         forms = [canonical_form(code) for code in written]
         assert len(set(forms)) == len(forms) >= 3
         assert written == solutions(function)
+
+
+def test_a_style_is_told_from_the_program():
+    seen = set()
+    for function, _ in drawn("train", 200):
+        for style, code in zip(styles_of(function), solutions(function), strict=True):
+            # Without a lambda there is nothing that a reader would call filter and map.
+            named = "other" if style.__name__ == "piped" and "lambda" not in code else style.__name__
+            # Digits may be listed by a comprehension on the way.
+            assert style_of(code) == named or "[int(d) for d" in code, code
+            seen.add(style_of(code))
+    assert seen >= {"recursion", "counting", "loop", "piped", "stepwise", "comprehension"}
+    assert style_of("def f(:") == "no Python"
 
 
 def test_a_problem_is_in_one_split_whatever_seed_draws_it():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from polychromic.tasks.code.functions import Function, Gather, Source
 
 _NAMES = {"s": ("c", "ch")}
 _ACCUMULATORS = ("out", "result")
+_COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.GeneratorExp, ast.DictComp)
 
 
 @dataclass(frozen=True)
@@ -144,3 +146,28 @@ def _drafted(function: Function, draw: random.Random) -> Draft:
         change is not None,
         draw.choice(function.gather.inline),
     )
+
+
+def style_of(code: str) -> str:
+    """Returns the style that a program is written in, as a reader would call it: names and small writings do not count.
+
+    `recursion`, `counting`, `loop`, `piped`, `stepwise`, `comprehension`, `other`, or `no Python`.
+    """
+    try:
+        nodes = list(ast.walk(ast.parse(code)))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return "no Python"
+    defined = {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
+    called = {
+        node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    comprehensions = sum(isinstance(node, _COMPREHENSIONS) for node in nodes)
+    signs = {
+        "recursion": bool(defined & called),
+        "counting": any(isinstance(node, ast.While) for node in nodes),
+        "loop": any(isinstance(node, ast.For) for node in nodes),
+        "piped": any(isinstance(node, ast.Lambda) for node in nodes),
+        "stepwise": comprehensions > 0 and any(isinstance(node, ast.Assign) for node in nodes),
+        "comprehension": comprehensions > 0,
+    }
+    return next((style for style, is_there in signs.items() if is_there), "other")
