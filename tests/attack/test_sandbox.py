@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from polychromic.tasks.checking.reaping import children
 from polychromic.tasks.checking.sandbox import Limits, Sandbox
 from polychromic.tasks.code import Problem, judged
 
@@ -199,6 +200,7 @@ def test_what_runs_out_of_time_is_no_wrong_answer(sandbox):
 
 
 def test_no_process_outlives_its_candidate(sandbox):
+    judged(ADD, "", sandbox, LIMITS)  # what waits to be forked is there from here on
     before = processes()
     for attack in ("forks a daemon and leaves", "leaves threads running"):
         judged(ADD, ATTACKS[attack], sandbox, LIMITS)
@@ -209,12 +211,16 @@ def test_no_process_outlives_its_candidate(sandbox):
 
 
 def processes():
-    """Processes below this one, but keepers that wait."""
-    found = set()
-    for folder in Path("/proc").glob("[0-9]*"):
+    """The numbers of all processes below this one, and of those of a sandbox that have lost their parents."""
+    found, left = set(), [os.getpid()]
+    while left:
+        below = children(left.pop())
+        found |= set(below)
+        left += below
+    for orphan in children(1):
         try:
-            if b"checking.process" in (folder / "cmdline").read_bytes():
-                found.add(folder.name)
+            if b"checking.process" in Path(f"/proc/{orphan}/cmdline").read_bytes():
+                found.add(orphan)
         except OSError:
             continue
     return found
@@ -255,6 +261,33 @@ def add(a, b):
         verdict = judged(problem, code.replace("PORT", str(port)), sandbox)
     if "no network" not in verdict.protection:
         pytest.skip("this system does not keep code from the network")
+    assert verdict.passed
+
+
+def test_processes_are_limited_and_threads_are_not_forgotten(sandbox):
+    code = """
+import os, threading, time
+def forks():
+    count = 0
+    for _ in range(200):
+        try: child = os.fork()
+        except OSError: break
+        if child == 0: time.sleep(60); os._exit(0)
+        count += 1
+    return count
+def threads():
+    done = []
+    started = [threading.Thread(target=done.append, args=(number,)) for number in range(40)]
+    for thread in started: thread.start()
+    for thread in started: thread.join()
+    return len(done)
+"""
+    assert judged(Problem("threads", "", tests=("assert threads() == 40",)), code, sandbox).passed
+    verdict = judged(Problem("forks", "", tests=("assert 0 < forks() < 64",)), code, sandbox)
+    if os.getuid() == 0 or "no rights" not in verdict.protection:
+        pytest.skip(
+            "root's processes are not counted, nor can those of one candidate be without a namespace of users"
+        )
     assert verdict.passed
 
 

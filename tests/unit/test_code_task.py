@@ -1,11 +1,15 @@
 """Code tasks: the benchmarks' own solutions pass, the reference evaluator's example is matched, bad files are named."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from polychromic import run
 from polychromic.errors import ConfigError, DataError
+from polychromic.evaluation.audits.checker import check_rows
+from polychromic.evaluation.warnings import sandbox_notes
+from polychromic.records import GenerationRow, SamplingParameters
 from polychromic.tasks.checking.sandbox import CandidateError, Handle, Limits, Sandbox
 from polychromic.tasks.code import CodeTask, Problem, Verdict, judged, load_benchmark, load_problems
 from polychromic.tasks.code.behaviour import behaviour, ordered, probes_of
@@ -175,6 +179,25 @@ def test_a_text_is_executed_once_for_a_prompt(monkeypatch):
     [prompt] = task.prompts("test")
     assert [check.reward for check in task.check([prompt] * 4, ["a", "b", "a", "b"])] == [1.0, 0.0, 1.0, 0.0]
     assert sorted(seen) == ["a", "b"]
+
+
+def test_rows_and_notes_say_what_kept_answers_from_the_system():
+    task = CodeTask("code", {"test": [Problem("p", "", ("assert f() == 1",))]})
+    [prompt] = task.prompts("test")
+    drawn = [
+        GenerationRow("p", index, text, 5, "stop", SamplingParameters(), 0, reward=None)
+        for index, text in enumerate(["def f(): return 1", "def f(): return 2", ""])
+    ]
+    rows = check_rows(task, [prompt] * 3, drawn)
+    [words] = {row.protection for row in rows}
+    assert words.split(", ")[0] == "limits"
+    assert GenerationRow.from_json(rows[0].to_json()) == rows[0]
+    assert "protection" not in drawn[0].to_json()
+    [note] = sandbox_notes(rows)
+    assert (note.kind, note.text) == ("sandbox", f"answers were executed apart: {words} (SECURITY.md)")
+    [mixed] = sandbox_notes([*rows, replace(rows[0], protection="limits")])
+    assert f"{words} (3); limits (1)" in mixed.text
+    assert sandbox_notes(drawn) == []
 
 
 SAME = [

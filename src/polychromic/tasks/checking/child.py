@@ -8,6 +8,7 @@ from __future__ import annotations
 import builtins
 import io
 import os
+import re
 import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -59,7 +60,8 @@ def confine(
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update({"HOME": request["folder"], "TMPDIR": request["folder"], "PATH": os.defpath})
-    if give_up_rights():
+    give_up_rights()
+    if "no rights" in protection:
         _limit_processes()
     protection = list(dict.fromkeys(["limits", *protection, *refuse_calls()]))
     sys.stdin, sys.stdout, sys.stderr = (
@@ -126,7 +128,8 @@ def _limit(request: Mapping[str, Any]) -> None:
 
 def _limit_processes() -> None:
     """Limits the processes of this user; in a namespace of users of its own only those in it are counted."""
-    if tuple(map(int, os.uname().release.split("-")[0].split(".")[:2])) >= _COUNTED_BY_NAMESPACE:
+    release = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    if release and (int(release[1]), int(release[2])) >= _COUNTED_BY_NAMESPACE:
         resource.setrlimit(resource.RLIMIT_NPROC, (_MOST_PROCESSES, _MOST_PROCESSES))
 
 

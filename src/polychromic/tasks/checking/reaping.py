@@ -44,16 +44,14 @@ def end_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def give_up_rights() -> bool:
+def give_up_rights() -> None:
     """Becomes, as far as the system offers it, a user without rights who cannot reach into our processes, for good.
 
-    Files stay as they are to it: within a namespace of users of its own it is the same user to the file system. Tells
-    whether it is in one of its own.
+    Files stay as they are to it: within a namespace of users of its own it is the same user to the file system.
     """
-    is_apart = unshare("user")
+    unshare("user")
     drop_capabilities()
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)  # nor can it gain any, as by sudo
-    return is_apart
 
 
 def drop_capabilities(numbers: Collection[int] = range(_LAST_CAPABILITY + 1)) -> bool:
