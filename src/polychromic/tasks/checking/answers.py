@@ -96,10 +96,11 @@ def _form(value: Any) -> str:
     if isinstance(value, (sympy.Tuple, tuple, list)):
         return f"({', '.join(map(_form, value))})"
     if isinstance(value, sympy.Interval):
-        left, right = "(" if value.left_open else "[", ")" if value.right_open else "]"
-        return f"{left}{_form(value.start)}, {_form(value.end)}{right}"
+        opening, closing = "(" if value.left_open else "[", ")" if value.right_open else "]"
+        return f"{opening}{_form(value.start)}, {_form(value.end)}{closing}"
     if isinstance(value, sympy.Eq):
-        difference = sympy.cancel(value.lhs - value.rhs).as_content_primitive()[1]
+        left, right = map(sympy.sympify, value.args)
+        difference: Any = sympy.cancel(sympy.Add(left, sympy.Mul(-1, right))).as_content_primitive()[1]
         return f"{min(_form(difference), _form(-difference))} = 0"
     if isinstance(value, sympy.Expr):
         return _form_of_number(value) if value.is_number else _form_of_expression(value)

@@ -136,7 +136,11 @@ class _Gate:
         with theirs:
             try:
                 self._popen = subprocess.Popen(
-                    words, stdin=theirs, stdout=theirs, stderr=self._words, start_new_session=True
+                    words,
+                    stdin=theirs.fileno(),
+                    stdout=theirs.fileno(),
+                    stderr=self._words,
+                    start_new_session=True,
                 )
             except OSError as error:
                 ours.close()

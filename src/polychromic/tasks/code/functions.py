@@ -304,7 +304,11 @@ def random_functions(split: Split, *names: str | int) -> Iterator[tuple[Function
     draw = random.Random(child_seed("functions", split, *names))
     while True:
         source = draw.choice(SOURCES)
-        keep, change, gather = map(draw.choice, (source.keeps, source.changes, source.gathers))
+        keep, change, gather = (
+            draw.choice(source.keeps),
+            draw.choice(source.changes),
+            draw.choice(source.gathers),
+        )
         # How many there are does not depend on a change.
         function = Function(source, keep, None if gather is _COUNT else change, gather)
         if function.split == split and function.is_telling:

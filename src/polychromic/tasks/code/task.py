@@ -45,7 +45,7 @@ class CodeTask:
         self._problems = problems
         self._limits = limits
         self._same_answer = same_answer
-        self._place = place
+        self._place: Place = place
         self._probes: dict[str, list[Call]] = {}
         self._behaviours: dict[tuple[str, str], str] = {}
 
