@@ -107,12 +107,12 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    value = dict(pairs)
+    if len(value) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"the key {twice[:60]!r} stands twice in one object; remove one of them")
-    return found
+    return value
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -167,8 +167,8 @@ def _parsed(path: Path, content: bytes, place: str = "") -> Any:
         value = parse_json(content)
     except (ValueError, RecursionError) as error:
         raise DataError(_damage(path, f"no JSON: {error}", place)) from error
-    known = RUN_FILES.get(path.name)
-    departure = misfit(value, known.shape) if known else ""
+    run_file = RUN_FILES.get(path.name)
+    departure = misfit(value, run_file.shape) if run_file else ""
     if departure:
         raise DataError(_damage(path, departure, place))
     return value
@@ -221,8 +221,8 @@ def remove_leftovers(root: Path) -> None:
 
     What was retired is put back where its successor never came to be.
     """
-    found = [path for path in root.rglob(".*") if _LEFTOVER.fullmatch(path.name)]
-    for path in found:
+    leftovers = [path for path in root.rglob(".*") if _LEFTOVER.fullmatch(path.name)]
+    for path in leftovers:
         retired = path.with_name(path.name.removeprefix(".").removesuffix(".retired"))
         if path.name.endswith(".retired") and not retired.exists():
             path.replace(retired)

@@ -40,11 +40,11 @@ def scan_generations(path: Path) -> FoundRows:
 
     Of two rows that say the same one is kept, of two that contradict each other none.
     """
-    found = scan_jsonl(path, trust_sealed=True)
-    faults = list(found.faults)
+    scan = scan_jsonl(path, trust_sealed=True)
+    faults = list(scan.faults)
     rows: dict[RowKey, tuple[int, GenerationRow]] = {}
     contradicted: set[RowKey] = set()
-    for number, fields in found.rows:
+    for number, fields in scan.rows:
         try:
             row = GenerationRow.from_json(fields)
         except (KeyError, TypeError, ValueError) as error:
@@ -59,16 +59,16 @@ def scan_generations(path: Path) -> FoundRows:
             if first[1] != row:
                 contradicted.add(key)
     whole = [row for key, (_, row) in rows.items() if key not in contradicted]
-    return FoundRows(whole, faults, found.n_unsealed)
+    return FoundRows(whole, faults, scan.n_unsealed)
 
 
 def read_generations(path: Path) -> list[GenerationRow]:
     """Reads the rows of a file of generations. Raises DataError where a row is damaged or doubled."""
-    found = scan_generations(path)
-    if found.faults:
-        more = f" and {len(found.faults) - 1} more" if len(found.faults) > 1 else ""
-        raise DataError(f"{path}: damaged or doubled rows ({found.faults[0]}{more}); {AGAIN}")
-    return found.rows
+    scan = scan_generations(path)
+    if scan.faults:
+        more = f" and {len(scan.faults) - 1} more" if len(scan.faults) > 1 else ""
+        raise DataError(f"{path}: damaged or doubled rows ({scan.faults[0]}{more}); {AGAIN}")
+    return scan.rows
 
 
 def append_generations(path: Path, rows: Iterable[GenerationRow]) -> None:

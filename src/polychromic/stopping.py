@@ -1,6 +1,6 @@
 """Ends work at its next safe point, with a checkpoint, after the first SIGTERM or Ctrl-C.
 
-A second signal ends the process at once. Worker processes learn of the wish through an event that they watch.
+A second signal ends the process at once. Worker processes watch an event that passes the request on.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ from polychromic.objective import set_advantages, subset_mean
 def test_pkpo_theorem_2_two_of_four_pass_at_two():
     """PKPO (arXiv:2505.15201): n = 4, c = 2, k = 2 gives 1/2 and 1/3, and ±1/12 after mean-centring."""
     rewards = np.array([1.0, 0.0, 1.0, 0.0])
-    credit = set_advantages("pass_at_k", 2, rewards=rewards, baseline="none")
-    np.testing.assert_allclose(credit, [1 / 2, 1 / 3, 1 / 2, 1 / 3], atol=1e-15)
-    np.testing.assert_allclose(credit - credit.mean(), np.array([1, -1, 1, -1]) / 12, atol=1e-15)
+    advantages_N = set_advantages("pass_at_k", 2, rewards=rewards, baseline="none")
+    np.testing.assert_allclose(advantages_N, [1 / 2, 1 / 3, 1 / 2, 1 / 3], atol=1e-15)
+    np.testing.assert_allclose(advantages_N - advantages_N.mean(), np.array([1, -1, 1, -1]) / 12, atol=1e-15)
 
 
 def test_pass_at_k_of_two_in_four_by_counting_pairs():

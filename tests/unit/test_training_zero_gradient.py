@@ -137,9 +137,9 @@ def test_a_run_goes_on_where_the_cause_is_mended(tmp_path, tiny_settings):
 def test_a_gradient_that_is_not_finite_is_named_by_its_term(tmp_path, tiny_settings, monkeypatch):
     loss = steps.policy_gradient_loss
 
-    def overflowing(logprobs_BT, mask_BT, credit_B):
-        # Only the diversity terms leave half of the prompts without credit.
-        return loss(logprobs_BT, mask_BT, credit_B) * (math.inf if (credit_B == 0).any() else 1.0)
+    def overflowing(logprobs_BT, mask_BT, advantages_B):
+        # Only the diversity terms leave half of the prompts without advantages.
+        return loss(logprobs_BT, mask_BT, advantages_B) * (math.inf if (advantages_B == 0).any() else 1.0)
 
     monkeypatch.setattr(steps, "policy_gradient_loss", overflowing)
     objective = {"objective": "distance", "gate": "none"}

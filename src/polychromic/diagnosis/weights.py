@@ -130,9 +130,9 @@ def adapter_distance(
         for name in arm
     )
     return AdapterDistance(
-        norm=_together(one.norm for one in modules),
-        baseline_norm=_together(one.baseline_norm for one in modules),
-        distance=_together(one.distance for one in modules),
+        norm=_together(module.norm for module in modules),
+        baseline_norm=_together(module.baseline_norm for module in modules),
+        distance=_together(module.distance for module in modules),
         modules=modules,
     )
 
@@ -142,10 +142,10 @@ def _together(norms: Iterable[float]) -> float:
 
 
 def _module_distance(name: str, arm: Update, baseline: Update | None, start: Update | None) -> ModuleDistance:
-    def apart(one: Update, other: Update | None) -> float:
-        square = inner_product(one, one)
-        if other is not None:
-            square += inner_product(other, other) - 2.0 * inner_product(one, other)
+    def apart(left: Update, right: Update | None) -> float:
+        square = inner_product(left, left)
+        if right is not None:
+            square += inner_product(right, right) - 2.0 * inner_product(left, right)
         # Rounding may leave a tiny negative square where the updates are equal.
         return math.sqrt(max(square, 0.0))
 
@@ -157,8 +157,8 @@ def _module_distance(name: str, arm: Update, baseline: Update | None, start: Upd
     )
 
 
-def inner_product(one: Update, other: Update) -> float:
+def inner_product(left: Update, right: Update) -> float:
     """Frobenius inner product ⟨ΔW₁, ΔW₂⟩ in float64."""
-    b_RR = one.b.double().T @ other.b.double()
-    a_RR = one.a.double() @ other.a.double().T
-    return one.scaling * other.scaling * float((b_RR * a_RR).sum())
+    b_RR = left.b.double().T @ right.b.double()
+    a_RR = left.a.double() @ right.a.double().T
+    return left.scaling * right.scaling * float((b_RR * a_RR).sum())

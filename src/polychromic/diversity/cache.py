@@ -50,13 +50,13 @@ class CachedEmbedder:
         """
         keys = [text_key(text) for text in texts]
         by_key = dict(zip(keys, texts, strict=True))
-        found = self._with_file(lambda file: _read(file, list(by_key)))
-        damaged = [key for key, vector in found.items() if vector is None]
+        stored = self._with_file(lambda file: _read(file, list(by_key)))
+        damaged = [key for key, vector in stored.items() if vector is None]
         if damaged:
             _log.warning(
                 "%s: %d embeddings fail their checksum and are computed again", self.path, len(damaged)
             )
-        kept = {key: vector for key, vector in found.items() if vector is not None}
+        kept = {key: vector for key, vector in stored.items() if vector is not None}
         missing = [key for key in by_key if key not in kept]
         for start in range(0, len(missing), self._texts_a_write):
             some = missing[start : start + self._texts_a_write]
@@ -126,13 +126,13 @@ def _is_damage(error: sqlite3.Error) -> bool:
 
 def _read(file: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, Float32Array | None]:
     """Returns the vectors that the file has, None where one fails its checksum."""
-    found: dict[bytes, Float32Array | None] = {}
+    vectors: dict[bytes, Float32Array | None] = {}
     for start in range(0, len(keys), _KEYS_A_QUERY):
         some = keys[start : start + _KEYS_A_QUERY]
         marks = ",".join("?" * len(some))
         query = f"SELECT key, vector FROM {_TABLE} WHERE key IN ({marks})"
-        found |= {key: _unpack(key, blob) for key, blob in file.execute(query, some)}
-    return found
+        vectors |= {key: _unpack(key, blob) for key, blob in file.execute(query, some)}
+    return vectors
 
 
 def _write(file: sqlite3.Connection, keys: Sequence[bytes], embeddings: Float32Array) -> None:

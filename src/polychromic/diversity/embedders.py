@@ -276,8 +276,8 @@ def _model_hash(model: SentenceTransformer) -> str:
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     modules: list[Any] = list(model)
     settings = [
-        (type(one).__name__, one.get_config_dict() if hasattr(one, "get_config_dict") else {})
-        for one in modules
+        (type(module).__name__, module.get_config_dict() if hasattr(module, "get_config_dict") else {})
+        for module in modules
     ]
     prompt = model.prompts.get(model.default_prompt_name or "")
     digest.update(json.dumps([settings, prompt, model.max_seq_length], sort_keys=True, default=str).encode())

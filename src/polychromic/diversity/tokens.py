@@ -108,7 +108,7 @@ def rouge_words(text: str) -> list[str]:
 
 def characters(text: str) -> list[str]:
     """Characters as people see them (extended grapheme clusters of Unicode Standard Annex 29), white space left out."""
-    return [one for one in _CLUSTER.findall(text) if not one.isspace()]
+    return [cluster for cluster in _CLUSTER.findall(text) if not cluster.isspace()]
 
 
 def unicode_words(text: str) -> list[str]:
@@ -117,15 +117,15 @@ def unicode_words(text: str) -> list[str]:
 
     Han, Hiragana and scripts that need a dictionary, such as Thai, come character by character.
     """
-    return [one for one in _WORD_BOUNDARY.split(text) if one and not one.isspace()]
+    return [word for word in _WORD_BOUNDARY.split(text) if word and not word.isspace()]
 
 
 def code_tokens(text: str, language: str = "python") -> list[str]:
     """Returns the tokens of source code by a lexer of Pygments, white space left out; a comment or a string's content
     is one.
     """
-    found = (value.strip() for _, value in _lexer(language).get_tokens(text))
-    return [value for value in found if value]
+    values = (value.strip() for _, value in _lexer(language).get_tokens(text))
+    return [value for value in values if value]
 
 
 TOKENIZERS: dict[str, Tokenizer] = {
@@ -239,7 +239,7 @@ def choose_tokens(texts: Iterable[str]) -> tuple[str, str]:
             f"{100 * unspaced / letters:.0f} % of the letters are of scripts written without spaces",
         )
     spaced = sum(len(text.split()) for text in seen)
-    words = sum(one[0].isalnum() for text in seen for one in unicode_words(text))
+    words = sum(word[0].isalnum() for text in seen for word in unicode_words(text))
     if words > 2 * spaced:
         return "unicode", f"white space separates {spaced:,} parts that hold {words:,} words and numbers"
     return "words", "white space separates the words"

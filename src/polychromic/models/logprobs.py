@@ -112,7 +112,7 @@ def plain_logprobs(language_model: LanguageModel, sequence: TokenSequence) -> to
     """Computes [T]: log-probability of each answer token by a plain `model(input_ids, attention_mask)` of the sequence
     alone.
 
-    What every other path is held to. With gradient.
+    Every other path is compared with this. With gradient.
     """
     input_ids = torch.tensor([sequence.token_ids], device=language_model.device)
     logits_SV = language_model.model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids)).logits[0]

@@ -99,8 +99,8 @@ def baseline_equations(
     """Returns what each of a batch of groups says about the best mix. Arrays as in `set_advantages`.
 
     score_gram: [P, N, N] (or [N, N]): inner products of the scores ∇log π(y_i), or a stand-in such as
-        `surprisal_gram`. None is the identity, plain regression of the credit: right where scores of different
-        generations are orthogonal and of one length, and it can lose to leave_one_out where they are not.
+        `surprisal_gram`. None is the identity, plain regression of the advantage without baseline: right where scores
+        of different generations are orthogonal and of one length; it can lose to leave_one_out where they are not.
     set_sizes: the set sizes of the mix, by default 0..N−1, where 0 stands for a constant. The constant is worth much
         where all other generations fail and every mean is 0 (docs/results/variance.md); it gives groups without any
         signal small advantages, whose expected gradient is zero. Leave it out to keep those at exactly zero.

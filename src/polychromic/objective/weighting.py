@@ -18,7 +18,7 @@ _VARIANCE_SMOOTHING = 0.95
 class Observation:
     """Holds what a training step showed; nan for what it did not measure.
 
-    quality: mean reward, or minus the cross-entropy per token of validation references: what a floor speaks of.
+    quality: mean reward, or minus the cross-entropy per token of validation references, which a floor limits.
     quality_norm, diversity_norm: norms of the gradients of J_quality and of *λ* J_diversity.
     """
 

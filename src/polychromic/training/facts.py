@@ -18,7 +18,7 @@ class LossFacts:
     quality: str
     """The quality term as an audit of fixed answers names it."""
     quality_key: str
-    """The metric that a quality floor speaks of; quality is its negative."""
+    """The metric that a quality floor limits; quality is its negative."""
     num_samples: int
     """Samples per prompt, N."""
     num_samples_key: str

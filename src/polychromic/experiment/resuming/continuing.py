@@ -42,7 +42,7 @@ _MAY_GROW: Mapping[str, Callable[[Any, Any], bool]] = {
     "seeds": lambda old, new: set(old) <= set(new),
     "evaluation.num_prompts": lambda old, new: old <= new,
     "evaluation.num_samples": lambda old, new: old <= new,
-    "evaluation.sampling": lambda old, new: all(way in new for way in old),
+    "evaluation.sampling": lambda old, new: all(settings in new for settings in old),
     "evaluation.untrained": lambda old, new: True,
 }
 _DRAWN = {"evaluation.split", "evaluation.max_new_tokens", *_MAY_GROW}
@@ -66,8 +66,8 @@ def open_run_folder(
 
     With `fresh` what it holds is moved aside, where training has finished only with `yes` or a yes on the terminal.
     Raises ConfigError that names what differs where the folder holds work of other settings, prompts, checkers, models
-    or packages: mixing two would make neither true. A start that was stopped before any work (a path mistyped, a check
-    that failed) holds nobody to its settings.
+    or packages: a run of mixed settings would be neither of the two. After a start that was stopped before any work (a
+    path mistyped, a check that failed) the settings may still change.
     """
     folder = RunFolder(out / experiment.name)
     if fresh:
@@ -104,8 +104,8 @@ def require_same_inputs(experiment: Experiment, folder: RunFolder) -> None:
     recorded: a report of finished work asks no model."""
     recorded = _recorded(folder, experiment)
     if recorded is not None:
-        found = record_inputs(experiment, models=False)
-        _refuse_changed(folder, changed_inputs(experiment, experiment, recorded, found, models=False))
+        current = record_inputs(experiment, models=False)
+        _refuse_changed(folder, changed_inputs(experiment, experiment, recorded, current, models=False))
 
 
 def late_changes(experiment: Experiment, folder: RunFolder) -> tuple[list[ResultWarning], list[str]]:
@@ -142,18 +142,18 @@ def _continue(experiment: Experiment, folder: RunFolder) -> None:
     old = Experiment.from_mapping(old_settings, source=str(folder.experiment))
     recorded = _recorded(folder, old)
     _refuse_other_settings(folder, old, experiment, recorded)
-    found = record_inputs(experiment, recorded)
+    current = record_inputs(experiment, recorded)
     if recorded is None:
         logger.warning(
             "%s is lost: with what this run was begun cannot be told any more. It is recorded anew, and the report "
             "says so",
             folder.provenance,
         )
-        record = {**provenance(experiment, found), _RECORDED_AGAIN: True}
+        record = {**provenance(experiment, current), _RECORDED_AGAIN: True}
     else:
-        _refuse_changed(folder, changed_inputs(old, experiment, recorded, found))
+        _refuse_changed(folder, changed_inputs(old, experiment, recorded, current))
         _refuse_other_packages(folder, experiment, recorded)
-        record = {**recorded, **_completed(recorded, found), "seeds": experiment.seeds}
+        record = {**recorded, **_completed(recorded, current), "seeds": experiment.seeds}
     if folder.comparison.exists() or folder.report.exists():
         record.setdefault(_AT_RESULTS, old_settings)
     if record != recorded:
@@ -173,13 +173,13 @@ def _recorded(folder: RunFolder, old: Experiment) -> dict[str, Any] | None:
     return as_now(record, old) if isinstance(record, dict) else None
 
 
-def _completed(recorded: Inputs, found: Inputs) -> dict[str, Any]:
+def _completed(recorded: Inputs, current: Inputs) -> dict[str, Any]:
     """Adds new inputs to the recorded ones; of a model that cannot be found now, keeps what was recorded."""
     of_files = {
-        kind: {name: files for name, files in found[kind].items() if files["sha256"]}
+        kind: {name: files for name, files in current[kind].items() if files["sha256"]}
         for kind in ("models", "embedders")
     }
-    return {key: recorded[key] | now for key, now in (dict(found) | of_files).items()}
+    return {key: recorded[key] | now for key, now in (dict(current) | of_files).items()}
 
 
 def _refuse_other_settings(
@@ -288,10 +288,10 @@ def _differing(
     """Lists the paths of the keys whose values differ."""
     different = []
     for key in sorted(old.keys() | new.keys()):
-        one, other = old.get(key), new.get(key)
-        if isinstance(one, dict) and isinstance(other, dict):
-            different += _differing(one, other, (*above, key))
-        elif one != other:
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            different += _differing(before, after, (*above, key))
+        elif before != after:
             different.append((*above, key))
     return different
 

@@ -42,33 +42,33 @@ _EMBEDDER_FILES = ("*.safetensors", "*.json", "*.txt", "*/*.safetensors", "*/*.j
 
 
 def record_inputs(
-    experiment: Experiment, known: Inputs | None = None, *, models: bool = True
+    experiment: Experiment, previous: Inputs | None = None, *, models: bool = True
 ) -> dict[str, Any]:
     """Hashes the prompts of each split, data files, checkers, and (`models`) base models and embedders.
 
     `known` is an earlier record: model files whose size, time of change and inode are still those written there are
     not read again.
     """
-    known = known or {"models": {}, "embedders": {}}
+    previous = previous or {"models": {}, "embedders": {}}
     prompts = _prompts(experiment)
     of_models = {_key(model): model for model in _models(experiment)} if models else {}
     return {
-        "prompts_sha256": {split: prompts_sha256(found) for split, found in prompts.items()},
-        "prompts": {split: len(found) for split, found in prompts.items()},
+        "prompts_sha256": {split: prompts_sha256(members) for split, members in prompts.items()},
+        "prompts": {split: len(members) for split, members in prompts.items()},
         "data_sha256": {name: sha256_file(Path(name)) for name in _data_files(experiment)},
         "checkers": {role: checker_code(name) for role, name in experiment.task.code.items()},
         "training_code": {role: checker_code(name) for role, name in _training_code(experiment).items()},
         "metrics": {name.rpartition(":")[2]: checker_code(name) for name in experiment.evaluation.metrics},
-        "models": {key: _model(model, known["models"].get(key, {})) for key, model in of_models.items()},
+        "models": {key: _model(model, previous["models"].get(key, {})) for key, model in of_models.items()},
         "embedders": {
-            name: _hashes(_folder_or_snapshot(name), _EMBEDDER_FILES, known["embedders"].get(name, {}))
+            name: _hashes(_folder_or_snapshot(name), _EMBEDDER_FILES, previous["embedders"].get(name, {}))
             for name in (_embedders(experiment) if models else [])
         },
     }
 
 
 def changed_inputs(
-    old: Experiment, new: Experiment, recorded: Inputs, found: Inputs, *, models: bool = True
+    old: Experiment, new: Experiment, recorded: Inputs, current: Inputs, *, models: bool = True
 ) -> list[str]:
     """Lists what is no longer as recorded, each with its file: the prompts, the checkers' code, weights and tokenizer
     of the base models (`models`), adapters that training starts from. `old` and `new` may name the same content
@@ -77,24 +77,24 @@ def changed_inputs(
     Prompts added at the end of the evaluated split change nothing that was made. What a record of an earlier version
     does not hold, or cannot be found now, is passed over.
     """
-    changed = _changed_prompts(new, recorded, found, only_evaluated=not models)
+    changed = _changed_prompts(new, recorded, current, only_evaluated=not models)
     for role, code in recorded["checkers"].items():
-        now = found["checkers"].get(role) or code  # gone altogether: who has to run it says so
+        now = current["checkers"].get(role) or code  # gone altogether: who has to run it says so
         changed += [f"the {role}'s code ({name})" for name in sorted(code) if code[name] != now.get(name)]
     if not models:
         return changed
     for role, code in recorded["training_code"].items():
-        now = found["training_code"].get(role) or code
+        now = current["training_code"].get(role) or code
         changed += [f"the {role} ({name})" for name in sorted(code) if code[name] != now.get(name)]
     for name, before in recorded["embedders"].items():
-        changed += _changed_files(name, before, found["embedders"].get(name, {}))
+        changed += _changed_files(name, before, current["embedders"].get(name, {}))
     for arm in sorted(old.arms.keys() & new.arms.keys()):
         before, now = old.arm(arm).model, new.arm(arm).model
         changed += _changed_files(
-            now.source, recorded["models"].get(_key(before), {}), found["models"].get(_key(now), {})
+            now.source, recorded["models"].get(_key(before), {}), current["models"].get(_key(now), {})
         )
         start = recorded["data_sha256"].get(start_weights(before))
-        if start and start != found["data_sha256"].get(start_weights(now)):
+        if start and start != current["data_sha256"].get(start_weights(now)):
             changed.append(f"the adapter that training starts from ({start_weights(now)})")
     return list(dict.fromkeys(changed))
 
@@ -163,14 +163,14 @@ def checker_code(name: str) -> dict[str, str]:
     path; empty for a built-in checker. Imports are read off the source, which is not run: one that is made while
     running is not seen, nor is a file that the code opens."""
     start, roots = _place_of_code(name.rpartition(":")[0])
-    found: dict[Path, str] = {}
+    digests: dict[Path, str] = {}
     waiting = [start] if start else []
     while waiting:
         file = waiting.pop()
-        if file not in found and file.is_file():
-            found[file] = sha256_file(file)
+        if file not in digests and file.is_file():
+            digests[file] = sha256_file(file)
             waiting += _imports_beside(file, roots)
-    return {_relative(file, roots): digest for file, digest in sorted(found.items())}
+    return {_relative(file, roots): digest for file, digest in sorted(digests.items())}
 
 
 def _place_of_code(place: str) -> tuple[Path | None, list[Path]]:
@@ -222,27 +222,27 @@ def _prompts(experiment: Experiment) -> dict[str, list[Prompt]]:
     """Reads the prompts by split, without one that cannot be read: not every run needs all three. No checker is
     started."""
     settings = experiment.task
-    found: dict[str, list[Prompt]] = {}
+    prompts: dict[str, list[Prompt]] = {}
     for split in _SPLITS:
         with suppress(DataError):
             if isinstance(settings, FileSettings):
-                found[split] = load_prompts(settings.files[split], settings.keys)
+                prompts[split] = load_prompts(settings.files[split], settings.keys)
             else:
-                found[split] = list(build_task(settings).prompts(split))
-    return found
+                prompts[split] = list(build_task(settings).prompts(split))
+    return prompts
 
 
 def _changed_prompts(
-    experiment: Experiment, recorded: Inputs, found: Inputs, *, only_evaluated: bool
+    experiment: Experiment, recorded: Inputs, current: Inputs, *, only_evaluated: bool
 ) -> list[str]:
     """Names the splits whose prompts have changed: every one, or the evaluated one where it can be read."""
     changed = []
     for split, digest in recorded["prompts_sha256"].items():
         evaluated = split == experiment.evaluation.split
-        if only_evaluated and not (evaluated and split in found["prompts"]):
+        if only_evaluated and not (evaluated and split in current["prompts"]):
             continue
-        n, n_now = recorded["prompts"].get(split), found["prompts"].get(split)
-        now = found["prompts_sha256"].get(split)
+        n, n_now = recorded["prompts"].get(split), current["prompts"].get(split)
+        now = current["prompts_sha256"].get(split)
         if evaluated and n and n_now and n_now > n:
             now = prompts_sha256(_prompts(experiment)[split][:n])
         if digest is not None and now != digest:
@@ -292,7 +292,7 @@ def _embedders(experiment: Experiment) -> list[str]:
     return [] if name in (None, "minilm", "hash") else [str(name)]
 
 
-def _model(model: ModelSettings, known: Mapping[str, Any]) -> dict[str, Any]:
+def _model(model: ModelSettings, previous: Mapping[str, Any]) -> dict[str, Any]:
     """Records the stated revision, and hashes of weights, configuration and tokenizer; of a hub id also the commit that
     was downloaded."""
     place = resolve_source(model.source)
@@ -301,14 +301,14 @@ def _model(model: ModelSettings, known: Mapping[str, Any]) -> dict[str, Any]:
         snapshot = _cached_snapshot(place, model.revision or "main")
         record["commit"] = snapshot.name if snapshot else None
         place = snapshot
-    return record | _hashes(place, _MODEL_FILES, known)
+    return record | _hashes(place, _MODEL_FILES, previous)
 
 
 def _folder_or_snapshot(name: str) -> Path | None:
     return Path(name) if Path(name).is_dir() else _cached_snapshot(name, "main")
 
 
-def _hashes(folder: Path | None, patterns: Sequence[str], known: Mapping[str, Any]) -> dict[str, Any]:
+def _hashes(folder: Path | None, patterns: Sequence[str], previous: Mapping[str, Any]) -> dict[str, Any]:
     """Hashes the files that match by name, and records what tells cheaply that one is still the same: its size, time of
     change in nanoseconds and inode. What `known` has for these is taken over."""
     files = (
@@ -318,8 +318,8 @@ def _hashes(folder: Path | None, patterns: Sequence[str], known: Mapping[str, An
     for file in sorted(files):
         name, status = str(file.relative_to(folder or Path())), file.stat()
         stats[name] = [status.st_size, status.st_mtime_ns, status.st_ino]
-        same = known.get("stat", {}).get(name) == stats[name] and name in known.get("sha256", {})
-        hashes[name] = known["sha256"][name] if same else _weights_sha256(file)
+        same = previous.get("stat", {}).get(name) == stats[name] and name in previous.get("sha256", {})
+        hashes[name] = previous["sha256"][name] if same else _weights_sha256(file)
     return {"sha256": hashes, "stat": stats}
 
 

@@ -62,9 +62,9 @@ def threads_of_a_job(experiment: Experiment) -> int:
 def add_model_checks(experiment: Experiment, folder: RunFolder) -> None:
     """Adds to provenance.json how each arm and seed was computed, and how near that is to plain forward passes."""
     checks = {
-        f"{arm}/seed-{seed}": found
+        f"{arm}/seed-{seed}": checks
         for arm, seed in experiment.jobs
-        if (found := read_model_checks(folder.arm(arm, seed).root))
+        if (checks := read_model_checks(folder.arm(arm, seed).root))
     }
     record = read_json(folder.provenance)
     write_json(folder.provenance, {**record, "model_checks": {**record.get("model_checks", {}), **checks}})
@@ -72,15 +72,15 @@ def add_model_checks(experiment: Experiment, folder: RunFolder) -> None:
 
 def installed_versions() -> dict[str, str]:
     """Versions of the packages that results depend on."""
-    return {name: found for name in _PACKAGES if (found := _installed(name))}
+    return {name: version for name in _PACKAGES if (version := _installed(name))}
 
 
 def differing_versions(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Packages whose version changed between two starts of a run, as `torch 2.11 → 2.13`."""
     return [
-        f"{name} {old['packages'].get(name)} → {found}"
-        for name, found in new["packages"].items()
-        if old["packages"].get(name) != found
+        f"{name} {old['packages'].get(name)} → {version}"
+        for name, version in new["packages"].items()
+        if old["packages"].get(name) != version
     ]
 
 

@@ -75,7 +75,7 @@ class Server:
         self._word: dict[str, Any] | None = None
 
     def serve(self) -> None:
-        """Answers until nobody asks any more."""
+        """Answers until the other side closes."""
         while True:
             try:
                 request, descriptor = self._conversation.receive(self._next_look())

@@ -112,7 +112,7 @@ class Conversation:
     def send(
         self, content: Mapping[str, Any], deadline: float = math.inf, descriptor: int | None = None
     ) -> None:
-        """Raises TimeoutError at the deadline (of time.monotonic), BrokenPipeError where nobody listens."""
+        """Raises TimeoutError at the deadline (of time.monotonic), BrokenPipeError where the other side is closed."""
         payload = json.dumps(content, default=_plain).encode() + b"\n"
         self._socket.settimeout(_left(deadline))
         try:

@@ -56,7 +56,7 @@ def test_both_pay_and_a_missing_reward_drops_out():
 
 @pytest.mark.parametrize("baseline", ["leave_one_out", "leave_one_out_minus_one", "none"])
 def test_the_distance_part_is_what_deviating_distances_are_paid(baseline):
-    """Linear in the distances: the remainder is the credit of d − d̄, worked out pair by pair."""
+    """Linear in the distances: the remainder is the advantage of d − d̄, worked out pair by pair."""
     settings = SETTINGS.model_copy(update={"baseline": baseline})
     rewards = np.array([0.1, 0.9, 0.5, 0.3])
     whole, gate = parts(rewards, UNEQUAL, settings)
