@@ -27,7 +27,7 @@ SIZES = {
     "small": (
         "seeds=[0,1]", "training.steps=4", "training.prompts_per_step=4", "training.num_samples=6",
         "training.checkpoint_every=2", "evaluation.num_prompts=12", "evaluation.num_samples=16",
-        "evaluation.max_decode_batch=48",
+        "evaluation.max_decode_batch=48", "evaluation.sampling=[{temperature: 0.6}, {temperature: 1.0}]",
         "task.train_problems=64", "task.test_problems=12", "run.preflight=false",
         # Twelve problems may all be solved: then "pass@16 higher" is rightly refused.
         "comparison.minimum=[{metric: distinct_correct, direction: higher, relative_change: 0.1}]",

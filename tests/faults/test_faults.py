@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 from tests.faults.storm import PATIENCE, artefacts, start, storm, whole_run
 
-KILLS = int(os.environ.get("KILLS", "2"))
+KILLS = int(os.environ.get("KILLS", "1"))
 
 
 # Runs are compared to the last bit, which depends on how many threads a sum is split over, and a new run gives each of
