@@ -5,10 +5,13 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint slow faults fuzz attack architectures clean
+.PHONY: setup demo test wheel docs lint slow faults fuzz attack architectures clean
 KILLS ?= 50
 SIZE ?= small
 FUZZ ?= 20000
+
+# Afterwards `. .venv/bin/activate` puts `polychromic` on the PATH.
+setup: $(INSTALLED)
 
 demo: $(INSTALLED)
 	$(BIN)/polychromic run experiments/quickstart.yaml
@@ -16,6 +19,16 @@ demo: $(INSTALLED)
 # Files of tests side by side, one thread each.
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+# Builds the wheel, installs it alone into an empty environment, and follows the README's own commands on a copy of the repository.
+wheel: $(INSTALLED)
+	$(BIN)/python -m pytest tests/packaging -m "" -s
+
+# The documentation as a site in build/site; a link that leads nowhere fails.
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/python tools/reference.py
+	$(BIN)/mkdocs build --strict
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m "slow or network"
@@ -52,7 +65,7 @@ lint: $(INSTALLED)
 # Plain venv + pip: pip honours the constraints file and takes the CPU build of torch where the index offers it.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint,gguf]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
 	touch $@
 
 clean:

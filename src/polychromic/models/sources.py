@@ -39,7 +39,7 @@ def _require_gguf_package() -> None:
     from importlib.util import find_spec
 
     if find_spec("gguf") is None:
-        raise ModelError("reading GGUF weights needs the gguf package: pip install 'polychromic[gguf]'")
+        raise ModelError("reading GGUF weights needs the gguf package: pip install gguf")
 
 
 def _read_model(source: Path) -> PreTrainedModel:
