@@ -13,11 +13,13 @@ from polychromic.files import write_text
 SHIPPED = Path(__file__).resolve().parents[2] / "shipped"
 """`experiments/` and `data/` of the repository: links there, copies in a wheel."""
 EXAMPLES = ("quickstart", "replies", "code")
+_CODE = re.compile(r"(?<![\w./])(\w+\.py):\w+")
 _DATA = re.compile(r"\.\./(data/([\w.-]+))/[\w.-]+")
 
 
 def write_example(name: str, path: Path | None, say: Callable[[str], None]) -> Path:
-    """Writes the example's experiment file to `path` (`NAME.yaml` unless stated), and its data into `data/` beside it.
+    """Writes the example's experiment file to `path` (`NAME.yaml` unless stated), its data into `data/` beside it, and
+    the code that it names.
 
     Raises ConfigError for an unknown name, and before anything is written where something is in the way.
     """
@@ -26,13 +28,19 @@ def write_example(name: str, path: Path | None, say: Callable[[str], None]) -> P
     path = path or Path(f"{name}.yaml")
     text = (SHIPPED / "experiments" / f"{name}.yaml").read_text(encoding="utf-8")
     folders = dict.fromkeys(found[1] for found in _DATA.finditer(text))
-    for place in (path, *(path.parent / folder for folder in folders)):
+    files = [
+        name for name in dict.fromkeys(_CODE.findall(text)) if (SHIPPED / "experiments" / name).is_file()
+    ]
+    for place in (path, *(path.parent / name for name in (*folders, *files))):
         if place.exists() or place.is_symlink():
             raise ConfigError(f"{place} exists already; name another file in another folder, or move it away")
     try:
         for folder in folders:
             shutil.copytree(SHIPPED / folder, path.parent / folder)
             say(f"wrote {path.parent / folder}/")
+        for file in files:
+            shutil.copyfile(SHIPPED / "experiments" / file, path.parent / file)
+            say(f"wrote {path.parent / file}")
         write_text(path, _DATA.sub(lambda found: found[0].removeprefix("../"), text))
     except OSError as error:
         raise ConfigError(
