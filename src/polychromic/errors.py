@@ -38,6 +38,10 @@ class TrainingError(PolychromicError):
     """Training that cannot go on, with the reason found."""
 
 
+class EngineError(PolychromicError):
+    """A sampling engine that is not there, cannot serve the policy, or answers for another policy than the trained."""
+
+
 class BudgetError(PolychromicError):
     """The stated cap of time or money is reached; the message says what is left to do and what it would cost."""
 

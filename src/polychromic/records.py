@@ -43,7 +43,8 @@ class Generation:
     """One sampled answer. `token_ids` are the generated tokens, the end-of-sequence token included.
 
     `thinking` is what the model wrote before the answer and `text` leaves out (None where nothing was told apart).
-    `logprob` is their summed log-probability under the tempered policy, nan where the sampler does not tell.
+    `logprob` is their summed log-probability under the tempered policy, nan where the sampler does not tell, and
+    `token_logprobs` is that of each token, None where it does not tell.
     """
 
     text: str
@@ -51,6 +52,7 @@ class Generation:
     finish: Finish
     logprob: float = float("nan")
     thinking: str | None = None
+    token_logprobs: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

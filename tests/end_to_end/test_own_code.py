@@ -139,7 +139,10 @@ def test_a_model_of_keys_makes_the_task(folder):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"engine": "remote"}, "engine 'remote' is not known, expected one of local, path/to/file.py:name"),
+        (
+            {"engine": "remote"},
+            "engine 'remote' is not known, expected one of local, vllm, path/to/file.py:name",
+        ),
         ({"engine": "local", "log": "x"}, "log: unknown key; engine local takes no further keys"),
     ],
 )

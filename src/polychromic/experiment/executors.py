@@ -16,6 +16,7 @@ from polychromic.experiment.jobs import Job, JobEvent, OnEvent, carry_out
 from polychromic.plain_text import log_plainly
 from polychromic.processes import open_worker_pool
 from polychromic.registry import resolve
+from polychromic.sampling.base import close_engines
 
 LedgerRows = list[dict[str, Any]]
 OnJobDone = Callable[[Job, LedgerRows], None]
@@ -46,6 +47,7 @@ def processes(jobs: Sequence[Job], workers: int, on_event: OnEvent, on_done: OnJ
     if workers <= 1:
         local(jobs, workers, on_event, on_done)
         return
+    close_engines()  # of preflight's samplers: each worker starts its own, and there may be no room for one more
     context = multiprocessing.get_context("spawn")
     events: Any = context.Queue()
     stop: Any = context.Event()

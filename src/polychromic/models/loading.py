@@ -111,6 +111,8 @@ class LanguageModel:
     path: ForwardPath = ForwardPath()
     source: str = "the model"
     """Its name in messages."""
+    settings: ModelSettings | None = None
+    """What it was loaded by, for an engine that loads the base once more; None where it was made otherwise."""
 
     @property
     def device(self) -> torch.device:
@@ -224,6 +226,7 @@ def load_language_model(
         dict(settings.chat_template_options),
         start_weights,
         source=settings.source,
+        settings=settings,
     )
 
 

@@ -108,7 +108,9 @@ def answer_logprobs(
     return AnswerLogprobs(logprobs_BT, mask_BT.float())
 
 
-def plain_logprobs(language_model: LanguageModel, sequence: TokenSequence) -> torch.Tensor:
+def plain_logprobs(
+    language_model: LanguageModel, sequence: TokenSequence, *, temperature: float = 1.0
+) -> torch.Tensor:
     """Computes [T]: log-probability of each answer token by a plain `model(input_ids, attention_mask)` of the sequence
     alone.
 
@@ -116,7 +118,8 @@ def plain_logprobs(language_model: LanguageModel, sequence: TokenSequence) -> to
     """
     input_ids = torch.tensor([sequence.token_ids], device=language_model.device)
     logits_SV = language_model.model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids)).logits[0]
-    return token_logprobs(logits_SV[sequence.n_prompt - 1 : -1], input_ids[0, sequence.n_prompt :])
+    answer_MV = logits_SV[sequence.n_prompt - 1 : -1]
+    return token_logprobs(answer_MV, input_ids[0, sequence.n_prompt :], temperature)
 
 
 def token_logprobs(

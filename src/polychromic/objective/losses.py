@@ -96,6 +96,7 @@ def policy_gradient_loss(
     mask_BT: torch.Tensor,
     advantages_B: torch.Tensor,
     *,
+    weights_BT: torch.Tensor | None = None,
     length_normalized: bool = False,
 ) -> torch.Tensor:
     """Returns −Σ_B A_b Σ_T log π(y_bt | y_b,<t): its gradient is minus Σ_i A_i ∇log π(y_i), the score-function
@@ -103,11 +104,16 @@ def policy_gradient_loss(
 
     Divide by the number of prompts for the gradient of the mean objective.
 
+    weights_BT: of tokens that another policy drew (`importance_weights`); none where the policy itself did.
+
     length_normalized: the mean over a generation's tokens in place of the sum (GRPO, arXiv:2402.03300). Biased:
         a token of a long generation counts less than one of a short one, so that long failures are punished too
         little and lengths drift (Dr. GRPO, arXiv:2503.20783). Offered for comparison.
     """
     _check_shapes(logprobs_BT, mask_BT, advantages_B)
+    if weights_BT is not None:
+        _check_same("weights_BT", weights_BT, logprobs_BT)
+        logprobs_BT = logprobs_BT * weights_BT.detach()
     return -(advantages_B.detach() * _over_tokens(logprobs_BT, mask_BT, length_normalized)).sum()
 
 
@@ -147,9 +153,15 @@ def cross_entropy_loss(logprobs_BT: torch.Tensor, mask_BT: torch.Tensor) -> torc
 
 
 def kl_to_reference(
-    logprobs_BT: torch.Tensor, reference_logprobs_BT: torch.Tensor, mask_BT: torch.Tensor
+    logprobs_BT: torch.Tensor,
+    reference_logprobs_BT: torch.Tensor,
+    mask_BT: torch.Tensor,
+    *,
+    weights_BT: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Returns Σ_B estimate of KL(π ‖ π_ref) of whole generations sampled from π. Divide by the number of generations.
+
+    weights_BT: of tokens that another policy drew (`importance_weights`); none where π itself did.
 
     Value: Σ_T exp(−δ) − 1 + δ with δ = log π − log π_ref of the sampled token; unbiased and never negative
     ("k3", Schulman 2020, http://joschu.net/blog/kl-approx.html).
@@ -164,6 +176,9 @@ def kl_to_reference(
         k3_BT = torch.expm1(-delta_BT) + delta_BT
         following_BT = k3_BT.flip(-1).cumsum(-1).flip(-1) - k3_BT
         credit_BT = delta_BT + following_BT
+        if weights_BT is not None:
+            _check_same("weights_BT", weights_BT, logprobs_BT)
+            k3_BT, credit_BT = k3_BT * weights_BT, credit_BT * weights_BT
     surrogate = _over_tokens(logprobs_BT * credit_BT, mask_BT, length_normalized=False).sum()
     return k3_BT.sum() + surrogate - surrogate.detach()
 

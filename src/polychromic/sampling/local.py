@@ -13,7 +13,7 @@ from polychromic.models.chat import Thinking, decode, encode_prompt
 from polychromic.models.decoding import decode_samples, decoding
 from polychromic.models.loading import LanguageModel
 from polychromic.records import Finish, Generation, Prompt, SamplingParameters
-from polychromic.sampling.base import Sampler
+from polychromic.sampling.base import Sampler, taken_metrics
 from polychromic.seeding import deterministic
 
 
@@ -73,15 +73,22 @@ class LocalSampler:
                 f"the model's logits are not numbers for {broken} of {len(decoded)} generations: its weights hold nan "
                 "or infinite values, or overflow in their dtype; fix the weights, or use model.dtype=float32"
             )
-        rows = [self._generation(row.token_ids, sum(row.logprobs)) for row in decoded]
+        rows = [generation_of(language_model, row.token_ids, row.logprobs) for row in decoded]
         return [rows[start : start + num_samples] for start in range(0, len(rows), num_samples)]
 
-    def _generation(self, token_ids: list[int], logprob: float) -> Generation:
-        stopped = token_ids[-1] in self.language_model.stop_ids
-        finish: Finish = "stop" if stopped else "length"
-        content = token_ids[:-1] if stopped else token_ids
-        text = decode(self.language_model.tokenizer, content)
-        return Generation(text, tuple(token_ids), finish, logprob)
+
+def generation_of(
+    language_model: LanguageModel, token_ids: Sequence[int], logprobs: Sequence[float] | None
+) -> Generation:
+    """Returns the generation that sampled tokens make, the stop token included, with their log-probabilities under the
+    tempered policy (None: not known).
+    """
+    stopped = token_ids[-1] in language_model.stop_ids
+    finish: Finish = "stop" if stopped else "length"
+    text = decode(language_model.tokenizer, token_ids[:-1] if stopped else token_ids)
+    if logprobs is None:
+        return Generation(text, tuple(token_ids), finish)
+    return Generation(text, tuple(token_ids), finish, sum(logprobs), token_logprobs=tuple(logprobs))
 
 
 class AnswerSampler:
@@ -101,6 +108,10 @@ class AnswerSampler:
         """Draws generations for each prompt; their tokens are those of thinking and answer."""
         groups = self.sampler.sample(prompts, num_samples, parameters, seeds)
         return [[self._without_thinking(generation) for generation in group] for group in groups]
+
+    def take_metrics(self) -> dict[str, float]:
+        """Returns what the other sampler measured."""
+        return taken_metrics(self.sampler)
 
     def _without_thinking(self, generation: Generation) -> Generation:
         answer = self.thinking.read(generation.text, generation.finish)

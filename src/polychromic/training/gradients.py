@@ -216,7 +216,8 @@ def mismatch_metrics(nats: float, tokens: float) -> dict[str, float]:
     if mismatch > LARGE_SAMPLER_MISMATCH:
         logger.warning(
             "sampled and trained log-probabilities differ by %.3f nats per token (up to %.2f is usual in half "
-            "precision): the gradient is of another policy than the sampled; use model.dtype: float32",
+            "precision): the gradient is of another policy than the sampled; use model.dtype: float32, or "
+            "sampling.importance_correction: truncated",
             mismatch,
             LARGE_SAMPLER_MISMATCH,
         )

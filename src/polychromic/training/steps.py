@@ -10,24 +10,21 @@ import numpy as np
 import torch
 
 from polychromic.models.loading import LanguageModel
-from polychromic.models.logprobs import TokenSequence, answer_logprobs, micro_batches
-from polychromic.numerics import FloatArray
+from polychromic.models.logprobs import answer_logprobs, micro_batches
 from polychromic.objective import FittedBaseline, find_objective
-from polychromic.objective.losses import cross_entropy_loss, kl_to_reference, policy_gradient_loss
+from polychromic.objective.losses import cross_entropy_loss
 from polychromic.records import Prompt, SamplingParameters
-from polychromic.sampling.base import build_sampler
+from polychromic.sampling.base import build_sampler, taken_metrics
 from polychromic.seeding import child_seed, numpy_generator
 from polychromic.training.advantages import SampledGroups, group_advantages, reads_distances
 from polychromic.training.base import ArmRun
 from polychromic.training.gradients import (
     GradientAccumulator,
-    SamplerMismatch,
     StepOutcome,
-    Term,
-    mismatch_metrics,
     step_outcome,
 )
 from polychromic.training.parallel import ALONE, Processes
+from polychromic.training.policy_gradient import PolicyGradient
 from polychromic.training.rollouts import (
     GroupSignals,
     group_sequences,
@@ -72,6 +69,7 @@ class Step:
             max_decode_batch=run.training.micro_batch_size,
             thinking=run.thinking,
         )
+        self.gradient = PolicyGradient(run, language_model, processes)
         self.parameters = [p for p in language_model.model.parameters() if p.requires_grad]
         self.objective = find_objective(run.diversity.objective)
         self.prompts = run.task.prompts("train")
@@ -100,7 +98,9 @@ class Step:
             loss_scale=FLOAT16_LOSS_SCALE if half else 1.0,
             processes=self.processes,
         )
-        return self._make(step, prompts, weight, plan, accumulator)
+        outcome = self._make(step, prompts, weight, plan, accumulator)
+        outcome.metrics.update(taken_metrics(self.sampler))
+        return outcome
 
     def _make(
         self,
@@ -144,94 +144,6 @@ class Step:
         )
         return SampledGroups(groups, signals, group_sequences(self.language_model, groups), advantages)
 
-    def _policy_gradient(
-        self,
-        sampled: SampledGroups,
-        accumulator: GradientAccumulator,
-        *,
-        quality_scale: float,
-        diversity_scale: float,
-    ) -> dict[str, float]:
-        """Accumulates the score-function gradient, averaged over prompts.
-
-        Returns the distance of training's log-probabilities from the sampler's, and the KL in nats per generation
-        where it is asked for. Dropout is off: this is the sampled policy.
-        """
-        n_prompts = len(sampled.groups)
-        advantages = self._scaled_advantages(
-            sampled, quality_scale, diversity_scale, split_gate=accumulator.separate
-        )
-        if "diversity_gate" in advantages:
-            accumulator.open_gate()
-        kl_weight = self.run.training.kl_weight if quality_scale else 0.0
-        divergence, mismatch = 0.0, SamplerMismatch(sampled.groups)
-        n_generations = len(sampled.sequences)
-        chosen_B = torch.ones(n_generations, dtype=torch.bool)
-        if kl_weight == 0.0:
-            # An advantage of zero has no gradient: such generations need no forward pass.
-            chosen_B = torch.stack(list(advantages.values())).any(dim=0).cpu()
-        per_prompt = n_generations // n_prompts
-        rows = [
-            row
-            for p in self.processes.own(range(n_prompts))
-            for row in range(p * per_prompt, (p + 1) * per_prompt)
-            if chosen_B[row]
-        ]
-        sequences = [sampled.sequences[row] for row in rows]
-        with self.language_model.training_pass():
-            for batch in micro_batches(sequences, self.run.training.micro_batch_size):
-                chosen = [rows[index] for index in batch]
-                members = [sequences[index] for index in batch]
-                answers = answer_logprobs(
-                    self.language_model, members, temperature=self.run.training.temperature
-                )
-                logprobs_BT, mask_BT = answers.logprobs_BT, answers.mask_BT
-                mismatch.add(chosen, logprobs_BT.detach(), mask_BT)
-                losses: dict[Term, torch.Tensor] = {
-                    term: policy_gradient_loss(logprobs_BT, mask_BT, advantages_B[chosen]) / n_prompts
-                    for term, advantages_B in advantages.items()
-                }
-                if kl_weight:
-                    kl = self._kl(members, logprobs_BT, mask_BT) / n_generations
-                    losses["quality"] = losses["quality"] + kl_weight * kl
-                    divergence += float(kl.detach())
-                accumulator.add(losses)
-        divergence, nats, tokens = self.processes.total(divergence, mismatch.nats, mismatch.tokens)
-        return mismatch_metrics(nats, tokens) | ({"train/kl": divergence} if kl_weight else {})
-
-    def _scaled_advantages(
-        self, sampled: SampledGroups, quality_scale: float, diversity_scale: float, *, split_gate: bool
-    ) -> dict[Term, torch.Tensor]:
-        """Returns the scaled advantages [P·N] of each term: diversity in two halves of the prompts, and its gate's
-        part.
-        """
-        device = self.language_model.device
-
-        def scaled(advantages_PN: FloatArray, scale: float) -> torch.Tensor:
-            return torch.tensor(advantages_PN.ravel() * scale, dtype=torch.float32, device=device)
-
-        given = sampled.advantages
-        diversity_B = scaled(given.diversity_PN, diversity_scale)
-        prompt_B = torch.arange(len(diversity_B), device=device) // given.diversity_PN.shape[1]
-        advantages: dict[Term, torch.Tensor] = {
-            "quality": scaled(given.quality_PN, quality_scale),
-            "diversity_even": diversity_B * (prompt_B % 2 == 0),
-            "diversity_odd": diversity_B * (prompt_B % 2 == 1),
-        }
-        if split_gate and given.gate_PN is not None:
-            advantages["diversity_gate"] = scaled(given.gate_PN, diversity_scale)
-        return advantages
-
-    def _kl(
-        self, members: Sequence[TokenSequence], logprobs_BT: torch.Tensor, mask_BT: torch.Tensor
-    ) -> torch.Tensor:
-        """Sums over the sequences the KL to the policy that training started from."""
-        with torch.no_grad(), self.language_model.reference_policy():
-            reference = answer_logprobs(
-                self.language_model, members, temperature=self.run.training.temperature
-            )
-        return kl_to_reference(logprobs_BT, reference.logprobs_BT, mask_BT)
-
 
 class RewardStep(Step):
     """`training.loss: rl`: both terms are policy gradients on the same groups."""
@@ -245,7 +157,7 @@ class RewardStep(Step):
         accumulator: GradientAccumulator,
     ) -> StepOutcome:
         sampled = self.sample(step, prompts, self.run.training.num_samples)
-        measured = self._policy_gradient(sampled, accumulator, quality_scale=1.0, diversity_scale=weight)
+        measured = self.gradient.accumulate(sampled, accumulator, quality_scale=1.0, diversity_scale=weight)
         reward = float(np.nanmean(sampled.signals.rewards_PN))
         outcome = step_outcome(
             self.run.diversity,
@@ -285,7 +197,9 @@ class ReferenceStep(Step):
             sampled = self.sample(step, prompts[: settings.num_prompts], settings.num_samples)
             # Sampled every m-th step, weighed m times: J keeps its meaning whatever m is.
             scale = weight * settings.sample_every
-            measured = self._policy_gradient(sampled, accumulator, quality_scale=0.0, diversity_scale=scale)
+            measured = self.gradient.accumulate(
+                sampled, accumulator, quality_scale=0.0, diversity_scale=scale
+            )
         outcome = step_outcome(
             settings,
             accumulator.finish(min(len(prompts), settings.num_prompts)),

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from polychromic import stopping
-from polychromic.errors import ConfigError, TrainingError
+from polychromic.errors import ConfigError, EngineError, StoppedError, TrainingError
 from polychromic.files import atomic_folder
 from polychromic.models.adapters import save_adapter
 from polychromic.models.loading import LanguageModel, load_language_model
@@ -194,18 +194,29 @@ class ArmTrainer:
         torch.manual_seed(child_seed(*names, *([self.processes.rank] if self.processes.rank else [])))
 
     def _make(self) -> StepOutcome:
-        """Makes the step. Where the diversity term has had no gradient for too long, keeps a checkpoint and raises."""
+        """Makes the step. Where the diversity term has had no gradient for too long, or no engine answers, keeps a
+        checkpoint and raises.
+        """
         fitted = self.maker.fitted
-        outcome = self.maker.make(
-            self.steps_done, step_prompts(self.run, self.prompts, self.steps_done), self.controller.weight
-        )
+        try:
+            outcome = self.maker.make(
+                self.steps_done, step_prompts(self.run, self.prompts, self.steps_done), self.controller.weight
+            )
+        except (EngineError, StoppedError):
+            self._keep_state_before(fitted)
+            stopping.stop_if_requested(f"it is kept after step {self.steps_done}")  # Ctrl-C ends engines too
+            raise
         try:
             self.zero_gradient.observe(outcome)
         except TrainingError:
-            self.maker.fitted = fitted  # the checkpoint is of before this step
-            self.save_checkpoint()
+            self._keep_state_before(fitted)
             raise
         return outcome
+
+    def _keep_state_before(self, fitted: FittedBaseline) -> None:
+        """Writes a checkpoint of before the step that cannot be made. fitted: the baseline as it was then."""
+        self.maker.fitted = fitted
+        self.save_checkpoint()
 
     def save_adapter(self) -> None:
         """Writes the adapter (the best one where early stopping chose) and how training ended."""

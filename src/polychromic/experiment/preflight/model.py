@@ -94,9 +94,12 @@ def longest_batch_fits(probe: Probe) -> Finding:
         (words, partial(_forward_and_backward, probe, sequences))
         for words, sequences in _training_batches(probe).items()
     ]
-    words, sampling = _longest_sampling(probe)
     done = []
-    for what, attempt in [*tries, (words, sampling)]:
+    if probe.experiment.sampling.engine == "vllm":
+        done.append("sampling is vLLM's, which plans its own memory")
+    else:
+        tries.append(_longest_sampling(probe))
+    for what, attempt in tries:
         started = time.perf_counter()
         try:
             attempt()

