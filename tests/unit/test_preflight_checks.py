@@ -222,3 +222,22 @@ def test_a_tracker_that_is_not_installed_fails_with_its_command(probe, monkeypat
     found = training.trackers(probe)
     assert found.status == "failed"
     assert "pip install 'polychromic[trackio]'" in found.fix
+
+
+def test_a_sampling_engine_that_is_not_there_fails_one_check_and_is_not_waited_for_again(tmp_path):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        engine = {"engine": "vllm", "url": url, "retry_seconds": 0}
+        probe = Probe(Experiment.from_mapping({**SMALL, "sampling": engine}), tmp_path / "runs")
+        checks = [
+            ("feasibility", data.feasibility),
+            ("gradient", training.diversity_gradient_reaches_the_weights),
+            ("longest batch", memory.longest_batch_fits),
+        ]
+        feasible, gradient, longest = carry_out(checks, probe, lambda _: None).checks
+    assert feasible.status == "failed"
+    assert f"sampling.url: {url}: does not answer" in feasible.result
+    assert (gradient.status, gradient.result) == ("skipped", "needs the engine")
+    assert longest.status == "passed"
+    assert longest.result.startswith("sampling is vLLM's, which plans its own memory")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from polychromic.diversity import MeasureSettings
-from polychromic.errors import ModelError, PolychromicError
+from polychromic.errors import EngineError, ModelError, PolychromicError
 from polychromic.evaluation.collect import CollectionPlan, collect
 from polychromic.evaluation.group_metrics import MeasureOptions
 from polychromic.evaluation.measure import SameAnswers, measure_rows
@@ -75,6 +76,7 @@ class Probe:
     folder: Path
     """The folder that the run will write to."""
     model_failure: str = ""
+    engine_failure: str = ""
     model_checks: dict[str, ModelCheck] = field(default_factory=dict)
     """By arm, of the models loaded so far."""
 
@@ -103,7 +105,19 @@ class Probe:
         """Makes the first steps of every trained arm."""
         from polychromic.experiment.preflight.training import probe_arms
 
-        return probe_arms(self)
+        with self._asking_the_engine():
+            return probe_arms(self)
+
+    @contextmanager
+    def _asking_the_engine(self) -> Iterator[None]:
+        """Lets an engine that cannot be had fail one check: the others would wait for it as long, to say the same."""
+        if self.engine_failure:
+            raise CheckSkippedError("needs the engine")
+        try:
+            yield
+        except EngineError as error:
+            self.engine_failure = str(error)
+            raise
 
     @property
     def language_model(self) -> LanguageModel:
@@ -146,6 +160,10 @@ class Probe:
     @cached_property
     def generations(self) -> ProbeGenerations:
         """Samples the untrained model for a few validation prompts: the test split is not looked at."""
+        with self._asking_the_engine():
+            return self._sampled()
+
+    def _sampled(self) -> ProbeGenerations:
         settings = self.experiment.evaluation
         primary_sampling = settings.sampling_parameters()[0]
         prompts = self.task.prompts("validation")[:PROBE_PROMPTS] or self.evaluation_prompts[:PROBE_PROMPTS]

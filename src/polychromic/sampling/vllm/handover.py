@@ -87,8 +87,7 @@ class ServedPolicy:
 
     def forget(self) -> None:
         """Takes note that the engine has lost what it was given, and may be another one now."""
-        if self._name:
-            self.store.remove(self._name)
+        self.store.clear()
         self._digest = self._name = ""
         self._weights = {}
         self._tried.clear()

@@ -34,8 +34,8 @@ class ProcessEngine:
         require_version(_installed_version(), self.place)
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        from vllm import LLM
-        from vllm.exceptions import VLLMError
+        from vllm import LLM  # pyright: ignore[reportMissingImports]
+        from vllm.exceptions import VLLMError  # pyright: ignore[reportMissingImports]
 
         self._error = VLLMError
         self._adapters: dict[str, Any] = {}
@@ -59,7 +59,7 @@ class ProcessEngine:
 
     def load_adapter(self, name: str, number: int, folder: Path) -> None:
         """Makes the request that names the adapter; vLLM reads the folder when it is first sampled from."""
-        from vllm.lora.request import LoRARequest
+        from vllm.lora.request import LoRARequest  # pyright: ignore[reportMissingImports]
 
         self._adapters[name] = LoRARequest(name, number, str(folder))
 
@@ -71,8 +71,8 @@ class ProcessEngine:
         self, requests: Sequence[Request], keys: Mapping[str, Any], adapter: str | None
     ) -> list[list[Draw]]:
         """Draws for each request. Raises EngineError where vLLM fails."""
-        from vllm import SamplingParams
-        from vllm.inputs import TokensPrompt
+        from vllm import SamplingParams  # pyright: ignore[reportMissingImports]
+        from vllm.inputs import TokensPrompt  # pyright: ignore[reportMissingImports]
 
         ways = [SamplingParams(**keys, seed=request.seed, detokenize=False) for request in requests]
         prompts = [TokensPrompt(prompt_token_ids=list(request.prompt_ids)) for request in requests]

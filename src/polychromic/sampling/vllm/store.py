@@ -45,6 +45,12 @@ class AdapterStore:
         """Deletes the folder of an adapter."""
         shutil.rmtree(self.root / name, ignore_errors=True)
 
+    def clear(self) -> None:
+        """Deletes the folders of all adapters."""
+        for folder in self.root.iterdir():
+            if folder.is_dir():
+                shutil.rmtree(folder, ignore_errors=True)
+
     def close(self) -> None:
         """Deletes all."""
         shutil.rmtree(self.root, ignore_errors=True)
