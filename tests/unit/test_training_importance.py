@@ -81,7 +81,7 @@ def test_each_level_weighs_the_gradient_of_each_generation(run, monkeypatch, lev
     sampled = step.sample(0, step.prompts[:8], N)
     model = step.language_model
     parameters = [p for p in model.model.parameters() if p.requires_grad]
-    advantages = (sampled.quality_PN + 0.5 * sampled.diversity_PN).ravel()
+    advantages = (sampled.advantages.quality_PN + 0.5 * sampled.advantages.diversity_PN).ravel()
     generations = [one for group in sampled.groups for one in group.generations]
     logprobs = [plain_logprobs(model, sequence) for sequence in sampled.sequences]
     ratios = [
