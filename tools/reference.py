@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from polychromic.experiment.config import Experiment
+from polychromic.sampling.base import SAMPLERS
 from polychromic.tasks.base import TASKS
 from polychromic.tasks.settings import ImportedSettings
 
@@ -44,6 +45,8 @@ def page() -> str:
     for name, field in Experiment.model_fields.items():
         for model in _models(field.annotation) if name != "task" else []:
             sections += _section(name, name, model)
+    for engine, kind in SAMPLERS.items():
+        sections += _section(f"sampling: {{engine: {engine}}}", "sampling", kind.keys) if kind.keys else []
     return "\n".join(dict.fromkeys(sections))
 
 

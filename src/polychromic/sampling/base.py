@@ -76,11 +76,11 @@ class SamplerSettings(Settings):
     """`local` (the process's own model), `vllm` (docs/engines.md), or your own as `path/to/file.py:name` or
     `module:name`; every further key of the section is passed on to it."""
     importance_correction: Literal["none", "truncated"] = "none"
-    """Whether the policy gradient is corrected for what the engine's policy differs from the trained one."""
+    """`truncated` weighs the policy gradient by π/μ, the trained policy over the engine's, for what the two differ in."""
     importance_level: ImportanceLevel = "generation"
-    """Over what the ratio of the two policies is multiplied (`objective.importance`)."""
+    """The span whose tokens' ratios are multiplied: exactness against variance (docs/engines.md)."""
     importance_cap: float = Field(default=2.0, ge=1)
-    """What a weight is cut at."""
+    """The largest weight; what lies above is cut to it."""
 
     @model_validator(mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""What an engine is asked and what it answers, in process or by URL, and what it cannot be asked for."""
+"""Defines requests and answers of an engine, in process or by URL, and refuses what it could not follow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 OLDEST_VERSION, NEWEST_VERSION = (0, 32), (1, 0)
 """Versions of vLLM from the first that was tested to before the second, which may be another library."""
 COLDEST = 0.01
-"""vLLM samples at this temperature whatever lower one it is asked for."""
+"""The lowest temperature of vLLM, which it takes for any lower one that it is asked for."""
 
 
 @dataclass(frozen=True, slots=True)

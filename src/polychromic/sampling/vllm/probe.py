@@ -20,14 +20,14 @@ from polychromic.sampling.vllm.engine import Engine, Request, sampling_keys
 
 BASE, TRAINED = "the base model", "the trained policy"
 CERTAINTY = 3.0
-"""How many times farther two policies must lie from each other than the engine from the nearer to be told apart."""
+"""Times that two policies must lie farther from each other than the engine from the nearer to be told apart."""
 
 _PROMPTS, _SAMPLES, _TOKENS = 4, 2, 32
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """How far the engine's log-probabilities of M sampled tokens lie from the trainer's, in nats per token.
+    """Holds the distance of the engine's log-probabilities of M sampled tokens from the trainer's, in nats per token.
 
     `share` is how much of what the trained policy differs in from its nearest rival is seen in the engine: 1 where it
     answers for the trained policy, 0 where for the rival; nan where the two are too near each other to tell. `nearest`

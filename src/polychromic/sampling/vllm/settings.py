@@ -26,23 +26,23 @@ _OURS = {
 
 
 class VllmSettings(Settings):
-    """How vLLM is reached and watched over (docs/engines.md)."""
+    """Says where vLLM is and how it is watched over (docs/engines.md)."""
 
     url: str | None = None
     """Address of a `vllm serve`, such as http://localhost:8000; without one vLLM is started by this process."""
     served_model: str | None = None
     """With `url`: the name that the server gives the base model, where it serves several."""
     adapter_folder: str | None = None
-    """Where adapters are handed over; with `url` a folder that the server reads too. /dev/shm where not stated."""
+    """Folder that adapters are handed over in, read by a server too. /dev/shm, which is memory, where not stated."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Without `url`: passed on to `vllm.LLM`, such as {gpu_memory_utilization: 0.4, max_model_len: 4096}."""
     probe_tolerance: float | None = Field(default=None, gt=0)
     """Nats per token that vLLM's log-probabilities may lie from the trainer's on average before the run is stopped;
     0.002 with model.dtype float32 and 0.05 in half precision where not stated."""
     retry_seconds: float = Field(default=300.0, ge=0)
-    """With `url`: how long a server that does not answer is tried again before the run is stopped."""
+    """With `url`: seconds that a server which does not answer is tried again before the run is stopped."""
     request_seconds: float = Field(default=600.0, gt=0)
-    """With `url`: how long one request may take."""
+    """With `url`: the longest that one request may take."""
     concurrency: int = Field(default=64, ge=1)
     """With `url`: requests in flight, one a prompt."""
 
