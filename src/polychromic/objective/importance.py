@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     import torch
 
 ImportanceLevel = Literal["token", "generation", "group"]
-"""The span whose tokens' ratios are multiplied. `generation`: exact for the mean reward; in the score of a set the other members
-stay μ's. `group`: exact for every set score, with the largest variance. `token`: least variance and never exact, since
-it ignores how the tokens before shifted (Yao et al., 2025, https://fengyao.notion.site/off-policy-rl)."""
+"""The span whose tokens' ratios are multiplied. `generation`: exact for the mean reward; in the score of a set the
+other members stay μ's. `group`: exact for every set score, with the largest variance. `token`: least variance and never
+exact, since it ignores how the tokens before shifted (Yao et al., 2025, https://fengyao.notion.site/off-policy-rl)."""
 
 
 def importance_weights(

@@ -76,7 +76,7 @@ class SamplerSettings(Settings):
     """`local` (the process's own model), `vllm` (docs/engines.md), or your own as `path/to/file.py:name` or
     `module:name`; every further key of the section is passed on to it."""
     importance_correction: Literal["none", "truncated"] = "none"
-    """`truncated` weighs the policy gradient by π/μ, the trained policy over the engine's, for what the two differ in."""
+    """`truncated` weighs the policy gradient by π/μ, the trained policy over the engine's, where the two differ."""
     importance_level: ImportanceLevel = "generation"
     """The span whose tokens' ratios are multiplied: exactness against variance (docs/engines.md)."""
     importance_cap: float = Field(default=2.0, ge=1)
