@@ -121,7 +121,8 @@ def sameness_between(labels: Labels, resampling: Resampling | None = None) -> tu
 
 
 def _overlap(relative: float) -> float:
-    return max(0.0, 1.0 + relative) if math.isfinite(relative) else math.nan
+    """Returns the ratio that a relative difference stands for, at least 0; infinite where an interval has no end."""
+    return relative if math.isnan(relative) else max(0.0, 1.0 + relative)
 
 
 def _by_prompt(labels: Labels, arms: Mapping[str, Sequence[int]], arm: str, other: str) -> FloatArray:
