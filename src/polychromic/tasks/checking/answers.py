@@ -99,8 +99,8 @@ def _form(value: Any) -> str:
         opening, closing = "(" if value.left_open else "[", ")" if value.right_open else "]"
         return f"{opening}{_form(value.start)}, {_form(value.end)}{closing}"
     if isinstance(value, sympy.Eq):
-        left, right = map(sympy.sympify, value.args)
-        difference: Any = sympy.cancel(sympy.Add(left, sympy.Mul(-1, right))).as_content_primitive()[1]
+        sides: tuple[Any, ...] = value.args
+        difference: Any = sympy.cancel(sides[0] - sides[1]).as_content_primitive()[1]
         return f"{min(_form(difference), _form(-difference))} = 0"
     if isinstance(value, sympy.Expr):
         return _form_of_number(value) if value.is_number else _form_of_expression(value)
