@@ -186,8 +186,9 @@ def test_rows_and_notes_say_what_kept_answers_from_the_system():
     [prompt] = task.prompts("test")
     drawn = [
         GenerationRow("p", index, text, 5, "stop", SamplingParameters(), 0, reward=None)
-        for index, text in enumerate(["def f(): return 1", "def f(): return 2", ""])
-    ]
+        for index, text in enumerate(["def f(): return 1", "1 / 0", "import gc; [o.clear() for o in gc.get_objects() "
+                                      "if isinstance(o, list) and 'limits' in o]"])
+    ]  # fmt: skip
     rows = check_rows(task, [prompt] * 3, drawn)
     [words] = {row.protection for row in rows}
     assert words.split(", ")[0] == "limits"

@@ -134,18 +134,25 @@ def _limit_processes() -> None:
 
 
 def serve_session(conversation: Conversation, request: Mapping[str, Any], protection: Sequence[str]) -> None:
-    """Executes the code in the child, then answers calls until nobody asks any more."""
-    protection = confine(conversation, request, protection)
+    """Confines this process and says how, before any code; then executes code and answers calls until nobody asks."""
+    conversation.send({"value": list(confine(conversation, request, protection)), "raised": None})
     names: dict[str, Any] = {"__name__": "__main__"}
     handles: list[Any] = []
-    code = request["code"]
-    conversation.send(_outcome(lambda: exec(compile(code, "<code>", "exec"), names), protection))
     while True:
         try:
             asked = conversation.receive()[0]["session"]
         except EOFError:
             os._exit(0)
-        conversation.send(_outcome(partial(_called, names, asked, handles)))
+        do = (
+            partial(_defined, names, asked["code"])
+            if "code" in asked
+            else partial(_called, names, asked, handles)
+        )
+        conversation.send(_outcome(do))
+
+
+def _defined(names: dict[str, Any], code: str) -> None:
+    exec(compile(code, "<code>", "exec"), names)
 
 
 def _called(names: Mapping[str, Any], asked: Mapping[str, Any], handles: list[Any]) -> Any:
@@ -165,9 +172,8 @@ def _kept_value(handles: list[Any], value: Any) -> Any:
     return {"handle": [len(handles) - 1, type(value).__name__]}
 
 
-def _outcome(make: Callable[[], Any], protection: Sequence[str] | None = None) -> dict[str, Any]:
+def _outcome(make: Callable[[], Any]) -> dict[str, Any]:
     try:
-        said = {"value": make(), "raised": None}
+        return {"value": make(), "raised": None}
     except BaseException as raised:  # noqa: BLE001 - the boundary of code that anybody wrote
-        said = {"value": None, "raised": words_of(raised)}
-    return said | ({} if protection is None else {"protection": protection})
+        return {"value": None, "raised": words_of(raised)}

@@ -107,15 +107,13 @@ class WalledExecutor:
     """One process behind a wall."""
 
     def __init__(self, gate: _Gate, kind: str) -> None:
-        self._gate, self._kind = gate, kind
+        self._gate = gate
+        self.around = (f"behind {kind}",)
 
     def execute(self, kind: Kind, request: Mapping[str, Any], seconds: float, most_bytes: int) -> Any:
-        """Does as `Executor.execute`; what protects the code begins with the wall."""
+        """Does as `Executor.execute`."""
         asked = {kind: dict(request), "seconds": seconds, "most_bytes": most_bytes}
-        said = self._gate.ask(asked, seconds + _PATIENCE_SECONDS, most_bytes + _OVERHEAD_BYTES)["said"]
-        if isinstance(said, dict) and isinstance(said.get("protection"), list):
-            return said | {"protection": [f"behind {self._kind}", *said["protection"]]}
-        return said
+        return self._gate.ask(asked, seconds + _PATIENCE_SECONDS, most_bytes + _OVERHEAD_BYTES)["said"]
 
     def end(self) -> None:
         """Does as `Executor.end`."""

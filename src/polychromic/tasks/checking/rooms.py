@@ -20,7 +20,9 @@ _KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH")
 
 
 class Executor(Protocol):
-    """One fresh process for one candidate."""
+    """One fresh process for one candidate. `around` are words for what surrounds it, beside what it says itself."""
+
+    around: tuple[str, ...]
 
     def execute(self, kind: Kind, request: Mapping[str, Any], seconds: float, most_bytes: int) -> Any:
         """Sends a request and returns what the code made the process say. Raises ProcessFailedError with the reason
@@ -90,6 +92,7 @@ class LocalExecutor:
 
     def __init__(self, process: Process, keeper: Keeper, folder: str) -> None:
         self._process, self._keeper, self._folder = process, keeper, folder
+        self.around: tuple[str, ...] = ()
 
     def execute(self, kind: Kind, request: Mapping[str, Any], seconds: float, most_bytes: int) -> Any:
         """Does as `Executor.execute`."""

@@ -65,16 +65,15 @@ class Session:
 
     def define(self, code: str) -> None:
         """Executes the code. Raises CandidateError with what it raised."""
-        request = {
-            "code": code,
-            "ask": [],
+        limits = {
             "stdin": "",
             "memory": int(self._limits.memory_gb * 2**30),
             "cpu_seconds": math.ceil(self._limits.seconds) + 1,
             "most_printed": 0,
         }
-        said = self._say(request)
-        self.protection = tuple(str(word) for word in said.get("protection", ()))[:8]
+        # Said before any code has run: nothing else that comes from there is to be believed.
+        self.protection = (*self._executor.around, *map(str, self._say(limits)["value"]))
+        self._say({"code": code})
 
     def call(self, name: str, /, *arguments: Any, **named: Any) -> Any:
         """Returns name(*arguments, **named), rebuilt from plain data: its classes are exactly Python's own.
@@ -126,7 +125,8 @@ class Sandbox:
     def execute(self, request: Mapping[str, Any], seconds: float, most_bytes: int) -> Any:
         """Executes the code of a request and returns what came of it. Raises ProcessFailedError where nothing did."""
         with self._opened() as executor:
-            return executor.execute("execute", request, seconds, most_bytes)
+            said = executor.execute("execute", request, seconds, most_bytes)
+            return {**said, "protection": [*executor.around, *said["protection"]]}
 
     def close(self) -> None:
         """Ends all processes and removes their folders."""
