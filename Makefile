@@ -22,7 +22,7 @@ test: $(INSTALLED)
 
 # Builds the wheel, installs it alone into an empty environment, and follows the README's own commands on a copy of the repository.
 wheel: $(INSTALLED)
-	$(BIN)/python -m pytest tests/wheel -m "" -s
+	$(BIN)/python -m pytest tests/installed -m "" -s
 
 # The documentation as a site in build/site; a link that leads nowhere fails.
 docs: $(INSTALLED)

@@ -151,15 +151,15 @@ def _diversity(
 ) -> tuple[str, str, str]:
     """Returns objective, gate and λ."""
     if probed.rewards and passing(probed, threshold) > _LITTLE:
-        why["objective"] = "different answers among those that pass, in a random set of set_size"
+        why["objective"] = "different answers among those that pass, of set_size"
         why["weight"] = "λ; coverage and reward both lie between 0 and 1"
         return "coverage", "product", "1.0"
-    why["objective"] = "mean distance in meaning within pairs of answers"
-    why["weight"] = "λ is tuned so that diversity has target_share of the gradient"
+    why["objective"] = "mean distance in meaning of two answers"
+    why["weight"] = "λ is tuned to that share of the gradient"
     if loss == "rl":
-        why["objective"] += ", each weighed by its reward: hardly any answer passes yet"
+        why["objective"] += ", weighed by rewards: hardly any passes yet"
         return "distance", "product", "auto"
-    why["objective"] += "; the references keep quality, and no checker weighs the pairs"
+    why["objective"] += "; the references keep quality"
     return "distance", "none", "auto"
 
 
