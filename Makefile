@@ -67,7 +67,7 @@ vllm: .venv-vllm/.installed
 	$(PYTHON) -m venv .venv-vllm
 	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check '$(VLLM)>=0.32,<1'
 	$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[gguf]' hypothesis pytest
+	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check -e . hypothesis pytest
 	touch $@
 
 lint: $(INSTALLED)
