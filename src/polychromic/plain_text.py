@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+import textwrap
 import unicodedata
 
 _KEPT = "\n\t"
@@ -41,3 +43,23 @@ class PlainFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Returns the record's line, fit for a terminal."""
         return plain_text(super().format(record))
+
+
+def in_lines(text: str, width: int | None, *, indent: int = 0, first: int | None = None) -> list[str]:
+    """Breaks a text at its spaces into lines of at most `width` characters (None: one line), indented.
+
+    A number is never cut from its unit or sign, and a word that is longer than a line stays whole. `first` is the
+    first line's own indent.
+    """
+    start = " " * (indent if first is None else first)
+    if width is None:
+        return [start + text]
+    glued = _UNIT.sub("\u00a0", text)
+    lines = textwrap.wrap(
+        glued, max(width, indent + 20), initial_indent=start, subsequent_indent=" " * indent,
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+    return [line.replace("\u00a0", " ") for line in lines] or [""]
+
+
+_UNIT = re.compile(r"(?<=\d) (?=(?:%|s|min|h|GB|M|tokens)\b|%)|(?<=[pkKN]) (?=[=<])|(?<=[=<]) (?=\S)")

@@ -12,7 +12,7 @@ from polychromic.evaluation.group_metrics import MeasureOptions
 from polychromic.evaluation.measure import measure_rows
 from polychromic.evaluation.tables import PromptTable
 from polychromic.records import GenerationRow, SamplingParameters
-from polychromic.report.text import show_comparison, summary_text
+from polychromic.report.terminal import show_comparison, summary_text
 
 QUICK = Resampling(bootstraps=1000, sign_patterns=2000)
 TEXTS = ["the cat sat down", "a dog ran off", "the cat ran off", "one bird sang"]

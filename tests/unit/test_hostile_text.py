@@ -21,12 +21,15 @@ from polychromic.diagnosis.traces import ArmEvidence, ArmFacts, ArmTrace
 from polychromic.errors import DataError
 from polychromic.evaluation import Criterion, Resampling, compare, measure_arms
 from polychromic.evaluation.external import read_external
-from polychromic.experiment.preflight.runner import CheckResult, show_check
+from polychromic.experiment.preflight.results import CheckResult
+from polychromic.experiment.preflight.shown import show_check
 from polychromic.files import append_jsonl, read_jsonl
 from polychromic.plain_text import plain_text
 from polychromic.records import GenerationRow, Prompt, SamplingParameters, as_messages
 from polychromic.report.build import write_report
-from polychromic.report.text import show_comparison, to_latex, to_markdown
+from polychromic.report.latex import to_latex
+from polychromic.report.terminal import show_comparison
+from polychromic.report.text import to_markdown
 from polychromic.tasks.arithmetic import ArithmeticTask
 from polychromic.tasks.data.prompts import load_prompts
 

@@ -1,6 +1,6 @@
 from test_chat import byte_tokenizer
 
-from polychromic.experiment.preflight.data import Lengths, length_report
+from polychromic.experiment.preflight.lengths import Lengths, length_report
 from polychromic.records import Prompt, as_messages
 
 TOKENIZER = byte_tokenizer()

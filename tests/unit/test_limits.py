@@ -10,7 +10,7 @@ from transformers import CONFIG_MAPPING, GPT2Config, GPT2LMHeadModel
 from polychromic.errors import DataError
 from polychromic.experiment.compare import score_references
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.preflight.data import length_lines, require_data_fits
+from polychromic.experiment.preflight.lengths import length_lines, require_data_fits
 from polychromic.experiment.run import run
 from polychromic.files import read_jsonl
 from polychromic.models.loading import load_language_model
@@ -178,7 +178,7 @@ def test_references_that_all_exceed_the_context_have_no_perplexity(tmp_path, sho
 
 def test_models_without_a_limit_show_none(tmp_path, short_model, monkeypatch):
     monkeypatch.setattr(
-        "polychromic.experiment.preflight.data.load_limits", lambda settings: ModelLimits(UNLIMITED, None)
+        "polychromic.experiment.preflight.lengths.load_limits", lambda settings: ModelLimits(UNLIMITED, None)
     )
     one = experiment(tmp_path, short_model, ROOM)
     assert length_lines(one, build_task(one.task))[0].endswith("(median 15, 95 % up to 19.5)")

@@ -12,8 +12,10 @@ from polychromic.cli import app
 from polychromic.errors import ModelError, PreflightError
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.preflight import preflight
+from polychromic.experiment.preflight.runner import require_preflight
 from polychromic.experiment.preflight.training import _makespan
 from polychromic.experiment.run import run
+from polychromic.run_folder import RunFolder
 
 SMALL = {
     "name": "small",
@@ -121,17 +123,17 @@ def test_criteria_that_the_untrained_model_rules_out_are_named(tmp_path):
     assert "cannot exceed 1" in checks["feasibility"].result
 
 
-def test_a_missing_model_fails_once_and_the_other_checks_still_speak(tmp_path):
+def test_a_missing_model_ends_preflight_after_the_checks_that_need_none(tmp_path):
     report, checks = results(small(model={"source": "./not-there"}), tmp_path)
     assert "there is no folder './not-there'" in checks["model"].result
-    assert checks["diversity measures"].status == "passed"
     assert checks["checker"].status == "passed"
-    assert [check.name for check in report.failed] == ["model"]
     assert checks["data"].status == "passed"
-    assert {check.name for check in report.checks if check.status == "skipped"} >= {
-        "diversity gradient",
-        "disk",
-    }
+    assert [check.name for check in report.failed] == ["model"]
+    not_run = [check.name for check in report.checks if check.result == "not run: model failed"]
+    assert not_run == [
+        "longest batch", "feasibility", "diversity gradient", "diversity measures", "time and money",
+    ]  # fmt: skip
+    assert checks["disk"].status == "skipped"
 
 
 def test_quantization_without_a_gpu_is_one_clear_line(tmp_path):
@@ -158,13 +160,31 @@ def test_a_full_disk_fails(tmp_path, monkeypatch):
 def test_run_stops_before_training_and_can_be_told_not_to_look(tmp_path):
     cold = small(training={**SMALL["training"], "temperature": 1e-5, "steps": 2})
     with pytest.raises(
-        PreflightError, match=r"8 diversity gradient: .*nothing was trained|nothing was trained"
+        PreflightError,
+        match=r"nothing was trained\n  10 diversity gradient: (.|\n)*not run, since that decides: time and money",
     ):
         run(cold, out=tmp_path)
     assert not (tmp_path / "small" / "baseline").exists()
     assert json.loads((tmp_path / "small" / "preflight.json").read_text())["passed"] is False
     unchecked = cold.model_copy(update={"run": cold.run.model_copy(update={"preflight": False})})
     assert run(unchecked, out=tmp_path).comparison.n_prompts == 12
+
+
+def test_the_run_keeps_what_preflight_sampled(tmp_path):
+    experiment = small(training={**SMALL["training"], "steps": 1})
+    folder = RunFolder(tmp_path)
+    require_preflight(experiment, folder)
+    kept = folder.arm("untrained", 0).generations.read_text()
+    assert len(kept.splitlines()) == 12 * 16
+    require_preflight(experiment, folder)  # it has passed: nothing is sampled again
+    assert folder.arm("untrained", 0).generations.read_text() == kept
+
+
+def test_a_preflight_that_fails_leaves_nothing_that_holds_one_to_its_settings(tmp_path):
+    cold = small(training={**SMALL["training"], "temperature": 1e-5, "steps": 2})
+    with pytest.raises(PreflightError):
+        require_preflight(cold, RunFolder(tmp_path))
+    assert not (tmp_path / "untrained").exists()
 
 
 def test_the_verb_ends_with_1_and_prints_json(tmp_path):

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.machinery
 import json
 import socket
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -13,8 +14,10 @@ from polychromic.errors import ModelError
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.preflight import data, model, training
 from polychromic.experiment.preflight import model as memory
-from polychromic.experiment.preflight.probe import Probe
-from polychromic.experiment.preflight.runner import carry_out
+from polychromic.experiment.preflight.generations import sample_untrained
+from polychromic.experiment.preflight.limit import TimeLimit
+from polychromic.experiment.preflight.probe import Finding, Probe
+from polychromic.experiment.preflight.runner import Row, carry_out
 from polychromic.records import Check
 from polychromic.tasks.arithmetic import ArithmeticTask
 
@@ -39,7 +42,7 @@ def test_a_model_that_cannot_be_used_fails_the_check_with_its_sentence(probe, mo
         raise ModelError(f"{language_model.source} is not causal")
 
     monkeypatch.setattr("polychromic.experiment.preflight.probe.check_on_prompts", refuse)
-    [result] = carry_out([("model", model.model_loads)], probe, lambda _: None).checks
+    [result] = carry_out([Row(1, "model", model.model_loads)], probe, lambda _: None).checks
     assert (result.status, result.result) == ("failed", "polychromic:arithmetic-tiny is not causal")
 
 
@@ -74,8 +77,8 @@ def test_the_longest_batches_are_trained_on_and_sampled_to_their_limit(probe, mo
     assert "forward and backward" in found.result
     # 12 test prompts × 16 at the end are more than the 4 × 8 of a training step, and none ends early.
     assert "192 generations of 20 tokens" in found.result
-    assert {len(one.token_ids) for one in sampled} == {20}
-    assert len(sampled) == 192
+    # A few tokens tell how long all of them take.
+    assert [len(one.token_ids) for one in sampled] == [4] * 192 + [20] * 192
     assert all(parameter.grad is None for parameter in probe.language_model.model.parameters())
 
 
@@ -231,9 +234,9 @@ def test_a_sampling_engine_that_is_not_there_fails_one_check_and_is_not_waited_f
         engine = {"engine": "vllm", "url": url, "retry_seconds": 0}
         probe = Probe(Experiment.from_mapping({**SMALL, "sampling": engine}), tmp_path / "runs")
         checks = [
-            ("feasibility", data.feasibility),
-            ("gradient", training.diversity_gradient_reaches_the_weights),
-            ("longest batch", memory.longest_batch_fits),
+            Row(1, "feasibility", data.feasibility),
+            Row(1, "gradient", training.diversity_gradient_reaches_the_weights),
+            Row(1, "longest batch", memory.longest_batch_fits),
         ]
         feasible, gradient, longest = carry_out(checks, probe, lambda _: None).checks
     assert feasible.status == "failed"
@@ -241,3 +244,83 @@ def test_a_sampling_engine_that_is_not_there_fails_one_check_and_is_not_waited_f
     assert (gradient.status, gradient.result) == ("skipped", "needs the engine")
     assert longest.status == "passed"
     assert longest.result.startswith("sampling is vLLM's, which plans its own memory")
+
+
+def test_counts_are_lowered_to_the_time_that_is_left_and_it_is_said():
+    now = [0.0]
+    limit = TimeLimit(2.0, lambda: now[0])
+    assert limit.most(100, 1.0, part=0.25) == 30  # a quarter of 120 seconds
+    assert limit.most(10, 1.0, part=0.25) == 10
+    assert limit.lowered(30, 100, "prompts") == "; 30 of 100 prompts, to keep preflight.minutes = 2"
+    assert limit.lowered(10, 10, "prompts") == ""
+    now[0] = 110.0
+    assert limit.most(100, 1.0, part=0.25) == 10  # no more than is left
+    now[0] = 500.0
+    assert limit.most(100, 1.0, part=0.25) == 1
+    assert limit.left == 0.0
+
+
+def test_a_slow_checker_is_asked_less(probe):
+    class Slow(ArithmeticTask):
+        asked = 0
+
+        def check(self, prompts, texts):
+            Slow.asked += len(texts)
+            time.sleep(0.02)
+            return super().check(prompts, texts)
+
+    probe.task = Slow(64, 20, 12)
+    assert "preflight.minutes" not in data.checker_tells_good_from_bad(probe).result
+    asked_before, Slow.asked = Slow.asked, 0
+    probe.limit = TimeLimit(3 * 0.02 * 4 / 60 / 0.15)  # room for about four prompts of three texts
+    assert "of 20 prompts, to keep preflight.minutes" in data.checker_tells_good_from_bad(probe).result
+    assert Slow.asked < asked_before / 2
+
+
+def test_generations_of_the_untrained_model_are_those_of_the_run(probe):
+    """Nothing that the run needs is done twice: the first batches are sampled as the run would."""
+    found = probe.generations
+    assert found.of_the_run
+    assert {row.prompt_id.partition("-")[0] for row in found.rows} == {"test"}
+    assert len(found.rows) == 12 * 16
+    again = sample_untrained(Probe(probe.experiment, probe.folder))
+    assert [(row.prompt_id, row.index, row.text) for row in again.rows] == [
+        (row.prompt_id, row.index, row.text) for row in found.rows
+    ]
+
+
+def test_without_an_untrained_arm_the_test_split_is_not_looked_at(tmp_path):
+    evaluation = {**SMALL["evaluation"], "untrained": False}
+    probe = Probe(Experiment.from_mapping({**SMALL, "evaluation": evaluation}), tmp_path)
+    assert not probe.generations.of_the_run
+    assert {row.prompt_id.partition("-")[0] for row in probe.generations.rows} == {"validation"}
+
+
+def test_where_time_is_short_fewer_generations_and_steps_are_made(tmp_path):
+    short = Experiment.from_mapping({**SMALL, "preflight": {"minutes": 0.001}})
+    probe = Probe(short, tmp_path)
+    assert not probe.generations.of_the_run
+    assert len(probe.generations.rows) == 16
+    assert probe.generations.lowered == "; 1 of 20 prompts, to keep preflight.minutes = 0.001"
+    found = training.diversity_gradient_reaches_the_weights(probe)
+    assert "1 of 4 prompts of a step" in found.result
+
+
+def test_a_failed_stage_leaves_out_the_later_ones_and_says_so(probe):
+    ran = []
+
+    def passes(name):
+        return lambda _: ran.append(name) or Finding("passed", "well")
+
+    checks = [
+        Row(1, "first", passes("first")),
+        Row(2, "broken", lambda _: Finding("failed", "broken", "mend it")),
+        Row(2, "beside", passes("beside")),
+        Row(3, "later", passes("later")),
+    ]
+    started = []
+    report = carry_out(checks, probe, lambda _: None, lambda *what: started.append(what))
+    assert ran == ["first", "beside"]
+    assert started == [(1, 4, "first"), (2, 4, "broken"), (3, 4, "beside")]
+    assert [(one.name, one.status) for one in report.checks][-1] == ("later", "skipped")
+    assert report.checks[-1].result == "not run: broken failed"

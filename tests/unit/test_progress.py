@@ -1,11 +1,15 @@
 """What a run says while it goes on: where each job is, how fast, and what is left in time and dollars."""
 
+import io
+import re
+
+import pyte
 import pytest
 from rich.console import Console
-from rich.progress import Progress, TextColumn
 
+from polychromic.experiment.display import Bars, PlainProgress, bar_line, left, summary
 from polychromic.experiment.jobs import JobEvent
-from polychromic.experiment.progress import LiveProgress, PlainProgress, Projection, left, summary
+from polychromic.experiment.progress import Projection
 
 
 class Clock:
@@ -75,19 +79,91 @@ def test_plain_lines_say_step_metrics_pace_time_and_dollars(clock, capsys):
     )
 
 
-def test_bars_hold_the_same_and_the_whole_run(clock):
-    console = Console(force_terminal=True, width=120)
+def test_a_log_says_when_a_model_is_loaded(clock, capsys):
     run = projection(clock, stages=("train",))
-    progress = Progress(
-        TextColumn("{task.description}"), TextColumn("{task.fields[summary]}"), console=console
-    )
-    show = LiveProgress(progress, run, lambda _: None).show
-    go(show, clock, (0, event(1)), (9, event(10, **{"train/reward": 0.5, "generation/total_tokens": 9.0})))
-    whole, job = progress.tasks
-    assert (whole.completed, whole.total, whole.fields["summary"]) == (1, 2, "about 10.0 s left")
-    assert (job.description, job.completed) == ("a · seed 0 · training", 10)
-    assert job.fields["summary"] == "reward 0.500  1 tokens/s"
+    show = PlainProgress(run, lambda _: None).show
+    show(event(0, 0))
+    assert capsys.readouterr().out == "a seed 0 training: loading the model\n"
+    assert run.paces == {}  # loading is no step
+
+
+def screen(bars, columns):
+    """Returns what a terminal of so many columns shows, drawn by an emulator from the very bytes."""
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=columns, color_system=None)
+    console.print(bars)
+    shown = pyte.Screen(columns, 12)
+    pyte.Stream(shown).feed(stream.getvalue().replace("\n", "\r\n"))
+    return [line.rstrip() for line in shown.display if line.strip()]
+
+
+METRICS = {
+    "train/reward": 0.5, "train/quality_loss": -0.5, "train/diversity_score": 0.25,
+    "train/diversity_gradient_share": 0.125, "generation/total_tokens": 9000.0,
+}  # fmt: skip
+
+
+@pytest.fixture
+def bars(clock):
+    run = projection(clock, stages=("train",), seeds=(0, 1))
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    bars = Bars(run, lambda seconds: seconds / 100, console)
+    go(bars.show, clock, (0, event(1, 2_000)), (9, event(1_000, 2_000, **METRICS)))
+    bars.show(event(0, 0, seed=1))
+    return bars
+
+
+def test_bars_of_200_columns_hold_everything(bars):
+    whole, job, other = screen(bars, 200)
+    assert whole.endswith("0/2  about 27.0 s, $0.27 left")
+    assert job.startswith("a 0 training ")
+    assert job.endswith("1,000/2,000  reward 0.500  diversity 0.250  gradient share 0.125  1,000 tokens/s")
+    assert "━━━━━━━━━━━━────────────" in job
+    assert other.endswith("loading")
+
+
+@pytest.mark.parametrize("columns", [200, 100, 80, 60, 40, 24, 12])
+def test_bars_are_one_line_each_and_no_number_is_cut(bars, columns):
+    lines = screen(bars, columns)
+    assert len(lines) == 3
+    assert all(len(line) <= columns for line in lines)
+    whole = screen(bars, 200)
+    numbers = [set(re.findall(r"[\d,.]+", line)) for line in whole]
+    for line, known in zip(lines, numbers, strict=True):
+        assert set(re.findall(r"[\d,.]+", line)) <= known
+    assert "1,000/2,000" in lines[1]
+    assert "0/2" in lines[0]
+
+
+def test_details_go_before_the_bar_and_the_bar_before_the_label():
+    details = ["reward 0.500", "diversity 0.250"]
+    assert bar_line(80, "a", 1, 2, details).endswith("1/2  reward 0.500  diversity 0.250")
+    assert bar_line(60, "a", 1, 2, details).endswith("1/2  reward 0.500")
+    assert bar_line(24, "a", 1, 2, details) == "a      ━━━━━━───────" + " 1/2"[:0] + " 1/2"
+    assert bar_line(16, "a very long name", 1, 2) == "a very long… 1/2"
+
+
+def test_a_stage_that_ends_leaves_a_line(clock):
+    stream = io.StringIO()
+    run = projection(clock, stages=("train",))
+    bars = Bars(run, lambda _: None, Console(file=stream, force_terminal=True, width=80, color_system=None))
+    go(bars.show, clock, (0, event(1)), (9, event(10, **{"train/reward": 0.5})))
+    assert stream.getvalue() == "✓ a seed 0: 10 steps  reward 0.500\n"
+    assert bars.running == {}
+
+
+def test_nothing_is_said_to_be_left_where_less_than_a_second_is(clock):
+    """It once said that 0.0 s were left."""
+    run = projection(clock, stages=("train",), seeds=(0,))
+    go(run.on_event, clock, (0, event(1)), (0.08, event(9)))
+    assert run.seconds_left() == pytest.approx(0.01)
+    assert left(run, lambda _: 0.0) == ""
 
 
 def test_a_summary_without_metrics_is_empty():
-    assert summary({}) == ""
+    assert summary({}) == []
+
+
+def test_a_loss_that_is_minus_the_reward_is_not_said_twice():
+    assert summary({"train/reward": 0.5, "train/quality_loss": -0.5}) == ["reward 0.500"]
+    assert summary({"train/quality_loss": 1.5}) == ["loss 1.500"]

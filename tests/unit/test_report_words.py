@@ -8,7 +8,7 @@ import pytest
 from polychromic.evaluation import Criterion, PromptTable, Resampling, SampledTable, compare, find_metric
 from polychromic.evaluation.criteria import decimal_places, estimate, short_p
 from polychromic.report.tables import criteria_groups, criteria_header, means_groups, no_warnings, signatures
-from polychromic.report.text import status_style
+from polychromic.report.terminal import status_style
 from polychromic.report.view import as_text, how_made, plain_verdict
 
 QUICK = Resampling(bootstraps=1000, sign_patterns=2000)

@@ -7,9 +7,10 @@ from polychromic.errors import ConfigError
 from polychromic.evaluation import Criterion, PromptTable, Resampling, SampledTable, compare
 from polychromic.evaluation.counting.formulas import pass_at_k_curve
 from polychromic.experiment.config import Experiment
-from polychromic.report.figures import arm_colors
+from polychromic.report.drawing import arm_colors
+from polychromic.report.latex import results_latex
 from polychromic.report.tables import means_table, overtaking_lines, untrained_table
-from polychromic.report.text import results_latex, summary_text
+from polychromic.report.terminal import summary_text
 
 QUICK = Resampling(bootstraps=1000, sign_patterns=2000)
 N_PROMPTS, N_SAMPLES = 80, 32

@@ -16,7 +16,7 @@ from polychromic.experiment import executors
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.jobs import Job, carry_out
 from polychromic.experiment.preflight import runner
-from polychromic.experiment.preflight.runner import CheckResult
+from polychromic.experiment.preflight.results import CheckResult
 from polychromic.experiment.resuming.continuing import open_run_folder, working_folder
 from polychromic.experiment.resuming.folder import hold, read_resolved
 from polychromic.experiment.resuming.provenance import provenance

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from polychromic.cli.run import RunFolderPath, show_result
+from polychromic.cli.run import RunFolderPath, Verbose, begin, show_result
 
 
 def report(
@@ -22,15 +22,23 @@ def report(
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="With --watch: the port, 0 for any that is free.")
     ] = 0,
+    figure: Annotated[
+        bool,
+        typer.Option(
+            "--figure", help="Add figures/poster as PNG, SVG and PDF for a talk, and every figure as PDF."
+        ),
+    ] = False,
     yes: Annotated[
         bool,
         typer.Option("--yes", help="Run the folder's own code where texts are checked or measured anew."),
     ] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Build the comparison and the page anew from a run's generations. No checker is run on what has been checked."""
     if watch:
         _serve(run_folder, port)
         return
+    begin(f"report {run_folder}", verbose=verbose)
     from polychromic.experiment.config import Experiment
     from polychromic.experiment.resuming.continuing import require_same_inputs
     from polychromic.experiment.resuming.folder import held_folder, read_resolved
@@ -45,14 +53,15 @@ def report(
 
         external = ExternalExperiment.from_mapping(content, source=source)
         _ask_before_running([*own_code(external.task), *external.evaluation.metrics], run_folder, yes=yes)
-        show_result(evaluate_external(external, folder))
+        show_result(evaluate_external(external, folder, for_print=figure), verbose=verbose)
         return
     chosen = Experiment.from_mapping(content, source=source)
     code = [*own_code(chosen.task.without_code()), *chosen.evaluation.metrics]
     _ask_before_running(code, run_folder, yes=yes)
     with held_folder(run_folder):
         require_same_inputs(chosen, folder)
-        show_result(RunResult(folder, compare_and_report(chosen, folder, run_code=False)))
+        compared = compare_and_report(chosen, folder, run_code=False, for_print=figure)
+    show_result(RunResult(folder, compared), verbose=verbose)
 
 
 def _ask_before_running(code: list[str], run_folder: Path, *, yes: bool) -> None:

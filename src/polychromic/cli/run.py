@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from polychromic import __version__
 from polychromic.files import user_path
 
 if TYPE_CHECKING:
@@ -24,12 +27,26 @@ Yes = Annotated[bool, typer.Option("--yes", help="With --fresh: do not ask where
 RunFolderPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/quickstart.")]
 
 
-def show_result(result: RunResult) -> None:
-    """Print the comparison and where the page is."""
-    from polychromic.report.text import show_comparison
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Say more of what is done, and show all tables.")
+]
 
-    show_comparison(result.comparison)
-    typer.echo(f"\nreport: {result.folder.report}")
+
+def begin(what: str, *, verbose: bool = False) -> None:
+    """Says what begins, before libraries that take seconds are loaded; with `verbose` log lines are shown too."""
+    if verbose:
+        logging.getLogger().setLevel(logging.INFO)
+    typer.echo(f"{what} (polychromic {__version__})")
+    sys.stdout.flush()
+
+
+def show_result(result: RunResult, *, verbose: bool = False) -> None:
+    """Print the verdict, last of all, and where the page is; with `verbose` all tables before it."""
+    from polychromic.report.terminal import show_comparison
+
+    details = verbose or logging.getLogger().isEnabledFor(logging.INFO)
+    show_comparison(result.comparison, details=details)
+    typer.echo(f"  page: {result.folder.report}")
 
 
 def run(
@@ -38,12 +55,15 @@ def run(
     out: Out = Path("runs"),
     fresh: Fresh = False,
     yes: Yes = False,
+    verbose: Verbose = False,
 ) -> None:
     """Train every arm and seed, evaluate, compare and report. Continues where an earlier start stopped; adds seeds,
     arms, prompts or samples to a finished run."""
+    begin(f"run {experiment.name}", verbose=verbose)
     from polychromic.experiment.run import run as run_experiment
 
-    show_result(run_experiment(experiment, overrides or (), out=out, fresh=fresh, yes=yes))
+    result = run_experiment(experiment, overrides or (), out=out, fresh=fresh, yes=yes)
+    show_result(result, verbose=verbose)
 
 
 def train(
@@ -54,8 +74,10 @@ def train(
     out: Out = Path("runs"),
     fresh: Fresh = False,
     yes: Yes = False,
+    verbose: Verbose = False,
 ) -> None:
     """Train arms without evaluating them."""
+    begin(f"train {experiment.name}", verbose=verbose)
     from polychromic.errors import ConfigError
     from polychromic.experiment.resuming.continuing import working_folder
     from polychromic.experiment.run import as_experiment, do_jobs
@@ -82,15 +104,20 @@ def preflight(
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Check in a minute what a run would find out in hours: model, data, checker, gradients, memory, time, cost."""
+    if not as_json:
+        begin(f"preflight {experiment.name}")
     from polychromic.experiment.preflight import preflight as check
-    from polychromic.experiment.preflight.runner import show_check
+    from polychromic.experiment.preflight.shown import ShownChecks
     from polychromic.experiment.run import as_experiment
     from polychromic.files import strict_json
 
     chosen = as_experiment(experiment, overrides or ())
-    report = check(chosen, out / chosen.name, (lambda _: None) if as_json else show_check)
     if as_json:
+        report = check(chosen, out / chosen.name)
         typer.echo(json.dumps(json.loads(strict_json(report.to_json())), indent=2))
+    else:
+        with ShownChecks(every=True) as shown:
+            report = check(chosen, out / chosen.name, shown.ended, shown.started)
     if report.failed:
         raise typer.Exit(1)
 
@@ -110,10 +137,12 @@ def evaluate(
     overrides: Overrides = None,
     generations: Generations = None,
     out: Out = Path("runs"),
+    verbose: Verbose = False,
 ) -> None:
     """Sample the trained arms, measure and compare them; or compare files of generations."""
+    begin(f"evaluate {experiment.name}", verbose=verbose)
     if generations:
-        _compare_files(experiment, generations, overrides or [], out)
+        _compare_files(experiment, generations, overrides or [], out, verbose=verbose)
         return
     from polychromic.experiment.resuming.continuing import working_folder
     from polychromic.experiment.run import RunResult, as_experiment, compare_and_report, do_jobs
@@ -121,13 +150,15 @@ def evaluate(
     chosen = as_experiment(experiment, overrides or ())
     with working_folder(chosen, out) as folder:
         do_jobs(chosen, folder, ("evaluate",))
-        show_result(RunResult(folder, compare_and_report(chosen, folder)))
+        show_result(RunResult(folder, compare_and_report(chosen, folder)), verbose=verbose)
 
 
-def _compare_files(experiment: Path, generations: list[str], others: list[str], out: Path) -> None:
+def _compare_files(
+    experiment: Path, generations: list[str], others: list[str], out: Path, *, verbose: bool
+) -> None:
     from polychromic.experiment.external import ExternalExperiment, evaluate_external, split_arguments
     from polychromic.run_folder import RunFolder
 
     files, overrides = split_arguments(generations, others)
     chosen = ExternalExperiment.from_file(experiment, files, overrides)
-    show_result(evaluate_external(chosen, RunFolder(out / chosen.name)))
+    show_result(evaluate_external(chosen, RunFolder(out / chosen.name)), verbose=verbose)

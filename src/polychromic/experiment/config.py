@@ -19,6 +19,7 @@ from polychromic.evaluation.criteria import (
 )
 from polychromic.evaluation.metrics import EMBEDDER, JUDGE, THINKING, find_metric
 from polychromic.evaluation.settings import EvaluationSettings, load_stated_metrics
+from polychromic.experiment.settings import PreflightSettings, RunSettings
 from polychromic.experiment.yaml_file import (
     config_error,
     describe_problems,
@@ -28,7 +29,6 @@ from polychromic.experiment.yaml_file import (
 from polychromic.files import user_path
 from polychromic.ledger import BudgetSettings
 from polychromic.models.settings import ModelSettings
-from polychromic.registry import is_import_path
 from polychromic.run_folder import folder_name
 from polychromic.sampling.base import SamplerSettings
 from polychromic.settings import Settings
@@ -156,35 +156,6 @@ class ComparisonSettings(Settings):
             raise ValueError(f"comparison: {'; '.join(unmeasured)}; add it, or state another criterion")
 
 
-class RunSettings(Settings):
-    """The work's place: workers, executor, preflight and trackers."""
-
-    workers: int = Field(default=1, ge=1)
-    """Arms and seeds trained side by side on a CPU, each with its share of the cores."""
-    executor: str = "processes"
-    """Carries out arms and seeds: `local`, `processes`, or a function of your own, `file.py:name` or `module:name`."""
-    preflight: bool = True
-    """Check model, data, checker, gradients, memory and cost before the work begins."""
-    tracking: list[str] = Field(default_factory=list)
-    """Beside metrics.jsonl: any of `tensorboard`, `wandb`, `trackio`."""
-
-    @field_validator("executor")
-    @classmethod
-    def _executor_has_a_name(cls, executor: str) -> str:
-        if executor not in ("local", "processes") and not is_import_path(executor):
-            raise ValueError(
-                f"{executor!r} is not known; expected local, processes, file.py:name or module:name"
-            )
-        return executor
-
-    @field_validator("tracking")
-    @classmethod
-    def _known_trackers(cls, tracking: list[str]) -> list[str]:
-        if unknown := sorted(set(tracking) - {"tensorboard", "wandb", "trackio"}):
-            raise ValueError(f"unknown tracker {unknown[0]!r}, expected tensorboard, wandb or trackio")
-        return tracking
-
-
 class Experiment(Settings):
     """All sections that decide a run. `Experiment.from_file(path)` reads one; `arm(name)` resolves one arm."""
 
@@ -201,6 +172,7 @@ class Experiment(Settings):
     comparison: ComparisonSettings = Field(default_factory=ComparisonSettings)
     budget: BudgetSettings = Field(default_factory=BudgetSettings)
     run: RunSettings = Field(default_factory=RunSettings)
+    preflight: PreflightSettings = Field(default_factory=PreflightSettings)
 
     @model_validator(mode="before")
     @classmethod

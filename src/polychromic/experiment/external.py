@@ -21,21 +21,20 @@ from polychromic.evaluation.external import (
     require_common_seeds,
 )
 from polychromic.evaluation.settings import EvaluationSettings, load_stated_metrics
+from polychromic.experiment.about import first_example, task_in_words
 from polychromic.experiment.compare import compare_rows
-from polychromic.experiment.config import (
-    ComparisonSettings,
-    Experiment,
-    RunSettings,
-)
+from polychromic.experiment.config import ComparisonSettings, Experiment
 from polychromic.experiment.resuming.folder import held_folder, read_resolved
 from polychromic.experiment.resuming.provenance import installed_versions
 from polychromic.experiment.run import RunResult
+from polychromic.experiment.settings import RunSettings
 from polychromic.experiment.yaml_file import config_error, read_yaml, with_absolute_paths
 from polychromic.files import remove_folder, sha256_file, user_path, write_json, write_text
 from polychromic.generations import write_generations
+from polychromic.report.about import About, own_folders
 from polychromic.run_folder import RunFolder, folder_name
 from polychromic.settings import Settings
-from polychromic.tasks.base import build_task
+from polychromic.tasks.base import Task, build_task
 from polychromic.tasks.settings import TaskSettings
 
 
@@ -140,7 +139,9 @@ def split_arguments(
     return files, overrides
 
 
-def evaluate_external(experiment: ExternalExperiment, folder: RunFolder) -> RunResult:
+def evaluate_external(
+    experiment: ExternalExperiment, folder: RunFolder, *, for_print: bool = False
+) -> RunResult:
     """Checks, measures and compares the files, and leaves a run folder with rows, comparison and report.
 
     An earlier comparison of files in the folder is replaced. Raises ConfigError where the folder holds a run, and
@@ -169,7 +170,8 @@ def evaluate_external(experiment: ExternalExperiment, folder: RunFolder) -> RunR
     with held_folder(folder.root):
         _require_no_run(folder)  # nor one that has begun meanwhile
         _write_inputs(experiment, folder, external.rows)
-        write_json(folder.comparison, compared.comparison.to_json())
+        about = _about(experiment, task)
+        write_json(folder.comparison, about.shortened(compared.comparison.to_json()))
         write_report(
             folder.root,
             compared.comparison,
@@ -178,8 +180,26 @@ def evaluate_external(experiment: ExternalExperiment, folder: RunFolder) -> RunR
             pass_threshold=task.pass_threshold,
             study=compared.study,
             prompt_texts={prompt.id: prompt.text for prompt in task.prompts(settings.split)},
+            about=about,
+            for_print=for_print,
         )
     return RunResult(folder, compared.comparison)
+
+
+def _about(experiment: ExternalExperiment, task: Task) -> About:
+    """Says what is known of generations made elsewhere: their files, and what judged them."""
+    facts = [
+        ("task", task_in_words(experiment.task, task.pass_threshold)),
+        *(
+            (f"arm {arm}", f"generations of {', '.join(Path(file).name for file in files)}")
+            for arm, files in experiment.generations.items()
+        ),
+    ]
+    return About(
+        tuple(facts),
+        first_example(task, experiment.evaluation.split),
+        own_folders(experiment.model_dump(mode="json")),
+    )
 
 
 def _require_no_run(folder: RunFolder) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from polychromic.evaluation import Comparison
+from polychromic.experiment.about import objective_in_words, weight_in_words
 from polychromic.experiment.config import Arm, Experiment
 from polychromic.files import read_json, write_text
-from polychromic.models.sources import known_sources
+from polychromic.models.sources import HUB_IDS, known_sources, model_name
+from polychromic.report.about import About
 from polychromic.report.tables import Table, criteria_table, means_table
 from polychromic.report.text import escape_markdown, to_markdown
 from polychromic.run_folder import RunFolder
@@ -29,7 +31,9 @@ tokenizer = AutoTokenizer.from_pretrained(base{options})
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
-def write_model_cards(experiment: Experiment, folder: RunFolder, comparison: Comparison) -> None:
+def write_model_cards(
+    experiment: Experiment, folder: RunFolder, comparison: Comparison, about: About
+) -> None:
     """Writes a card beside every trained adapter of the run."""
     made_of = read_json(folder.provenance) if folder.provenance.exists() else {}
     for name in experiment.arms:
@@ -37,9 +41,8 @@ def write_model_cards(experiment: Experiment, folder: RunFolder, comparison: Com
         for seed in experiment.seeds:
             place = folder.arm(name, seed)
             if not arm.untrained and place.is_trained:
-                write_text(
-                    place.adapter / "README.md", model_card(experiment, arm, seed, comparison, made_of)
-                )
+                card = model_card(experiment, arm, seed, comparison, made_of)
+                write_text(place.adapter / "README.md", about.short(card))
 
 
 def model_card(
@@ -73,17 +76,34 @@ def model_card(
 
 
 def _front_matter(arm: Arm) -> str:
-    """Writes what a model hub reads. It refuses a base model that is not one of its own names."""
+    """Writes what a model hub reads."""
     import yaml
 
-    source = arm.model.source
     facts = {
-        **({"base_model": source} if _HUB_ID.fullmatch(source) and not Path(source).exists() else {}),
+        "base_model": base_model(arm.model.source),
         "library_name": "peft",
         "pipeline_tag": "text-generation",
         "tags": ["lora", "diversity", "polychromic"],
     }
     return f"---\n{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---"
+
+
+def base_model(source: str) -> str:
+    """Returns the base model's name in the form that a model hub takes (it refuses a card without one).
+
+    A hub id is itself, a model that ships here its origin's id; of a folder it is the id that its configuration was
+    read from, or else the folder's own name.
+    """
+    if source in HUB_IDS:
+        return HUB_IDS[source]
+    folder = Path(source).expanduser()
+    if _HUB_ID.fullmatch(source) and not folder.exists():
+        return source
+    config = folder / "config.json"
+    named = read_json(config).get("_name_or_path", "") if config.is_file() else ""
+    if _HUB_ID.fullmatch(str(named)) and not str(named).startswith("."):
+        return str(named)
+    return re.sub(r"[^\w.-]+", "-", source.rpartition(":")[2].rstrip("/").rpartition("/")[2], flags=re.ASCII)
 
 
 def _loading(arm: Arm) -> str:
@@ -94,7 +114,7 @@ def _loading(arm: Arm) -> str:
     options = {"revision": model.revision, "trust_remote_code": model.trust_remote_code or None}
     return _LOADING.format(
         imports="from polychromic.models.sources import resolve_source" if is_own else "",
-        base=f"resolve_source({model.source!r})" if is_own else repr(model.source),
+        base=f"resolve_source({model.source!r})" if is_own else repr(model_name(model.source)),
         options="".join(f", {name}={value!r}" for name, value in options.items() if value is not None),
     ).replace("```python\n\n", "```python\n")
 
@@ -115,19 +135,17 @@ def _sampling(experiment: Experiment, arm: Arm, comparison: Comparison) -> str:
 
 
 def _training_facts(experiment: Experiment, arm: Arm, seed: int, made_of: Mapping[str, Any]) -> Table:
-    training, diversity, adapter = arm.training, arm.diversity, arm.model.adapter
+    training, adapter = arm.training, arm.model.adapter
     length = f"{training.steps} steps" if training.steps else f"{training.epochs:g} epochs"
     facts = {
-        "base model": arm.model.source,
+        "base model": model_name(arm.model.source),
         "task": experiment.task.name,
         "data": experiment.task.data,
         **{f"data {name}": f"sha256 {digest}" for name, digest in made_of.get("data_sha256", {}).items()},
         **{f"weights {name}": f"sha256 {digest}" for name, digest in _weight_hashes(arm, made_of)},
         "loss": training.loss,
-        "objective": f"{diversity.objective}, sets of {diversity.set_size}"
-        if diversity.is_active
-        else "quality alone",
-        "λ": _weight(arm),
+        "objective": objective_in_words(arm),
+        "λ": weight_in_words(arm),
         "adapter": f"rank {adapter.rank}, alpha {adapter.alpha:g}, dropout {adapter.dropout:g}",
         "length": f"{length} of {training.prompts_per_step} prompts",
         "learning rate": f"{training.learning_rate:g}, {training.schedule}",
@@ -136,20 +154,6 @@ def _training_facts(experiment: Experiment, arm: Arm, seed: int, made_of: Mappin
         "code": _code(made_of),
     }
     return [[what, value] for what, value in facts.items()]
-
-
-def _weight(arm: Arm) -> str:
-    diversity = arm.diversity
-    if diversity.weight != "auto":
-        return f"{diversity.weight:g}"
-    if diversity.mode == "share":
-        return f"tuned to a gradient share of {diversity.target_share:g}"
-    floor = diversity.quality_floor
-    return (
-        f"tuned to a quality of at least {floor:g}"
-        if floor is not None
-        else f"tuned to a quality within {diversity.floor_margin:g} of the baseline's"
-    )
 
 
 def _weight_hashes(arm: Arm, made_of: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,23 +13,25 @@ import numpy as np
 from polychromic import stopping
 from polychromic.diversity import MeasureSettings
 from polychromic.errors import BudgetError, ConfigError, StoppedError
-from polychromic.evaluation.criteria import impossible_criteria
+from polychromic.evaluation.criteria import impossible_criteria, plural
 from polychromic.evaluation.group_metrics import MeasureOptions
 from polychromic.evaluation.measure import SameAnswers, measure_rows
 from polychromic.experiment.compare import text_units
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.costs import left_to_do, run_cost
+from polychromic.experiment.display import activity, open_progress, say
 from polychromic.experiment.executors import LedgerRows, build_executor
 from polychromic.experiment.jobs import Job, JobEvent, OnEvent, Stage, in_order_of_need
 from polychromic.experiment.launched import dismiss, lead
-from polychromic.experiment.progress import Ledger, Projection, open_progress, paid
+from polychromic.experiment.progress import Ledger, Projection, paid
 from polychromic.experiment.resuming.continuing import record_provenance, working_folder
 from polychromic.experiment.resuming.provenance import add_model_checks
 from polychromic.experiment.sizes import within_data
 from polychromic.files import user_path, write_json
 from polychromic.generations import scan_generations
 from polychromic.ledger import priced_duration
-from polychromic.processes import is_launched
+from polychromic.models.hub import require_hub_or_copy
+from polychromic.models.sources import model_name, resolve_source
 from polychromic.run_folder import RunFolder
 from polychromic.tasks.base import build_task, own_code
 
@@ -118,15 +119,34 @@ def run(
     Raises PolychromicError with a message for people; what was done is kept.
     """
     experiment = as_experiment(experiment, overrides)
+    say(_outline(experiment))
+    require_models(experiment)
     with working_folder(experiment, user_path(out), fresh=fresh, yes=yes) as folder:
         if experiment.run.preflight:
-            from polychromic.experiment.preflight.runner import require_preflight
+            with activity("loading libraries and data"):
+                from polychromic.experiment.preflight.runner import require_preflight
 
-            _check_before_work(experiment)
+                _check_before_work(experiment)
             with paid(folder, experiment.budget, "preflight"):
                 require_preflight(experiment, folder)
         do_jobs(experiment, folder, ("train", "evaluate"))
         return RunResult(folder, compare_and_report(experiment, folder))
+
+
+def require_models(experiment: Experiment) -> None:
+    """Raises ModelError where a model can neither be found nor be fetched: at once, before libraries are loaded."""
+    for arm in map(experiment.arm, experiment.sampled_arms):
+        require_hub_or_copy(resolve_source(arm.model.source), arm.model.revision)
+
+
+def _outline(experiment: Experiment) -> str:
+    """Says in a line what is about to be done."""
+    baseline = experiment.arm(experiment.comparison.baseline)
+    steps = f", {baseline.training.steps:,} steps each" if baseline.training.steps else ""
+    return (
+        f"{experiment.name}: {model_name(baseline.model.source)}, arms {', '.join(experiment.arms)}, "
+        f"{plural(len(experiment.seeds), 'seed')}{steps}"
+    )
 
 
 def as_experiment(experiment: Experiment | str | Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -151,7 +171,7 @@ def do_jobs(
     """Trains and samples every arm and seed (or the chosen ones), with progress on the terminal."""
     _check_before_work(experiment)
     if left_to_do(experiment, folder):
-        from polychromic.experiment.preflight.data import require_data_fits
+        from polychromic.experiment.preflight.lengths import require_data_fits
 
         require_data_fits(experiment, build_task(experiment.task))
     threads = record_provenance(experiment, folder)
@@ -174,8 +194,7 @@ def do_jobs(
 
         def on_event(event: JobEvent) -> None:
             ledger.on_event(event)
-            if event.total:
-                show(event)
+            show(event)
 
         try:
             for jobs in waves:
@@ -259,30 +278,43 @@ def _training_is_left(experiment: Experiment, folder: RunFolder) -> bool:
 
 
 def _show_lengths(experiment: Experiment) -> None:
-    """Says how long prompts and references are: what is over a limit is never cut in silence."""
-    from polychromic.experiment.preflight.data import length_lines
+    """Says how long prompts and references are where some are over a limit, which is never cut in silence; with
+    --verbose always."""
+    from polychromic.experiment.preflight.lengths import length_lines
 
-    lines = length_lines(experiment, build_task(experiment.task))
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
-    sys.stdout.flush()
+    told = logger.isEnabledFor(logging.INFO)
+    for line in length_lines(experiment, build_task(experiment.task), only_over=not told):
+        say(line)
 
 
-def compare_and_report(experiment: Experiment, folder: RunFolder, *, run_code: bool = True) -> Comparison:
+def compare_and_report(
+    experiment: Experiment, folder: RunFolder, *, run_code: bool = True, for_print: bool = False
+) -> Comparison:
     """Measures the generations of all arms and seeds, compares them, and writes comparison.json and the reports.
 
     Without `run_code` no checker of somebody's own is started: what an earlier comparison says of it is kept.
+    `for_print` adds figures as PDF and a slide.
     """
+    stopping.stop_if_requested("everything sampled is kept")
+    with activity("measuring and comparing the answers"):
+        return _compare_and_report(experiment, folder, run_code=run_code, for_print=for_print)
+
+
+def _compare_and_report(
+    experiment: Experiment, folder: RunFolder, *, run_code: bool, for_print: bool
+) -> Comparison:
+    from polychromic.experiment.about import about_run
     from polychromic.experiment.compare import compare_run, recorded_audit
     from polychromic.experiment.model_card import write_model_cards
     from polychromic.experiment.watch import diagnose_run
     from polychromic.report.build import write_report
 
-    stopping.stop_if_requested("everything sampled is kept")
     trained = any(not experiment.arm(arm).untrained for arm in experiment.arms)
     task = build_task(experiment.task if run_code else experiment.task.without_code())
     audit = None if run_code or not own_code(experiment.task) else recorded_audit(folder)
     compared = compare_run(experiment, folder, task, audit=audit)
-    write_json(folder.comparison, compared.comparison.to_json())
+    about = about_run(experiment, folder, task)
+    write_json(folder.comparison, about.shortened(compared.comparison.to_json()))
     write_report(
         folder.root,
         compared.comparison,
@@ -293,6 +325,8 @@ def compare_and_report(experiment: Experiment, folder: RunFolder, *, run_code: b
         study=compared.study,
         prompt_texts={prompt.id: prompt.text for prompt in task.prompts(experiment.evaluation.split)},
         dollars_per_hour=experiment.budget.dollars_per_hour,
+        about=about,
+        for_print=for_print,
     )
-    write_model_cards(experiment, folder, compared.comparison)
+    write_model_cards(experiment, folder, compared.comparison, about)
     return compared.comparison

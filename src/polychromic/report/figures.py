@@ -1,13 +1,9 @@
-"""Draws the figures of a comparison as SVG."""
+"""Draws the figures of a comparison: curves over k, the frontier, prompt by prompt, and cost against gain."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,116 +12,19 @@ from polychromic.evaluation import Comparison, find_metric
 from polychromic.evaluation.criteria import signed
 from polychromic.evaluation.statistics.frontier import MatchedGain
 from polychromic.evaluation.tables import Study
+from polychromic.evaluation.verdict import Contrast
 from polychromic.ledger import ArmWork
-
-# Okabe and Ito's colour-blind-safe palette; the baseline comes first and is grey. The page's style sheet has a lighter
-# shade of each for a dark page, under the variable --c-HEX.
-_BASELINE_COLOR = "#767676"
-_UNTRAINED_COLOR = "#ABABAB"
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-# Near black on paper; in the page it becomes the text's own colour, so that a dark page has light axes.
-_INK = "#010203"
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "polychromic",
-    "pdf.fonttype": 42,  # TrueType: journals refuse Type 3 fonts
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "text.color": _INK,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "axes.facecolor": "none",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": _INK,
-    "grid.alpha": 0.15,
-    "legend.frameon": False,
-}
-_REFERENCE = re.compile(r'(\bid="|href="#|url\(#)')
-_PALETTE = re.compile("|".join([_BASELINE_COLOR, _UNTRAINED_COLOR, *_COLORS]), re.IGNORECASE)
-Colors = Mapping[str, str]
-"""A colour for every arm."""
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """Holds a figure with its title and the caption that says what to see in it."""
-
-    name: str
-    title: str
-    caption: str
-    svg: str
-    pdf: bytes
-    data: str
-    """The drawn points as CSV: panel, series, x, y."""
-
-
-def arm_colors(arms: Sequence[str], baseline: str, untrained: str | None = None) -> dict[str, str]:
-    """Returns a colour for every arm, the same in every figure; the untrained model is a lighter grey."""
-    others = [arm for arm in arms if arm not in (baseline, untrained)]
-    colors = {baseline: _BASELINE_COLOR} | {arm: _COLORS[i % len(_COLORS)] for i, arm in enumerate(others)}
-    return colors | ({untrained: _UNTRAINED_COLOR} if untrained else {})
-
-
-def draw(name: str, title: str, caption: str, paint: Callable[..., None], *, panels: int = 1) -> Figure:
-    """Lets `paint` fill the axes of one or more panels side by side."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_pdf import FigureCanvasPdf
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure as Canvas
-
-    with mpl.rc_context(_STYLE):
-        figure = Canvas(figsize=(5.2 if panels == 1 else 7.2, 3.2), layout="constrained")
-        FigureCanvasSVG(figure)
-        axes = [figure.add_subplot(1, panels, number + 1) for number in range(panels)]
-        paint(*axes)
-        svg = io.StringIO()
-        figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
-        pdf = io.BytesIO()
-        FigureCanvasPdf(figure).print_pdf(pdf, metadata={"CreationDate": None, "Creator": "polychromic"})
-    text = svg.getvalue()
-    return Figure(name, title, caption, text[text.index("<svg") :], pdf.getvalue(), _drawn_data(axes))
-
-
-def in_page(figure: Figure) -> str:
-    """Returns the SVG as part of a page: ids of its own, axes and text in the colour of the text around it."""
-    svg = _PALETTE.sub(lambda found: page_color(found[0]), figure.svg.replace(_INK, "currentColor"))
-    return _REFERENCE.sub(lambda found: f"{found[1]}{figure.name}-", svg)
-
-
-def page_color(color: str) -> str:
-    """Returns a colour of the palette as CSS that a dark page may lighten."""
-    return f"var(--c-{color[1:].upper()},{color})"
-
-
-def band(
-    axes: Any, x: Sequence[float], low: Sequence[float], high: Sequence[float], color: str, name: str
-) -> None:
-    """Fills between two curves, whose edges stand in the figure's data as `name: low` and `name: high`."""
-    axes.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
-    for edge, values in (("low", low), ("high", high)):
-        axes.plot(x, values, color=color, visible=False, gid=f"{name}: {edge}")
-
-
-def plain(text: str) -> str:
-    """Returns a label that matplotlib does not read as mathematics."""
-    return text.replace("$", r"\$")
-
-
-def _drawn_data(axes: Sequence[Any]) -> str:
-    """Returns every line of the panels as CSV rows: panel, series, x, y."""
-    stream = io.StringIO()
-    table = csv.writer(stream, lineterminator="\n")
-    table.writerow(["panel", "series", "x", "y"])
-    for panel in axes:
-        for line in panel.get_lines():
-            series = (line.get_gid() or line.get_label()).replace(r"\$", "$")
-            table.writerows([panel.get_ylabel(), series, x, y] for x, y in zip(*line.get_data(), strict=True))
-    return stream.getvalue()
-
+from polychromic.report.drawing import (
+    QUIET,
+    Colors,
+    Figure,
+    band,
+    draw,
+    keep_within,
+    legend_above,
+    line,
+    plain,
+)
 
 _BANDS = (
     "Each band holds its whole curve at once with {confidence:g} % confidence over prompts (seeds averaged). Arms "
@@ -160,7 +59,6 @@ _COST_CAPTION = (
     "What each arm's training and sampling took, all seeds together, against what it gained over the baseline, with "
     "the gain's interval. Up and to the left is better."
 )
-_QUIET = "#999999"
 
 
 def comparison_figures(
@@ -182,12 +80,12 @@ def comparison_figures(
             add(name, title, f"{caption} {bands[number]}", _curves, name, label)
     if comparison.frontier:
         add("frontier", "Diversity at the same quality", _FRONTIER_CAPTION, _frontier)
-    if comparison.sensitivity:
+    if any(math.isfinite(value) for one in comparison.sensitivity[:1] for value in one.differences):
         spread = (
             " (thin lines: from its lowest to its highest seed)" if _has_spread(comparison, study) else ""
         )
         add("paired-differences", "Prompt by prompt", _PAIRED_CAPTION.format(spread=spread), _paired, study)
-        if comparison.sensitivity[0].arm in work:
+        if _gains(comparison, work):
             priced = all(one.dollars is not None for one in work.values())
             add(
                 "cost-gain",
@@ -200,15 +98,17 @@ def comparison_figures(
 
 
 def _curves(axes: Any, comparison: Comparison, colors: Colors, name: str, label: str) -> None:
+    """Draws a measure over k, the untrained model as a dashed grey line."""
     for one in comparison.curves:
         if one.name == name and one.sampling == comparison.primary_sampling:
             curve, color = one.curve, colors[one.arm]
-            axes.plot(curve.k, curve.mean, color=color, ls=_style(comparison, one.arm), label=plain(one.arm))
+            line(axes, curve.k, curve.mean, color=color, ls=_style(comparison, one.arm), label=plain(one.arm))
             band(axes, curve.k, curve.low, curve.high, color, one.arm)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set(xlabel="k answers", ylabel=label)
-    axes.legend(loc="upper left")
+    keep_within(axes, 0.0, 1.0 if name == "pass" else None)
+    legend_above(axes)
 
 
 def _style(comparison: Comparison, arm: str) -> str:
@@ -239,7 +139,8 @@ def _frontier(axes: Any, comparison: Comparison, colors: Colors) -> None:
             _matched_gain(axes, gain, colors[gain.arm])
     axes.margins(0.12)
     axes.set(xlabel=find_metric(quality).name, ylabel=find_metric(metric).name)
-    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), borderpad=0.0)
+    keep_within(axes, find_metric(metric).lowest, find_metric(metric).highest)
+    legend_above(axes)
 
 
 def _gain_text(comparison: Comparison, arm: str, metric: str, quality: str) -> str:
@@ -268,30 +169,31 @@ def _matched_gain(axes: Any, gain: MatchedGain, color: str) -> None:
 
 def _paired(axes: Any, comparison: Comparison, colors: Colors, study: Study | None) -> None:
     """Draws the differences in the first criterion's metric."""
-    metric = comparison.sensitivity[0].metric
+    metric, longest = comparison.sensitivity[0].metric, 0
     for one in comparison.sensitivity:
         if one.metric != metric:
             continue
         values = np.array(one.differences, dtype=float)
         order = np.argsort(values, kind="stable")
         order = order[~np.isnan(values[order])]
-        prompts, color = np.arange(1, len(order) + 1), colors[one.arm]
+        prompts, color, longest = np.arange(1, len(order) + 1), colors[one.arm], max(longest, len(order))
         spread = _seed_spread(comparison, study, one.arm, metric)
         if spread is not None:
             low, high = spread[0][order], spread[1][order]
             axes.vlines(prompts, low, high, color=color, alpha=0.25, lw=0.7)
             for word, edge in (("lowest", low), ("highest", high)):
                 axes.plot(prompts, edge, visible=False, gid=f"{one.arm}: {word} seed")
-        axes.plot(prompts, values[order], color=color, ls=_style(comparison, one.arm), label=plain(one.arm))
+        line(axes, prompts, values[order], color=color, ls=_style(comparison, one.arm), label=plain(one.arm))
         if len(order):
             axes.axhline(values[order].mean(), color=color, ls="--", lw=1, gid=f"{one.arm} mean")
         contrast = comparison.contrast(one.arm, metric)
         if contrast is not None:
             ends = [contrast.ci_low] * 2, [contrast.ci_high] * 2
             band(axes, [0, len(order) + 1], *ends, color, f"{one.arm} mean")
-    axes.axhline(0.0, color=_QUIET, lw=0.8, gid="zero")
+    axes.axhline(0.0, color=QUIET, lw=0.8, gid="zero")
+    axes.set_xlim(0.0, longest + 1.0)
     axes.set(xlabel="prompts, sorted", ylabel=f"{find_metric(metric).name}:\narm − baseline")
-    axes.legend(loc="upper left")
+    legend_above(axes)
 
 
 def _has_spread(comparison: Comparison, study: Study | None) -> bool:
@@ -311,16 +213,22 @@ def _seed_spread(
     return differences.min(axis=0), differences.max(axis=0)
 
 
+def _gains(comparison: Comparison, work: Mapping[str, ArmWork]) -> dict[str, Contrast]:
+    """Returns the contrast of the first criterion's metric by arm, of the arms whose work is known."""
+    metric = comparison.sensitivity[0].metric
+    return {
+        arm: contrast
+        for arm in comparison.arms
+        if arm != comparison.baseline and arm in work and (contrast := comparison.contrast(arm, metric))
+    }
+
+
 def _cost(axes: Any, comparison: Comparison, colors: Colors, work: Mapping[str, ArmWork]) -> None:
     """Draws the gain of the first criterion's metric, up where it is better: relative unless the baseline is at
     zero."""
     metric = find_metric(comparison.sensitivity[0].metric)
     priced = all(one.dollars is not None for one in work.values())
-    found = {
-        arm: contrast
-        for arm in comparison.arms
-        if arm != comparison.baseline and arm in work and (contrast := comparison.contrast(arm, metric.key))
-    }
+    found = _gains(comparison, work)
     relative = all(math.isfinite(one.relative_difference) for one in found.values())
 
     def show(arm: str, gain: float) -> float | None:
@@ -338,9 +246,9 @@ def _cost(axes: Any, comparison: Comparison, colors: Colors, work: Mapping[str, 
         gain, *ends = (metric.sign * value for value in values)
         at = show(arm, gain)
         axes.plot([at, at], ends, color=colors[arm], lw=2, alpha=0.5, gid=f"{arm}: interval")
-    axes.axhline(0.0, color=_QUIET, lw=0.8, gid="zero")
+    axes.axhline(0.0, color=QUIET, lw=0.8, gid="zero")
     axes.margins(0.15)
     axes.set_xlim(left=0.0)
     unit = " (%)" if relative else ""
     axes.set(xlabel="dollars" if priced else "machine minutes", ylabel=f"{metric.name}: gain{unit}")
-    axes.legend(loc="upper left")
+    legend_above(axes)

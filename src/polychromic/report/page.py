@@ -9,7 +9,8 @@ from typing import Any
 from polychromic.diagnosis import Diagnosis
 from polychromic.evaluation import Comparison
 from polychromic.files import strict_json
-from polychromic.report.figures import Figure, in_page, page_color
+from polychromic.report.about import About
+from polychromic.report.drawing import Figure, in_page, page_color
 from polychromic.report.samples import answers_a_prompt, packed_parts
 from polychromic.report.tables import (
     SAMENESS_NOTE,
@@ -17,6 +18,7 @@ from polychromic.report.tables import (
     criteria_header,
     facts,
     means_groups,
+    means_header,
     no_warnings,
     overtaking_lines,
     sameness_table,
@@ -39,6 +41,8 @@ class PageContent:
     """Figures of training."""
     colors: dict[str, str]
     work: list[list[str]]
+    about: About = field(default_factory=About)
+    """What it is of."""
     comparison: Comparison | None = None
     diagnosis: Diagnosis | None = None
     samples: dict[str, Any] | None = None
@@ -57,7 +61,7 @@ def render_page(content: PageContent) -> str:
     numbered = _embedded([*content.figures, *content.curves])
     n_answers = answers_a_prompt(content.samples) if content.samples else ""
     samples, parts = packed_parts(content.samples) if content.samples else ("", [])
-    return (
+    return content.about.short(
         _environment()
         .get_template("report.html.j2")
         .render(
@@ -76,6 +80,8 @@ def render_page(content: PageContent) -> str:
             criteria_header=criteria_header(comparison) if comparison else [],
             criteria=criteria_groups(comparison) if comparison else [],
             means=means_groups(comparison) if comparison else [],
+            means_header=means_header(comparison) if comparison else [],
+            openings=content.samples["openings"] if content.samples else [],
             untrained=untrained_table(comparison) if comparison else [],
             overtakings=overtaking_lines(comparison) if comparison else [],
             sameness=sameness_table(comparison) if comparison else [],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from polychromic.evaluation import Comparison, find_metric
+from polychromic.evaluation.criteria import signed
 from polychromic.evaluation.tables import Study
 from polychromic.files import strict_json
 from polychromic.generations import read_generations
@@ -57,6 +59,8 @@ def explorer_data(
     metrics, values = _values(comparison, study)
     return {
         "baseline": comparison.baseline,
+        "untrained": comparison.untrained,
+        "openings": openings(comparison, metrics, {prompt: values.get(prompt, {}) for prompt in by_prompt}),
         "seeds": comparison.seeds,
         "metrics": metrics,
         "prompts": [
@@ -69,6 +73,33 @@ def explorer_data(
             for prompt, answers in by_prompt.items()
         ],
     }
+
+
+def openings(
+    comparison: Comparison, metrics: Sequence[Mapping[str, Any]], values: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, str]]:
+    """Returns the prompts that the explorer opens on, chosen by rule and not by hand: the largest gain and the largest
+    loss of any judged arm in the first criterion's metric, and one at random (the smallest hash of its id)."""
+    if not values:
+        return []
+    chosen = []
+    judged = [arm for arm in comparison.arms if arm not in (comparison.baseline, comparison.untrained)]
+    if metrics:
+        sign = metrics[0]["sign"]
+        gains = [
+            (sign * (of_arm[arm][0][0] - of_arm[comparison.baseline][0][0]), arm, prompt)
+            for prompt, of_arm in values.items()
+            for arm in judged
+            if of_arm and None not in (of_arm[arm][0][0], of_arm[comparison.baseline][0][0])
+        ]
+        ends = [("gain", max, 1), ("loss", min, -1)]
+        for word, most, way in ends:
+            gain, arm, prompt = most(gains, key=lambda one: one[0], default=(0.0, "", ""))
+            if way * gain > 0:
+                why = f"largest {word} in {metrics[0]['name']} ({signed(sign * gain)}, {arm})"
+                chosen.append({"why": why, "prompt": prompt})
+    drawn = min(values, key=lambda prompt: hashlib.sha256(prompt.encode("utf-8", "replace")).hexdigest())
+    return [*chosen, {"why": "one at random", "prompt": drawn}]
 
 
 def answers_a_prompt(samples: Mapping[str, Any]) -> str:
@@ -170,14 +201,23 @@ def _values(
     if study is None:
         return [], {}
     stated = [one.metric for one in comparison.sensitivity]
-    keys = [
-        key
-        for key in dict.fromkeys([*stated, *_SHOWN_METRICS])
-        if all(study.cells(arm, comparison.primary_sampling, key) is not None for arm in comparison.arms)
-    ]
+    names: dict[str, str] = {}
+    known: list[tuple[str, list[np.ndarray]]] = []
+    for key in dict.fromkeys([*stated, *_SHOWN_METRICS]):
+        cells = [study.cells(arm, comparison.primary_sampling, key) for arm in comparison.arms]
+        columns = [one for one in cells if one is not None]
+        if len(columns) < len(cells):
+            continue
+        same = next((name for name, others in known if _are_equal(columns, others)), None)
+        if same:  # one number, not two: the reward of a checker that says 0 or 1 is Pass@1
+            names[same] += f" = {find_metric(key).name}"
+        else:
+            names[key] = find_metric(key).name
+            known.append((key, columns))
+    keys = list(names)
     metrics = [
-        {"key": key, "name": find_metric(key).name, "sign": find_metric(key).sign, "stated": key in stated}
-        for key in keys
+        {"key": key, "name": name, "sign": find_metric(key).sign, "stated": key in stated}
+        for key, name in names.items()
     ]
     values: dict[str, dict[str, list[list[float | None]]]] = {prompt: {} for prompt in study.prompts}
     for arm in comparison.arms:
@@ -186,6 +226,10 @@ def _values(
         for index, prompt in enumerate(study.prompts):
             values[prompt][arm] = [[_short(value) for value in column[:, index]] for column in columns]
     return metrics, values
+
+
+def _are_equal(columns: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> bool:
+    return all(np.array_equal(one, other, equal_nan=True) for one, other in zip(columns, others, strict=True))
 
 
 def _with_mean(cells_SP: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from polychromic.evaluation.statistics.paired import PairedComparison
 from polychromic.report.view import (
     Cell,
     capital,
+    comparison_detail,
     how_made,
     mean_detail,
     metric_detail,
@@ -61,11 +62,18 @@ def criteria_groups(comparison: Comparison) -> list[CellGroup]:
     ]
 
 
+def means_header(comparison: Comparison) -> list[str]:
+    """Returns the columns of `means_groups`: after every judged arm its difference to the baseline."""
+    header = ["measure"]
+    for arm in comparison.arms:
+        header += [arm, f"{arm} − {comparison.baseline}"] if _is_judged(comparison, arm) else [arm]
+    return header
+
+
 def means_groups(comparison: Comparison) -> list[CellGroup]:
     """Returns all means by kind of metric, what grows with k apart; behind each its seeds, prompts and method."""
-    keys = list(
-        dict.fromkeys(one.metric for one in comparison.means if one.sampling == comparison.primary_sampling)
-    )
+    names = folded_metrics(comparison)
+    keys = list(names)
     plain = [key for key in keys if split_at_k(key) is None]
     groups = [(title, [key for key in plain if find_metric(key).kind == kind]) for kind, title in _GROUPS]
     of_curves = {key: at_k[0] for key in keys if (at_k := split_at_k(key))}
@@ -76,25 +84,70 @@ def means_groups(comparison: Comparison) -> list[CellGroup]:
         ("Other measures of k answers", [key for key, name in of_curves.items() if name not in titles])
     )
     return [
-        CellGroup(title, [_mean_cells(comparison, key) for key in found]) for title, found in groups if found
+        CellGroup(title, [_mean_cells(comparison, key, names[key]) for key in found])
+        for title, found in groups
+        if found
     ]
 
 
-def _mean_cells(comparison: Comparison, key: str) -> list[Cell]:
-    cells = [Cell(find_metric(key).name, metric_detail(comparison, key))]
+def folded_metrics(comparison: Comparison) -> dict[str, str]:
+    """Returns the metrics at the primary sampling with their names, each value once.
+
+    A metric whose means and intervals are those of an earlier one in every arm is named with it, as in
+    "Reward = Pass@1"; a constant, which many metrics may share by chance, is not.
+    """
+    known: dict[tuple[tuple[float, float, float], ...], str] = {}
+    names: dict[str, str] = {}
+    for key in dict.fromkeys(one.metric for one in comparison.means):
+        found = [comparison.mean(arm, key) for arm in comparison.arms]
+        values = tuple((one.mean, one.low, one.high) for one in found if one)
+        if not values:
+            continue
+        varies = len(values) == len(found) and any(low < high for _, low, high in values)
+        if varies and values in known:
+            names[known[values]] += f" = {find_metric(key).name}"
+            continue
+        names[key] = find_metric(key).name
+        if varies:
+            known[values] = key
+    return names
+
+
+def _is_judged(comparison: Comparison, arm: str) -> bool:
+    return arm not in (comparison.baseline, comparison.untrained)
+
+
+def _mean_cells(comparison: Comparison, key: str, name: str) -> list[Cell]:
+    cells = [Cell(name, metric_detail(comparison, key))]
     for arm in comparison.arms:
         cells.append(Cell(_mean_cell(comparison, arm, key), mean_detail(comparison, arm, key)))
+        if _is_judged(comparison, arm):
+            cells.append(difference_cell(comparison, arm, key))
     return cells
+
+
+def difference_cell(comparison: Comparison, arm: str, key: str) -> Cell:
+    """Returns an arm's difference to the baseline, with an arrow where the change is clear and the word on it."""
+    found = comparison.contrast(arm, key)
+    if found is None or math.isnan(found.difference):
+        return Cell("–")
+    metric = find_metric(key)
+    word = found.change(metric.sign)
+    text = signed(found.difference) if not found.mean_b else signed_percent(found.relative_difference)
+    detail = comparison_detail(found)
+    if word not in ("better", "worse"):
+        return Cell(text, detail, "unclear")
+    arrow = "▲" if found.difference > 0 else "▼"
+    if metric.kind == "length":  # neither good nor bad
+        return Cell(f"{arrow} {text}", detail, "unclear")
+    return Cell(f"{arrow} {text} {word}", detail, word)
 
 
 def means_table(comparison: Comparison) -> Table:
     """Returns one row a metric with each arm's mean and interval at the primary sampling."""
-    metrics = list(
-        dict.fromkeys(one.metric for one in comparison.means if one.sampling == comparison.primary_sampling)
-    )
     rows = [
-        [find_metric(metric).name, *(_mean_cell(comparison, arm, metric) for arm in comparison.arms)]
-        for metric in metrics
+        [name, *(_mean_cell(comparison, arm, metric) for arm in comparison.arms)]
+        for metric, name in folded_metrics(comparison).items()
     ]
     return [["metric", *comparison.arms], *rows]
 

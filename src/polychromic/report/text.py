@@ -1,18 +1,12 @@
-"""Writes a comparison as plain text, Markdown and LaTeX, and on the terminal; escapes so that text stays text."""
+"""Writes a comparison as Markdown; escapes so that text stays text."""
 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
-
-from rich import table as rich_table
-from rich.console import Console
-from rich.text import Text
 
 from polychromic.diagnosis import Diagnosis
 from polychromic.evaluation import Comparison
-from polychromic.plain_text import plain_text
 from polychromic.report.page import PageContent
 from polychromic.report.samples import answers_a_prompt
 from polychromic.report.tables import (
@@ -25,7 +19,6 @@ from polychromic.report.tables import (
     no_warnings,
     overtaking_lines,
     sameness_table,
-    signature_lines,
     signatures,
     untrained_table,
 )
@@ -35,27 +28,6 @@ from polychromic.report.view import as_text, outcome_views, plain_verdict
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*_\[\]|~$])")
 # HTML, and the bare addresses that some renderers turn into links.
 _MARKDOWN_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "://": "&#58;//", "www.": "www&#46;"}
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "#": r"\#",
-    "^": r"\textasciicircum{}",
-    "_": r"\_",
-    "~": r"\textasciitilde{}",
-    "%": r"\%",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    # At the start of a row these would belong to the \\ before it, which takes a star and a length.
-    "[": "{[}",
-    "*": "{*}",
-    "−": r"$-$",
-    "–": "--",
-    "≥": r"$\geq$",
-    "→": r"$\to$",
-}
 
 
 def to_markdown(table: Table) -> str:
@@ -65,107 +37,17 @@ def to_markdown(table: Table) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], rule, *rows[1:]]) + "\n"
 
 
-def to_latex(table: Table) -> str:
-    r"""A booktabs tabular (needs `\usepackage{booktabs}`); cells are escaped so that they stay text."""
-    rows = [" & ".join(escape_latex(cell) for cell in row) + r" \\" for row in table]
-    return "\n".join(
-        [
-            rf"\begin{{tabular}}{{{'l' * len(table[0])}}}",
-            r"\toprule",
-            rows[0],
-            r"\midrule",
-            *rows[1:],
-            r"\bottomrule",
-            r"\end{tabular}",
-            "",
-        ]
-    )
-
-
 def escape_markdown(text: str) -> str:
     """Returns text that Markdown (and the HTML in it) shows as it is, on one line."""
-    escaped = _printable(text)
+    escaped = printable(text)
     for special, entity in _MARKDOWN_ENTITIES.items():
         escaped = escaped.replace(special, entity)
     return _MARKDOWN_SPECIAL.sub(r"\\\1", escaped)
 
 
-def escape_latex(text: str) -> str:
-    """Returns text that LaTeX prints as it is, on one line."""
-    return "".join(_LATEX.get(character, character) for character in _printable(text))
-
-
-def results_latex(comparison: Comparison) -> str:
-    """Returns the tables of a paper: the criteria, what became of the untrained model, and all means."""
-    tables = [criteria_table(comparison), untrained_table(comparison), means_table(comparison)]
-    return "\n".join(to_latex(table) for table in tables if table)
-
-
-def summary_text(comparison: Comparison) -> str:
-    """Returns the verdict, the tables, the warnings and the signatures as plain lines without control characters."""
-    lines = [comparison.verdict.sentence, comparison.verdict.question, ""]
-    lines += _aligned(criteria_table(comparison))
-    if comparison.frontier:
-        lines += ["", *_aligned(gains_table(comparison))]
-    if comparison.untrained:
-        lines += ["", *_aligned(untrained_table(comparison)), *overtaking_lines(comparison)]
-    lines += ["", *_aligned(means_table(comparison))]
-    if comparison.sameness:
-        lines += ["", *_aligned(sameness_table(comparison)), SAMENESS_NOTE]
-    lines += ["", *(f"{warning.kind}: {warning.text}" for warning in comparison.warnings)]
-    lines += ["", *signature_lines(comparison)]
-    return "\n".join(_printable(line).rstrip() for line in lines).rstrip() + "\n"
-
-
-def _aligned(table: Table) -> list[str]:
-    if not table:
-        return []
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
-
-
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Returns one line without control characters, bidirectional marks or lone surrogates."""
     return "".join(character if character.isprintable() else " " for character in text)
-
-
-def show_comparison(comparison: Comparison, console: Console | None = None) -> None:
-    """Prints verdict, criteria, means, warnings and signatures. Text from data is neither markup nor control codes."""
-    console = console or Console()
-    if not console.is_terminal:
-        sys.stdout.write(summary_text(comparison))
-        return
-    console.print(Text(plain_text(comparison.verdict.sentence), style="bold"))
-    console.print(Text(plain_text(comparison.verdict.question)))
-    gains = [gains_table(comparison)] if comparison.frontier else []
-    others = (table(comparison) for table in (untrained_table, means_table, sameness_table))
-    for rows in (criteria_table(comparison), *gains, *others):
-        if rows:
-            console.print(_rich_table(rows))
-    for line in overtaking_lines(comparison):
-        console.print(Text(plain_text(line)))
-    for warning in comparison.warnings:
-        console.print(Text(plain_text(f"{warning.kind}: {warning.text}"), style="yellow"))
-    for line in signature_lines(comparison):
-        console.print(Text(plain_text(line), style="dim"))
-
-
-_STATUS_STYLES = {"met": "green", "not met": "red", "undecided": "yellow", "impossible": "magenta"}
-
-
-def status_style(cell: str) -> str:
-    """Returns the colour of a status; none for a demand that was missed by no clear change."""
-    status, _, word = cell.partition(" (")
-    return "" if status == "not met" and word == "no clear change)" else _STATUS_STYLES.get(status, "")
-
-
-def _rich_table(rows: list[list[str]]) -> rich_table.Table:
-    table = rich_table.Table(header_style="bold", box=None, pad_edge=False)
-    for cell in rows[0]:
-        table.add_column(Text(plain_text(cell)))
-    for row in rows[1:]:
-        table.add_row(*(Text(plain_text(cell), style=status_style(cell)) for cell in row))
-    return table
 
 
 def markdown_report(page: PageContent) -> str:

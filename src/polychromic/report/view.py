@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from polychromic.evaluation import Comparison, find_metric
 from polychromic.evaluation.counting.curves import split_at_k
@@ -40,10 +41,11 @@ _AMONG_MANY: dict[Status, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """Holds a cell's text, and what is told of it on request ("" for nothing)."""
+    """Holds a cell's text, what is told of it on request ("" for nothing), and whether it is good news."""
 
     text: str
     detail: str = ""
+    tone: Literal["", "better", "worse", "unclear"] = ""
 
 
 @dataclass(frozen=True, slots=True)

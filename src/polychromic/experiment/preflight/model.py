@@ -6,7 +6,8 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -82,6 +83,9 @@ def answers_begin_and_end(probe: Probe) -> Finding:
 
 _PROMPTS_LOOKED_AT = 2000
 _MOST_SHARE_OF_MEMORY = 0.9
+_PART_OF_TRAINING = 0.1  # of the time that preflight has, for each kind of batch
+_PART_OF_SAMPLING = 0.1
+_TRIED_TOKENS = 4  # sampled to learn how long all of them take
 _LESS_MEMORY = (
     "lower training.micro_batch_size and evaluation.max_decode_batch (the result stays the same), or set "
     "model.gradient_checkpointing"
@@ -89,24 +93,24 @@ _LESS_MEMORY = (
 
 
 def longest_batch_fits(probe: Probe) -> Finding:
-    """Tries the longest prompts with answers of full length: forward and backward as in training, and sampled."""
-    tries: list[tuple[str, Callable[[], None]]] = [
-        (words, partial(_forward_and_backward, probe, sequences))
-        for words, sequences in _training_batches(probe).items()
+    """Tries the longest prompts with answers of full length: forward and backward as in training, and sampled.
+
+    Where that would take longer than preflight has, less is tried, and told.
+    """
+    tries: list[Callable[[], str]] = [
+        partial(_trained, probe, words, sequences) for words, sequences in _training_batches(probe).items()
     ]
     done = []
     if probe.experiment.sampling.engine == "vllm":
         done.append("sampling is vLLM's, which plans its own memory")
     else:
-        tries.append(_longest_sampling(probe))
-    for what, attempt in tries:
+        tries.append(partial(_sampled, probe))
+    for attempt in tries:
         started = time.perf_counter()
         try:
-            attempt()
-        except RuntimeError as error:
-            if not _is_out_of_memory(error):
-                raise
-            return Finding("failed", f"{what} do not fit on the device", _LESS_MEMORY)
+            what = attempt()
+        except _DoNotFitError as error:
+            return Finding("failed", f"{error} do not fit on the device", _LESS_MEMORY)
         done.append(f"{what}: {time.perf_counter() - started:.1f} s")
     used, there = _memory()
     untrained = "" if probe.trained_arms else "no arm is trained; "
@@ -115,6 +119,45 @@ def longest_batch_fits(probe: Probe) -> Finding:
         fix = f"{_LESS_MEMORY}, or lower run.workers"
         return Finding("failed", f"{result}, with {probe.workers} workers side by side", fix)
     return Finding("passed", result, figures={"bytes": used})
+
+
+class _DoNotFitError(Exception):
+    """A batch, in words, for which there is no memory."""
+
+
+@contextmanager
+def _in_memory(what: str) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise _DoNotFitError(what) from error
+
+
+def _trained(probe: Probe, words: str, sequences: Sequence[TokenSequence]) -> str:
+    """Makes a training batch, or as many of its rows as there is time for; returns what was made."""
+    with _in_memory(words):
+        started = time.perf_counter()
+        _forward_and_backward(probe, sequences[:1])
+        n = probe.limit.most(len(sequences), time.perf_counter() - started, _PART_OF_TRAINING)
+        _forward_and_backward(probe, sequences[:n])
+    return f"{words}{probe.limit.lowered(n, len(sequences), 'rows')}"
+
+
+def _sampled(probe: Probe) -> str:
+    """Samples the largest batch to its limit of tokens, or to as many as there is time for; returns what was made."""
+    n, new_tokens, sample = _longest_sampling(probe)
+    words = f"{n} generations of {new_tokens} tokens"
+    with _in_memory(words):
+        tried = min(_TRIED_TOKENS, new_tokens)
+        started = time.perf_counter()
+        sample(tried)
+        took = time.perf_counter() - started
+        tokens = max(tried, probe.limit.most(new_tokens, took / tried, _PART_OF_SAMPLING))
+        if tokens > tried:
+            sample(tokens)
+    return f"{words}{probe.limit.lowered(tokens, new_tokens, 'tokens')}"
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
@@ -162,9 +205,9 @@ def _longest_answers(probe: Probe, prompts: Sequence[Prompt]) -> list[TokenSeque
     return [TokenSequence((*ids, *answer), len(ids)) for ids in longest for _ in range(n)][:rows]
 
 
-def _longest_sampling(probe: Probe) -> tuple[str, Callable[[], None]]:
+def _longest_sampling(probe: Probe) -> tuple[int, int, Callable[[int], None]]:
     """Prepares the batch of generations with the largest cache, of training or of evaluation, none of which ends
-    early."""
+    early: their number, their tokens, and what samples so many tokens of each."""
     settings, arm = probe.experiment.evaluation, probe.baseline
     at_the_end = min(len(probe.evaluation_prompts), max(1, settings.max_decode_batch // settings.num_samples))
     batches = [(probe.evaluation_prompts, at_the_end, settings.num_samples, settings.max_new_tokens)]
@@ -178,12 +221,12 @@ def _longest_sampling(probe: Probe) -> tuple[str, Callable[[], None]]:
     # No token stops it. Copies of one prompt need no padding, of which such a model knows no token.
     endless = replace(probe.language_model, stop_ids=frozenset({-1}))
     sampler = LocalSampler(endless, n_prompts * n)
-    parameters = SamplingParameters(max_new_tokens=new_tokens)
 
-    def sample() -> None:
+    def sample(tokens: int) -> None:
+        parameters = SamplingParameters(max_new_tokens=tokens)
         sampler.sample([longest] * n_prompts, n, parameters, range(n_prompts))
 
-    return f"{n_prompts * n} generations of {new_tokens} tokens", sample
+    return n_prompts * n, new_tokens, sample
 
 
 def _memory() -> tuple[float, float]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,21 +14,21 @@ import numpy as np
 
 from polychromic.diversity import MeasureSettings
 from polychromic.errors import EngineError, ModelError, PolychromicError
-from polychromic.evaluation.collect import CollectionPlan, collect
 from polychromic.evaluation.group_metrics import MeasureOptions
 from polychromic.evaluation.measure import SameAnswers, measure_rows
 from polychromic.evaluation.tables import SampledTable
 from polychromic.experiment.compare import text_units
 from polychromic.experiment.config import Arm, Experiment
+from polychromic.experiment.preflight.limit import TimeLimit
 from polychromic.models.loading import LanguageModel, load_language_model
 from polychromic.models.selfcheck import ModelCheck, check_on_prompts
-from polychromic.records import GenerationRow, Prompt, SamplingParameters
-from polychromic.sampling.base import Sampler, build_sampler
+from polychromic.records import Prompt
 from polychromic.seeding import child_seed
 from polychromic.tasks.base import Task, build_task
 from polychromic.tasks.equivalence import equivalence_of
 
 if TYPE_CHECKING:
+    from polychromic.experiment.preflight.generations import ProbeGenerations
     from polychromic.experiment.preflight.training import ProbedArm
 
 Status = Literal["passed", "warned", "failed", "skipped"]
@@ -50,24 +48,6 @@ class CheckSkippedError(PolychromicError):
     """A check that cannot say anything, because an earlier one has failed."""
 
 
-PROBE_PROMPTS = 20
-PROBE_SAMPLES = 16
-_QUICK_SECONDS = 5.0  # what is over sooner is done again: the first time also warms up caches and allocator
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeGenerations:
-    """Generations of the untrained model, and the time that sampling and checking took."""
-
-    rows: list[GenerationRow]
-    seconds: float
-
-    @property
-    def tokens(self) -> int:
-        """Sums the tokens sampled."""
-        return sum(row.n_tokens for row in self.rows)
-
-
 @dataclass
 class Probe:
     """An experiment being looked at before it runs. Everything heavy is made once, when first asked for."""
@@ -75,10 +55,14 @@ class Probe:
     experiment: Experiment
     folder: Path
     """The folder that the run will write to."""
+    limit: TimeLimit = field(init=False)
     model_failure: str = ""
     engine_failure: str = ""
     model_checks: dict[str, ModelCheck] = field(default_factory=dict)
     """By arm, of the models loaded so far."""
+
+    def __post_init__(self) -> None:
+        self.limit = TimeLimit(self.experiment.preflight.minutes)
 
     @cached_property
     def task(self) -> Task:
@@ -159,38 +143,16 @@ class Probe:
 
     @cached_property
     def generations(self) -> ProbeGenerations:
-        """Samples the untrained model for a few validation prompts: the test split is not looked at."""
+        """Samples the untrained model for a few prompts."""
+        from polychromic.experiment.preflight.generations import sample_untrained
+
         with self._asking_the_engine():
-            return self._sampled()
+            return sample_untrained(self)
 
-    def _sampled(self) -> ProbeGenerations:
-        settings = self.experiment.evaluation
-        primary_sampling = settings.sampling_parameters()[0]
-        prompts = self.task.prompts("validation")[:PROBE_PROMPTS] or self.evaluation_prompts[:PROBE_PROMPTS]
-        plan = CollectionPlan(
-            prompts=tuple(prompts),
-            samples=min(PROBE_SAMPLES, settings.num_samples),
-            sampling_settings=(primary_sampling,),
-            names=(self.experiment.name, "preflight"),
-            max_decode_batch=settings.max_decode_batch,
-        )
-        sampler = build_sampler(
-            self.experiment.sampling,
-            self.language_model,
-            max_decode_batch=settings.max_decode_batch,
-            thinking=self.experiment.task.thinking,
-        )
-        sampler.sample(prompts[:1], 1, SamplingParameters(max_new_tokens=2), [0])  # the first call is slow
-        collected = self._collected(plan, sampler)
-        if collected.seconds < _QUICK_SECONDS:
-            collected = min(collected, self._collected(plan, sampler), key=lambda rows: rows.seconds)
-        return collected
-
-    def _collected(self, plan: CollectionPlan, sampler: Sampler) -> ProbeGenerations:
-        with tempfile.TemporaryDirectory() as folder:
-            started = time.perf_counter()
-            rows = collect(plan, lambda: sampler, self.task, Path(folder) / "generations.jsonl")
-            return ProbeGenerations(rows, time.perf_counter() - started)
+    @property
+    def sampled(self) -> ProbeGenerations | None:
+        """Returns the generations where some check has asked for them, and None before."""
+        return self.__dict__.get("generations")
 
     def metric(self, key: str) -> float:
         """Averages over the probe prompts a metric that needs no embedder, nan where it is not known."""

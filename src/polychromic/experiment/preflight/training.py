@@ -30,7 +30,8 @@ from polychromic.training.watches import zero_gradient_cause
 _MOST_MEASURED_STEPS = 4  # where rewards are rare, one batch without any says nothing of the next
 _WANTED_SHARE = 0.3
 _FAINT_SHARE = 0.01
-_ENOUGH_SECONDS = 40.0  # an arm is not probed any longer than this once it has been timed at all
+_PART_OF_THE_TIME = 0.3  # that all arms together may take of the time that preflight has
+_STEP_OF_SAMPLING = 4.0
 _QUICK_SECONDS = 2.0  # while steps took less than this together, more are timed
 
 
@@ -46,6 +47,10 @@ class ProbedArm:
     tokens_per_sampling_step: float
     held_out_seconds: float
     """A measurement of validation cross-entropy; 0 where no quality floor asks for it."""
+    lowered: str = ""
+    """What was lowered for lack of time, in words."""
+    stands_in: bool = False
+    """Whether these are another arm's numbers, since there was no time for this one's."""
 
     @property
     def norms(self) -> tuple[float, float]:
@@ -55,14 +60,29 @@ class ProbedArm:
 
 
 def probe_arms(probe: Probe) -> dict[str, ProbedArm]:
-    """Probes every trained arm; arms that differ only in λ are probed once."""
+    """Probes every trained arm; arms that differ only in λ are probed once.
+
+    Where the time is over, an arm takes the place of one that was probed and differs in more than λ: `stands_in`.
+    """
     probed: dict[str, ProbedArm] = {}
     by_settings: dict[str, ProbedArm] = {}
-    for arm in probe.trained_arms:
-        run = arm_run(probe.experiment, arm, probe.experiment.seeds[0], RunFolder(probe.folder), probe.task)
-        key = _settings_but_weight(arm, run)
+    runs = {
+        arm.name: arm_run(
+            probe.experiment, arm, probe.experiment.seeds[0], RunFolder(probe.folder), probe.task
+        )
+        for arm in probe.trained_arms
+    }
+    keys = {arm.name: _settings_but_weight(arm, runs[arm.name]) for arm in probe.trained_arms}
+    share = probe.limit.share(_PART_OF_THE_TIME) / max(1, len(set(keys.values())))
+    # Those with a diversity term first: it is theirs that is asked for.
+    for arm in sorted(probe.trained_arms, key=lambda arm: not arm.diversity.is_active):
+        key = keys[arm.name]
         if key not in by_settings:
-            by_settings[key] = _probe_arm(probe, arm, run)
+            if by_settings and not probe.limit.left:
+                slowest = max(by_settings.values(), key=lambda one: one.sampling_seconds)
+                probed[arm.name] = replace(slowest, stands_in=True)
+                continue
+            by_settings[key] = _probe_arm(probe, arm, runs[arm.name], share)
         probed[arm.name] = by_settings[key]
     return probed
 
@@ -75,32 +95,51 @@ def _settings_but_weight(arm: Arm, run: ArmRun) -> str:
     return f"{arm.diversity.is_active} {run.measures_held_out} {arm.model_dump_json(exclude=excluded)}"
 
 
-def _probe_arm(probe: Probe, arm: Arm, run: ArmRun) -> ProbedArm:
-    """Computes some first steps of an arm and throws the gradients away."""
+def _probe_arm(probe: Probe, arm: Arm, run: ArmRun, share: float) -> ProbedArm:
+    """Computes some first steps of an arm within `share` seconds and throws the gradients away."""
     language_model = probe.language_model
     if arm.model != probe.baseline.model:
         language_model = probe.load(arm)
     maker = build_step(run, language_model)
+    started = time.perf_counter()
     held_out_seconds = _held_out_seconds(maker)
     every = arm.loss.sample_every
-    first, warm_up = _measured(maker, every)
+    size, scale, lowered = _size(probe, arm, maker, share)
+    first, warm_up = _measured(maker, every, size, share)
     sampling, plain, tokens = [], [], [first.metrics.get("generation/total_tokens", 0.0)]
     # A step that samples and one that does not (where there are such), by turns.
     for number, step in enumerate((every, 1, 2 * every, 2, 3 * every, every + 1, 4 * every, every + 2)):
-        if sum(sampling) + sum(plain) > (_ENOUGH_SECONDS if number < 4 else _QUICK_SECONDS):
+        quick = number >= 4 and sum(sampling) + sum(plain) > _QUICK_SECONDS
+        if quick or time.perf_counter() - started + warm_up > share:
             break
-        outcome, seconds = _timed(maker, step)
+        outcome, seconds = _timed(maker, step, size)
         sampled = "generation/total_tokens" in outcome.metrics
         (sampling if sampled else plain).append(seconds)
         if sampled:
             tokens.append(outcome.metrics["generation/total_tokens"])
     return ProbedArm(
         first,
-        sampling_seconds=min(sampling, default=warm_up),
-        plain_seconds=min(plain, default=0.0),
-        tokens_per_sampling_step=sum(tokens) / len(tokens),
+        sampling_seconds=scale * min(sampling, default=warm_up),
+        plain_seconds=scale * min(plain, default=0.0),
+        tokens_per_sampling_step=scale * sum(tokens) / len(tokens),
         held_out_seconds=held_out_seconds,
+        lowered=lowered,
     )
+
+
+def _size(probe: Probe, arm: Arm, maker: Step, share: float) -> tuple[int, float, str]:
+    """Returns how many prompts a probed step takes, by what share of a whole step that is less, and that in words.
+
+    A measured step takes about `_STEP_OF_SAMPLING` times the sampling of its answers, as long as a generation of the
+    untrained model is known to take.
+    """
+    wanted = min(maker.run.training.prompts_per_step, len(maker.prompts))
+    sampled = probe.sampled
+    if sampled is None or not arm.loss.samples:
+        return wanted, 1.0, ""
+    seconds = sampled.seconds / len(sampled.rows) * arm.loss.num_samples * _STEP_OF_SAMPLING
+    size = wanted if seconds <= 0.0 else max(1, min(wanted, int(share / 2 / seconds)))
+    return size, wanted / size, probe.limit.lowered(size, wanted, "prompts of a step")
 
 
 def _held_out_seconds(maker: Step) -> float:
@@ -111,18 +150,19 @@ def _held_out_seconds(maker: Step) -> float:
     return 0.0 if maker.held_out is None else time.perf_counter() - started
 
 
-def _measured(maker: Step, every: int) -> tuple[StepOutcome, float]:
+def _measured(maker: Step, every: int, size: int, share: float) -> tuple[StepOutcome, float]:
     """Makes a step that measures its gradients, the first of a few that has a signal, and times it."""
-    outcome, seconds = _timed(maker, 0, measures=True)
+    outcome, seconds = _timed(maker, 0, size, measures=True)
     for number in range(1, _MOST_MEASURED_STEPS):
-        if outcome.diversity_has_signal or not maker.run.diversity.is_active:
+        is_enough = outcome.diversity_has_signal or not maker.run.diversity.is_active
+        # Without any signal one step more is worth its time: one batch alone decides nothing.
+        if is_enough or (number > 1 and (number + 1) * seconds > share):
             break
-        outcome, seconds = _timed(maker, number * every, measures=True)
+        outcome, seconds = _timed(maker, number * every, size, measures=True)
     return outcome, seconds
 
 
-def _timed(maker: Step, step: int, *, measures: bool = False) -> tuple[StepOutcome, float]:
-    size = min(maker.run.training.prompts_per_step, len(maker.prompts))
+def _timed(maker: Step, step: int, size: int, *, measures: bool = False) -> tuple[StepOutcome, float]:
     start = step * size % max(1, len(maker.prompts) - size + 1)
     plan = maker.plan(step)
     plan = replace(plan, measures=measures and plan.diversity, held_out=False)
@@ -137,8 +177,12 @@ def diversity_gradient_reaches_the_weights(probe: Probe) -> Finding:
     if not active:
         return Finding("passed", "no arm has a diversity term")
     lines, silent, faint, figures = [], [], [], {}
+    lowered = next((one.lowered for one in probe.arms.values() if one.lowered), "")
     for arm in active:
         probed = probe.arms[arm.name]
+        if probed.stands_in:
+            lines.append(f"{arm.name}: not probed, preflight.minutes are over")
+            continue
         quality, diversity = probed.norms
         figures[arm.name] = share = _shares(arm, quality, diversity)
         if not diversity > 0 or not math.isfinite(diversity):
@@ -149,7 +193,7 @@ def diversity_gradient_reaches_the_weights(probe: Probe) -> Finding:
         )
         if share["share"] is not None and share["share"] < _FAINT_SHARE:
             faint.append(arm.name)
-    result = ". ".join(lines)
+    result = ". ".join(lines) + lowered
     if silent:
         return Finding(
             "failed",

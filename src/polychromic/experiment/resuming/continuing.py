@@ -36,7 +36,7 @@ _AT_RESULTS = "settings_at_first_results"
 _RECORDED_AGAIN = "recorded_again"
 
 # How the work is spread does not change what it is: these may differ between starts.
-_FREE = {"run", "budget", "evaluation.max_decode_batch", "model.gradient_checkpointing"}
+_FREE = {"run", "budget", "preflight", "evaluation.max_decode_batch", "model.gradient_checkpointing"}
 _FREE |= {f"training.{key}" for key in ("micro_batch_size", "checkpoint_every", "keep_checkpoints")}
 # What is finished can be built upon: what is missing is made, what exists is kept.
 _MAY_GROW: Mapping[str, Callable[[Any, Any], bool]] = {

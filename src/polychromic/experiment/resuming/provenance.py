@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ def provenance(experiment: Experiment, inputs: Inputs | None = None) -> dict[str
 
     return {
         "command": _command(),
+        "date": datetime.now().astimezone().isoformat(timespec="minutes"),
         "python": platform.python_version(),
         "machine": {
             "platform": platform.platform(),

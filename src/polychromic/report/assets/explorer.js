@@ -7,8 +7,9 @@
   const threshold = Number(byId("samples").dataset.threshold);
   // Beyond so many groups the colours begin again; their numbers do not.
   const HUES = ["0072B2", "D55E00", "009E73", "CC79A7", "E69F00", "56B4E9"].map(hex => `var(--c-${hex},#${hex})`).concat("#8a6d3b", "#9a5bb0");
+  const openings = document.querySelectorAll(".openings button");
   const packedParts = document.querySelectorAll("script.part"), parts = [];
-  let data = { metrics: [], prompts: [], baseline: "", seeds: {}, per_part: 1 };
+  let data = { metrics: [], prompts: [], openings: [], baseline: "", untrained: null, seeds: {}, per_part: 1 };
   let shown = [], wanted = null, everything = null, searches = 0;
 
   async function unpack(text) {
@@ -34,10 +35,10 @@
     return [sample.prompt, sample.text, ...answers].join("\n").toLowerCase();
   }
 
-  // The largest difference of any arm to the baseline in a metric, so oriented that more is better.
+  // The largest difference of any judged arm to the baseline in a metric, so oriented that more is better.
   function gain(sample, index) {
     const base = sample.values[data.baseline]?.[index][0] ?? null;
-    const others = Object.entries(sample.values).filter(([arm]) => arm !== data.baseline).map(([, values]) => values[index][0]);
+    const others = Object.entries(sample.values).filter(([arm]) => arm !== data.baseline && arm !== data.untrained).map(([, values]) => values[index][0]);
     const differences = others.filter(value => value !== null && base !== null).map(value => data.metrics[index].sign * (value - base));
     return differences.length ? Math.max(...differences) : null;
   }
@@ -138,9 +139,13 @@
 
   function follow() {
     let linked = "";
-    try { linked = decodeURIComponent(location.hash.replace(/^#prompt=/, "")); } catch { /* a broken link leads to the first prompt */ }
-    const index = Math.max(0, shown.findIndex(sample => sample.prompt === linked));
+    try { linked = decodeURIComponent(location.hash.replace(/^#prompt=/, "")); } catch { /* a broken link leads where the page opens */ }
+    const at = prompt => shown.findIndex(sample => sample.prompt === prompt);
+    // Without a link, a search or an order: the prompt that the stated rule has chosen.
+    const opening = byId("search").value || byId("order").value !== "file" ? undefined : data.openings[0]?.prompt;
+    const index = Math.max(0, at(linked) >= 0 ? at(linked) : at(opening));
     byId("prompt").value = index;
+    for (const button of openings) button.setAttribute("aria-pressed", shown[index]?.prompt === button.dataset.prompt);
     if (shown.length) return show(shown[index]);
     wanted = null;
     for (const id of ["arms", "values", "asked"]) byId(id).replaceChildren();
@@ -183,6 +188,11 @@
     byId("search").addEventListener("input", list);
     byId("order").addEventListener("change", () => { history.replaceState(null, "", location.pathname + location.search); list(); });
     byId("copy").addEventListener("click", copy);
+    for (const button of openings) button.addEventListener("click", () => {
+      byId("search").value = "";
+      byId("order").value = "file";
+      list().then(() => choose(shown.findIndex(sample => sample.prompt === button.dataset.prompt)));
+    });
     for (const kind of ["pointerover", "pointerleave", "focusin"]) byId("arms").addEventListener(kind, mark);
     document.addEventListener("keydown", event => {
       if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea")) return;

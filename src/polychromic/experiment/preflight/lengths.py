@@ -1,0 +1,214 @@
+"""Counts tokens of prompts and references, and refuses what a model cannot encode or has no room for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from polychromic.errors import DataError
+from polychromic.evaluation.criteria import plural
+from polychromic.experiment.config import Arm, Experiment
+from polychromic.models.chat import encode_pair, encode_prompt
+from polychromic.models.loading import load_limits, load_tokenizer
+from polychromic.models.settings import ModelSettings
+from polychromic.models.sources import UNLIMITED, ModelLimits
+from polychromic.records import Prompt
+from polychromic.tasks.base import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Token counts of some texts, and how many of the texts are longer than the limit (None: nothing bounds them)."""
+
+    n: int
+    minimum: int
+    median: float
+    p95: float
+    maximum: int
+    limit: int | None
+    n_over: int
+
+    def __str__(self) -> str:
+        text = f"{self.minimum} to {self.maximum} tokens (median {self.median:g}, 95 % up to {self.p95:g})"
+        return text if self.limit is None else f"{text}; {self.n_over} of {self.n} over {self.limit}"
+
+
+@dataclass(frozen=True, slots=True)
+class LengthReport:
+    """Lengths of prompts, of references with their turn end, and of both together (None without references)."""
+
+    prompts: Lengths
+    references: Lengths | None
+    pairs: Lengths | None
+
+
+def length_report(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    *,
+    max_prompt: int | None,
+    max_reference: int,
+    max_length: int,
+    **template_options: Any,
+) -> LengthReport:
+    """Measures every prompt and reference as training and sampling would encode them.
+
+    `max_prompt` is what the context leaves beside the new tokens (None without a limit), `max_reference` the new tokens
+    a generation may have, `max_length` the tokens of a training pair.
+    """
+    prompt_lengths = [len(encode_prompt(tokenizer, prompt, **template_options)) for prompt in prompts]
+    reference_lengths, pair_lengths = [], []
+    for prompt in prompts:
+        for reference in prompt.references:
+            mask = encode_pair(tokenizer, prompt, reference, **template_options).loss_mask
+            reference_lengths.append(sum(mask))
+            pair_lengths.append(len(mask))
+    return LengthReport(
+        _lengths(prompt_lengths, max_prompt),
+        _lengths(reference_lengths, max_reference) if reference_lengths else None,
+        _lengths(pair_lengths, max_length) if pair_lengths else None,
+    )
+
+
+def _lengths(tokens: Sequence[int], limit: int | None) -> Lengths:
+    return Lengths(
+        n=len(tokens),
+        minimum=min(tokens),
+        median=float(np.median(tokens)),
+        p95=round(float(np.percentile(tokens, 95)), 1),
+        maximum=max(tokens),
+        limit=limit,
+        n_over=0 if limit is None else sum(length > limit for length in tokens),
+    )
+
+
+@dataclass
+class _Tokens:
+    """Token counts of one kind of prompts under one tokenizer, by prompt id; and what cannot be encoded at all."""
+
+    prompts: list[tuple[str, int]] = field(default_factory=list)
+    pairs: list[tuple[str, int]] = field(default_factory=list)
+    """Of prompt and reference together."""
+    refused: list[tuple[str, str]] = field(default_factory=list)
+    unknown: list[tuple[str, int]] = field(default_factory=list)
+    """Prompts with a token that the embedding matrix has no row for, and the largest such id."""
+
+
+def require_data_fits(experiment: Experiment, task: Task) -> int:
+    """Encodes what the run is going to encode and returns how many prompts that are.
+
+    Raises DataError with counts and the prompts named, where texts hold tokens of structure, lose messages in the chat
+    template, hold token ids without an embedding, or do not fit into the context together with their answers.
+    """
+    encoded: dict[tuple[str, str], tuple[ModelLimits, _Tokens]] = {}
+    n = 0
+    for arm in map(experiment.arm, experiment.arms):
+        tokenizer = arm.model.model_dump_json(include={"source", "revision", "chat_template_options"})
+        for kind, prompts in _prompts_of(experiment, arm, task).items():
+            key = (tokenizer, f"{kind} {len(prompts)}")
+            if key not in encoded:
+                encoded[key] = load_limits(arm.model), _encoded(arm.model, prompts)
+                n += len(prompts)
+            limits, tokens = encoded[key]
+            _require_encoded(kind, arm.model.source, limits, tokens)
+            _require_context(experiment, arm, kind, limits.context, tokens)
+    return n
+
+
+def _prompts_of(experiment: Experiment, arm: Arm, task: Task) -> dict[str, Sequence[Prompt]]:
+    """Returns the prompts that an arm reads, by what they are called."""
+    settings, training = experiment.evaluation, arm.training
+    by_kind: dict[str, Sequence[Prompt]] = {} if arm.untrained else {"training": task.prompts("train")}
+    if training.early_stopping and not arm.untrained:
+        by_kind["validation"] = task.prompts("validation")[: training.early_stopping.num_prompts]
+    if arm.verbalized is None:
+        by_kind["evaluated"] = task.prompts(settings.split)[: settings.num_prompts]
+    return by_kind
+
+
+def _encoded(model: ModelSettings, prompts: Sequence[Prompt]) -> _Tokens:
+    tokenizer, limits, tokens = load_tokenizer(model), load_limits(model), _Tokens()
+    for prompt in prompts:
+        try:
+            pairs = [
+                encode_pair(tokenizer, prompt, reference, **model.chat_template_options)
+                for reference in prompt.references or [""]
+            ]
+        except DataError as error:
+            tokens.refused.append((prompt.id, str(error)))
+            continue
+        lengths = [len(pair.input_ids) for pair in pairs]
+        tokens.prompts.append((prompt.id, lengths[0] - sum(pairs[0].loss_mask)))
+        tokens.pairs += [(prompt.id, length) for length in lengths if prompt.references]
+        largest = max(token for pair in pairs for token in pair.input_ids)
+        if limits.rows is not None and largest >= limits.rows:
+            tokens.unknown.append((prompt.id, largest))
+    return tokens
+
+
+def _require_encoded(kind: str, model: str, limits: ModelLimits, tokens: _Tokens) -> None:
+    if tokens.refused:
+        more = len(tokens.refused) - 1
+        raise DataError(
+            f"{tokens.refused[0][1]}{f' So it is with {more} more {kind} prompts.' if more else ''}"
+        )
+    if tokens.unknown:
+        raise DataError(
+            f"{plural(len(tokens.unknown), f'{kind} prompt')} with tokens that {model} has no embedding for (it has "
+            f"{limits.rows} rows): {_named(tokens.unknown, 'id {}')}; use the tokenizer that belongs to the model"
+        )
+
+
+def _require_context(experiment: Experiment, arm: Arm, kind: str, context: int, tokens: _Tokens) -> None:
+    """Raises DataError where the context cannot hold a prompt with its answer, or references that are going to be
+    learnt are longer."""
+    training = arm.training
+    is_sampled = kind != "training" or arm.loss.samples
+    stage = experiment.evaluation if kind == "evaluated" else training
+    name = "evaluation" if kind == "evaluated" else "training"
+    long = [(name, n) for name, n in tokens.prompts if n + stage.max_new_tokens > context]
+    if is_sampled and long:
+        raise DataError(
+            f"{plural(len(long), f'{kind} prompt')} of arm {arm.name} without room for {stage.max_new_tokens} new "
+            f"tokens in the context of {context} of {arm.model.source}: {_named(long)}; shorten them, or lower "
+            f"{name}.max_new_tokens"
+        )
+    over = [(name, n) for name, n in tokens.pairs if context < n <= training.max_length]
+    if kind == "training" and arm.loss.reads_references and over:
+        raise DataError(
+            f"{plural(len(over), 'training pair')} of prompt and reference longer than the context of {context} of "
+            f"{arm.model.source}: {_named(over)}; set training.max_length={context} to leave them out, or shorten them"
+        )
+
+
+def _named(counted: Sequence[tuple[str, int]], form: str = "{} tokens") -> str:
+    named = ", ".join(f"{prompt_id} ({form.format(number)})" for prompt_id, number in counted[:10])
+    return f"{named}, …" if len(counted) > 10 else named
+
+
+def length_lines(experiment: Experiment, task: Task, *, only_over: bool = False) -> list[str]:
+    """Says how many tokens the training prompts and references have, and what becomes of those over a limit; with
+    `only_over` nothing of those that all fit."""
+    arm = experiment.arm(experiment.comparison.baseline)
+    context, new_tokens = load_limits(arm.model).context, arm.training.max_new_tokens
+    report = length_report(
+        load_tokenizer(arm.model),
+        task.prompts("train"),
+        max_prompt=None if context == UNLIMITED else context - new_tokens,
+        max_reference=new_tokens,
+        max_length=arm.training.max_length,
+        **arm.model.chat_template_options,
+    )
+    limit = "" if context == UNLIMITED else f", what the context leaves beside {new_tokens} new tokens"
+    told = [(report.prompts, f"training prompts: {report.prompts}{limit}")]
+    if report.references and report.pairs and arm.loss.reads_references:
+        sampled = f"references: {report.references}, training.max_new_tokens: longer ones cannot be sampled"
+        learnt = f"prompt and reference: {report.pairs}, training.max_length: longer ones are left out"
+        told += [(report.references, sampled), (report.pairs, learnt)]
+    return [line for lengths, line in told if lengths.n_over or not only_over]
