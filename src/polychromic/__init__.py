@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from polychromic.experiment.config import Experiment
+    from polychromic.experiment.result import RunResult
     from polychromic.experiment.run import run
 
 __version__ = "0.1.0"
-__all__ = ["Experiment", "__version__", "run"]
+__all__ = ["Experiment", "RunResult", "__version__", "run"]
 
-_HOMES = {"Experiment": "polychromic.experiment.config", "run": "polychromic.experiment.run"}
+_HOMES = {
+    "Experiment": "polychromic.experiment.config",
+    "RunResult": "polychromic.experiment.result",
+    "run": "polychromic.experiment.run",
+}
 
 
 def __getattr__(name: str) -> Any:

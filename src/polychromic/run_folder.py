@@ -47,13 +47,15 @@ _MODEL_CHECK = {
 RUN_FILES: Mapping[str, RunFile] = {
     "comparison.json": RunFile({"verdict": {"levels": [{"outcomes": [_OUTCOME]}]}}, _MADE_AGAIN),
     "preflight.json": RunFile(
-        {"passed?": bool, "checks": [{"name": str, "figures": {"seconds?": _MAYBE}}]},
+        {"passed?": bool, "checks": [{"name": str, "figures": {"seconds?": _MAYBE, "parameters?": int}}]},
         "delete it; the next run makes preflight's checks again",
     ),
     "provenance.json": RunFile(
         {
             "packages?": {"*": str}, "data_sha256": {"*": str}, "models?": _WEIGHTS_OF, "commit?": (str, None),
-            "determinism?": {"threads": int},
+            "determinism?": {"threads": int}, "date?": str, "prompts?": {"*": int},
+            "machine?": {"platform?": str, "device?": str},
+            "polychromic_source?": ({"commit?": (str, None), "uncommitted_changes?": (str, None)}, None),
         },
         "put a copy back, or delete it: the next run records what it finds then, not what the run began with",
     ),

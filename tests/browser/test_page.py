@@ -216,7 +216,7 @@ def test_a_group_pointed_at_is_marked_in_every_arm_and_has_one_colour(page, look
         assert answers.count() == 2  # one an arm
         answers.first.hover()
         marked = seen.page.locator(".answers > li.same")
-        assert marked.count() == 2
+        expect(marked).to_have_count(2)
         groups = marked.evaluate_all("all => all.map(one => [one.dataset.group, one.style.cssText])")
         assert groups[0] == groups[1]
         assert "--group" in groups[0][1]

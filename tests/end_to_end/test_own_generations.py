@@ -24,7 +24,8 @@ def test_two_files_become_a_report_with_a_frontier_and_a_verdict(tmp_path):
     files = [f"{name}={EXAMPLE / name}.jsonl" for name in ("baseline", "ours")]
     result = evaluate("--generations", *files, "--out", str(tmp_path))
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("ours meets the minimum criteria")
+    assert result.stdout.startswith("evaluate experiment.yaml (polychromic ")
+    assert "\nYes: ours does what was asked of it." in result.stdout
     folder = tmp_path / "own-generations"
     comparison = json.loads((folder / "comparison.json").read_text())
     assert comparison["primary_sampling"] == "T=1"

@@ -1,6 +1,7 @@
 """A run on one's own prompts with references: lengths said, perplexity of references measured, chat demanded."""
 
 import json
+import logging
 import math
 
 import pytest
@@ -37,7 +38,10 @@ def experiment_file(tmp_path):
     return tmp_path / "own.yaml"
 
 
-def test_references_are_scored_under_every_arm_and_lengths_are_said(experiment_file, tmp_path, capsys):
+def test_references_are_scored_under_every_arm_and_lengths_are_said(
+    experiment_file, tmp_path, capsys, caplog
+):
+    caplog.set_level(logging.INFO)  # as --verbose does
     result = run(experiment_file, out=tmp_path)
     said = capsys.readouterr().out
     assert "training prompts: 11 to 11 tokens" in said

@@ -88,7 +88,7 @@ def test_the_code_of_a_model_card_loads_the_adapter_beside_it(whole):
     adapter = whole[0] / "coverage" / "seed-1" / "adapter"
     card = (adapter / "README.md").read_text()
     assert card.startswith("---\n")
-    for said in ("# quickstart: coverage, seed 1", "| λ | ", "| Pass@1 | ", "95 % intervals"):
+    for said in ("# quickstart: coverage, seed 1", "| λ | ", "= Pass@1", "95 % intervals"):
         assert said in card
     [code] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     code += """

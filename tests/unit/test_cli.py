@@ -1,5 +1,6 @@
 """The command line: quick help, errors for people."""
 
+import re
 import subprocess
 import sys
 import time
@@ -81,3 +82,19 @@ def test_version():
     result = polychromic("--version")
     assert result.stdout.strip() == "0.1.0", result.stderr
     assert time.monotonic() - started < 30
+
+
+def test_the_first_line_comes_before_anything_is_loaded():
+    """Twenty seconds of silence looked like a program that hangs."""
+    code = (
+        "import sys\n"
+        "import importlib\n"
+        "run = importlib.import_module('polychromic.cli.run')\n"
+        "run.typer.echo = lambda line: sys.exit(\n"
+        '    f\'{line} {sorted({"torch", "numpy", "pydantic"} & set(sys.modules))}\')\n'
+        "run.run(run.Path('mine.yaml'))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert re.fullmatch(r"run mine.yaml \(polychromic [\d.]+\) \[\]\n", result.stderr), result.stderr

@@ -127,7 +127,7 @@ def test_the_terminal_names_what_made_the_embeddings():
     line = "vendi: vendi|q:1.0|kernel:cosine|embedder:hashed-char-ngrams-2-4-d1024|k:4|version:1"
     assert line in summary_text(comparison).splitlines()
     terminal = Console(file=io.StringIO(), force_terminal=True, width=200, color_system=None)
-    show_comparison(comparison, terminal)
+    show_comparison(comparison, terminal, details=True)
     assert line in [shown.rstrip() for shown in terminal.file.getvalue().splitlines()]
 
 

@@ -136,7 +136,7 @@ def test_tables_keep_their_shape(cell):
 
 
 LATEX_WRITTEN = re.compile(
-    r"\\text(backslash|asciicircum|asciitilde|less|greater)\{\}|\\[{}$&#_%]|\$(-|\\geq)\$|\{[\[*]\}"
+    r"\\text(backslash|asciicircum|asciitilde|less|greater)\{\}|\\[{}$&#_%]|\$(-|\\geq|\\leq|\\to|\\lambda|\\times)\$|\\ldots\{\}|\{[\[*]\}"
 )
 
 

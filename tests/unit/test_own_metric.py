@@ -82,7 +82,8 @@ def evaluate(place: Path, path: Path):
 def test_it_is_measured_judged_and_shown(place):
     done = evaluate(place, write(place))
     assert done.exit_code == 0, done.output + repr(done.exception)
-    assert "happy meets the minimum criteria: Share with an emoji" in done.output
+    assert "Yes: happy does what was asked of it." in done.output
+    assert "met: Share with an emoji" in done.output
     comparison = json.loads((place / "out" / "emoji" / "comparison.json").read_text())
     means = {one["arm"]: one["mean"] for one in comparison["means"] if one["metric"] == "share_of_emoji"}
     assert means == {"plain": 0.0, "happy": 0.75}

@@ -11,11 +11,14 @@ from typer.testing import CliRunner
 from polychromic.cli import app
 from polychromic.errors import ModelError, PreflightError
 from polychromic.experiment.config import Experiment
+from polychromic.experiment.jobs import Job, carry_out
 from polychromic.experiment.preflight import preflight
 from polychromic.experiment.preflight.runner import require_preflight
 from polychromic.experiment.preflight.training import _makespan
+from polychromic.experiment.resuming.provenance import threads_of_a_job
 from polychromic.experiment.run import run
 from polychromic.run_folder import RunFolder
+from polychromic.seeding import deterministic
 
 SMALL = {
     "name": "small",
@@ -178,6 +181,10 @@ def test_the_run_keeps_what_preflight_sampled(tmp_path):
     assert len(kept.splitlines()) == 12 * 16
     require_preflight(experiment, folder)  # it has passed: nothing is sampled again
     assert folder.arm("untrained", 0).generations.read_text() == kept
+    # The job itself samples the very same.
+    with deterministic(threads_of_a_job(experiment)):
+        carry_out(Job(experiment, "untrained", 0, tmp_path / "other", ("evaluate",)), lambda _: None)
+    assert RunFolder(tmp_path / "other").arm("untrained", 0).generations.read_text() == kept
 
 
 def test_a_preflight_that_fails_leaves_nothing_that_holds_one_to_its_settings(tmp_path):

@@ -12,7 +12,7 @@ import torch
 
 from polychromic.errors import ModelError
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.preflight import data, model, training
+from polychromic.experiment.preflight import data, model, trackers, training
 from polychromic.experiment.preflight import model as memory
 from polychromic.experiment.preflight.generations import sample_untrained
 from polychromic.experiment.preflight.limit import TimeLimit
@@ -189,17 +189,17 @@ def test_a_metric_that_nobody_knows_is_no_edge():
 @pytest.fixture
 def wandb(probe, monkeypatch):
     probe.experiment = Experiment.from_mapping({**SMALL, "run": {"tracking": ["wandb"]}})
-    monkeypatch.setattr(training, "find_spec", lambda name: importlib.machinery.ModuleSpec(name, None))
+    monkeypatch.setattr(trackers, "find_spec", lambda name: importlib.machinery.ModuleSpec(name, None))
     for name in ("WANDB_MODE", "WANDB_API_KEY", "HTTPS_PROXY", "https_proxy"):
         monkeypatch.delenv(name, raising=False)
     return probe
 
 
 def test_a_tracker_without_an_account_logs_offline(wandb, monkeypatch):
-    assert "offline (no WANDB_API_KEY)" in training.trackers(wandb).result
+    assert "offline (no WANDB_API_KEY)" in trackers.trackers(wandb).result
     monkeypatch.setenv("WANDB_API_KEY", "secret")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert "offline (WANDB_MODE=offline)" in training.trackers(wandb).result
+    assert "offline (WANDB_MODE=offline)" in trackers.trackers(wandb).result
 
 
 def test_a_tracker_is_reached_or_named_as_out_of_reach(wandb, monkeypatch):
@@ -207,22 +207,22 @@ def test_a_tracker_is_reached_or_named_as_out_of_reach(wandb, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"http://127.0.0.1:{server.getsockname()[1]}"
         monkeypatch.setenv("WANDB_BASE_URL", address)
-        found = training.trackers(wandb)
+        found = trackers.trackers(wandb)
     assert (found.status, f"{address} answers" in found.result) == ("passed", True)
-    found = training.trackers(wandb)  # the server is gone
+    found = trackers.trackers(wandb)  # the server is gone
     assert found.status == "warned"
     assert "cannot be reached" in found.result
     assert "WANDB_MODE=offline" in found.fix
     monkeypatch.setenv("WANDB_BASE_URL", "nowhere")
-    assert training.trackers(wandb).status == "warned"
+    assert trackers.trackers(wandb).status == "warned"
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy:1")
-    assert "behind a proxy and was not tried" in training.trackers(wandb).result
+    assert "behind a proxy and was not tried" in trackers.trackers(wandb).result
 
 
 def test_a_tracker_that_is_not_installed_fails_with_its_command(probe, monkeypatch):
     probe.experiment = Experiment.from_mapping({**SMALL, "run": {"tracking": ["trackio"]}})
-    monkeypatch.setattr(training, "find_spec", lambda name: None)
-    found = training.trackers(probe)
+    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    found = trackers.trackers(probe)
     assert found.status == "failed"
     assert "pip install 'polychromic[trackio]'" in found.fix
 
@@ -304,6 +304,16 @@ def test_where_time_is_short_fewer_generations_and_steps_are_made(tmp_path):
     assert probe.generations.lowered == "; 1 of 20 prompts, to keep preflight.minutes = 0.001"
     found = training.diversity_gradient_reaches_the_weights(probe)
     assert "1 of 4 prompts of a step" in found.result
+
+
+def test_a_step_cut_short_for_time_decides_nothing(tmp_path):
+    """One prompt without any reward is chance: it must not stop a run."""
+    probe = Probe(Experiment.from_mapping({**SMALL, "preflight": {"minutes": 0.001}}), tmp_path)
+    assert len(probe.generations.rows) == 16  # timed with the true checker
+    probe.task = RareRewards(10**6)
+    found = training.diversity_gradient_reaches_the_weights(probe)
+    assert found.status == "warned"
+    assert "raise preflight.minutes" in found.fix
 
 
 def test_a_failed_stage_leaves_out_the_later_ones_and_says_so(probe):

@@ -229,12 +229,17 @@ def test_the_table_of_time_adds_up_to_what_the_first_lines_say():
     assert table[1:] == [["a", "train", "1.0", "5"], ["b", "train", "1.0", "5"], ["all", "", "2.0", "10"]]
 
 
-def test_the_verdict_stands_first_everywhere(run, capsys):
+def test_the_verdict_stands_first_in_files_and_last_on_the_terminal(run, capsys):
     root, comparison = run
-    sentence = comparison.verdict.sentence
-    assert sentence.split(":")[0] in (root / "report.md").read_text()
-    show_comparison(comparison)
-    assert capsys.readouterr().out.startswith(sentence.split(":")[0])
+    assert (
+        (root / "report.md")
+        .read_text()
+        .startswith(f"# {root.name}\n\n**Yes: diverse does what was asked of it.")
+    )
+    show_comparison(comparison, details=True)
+    told = capsys.readouterr().out
+    assert told.startswith(comparison.verdict.sentence.split(":")[0])
+    assert told.rindex("Yes: diverse does what was asked of it.") > told.index("how each measure was made")
 
 
 def test_a_terminal_gets_no_control_codes_from_data(run):

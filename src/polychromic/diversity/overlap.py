@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from polychromic.arguments import require_whole
 from polychromic.diversity.lexical import NgramCounts, Texts, TokenizedGroup, tokenize
 from polychromic.diversity.tokens import Tokenizer
 from polychromic.numerics import FloatArray, IntArray
@@ -46,8 +47,7 @@ def self_bleu_each(
     Exact in O(total n-grams): an n-gram's largest count among the *other* texts is its largest count, or its
     second largest for the text that holds the largest.
     """
-    if max_n < 1:
-        raise ValueError(f"max_n={max_n}: expected an n-gram length of at least 1")
+    require_whole("max_n", max_n, what="an n-gram length")
     group = tokenize(texts, lowercase=lowercase, tokens=tokens)
     if len(group) < 2 or not group.lengths_N.any():
         return np.empty(0)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from polychromic.arguments import require_array, require_between, require_texts, require_whole, shown
 from polychromic.diversity.lexical import expected_kinds
 from polychromic.numerics import IntArray, label_codes
 
@@ -20,6 +22,7 @@ _ROUNDING = float(np.finfo(np.float64).eps)
 _TINY = float(np.finfo(np.float64).tiny)
 
 Floats = NDArray[np.floating]
+_EMBED = 'Embed the texts first: load_embedder("minilm").encode(texts) gives embeddings.'
 
 
 def semantic_distance(embeddings: ArrayLike) -> float:
@@ -103,9 +106,9 @@ def _unit(rows: Floats) -> Floats:
 
 def _require_rows(embeddings: ArrayLike, n_axes: int = 2) -> Floats:
     # Double precision: at small q the rounding of single precision would count as items.
-    rows = np.asarray(embeddings, dtype=np.float64)
+    expected = "[generations, dimensions]" if n_axes == 2 else "[groups, generations, dimensions]"
+    rows = require_array("embeddings", embeddings, expected, for_texts=_EMBED)
     if rows.ndim != n_axes:
-        expected = "[generations, dimensions]" if n_axes == 2 else "[groups, generations, dimensions]"
         raise ValueError(f"embeddings have shape {rows.shape}; expected {expected}")
     return rows
 
@@ -119,7 +122,8 @@ def _require_lengths(lengths: Floats) -> Floats:
 
 
 def _require_kernel(kernel: ArrayLike) -> Floats:
-    kernel_NN = np.asarray(kernel, dtype=np.float64)
+    of_texts = 'For texts: vendi_score_from_embeddings(load_embedder("minilm").encode(texts))'
+    kernel_NN = require_array("kernel", kernel, "a square matrix of similarities", for_texts=of_texts)
     if kernel_NN.ndim != 2 or kernel_NN.shape[0] != kernel_NN.shape[1]:
         raise ValueError(
             f"kernel has shape {kernel_NN.shape}; expected a square matrix of similarities "
@@ -139,7 +143,7 @@ def _require_kernel(kernel: ArrayLike) -> Floats:
 
 
 def _require_weights(weights: ArrayLike, n: int) -> Floats:
-    weights_N = np.asarray(weights, dtype=np.float64)
+    weights_N = require_array("weights", weights, f"{n} shares")
     if weights_N.shape != (n,) or not (weights_N >= 0).all() or abs(weights_N.sum() - 1.0) > _TOLERANCE:
         raise ValueError(f"weights={weights_N.tolist()}: expected {n} shares of at least 0 that sum to 1")
     return weights_N
@@ -147,8 +151,7 @@ def _require_weights(weights: ArrayLike, n: int) -> Floats:
 
 def _spectral_diversity(eigenvalues: Floats, q: float) -> Floats:
     """Returns the exp of the order-q entropy of ascending eigenvalues [..., M] scaled to sum to 1; nan where M is 0."""
-    if not q >= 0:
-        raise ValueError(f"q={q}: expected an order of at least 0 (inf is allowed)")
+    require_between("q", q, 0.0, math.inf, "an order of at least 0 (inf is allowed)")
     if eigenvalues.shape[-1] == 0:
         return np.full(eigenvalues.shape[:-1], math.nan)
     smallest, largest = eigenvalues[..., 0], eigenvalues[..., -1]
@@ -174,12 +177,12 @@ def _spectral_diversity(eigenvalues: Floats, q: float) -> Floats:
 
 def cluster_by_text(texts: Sequence[str]) -> IntArray:
     """Returns [N] labels: generations with the same text, character for character, share one."""
-    return label_codes(texts)
+    return label_codes(require_texts("texts", texts))
 
 
 def cluster_by_form(texts: Sequence[str], canonical: Callable[[str], Hashable]) -> IntArray:
     """Returns [N] labels: generations that `canonical` maps to one form share one."""
-    return label_codes(map(canonical, texts))
+    return label_codes(map(canonical, require_texts("texts", texts)))
 
 
 def cluster_by_embedding(embeddings: ArrayLike, threshold: float) -> IntArray:
@@ -191,8 +194,7 @@ def cluster_by_embedding(embeddings: ArrayLike, threshold: float) -> IntArray:
     from scipy.cluster.hierarchy import fcluster, linkage
     from scipy.spatial.distance import squareform
 
-    if not -1.0 <= threshold <= 1.0:
-        raise ValueError(f"threshold={threshold}: expected a cosine in [-1, 1]")
+    require_between("threshold", threshold, -1.0, 1.0, "a cosine in [-1, 1]")
     distances_NN = cosine_distances(embeddings)
     if len(distances_NN) < 2:
         return np.zeros(len(distances_NN), dtype=np.int64)
@@ -208,6 +210,7 @@ def cluster_by_judge(texts: Sequence[str], same: Callable[[str, str], bool]) -> 
     Calls `same(first_member, text)` at most once a cluster. A judge that is not transitive makes the result depend on
     the order of the generations. Source: Zhang et al. 2025, NoveltyBench, section 3.1.
     """
+    texts = require_texts("texts", texts)
     first_members: list[str] = []
     labels_N = np.empty(len(texts), dtype=np.int64)
     for i, text in enumerate(texts):
@@ -220,11 +223,23 @@ def cluster_by_judge(texts: Sequence[str], same: Callable[[str, str], bool]) -> 
 
 def n_clusters(labels: ArrayLike) -> int:
     """Returns the number of clusters of a partition; 0 for an empty group."""
-    return len(np.unique(np.asarray(labels)))
+    return len(np.unique(_require_labels(labels)))
 
 
 def expected_clusters(labels: ArrayLike, k: int) -> float:
     """Returns the expected number of clusters among k generations drawn from the group; nan where it has fewer than
     k.
     """
-    return expected_kinds(np.unique(np.asarray(labels), return_counts=True)[1], k)
+    labels_N = _require_labels(labels)
+    require_whole("k", k, what="a number of generations")
+    return expected_kinds(np.unique(labels_N, return_counts=True)[1], k)
+
+
+def _require_labels(labels: ArrayLike) -> NDArray[Any]:
+    """Returns [N] labels of any kind; raises ValueError for one label alone, or for rows of them."""
+    labels_N = np.asarray(labels)
+    if labels_N.ndim != 1:
+        raise ValueError(
+            f"labels={shown(labels)} has shape {labels_N.shape}; expected one label a generation"
+        )
+    return labels_N

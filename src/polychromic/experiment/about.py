@@ -183,16 +183,15 @@ def _code(record: Mapping[str, Any]) -> str:
 
 
 def _machine(record: Mapping[str, Any]) -> str:
-    machine = record.get("machine")
-    if not machine:
-        return ""
-    device = "CPU" if machine["device"] == "cpu" else machine["device"]
+    machine = record.get("machine", {})
+    device = machine.get("device", "")
     threads = record.get("determinism", {}).get("threads")
-    return ", ".join(
-        part
-        for part in (device, f"{plural(threads, 'thread')} a job" if threads else "", machine["platform"])
-        if part
-    )
+    parts = [
+        "CPU" if device == "cpu" else device,
+        f"{plural(threads, 'thread')} a job" if machine and threads else "",
+        machine.get("platform", ""),
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def first_example(task: Task, split: Split) -> Example | None:

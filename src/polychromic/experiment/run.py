@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from polychromic import stopping
-from polychromic.diversity import MeasureSettings
+from polychromic.arguments import shown
 from polychromic.errors import BudgetError, ConfigError, StoppedError
-from polychromic.evaluation.criteria import impossible_criteria, plural
-from polychromic.evaluation.group_metrics import MeasureOptions
-from polychromic.evaluation.measure import SameAnswers, measure_rows
-from polychromic.experiment.compare import text_units
+from polychromic.evaluation.criteria import plural
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.costs import left_to_do, run_cost
 from polychromic.experiment.display import activity, open_progress, say
@@ -24,14 +19,15 @@ from polychromic.experiment.executors import LedgerRows, build_executor
 from polychromic.experiment.jobs import Job, JobEvent, OnEvent, Stage, in_order_of_need
 from polychromic.experiment.launched import dismiss, lead
 from polychromic.experiment.progress import Ledger, Projection, paid
+from polychromic.experiment.result import RunResult
 from polychromic.experiment.resuming.continuing import record_provenance, working_folder
 from polychromic.experiment.resuming.provenance import add_model_checks
 from polychromic.experiment.sizes import within_data
 from polychromic.files import user_path, write_json
-from polychromic.generations import scan_generations
 from polychromic.ledger import priced_duration
 from polychromic.models.hub import require_hub_or_copy
 from polychromic.models.sources import model_name, resolve_source
+from polychromic.processes import is_launched
 from polychromic.run_folder import RunFolder
 from polychromic.tasks.base import build_task, own_code
 
@@ -42,72 +38,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def refuse_impossible_criteria(experiment: Experiment, folder: RunFolder) -> None:
-    """Raises ConfigError where the sampled baseline rules out a criterion that the file states and work is left to do.
-
-    Default criteria that are ruled out are only warned about: nobody asked for them. Metrics that need an embedder
-    are left to the comparison.
-    """
-    if not _work_is_left(experiment, folder):
-        return
-    levels = experiment.comparison.levels()
-    criteria = [criterion for level in levels.values() for criterion in level]
-    sentences = impossible_criteria(criteria, baseline_means(experiment, folder))
-    if not sentences:
-        return
-    stated = experiment.comparison.minimum or experiment.comparison.strong
-    text = (
-        f"the baseline arm {experiment.comparison.baseline!r} rules out what comparison asks for: "
-        f"{'; '.join(sentences)}. State another criterion (or a harder task); what was done is kept"
-    )
-    if stated:
-        raise ConfigError(text)
-    logger.warning("%s", text)
-
-
-def baseline_means(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
-    """Averages the criteria's metrics at the primary sampling over the seeds sampled so far; empty without any."""
-    primary_sampling = experiment.evaluation.sampling_parameters()[0].label
-    task = build_task(experiment.task)
-    same = SameAnswers.of(task, experiment.evaluation.split)
-    asked = {one.metric for level in experiment.comparison.levels().values() for one in level}
-    found: dict[str, list[float]] = {}
-    for seed in experiment.seeds:
-        # Damaged rows of seeds whose turn has not come yet are sampled again then.
-        rows = scan_generations(folder.arm(experiment.comparison.baseline, seed).generations).rows
-        rows = [row for row in rows if row.sampling.label == primary_sampling]
-        if not rows:
-            continue
-        tokens = text_units(experiment, task, [row.text for row in rows]).tokens
-        options = MeasureOptions(
-            task.pass_threshold,
-            measures=MeasureSettings(tokens=tokens),
-        )
-        sampled = measure_rows(rows, options, same=same).sampled[primary_sampling]
-        for key in asked:
-            values_P = sampled.metric(key)
-            if values_P is not None and not np.isnan(values_P).all():
-                found.setdefault(key, []).append(float(np.nanmean(values_P)))
-    return {key: float(np.mean(means)) for key, means in found.items()}
-
-
-def _work_is_left(experiment: Experiment, folder: RunFolder) -> bool:
-    others = [arm for arm in experiment.arms if arm != experiment.comparison.baseline]
-    places = [folder.arm(arm, seed) for arm in others for seed in experiment.seeds]
-    return any(not place.generations.exists() and not place.is_trained for place in places)
-
-
-@dataclass(frozen=True, slots=True)
-class RunResult:
-    """The folder and the comparison that a run ends with."""
-
-    folder: RunFolder
-    comparison: Comparison
+Overrides = str | Sequence[str] | Mapping[str, Any]
+"""Changes to an experiment file: "training.steps=20", several of these, or {"training.steps": 20}."""
 
 
 def run(
     experiment: Experiment | str | Path,
-    overrides: Sequence[str] = (),
+    overrides: Overrides = (),
     *,
     out: str | Path = "runs",
     fresh: bool = False,
@@ -115,6 +52,9 @@ def run(
 ) -> RunResult:
     """Does the whole experiment and returns its comparison; continues where an earlier start stopped, and adds what is
     missing to a finished run. `fresh` moves what the folder holds aside, where training has finished only with `yes`.
+
+        result = run("mine.yaml", {"training.steps": 20, "seeds": [0, 1, 2]})
+        result.to_pandas()
 
     Raises PolychromicError with a message for people; what was done is kept.
     """
@@ -149,15 +89,44 @@ def _outline(experiment: Experiment) -> str:
     )
 
 
-def as_experiment(experiment: Experiment | str | Path, overrides: Sequence[str] = ()) -> Experiment:
-    """Returns an experiment, read where it is a file, with its sizes lowered to what the data has."""
+def as_experiment(experiment: Experiment | str | Path, overrides: Overrides = ()) -> Experiment:
+    """Returns an experiment, read where it is a file (with overrides in any of their forms), with its sizes lowered to what
+    the data has."""
     if isinstance(experiment, Experiment):
         if overrides:
             raise ConfigError(
                 "overrides change an experiment file; an Experiment object has its values already"
             )
         return within_data(experiment)
-    return within_data(Experiment.from_file(experiment, overrides))
+    if not isinstance(experiment, str | Path):
+        raise ConfigError(
+            f"experiment={shown(experiment)}: expected the path of an experiment file, or an Experiment"
+        )
+    return within_data(Experiment.from_file(experiment, _as_strings(overrides)))
+
+
+def _as_strings(overrides: Overrides) -> list[str]:
+    """Returns overrides as the command line takes them; raises ConfigError for what is none."""
+    if isinstance(overrides, Mapping):
+        return [f"{key}={_as_yaml(key, value)}" for key, value in overrides.items()]
+    if isinstance(overrides, str):
+        return [overrides]
+    for one in overrides:
+        if not isinstance(one, str):
+            raise ConfigError(
+                f'override {shown(one)}: expected texts such as "training.steps=20", or a mapping such as '
+                '{"training.steps": 20}'
+            )
+    return list(overrides)
+
+
+def _as_yaml(key: str, value: Any) -> str:
+    try:
+        return json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"override {key}={shown(value)}: expected a number, a text, true or false, or a list or mapping of these"
+        ) from error
 
 
 def do_jobs(
@@ -235,6 +204,8 @@ def _run_jobs(
     def on_done(job: Job, rows: LedgerRows) -> None:
         ledger.on_done(job, rows)
         if job.arm == experiment.comparison.baseline:
+            from polychromic.experiment.preflight.feasibility import refuse_impossible_criteria
+
             refuse_impossible_criteria(experiment, folder)
 
     executor = lead if is_launched() else build_executor(experiment.run.executor)

@@ -12,6 +12,7 @@ from polychromic.evaluation import Comparison
 from polychromic.evaluation.tables import Study
 from polychromic.files import read_jsonl, write_bytes, write_text
 from polychromic.ledger import arm_work, spent, work_table
+from polychromic.plain_text import plain_text
 from polychromic.report.about import About, Example
 from polychromic.report.drawing import Figure, arm_colors
 from polychromic.report.figures import comparison_figures
@@ -84,19 +85,26 @@ def training_rows(root: Path, arms: Sequence[str], seeds: Sequence[int]) -> Trai
 
 
 def about_with_answer(about: About, samples: Mapping[str, Any], pass_threshold: float) -> About:
-    """Fills in an example's missing answer: the most frequent one that passes, of the first arm that has any."""
+    """Fills in an example's missing answer: the first that passes, of the first arm that has any. Control characters
+    become escapes."""
     example = about.example
-    if example is None or example.answer:
+    if example is None:
         return about
-    for sample in samples["prompts"]:
-        if sample["text"] != example.prompt:
-            continue
-        for arm, groups in sample["arms"].items():
-            for group in groups:
-                text, _, reward = group["wordings"][0]
-                if text and reward is not None and reward >= pass_threshold:
-                    return replace(about, example=Example(example.prompt, text, f"of {arm}, passes"))
-    return about
+    if not example.answer:
+        arms = next((one["arms"] for one in samples["prompts"] if one["text"] == example.prompt), {})
+        passing = _passing(arms, pass_threshold)
+        example = replace(example, **passing)
+    return replace(
+        about, example=Example(plain_text(example.prompt), plain_text(example.answer), plain_text(example.of))
+    )
+
+
+def _passing(arms: Mapping[str, Any], pass_threshold: float) -> dict[str, str]:
+    for arm, groups in arms.items():
+        for text, _, reward in (wording for group in groups for wording in group["wordings"]):
+            if text and reward is not None and reward >= pass_threshold:
+                return {"answer": text, "of": f"of {arm}, passes"}
+    return {}
 
 
 def _write_figures(folder: Path, figures: Sequence[Figure]) -> None:

@@ -81,7 +81,6 @@ def render_page(content: PageContent) -> str:
             criteria=criteria_groups(comparison) if comparison else [],
             means=means_groups(comparison) if comparison else [],
             means_header=means_header(comparison) if comparison else [],
-            openings=content.samples["openings"] if content.samples else [],
             untrained=untrained_table(comparison) if comparison else [],
             overtakings=overtaking_lines(comparison) if comparison else [],
             sameness=sameness_table(comparison) if comparison else [],

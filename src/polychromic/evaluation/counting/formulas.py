@@ -12,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike
 
+from polychromic.arguments import require_whole
 from polychromic.numerics import FloatArray, IntArray
 
 PATIENCE = 0.8
@@ -58,8 +59,7 @@ def pass_at_k_curve(n: ArrayLike, c: ArrayLike, k_max: int) -> FloatArray:
     Raises ValueError where c < 0, c > n, or k_max < 1.
     """
     n_all, c_all = np.broadcast_arrays(np.asarray(n, dtype=np.float64), np.asarray(c, dtype=np.float64))
-    if k_max < 1:
-        raise ValueError(f"k_max={k_max}: expected at least 1")
+    require_whole("k_max", k_max, what="a number of tries")
     if (c_all < 0).any() or (c_all > n_all).any():
         raise ValueError(f"c={c}, n={n}: expected passing counts between 0 and the number of generations")
     drawn_K = np.arange(k_max)
@@ -70,6 +70,9 @@ def pass_at_k_curve(n: ArrayLike, c: ArrayLike, k_max: int) -> FloatArray:
 
 
 def _require_counts(n: int, c: int, k: int) -> None:
+    require_whole("n", n, what="a number of generations")
+    require_whole("c", c, least=0, what="a number of generations that pass")
+    require_whole("k", k, what="a number of tries")
     if not 0 <= c <= n:
         raise ValueError(f"c={c}: expected between 0 and n={n} generations that pass")
     if not 1 <= k <= n:

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from polychromic.arguments import require_array, require_between, require_whole
 from polychromic.evaluation.statistics.intervals import (
     PROMPTS_ALONE,
     Interval,
@@ -44,6 +45,8 @@ def detectable_effect(n_prompts: int, alpha: float, power: float) -> float:
     """
     from statsmodels.stats.power import TTestPower
 
+    require_whole("n_prompts", n_prompts, least=0, what="a number of prompts")
+    _require_shares(alpha, power)
     if n_prompts < 2:
         return math.nan
     return float(TTestPower().solve_power(nobs=n_prompts, alpha=alpha, power=power, alternative="two-sided"))
@@ -57,6 +60,7 @@ def prompts_needed(effect: float, alpha: float = 0.05, power: float = 0.8) -> in
     from scipy.stats import norm
     from statsmodels.stats.power import TTestPower
 
+    _require_shares(alpha, power)
     effect = abs(effect)
     of_normal = float(norm.isf(alpha / 2) + norm.ppf(power))
     if not effect * math.sqrt(_MOST_PROMPTS) > of_normal:
@@ -66,6 +70,13 @@ def prompts_needed(effect: float, alpha: float = 0.05, power: float = 0.8) -> in
     while TTestPower().power(effect, n_prompts, alpha, alternative="two-sided") < power:
         n_prompts += 1
     return n_prompts
+
+
+def _require_shares(alpha: float, power: float) -> None:
+    """Raises ValueError for a level or a power that is no share: a percentage among them would be taken as it is."""
+    for name, share in (("alpha", alpha), ("power", power)):
+        if not 0.0 < require_between(name, share, 0.0, 1.0, "a share between 0 and 1") < 1.0:
+            raise ValueError(f"{name}={share:g}: expected a share between 0 and 1")
 
 
 ALPHA, POWER = 0.05, 0.8
@@ -307,7 +318,7 @@ def _method(flip: SignFlip, n_seeds: int, n_informative: int, resampling: Resamp
 
 
 def _as_cells(name: str, values: ArrayLike) -> FloatArray:
-    cells = np.atleast_2d(np.asarray(values, dtype=np.float64))
+    cells = np.atleast_2d(require_array(name, values, "[seeds, prompts] or [prompts]"))
     if cells.ndim != 2 or not cells.size:
         raise ValueError(f"{name} has shape {np.shape(values)}; expected [seeds, prompts] or [prompts]")
     if np.isinf(cells).any():

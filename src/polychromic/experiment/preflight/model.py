@@ -138,6 +138,7 @@ def _in_memory(what: str) -> Iterator[None]:
 def _trained(probe: Probe, words: str, sequences: Sequence[TokenSequence]) -> str:
     """Makes a training batch, or as many of its rows as there is time for; returns what was made."""
     with _in_memory(words):
+        _forward_and_backward(probe, sequences[:1])  # the first time is slow
         started = time.perf_counter()
         _forward_and_backward(probe, sequences[:1])
         n = probe.limit.most(len(sequences), time.perf_counter() - started, _PART_OF_TRAINING)

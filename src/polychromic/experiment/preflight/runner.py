@@ -15,7 +15,7 @@ from polychromic import stopping
 from polychromic.errors import BudgetError, PolychromicError, PreflightError
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.display import say
-from polychromic.experiment.preflight import data, model, training
+from polychromic.experiment.preflight import data, model, trackers, training
 from polychromic.experiment.preflight.probe import CheckSkippedError, Finding, Probe
 from polychromic.experiment.preflight.results import CheckResult, PreflightReport
 from polychromic.experiment.preflight.shown import ShownChecks
@@ -84,7 +84,7 @@ def _finding(check: Check, probe: Probe) -> Finding:
 
 CHECKS: tuple[Row, ...] = (
     Row(1, "versions and device", model.versions_and_device),
-    Row(1, "trackers", training.trackers),
+    Row(1, "trackers", trackers.trackers),
     Row(1, "data", data.prompts_and_references),
     Row(1, "checker", data.checker_tells_good_from_bad),
     Row(2, "model", model.model_loads),

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.status import Status as Spinner
 from rich.text import Text
 
-from polychromic.experiment.display import width_of
+from polychromic.experiment.display import say, width_of
 from polychromic.experiment.preflight.probe import Status
 from polychromic.experiment.preflight.results import CheckResult
 from polychromic.plain_text import in_lines, plain_text
@@ -69,10 +69,10 @@ class ShownChecks:
             self._spinner.update(f"preflight {number}/{n}: {name} …")
 
     def ended(self, check: CheckResult) -> None:
-        """Prints a check that did not pass; with --verbose, and in a log, those that did too."""
-        if check.status in ("warned", "failed") or logging.getLogger("polychromic").isEnabledFor(
-            logging.INFO
-        ):
+        """Prints a check that did not pass; every one where asked for, and with --verbose; in a log a line for those
+        that took long."""
+        told = self.every or logging.getLogger("polychromic").isEnabledFor(logging.INFO)
+        if told or check.status in ("warned", "failed"):
             show_check(check, self.console)
         elif not self.console.is_terminal and check.status == "passed" and check.seconds >= _NAMED_FROM:
-            self.say(f"preflight {check.number}/{self.n}: {check.name}, {check.seconds:.1f} s")
+            say(f"preflight {check.number} {check.name}: passed ({check.seconds:.1f} s)", self.console)

@@ -7,7 +7,7 @@
   const threshold = Number(byId("samples").dataset.threshold);
   // Beyond so many groups the colours begin again; their numbers do not.
   const HUES = ["0072B2", "D55E00", "009E73", "CC79A7", "E69F00", "56B4E9"].map(hex => `var(--c-${hex},#${hex})`).concat("#8a6d3b", "#9a5bb0");
-  const openings = document.querySelectorAll(".openings button");
+  const openings = [];
   const packedParts = document.querySelectorAll("script.part"), parts = [];
   let data = { metrics: [], prompts: [], openings: [], baseline: "", untrained: null, seeds: {}, per_part: 1 };
   let shown = [], wanted = null, everything = null, searches = 0;
@@ -183,17 +183,26 @@
     for (const other of document.querySelectorAll(".answers > li")) other.classList.toggle("same", item !== null && other.dataset.group === item.dataset.group);
   }
 
+  // A button for each prompt that the page's rule has chosen.
+  function offer(opening) {
+    const button = node("button", opening.why);
+    button.type = "button";
+    button.dataset.prompt = opening.prompt;
+    button.addEventListener("click", () => {
+      byId("search").value = "";
+      byId("order").value = "file";
+      list().then(() => choose(shown.findIndex(sample => sample.prompt === opening.prompt)));
+    });
+    openings.push(button);
+    byId("openings").append(button);
+    byId("openings").hidden = false;
+  }
+
   function listen() {
     byId("prompt").addEventListener("change", event => choose(Number(event.target.value)));
     byId("search").addEventListener("input", list);
     byId("order").addEventListener("change", () => { history.replaceState(null, "", location.pathname + location.search); list(); });
     byId("copy").addEventListener("click", copy);
-    for (const button of openings) button.addEventListener("click", () => {
-      byId("search").value = "";
-      byId("order").value = "file";
-      list().then(() => choose(shown.findIndex(sample => sample.prompt === button.dataset.prompt)));
-    });
-    for (const kind of ["pointerover", "pointerleave", "focusin"]) byId("arms").addEventListener(kind, mark);
     document.addEventListener("keydown", event => {
       if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea")) return;
       if (event.key === "ArrowRight") choose(Number(byId("prompt").value) + 1);
@@ -209,6 +218,7 @@
     data.metrics.forEach((metric, index) => {
       if (metric.stated) byId("order").append(new Option(`largest gain in ${metric.name}`, `gain:${index}`), new Option(`largest loss in ${metric.name}`, `loss:${index}`));
     });
+    data.openings.forEach(offer);
     listen();
     list();
   });
