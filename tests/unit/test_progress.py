@@ -7,9 +7,9 @@ import pyte
 import pytest
 from rich.console import Console
 
-from polychromic.experiment.display import Bars, PlainProgress, bar_line, left, summary
 from polychromic.experiment.jobs import JobEvent
 from polychromic.experiment.progress import Projection
+from polychromic.experiment.progress.display import Bars, PlainProgress, bar_line, left, summary
 
 
 class Clock:

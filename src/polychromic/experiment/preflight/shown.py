@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.status import Status as Spinner
 from rich.text import Text
 
-from polychromic.experiment.display import say, width_of
 from polychromic.experiment.preflight.probe import Status
 from polychromic.experiment.preflight.results import CheckResult
+from polychromic.experiment.progress.display import say, width_of
 from polychromic.plain_text import in_lines, plain_text
 
 _MARKS: dict[Status, tuple[str, str]] = {
