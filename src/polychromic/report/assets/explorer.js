@@ -203,6 +203,7 @@
     byId("search").addEventListener("input", list);
     byId("order").addEventListener("change", () => { history.replaceState(null, "", location.pathname + location.search); list(); });
     byId("copy").addEventListener("click", copy);
+    for (const kind of ["pointerover", "pointerleave", "focusin"]) byId("arms").addEventListener(kind, mark);
     document.addEventListener("keydown", event => {
       if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea")) return;
       if (event.key === "ArrowRight") choose(Number(byId("prompt").value) + 1);
