@@ -90,8 +90,8 @@ def _outline(experiment: Experiment) -> str:
 
 
 def as_experiment(experiment: Experiment | str | Path, overrides: Overrides = ()) -> Experiment:
-    """Returns an experiment, read where it is a file (with overrides in any of their forms), with its sizes lowered to what
-    the data has."""
+    """Returns an experiment, read where it is a file with overrides in any of their forms, with its sizes lowered to
+    what the data has."""
     if isinstance(experiment, Experiment):
         if overrides:
             raise ConfigError(
