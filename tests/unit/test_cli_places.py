@@ -90,13 +90,13 @@ def test_preflight_is_not_begun_with_a_cap_that_is_reached(tmp_path, monkeypatch
 
 def test_preflight_ends_at_the_cap_that_it_reaches_itself(tmp_path, monkeypatch):
     class Check:
-        number, name, status = 2, "model", "passed"
+        number, name, status, seconds = 2, "model", "passed", 0.1
 
-    def slow(_experiment, _root, after_check):
+    def slow(_probe, after_check, _on_start):
         monkeypatch.setattr(runner.time, "monotonic", lambda: 1e9)
         after_check(Check)
 
-    monkeypatch.setattr(runner, "preflight", slow)
+    monkeypatch.setattr(runner, "_checked", slow)
     with pytest.raises(
         BudgetError, match=r"max_dollars = 3 is reached .* after preflight's check 2, model; nothing"
     ):

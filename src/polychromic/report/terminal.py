@@ -68,15 +68,10 @@ def _criterion_lines(view: OutcomeView, comparison: Comparison, width: int | Non
     several = len({one.row[1] for one in outcome_views(comparison)}) > 1
     levels = len(comparison.verdict.levels) > 1
     head = f"{status}: {criterion}" + (f" ({arm})" if several else "") + (f" [{level}]" if levels else "")
-    confidence = f"{100 * comparison.resampling.confidence:g} %"
-    parts = [
-        f"{baseline} → {value}",
-        change,
-        f"({interval}, {confidence})" if interval != "–" else "",
-        f"p {p_value}",
-    ]
-    told = ", ".join(part for part in parts[:2] if part != "–") + (f" {parts[2]}" if parts[2] else "")
-    told += f", {parts[3]}" if p_value != "–" else ""
+    confidence = f"{100 * comparison.resampling.confidence:g} % interval"
+    told = ", ".join(part for part in (f"{baseline} → {value}", change) if part != "–")
+    told += f" ({confidence} {interval})" if interval != "–" else ""
+    told += f", p {p_value}" if p_value != "–" else ""
     return [
         *in_lines(printable(head), width, indent=4, first=2),
         *in_lines(printable(told), width, indent=6, first=6),
