@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 # Okabe and Ito's colour-blind-safe palette; the baseline comes first and is dark grey, the untrained model light grey.
 # The page's style sheet has another shade of each for a dark page, under the variable --c-HEX.
 _BASELINE_COLOR = "#4D4D4D"
@@ -128,9 +131,9 @@ def page_color(color: str) -> str:
     return f"var(--c-{color[1:].upper()},{color})"
 
 
-def line(axes: Any, x: Sequence[float], y: Sequence[float], **options: Any) -> None:
+def line(axes: Any, x: ArrayLike, y: ArrayLike, **options: Any) -> None:
     """Draws a curve; a single point, of which no line could be seen, is marked."""
-    axes.plot(x, y, marker="o" if len(x) == 1 else None, **options)
+    axes.plot(x, y, marker="o" if np.size(x) == 1 else None, **options)
 
 
 def band(

@@ -11,8 +11,8 @@ import numpy as np
 from polychromic.evaluation import Comparison, find_metric
 from polychromic.evaluation.criteria import signed
 from polychromic.evaluation.statistics.frontier import MatchedGain
+from polychromic.evaluation.statistics.paired import PairedComparison
 from polychromic.evaluation.tables import Study
-from polychromic.evaluation.verdict import Contrast
 from polychromic.ledger import ArmWork
 from polychromic.report.drawing import (
     QUIET,
@@ -213,7 +213,7 @@ def _seed_spread(
     return differences.min(axis=0), differences.max(axis=0)
 
 
-def _gains(comparison: Comparison, work: Mapping[str, ArmWork]) -> dict[str, Contrast]:
+def _gains(comparison: Comparison, work: Mapping[str, ArmWork]) -> dict[str, PairedComparison]:
     """Returns the contrast of the first criterion's metric by arm, of the arms whose work is known."""
     metric = comparison.sensitivity[0].metric
     return {
