@@ -88,7 +88,8 @@ def _plan_of_the_run(probe: Probe) -> CollectionPlan | None:
     """Returns what the run samples of the untrained model; None where it does not, or with another model."""
     experiment = probe.experiment
     name = experiment.untrained_arm
-    if name is None or experiment.arm(name).model != probe.baseline.model:
+    is_local = experiment.sampling.engine == "local"  # another engine may not repeat itself to the last bit
+    if name is None or not is_local or experiment.arm(name).model != probe.baseline.model:
         return None
     plan = collection_plan(experiment, name, experiment.seeds[0], RunFolder(probe.folder), probe.task)
     return replace(plan, sampling_settings=plan.sampling_settings[:1])
