@@ -218,8 +218,8 @@ def metric(
 ) -> Callable[[MetricFunction], Metric]:
     """Registers a function of the answers to one prompt as a metric; its key is the function's name unless stated.
 
-    The function gets an `AnswerGroup` (texts, rewards, judgements, n_tokens, truncated, forms) and returns a number
-    in [lowest, highest], or nan. The other facts are those of `Metric`.
+    The function gets an `AnswerGroup` (texts, rewards, judgements, n_tokens, truncated, forms, labels) and returns a
+    number in [lowest, highest], or nan. The other facts are those of `Metric`.
     """
 
     def register(function: MetricFunction) -> Metric:

@@ -230,9 +230,8 @@ def majority_curve(labels: ArrayLike, passing: ArrayLike, k_max: int) -> FloatAr
     _, codes_N, sizes_C = np.unique(labels_N, return_inverse=True, return_counts=True)
     shares_C = np.bincount(codes_N, weights=passing_N) / sizes_C
     if len(sizes_C) == n or np.ptp(shares_C) == 0.0:
-        curve[:reached] = (
-            passing_N.mean()
-        )  # a vote among strangers is a lot, and one among equals is all the same
+        # A vote in which no two agree is a lot, and where all clusters pass alike the winner does not matter.
+        curve[:reached] = passing_N.mean()
         return curve
     won_K = sum(
         (_won_with(votes, sizes_C, shares_C, reached) for votes in range(1, min(sizes_C.max(), reached) + 1)),
