@@ -6,8 +6,12 @@ from itertools import islice
 import pytest
 
 from polychromic.errors import ConfigError
+from polychromic.models.loading import load_language_model
+from polychromic.models.settings import ModelSettings
+from polychromic.records import SamplingParameters
+from polychromic.sampling.local import LocalSampler
 from polychromic.tasks.checking.sandbox import Sandbox
-from polychromic.tasks.code import functions, judged
+from polychromic.tasks.code import CodeTask, functions, judged
 from polychromic.tasks.code.forms import canonical_form
 from polychromic.tasks.code.functions import SOURCES, Function, make_problems, random_functions
 from polychromic.tasks.code.styles import draw_solution, solutions, style_of, styles_of
@@ -120,3 +124,19 @@ def test_every_style_of_one_problem_passes_in_the_sandbox():
         assert not judged(problem, "def f(xs): return None", sandbox).passed
     finally:
         sandbox.close()
+
+
+def test_the_packaged_model_reads_problems_whole_and_solves_some():
+    language_model = load_language_model(ModelSettings(source="polychromic:functions-tiny"))
+    tokenizer = language_model.tokenizer
+    for function, draw in drawn("validation", 100):
+        text, code = function.text, draw_solution(function, draw)
+        assert tokenizer.decode(tokenizer.encode(text + code)) == text + code
+        assert len(tokenizer.encode(code)) < 80
+    problems = {"validation": make_problems("validation", 8, 0)}
+    task = CodeTask("functions", problems)
+    prompts = task.prompts("validation")
+    groups = LocalSampler(language_model).sample(prompts, 4, SamplingParameters(max_new_tokens=80), range(8))
+    asked = [prompt for prompt in prompts for _ in range(4)]
+    checks = task.check(asked, [one.text for group in groups for one in group])
+    assert 0 < sum(check.reward for check in checks) < 32
