@@ -20,6 +20,7 @@ from polychromic.objective import surprisal_gram
 from polychromic.records import Group, SamplingParameters
 from polychromic.sampling.local import LocalSampler
 from polychromic.tasks.arithmetic import ArithmeticTask
+from polychromic.tasks.equivalence import equivalence_of
 from polychromic.training.rollouts import GroupSignals, group_sequences, group_signals, sample_groups
 from variance import PUBLISHED, SCORES, SIZES, K, Moments, N, design, fit, label, print_header, print_row
 
@@ -133,7 +134,9 @@ def _rollout(
         gradients.append(torch.cat([part.ravel() for part in parts if part is not None]))
     sums = logprobs.logprobs_BT.detach().sum(dim=1).double().numpy()
     return Rollout(
-        group_signals(task, [group], with_distances=True),
+        group_signals(
+            task, [group], equivalence_of(task).partitions([(group.prompt, group.texts)]), with_distances=True
+        ),
         torch.stack(gradients),
         surprisal_gram(sums, np.array(group.texts))[0],
     )

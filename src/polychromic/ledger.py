@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, Self
 
 from pydantic import Field, model_validator
@@ -54,6 +55,69 @@ class BudgetSettings(Settings):
 
 
 @dataclass(frozen=True, slots=True)
+class Calls:
+    """Sums requests to services such as a judge: how many were answered, their tokens, and the dollars of those with a
+    price."""
+
+    n: int = 0
+    tokens: int = 0
+    dollars: float = 0.0
+
+    def __add__(self, other: Calls) -> Calls:
+        return Calls(self.n + other.n, self.tokens + other.tokens, self.dollars + other.dollars)
+
+    def __sub__(self, other: Calls) -> Calls:
+        return Calls(self.n - other.n, self.tokens - other.tokens, self.dollars - other.dollars)
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Returns the columns of a ledger row; none where nothing was asked."""
+        return {"calls": self.n, "call_tokens": self.tokens, "call_dollars": self.dollars} if self.n else {}
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Returns the metrics of a step; none where nothing was asked."""
+        return {f"cost/{key}": float(value) for key, value in self.columns.items()}
+
+    @classmethod
+    def of_metrics(cls, metrics: Mapping[str, float]) -> Calls:
+        """Reads the calls of a step back from its metrics."""
+        n, tokens, dollars = (
+            metrics.get(f"cost/{key}", 0.0) for key in ("calls", "call_tokens", "call_dollars")
+        )
+        return cls(round(n), round(tokens), dollars)
+
+
+class _CallMeter:
+    """Counts the calls of this process, as the operating system counts its seconds."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._total = Calls()
+
+    def add(self, calls: Calls) -> None:
+        with self._lock:
+            self._total += calls
+
+    def read(self) -> Calls:
+        with self._lock:
+            return self._total
+
+
+_METER = _CallMeter()
+
+
+def record_call(tokens: int, dollars: float) -> None:
+    """Counts an answered request, from any thread."""
+    _METER.add(Calls(1, tokens, dollars))
+
+
+def calls_so_far() -> Calls:
+    """Returns all calls of this process; the work between two readings made their difference."""
+    return _METER.read()
+
+
+@dataclass(frozen=True, slots=True)
 class Money:
     """The cost of ledger rows; printed, it says which part of the sum was not recorded or is missing."""
 
@@ -81,8 +145,10 @@ class Money:
 
 
 def money(rows: LedgerRows, dollars_per_hour: float | None = None) -> Money:
-    """Sums ledger rows, each at the price of its start; rows that had none at `dollars_per_hour`."""
+    """Sums ledger rows, each at the price of its start; rows that had none at `dollars_per_hour`. What services were
+    paid for calls is added."""
     recorded = [row["dollars"] for row in rows if row.get("dollars") is not None]
+    recorded += [row["call_dollars"] for row in rows if row.get("call_dollars")]
     unpriced = spent_seconds([row for row in rows if row.get("dollars") is None])
     if dollars_per_hour is not None:
         added = unpriced / 3600 * dollars_per_hour

@@ -1,4 +1,4 @@
-"""Makes text from models and files fit for a terminal, which its control codes would steer."""
+"""Makes text from models and files fit for a terminal, which its control codes would steer, and for tokenizers."""
 
 from __future__ import annotations
 
@@ -28,6 +28,13 @@ def _steers(character: str) -> bool:
 
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
+
+
+def without_lone_surrogates(text: str) -> str:
+    """Returns the text with halves of surrogate pairs replaced by U+FFFD: tokenizers and UTF-8 refuse them, and JSON
+    can hold them.
+    """
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def log_plainly(level: int) -> None:

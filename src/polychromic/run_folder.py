@@ -32,6 +32,7 @@ _MAYBE = (float, None)
 _TIMES = {
     "arm": str, "seed": (int, None), "stage": str, "seconds": float, "tokens": int,
     "machine_seconds?": float, "dollars?": _MAYBE, "reached?": _MAYBE, "interrupted?": bool,
+    "calls?": int, "call_tokens?": int, "call_dollars?": float,
 }  # fmt: skip
 _OUTCOME = {
     "arm": str,

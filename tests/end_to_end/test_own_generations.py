@@ -25,7 +25,11 @@ def test_two_files_become_a_report_with_a_frontier_and_a_verdict(tmp_path):
     result = evaluate("--generations", *files, "--out", str(tmp_path))
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("evaluate experiment.yaml (polychromic ")
-    assert "\nYes: ours does what was asked of it." in result.stdout
+    # The answers are wordings ("How about Saturn?"), which spelling counts, and this is said before the verdict.
+    assert (
+        "\nWhich answers count as the same is decided badly here. Yes: ours does what was asked of it."
+        in result.stdout
+    )
     folder = tmp_path / "own-generations"
     comparison = json.loads((folder / "comparison.json").read_text())
     assert comparison["primary_sampling"] == "T=1"

@@ -13,7 +13,6 @@ from polychromic.diversity.equivalence import (
     Exact,
     Normalised,
     calibrated_distance,
-    greedy_labels,
     normalised_form,
     partition,
 )
@@ -34,9 +33,11 @@ from polychromic.records import (
     as_messages,
 )
 from polychromic.tasks.arithmetic import ArithmeticTask
-from polychromic.tasks.base import SameAnswer, Task, own_code
-from polychromic.tasks.equivalence import FunctionEquivalence, build_equivalence, equivalence_of
+from polychromic.tasks.base import Task, own_code
+from polychromic.tasks.equivalence import build_equivalence, equivalence_of
 from polychromic.tasks.jsonl_task import CustomTask
+from polychromic.tasks.partitions.function import FunctionEquivalence
+from polychromic.tasks.partitions.settings import SameAnswer
 from polychromic.tasks.settings import CustomSettings
 from polychromic.training.base import ArmRun
 from polychromic.training.rollouts import group_signals
@@ -130,19 +131,6 @@ def test_a_calibrated_distance_lies_between_references_of_one_prompt_and_of_diff
     assert labels(Embedded(embedder, distance), [one[0] for one in references]) == [0, 1, 2]
     with pytest.raises(ValueError, match="two references or more"):
         calibrated_distance(embedder, [("a",), ("b",)])
-
-
-@given(st.lists(st.sampled_from("abcdef"), max_size=20))
-def test_pairwise_answers_are_asked_once_per_distinct_text_and_class(texts):
-    calls = []
-
-    def same(a, b):
-        calls.append((a, b))
-        return a in "abc" and b in "abc"
-
-    found, reasons = greedy_labels(texts, same)
-    assert not reasons and len(set(calls)) == len(calls)
-    assert len(calls) <= len(set(texts)) * max(1, len(set(found)))
 
 
 FUNCTIONS = """
@@ -297,6 +285,12 @@ def group(task, texts):
     return Group(prompt, generations, tuple(Check(1.0) for _ in texts))
 
 
+def signals_of(task, texts):
+    sampled = group(task, texts)
+    partitions = equivalence_of(task).partitions([(sampled.prompt, sampled.texts)])
+    return group_signals(task, [sampled], partitions, with_distances=False)
+
+
 def rows(task, texts):
     [prompt] = task.prompts("test")
     made = [GenerationRow("p", i, text, 1, "stop", SAMPLING, 0, reward=None) for i, text in enumerate(texts)]
@@ -309,7 +303,7 @@ def rows(task, texts):
 )
 def test_training_and_evaluation_have_one_partition(task, kind, expected):
     task = task(kind)
-    signals = group_signals(task, [group(task, ANSWERS)], with_distances=False)
+    signals = signals_of(task, ANSWERS)
     table = measure_rows(rows(task, ANSWERS), MeasureOptions(0.5), same=SameAnswers.of(task, "test"))
     assert len(set(signals.clusters_PN[0].tolist())) == expected
     assert table.sampled[SAMPLING.label].metric("clusters") == pytest.approx([expected])
@@ -325,7 +319,7 @@ def test_rows_keep_the_form_where_the_kind_has_one_per_text(task):
 
 def test_a_failure_is_a_missing_reward_in_training_and_a_missing_label_in_evaluation(task):
     task, texts = task("mine.py:none"), ["Mars", "Mars?", "Venus", "Venus?", "Mars"]
-    signals = group_signals(task, [group(task, texts)], with_distances=False)
+    signals = signals_of(task, texts)
     assert np.isnan(signals.rewards_PN).tolist() == [[False, True, False, True, False]]
     table = measure_rows(rows(task, texts), MeasureOptions(0.5), same=SameAnswers.of(task, "test"))
     sampled = table.sampled[SAMPLING.label]

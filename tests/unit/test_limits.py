@@ -8,9 +8,9 @@ from test_chat import SPECIAL, byte_tokenizer
 from transformers import CONFIG_MAPPING, GPT2Config, GPT2LMHeadModel
 
 from polychromic.errors import DataError
-from polychromic.experiment.compare import score_references
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.preflight.lengths import length_lines, require_data_fits
+from polychromic.experiment.references import score_references
 from polychromic.experiment.run import run
 from polychromic.files import read_jsonl
 from polychromic.models.loading import load_language_model

@@ -45,7 +45,7 @@ def results(experiment, tmp_path):
 def test_a_sound_experiment_passes_and_is_priced(tmp_path):
     report, checks = results(small(), tmp_path)
     assert not report.failed
-    assert [check.number for check in report.checks] == list(range(1, 13))
+    assert [check.number for check in report.checks] == list(range(1, 14))
     gradient = checks["diversity gradient"].figures["coverage"]
     assert 0 < gradient["share"] < 1
     # The share at the λ that is said to give 30 %: q / (q + λd) from share and λ.

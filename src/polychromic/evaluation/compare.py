@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from polychromic.evaluation.audits.checker import CheckerAudit
+from polychromic.evaluation.audits.gaming import partition_gaming, reward_hacking
+from polychromic.evaluation.audits.partition import PartitionAudit
 from polychromic.evaluation.counting.curves import curve_order, split_at_k
 from polychromic.evaluation.criteria import (
     DEFAULT_LEVELS,
@@ -17,12 +19,11 @@ from polychromic.evaluation.criteria import (
     share_at_bound,
 )
 from polychromic.evaluation.lengths import EqualLength
-from polychromic.evaluation.measure import undefined_warnings
 from polychromic.evaluation.metrics import METRICS, find_metric
 from polychromic.evaluation.outcomes import Evidence
 from polychromic.evaluation.statistics.frontier import MatchedGain, matched_gains, simultaneous_curve
 from polychromic.evaluation.statistics.intervals import Interval, Resampling, mean_intervals
-from polychromic.evaluation.statistics.paired import PairedComparison, paired_comparison, paired_comparisons
+from polychromic.evaluation.statistics.paired import PairedComparison, paired_comparisons
 from polychromic.evaluation.statistics.sensitivity import Overtaking, margin_test, overtakings, robustness
 from polychromic.evaluation.tables import Plan, PromptTable
 from polychromic.evaluation.verdict import (
@@ -42,9 +43,9 @@ from polychromic.evaluation.warnings import (
     fault_warnings,
     left_out_warnings,
     length_warnings,
-    reward_hacking,
     seed_warnings,
     temperature_warnings,
+    undefined_warnings,
 )
 from polychromic.numerics import FloatArray
 
@@ -58,6 +59,7 @@ def compare(
     resampling: Resampling | None = None,
     quality_metric: str | None = None,
     audit: CheckerAudit | None = None,
+    partition: PartitionAudit | None = None,
     equal_length: EqualLength | None = None,
     notes: Sequence[ResultWarning] = (),
     chosen_late: Sequence[str] = (),
@@ -67,10 +69,10 @@ def compare(
 
     `tables` are by (arm, seed) in the order in which arms are shown. The criteria are judged at `primary_sampling` (the
     first of the baseline's unless named). `quality_metric` is the quality of the
-    frontier: the judge where there is one, else the reward. `audit` says what the checker is worth, `equal_length`
-    (from `at_equal_length`) what the arms are with texts of the same lengths, and `notes` are warnings of the
-    caller's own; all are kept and shown. `chosen_late` names settings changed after results were seen, `untrained`
-    the arm that is the model before training: shown everywhere, not judged.
+    frontier: the judge where there is one, else the reward. `audit` says what the checker is worth and `partition` what
+    the partition into same answers is, `equal_length` (from `at_equal_length`) what the arms are with texts of the same
+    lengths, and `notes` are warnings of the caller's own; all are kept and shown. `chosen_late` names settings changed
+    after results were seen, `untrained` the arm that is the model before training: shown everywhere, not judged.
     Raises ValueError where the baseline, another arm or the primary sampling is missing, no prompt is shared, or a
     measure was made in different ways (see `measure_arms`).
     """
@@ -79,10 +81,11 @@ def compare(
     at_primary = _at_primary(plan, contrasts)
     at_equal_length = _at_equal_length(equal_length or {}, plan)
     means, gains = _means(plan), _frontier(plan, quality_metric)
-    hacking = reward_hacking(at_primary, _gaps(plan), baseline, plan.alpha)
-    verdict = _verdict(plan, at_primary, hacking, chosen_late, notes)
+    gaming = [*reward_hacking(plan, at_primary), *partition_gaming(plan, at_primary)]
+    verdict = _verdict(plan, at_primary, gaming, partition, chosen_late, notes)
     found = (
-        *hacking,
+        *(partition.warnings() if partition is not None else ()),
+        *gaming,
         *_warnings_of_claims(plan, audit, gains, at_primary, verdict),
         *_warnings_of_measures(plan, tables, at_primary, at_equal_length, means),
         *notes,
@@ -105,6 +108,7 @@ def compare(
         signatures=plan.study.signatures,
         resampling=plan.resampling,
         checker=audit,
+        partition=partition,
         untrained=plan.untrained,
         against_untrained=_against_untrained(plan),
         overtakings=_overtakings(plan),
@@ -114,17 +118,21 @@ def compare(
 def _verdict(
     plan: Plan,
     at_primary: Contrasts,
-    hacking: Sequence[ResultWarning],
+    gaming: Sequence[ResultWarning],
+    partition: PartitionAudit | None,
     chosen_late: Sequence[str],
     notes: Sequence[ResultWarning],
 ) -> Verdict:
+    """Judges the arms; what was gamed, leaked or divided badly stands beside the status."""
     return judge(
         plan.levels,
         plan.judged,
-        _evidence(plan, at_primary),
+        evidence(plan, at_primary),
         basis=_basis(plan),
-        hacked=[one.arm for one in hacking],
+        hacked=[one.arm for one in gaming if one.kind == "reward hacking"],
+        gamed=[one.arm for one in gaming if one.kind == "partition gaming"],
         chosen_late=chosen_late,
+        unsound=partition.finding if partition is not None and partition.faults else "",
         leaked=next((note.text for note in notes if note.kind == "leakage"), ""),
     )
 
@@ -209,7 +217,8 @@ def _metrics(plan: Plan, arm: str, label: str) -> list[str]:
     return [*plain, *sorted(at_k, key=curve_order)]
 
 
-def _evidence(plan: Plan, at_primary: Contrasts) -> dict[tuple[str, Criterion], Evidence]:
+def evidence(plan: Plan, at_primary: Contrasts) -> dict[tuple[str, Criterion], Evidence]:
+    """Returns what is known of each criterion in each judged arm, from comparisons by arm and metric."""
     found = {}
     for arm in plan.judged:
         for criterion in plan.criteria:
@@ -244,18 +253,6 @@ def _sensitivity(plan: Plan) -> tuple[Sensitivity, ...]:
             second = robustness(pair[0][:, kept_P], pair[1][:, kept_P], plan.resampling.confidence)
             found.append(Sensitivity(arm, metric, tuple(difference_P.tolist()), second))
     return tuple(found)
-
-
-def _gaps(plan: Plan) -> dict[str, PairedComparison]:
-    """Compares, by arm, training reward minus judge with the baseline's; arms without a judge are left out."""
-    gaps = {}
-    for arm in plan.judged:
-        reward, judged = (plan.pair(arm, plan.primary_sampling, key) for key in ("reward", "judge"))
-        if reward is not None and judged is not None:
-            gaps[arm] = paired_comparison(
-                reward[0] - judged[0], reward[1] - judged[1], resampling=plan.resampling
-            )
-    return gaps
 
 
 def _frontier(plan: Plan, quality_metric: str | None) -> tuple[MatchedGain, ...]:

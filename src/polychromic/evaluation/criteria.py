@@ -28,6 +28,8 @@ WarningKind = Literal[
     "undefined",
     "checker",
     "partition",
+    "partition gaming",
+    "threshold",
     "sampling not stated",
     "added after results",
     "recorded again",

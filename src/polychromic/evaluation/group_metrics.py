@@ -31,8 +31,8 @@ class AnswerGroup:
 
     `forms` are keys of answers that count as the same, None where the task has none. `errors` are the reasons of
     missing rewards. `n_missing` answers were asked for and not given: they are in none of the arrays. `labels` are
-    those of the equivalence, where one divides the answers: MISSING where it failed. `all_formed` says that every row
-    holds its form.
+    those of the equivalence, where one divides the answers: MISSING where it failed; `second_labels` are the second
+    one's. `all_formed` says that every row holds its form.
     """
 
     prompt_id: str
@@ -46,6 +46,7 @@ class AnswerGroup:
     n_missing: int = 0
     labels: IntArray | None = None
     all_formed: bool = False
+    second_labels: IntArray | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -61,6 +62,7 @@ class AnswerGroup:
             truncated=self.truncated[:n],
             forms=None if self.forms is None else self.forms[:n],
             labels=None if self.labels is None else self.labels[:n],
+            second_labels=None if self.second_labels is None else self.second_labels[:n],
         )
 
 
@@ -164,6 +166,9 @@ def measure_answers(
     values["clusters"] = expected_clusters(labelled_N, draws)
     values["hill_1"], values["hill_2"] = (hill_number(labelled_N, q, draws) for q in (1, 2))
     values["sameness"] = pair_sameness(labelled_N)
+    if group.second_labels is not None:
+        second_N = group.second_labels[group.second_labels != MISSING]
+        values["second_clusters"] = expected_clusters(second_N, draws)
     values["distinct_correct"] = (
         float(curves["distinct_correct"][draws - 1]) if draws <= len(group) else math.nan
     )

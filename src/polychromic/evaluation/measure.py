@@ -13,9 +13,8 @@ from typing import TypeVar
 import numpy as np
 
 from polychromic.diversity import Embedder, measure_signatures
-from polychromic.diversity.equivalence import Equivalence
+from polychromic.diversity.equivalence import Equivalence, Partition
 from polychromic.diversity.tokens import Tokenizer, TokenOptions, sign
-from polychromic.evaluation.criteria import ResultWarning, listed
 from polychromic.evaluation.group_metrics import (
     AnswerGroup,
     GroupMetrics,
@@ -24,7 +23,7 @@ from polychromic.evaluation.group_metrics import (
     group_rows,
     measure_answers,
 )
-from polychromic.evaluation.metrics import METRICS, Metric, find_metric, load_metrics, require_addable
+from polychromic.evaluation.metrics import Metric, load_metrics, require_addable
 from polychromic.evaluation.tables import PromptTable, SampledTable
 from polychromic.numerics import Float32Array, FloatArray, label_codes
 from polychromic.processes import open_worker_pool
@@ -42,45 +41,8 @@ def count_reasons(reasons: Iterable[Mapping[str, str]]) -> dict[str, dict[str, i
     return {metric: dict(counts) for metric, counts in counted.items()}
 
 
-def undefined_warnings(tables: Mapping[tuple[str, int], PromptTable], label: str) -> Iterator[ResultWarning]:
-    """Yields for each arm the measures that some prompt lacks under one sampling setting, with the number and the
-    reason; once for all arms where they lack the same."""
-    groups: Counter[str] = Counter()
-    lacking: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    for (arm, _), table in tables.items():
-        groups[arm] += len(table.prompts)
-        for metric, reasons in table.undefined.get(label, {}).items():
-            for reason, n in reasons.items():
-                lacking[arm, reason][metric] += n
-    told: dict[str, str] = {}
-    alike = len(set(groups.values())) == 1
-    for (arm, reason), counts in lacking.items():
-        part = f"{_named(counts, groups[arm], alike)}: {reason}"
-        told[arm] = f"{told[arm]}; {part}" if arm in told else f"no value of {part}"
-    if len(told) == len(groups) and len(set(told.values())) == 1:
-        told = {"": f"in every arm {next(iter(told.values()))}"}
-    for arm, text in told.items():
-        yield ResultWarning("undefined", arm, f"{arm}: {text}" if arm else text)
-
-
-def _named(counts: Mapping[str, int], n_groups: int, alike: bool) -> str:
-    """Measures that as many groups lack, together: "Distinct-2 and Distinct-3 in 10 of 40 groups". Where arms have
-    different numbers of groups (not `alike`), "in every group" lets them be told together."""
-    by_number: defaultdict[int, list[str]] = defaultdict(list)
-    for metric in sorted(counts, key=list(METRICS).index):
-        by_number[counts[metric]].append(find_metric(metric).name)
-
-    def place(n: int) -> str:
-        return "every group" if n == n_groups and not alike else f"{n} of {n_groups} groups"
-
-    return ", ".join(f"{listed(names)} in {place(n)}" for n, names in by_number.items())
-
-
 Embedded = tuple[AnswerGroup, Float32Array | None]
-
 _GROUPS_AT_ONCE = 64
-
-
 Key = TypeVar("Key")
 UNLABELLED = "same_answer: "
 """Begins the reason why an answer has no label, among those of missing rewards."""
@@ -89,10 +51,13 @@ Grouped = dict[Key, dict[str, list[AnswerGroup]]]
 
 @dataclass(frozen=True)
 class SameAnswers:
-    """Divides answers by an equivalence that is asked with their prompts, by id."""
+    """Divides answers by an equivalence that is asked with their prompts, by id; those of one sampling setting also by
+    a second one, which training never saw."""
 
     equivalence: Equivalence
     prompts: Mapping[str, Prompt]
+    second: Equivalence | None = None
+    second_at: str = ""
 
     @classmethod
     def of(cls, task: Task, split: Split) -> SameAnswers:
@@ -104,21 +69,29 @@ class SameAnswers:
         everything = [
             group for by_label in grouped.values() for groups in by_label.values() for group in groups
         ]
-        asked = [group for group in everything if not group.all_formed]
-        answers = self.equivalence.partitions([(self.prompts[one.prompt_id], one.texts) for one in asked])
-        found = dict(zip(map(id, asked), answers, strict=True))
+        first = self._partitions(self.equivalence, [group for group in everything if not group.all_formed])
+        at_once = [group for by_label in grouped.values() for group in by_label.get(self.second_at, [])]
+        second = self._partitions(self.second, at_once) if self.second else {}
 
         def divided(group: AnswerGroup) -> AnswerGroup:
-            if id(group) not in found:
-                return replace(group, labels=label_codes(group.forms or []))
-            partition = found[id(group)]
-            reasons = [UNLABELLED + reason for reason in partition.reasons]
-            return replace(group, labels=partition.labels_N, errors=[*group.errors, *reasons])
+            own, other = first.get(id(group)), second.get(id(group))
+            reasons = [UNLABELLED + reason for reason in own.reasons] if own else []
+            return replace(
+                group,
+                labels=own.labels_N if own else label_codes(group.forms or []),
+                second_labels=other.labels_N if other else None,
+                errors=[*group.errors, *reasons],
+            )
 
         return {
             key: {label: [divided(group) for group in groups] for label, groups in by_label.items()}
             for key, by_label in grouped.items()
         }
+
+    def _partitions(self, equivalence: Equivalence, groups: Sequence[AnswerGroup]) -> dict[int, Partition]:
+        """Returns the partitions by the identity of their groups."""
+        found = equivalence.partitions([(self.prompts[one.prompt_id], one.texts) for one in groups])
+        return dict(zip(map(id, groups), found, strict=True))
 
 
 def measure_rows(
@@ -220,7 +193,7 @@ def _measure_groups(
         prompts,
         sampled,
         clusters,
-        _signatures(options, answers, clusters, sampled, own),
+        _signatures(options, answers, clusters, sampled, own, same.second if same else None),
         dict(Counter(error for group in groups for error in group.errors)),
         answers,
         {label: max(map(len, members)) for label, members in by_label.items()},
@@ -335,12 +308,15 @@ def _signatures(
     clusters: str,
     sampled: Mapping[str, SampledTable],
     own: Sequence[Metric],
+    second: Equivalence | None,
 ) -> dict[str, str]:
     present = {key for table in sampled.values() for key in table.values}
     drawn = {"same": clusters, "k": options.draws or "all"}
+    by_second = {"same": second.name if second else "", "k": options.draws or "all"}
     signatures = {
         **measure_signatures(options.measures, n),
         "clusters": sign("clusters", **drawn),
+        "second_clusters": sign("second_clusters", **by_second),
         **{f"hill_{q}": sign("hill", q=q, **drawn) for q in (1, 2)},
         "sameness": sign("sameness", same=clusters),
         "distinct_correct": sign("distinct_correct", passes=f"reward >= {options.pass_threshold:g}", **drawn),

@@ -24,6 +24,7 @@ MetricFunction = Callable[["AnswerGroup"], float]
 """Returns a metric's value from the answers to one prompt; nan where it has none."""
 
 CHECKER, JUDGE, EMBEDDER = "a checker", "a judge", "an embedder"
+SECOND = "task.second_same_answer"
 THINKING = "thinking text and task.thinking: apart"
 
 
@@ -129,6 +130,11 @@ _BUILT_IN = (
         "clusters", "Distinct answers", "higher", "diversity", 0.0, math.inf,
         meaning="Answers to a prompt that count as different", subject="different answers to a prompt", plural=True,
         signature="clusters|same:{same}",
+    ),
+    Metric(
+        "second_clusters", "Distinct answers (second partition)", "higher", "diversity", 0.0, math.inf, SECOND,
+        meaning="Answers to a prompt that count as different by a second partition, which training never saw",
+        subject="different answers to a prompt by the second partition", plural=True, cut=False,
     ),
     Metric(
         "hill_1", "Effective answers (Hill 1)", "higher", "diversity", 1.0, math.inf,

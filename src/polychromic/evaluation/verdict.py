@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from polychromic.evaluation.audits.checker import CheckerAudit
+from polychromic.evaluation.audits.partition import PartitionAudit
 from polychromic.evaluation.counting.sameness import ArmSameness
 from polychromic.evaluation.criteria import DEFAULT_LEVELS, Criterion, Levels, ResultWarning, listed, plural
 from polychromic.evaluation.outcomes import CriterionOutcome, Evidence, Status, decide, test_p_value
@@ -49,8 +50,10 @@ class Verdict:
     """Holds the whole: the status of the first level, a sentence for people, and every level.
 
     `question` says whom the first level answers for: these trained models, or the way of training. `hacked` names
-    arms whose training reward rose while the judge did not follow, `chosen_late` settings that decide the verdict and
-    were changed after results had been seen, `leaked` what of the evaluated prompts training has seen.
+    arms whose training reward rose while the judge did not follow, `gamed` those whose different answers rose while the
+    second partition did not follow, `chosen_late` settings that decide the verdict and were changed after results had
+    been seen, `leaked` what of the evaluated prompts training has seen. `unsound` says what is wrong with the
+    partition that every count of different answers rests on, and stands before all else.
     """
 
     status: Status
@@ -60,6 +63,8 @@ class Verdict:
     hacked: tuple[str, ...] = ()
     chosen_late: tuple[str, ...] = ()
     leaked: str = ""
+    gamed: tuple[str, ...] = ()
+    unsound: str = ""
 
     def level(self, name: str) -> LevelVerdict:
         """Returns the level called `name`; raises ValueError that lists the levels."""
@@ -108,6 +113,15 @@ class ArmCurve:
 
 
 @dataclass(frozen=True, slots=True)
+class AtDistance:
+    """Holds the verdict with embeddings clustered at another distance."""
+
+    distance: float
+    status: Status
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
 class Sensitivity:
     """Holds one arm against the baseline on a metric that a criterion names, looked at prompt by prompt: the
     differences (arm − baseline, seeds averaged, nan where undefined) in the order of the comparison's prompts, and what
@@ -140,6 +154,10 @@ class Comparison:
     resampling: Resampling
     checker: CheckerAudit | None = None
     """The training checker's rewards of texts known to be good or bad; None where no audit was made."""
+    partition: PartitionAudit | None = None
+    """The trials of the partition into same answers; None for a task's own canonical form."""
+    at_distances: tuple[AtDistance, ...] = ()
+    """The verdict at other distances; empty where embeddings do not divide, or no criterion rests on the partition."""
     untrained: str | None = None
     """The arm that is the model before training: shown, never judged. None where it was not sampled."""
     against_untrained: tuple[Contrast, ...] = ()
@@ -181,8 +199,10 @@ def judge(
     *,
     basis: str = "",
     hacked: Sequence[str] = (),
+    gamed: Sequence[str] = (),
     chosen_late: Sequence[str] = (),
     leaked: str = "",
+    unsound: str = "",
 ) -> Verdict:
     """Judges every arm by every criterion. p-values are corrected by Holm over all arms and criteria of a level.
 
@@ -193,15 +213,25 @@ def judge(
         missing = "no criterion was stated" if arms else "the baseline is the only arm"
         return Verdict("undecided", f"Nothing to judge: {missing}.", ())
     judged = tuple(_judge_level(name, criteria, arms, found) for name, criteria in stated.items())
-    sentence = _sentence(judged, basis, hacked)
+    sentence = _sentence(judged, basis, hacked, gamed)
     if chosen_late:
         sentence += (
             f" Changed after results had been seen, and perhaps because of them: {listed(list(chosen_late))}."
         )
     if leaked:
         sentence += f" But {leaked}."
+    if unsound:
+        sentence = f"The partition fails its audit: {unsound}. {sentence}"
     return Verdict(
-        judged[0].status, sentence, judged, _question(judged[0]), tuple(hacked), tuple(chosen_late), leaked
+        judged[0].status,
+        sentence,
+        judged,
+        _question(judged[0]),
+        hacked=tuple(hacked),
+        chosen_late=tuple(chosen_late),
+        leaked=leaked,
+        gamed=tuple(gamed),
+        unsound=unsound,
     )
 
 
@@ -285,7 +315,7 @@ def _count(outcomes: Sequence[CriterionOutcome], arm: str, status: Status) -> in
     return sum(outcome.arm == arm and outcome.status == status for outcome in outcomes)
 
 
-def _sentence(levels: Sequence[LevelVerdict], basis: str, hacked: Sequence[str]) -> str:
+def _sentence(levels: Sequence[LevelVerdict], basis: str, hacked: Sequence[str], gamed: Sequence[str]) -> str:
     first = levels[0]
     sentence = _first_level(first)
     further = [level.name for level in levels[1:] if level.arms[first.best_arm] == "met"]
@@ -293,6 +323,11 @@ def _sentence(levels: Sequence[LevelVerdict], basis: str, hacked: Sequence[str])
         sentence += f" It also meets the {listed(further)} criteria."
     if hacked:
         sentence += f" Reward hacking: in {listed(list(hacked))} the training reward rose and the judge did not follow."
+    if gamed:
+        sentence += (
+            f" Partition gaming: in {listed(list(gamed))} different answers rose by task.same_answer and the second "
+            "partition did not follow."
+        )
     return f"{sentence} ({basis})" if basis else sentence
 
 

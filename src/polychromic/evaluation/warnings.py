@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from polychromic.evaluation.audits.checker import CheckerAudit
@@ -30,35 +30,6 @@ LENGTH_CHANGE = 0.10
 """Relative difference from which the texts of two arms are called of different length."""
 _SATURATED = 0.5
 _MISSING, _TRUNCATED = 0.01, 0.05
-
-
-def reward_hacking(
-    contrasts: Contrasts, gaps: Mapping[str, PairedComparison], baseline: str, alpha: float
-) -> list[ResultWarning]:
-    """Warns of arms, the baseline among them, whose training reward is higher than the other's while the judge's is
-    not.
-
-    `gaps` compares reward minus judge between arm and baseline: it has to differ significantly as well, so that a
-    judge that is only noisier than the reward is not taken for one that disagrees.
-    """
-    found = []
-    for arm, gap in gaps.items():
-        reward, judged = contrasts[arm, "reward"], contrasts[arm, "judge"]
-        if max(reward.p_value, gap.p_value) >= alpha or reward.difference * gap.difference <= 0:
-            continue
-        sign = 1.0 if reward.difference > 0 else -1.0
-        if sign * judged.difference > 0 and judged.p_value < alpha:
-            continue
-        who, other = (arm, baseline) if sign > 0 else (baseline, arm)
-        found.append(
-            ResultWarning(
-                "reward hacking",
-                who,
-                f"{who} has {signed(sign * reward.difference)} training reward against {other}, but the judge, which "
-                f"training never saw, says {signed(sign * judged.difference)}: the reward is being gamed",
-            )
-        )
-    return found
 
 
 def temperature_warnings(
@@ -243,3 +214,37 @@ def _vanishing(
 
 def _confirms(plain: PairedComparison, matched: PairedComparison, alpha: float) -> bool:
     return matched.p_value < alpha and plain.difference * matched.difference > 0
+
+
+def undefined_warnings(tables: Mapping[tuple[str, int], PromptTable], label: str) -> Iterator[ResultWarning]:
+    """Yields for each arm the measures that some prompt lacks under one sampling setting, with the number and the
+    reason; once for all arms where they lack the same."""
+    groups: Counter[str] = Counter()
+    lacking: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for (arm, _), table in tables.items():
+        groups[arm] += len(table.prompts)
+        for metric, reasons in table.undefined.get(label, {}).items():
+            for reason, n in reasons.items():
+                lacking[arm, reason][metric] += n
+    told: dict[str, str] = {}
+    alike = len(set(groups.values())) == 1
+    for (arm, reason), counts in lacking.items():
+        part = f"{_named(counts, groups[arm], alike)}: {reason}"
+        told[arm] = f"{told[arm]}; {part}" if arm in told else f"no value of {part}"
+    if len(told) == len(groups) and len(set(told.values())) == 1:
+        told = {"": f"in every arm {next(iter(told.values()))}"}
+    for arm, text in told.items():
+        yield ResultWarning("undefined", arm, f"{arm}: {text}" if arm else text)
+
+
+def _named(counts: Mapping[str, int], n_groups: int, alike: bool) -> str:
+    """Measures that as many groups lack, together: "Distinct-2 and Distinct-3 in 10 of 40 groups". Where arms have
+    different numbers of groups (not `alike`), "in every group" lets them be told together."""
+    by_number: defaultdict[int, list[str]] = defaultdict(list)
+    for metric in sorted(counts, key=list(METRICS).index):
+        by_number[counts[metric]].append(find_metric(metric).name)
+
+    def place(n: int) -> str:
+        return "every group" if n == n_groups and not alike else f"{n} of {n_groups} groups"
+
+    return ", ".join(f"{listed(names)} in {place(n)}" for n, names in by_number.items())

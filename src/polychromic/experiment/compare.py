@@ -4,113 +4,46 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from polychromic.diversity.overlap import ROUGE_L_TOKENS
 from polychromic.diversity.tokens import ModelTokens, Tokenizer, TokenOptions, choose_tokens
-from polychromic.errors import ConfigError, DataError
+from polychromic.errors import ConfigError
 from polychromic.evaluation.audits.checker import CheckerAudit, ControlResult, audit_checker, find_leakage
-from polychromic.evaluation.audits.partition import partition_warnings, unlabelled_warnings
+from polychromic.evaluation.audits.partition import (
+    PartitionAudit,
+    answers_of,
+    audit_partition,
+    unlabelled_warnings,
+)
+from polychromic.evaluation.audits.threshold import OtherDistances, threshold_warnings
 from polychromic.evaluation.collect import read_collected
 from polychromic.evaluation.compare import Comparison, compare
 from polychromic.evaluation.counting.sameness import joint_labels, sameness_between
-from polychromic.evaluation.criteria import ResultWarning, plural
+from polychromic.evaluation.criteria import Levels, ResultWarning, plural
 from polychromic.evaluation.lengths import at_equal_length, thinking_measures, thinking_warnings
 from polychromic.evaluation.measure import SameAnswers, measure_arms
-from polychromic.evaluation.tables import Study
+from polychromic.evaluation.tables import PromptTable, Study
 from polychromic.evaluation.warnings import sandbox_notes
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.jobs import collection_plan
+from polychromic.experiment.references import METRIC, read_perplexities
 from polychromic.experiment.resuming.continuing import late_changes
-from polychromic.files import append_jsonl, read_json, scan_jsonl, sealed, strict_json, write_text
+from polychromic.files import read_json
 from polychromic.records import GenerationRow, Prompt
 from polychromic.run_folder import RunFolder
 from polychromic.tasks.base import Task
+from polychromic.tasks.equivalence import LazyEmbedded, second_equivalence_of
 
 if TYPE_CHECKING:
     from polychromic.diversity import Embedder
     from polychromic.evaluation.settings import EvaluationSettings
     from polychromic.experiment.external import ExternalExperiment
-    from polychromic.models.loading import LanguageModel
-    from polychromic.models.logprobs import TokenSequence
 
 logger = logging.getLogger(__name__)
-
-METRIC = "reference_perplexity"
-_PROMPTS_AT_ONCE = 16
-
-
-def score_references(
-    path: Path,
-    prompts: Sequence[Prompt],
-    load_model: Callable[[], LanguageModel],
-    adapter: str | None = None,
-) -> bool:
-    """Appends the cross-entropy of each prompt's references to `path`; returns whether anything was left to do.
-
-    A row holds the prompt's id, the tokens of its references (turn ends included) and minus their summed
-    log-probability in nats. References longer than the model's context are left out; a prompt without any has 0
-    tokens. Prompts are scored one by one, so that a continued file is the same as an uninterrupted one. Rows that are
-    damaged, or of another adapter than `adapter` begins the hash of, are scored again, with a warning.
-    """
-    from polychromic.training.rollouts import fitting_references
-
-    done = _kept(path, adapter)
-    left = [prompt for prompt in prompts if prompt.references and prompt.id not in done]
-    if not left:
-        return False
-    language_model = load_model()
-    sequences = fitting_references(language_model, left, language_model.context_length).by_prompt
-    for start in range(0, len(left), _PROMPTS_AT_ONCE):
-        chunk = left[start : start + _PROMPTS_AT_ONCE]
-        scores = (_score(language_model, one.id, sequences.get(one.id, [])) for one in chunk)
-        append_jsonl(path, [sealed({**score, "adapter": adapter}) for score in scores])
-    return True
-
-
-def read_perplexities(path: Path) -> dict[str, float]:
-    """Reads the perplexity of the references by prompt id: exp of the mean cross-entropy over all their tokens.
-
-    Raises DataError where a row is damaged.
-    """
-    found = scan_jsonl(path)
-    if found.faults:
-        raise DataError(f"{path}: {found.faults[0]}; `polychromic run` or `evaluate` scores it again")
-    rows = [row for _, row in found.rows if row["n_tokens"]]
-    return {row["prompt_id"]: math.exp(row["cross_entropy"] / row["n_tokens"]) for row in rows}
-
-
-def _kept(path: Path, adapter: str | None) -> set[str]:
-    """Takes damaged rows off the file, and returns the ids of the prompts whose rows are kept."""
-    found = scan_jsonl(path)
-    kept = {row["prompt_id"]: row for _, row in found.rows if row.get("adapter") in (None, adapter)}
-    if len(kept) < len(found.rows) or found.faults:
-        logger.warning("%s: rows damaged, doubled or of another adapter are scored again", path)
-        write_text(path, "".join(strict_json(sealed(row)) + "\n" for row in kept.values()))
-    return set(kept)
-
-
-def _score(
-    language_model: LanguageModel, prompt_id: str, sequences: Sequence[TokenSequence]
-) -> dict[str, Any]:
-    import torch
-
-    from polychromic.models.logprobs import answer_logprobs
-
-    nats = 0.0
-    if sequences:
-        with torch.inference_mode():
-            scored = answer_logprobs(language_model, sequences)
-        nats = -float((scored.logprobs_BT * scored.mask_BT).double().sum())
-    return {
-        "prompt_id": prompt_id,
-        "n_tokens": sum(sequence.n_answer for sequence in sequences),
-        "cross_entropy": nats,
-    }
-
 
 _AUDITED_PROMPTS = 100
 _KEYS_OF_CODE_TASKS = {"entry_point", "test_list", "canonical_solution"}
@@ -217,7 +150,11 @@ def compare_rows(
     units = text_units(experiment, task, [row.text for members in of_baseline for row in members])
     apart = experiment.task.thinking == "apart"
     of_thinking = thinking_measures(rows, primary_sampling, units.tokens) if apart else {}
-    same = SameAnswers.of(task, settings.split)
+    same = replace(
+        SameAnswers.of(task, settings.split),
+        second=second_equivalence_of(task, settings.embedder),
+        second_at=primary_sampling,
+    )
     tables = measure_arms(
         rows,
         pass_threshold=task.pass_threshold,
@@ -228,12 +165,14 @@ def compare_rows(
         extra={key: {**(extra or {}).get(key, {}), **of_thinking.get(key, {})} for key in rows},
         workers=experiment.run.workers,
     )
+    criteria = experiment.comparison.levels()
     comparison = compare(
         tables,
         baseline=experiment.comparison.baseline,
-        criteria=experiment.comparison.levels(),
+        criteria=criteria,
         primary_sampling=primary_sampling,
         audit=audit or _audit(task, experiment, rows),
+        partition=_audit_partition(task, same, of_baseline),
         equal_length=at_equal_length(
             {key: found for key, found in rows.items() if key[0] != untrained},
             baseline=experiment.comparison.baseline,
@@ -242,7 +181,6 @@ def compare_rows(
             workers=experiment.run.workers,
         ),
         notes=[
-            *partition_warnings(same.equivalence, list(same.prompts.values()), of_baseline),
             *unlabelled_warnings(tables),
             *leakage.warnings(),
             *notes,
@@ -254,8 +192,26 @@ def compare_rows(
         chosen_late=chosen_late,
         untrained=untrained,
     )
+    comparison = _at_other_distances(comparison, task, same, tables, rows, criteria)
     sameness = sameness_between(joint_labels(rows, same, primary_sampling))
     return Compared(replace(comparison, sameness=sameness), Study.of(tables))
+
+
+def _at_other_distances(
+    comparison: Comparison,
+    task: Task,
+    same: SameAnswers,
+    tables: Mapping[tuple[str, int], PromptTable],
+    rows: RowsByArmSeed,
+    criteria: Levels,
+) -> Comparison:
+    """Adds the verdict at other distances where embeddings divide the answers."""
+    if not isinstance(same.equivalence, LazyEmbedded):
+        return comparison
+    embedded = same.equivalence.embedded
+    found = OtherDistances(embedded, same, task.pass_threshold).judge(comparison, tables, rows, criteria)
+    warnings = threshold_warnings(found, embedded.distance) if found else []
+    return replace(comparison, at_distances=found, warnings=(*comparison.warnings, *warnings))
 
 
 def _without_prompts(rows: RowsByArmSeed, left_out: Collection[str]) -> RowsByArmSeed:
@@ -328,6 +284,20 @@ def _model_tokens(experiment: Experiment | ExternalExperiment) -> ModelTokens:
 
     settings = experiment.arm(experiment.comparison.baseline).model
     return ModelTokens(load_tokenizer(settings), Path(settings.source).name)
+
+
+def _audit_partition(
+    task: Task, same: SameAnswers, of_baseline: Sequence[Sequence[GenerationRow]]
+) -> PartitionAudit | None:
+    """Audits the partition on the answers of the baseline's first seed; None for a task's own canonical form."""
+    stated = getattr(task, "same", None)
+    return audit_partition(
+        same.equivalence,
+        list(same.prompts.values()),
+        answers_of(next(iter(of_baseline), [])),
+        second=same.second,
+        references_are_same=stated is not None and stated.references_are_same,
+    )
 
 
 def _audit(

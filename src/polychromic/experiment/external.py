@@ -24,6 +24,7 @@ from polychromic.evaluation.settings import EvaluationSettings, load_stated_metr
 from polychromic.experiment.about import first_example, task_in_words
 from polychromic.experiment.compare import compare_rows
 from polychromic.experiment.config import ComparisonSettings, Experiment
+from polychromic.experiment.progress import paid
 from polychromic.experiment.resuming.folder import held_folder, read_resolved
 from polychromic.experiment.resuming.provenance import installed_versions
 from polychromic.experiment.run import RunResult
@@ -31,6 +32,7 @@ from polychromic.experiment.settings import RunSettings
 from polychromic.experiment.yaml_file import config_error, read_yaml, with_absolute_paths
 from polychromic.files import remove_folder, sha256_file, user_path, write_json, write_text
 from polychromic.generations import write_generations
+from polychromic.ledger import BudgetSettings
 from polychromic.report.about import About, own_folders
 from polychromic.run_folder import RunFolder, folder_name
 from polychromic.settings import Settings
@@ -160,13 +162,14 @@ def evaluate_external(
         external = replace(external, rows=pair_by_order(external.rows))
     require_common_seeds(external.rows, experiment.comparison.baseline)
     primary_sampling = _primary_sampling(external.rows, default.label)
-    compared = compare_rows(
-        experiment,
-        external.rows,
-        task,
-        primary_sampling=primary_sampling,
-        notes=_notes(external, default.label, len(prompts)),
-    )
+    with paid(folder, BudgetSettings(), "comparison", calls_only=True):
+        compared = compare_rows(
+            experiment,
+            external.rows,
+            task,
+            primary_sampling=primary_sampling,
+            notes=_notes(external, default.label, len(prompts)),
+        )
     with held_folder(folder.root):
         _require_no_run(folder)  # nor one that has begun meanwhile
         _write_inputs(experiment, folder, external.rows)

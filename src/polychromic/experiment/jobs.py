@@ -14,6 +14,7 @@ from polychromic import stopping
 from polychromic.errors import ConfigError, TrainingError
 from polychromic.experiment.config import Arm, Experiment
 from polychromic.files import read_jsonl
+from polychromic.ledger import calls_so_far
 from polychromic.run_folder import RunFolder
 from polychromic.sampling.base import build_sampler
 from polychromic.seeding import deterministic
@@ -107,15 +108,14 @@ def carry_out(job: Job, on_event: OnEvent) -> list[dict[str, Any]]:
     ledger = []
     for stage in job.stages:
         stopping.stop_if_requested(f"what was done before {job.arm}/seed-{job.seed} {stage} is kept")
-        started = time.monotonic()
+        started, calls = time.monotonic(), calls_so_far()
         work = _train if stage == "train" else _evaluate
         with deterministic(job.threads):
             tokens = work(job, arm, on_event)
         if tokens is not None:
             seconds = time.monotonic() - started
-            ledger.append(
-                {"arm": job.arm, "seed": job.seed, "stage": stage, "seconds": seconds, "tokens": tokens}
-            )
+            row = {"arm": job.arm, "seed": job.seed, "stage": stage, "seconds": seconds, "tokens": tokens}
+            ledger.append({**row, **(calls_so_far() - calls).columns})
     return ledger
 
 
@@ -180,7 +180,7 @@ def _evaluate(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
     """Samples the evaluation prompts and scores their references; returns the tokens sampled now, or None where
     nothing was left to do."""
     from polychromic.evaluation.collect import collect
-    from polychromic.experiment.compare import score_references
+    from polychromic.experiment.references import score_references
 
     folder = RunFolder(job.root)
     task = build_task(job.experiment.task)

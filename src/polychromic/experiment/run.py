@@ -283,7 +283,8 @@ def _compare_and_report(
     trained = any(not experiment.arm(arm).untrained for arm in experiment.arms)
     task = build_task(experiment.task if run_code else experiment.task.without_code())
     audit = None if run_code or not own_code(experiment.task) else recorded_audit(folder)
-    compared = compare_run(experiment, folder, task, audit=audit)
+    with paid(folder, experiment.budget, "comparison", calls_only=True):
+        compared = compare_run(experiment, folder, task, audit=audit)
     about = about_run(experiment, folder, task)
     write_json(folder.comparison, about.shortened(compared.comparison.to_json()))
     write_report(

@@ -27,10 +27,12 @@ def _begins_as_path(value: str) -> bool:
     return value.startswith((".", "/", "~"))
 
 
+_SAME = {"": _is_code, "kind": _is_code, "model": _begins_as_path, "embedder": _begins_as_path}
 _PATHS: Mapping[str, Any] = {
     "task": {
         **dict.fromkeys(("train", "validation", "test"), _is_file),
-        **dict.fromkeys(("name", "checker", "judge", "same_answer"), _is_code),
+        **dict.fromkeys(("name", "checker", "judge"), _is_code),
+        **dict.fromkeys(("same_answer", "second_same_answer"), _SAME),
         "embedder": _begins_as_path,
     },
     "evaluation": {"embedder": _begins_as_path, "metrics": _is_code},
@@ -40,7 +42,7 @@ _PATHS: Mapping[str, Any] = {
     "sampling": {"engine": _is_code},
     "run": {"executor": _is_code},
 }
-"""The keys whose values name files, by section, each with the test of whether a value does."""
+"""The keys whose values name files, by section, each with the test of whether a value does; "" is a value alone."""
 
 
 def with_absolute_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -57,15 +59,15 @@ def _placed(value: Any, paths: Any, folder: Path) -> Any:
     if isinstance(value, dict):  # a section, or a value written with its keys
         below = paths if isinstance(paths, Mapping) else dict.fromkeys(value, paths)
         return {key: _placed(one, below[key], folder) if key in below else one for key, one in value.items()}
-    if isinstance(paths, Mapping):
-        return value
-    return _absolute(folder, value) if isinstance(value, str) and paths(value) else value
+    names_file = paths.get("") if isinstance(paths, Mapping) else paths
+    return _absolute(folder, value) if names_file and isinstance(value, str) and names_file(value) else value
 
 
 def _absolute(folder: Path, value: str) -> str:
     return str((folder / user_path(value)).resolve())
 
 
+# Keys of earlier versions, each with the name that replaced it.
 _RENAMED = {
     "training.signal": "loss (rl for reward, sft for references)",
     "training.generations": "num_samples",
@@ -84,7 +86,6 @@ _RENAMED = {
     "evaluation.max_sequences": "max_decode_batch",
     "evaluation.cluster_distance": "task.same_answer ({kind: embedding, distance: 0.25})",
 }
-"""Keys of earlier versions, by section and key, with the name that replaced each."""
 _ROOT_PREFIX = "Value error, "
 
 

@@ -225,7 +225,9 @@ def plain_verdict(comparison: Comparison) -> list[Cell]:
         return [Cell(verdict.sentence)]
     first = verdict.levels[0]
     answers = _AMONG_MANY if len(first.arms) > 1 else _ANSWERS
+    unsound = Cell("Which answers count as the same is decided badly here. ", f"{verdict.unsound}.")
     pieces = [
+        *([unsound] if verdict.unsound else []),
         Cell(answers[first.status].format(arm=first.best_arm)),
         Cell(f" Against {comparison.baseline}, "),
     ]
@@ -239,6 +241,9 @@ def plain_verdict(comparison: Comparison) -> list[Cell]:
     pieces += [Cell(_further(level, first.best_arm)) for level in verdict.levels[1:]]
     if verdict.hacked:
         pieces.append(Cell(f" But the judge does not confirm the reward of {listed(list(verdict.hacked))}."))
+    if verdict.gamed:
+        arms = listed(list(verdict.gamed))
+        pieces.append(Cell(f" But the second partition does not confirm the different answers of {arms}."))
     if verdict.chosen_late:
         late = f"Changed then: {listed(list(verdict.chosen_late))}."
         pieces.append(Cell(" What decides this was changed after results had been seen.", late))

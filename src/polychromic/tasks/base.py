@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
+from typing import ClassVar, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 
 from polychromic.models.chat import ThinkingMode
 from polychromic.records import Check, Prompt
-from polychromic.registry import is_import_path
 from polychromic.settings import Settings
 from polychromic.tasks.checking.checkers import BUILT_IN
 
@@ -60,47 +58,6 @@ class Task(Protocol):
         return np.array([[float(text != other) for other in texts] for text in texts])
 
 
-class SameAnswer(Settings):
-    """States which answers are the same: `same_answer: normalised`, or the kind with its keys (docs/same-answer.md)."""
-
-    kind: str
-    """`normalised`, `exact`, `canonical`, `embedding`, `path/to/file.py:function` or `module:function`."""
-    distance: float | Literal["calibrated"] | None = None
-    """Of `embedding`: the largest distance (1 − cosine) within a cluster, 0.25 unless stated; `calibrated` chooses it
-    on the references of the training prompts."""
-    seconds: float = Field(default=10.0, gt=0)
-    """Longest time for one call of a function of the user's own."""
-
-    @property
-    def is_code(self) -> bool:
-        """Returns True where the kind names a function of the user's own."""
-        return is_import_path(self.kind)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _kind_alone(cls, value: Any) -> Any:
-        return {"kind": value} if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _is_known(self) -> Self:
-        if self.kind not in SAME_ANSWERS and not self.is_code:
-            raise ValueError(
-                f"{self.kind!r} is not known, expected {', '.join(SAME_ANSWERS)}, path/to/file.py:function or "
-                "module:function"
-            )
-        if self.distance is not None and self.kind != "embedding":
-            raise ValueError(f"distance is read with kind embedding, not with {self.kind}")
-        if isinstance(self.distance, float) and not 0.0 < self.distance < 2.0:
-            raise ValueError(
-                f"distance {self.distance:g}: expected 1 − cosine between 0 and 2, or calibrated"
-            )
-        return self
-
-
-SAME_ANSWERS = ("normalised", "exact", "canonical", "embedding")
-NORMALISED = SameAnswer(kind="normalised")
-
-
 class TaskKeys(Settings):
     """The settings of one task: its entry in the registry, which states the facts that others ask for."""
 
@@ -121,6 +78,11 @@ class TaskKeys(Settings):
     def code(self) -> Mapping[str, str]:
         """Names what is called to judge or to make the task, by role: checkers, or a task of the user's own."""
         return {}
+
+    @property
+    def services(self) -> list[str]:
+        """Returns the addresses of services that answers are sent to."""
+        return []
 
     @property
     def has_judge(self) -> bool:

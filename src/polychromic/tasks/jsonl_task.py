@@ -18,24 +18,33 @@ from numpy.typing import NDArray
 from polychromic.diversity.embedders import Embedder, load_embedder
 from polychromic.diversity.semantic import cosine_distances
 from polychromic.records import Check, Prompt
-from polychromic.tasks.base import NORMALISED, SameAnswer, Split
+from polychromic.tasks.base import Split
 from polychromic.tasks.checking.checkers import BUILT_IN, FORMS, RUN_APART, run_checker
 from polychromic.tasks.checking.isolation import isolated_checker
 from polychromic.tasks.data.formats import NO_KEYS, Keys
 from polychromic.tasks.data.prompts import load_prompts
 from polychromic.tasks.equivalence import build_equivalence
+from polychromic.tasks.partitions.settings import AUTO, NORMALISED, SameAnswer, SecondSameAnswer
 
 
 class FileTask:
     """Reads prompts from three files and measures distances of meaning; subclasses add the checkers."""
 
     def __init__(
-        self, train: Path, validation: Path, test: Path, embedder: str, same: SameAnswer, keys: Keys = NO_KEYS
+        self,
+        train: Path,
+        validation: Path,
+        test: Path,
+        embedder: str,
+        same: SameAnswer,
+        second: SecondSameAnswer = AUTO,
+        keys: Keys = NO_KEYS,
     ):
         self._keys = keys
         self._files: dict[Split, Path] = {"train": train, "validation": validation, "test": test}
         self._embedder_name = embedder
         self._loaded: dict[Split, list[Prompt]] = {}
+        self.same, self.second = same, second
         self.equivalence = build_equivalence(same, self)
 
     def prompts(self, split: Split) -> list[Prompt]:
@@ -80,11 +89,14 @@ class CustomTask(FileTask):
         checker_memory_gb: float = 8.0,
         checker_recheck: bool = True,
         same: SameAnswer = NORMALISED,
+        second: SecondSameAnswer = AUTO,
         keys: Keys = NO_KEYS,
     ):
-        if same.kind == "canonical":
-            same = same.model_copy(update={"kind": FORMS[checker or ""]})
-        super().__init__(train, validation, test, embedder, same, keys)
+        forms = FORMS[checker or ""] if same.kind == "canonical" else same.kind
+        super().__init__(
+            train, validation, test, embedder, same.model_copy(update={"kind": forms}), second, keys
+        )
+        self.same = same
         self.pass_threshold = pass_threshold
         isolated = partial(
             isolated_checker, seconds=checker_seconds, memory_gb=checker_memory_gb, recheck=checker_recheck

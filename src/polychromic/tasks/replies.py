@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from polychromic.records import Check, Prompt
 from polychromic.seeding import numpy_generator
-from polychromic.tasks.base import NORMALISED, SameAnswer, Split
+from polychromic.tasks.base import Split
 from polychromic.tasks.data.formats import NO_KEYS, Keys
 from polychromic.tasks.jsonl_task import FileTask
+from polychromic.tasks.partitions.settings import AUTO, NORMALISED, SameAnswer, SecondSameAnswer
 from polychromic.tasks.relevance import Pairs, RelevanceChecker, train_checker, words
 from polychromic.weights import cache_root
 
@@ -131,9 +132,10 @@ class RepliesTask(FileTask):
         embedder: str = "minilm",
         seed: int = 0,
         same: SameAnswer = NORMALISED,
+        second: SecondSameAnswer = AUTO,
         keys: Keys = NO_KEYS,
     ):
-        super().__init__(train, validation, test, embedder, same, keys)
+        super().__init__(train, validation, test, embedder, same, second, keys)
         self._seed = seed
 
     @property

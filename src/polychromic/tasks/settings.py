@@ -11,9 +11,10 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from polychromic.errors import ConfigError
 from polychromic.registry import construct, is_import_path, resolve
 from polychromic.tasks import code_settings  # noqa: F401  # pyright: ignore[reportUnusedImport] - registers tasks
-from polychromic.tasks.base import NORMALISED, TASKS, SameAnswer, Split, Task, TaskKeys, task
+from polychromic.tasks.base import TASKS, Split, Task, TaskKeys, task
 from polychromic.tasks.checking.checkers import BUILT_IN, FORMS
 from polychromic.tasks.data.formats import Keys
+from polychromic.tasks.partitions.settings import AUTO, NORMALISED, SameAnswer, SecondSameAnswer
 
 
 @task("arithmetic")
@@ -60,6 +61,8 @@ class FileSettings(TaskKeys):
     embedder: str = "minilm"
     same_answer: SameAnswer = NORMALISED
     """Rule by which answers are the same, in training and in evaluation."""
+    second_same_answer: SecondSameAnswer = AUTO
+    """A second partition that training never sees, and evaluation holds beside the first."""
 
     @property
     def has_forms(self) -> bool:
@@ -68,16 +71,22 @@ class FileSettings(TaskKeys):
 
     @model_validator(mode="after")
     def _has_the_forms_it_names(self) -> Self:
-        if self.same_answer.kind == "canonical" and not self.has_forms:
+        if "canonical" in (self.same_answer.kind, self.second_same_answer.kind) and not self.has_forms:
             raise ValueError(
-                "same_answer: these answers have no canonical form, expected normalised, exact, embedding or a function"
+                "same_answer: these answers have no canonical form, expected normalised, exact, embedding, classifier, "
+                "judge or a function"
             )
         return self
 
     @property
     def code(self) -> Mapping[str, str]:
-        """Returns the function that says which answers are the same, where there is one."""
-        return {"same_answer": self.same_answer.kind} if self.same_answer.is_code else {}
+        """Returns the functions that say which answers are the same, where there are any."""
+        return _functions(self.same_answer, self.second_same_answer)
+
+    @property
+    def services(self) -> list[str]:
+        """Returns the addresses that answers are sent to."""
+        return _services(self.same_answer, self.second_same_answer)
 
     @property
     def keys(self) -> Keys:
@@ -101,7 +110,12 @@ class RepliesSettings(FileSettings):
         from polychromic.tasks.replies import RepliesTask
 
         return RepliesTask(
-            **self.files, embedder=self.embedder, seed=self.seed, same=self.same_answer, keys=self.keys
+            **self.files,
+            embedder=self.embedder,
+            seed=self.seed,
+            same=self.same_answer,
+            second=self.second_same_answer,
+            keys=self.keys,
         )
 
 
@@ -148,19 +162,9 @@ class CustomSettings(FileSettings):
         """Makes the task, with the processes of its checkers."""
         from polychromic.tasks.jsonl_task import CustomTask
 
-        others = {
-            "name",
-            "thinking",
-            "train",
-            "validation",
-            "test",
-            "same_answer",
-            "prompt_key",
-            "reference_key",
-        }
-        return CustomTask(
-            **self.files, **self.model_dump(exclude=others), same=self.same_answer, keys=self.keys
-        )
+        passed = {"same": self.same_answer, "second": self.second_same_answer, "keys": self.keys}
+        others = {"name", "thinking", "same_answer", "second_same_answer", "prompt_key", "reference_key"}
+        return CustomTask(**self.files, **self.model_dump(exclude=others | self.files.keys()), **passed)
 
 
 @task("reasoning_gym")
@@ -207,12 +211,18 @@ class ImportedSettings(TaskKeys):
     model_config = ConfigDict(extra="allow")
     same_answer: SameAnswer | None = None
     """Rule by which answers are the same; None leaves it to the task: its `cluster`, else spelling."""
+    second_same_answer: SecondSameAnswer = SecondSameAnswer(kind="none")
+    """A second partition that training never sees."""
 
     @property
     def code(self) -> Mapping[str, str]:
-        """Returns the task itself, and the function that says which answers are the same, where there is one."""
-        same = self.same_answer
-        return {"task": self.name} | ({"same_answer": same.kind} if same and same.is_code else {})
+        """Returns the task itself, and the functions that say which answers are the same, where there are any."""
+        return {"task": self.name, **_functions(self.same_answer, self.second_same_answer)}
+
+    @property
+    def services(self) -> list[str]:
+        """Returns the addresses that answers are sent to."""
+        return _services(self.same_answer, self.second_same_answer)
 
     @property
     def data(self) -> str:
@@ -245,7 +255,19 @@ class ImportedSettings(TaskKeys):
             from polychromic.tasks.equivalence import build_equivalence
 
             built.equivalence = build_equivalence(self.same_answer, built)
+            built.same = self.same_answer
+        if self.second_same_answer.kind != "none":
+            built.second = self.second_same_answer
         return built
+
+
+def _functions(first: SameAnswer | None, second: SameAnswer) -> dict[str, str]:
+    named = {"same_answer": first, "second_same_answer": second}
+    return {key: same.kind for key, same in named.items() if same is not None and same.is_code}
+
+
+def _services(*named: SameAnswer | None) -> list[str]:
+    return [same.service for same in named if same is not None and same.service is not None]
 
 
 _MEMBERS = ("name", "pass_threshold", "prompts", "check", "judge", "cluster", "distances")

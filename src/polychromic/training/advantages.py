@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -44,11 +44,13 @@ class SampledGroups:
     signals: GroupSignals
     sequences: list[TokenSequence]
     advantages: GroupAdvantages
+    division_metrics: Mapping[str, float] = field(default_factory=dict)
+    """The cost of the partition."""
 
 
-def reads_distances(settings: DiversitySettings) -> bool:
-    """Tells whether the diversity term asks for distances, which cost more than all else that it reads."""
-    return settings.is_active and "distances" in find_objective(settings.objective).reads
+def reads(settings: DiversitySettings, what: str) -> bool:
+    """Tells whether the diversity term reads `clusters` or `distances`, which cost more than all else."""
+    return settings.is_active and what in find_objective(settings.objective).reads
 
 
 def group_advantages(

@@ -294,7 +294,8 @@ def loss_metrics(quality_loss: float, diversity_score: float, weight: float) -> 
 
 
 def group_metrics(sampled: SampledGroups) -> dict[str, float]:
-    """Describes the sampled groups: reward, clusters, length, truncation, groups without any signal."""
+    """Describes the sampled groups: reward, clusters, length, truncation, groups without any signal, the partition's
+    cost."""
     generations = [one for group in sampled.groups for one in group.generations]
     silent_P = ~(np.any(sampled.advantages.quality_PN, axis=1) | sampled.advantages.signal_P)
     clusters = [len(set(codes) - {MISSING}) for codes in sampled.signals.clusters_PN.tolist()]
@@ -302,12 +303,13 @@ def group_metrics(sampled: SampledGroups) -> dict[str, float]:
         "train/reward": float(np.nanmean(sampled.signals.rewards_PN)),
         "train/passing": float(np.nanmean(sampled.signals.passing_PN)),
         "groups/no_signal": float(silent_P.mean()),
-        "groups/clusters": float(np.mean(clusters)),
+        **({"groups/clusters": float(np.mean(clusters))} if sampled.signals.is_divided else {}),
         "generation/total_tokens": float(sum(len(one.token_ids) for one in generations)),
         "generation/tokens": float(np.mean([len(one.token_ids) for one in generations])),
         "generation/entropy": token_entropy(generations),
         "generation/truncated": float(np.mean([one.finish == "length" for one in generations])),
         "generation/checker_failures": float(np.isnan(sampled.signals.rewards_PN).mean()),
+        **sampled.division_metrics,
     }
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from polychromic.diversity.equivalence import MISSING
+from polychromic.diversity.equivalence import MISSING, Partition, TextGroup
 from polychromic.errors import CheckerError, DataError
 from polychromic.models.chat import encode_example, encode_prompt
 from polychromic.models.loading import LanguageModel
 from polychromic.models.logprobs import TokenSequence
-from polychromic.numerics import BoolArray, FloatArray, IntArray
+from polychromic.numerics import BoolArray, FloatArray, IntArray, label_codes
 from polychromic.objective import (
     FittedBaseline,
     baseline_equations,
@@ -22,10 +22,9 @@ from polychromic.objective import (
     subset_mean,
     surprisal_gram,
 )
-from polychromic.records import Check, Group, Prompt, SamplingParameters
+from polychromic.records import Check, Generation, Group, Prompt, SamplingParameters
 from polychromic.sampling.base import Sampler
 from polychromic.tasks.base import Task
-from polychromic.tasks.equivalence import equivalence_of
 from polychromic.training.settings import DiversitySettings
 
 
@@ -41,6 +40,8 @@ class GroupSignals:
     """MISSING where the equivalence failed, for one of the reasons in `unlabelled`."""
     distances_PNN: FloatArray
     unlabelled: tuple[str, ...] = ()
+    is_divided: bool = True
+    """False where nothing asks for the partition: then equal texts alone share a cluster."""
 
 
 def sample_groups(
@@ -52,11 +53,19 @@ def sample_groups(
     seeds: Sequence[int],
     *,
     truncation_reward: Literal["checker", "zero"] = "checker",
+    prompts_at_once: int | None = None,
+    on_sampled: Callable[[list[TextGroup]], None] = lambda _: None,
 ) -> list[Group]:
     """Samples n generations a prompt, each with its check; `truncation_reward: zero` gives 0 to those that the limit
-    cut.
+    cut. `on_sampled` gets the texts of every `prompts_at_once` prompts (None: of all) as soon as they are sampled.
     """
-    generations = sampler.sample(prompts, n, parameters, seeds)
+    generations: list[list[Generation]] = []
+    for start in range(0, len(prompts), prompts_at_once or len(prompts)):
+        chosen = slice(start, start + (prompts_at_once or len(prompts)))
+        sampled = sampler.sample(prompts[chosen], n, parameters, seeds[chosen])
+        texts = [[one.text for one in group] for group in sampled]
+        on_sampled(list(zip(prompts[chosen], texts, strict=True)))
+        generations += sampled
     pairs = [(prompt, one.text) for prompt, group in zip(prompts, generations, strict=True) for one in group]
     checks = task.check([prompt for prompt, _ in pairs], [text for _, text in pairs])
     if truncation_reward == "zero":
@@ -71,13 +80,18 @@ def sample_groups(
     ]
 
 
-def group_signals(task: Task, groups: Sequence[Group], *, with_distances: bool) -> GroupSignals:
+def group_signals(
+    task: Task, groups: Sequence[Group], partitions: Sequence[Partition] | None, *, with_distances: bool
+) -> GroupSignals:
     """Returns rewards, passes, clusters and (where an objective asks for them) distances of the groups.
 
-    A generation without a label, because the equivalence failed on it, has no reward either: like one that the checker
-    failed on it is left out, where a cluster of its own would be paid.
+    `partitions` are those of the groups, None where nothing asks for them. A generation without a label, because the
+    equivalence failed on it, has no reward either: like one that the checker failed on it is left out, where a cluster
+    of its own would be paid.
     """
-    partitions = equivalence_of(task).partitions([(group.prompt, group.texts) for group in groups])
+    is_divided = partitions is not None
+    if partitions is None:
+        partitions = [Partition(label_codes(group.texts)) for group in groups]
     clusters_PN = np.stack([one.labels_N for one in partitions])
     rewards_PN = np.array([group.rewards for group in groups])
     rewards_PN = np.where(clusters_PN == MISSING, np.nan, rewards_PN)
@@ -87,7 +101,7 @@ def group_signals(task: Task, groups: Sequence[Group], *, with_distances: bool) 
     if with_distances:
         distances_PNN = np.stack([task.distances(group.texts) for group in groups])
     unlabelled = tuple(reason for one in partitions for reason in one.reasons)
-    return GroupSignals(rewards_PN, passing_PN, clusters_PN, distances_PNN, unlabelled)
+    return GroupSignals(rewards_PN, passing_PN, clusters_PN, distances_PNN, unlabelled, is_divided)
 
 
 def split_signals(signals: GroupSignals) -> list[GroupSignals]:
@@ -99,6 +113,7 @@ def split_signals(signals: GroupSignals) -> list[GroupSignals]:
             signals.clusters_PN[p : p + 1],
             signals.distances_PNN[p : p + 1],
             signals.unlabelled if p == 0 else (),
+            signals.is_divided,
         )
         for p in range(len(signals.rewards_PN))
     ]
@@ -112,6 +127,7 @@ def joined_signals(parts: Sequence[GroupSignals]) -> GroupSignals:
         np.concatenate([one.clusters_PN for one in parts]),
         np.concatenate([one.distances_PNN for one in parts]),
         tuple(reason for one in parts for reason in one.unlabelled),
+        all(one.is_divided for one in parts),
     )
 
 
@@ -120,8 +136,8 @@ def require_working_equivalence(signals: GroupSignals, largest_share: float) -> 
     share = float((signals.clusters_PN == MISSING).mean())
     if share > largest_share:
         raise CheckerError(
-            f"task.same_answer failed on {share:.0%} of a step's generations (at most {largest_share:.0%} are "
-            "allowed): "
+            f"task.same_answer failed on {share:.0%} of a step's generations (training.max_unlabelled allows "
+            f"{largest_share:.0%}): "
             f"{'; '.join(sorted(set(signals.unlabelled))[:3])}"
         )
 

@@ -73,6 +73,8 @@ class TrainingSettings(Settings):
     """Number of validation prompts that it is measured on."""
     max_checker_failures: float = Field(default=0.2, ge=0, le=1)
     """Share of a step's generations the checker may fail on before training stops."""
+    max_unlabelled: float = Field(default=0.2, ge=0, le=1)
+    """Share of a step's generations that `task.same_answer` may give no label before training stops."""
     early_stopping: EarlyStopping | None = None
 
     @model_validator(mode="after")

@@ -16,8 +16,10 @@ from polychromic.objective.losses import cross_entropy_loss
 from polychromic.records import Prompt, SamplingParameters
 from polychromic.sampling.base import build_sampler, taken_metrics
 from polychromic.seeding import child_seed, numpy_generator
-from polychromic.training.advantages import SampledGroups, group_advantages, reads_distances
+from polychromic.tasks.equivalence import equivalence_of
+from polychromic.training.advantages import SampledGroups, group_advantages, reads
 from polychromic.training.base import ArmRun
+from polychromic.training.division import Division
 from polychromic.training.gradients import (
     GradientAccumulator,
     StepOutcome,
@@ -115,34 +117,39 @@ class Step:
     def sample(self, step: int, prompts: Sequence[Prompt], n: int) -> SampledGroups:
         """Samples n generations a prompt, and gives them the advantages of both terms.
 
-        Each process samples and checks the groups of its own prompts, and all of them know all groups.
+        Each process samples, divides and checks the groups of its own prompts, and all of them know all groups.
         """
-        run, settings = self.run, self.run.training
+        run, task, settings = self.run, self.run.task, self.run.training
         parameters = SamplingParameters(settings.temperature, max_new_tokens=settings.max_new_tokens)
         own = self.processes.own(prompts)
         seeds = [child_seed(run.experiment, run.arm, run.seed, step, prompt.id) for prompt in own]
-        groups = sample_groups(
-            self.sampler,
-            run.task,
-            own,
-            n,
-            parameters,
-            seeds,
-            truncation_reward=settings.truncation_reward,
-        )
         parts: list[GroupSignals] = []
-        if groups:
-            parts = split_signals(
-                group_signals(run.task, groups, with_distances=reads_distances(run.diversity))
+        with Division(equivalence_of(task), reads_clusters=reads(run.diversity, "clusters")) as division:
+            groups = sample_groups(
+                self.sampler,
+                task,
+                own,
+                n,
+                parameters,
+                seeds,
+                truncation_reward=settings.truncation_reward,
+                # The local sampler's own batches: handing them over one by one changes nothing about them.
+                prompts_at_once=max(1, settings.micro_batch_size // n) if division.waits else None,
+                on_sampled=division.add,
             )
+            if groups:
+                with_distances = reads(run.diversity, "distances")
+                signals = group_signals(task, groups, division.partitions(), with_distances=with_distances)
+                parts = split_signals(signals)
         groups, signals = self.processes.gather(groups), joined_signals(self.processes.gather(parts))
         require_working_checker(groups, settings.max_checker_failures)
-        require_working_equivalence(signals, settings.max_checker_failures)
+        require_working_equivalence(signals, settings.max_unlabelled)
         subsets = numpy_generator(run.experiment, "subsets", run.arm, run.seed, step)
         advantages, self.fitted = group_advantages(
             groups, signals, run.diversity, settings.quality_baseline, self.fitted, subsets
         )
-        return SampledGroups(groups, signals, group_sequences(self.language_model, groups), advantages)
+        sequences = group_sequences(self.language_model, groups)
+        return SampledGroups(groups, signals, sequences, advantages, division.metrics(self.processes))
 
 
 class RewardStep(Step):

@@ -14,7 +14,7 @@ from rich.console import Console
 from polychromic import stopping
 from polychromic.errors import BudgetError, PolychromicError, PreflightError
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.preflight import data, model, trackers, training
+from polychromic.experiment.preflight import data, model, partition, trackers, training
 from polychromic.experiment.preflight.probe import CheckSkippedError, Finding, Probe
 from polychromic.experiment.preflight.results import CheckResult, PreflightReport
 from polychromic.experiment.preflight.shown import ShownChecks
@@ -92,6 +92,7 @@ CHECKS: tuple[Row, ...] = (
     Row(2, "disk", model.run_fits_on_disk),
     Row(3, "longest batch", model.longest_batch_fits),
     Row(4, "feasibility", data.feasibility),
+    Row(4, "same answers", partition.same_answers_are_found),
     Row(4, "diversity gradient", training.diversity_gradient_reaches_the_weights),
     Row(4, "diversity measures", data.measures_order_known_groups),
     Row(5, "time and money", training.time_and_money),

@@ -11,7 +11,7 @@ from typing import Any
 from polychromic import stopping
 from polychromic.experiment.jobs import Job, JobEvent
 from polychromic.files import append_jsonl, read_derived, read_jsonl, write_json
-from polychromic.ledger import BudgetSettings, spent_seconds
+from polychromic.ledger import BudgetSettings, Calls, calls_so_far, spent_seconds
 from polychromic.run_folder import RunFolder
 
 Key = tuple[str, int, str]
@@ -28,6 +28,7 @@ class _Running:
     tokens: int = 0
     reached: float = 0.0
     """Share of the stage that is done, that of earlier starts included."""
+    calls: Calls = field(default_factory=Calls)
     ended: bool = False
     """True once its job went on to the next stage; the row is written when the whole job is done."""
 
@@ -69,6 +70,7 @@ class Ledger:
         running = self.running.setdefault((event.arm, event.seed, event.stage), _Running())
         running.reached = event.done / event.total if event.total else running.reached
         running.tokens += round(event.metrics.get("generation/total_tokens", 0))
+        running.calls += Calls.of_metrics(event.metrics)
         if self.clock() - self.last_heartbeat >= _SECONDS_BETWEEN_HEARTBEATS:
             self.last_heartbeat = self.clock()
             write_json(self.folder.heartbeat, self._rows())
@@ -82,7 +84,9 @@ class Ledger:
         for row in rows:
             running = self.running.pop((job.arm, job.seed, row["stage"]), _Running())
             share = running.machine_seconds / running.seconds if running.seconds else 1.0
-            finished.append(self._priced({**row, "machine_seconds": row["seconds"] * share}))
+            # Where processes share a job its row has the calls of the first alone, and its events those of all.
+            calls = running.calls.columns if running.calls.n > row.get("calls", 0) else {}
+            finished.append(self._priced({**row, **calls, "machine_seconds": row["seconds"] * share}))
         self._append(finished)
 
     def close(self) -> None:
@@ -112,6 +116,7 @@ class Ledger:
                     "machine_seconds": one.machine_seconds,
                     "reached": one.reached,
                     "interrupted": True,
+                    **one.calls.columns,
                 }
             )
             for (arm, seed, stage), one in self.running.items()
@@ -135,15 +140,17 @@ class Ledger:
 
 
 @contextmanager
-def paid(folder: RunFolder, budget: BudgetSettings, stage: str) -> Iterator[None]:
-    """Writes down what the block took, also where it ends in an error."""
-    started = time.monotonic()
+def paid(
+    folder: RunFolder, budget: BudgetSettings, stage: str, *, calls_only: bool = False
+) -> Iterator[None]:
+    """Writes down what the block took, also where it ends in an error; `calls_only` where it called a service."""
+    started, before = time.monotonic(), calls_so_far()
     try:
         yield
     finally:
-        seconds = time.monotonic() - started
-        if seconds >= _LEAST_SECONDS:
-            row = {"arm": "", "seed": None, "stage": stage, "seconds": seconds, "tokens": 0}
+        seconds, calls = time.monotonic() - started, calls_so_far() - before
+        if calls.n or (seconds >= _LEAST_SECONDS and not calls_only):
+            row = {"arm": "", "seed": None, "stage": stage, "seconds": seconds, "tokens": 0, **calls.columns}
             priced = {**row, "machine_seconds": seconds, "dollars": budget.dollars(seconds)}
             append_jsonl(folder.ledger, [priced])
 

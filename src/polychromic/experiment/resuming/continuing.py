@@ -38,6 +38,8 @@ _RECORDED_AGAIN = "recorded_again"
 # How the work is spread does not change what it is: these may differ between starts.
 _FREE = {"run", "budget", "preflight", "evaluation.max_decode_batch", "model.gradient_checkpointing"}
 _FREE |= {f"training.{key}" for key in ("micro_batch_size", "checkpoint_every", "keep_checkpoints")}
+_FREE |= {f"task.same_answer.{key}" for key in ("base_url", "api_key_env", "retries", "concurrency")}
+_FREE |= {f"task.same_answer.{key}" for key in ("input_dollars", "output_dollars")}
 # What is finished can be built upon: what is missing is made, what exists is kept.
 _MAY_GROW: Mapping[str, Callable[[Any, Any], bool]] = {
     "seeds": lambda old, new: set(old) <= set(new),
@@ -214,7 +216,8 @@ def _refuse_other_settings(
 def _decides(key: str) -> bool:
     """Returns whether a setting says how answers are measured and judged and not what is drawn: it may change, for
     nothing is made from it, and once results were seen the verdict says that it did."""
-    return key.startswith(("comparison.", "evaluation.")) and key not in _DRAWN | _FREE
+    judged = ("comparison.", "evaluation.", "task.second_same_answer.")
+    return key.startswith(judged) and key not in _DRAWN | _FREE
 
 
 def _refuse_changed(folder: RunFolder, changed: Sequence[str]) -> None:

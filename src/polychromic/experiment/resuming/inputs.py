@@ -287,9 +287,12 @@ def _key(model: ModelSettings) -> str:
 
 
 def _embedders(experiment: Experiment) -> list[str]:
-    """Returns the task's embedder, which distances and rewards come from, where it has files of its own to change."""
-    name = getattr(experiment.task, "embedder", None)
-    return [] if name in (None, "minilm", "hash") else [str(name)]
+    """Returns the embedders and classifiers that distances, rewards and the partition come from, as far as they have
+    files of their own to change."""
+    same = getattr(experiment.task, "same_answer", None)
+    names = [getattr(experiment.task, "embedder", None), getattr(same, "embedder", None)]
+    names += [getattr(same, "model", None)] if getattr(same, "kind", None) == "classifier" else []
+    return [str(name) for name in dict.fromkeys(names) if name not in (None, "minilm", "hash")]
 
 
 def _model(model: ModelSettings, previous: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,111 @@
+"""Judges the arms again with embeddings clustered at other distances: does the verdict stand on the threshold?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from polychromic.diversity.equivalence import Embedded
+from polychromic.diversity.tokens import Signature
+from polychromic.evaluation.compare import evidence
+from polychromic.evaluation.criteria import Levels, ResultWarning, listed
+from polychromic.evaluation.group_metrics import MeasureOptions
+from polychromic.evaluation.measure import SameAnswers, measure_rows
+from polychromic.evaluation.metrics import find_metric
+from polychromic.evaluation.statistics.paired import paired_comparisons
+from polychromic.evaluation.tables import Plan, PromptTable, SampledTable
+from polychromic.evaluation.verdict import AtDistance, Comparison, Verdict, judge
+from polychromic.records import GenerationRow
+
+FACTORS = (0.5, 0.75, 1.25, 1.5)
+"""Of the stated distance: half of it and half of it more, and what lies between."""
+
+Tables = Mapping[tuple[str, int], PromptTable]
+Rows = Mapping[tuple[str, int], Sequence[GenerationRow]]
+
+
+@dataclass(frozen=True)
+class OtherDistances:
+    """Measures what rests on the partition at other distances. `embedded` is the partition that was used, `same` asks
+    it with the prompts, and `pass_threshold` is the task's."""
+
+    embedded: Embedded
+    same: SameAnswers
+    pass_threshold: float
+
+    def judge(
+        self, comparison: Comparison, tables: Tables, rows: Rows, criteria: Levels
+    ) -> tuple[AtDistance, ...]:
+        """Returns the verdict's status at each distance, the used one among them; empty where no criterion rests on the
+        partition."""
+        asked = {criterion.metric for level in criteria.values() for criterion in level}
+        if not any(rests_on_partition(key) for key in asked):
+            return ()
+        used = AtDistance(self.embedded.distance, comparison.verdict.status, comparison.verdict.sentence)
+        found = [used]
+        for factor in FACTORS:
+            distance = factor * self.embedded.distance
+            others = self._tables_at(distance, comparison.primary_sampling, tables, rows)
+            verdict = _verdict(comparison, others, criteria)
+            found.append(AtDistance(distance, verdict.status, verdict.sentence))
+        return tuple(sorted(found, key=lambda one: one.distance))
+
+    def _tables_at(self, distance: float, label: str, tables: Tables, rows: Rows) -> Tables:
+        same = replace(self.same, equivalence=self.embedded.at(distance), second=None)
+        return {
+            key: self._table_at(table, label, [row for row in rows[key] if row.sampling.label == label], same)
+            for key, table in tables.items()
+        }
+
+    def _table_at(
+        self, table: PromptTable, label: str, rows: Sequence[GenerationRow], same: SameAnswers
+    ) -> PromptTable:
+        """Replaces what rests on the partition; measures of texts, which do not, see one answer and cost nothing."""
+        drawn = dict(Signature.parse(table.signatures["clusters"]).choices)["k"]
+        options = MeasureOptions(
+            self.pass_threshold, draws=int(drawn) if drawn.isdigit() else None, answers=1
+        )
+        measured = measure_rows(rows, options, same=same)
+        [again] = measured.sampled.values()
+        before = table.sampled[label]
+        values = {key: column for key, column in again.values.items() if rests_on_partition(key)}
+        sampled = SampledTable({**before.values, **values}, {**before.curves, **again.curves})
+        return replace(table, sampled={label: sampled})
+
+
+def _verdict(comparison: Comparison, tables: Tables, criteria: Levels) -> Verdict:
+    """Judges tables as the comparison was judged."""
+    plan = Plan.of(
+        tables,
+        comparison.baseline,
+        criteria,
+        comparison.primary_sampling,
+        comparison.resampling,
+        comparison.untrained,
+    )
+    pairs = {
+        (arm, metric): pair
+        for arm in plan.judged
+        for metric in plan.asked
+        if (pair := plan.pair(arm, plan.primary_sampling, metric)) is not None
+    }
+    compared = paired_comparisons(list(pairs.values()), resampling=plan.resampling)
+    return judge(plan.levels, plan.judged, evidence(plan, dict(zip(pairs, compared, strict=True))))
+
+
+def rests_on_partition(key: str) -> bool:
+    """Returns True where a metric counts answers that are the same."""
+    return "{same}" in find_metric(key).signature
+
+
+def threshold_warnings(at_distances: Sequence[AtDistance], used: float) -> list[ResultWarning]:
+    """Warns of a verdict that is another one at a distance nearby."""
+    status = {one.distance: one.status for one in at_distances}
+    others = [f"{one.status} at {one.distance:.3g}" for one in at_distances if one.status != status[used]]
+    if not others:
+        return []
+    text = (
+        f"the verdict depends on the distance within which embeddings count as the same: {status[used]} at {used:.3g}, "
+        f"{listed(others)}"
+    )
+    return [ResultWarning("threshold", "", text)]
