@@ -129,7 +129,7 @@ def test_a_cap_asks_the_run_to_stop(folder, caps):
 def test_work_of_no_arm_is_paid_for_too(folder, monkeypatch):
     """Past bug: preflight, minutes on a rented machine, was in no sum."""
     ticks = itertools.chain([0.0, 90.0, 100.0, 100.2], itertools.repeat(200.0))
-    monkeypatch.setattr("polychromic.experiment.progress.time.monotonic", lambda: next(ticks))
+    monkeypatch.setattr("polychromic.experiment.progress.follow.time.monotonic", lambda: next(ticks))
     budget = BudgetSettings(dollars_per_hour=40.0)
     with pytest.raises(KeyError), paid(folder, budget, "preflight"):
         raise KeyError

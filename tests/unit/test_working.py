@@ -220,14 +220,14 @@ def test_a_stop_while_nothing_has_begun_loads_no_model(tmp_path):
 def test_a_stop_in_preflight_ends_after_the_check(tmp_path, monkeypatch):
     checks = []
 
-    def preflight(_experiment, _root, after_check):
+    def checked(_probe, after_check, _on_start):
         for number in range(3):
             checks.append(number)
             if number == 1:
                 signal.raise_signal(signal.SIGTERM)
             after_check(CheckResult(number, "data", "passed", "fine", "", 0.0, {}))
 
-    monkeypatch.setattr(runner, "preflight", preflight)
+    monkeypatch.setattr(runner, "_checked", checked)
     folder = RunFolder(tmp_path / "run")
     with stopping.listening(), pytest.raises(StoppedError, match="stopped by SIGTERM") as caught:
         runner.require_preflight(experiment(tmp_path / "here"), folder)

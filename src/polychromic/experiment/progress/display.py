@@ -100,7 +100,8 @@ class Bars:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draws every line to the width that the terminal has now."""
         done = self.n_stages - len(self.projection.left)
-        lines = [bar_line(options.max_width, "run", done, self.n_stages, [left(self.projection, self.price)])]
+        told = left(self.projection, self.price) if done or self.running else "starting"
+        lines = [bar_line(options.max_width, "run", done, self.n_stages, [told])]
         for (arm, seed, stage), bar in sorted(self.running.items()):
             label = f"{plain_text(arm)} {seed} {_WORDS[stage]}"
             lines.append(bar_line(options.max_width, label, bar.done, bar.total, bar.details))
