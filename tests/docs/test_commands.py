@@ -4,6 +4,7 @@ import re
 import shlex
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -140,7 +141,7 @@ def test_every_page_is_found_from_the_index():
 def test_python_of_the_pages_runs(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for block in [one.content for one in tokens(path) if one.info == "python"]:
-        names = {"__name__": "page"}
+        names: dict[str, Any] = {"__name__": "page"}
         exec(compile(block, str(path), "exec"), names)  # the page's own code
         if "good" in names:
             assert names["good"](None, "Fresh before the sun is up.") is True

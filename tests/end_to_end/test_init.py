@@ -25,6 +25,7 @@ def folder(tmp_path, monkeypatch):
         for b in range(1, 5)
     ]
     (tmp_path / "sums.json").write_text(json.dumps(rows, indent=1))
+    (tmp_path / "bare.csv").write_text("prompt\n" + "".join(f'"{n},2,3,4=24:"\n' for n in range(1, 9)))
     (tmp_path / "checks.py").write_text("def good(prompt, text):\n    return text.startswith('(')\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -69,10 +70,20 @@ def test_without_a_checker_references_are_learnt(folder):
     assert "reference_perplexity" in stated
 
 
+def test_a_checker_of_the_package_is_named_as_it_is(folder):
+    experiment = start_experiment(request(folder, checker="contains", minutes=0.1))
+    assert experiment.task.code == {"checker": "contains"}
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
         ({"data": "nowhere.jsonl"}, DataError, r"nowhere\.jsonl: cannot be read"),
+        (
+            {"data": "bare.csv"},
+            ConfigError,
+            "nothing says what a good answer is, and polychromic:arithmetic-tiny has",
+        ),
         ({"checker": "checks.py:bad"}, PolychromicError, "bad"),
         ({"model": "smolm2-135m-instruct"}, PolychromicError, "did you mean smollm2-135m-instruct"),
     ],
@@ -80,7 +91,7 @@ def test_without_a_checker_references_are_learnt(folder):
 def test_what_cannot_be_used_leaves_nothing_behind(folder, changes, error, message):
     with pytest.raises(error, match=message):
         start_experiment(request(folder, **changes))
-    assert sorted(path.name for path in folder.iterdir()) == ["checks.py", "sums.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["bare.csv", "checks.py", "sums.json"]
 
 
 def test_what_is_there_is_never_overwritten(folder):

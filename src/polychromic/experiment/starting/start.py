@@ -15,7 +15,6 @@ from polychromic.experiment.starting.splits import divide
 from polychromic.experiment.starting.writing import experiment_text, verdict_lines
 from polychromic.files import write_text
 from polychromic.records import Prompt
-from polychromic.registry import is_import_path
 from polychromic.run_folder import folder_name
 from polychromic.tasks.base import Split
 from polychromic.tasks.data.formats import NO_KEYS, Keys
@@ -67,15 +66,18 @@ def start_experiment(request: Request, say: Say = lambda _: None) -> Experiment:
     chosen = choose(
         probed, len(train), len(divided.splits["test"]), references=references, minutes=request.minutes
     )
+    if chosen.loss is None and not probed.chat:
+        raise ConfigError(
+            f"{request.data}: nothing says what a good answer is, and {request.model} has no chat template to be asked "
+            "for several answers by; give references in the data, or a checker (--check FILE.py:NAME)"
+        )
     for line in verdict_lines(probed, chosen):
         say(line)
     text = experiment_text(
         request.path.stem,
         folder.name,
         _beside(request.path, request.model) if _is_folder(request.model) else request.model,
-        None
-        if checker is None or not is_import_path(request.checker or "")
-        else _beside(request.path, checker),
+        _beside(request.path, checker) if checker and ".py:" in checker else checker,
         probed,
         chosen,
     )
