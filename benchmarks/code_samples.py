@@ -1,10 +1,10 @@
 """Samples a code benchmark round after round at several temperatures, so that it can be stopped and continued.
 
     python benchmarks/code_samples.py --task humaneval --rounds 100 --minutes 60 --out samples
-    polychromic evaluate experiments/humaneval.yaml --generations T0.2=samples/humaneval-T0.2.jsonl ...
+    polychromic evaluate experiments/humaneval.yaml --generations smollm2=samples/humaneval.jsonl
 
 A round draws one answer for each problem at each temperature; every answer has a seed of its own, so that rounds drawn
-today and tomorrow are those of one longer run. Files have the benchmark's own keys, `task_id` and `completion`.
+today and tomorrow are those of one longer run. Lines have the benchmark's own keys, `task_id` and `completion`.
 Decoding of an answer ends with its first code block: what follows is never judged. `--rounds` is the number to reach.
 """
 
@@ -16,6 +16,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -50,24 +51,25 @@ def main() -> None:
     prompts = CodeTask(arguments.task, load_benchmark(arguments.task)).prompts("test")
     deadline = time.monotonic() + 60.0 * arguments.minutes
     tokens, started = 0, time.monotonic()
+    file = arguments.out / f"{arguments.task}.jsonl"
     for number in range(arguments.rounds):
         for temperature in arguments.temperatures:
-            file = arguments.out / f"{arguments.task}-T{temperature:g}.jsonl"
             parameters = SamplingParameters(temperature=temperature, max_new_tokens=arguments.max_new_tokens)
-            for batch in missing(prompts, file, number, arguments.batch):
+            for batch in missing(prompts, file, (number, temperature), arguments.batch):
                 if time.monotonic() > deadline:
-                    print(f"time is over in round {number + 1}", flush=True)
+                    print(f"time is over in round {number + 1} at temperature {temperature:g}", flush=True)
                     return
                 seeds = [
                     child_seed(arguments.task, f"{temperature:g}", number, prompt.id) for prompt in batch
                 ]
-                rows = sampled(language_model, batch, parameters, seeds)
+                answers = sampled(language_model, batch, parameters, seeds)
+                place = {"temperature": temperature, "round": number}
                 with file.open("a", encoding="utf-8") as lines:
                     lines.writelines(
-                        json.dumps({"task_id": prompt.id, "completion": text, "round": number}) + "\n"
-                        for prompt, (text, _) in zip(batch, rows, strict=True)
+                        json.dumps({"task_id": prompt.id} | answer | place) + "\n"
+                        for prompt, answer in zip(batch, answers, strict=True)
                     )
-                tokens += sum(n for _, n in rows)
+                tokens += sum(answer["n_tokens"] for answer in answers)
         seconds = time.monotonic() - started
         print(
             f"round {number + 1}: {tokens:,} tokens in {seconds:.0f} s, {tokens / seconds:.0f} a second",
@@ -75,12 +77,14 @@ def main() -> None:
         )
 
 
-def missing(prompts: Sequence[Prompt], file: Path, number: int, size: int) -> Iterator[list[Prompt]]:
-    """Yields batches of prompts of like length that have no answer of that round in the file yet."""
+def missing(
+    prompts: Sequence[Prompt], file: Path, place: tuple[int, float], size: int
+) -> Iterator[list[Prompt]]:
+    """Yields batches of prompts of like length that have no answer of that round and temperature in the file yet."""
     there: set[str] = set()
     if file.exists():
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        there = {row["task_id"] for row in rows if row["round"] == number}
+        there = {row["task_id"] for row in rows if (row["round"], row["temperature"]) == place}
     left = sorted((p for p in prompts if p.id not in there), key=lambda p: len(p.text))
     for start in range(0, len(left), size):
         yield left[start : start + size]
@@ -91,8 +95,8 @@ def sampled(
     prompts: Sequence[Prompt],
     parameters: SamplingParameters,
     seeds: Sequence[int],
-) -> list[tuple[str, int]]:
-    """Returns one answer for each prompt, up to the end of its first code block, and the number of its tokens."""
+) -> list[dict[str, Any]]:
+    """Returns one answer for each prompt, up to the end of its first code block, with its tokens and how it ended."""
     tokenizer = language_model.tokenizer
     encoded = [encode_prompt(tokenizer, prompt, **language_model.chat_options) for prompt in prompts]
     language_model.require_room(prompts, encoded, parameters.max_new_tokens)
@@ -121,8 +125,14 @@ def sampled(
             language_model, encoded, 1, draw, parameters.max_new_tokens, stop_ids,
             temperature=parameters.temperature,
         )  # fmt: skip
-    texts = [[token for token in row.token_ids if token not in stop_ids] for row in rows]
-    return [(decode(tokenizer, ids), len(row.token_ids)) for ids, row in zip(texts, rows, strict=True)]
+    return [
+        {
+            "completion": decode(tokenizer, [token for token in row.token_ids if token not in stop_ids]),
+            "n_tokens": len(row.token_ids),
+            "finish": "stop" if row.token_ids[-1] in stop_ids else "length",
+        }
+        for row in rows
+    ]
 
 
 if __name__ == "__main__":
