@@ -1,7 +1,7 @@
 """Samples a code benchmark round after round at several temperatures, so that it can be stopped and continued.
 
     python benchmarks/code_samples.py --task humaneval --rounds 100 --minutes 60 --out samples
-    polychromic evaluate experiments/humaneval.yaml --generations smollm2=samples/humaneval.jsonl
+    polychromic evaluate experiments/humaneval.yaml --generations samples/humaneval.jsonl
 
 A round draws one answer for each problem at each temperature; every answer has a seed of its own, so that rounds drawn
 today and tomorrow are those of one longer run. Lines have the benchmark's own keys, `task_id` and `completion`.

@@ -12,6 +12,7 @@ from polychromic.evaluation.external import parse_line, read_external
 from polychromic.experiment.external import ExternalExperiment, evaluate_external, split_arguments
 from polychromic.files import write_text
 from polychromic.records import GenerationRow, Prompt, SamplingParameters, as_messages
+from polychromic.report.terminal import show_comparison
 from polychromic.run_folder import RunFolder
 from polychromic.tasks.data.lines import BadLineError
 
@@ -274,11 +275,7 @@ def test_the_file_of_a_whole_experiment_serves_as_well(tmp_path):
             ["comparison.baseline=a"],
             "comparison.baseline is 'a', but there are generations of ab and b",
         ),
-        (
-            ["a"],
-            [],
-            "generations: only a is given, expected files of at least two arms; add --generations NAME=FILE",
-        ),
+        ([], [], "generations: nothing is given, expected files; add --generations NAME=FILE"),
         (["a", "b/c"], [], "generations.b/c: expected letters"),
         (["a", "b"], ["evaluation.embeder=x"], "evaluation.embeder: unknown key; did you mean embedder"),
     ],
@@ -297,8 +294,21 @@ def test_one_file_given_twice_is_no_second_seed(files):
 def test_files_and_overrides_are_told_apart_by_their_keys():
     found = split_arguments(["a=1.jsonl"], ["b=2.jsonl", "a=3.jsonl", "evaluation.embedder=hash", "name=x"])
     assert found == ({"a": ["1.jsonl", "3.jsonl"], "b": ["2.jsonl"]}, ["evaluation.embedder=hash", "name=x"])
+    assert split_arguments(["some/a.jsonl"], []) == ({"a": ["some/a.jsonl"]}, [])
     with pytest.raises(ConfigError, match="expected NAME=FILE"):
-        split_arguments(["a.jsonl"], [])
+        split_arguments(["a=1.jsonl"], ["b.jsonl"])
+
+
+def test_a_file_alone_is_measured(files, capsys):
+    """Samples of a benchmark need no second arm: chances of a right answer with their intervals, and no verdict."""
+    alone = ExternalExperiment.from_file(files / "experiment.yaml", {"a": [str(files / "a.jsonl")]})
+    comparison = evaluate_external(alone, RunFolder(files / "mine")).comparison
+    assert comparison.arms == ("a",)
+    assert comparison.mean("a", "pass@1").mean == pytest.approx(0.5)
+    assert comparison.verdict.sentence == "Nothing to judge: the baseline is the only arm."
+    assert not [one for one in comparison.warnings if one.kind == "few seeds"]
+    show_comparison(comparison)
+    assert "Pass@1" in capsys.readouterr().out
 
 
 def test_a_lenient_checker_is_named_in_the_comparison(files):

@@ -122,7 +122,7 @@ def criterion_warnings(outcomes: Sequence[CriterionOutcome]) -> Iterator[ResultW
 def seed_warnings(contrasts: Contrasts, metrics: Sequence[str], alpha: float) -> Iterator[ResultWarning]:
     """Warns of too few training seeds, and differences that stand for these models but not against the spread of
     seeds."""
-    n_seeds = min((comparison.n_seeds for comparison in contrasts.values()), default=0)
+    n_seeds = min((comparison.n_seeds for comparison in contrasts.values()), default=LEAST_SEEDS)
     if n_seeds < LEAST_SEEDS:
         text = (
             f"{plural(n_seeds, 'training seed')}: the test says that these trained models differ, not that training "

@@ -62,11 +62,8 @@ class ExternalExperiment(Settings):
 
     @model_validator(mode="after")
     def _arms_are_known(self) -> Self:
-        if len(self.generations) < 2:
-            raise ValueError(
-                f"generations: only {listed(list(self.generations)) or 'nothing'} is given, expected files of "
-                "at least two arms; add --generations NAME=FILE"
-            )
+        if not self.generations:
+            raise ValueError("generations: nothing is given, expected files; add --generations NAME=FILE")
         for arm, files in self.generations.items():
             folder_name(arm, place=f"generations.{arm}: ")
             if len(set(files)) < len(files):
@@ -127,9 +124,10 @@ def split_arguments(
 ) -> tuple[dict[str, list[str]], list[str]]:
     """Splits `NAME=FILE` options and the free arguments of the command line into files by arm, and overrides.
 
-    A free argument whose key is no section is a further NAME=FILE: `--generations a=1.jsonl b=2.jsonl`. Raises
-    ConfigError for one that is neither.
+    An option that is a FILE alone is an arm of the file's name. A free argument whose key is no section is a further
+    NAME=FILE: `--generations a=1.jsonl b=2.jsonl`. Raises ConfigError for one that is neither.
     """
+    generations = [one if "=" in one else f"{Path(one).stem}={one}" for one in generations]
     sections = ExternalExperiment.model_fields.keys() | Experiment.model_fields.keys()
     overrides = [one for one in others if one.partition("=")[0].partition(".")[0] in sections]
     files: dict[str, list[str]] = {}

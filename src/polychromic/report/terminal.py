@@ -50,6 +50,8 @@ def verdict_block(
     styled = [(line, "bold") for line in in_lines(printable(as_text(plain_verdict(comparison))), width)]
     for view in outcome_views(comparison):
         styled += [(line, status_style(view.row[-1])) for line in _criterion_lines(view, comparison, width)]
+    if len(comparison.arms) == 1:
+        styled += [(line, "") for line in _only_arm_lines(comparison)]
     for line in overtaking_lines(comparison) if comparison.untrained else []:
         styled += [(one, "") for one in in_lines(printable(f"{line}."), width, indent=4, first=2)]
     shown = comparison.warnings if details else comparison.warnings[:_MOST_WARNINGS]
@@ -76,6 +78,13 @@ def _criterion_lines(view: OutcomeView, comparison: Comparison, width: int | Non
         *in_lines(printable(head), width, indent=4, first=2),
         *in_lines(printable(told), width, indent=6, first=6),
     ]
+
+
+def _only_arm_lines(comparison: Comparison) -> list[str]:
+    """Returns the chances of a right answer and the numbers of different ones of an arm that stands alone."""
+    head, *rows = means_table(comparison)
+    told = [row for row in rows if any(word in row[0] for word in ("Pass@", "Distinct correct"))]
+    return [f"  {head[1]}, {comparison.primary_sampling}", *(f"  {row[0]}: {row[1]}" for row in told)]
 
 
 def summary_text(comparison: Comparison) -> str:
