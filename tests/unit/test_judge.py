@@ -8,11 +8,14 @@ import pytest
 from chat_endpoint import NOW, Endpoint, completion, verdict
 from pydantic import ValidationError
 
+from polychromic.cli.report import _ask_before_running
 from polychromic.diversity.equivalence import MISSING
+from polychromic.errors import ConfigError
 from polychromic.ledger import Calls, calls_so_far
 from polychromic.records import Message, Prompt, as_messages
 from polychromic.tasks.partitions.judge import JudgeEquivalence
 from polychromic.tasks.partitions.settings import SameAnswer
+from polychromic.tasks.settings import CustomSettings
 
 PROMPT = Prompt("p", as_messages("Name a planet."))
 
@@ -194,3 +197,17 @@ def test_a_damaged_cache_is_set_aside_and_other_words_are_another_question(judge
 def test_settings_that_would_be_ignored_are_refused(keys, reason):
     with pytest.raises(ValidationError, match=reason):
         SameAnswer(**keys)
+
+
+def test_a_received_folder_that_names_an_endpoint_asks_before_it_sends_texts_and_key(tmp_path):
+    same = {"kind": "judge", "model": "m", "base_url": "http://stranger/v1", "api_key_env": "MY_SECRET"}
+    files = dict.fromkeys(("train", "validation", "test"), "a")
+    for key in ("same_answer", "second_same_answer"):
+        section = CustomSettings.model_validate({"name": "custom", **files, key: same})
+        assert section.services == ["http://stranger/v1"]
+        with pytest.raises(
+            ConfigError, match=r"http://stranger/v1, which is sent them and the key .* add --yes"
+        ):
+            _ask_before_running([], section.services, tmp_path, yes=False)
+        _ask_before_running([], section.services, tmp_path, yes=True)
+    assert CustomSettings.model_validate({"name": "custom", **files}).services == []
