@@ -238,7 +238,7 @@ def _references(equivalence: Equivalence, prompts: Sequence[Prompt], *, are_same
 def _reordered(equivalence: Equivalence, groups: Sequence[TextGroup], divided: Sequence[Partition]) -> Share:
     generator = numpy_generator("partition-audit")
     shuffled: list[TextGroup] = [
-        (prompt, [texts[i] for i in generator.permutation(len(texts))]) for prompt, texts in groups
+        (prompt, [texts[i] for i in generator.permutation(len(texts)).tolist()]) for prompt, texts in groups
     ]
     again = equivalence.partitions(shuffled)
     changed = sum(_n_clusters(one) != _n_clusters(two) for one, two in zip(divided, again, strict=True))
@@ -247,7 +247,7 @@ def _reordered(equivalence: Equivalence, groups: Sequence[TextGroup], divided: S
 
 def _broken(equivalence: Equivalence, groups: Sequence[TextGroup]) -> Share:
     """Asks all pairs of some answers alone; counts, of triples with two same pairs, those whose third is not."""
-    few = [(prompt, list(dict.fromkeys(texts))[:_OF_TRIPLES]) for prompt, texts in groups]
+    few: list[TextGroup] = [(prompt, list(dict.fromkeys(texts))[:_OF_TRIPLES]) for prompt, texts in groups]
     pairs: list[TextGroup] = [(prompt, pair) for prompt, texts in few for pair in combinations(texts, 2)]
     answers = iter(equivalence.partitions(pairs))
     failed = n = 0

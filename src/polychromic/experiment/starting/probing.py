@@ -16,7 +16,8 @@ import numpy as np
 from polychromic.errors import ModelError
 from polychromic.files import write_text
 from polychromic.records import GenerationRow, Prompt
-from polychromic.tasks.base import SameAnswer, Split
+from polychromic.tasks.base import Split
+from polychromic.tasks.partitions.settings import SameAnswer
 
 if TYPE_CHECKING:
     from polychromic.experiment.preflight.probe import Probe
@@ -162,7 +163,7 @@ def _measured(probe: Probe, wordings: float) -> tuple[Probe, str]:
 
 def _reference_perplexity(probe: Probe, prompts: Sequence[Prompt], folder: Path) -> float:
     """Returns the mean perplexity of the prompts' references, as evaluation measures it; nan without references."""
-    from polychromic.experiment.compare import read_perplexities, score_references
+    from polychromic.experiment.references import read_perplexities, score_references
 
     path = folder / "references.jsonl"
     if not score_references(path, prompts, lambda: probe.language_model):
