@@ -1,6 +1,6 @@
-"""A picture of a report's first screen, such as the README shows.
+"""A picture of a report's first screen. (The README shows the slide of `polychromic report runs/quickstart --figure`.)
 
-python benchmarks/page_picture.py runs/quickstart docs/images/report.png [--dark] [--width 1000] [--height 1320]
+python benchmarks/page_picture.py runs/quickstart report.png [--dark] [--width 1000] [--height 1320]
 (needs chromium and the test extra)
 """
 
