@@ -8,7 +8,7 @@ import pytest
 from polychromic import run
 from polychromic.errors import ConfigError
 from polychromic.records import Prompt, as_messages
-from polychromic.tasks.puzzles import PuzzleTask, answer_in, form_of, scored
+from polychromic.tasks.puzzles import PuzzleTask, answer_in, form_of
 
 SIZES = {"train": 4, "validation": 2, "test": 3}
 FOUR = {"min_numbers": 4, "max_numbers": 4, "min_value": 1, "max_value": 9, "min_target": 1, "max_target": 20}
@@ -21,6 +21,12 @@ DATASETS = [
     "palindrome_generation",
     "knight_swap",
 ]
+
+
+def scored(prompt, text):
+    from polychromic.tasks.puzzle_scorer import scored
+
+    return scored(prompt, text)
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +106,7 @@ class TestWithThePackage:
             )
 
 
+@pytest.mark.usefixtures("reasoning_gym")
 @pytest.mark.parametrize(
     "attack", ["__import__('os').system('id')", "9**9**9**9", "2 * * 3", "1//1", "x" * 500]
 )

@@ -22,9 +22,6 @@ from polychromic.tasks.checking.isolation import isolated_checker
 from polychromic.tasks.expressions import canonical, parse
 
 EXTRA = "reasoning-gym is not installed; `pip install 'polychromic[puzzles]'` brings it"
-# Scorers that hand an answer to sympy's parser, which executes what it reads.
-_EVALUATED = {"countdown", "puzzle24"}
-_EXPRESSION = re.compile(r"(?:\d{1,9}|[\s+\-(]|\*(?!\s*\*)|/(?!\s*/)|\)){1,200}")
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _DRAWN = 4  # problems drawn for each that is asked for: some datasets repeat themselves
 _SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -58,7 +55,7 @@ class PuzzleTask:
             seed,
             _DRAWN * sum(sizes.values()),
         )
-        _made(*self._made_of)
+        made_dataset(*self._made_of)
 
     def prompts(self, split: Split) -> list[Prompt]:
         """Returns the different problems of a split; its sample answer, where it has one, is the reference."""
@@ -67,7 +64,7 @@ class PuzzleTask:
     def check(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Check]:
         """Returns 1 where the dataset's scorer gives at least `pass_score`, else 0."""
         return isolated_checker(
-            "polychromic.tasks.puzzles:scored", seconds=self._seconds, memory_gb=8.0, recheck=False
+            "polychromic.tasks.puzzle_scorer:scored", seconds=self._seconds, memory_gb=8.0, recheck=False
         ).run(prompts, texts)
 
     def judge(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Check] | None:
@@ -103,7 +100,7 @@ class PuzzleTask:
     def _by_split(self) -> dict[Split, list[Prompt]]:
         wanted = sum(self._sizes.values())
         problems: dict[str, Prompt] = {}
-        for index, entry in enumerate(_made(*self._made_of)):
+        for index, entry in enumerate(made_dataset(*self._made_of)):
             if len(problems) == wanted:
                 break
             meta = {"dataset": self._made_of, "index": index, "pass_score": self._pass_score}
@@ -127,19 +124,8 @@ def answer_in(text: str) -> str:
     return (_TAGGED.findall(text) or [text])[-1].strip()
 
 
-def scored(prompt: Prompt, text: str) -> float:
-    """Returns 1.0 where the scorer of the prompt's dataset passes the text. Run it in a process of its own."""
-    made: Any = prompt.meta
-    answer = answer_in(text)
-    name, options, seed, size = made["dataset"]
-    if name in _EVALUATED and not _EXPRESSION.fullmatch(answer):
-        return 0.0
-    dataset = _made(name, options, seed, size)
-    return float(dataset.score_answer(answer, dataset[made["index"]]) >= made["pass_score"])
-
-
 @cache
-def _made(name: str, options: str, seed: int, size: int) -> Any:
+def made_dataset(name: str, options: str, seed: int, size: int) -> Any:
     """Returns the dataset; its problems are made when they are asked for."""
     try:
         import reasoning_gym  # pyright: ignore[reportMissingImports]
