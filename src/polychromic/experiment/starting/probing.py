@@ -27,8 +27,9 @@ logger = logging.getLogger(__name__)
 SAMPLES = 8
 _MOST_PROMPTS, _LEAST_PROMPTS = 8, 2
 _SECONDS = 25.0  # of sampling; the model is loaded, checked and scored besides
-_MEASURED_PROMPTS = 200  # whose references' tokens are counted
+_MEASURED = 200  # prompts of a split whose tokens are counted
 _OPEN_TOKENS = 64  # looked at where no reference says how long an answer is
+_LEAST_TOKENS = 8  # where prompts leave less of the context, sampling says which
 DISTINCT_CORRECT = f"distinct_correct@{SAMPLES}"
 METRICS = ("distinct_2", "self_bleu", "clusters", "pass@1", DISTINCT_CORRECT)
 NEARLY_ALL_DIFFER = 0.9
@@ -81,12 +82,18 @@ def probe_model(content: Mapping[str, Any], splits: Mapping[Split, Sequence[Prom
     """
     from polychromic.experiment.config import Experiment
     from polychromic.experiment.preflight.probe import Probe
-    from polychromic.models.loading import load_tokenizer
+    from polychromic.models.chat import encode_prompt
+    from polychromic.models.loading import load_limits, load_tokenizer
     from polychromic.models.settings import ModelSettings
 
-    tokenizer = load_tokenizer(ModelSettings(**content["model"]))
+    model = ModelSettings(**content["model"])
+    tokenizer = load_tokenizer(model)
     looked_at = [*splits["validation"], *splits["train"]][:_MOST_PROMPTS]
-    max_new_tokens = _allowed_tokens(tokenizer, splits["train"])
+    longest = max(
+        len(encode_prompt(tokenizer, one)) for prompts in splits.values() for one in prompts[:_MEASURED]
+    )
+    room = max(_LEAST_TOKENS, load_limits(model).context - longest)
+    max_new_tokens = min(room, _allowed_tokens(tokenizer, splits["train"]))
     with tempfile.TemporaryDirectory() as folder:
         files = {split: str(Path(folder) / f"{split}.jsonl") for split in ("train", "validation", "test")}
         for split in ("train", "test"):
@@ -173,7 +180,7 @@ def _reference_perplexity(probe: Probe, prompts: Sequence[Prompt], folder: Path)
 
 def _allowed_tokens(tokenizer: Any, train: Sequence[Prompt]) -> int:
     """Returns room for nearly all references with their turn end, in steps of 8 tokens; a guess without references."""
-    texts = [text for prompt in train[:_MEASURED_PROMPTS] for text in prompt.references]
+    texts = [text for prompt in train[:_MEASURED] for text in prompt.references]
     if not texts:
         return _OPEN_TOKENS
     longest = float(np.percentile([len(tokenizer(text).input_ids) + 1 for text in texts], 95))
