@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test wheel docs lint slow faults fuzz attack architectures vllm clean
+.PHONY: setup demo test wheel docs lint slow faults fuzz attack architectures vllm trl clean
 KILLS ?= 50
 SIZE ?= small
 FUZZ ?= 20000
@@ -51,6 +51,11 @@ ATTACKS = tests/attack $(wildcard $(addprefix tests/unit/test_,checker_attacks.p
 attack: $(INSTALLED)
 	$(BIN)/python -m pytest $(ATTACKS) -m ""
 	$(BIN)/python -m tests.attack.damage --only "$(TRIAL)"
+
+# Training through TRL's real package, on CPU: set objectives inside its trainer, and `training.engine: trl`.
+trl: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[trl]'
+	$(BIN)/python -m pytest tests/engine/test_trl*.py -m ""
 
 # Every architecture, built tiny, sampled, trained, saved and compared; writes docs/models.md.
 architectures: $(INSTALLED)

@@ -1,14 +1,15 @@
 """A training step from a reward beside TRL's GRPOTrainer: same model, LoRA, prompts, reward and numbers.
 
-    pip install trl==1.16.0        # not among this project's own requirements
+    pip install 'polychromic[trl]'
     python benchmarks/trl_step.py [--model polychromic:arithmetic-tiny] [--prompts 16] [--generations 8]
                                   [--new-tokens 24] [--weight 1.0] [--steps 8] [--rounds 3]
     python benchmarks/trl_step.py --model smollm2-135m-instruct --prompts 4 --new-tokens 32 --steps 4
 
 Alternates the two in rounds of fresh trainers; a step is sampling, rewards, one update, and logging of its metrics. TRL
-gets no KL, no division by the standard deviation, and one update a batch. `--weight` above 0 gives ours the diversity
-term (`coverage`) and its share of the gradient, which TRL has no counterpart of. The first two steps of a trainer
-warm up. Prints sampled tokens a CPU second of both, each round, and the median ratio.
+gets no KL, no division by the standard deviation, and one update a batch. `--weight` above 0 gives both the diversity
+term (`coverage`), TRL through `SetGRPOTrainer`, and the measurement of its share of the gradient at the first step,
+which is not timed. The first two steps of a trainer warm up. Prints sampled tokens a CPU second of both, each round,
+and the median ratio.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.utils.logging import disable_progress_bar
 from trl import GRPOConfig, GRPOTrainer
 
+from polychromic.integrations.trl import SetGRPOTrainer
 from polychromic.models.loading import load_language_model
 from polychromic.models.settings import AdapterSettings, ModelSettings
 from polychromic.records import Check, Prompt, as_messages
@@ -144,10 +147,12 @@ def trl_rate(options: argparse.Namespace, prompts: Sequence[Prompt], folder: Pat
         per_device_train_batch_size=options.prompts * options.generations, num_generations=options.generations,
         max_completion_length=options.new_tokens, temperature=1.0, beta=0.0, scale_rewards="none",
         logging_steps=1, report_to="none", save_strategy="no", disable_tqdm=True, use_cpu=True, bf16=False,
-        gradient_checkpointing=False,
+        activation_checkpointing=False, loss_type="dr_grpo",
     )  # fmt: skip
     clock = Clock()
-    trainer = GRPOTrainer(
+    diversity = DiversitySettings(weight=options.weight, set_size=min(4, options.generations))
+    kind = partial(SetGRPOTrainer, diversity=diversity) if options.weight else GRPOTrainer
+    trainer = kind(
         model=language_model.model,
         reward_funcs=rewards,
         args=config,

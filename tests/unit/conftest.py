@@ -20,3 +20,18 @@ def checker(tmp_path):
     yield build
     for one in opened:
         one.close()
+
+
+@pytest.fixture
+def on_threads(monkeypatch):
+    """Runs `work(processes)` on as many threads as there are to be processes; returns what each returned."""
+    from tests.unit.threads import ThreadsAsProcesses
+
+    from polychromic.training import parallel
+
+    def run(size, work):
+        threads = ThreadsAsProcesses(size)
+        monkeypatch.setattr(parallel, "distributed", threads)
+        return threads.run(work)
+
+    return run

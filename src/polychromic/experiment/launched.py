@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from polychromic import stopping
 from polychromic.errors import TrainingError
@@ -21,6 +21,7 @@ from polychromic.tasks.base import build_task
 
 if TYPE_CHECKING:
     from polychromic.experiment.executors import OnJobDone
+    from polychromic.training.parallel import Processes
 
 
 def lead(jobs: Sequence[Job], workers: int, on_event: OnEvent, on_done: OnJobDone) -> None:
@@ -49,15 +50,17 @@ def follow() -> None:
     log_plainly(logging.ERROR)  # warnings are the first process's to say
     stopping.listen()
     processes = join_processes()
-    nothing: tuple[Job, tuple[float, ...]] | None = None
-    while True:
-        try:
-            message = processes.from_first(nothing)
-        except RuntimeError as error:
-            raise TrainingError(f"process {processes.rank}: the first process has ended ({error})") from error
-        if message is None:
-            return
+    while (message := _next_job(processes)) is not None:
         _train_along(*message)
+
+
+def _next_job(processes: Processes) -> tuple[Job, tuple[float, ...]] | None:
+    """Waits for a job with its baseline's quality; None when there is none left."""
+    nothing: Any = None
+    try:
+        return processes.from_first(nothing)
+    except RuntimeError as error:
+        raise TrainingError(f"process {processes.rank}: the first process has ended ({error})") from error
 
 
 def _train_along(job: Job, baseline_quality: tuple[float, ...]) -> None:

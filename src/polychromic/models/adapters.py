@@ -69,10 +69,15 @@ def attach_saved(base: PreTrainedModel, folder: Path, *, trainable: bool) -> Pef
     return model
 
 
-def save_adapter(model: PeftModel, folder: Path) -> None:
-    """Writes the adapter as PEFT does, in safetensors, so that plain `PeftModel.from_pretrained` reads it."""
+def save_adapter(model: PeftModel, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Writes the adapter as PEFT does, in safetensors, so that plain `PeftModel.from_pretrained` reads it.
+
+    weights: those of the whole model by name, where it holds pieces of its own only.
+    """
     with known_peft_warnings():
-        model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+        model.save_pretrained(
+            str(folder), safe_serialization=True, save_embedding_layers=False, state_dict=weights
+        )
     (folder / "README.md").unlink(missing_ok=True)
     # peft keeps some names in sets, whose order changes from process to process.
     config = read_json(folder / "adapter_config.json")

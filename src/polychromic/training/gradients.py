@@ -124,11 +124,16 @@ class GradientAccumulator:
         if not self.separate:
             self._finish_together()
             return None
+        measurement = self.measurement(n_prompts)
+        for parameter, *parts in zip(self.parameters, *(self._by_term[term] for term in TERMS), strict=True):
+            parameter.grad = parts[0] + (parts[1] + parts[2])
+        return measurement
+
+    def measurement(self, n_prompts: int) -> GradientMeasurement:
+        """Sums the terms, which were kept apart, over the processes and compares them; `parameter.grad` stays."""
         self.processes.add_up([one for term in TERMS for one in self._by_term[term]] + (self._gate or []))
         quality, even, odd = (self._by_term[term] for term in TERMS)
         diversity = [one + other for one, other in zip(even, odd, strict=True)]
-        for parameter, one, other in zip(self.parameters, quality, diversity, strict=True):
-            parameter.grad = one + other
         quality_norm, diversity_norm = _norm(quality), _norm(diversity)
         return GradientMeasurement(
             quality_norm,

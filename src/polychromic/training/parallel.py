@@ -42,12 +42,17 @@ class Processes:
         """Returns the items of this process: every `size`-th one, so that each item is of one process alone."""
         return list(items[self.rank :: self.size])
 
-    def gather(self, own: Sequence[T]) -> list[T]:
-        """Returns the items of all processes in the order that `own` split; items are pickled."""
+    def by_process(self, value: T) -> list[T]:
+        """Returns what each process passed, by rank; values are pickled."""
         if self.size == 1:
-            return list(own)
+            return [value]
         parts: list[Any] = [None] * self.size
-        distributed.all_gather_object(parts, list(own), group=self.group)
+        distributed.all_gather_object(parts, value, group=self.group)
+        return parts
+
+    def gather(self, own: Sequence[T]) -> list[T]:
+        """Returns the items of all processes in the order that `own` split."""
+        parts = self.by_process(list(own))
         total = sum(map(len, parts))
         return [parts[index % self.size][index // self.size] for index in range(total)]
 
@@ -71,11 +76,7 @@ class Processes:
 
     def total(self, *values: float) -> list[float]:
         """Returns the sums of some numbers over the processes."""
-        if self.size == 1:
-            return list(values)
-        parts: list[Any] = [None] * self.size
-        distributed.all_gather_object(parts, values, group=self.group)
-        return [sum(column) for column in zip(*parts, strict=True)]
+        return [sum(column) for column in zip(*self.by_process(values), strict=True)]
 
 
 ALONE = Processes()

@@ -66,18 +66,32 @@ def sample_groups(
         texts = [[one.text for one in group] for group in sampled]
         on_sampled(list(zip(prompts[chosen], texts, strict=True)))
         generations += sampled
-    pairs = [(prompt, one.text) for prompt, group in zip(prompts, generations, strict=True) for one in group]
-    checks = task.check([prompt for prompt, _ in pairs], [text for _, text in pairs])
-    if truncation_reward == "zero":
-        members = [one for group in generations for one in group]
-        checks = [
-            Check(0.0) if one.finish == "length" else check
-            for one, check in zip(members, checks, strict=True)
-        ]
+    checks = checks_of(
+        task,
+        [prompt for prompt in prompts for _ in range(n)],
+        [member for group in generations for member in group],
+        truncation_reward,
+    )
     return [
         Group(prompt, tuple(group), tuple(checks[index * n : (index + 1) * n]))
         for index, (prompt, group) in enumerate(zip(prompts, generations, strict=True))
     ]
+
+
+def checks_of(
+    task: Task,
+    prompts: Sequence[Prompt],
+    generations: Sequence[Generation],
+    truncation_reward: Literal["checker", "zero"],
+) -> list[Check]:
+    """Returns what the checker says of generations[i] to prompts[i]; with `zero`, 0 of those that the limit cut."""
+    checks = task.check(prompts, [one.text for one in generations])
+    if truncation_reward == "zero":
+        checks = [
+            Check(0.0) if one.finish == "length" else check
+            for one, check in zip(generations, checks, strict=True)
+        ]
+    return checks
 
 
 def group_signals(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -15,8 +15,9 @@ from polychromic.settings import Settings
 
 ENGINES: Mapping[str, str] = {
     "local": "polychromic.training.trainer:LocalTrainer",
+    "trl": "polychromic.integrations.trl.engine:TrlTrainer",
 }
-"""Import path of each trainer by its name, as a trainer of the user's own has one."""
+"""Import path of each trainer by its name, as a trainer of the user's own has one: integrations build on training."""
 BaselineName = Literal["none", "leave_one_out", "leave_one_out_minus_one"]
 
 
@@ -37,8 +38,10 @@ class TrainingSettings(Settings):
     loss: Literal["rl", "sft"]
     """`rl`: policy gradient on the checker's reward. `sft`: cross-entropy on the reference answers."""
     engine: str = "local"
-    """What trains: `local`, or `path/to/file.py:name` or `module:name` of your own
+    """What trains: `local`, `trl` (docs/integrations.md), or `path/to/file.py:name` or `module:name` of your own
     (docs/run-folder.md)."""
+    engine_options: dict[str, Any] = Field(default_factory=dict)
+    """What the engine takes besides: with `trl` any option of its GRPOConfig, such as `use_vllm: true`."""
     steps: int | None = Field(default=None, ge=1)
     epochs: float | None = Field(default=None, gt=0)
     """Passes over the training prompts; states the number of steps in place of `steps`."""
@@ -83,6 +86,17 @@ class TrainingSettings(Settings):
             raise ValueError(
                 f"engine {self.engine!r} is not known, expected one of {', '.join(ENGINES)}, path/to/file.py:name or "
                 "module:name"
+            )
+        if self.engine == "local" and self.engine_options:
+            raise ValueError(f"engine_options: engine local takes none, got {', '.join(self.engine_options)}")
+        if self.engine == "trl" and self.loss != "rl":
+            raise ValueError(
+                "engine: trl trains on rewards (loss: rl); references are learnt by engine: local, on many devices "
+                "under accelerate launch"
+            )
+        if self.engine == "trl" and self.early_stopping is not None:
+            raise ValueError(
+                "early_stopping is not offered with engine: trl; leave it out, or use engine: local"
             )
         return self
 
