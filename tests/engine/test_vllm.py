@@ -213,27 +213,29 @@ def rewards_of(run):
 
 
 def test_ten_steps_have_the_reward_curve_of_the_local_sampler(tmp_path):
-    """Means over ten steps of three seeds, against the spread of the local sampler's own seeds."""
+    """Every step and the mean of all, within the noise of 2 × 64 answers a step."""
     curves = {}
     corrected = IN_PROCESS.model_copy(update={"importance_correction": "truncated"})
     for name, sampling in (("local", SamplerSettings()), ("vllm", corrected)):
-        runs = [rewards_of(run_of(tmp_path / name / str(seed), sampling, seed)) for seed in range(3)]
+        runs = [rewards_of(run_of(tmp_path / name / str(seed), sampling, seed)) for seed in range(2)]
         curves[name] = np.array([rewards for rewards, _ in runs])
         if name == "vllm":
             steps = [metrics for _, rows in runs for metrics in rows]
-            assert len(steps) == 30
+            assert len(steps) == 20
             assert max(one["train/sampler_mismatch"] for one in steps) < 1e-4
             assert max(abs(one["train/importance_weight"] - 1) for one in steps) < 1e-3
             assert max(one["train/importance_truncated"] for one in steps) == 0.0
             assert max(one["engine/probe_mismatch"] for one in steps) < 1e-4
-    local, served = curves["local"].mean(axis=1), curves["vllm"].mean(axis=1)
-    print(f"mean reward of ten steps: local {local.round(3)}, vllm {served.round(3)}")
-    print(f"by step: local {curves['local'].mean(0).round(3)}, vllm {curves['vllm'].mean(0).round(3)}")
-    # 64 answers a step: the standard error of a mean over 3 × 640 answers, twice for a difference.
-    error = math.sqrt(2 * 0.25 / (3 * 640))
-    assert abs(local.mean() - served.mean()) < 4 * error
-    gain = {name: curve[:, -3:].mean() - curve[:, :3].mean() for name, curve in curves.items()}
-    assert min(gain.values()) > 0
+    by_step = {name: curve.mean(axis=0) for name, curve in curves.items()}
+    print(
+        "".join(
+            f"\n{name}: {curve.round(3).tolist()}, mean {curve.mean():.3f}" for name, curve in by_step.items()
+        )
+    )
+    # An answer passes or not, and answers to one prompt go together: at most 8 × 8 of 16 prompts count as 16 to 128.
+    difference = by_step["vllm"] - by_step["local"]
+    assert np.abs(difference).max() < 4 * math.sqrt(2 * 0.25 / 16)
+    assert abs(difference.mean()) < 4 * math.sqrt(2 * 0.25 / (16 * 10))
     assert all((tmp_path / name / "0" / "adapter" / "adapter_model.safetensors").exists() for name in curves)
 
 
