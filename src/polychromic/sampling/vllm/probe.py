@@ -22,7 +22,7 @@ BASE, TRAINED = "the base model", "the trained policy"
 CERTAINTY = 3.0
 """Times that two policies must lie farther from each other than the engine from the nearer to be told apart."""
 
-_PROMPTS, _TOKENS = 4, 32  # a forward pass each under two or three policies, after every update
+_PROMPTS, _SAMPLES, _TOKENS = 4, 2, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class Prober:
         short = SamplingParameters(
             parameters.temperature, max_new_tokens=min(_TOKENS, parameters.max_new_tokens)
         )
-        self.keys = sampling_keys(short, 1, language_model.stop_ids)
+        self.keys = sampling_keys(short, _SAMPLES, language_model.stop_ids)
         self._sequences: list[TokenSequence] = []
 
     def compare(
