@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from conftest import IN_PROCESS, OPTIONS, TINY, fresh_model, move, vllm_sampler
+from engine_setup import IN_PROCESS, OPTIONS, TINY, fresh_model, move, vllm_sampler
 
 pytest.importorskip("vllm")
 pytestmark = [
@@ -304,7 +303,7 @@ def test_a_killed_run_leaves_no_engine_behind(tmp_path):
     code = (
         "import sys, time\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from conftest import fresh_model, vllm_sampler\n"
+        "from engine_setup import fresh_model, vllm_sampler\n"
         "if __name__ == '__main__':\n"
         "    sampler = vllm_sampler(fresh_model())\n"
         "    print('open', flush=True)\n"
