@@ -125,7 +125,7 @@ def test_every_value_is_a_reward_in_range_or_a_reason(value):
     [
         (
             "exactmatch",
-            "expected one of exact_match, contains, rouge_l, path/to/file.py:function or module:function",
+            "expected one of exact_match, contains, rouge_l, regex, math, path/to/file.py:function or module:function",
         ),
         (":check", "is not known"),
         ("mine.py:", "is not known"),

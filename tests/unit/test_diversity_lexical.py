@@ -145,7 +145,7 @@ def test_codes_that_would_overflow_are_renumbered(texts, max_n, largest):
             lambda: distinct_n(["a"], tokens="wordz"),
             "tokens='wordz': expected words, characters, unicode, code, rouge, code:LANGUAGE or a function",
         ),
-        (lambda: rarefied_distinct_n(["a"], 1, 0), "budget=0: expected at least 1"),
+        (lambda: rarefied_distinct_n(["a"], 1, 0), "budget=0: expected a number of draws of at least 1"),
         (lambda: ead(["a"], 1, 0), "vocabulary_size=0"),
         (lambda: TokenizedGroup(["a"], ngrams_module.TokenOptions()).ngrams(-1), "n=-1"),
     ],

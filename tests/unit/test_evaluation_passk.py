@@ -77,7 +77,7 @@ def test_curve_rises_from_the_pass_rate_to_whether_any_passes(counts):
 
 @pytest.mark.parametrize(("n", "c", "k"), [(5, -1, 1), (5, 6, 1), (5, 2, 0)])
 def test_impossible_counts_are_named(n, c, k):
-    with pytest.raises(ValueError, match=r"(c=-?\d+|k=0): expected between"):
+    with pytest.raises(ValueError, match=r"(c=-?\d+|k=0): expected "):
         pass_at_k(n, c, k)
 
 

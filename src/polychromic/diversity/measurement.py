@@ -242,7 +242,10 @@ def _beside_the_group_measures(texts: Sequence[str], embeddings_ND: Float32Array
         "embedding": cluster_by_embedding(embeddings_ND, threshold=0.75),
         "judge": cluster_by_judge(texts, lambda first, second: first.casefold() == second.casefold()),
     }
-    counts = {f"clusters_by_{name}": float(n_clusters(labels_N)) for name, labels_N in partitions.items()}
+    counts = {
+        f"clusters_by_{name}": float(n_clusters(np.atleast_1d(labels_N)))
+        for name, labels_N in partitions.items()
+    }
     return {"ead_2": ead(texts, 2, vocabulary_size=50_000), **counts}
 
 

@@ -238,7 +238,7 @@ def _references(equivalence: Equivalence, prompts: Sequence[Prompt], *, are_same
 def _reordered(equivalence: Equivalence, groups: Sequence[TextGroup], divided: Sequence[Partition]) -> Share:
     generator = numpy_generator("partition-audit")
     shuffled: list[TextGroup] = [
-        (prompt, [texts[i] for i in generator.permutation(len(texts)).tolist()]) for prompt, texts in groups
+        (prompt, [texts[int(i)] for i in generator.permutation(len(texts))]) for prompt, texts in groups
     ]
     again = equivalence.partitions(shuffled)
     changed = sum(_n_clusters(one) != _n_clusters(two) for one, two in zip(divided, again, strict=True))

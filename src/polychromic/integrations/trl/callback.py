@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from transformers import TrainerCallback
-from trl import GRPOTrainer
+from trl import GRPOTrainer  # pyright: ignore[reportMissingImports]
 
 from polychromic.diagnosis import ArmEvidence, ArmFacts, ArmTrace, Finding
 from polychromic.diagnosis.rules import find

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from polychromic.errors import ConfigError
 
 if TYPE_CHECKING:
-    from trl import GRPOConfig
+    from trl import GRPOConfig  # pyright: ignore[reportMissingImports]
 
 UNBIASED_LOSSES = ("dr_grpo", "luspo")
 _LOSSES = {

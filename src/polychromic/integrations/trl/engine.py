@@ -23,7 +23,7 @@ from polychromic.training.parallel import Processes, join_processes
 from polychromic.training.schedule import total_steps
 
 if TYPE_CHECKING:
-    from trl import GRPOConfig
+    from trl import GRPOConfig  # pyright: ignore[reportMissingImports]
 
     from polychromic.integrations.trl.arm import ArmGRPOTrainer
 
@@ -89,7 +89,7 @@ def grpo_config(run: ArmRun, processes: Processes) -> GRPOConfig:
     Raises ConfigError where the batch does not divide over the processes, or `engine_options` has a key that TRL does
     not know or that the file states elsewhere.
     """
-    from trl import GRPOConfig
+    from trl import GRPOConfig  # pyright: ignore[reportMissingImports]
 
     options = dict(run.training.engine_options)
     stated = _stated(run, processes)
@@ -148,7 +148,7 @@ def _stated(run: ArmRun, processes: Processes) -> Mapping[str, Any]:
 
 def _checkpointing_key() -> str:
     """Returns the name by which this version of transformers knows gradient checkpointing."""
-    from trl import GRPOConfig
+    from trl import GRPOConfig  # pyright: ignore[reportMissingImports]
 
     names = {field.name for field in dataclasses.fields(GRPOConfig)}
     return "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"

@@ -17,7 +17,7 @@ from polychromic.training.gradients import TERMS, GradientAccumulator, GradientM
 from polychromic.training.parallel import Processes
 
 if TYPE_CHECKING:
-    from trl import GRPOTrainer
+    from trl import GRPOTrainer  # pyright: ignore[reportMissingImports]
 
 Batch = dict[str, Any]
 """What TRL trains on: tensors [B, …] by name, which it shuffles and splits into micro-batches along B."""
