@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,13 @@ FUZZ = int(os.environ.get("FUZZ", "300"))
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
 SECONDS, BYTES, HANG_SECONDS = 5.0, 2**30, 120
 CORPUS = Path(__file__).parent / "corpus"
-EXPERIMENTS = sorted([*Path("experiments").glob("*.yaml"), *CORPUS.glob("*.yaml")])
+# Reading puzzles takes a package that may be absent, which is no fault of the file.
+LEFT_OUT = set() if find_spec("reasoning_gym") else {"puzzles.yaml"}
+EXPERIMENTS = sorted(
+    path
+    for path in (*Path("experiments").glob("*.yaml"), *CORPUS.glob("*.yaml"))
+    if path.name not in LEFT_OUT
+)
 
 
 class Outcomes(Counter):

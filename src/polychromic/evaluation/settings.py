@@ -8,21 +8,26 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from polychromic.diversity.tokens import tokenizer_of
+from polychromic.errors import ConfigError
 from polychromic.evaluation.metrics import declare_metric, load_metrics
 from polychromic.records import SamplingParameters
 from polychromic.registry import is_import_path
 from polychromic.settings import Settings
 
 
-def load_stated_metrics(content: Mapping[str, Any]) -> None:
+def load_stated_metrics(content: Mapping[str, Any], source: str) -> None:
     """Runs the code of the metrics that an experiment file names, so that its criteria can be checked against them.
 
-    `content` is the file's mapping, not validated yet; what has another form is left to validation.
+    `content` is the file's mapping, not validated yet; what has another form is left to validation. Raises ConfigError
+    that names `source` and the key where a metric cannot be loaded.
     """
     evaluation = content.get("evaluation")
     names = evaluation.get("metrics") if isinstance(evaluation, Mapping) else None
     if isinstance(names, list):
-        load_metrics([name for name in names if isinstance(name, str) and is_import_path(name)])
+        try:
+            load_metrics([name for name in names if isinstance(name, str) and is_import_path(name)])
+        except ConfigError as error:
+            raise ConfigError(f"{source}: evaluation.metrics: {error}") from error
 
 
 class SamplingSettings(Settings):

@@ -302,7 +302,7 @@ class Experiment(Settings):
         """
         path = user_path(path)
         content = with_absolute_paths(read_yaml(path, overrides), path.resolve().parent)
-        load_stated_metrics(content)
+        load_stated_metrics(content, str(path))
         return cls.from_mapping(content, source=str(path))
 
     @classmethod

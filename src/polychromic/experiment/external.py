@@ -96,7 +96,7 @@ class ExternalExperiment(Settings):
         """
         path = user_path(path)
         content = with_absolute_paths(read_yaml(path, overrides), path.resolve().parent)
-        load_stated_metrics(content)
+        load_stated_metrics(content, str(path))
         of_training = Experiment.model_fields.keys() - cls.model_fields.keys()
         kept = {key: value for key, value in content.items() if key not in of_training}
         kept["generations"] = {

@@ -29,8 +29,10 @@ def write_example(name: str, path: Path | None, say: Callable[[str], None]) -> P
     text = (SHIPPED / "experiments" / f"{name}.yaml").read_text(encoding="utf-8")
     folders = dict.fromkeys(found[1] for found in _DATA.finditer(text))
     files = [
-        name for name in dict.fromkeys(_CODE.findall(text)) if (SHIPPED / "experiments" / name).is_file()
+        file for file in dict.fromkeys(_CODE.findall(text)) if (SHIPPED / "experiments" / file).is_file()
     ]
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: there is no folder {path.parent}; make it first")
     for place in (path, *(path.parent / name for name in (*folders, *files))):
         if place.exists() or place.is_symlink():
             raise ConfigError(f"{place} exists already; name another file in another folder, or move it away")
