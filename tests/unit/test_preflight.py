@@ -134,7 +134,7 @@ def test_a_missing_model_ends_preflight_after_the_checks_that_need_none(tmp_path
     assert [check.name for check in report.failed] == ["model"]
     not_run = [check.name for check in report.checks if check.result == "not run: model failed"]
     assert not_run == [
-        "longest batch", "feasibility", "diversity gradient", "diversity measures", "time and money",
+        "longest batch", "feasibility", "same answers", "diversity gradient", "diversity measures", "time and money",
     ]  # fmt: skip
     assert checks["disk"].status == "skipped"
 
@@ -164,7 +164,7 @@ def test_run_stops_before_training_and_can_be_told_not_to_look(tmp_path):
     cold = small(training={**SMALL["training"], "temperature": 1e-5, "steps": 2})
     with pytest.raises(
         PreflightError,
-        match=r"nothing was trained\n  10 diversity gradient: (.|\n)*not run, since that decides: time and money",
+        match=r"nothing was trained\n  11 diversity gradient: (.|\n)*not run, since that decides: time and money",
     ):
         run(cold, out=tmp_path)
     assert not (tmp_path / "small" / "baseline").exists()

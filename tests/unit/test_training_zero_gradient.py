@@ -10,7 +10,7 @@ from polychromic.errors import TrainingError
 from polychromic.files import read_jsonl
 from polychromic.records import Check
 from polychromic.tasks.arithmetic import ArithmeticTask
-from polychromic.training import steps, watches
+from polychromic.training import policy_gradient, watches
 from polychromic.training.base import ArmRun
 from polychromic.training.checkpoint import latest_checkpoint
 from polychromic.training.gradients import GradientAccumulator, GradientMeasurement, StepOutcome
@@ -135,13 +135,15 @@ def test_a_run_goes_on_where_the_cause_is_mended(tmp_path, tiny_settings):
 
 
 def test_a_gradient_that_is_not_finite_is_named_by_its_term(tmp_path, tiny_settings, monkeypatch):
-    loss = steps.policy_gradient_loss
+    loss = policy_gradient.policy_gradient_loss
 
-    def overflowing(logprobs_BT, mask_BT, advantages_B):
+    def overflowing(logprobs_BT, mask_BT, advantages_B, **more):
         # Only the diversity terms leave half of the prompts without advantages.
-        return loss(logprobs_BT, mask_BT, advantages_B) * (math.inf if (advantages_B == 0).any() else 1.0)
+        return loss(logprobs_BT, mask_BT, advantages_B, **more) * (
+            math.inf if (advantages_B == 0).any() else 1.0
+        )
 
-    monkeypatch.setattr(steps, "policy_gradient_loss", overflowing)
+    monkeypatch.setattr(policy_gradient, "policy_gradient_loss", overflowing)
     objective = {"objective": "distance", "gate": "none"}
     infinite = run(tmp_path, tiny_settings, DifferentRewards, diversity=objective)
     with pytest.raises(TrainingError, match="gradient of the diversity term is not finite at step 1"):
