@@ -97,6 +97,13 @@ def test_one_clear_message_names_the_key(tmp_path, override, expected):
     assert expected in refused(tmp_path, QUICKSTART.read_text(), override)
 
 
+def test_a_correction_that_trl_would_leave_out_is_refused(tmp_path):
+    overrides = ("training.engine=trl", "sampling.importance_correction=truncated")
+    said = refused(tmp_path, QUICKSTART.read_text(), *overrides)
+    assert "sampling.importance_correction: truncated has no effect on arm 'baseline'" in said
+    assert "vllm_importance_sampling_correction" in said
+
+
 def test_all_problems_are_listed_at_once(tmp_path):
     message = refused(tmp_path, QUICKSTART.read_text(), "training.stepz=1", "model.sauce=x", "seeds=[]")
     assert message.count("\n") >= 3

@@ -224,6 +224,20 @@ class Experiment(Settings):
         return self
 
     @model_validator(mode="after")
+    def _trl_corrects_its_own_samples(self) -> Self:
+        """Checks that nobody expects a correction from an engine that samples and corrects by itself."""
+        if self.sampling.importance_correction == "none":
+            return self
+        for arm in map(self.arm, self.arms):
+            if arm.training.engine == "trl" and not arm.untrained:
+                raise ValueError(
+                    f"sampling.importance_correction: {self.sampling.importance_correction} has no effect on arm "
+                    f"{arm.name!r}, which training.engine: trl trains and samples; leave it at none, and use TRL's own "
+                    "training.engine_options.vllm_importance_sampling_correction"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _floors_have_a_baseline(self) -> Self:
         """Checks that a floor and the baseline that it follows see the same prompts at each step."""
         baseline = self.arm(self.comparison.baseline)
