@@ -210,6 +210,15 @@ SAME = [
     ("def f(a):\n    return [x for x in a if x == 0]", "def h(t):\n    return [y for y in t if 0 == y]"),
     ("import math as m\ndef f(a):\n    return m.sqrt(a)", "import math\ndef f(a):\n    return math.sqrt(a)"),
     ("def f(a):\n    x: int = 1\n    return x", "def f(a):\n    x = 1\n    return x"),
+    # Past bug: a comprehension's variable was taken for one of the function, so that x and x, or x and v, were two.
+    (
+        "def f(a):\n    b = [x for x in a if x]\n    return [x + 1 for x in b]",
+        "def f(a):\n    b = [x for x in a if x]\n    return [v + 1 for v in b]",
+    ),
+    (
+        "def f(a):\n    return sorted(a, key=lambda x: -x)",
+        "def f(a):\n    return sorted(a, key=lambda a: -a)",
+    ),
 ]
 APART = [
     ("def f(a, b):\n    return a + b", "def f(a, b):\n    return b + a"),  # of texts these differ
@@ -223,6 +232,16 @@ APART = [
     ),  # the first changes its argument
     ("def f(a):\n    return a.lower()", "def f(a):\n    return a.upper()"),
     ("def f(a):\n    return a % 2 + a", "def f(a):\n    return a + a % 2"),  # % formats texts
+    (
+        "def f(a, b):\n    return [x for x in a for y in b]",
+        "def f(a, b):\n    return [y for x in a for y in b]",
+    ),
+    ("def f(a, x):\n    return [x for x in a]", "def f(a, x):\n    return [x for y in a]"),
+    (
+        "def f(a):\n    return [[x for x in y] for y in a]",
+        "def f(a):\n    return [[y for x in y] for y in a]",
+    ),
+    ("def f(a, b):\n    return lambda a: a", "def f(a, b):\n    return lambda b: a"),
 ]
 
 

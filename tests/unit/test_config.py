@@ -8,6 +8,7 @@ import pytest
 
 from polychromic.errors import ConfigError
 from polychromic.experiment.config import Experiment
+from polychromic.experiment.resuming.folder import resolved_yaml
 
 EXPERIMENTS = sorted(Path("experiments").glob("*.yaml"))
 QUICKSTART = Path("experiments/quickstart.yaml")
@@ -51,6 +52,14 @@ def test_every_shipped_experiment_resolves(path):
     for name in experiment.arms:
         assert experiment.arm(name).name == name
     assert experiment.name == path.stem
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_the_resolved_file_of_a_run_reads_as_what_was_resolved(path, tmp_path):
+    """Past bug: `sandbox: local` was resolved with every key, and then refused, so that no run of code went on."""
+    experiment = Experiment.from_file(path)
+    (tmp_path / "experiment.yaml").write_text(resolved_yaml(experiment))
+    assert Experiment.from_file(tmp_path / "experiment.yaml") == experiment
 
 
 def test_dotted_overrides_change_one_value():

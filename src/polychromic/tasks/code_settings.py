@@ -43,11 +43,14 @@ class SandboxSettings(Settings):
                 "kind command needs command, a list of words" if self.kind == "command" else
                 f"command is read with kind command, not with {self.kind}"
             )  # fmt: skip
-        container = {"image", "options", "memory_gb"} & self.model_fields_set
-        if container and self.kind in ("local", "command"):
-            raise ValueError(
-                f"{', '.join(sorted(container))}: read with docker and podman, not with {self.kind}"
-            )
+        # A run's resolved file states every key: what is its default says nothing.
+        changed = [
+            key
+            for key in ("image", "memory_gb", "options")
+            if getattr(self, key) != type(self).model_fields[key].default
+        ]
+        if changed and self.kind in ("local", "command"):
+            raise ValueError(f"{', '.join(changed)}: read with docker and podman, not with {self.kind}")
         return self
 
     def place(self) -> Place:

@@ -91,12 +91,20 @@ class _Plain(ast.NodeTransformer):
 
 
 class _Renamed(ast.NodeTransformer):
-    """Calls names by the order in which they first appear; attributes, builtins and imported modules keep theirs."""
+    """Calls names by the order in which they first appear; attributes, builtins and imported modules keep theirs.
+
+    The variables of a comprehension or a lambda are its own: they are called by their place in it, so that `x` in two
+    comprehensions and `x` in one, `v` in the other are the same program.
+    """
 
     def __init__(self) -> None:
         self._names: dict[str, str] = {}
+        self._scopes: list[dict[str, str]] = []
 
     def _name(self, name: str) -> str:
+        for scope in reversed(self._scopes):
+            if name in scope:
+                return scope[name]
         if hasattr(builtins, name) and name not in self._names:
             return name
         return self._names.setdefault(name, f"n{len(self._names)}")
@@ -106,6 +114,34 @@ class _Renamed(ast.NodeTransformer):
 
     def visit_arg(self, node: ast.arg) -> Any:
         return ast.arg(self._name(node.arg))
+
+    def _within(self, node: Any, names: Sequence[str]) -> Any:
+        """Renames inside of a node that binds `names` for itself alone."""
+        depth = len(self._scopes)
+        self._scopes.append({name: f"own{depth}_{i}" for i, name in enumerate(dict.fromkeys(names))})
+        node = self.generic_visit(node)
+        self._scopes.pop()
+        return node
+
+    def _comprehension(self, node: Any) -> Any:
+        first = node.generators[0]
+        outer, first.iter = self.visit(first.iter), ast.Constant(None)  # the first iterable is read outside
+        targets = [part for loop in node.generators for part in ast.walk(loop.target)]
+        node = self._within(node, [part.id for part in targets if isinstance(part, ast.Name)])
+        first.iter = outer
+        return node
+
+    visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = _comprehension
+
+    def visit_Lambda(self, node: ast.Lambda) -> Any:
+        arguments = node.args
+        outer = [self.visit(value) for value in arguments.defaults]
+        outer_named = [value and self.visit(value) for value in arguments.kw_defaults]
+        arguments.defaults, arguments.kw_defaults = [], []
+        names = [part.arg for part in ast.walk(arguments) if isinstance(part, ast.arg)]
+        node = self._within(node, names)
+        arguments.defaults, arguments.kw_defaults = outer, outer_named
+        return node
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> Any:
         node.name = self._name(node.name)
