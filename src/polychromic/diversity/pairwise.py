@@ -18,7 +18,7 @@ RULES: dict[Rule, str] = {"greedy": "greedy assignment", "transitive": "transiti
 Question = tuple[Prompt, str, str]
 """A prompt, the first member of a class, and a text that may belong to it."""
 Answer = bool | str
-"""Whether both are the same; a text is the reason why that is not known."""
+"""An answer about a pair: True where both are the same; a text is the reason why that is not known."""
 Ask = Callable[[Sequence[Question]], Sequence[Answer]]
 
 

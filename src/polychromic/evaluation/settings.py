@@ -43,7 +43,7 @@ class EvaluationSettings(Settings):
 
     split: Literal["validation", "test"] = "test"
     num_prompts: int = Field(default=200, ge=1)
-    """How many prompts of the split, from its start; all of them where it has fewer."""
+    """Number of prompts of the split, from its start; all of them where it has fewer."""
     num_samples: int = Field(default=64, ge=2)
     """Generations a prompt for each sampling setting."""
     max_new_tokens: int = Field(default=64, ge=1)

@@ -167,7 +167,7 @@ class Comparison:
     equal_length: tuple[Contrast, ...] = ()
     """Contrasts with texts cut to equal lengths, of arms whose lengths differ from the baseline's."""
     sameness: tuple[ArmSameness, ...] = ()
-    """How often every two arms give the same answer, at the primary sampling; all arms of one partition."""
+    """Shares in which every two arms give the same answer, at the primary sampling; all arms of one partition."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns a plain mapping with its schema version; what is undefined (nan) is null."""

@@ -113,7 +113,7 @@ class LanguageModel:
     source: str = "the model"
     """Its name in messages."""
     settings: ModelSettings | None = None
-    """What it was loaded by, for an engine that loads the base once more; None where it was made otherwise."""
+    """Settings that it was loaded by, for an engine that loads the base once more; None where it was made otherwise."""
 
     @property
     def device(self) -> torch.device:

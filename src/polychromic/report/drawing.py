@@ -60,7 +60,7 @@ class Figure:
     caption: str
     svg: str
     data: str
-    """What is drawn, as CSV: panel, series, x, y."""
+    """The drawn points as CSV: panel, series, x, y."""
     paint: Paint = field(repr=False, compare=False)
     panels: int = 1
 

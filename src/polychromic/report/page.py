@@ -42,7 +42,7 @@ class PageContent:
     colors: dict[str, str]
     work: list[list[str]]
     about: About = field(default_factory=About)
-    """What it is of."""
+    """Facts about the run that it shows."""
     comparison: Comparison | None = None
     diagnosis: Diagnosis | None = None
     samples: dict[str, Any] | None = None

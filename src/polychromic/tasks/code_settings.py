@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class SandboxSettings(Settings):
-    """Where programs run: `sandbox: local`, `docker` or `podman`, or one of them with its keys (docs/code.md)."""
+    """Place where programs run: `sandbox: local`, `docker` or `podman`, or one of them with its keys (docs/code.md)."""
 
     kind: Literal["local", "docker", "podman", "command"] = "local"
     image: str = "python:3.12-slim"
@@ -69,7 +69,7 @@ class CodeKeys(TaskKeys):
     """Longest time for one answer, all its tests together."""
     memory_gb: float = Field(default=1.0, gt=0)
     sandbox: SandboxSettings = SandboxSettings()
-    """Where answers are executed."""
+    """Place where answers are executed."""
     same_answer: Literal["form", "behaviour"] = "form"
     """Programs that are the same: those of one canonical syntax tree, or with the same output on every probe."""
 

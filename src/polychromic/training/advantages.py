@@ -29,7 +29,7 @@ class GroupAdvantages:
     quality_PN: FloatArray
     diversity_PN: FloatArray
     signal_P: BoolArray
-    """Whether the diversity term prefers some generation of a group to another."""
+    """True where the diversity term prefers some generation of a group to another."""
     score: float
     """The mean set score over groups; 0 where there is no diversity term."""
     gate_PN: FloatArray | None

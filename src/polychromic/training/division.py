@@ -29,7 +29,7 @@ class Division:
         self._equivalence = equivalence
         self.is_asked = reads_clusters or isinstance(equivalence, TaskForms | Normalised | Exact)
         self.waits = self.is_asked and bool(getattr(equivalence, "waits", False))
-        """Whether it pays to hand in groups bit by bit."""
+        """Says if it pays to hand in groups bit by bit."""
         self._groups: list[TextGroup] = []
         self._started: list[Future[list[Partition]]] = []
         self._pool = ThreadPoolExecutor(_MOST_AT_ONCE) if self.waits else None

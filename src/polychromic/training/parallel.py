@@ -22,7 +22,7 @@ from polychromic.processes import is_launched
 T = TypeVar("T")
 
 _PATIENCE = timedelta(days=7)
-"""How long a process waits for the others: the first one evaluates while the rest have nothing to do."""
+"""Longest wait of a process for the others: the first one evaluates while the rest have nothing to do."""
 
 
 @dataclass(frozen=True, slots=True)

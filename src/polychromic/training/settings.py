@@ -38,10 +38,10 @@ class TrainingSettings(Settings):
     loss: Literal["rl", "sft"]
     """`rl`: policy gradient on the checker's reward. `sft`: cross-entropy on the reference answers."""
     engine: str = "local"
-    """What trains: `local`, `trl` (docs/integrations.md), or `path/to/file.py:name` or `module:name` of your own
+    """The trainer: `local`, `trl` (docs/integrations.md), or `path/to/file.py:name` or `module:name` of your own
     (docs/run-folder.md)."""
     engine_options: dict[str, Any] = Field(default_factory=dict)
-    """What the engine takes besides: with `trl` any option of its GRPOConfig, such as `use_vllm: true`."""
+    """Further options of the engine: with `trl` any option of its GRPOConfig, such as `use_vllm: true`."""
     steps: int | None = Field(default=None, ge=1)
     epochs: float | None = Field(default=None, gt=0)
     """Passes over the training prompts; states the number of steps in place of `steps`."""

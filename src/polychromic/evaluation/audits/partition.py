@@ -97,7 +97,7 @@ class PartitionAudit:
     open_text: bool
     agreement: Agreement | None = None
     first_reason: str = ""
-    """Why the first answer without a label has none."""
+    """The reason why the first answer without a label has none."""
 
     @property
     def faults(self) -> list[str]:

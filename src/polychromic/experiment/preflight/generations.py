@@ -34,7 +34,7 @@ class ProbeGenerations:
     seconds: float
     lowered: str = ""
     of_the_run: bool = False
-    """Whether the run needs the very same, and need not sample them again."""
+    """True where the run needs the very same and does not sample them again."""
 
     @property
     def tokens(self) -> int:

@@ -44,9 +44,9 @@ class ProbedArm:
     held_out_seconds: float
     """A measurement of validation cross-entropy; 0 where no quality floor asks for it."""
     lowered: str = ""
-    """What was lowered for lack of time, in words."""
+    """The counts that were lowered for lack of time, in words."""
     stands_in: bool = False
-    """Whether these are another arm's numbers, since there was no time for this one's."""
+    """True where these are another arm's numbers, since there was no time for this one's."""
 
     @property
     def norms(self) -> tuple[float, float]:

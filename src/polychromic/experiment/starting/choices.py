@@ -43,7 +43,7 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What the file says beyond names and paths; `why` explains a key, in words for a comment."""
+    """Values of the file beyond names and paths; `why` explains a key, in words for a comment."""
 
     loss: Loss | None
     """None where nothing says what a good answer is, so that nothing can be trained."""

@@ -38,7 +38,7 @@ NEARLY_ALL_DIFFER = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """What was seen. Rates and metrics are means over the probed prompts, nan where nothing could be measured."""
+    """Measurements; rates and metrics are means over the probed prompts, nan where nothing could be measured."""
 
     n_prompts: int
     n_samples: int
@@ -60,7 +60,7 @@ class Probed:
     """Reasons for which the checker gave none."""
     reference_perplexity: float = math.nan
     chat: bool = True
-    """Whether the model has a chat template."""
+    """True where the model has a chat template."""
 
     @property
     def spread(self) -> float:

@@ -26,7 +26,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a person asked for: the data, and where they said so a checker, a model, keys and minutes."""
+    """The request of a person: the data, and where stated a checker, a model, keys and minutes."""
 
     data: str
     """A file, a folder that `datasets` saved, or a name of the hub."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trl import GRPOTrainer  # pyright: ignore[reportMissingImports]
 
 Batch = dict[str, Any]
-"""What TRL trains on: tensors [B, …] by name, which it shuffles and splits into micro-batches along B."""
+"""The batch that TRL trains on: tensors [B, …] by name, which it shuffles and splits into micro-batches along B."""
 
 COLUMN = "polychromic_{}"
 """Name of the advantages [B] of one term in a batch."""

@@ -63,7 +63,7 @@ class SetGRPOTrainer(GRPOTrainer):
         self.gradient_share_every = gradient_share_every
         self.processes = join_processes() if self.accelerator.num_processes > 1 else ALONE
         self.outcome: StepOutcome | None = None
-        """What the latest update showed."""
+        """Measurements of the latest update."""
         self._batch: BatchAdvantages | None = None
         self._gradients = TermGradients(self, self.processes)
         self._require_what_the_objective_needs()

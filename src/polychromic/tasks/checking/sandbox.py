@@ -102,7 +102,7 @@ class Session:
 
 
 Place = Wall | Literal["local", "open files"]
-"""Where code runs: on this machine, with files of its own or with ours to read and write, or behind a wall."""
+"""Places where code runs: on this machine, with files of its own or with ours to read and write, or behind a wall."""
 
 LOCAL: Place = "local"
 OPEN_FILES: Place = "open files"

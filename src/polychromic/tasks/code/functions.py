@@ -38,7 +38,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Gather:
-    """What becomes of the items, in words, in meaning, and in the pieces that each style of program needs."""
+    """A change of the items, in words, in meaning, and in the pieces that each style of program needs."""
 
     words: str
     meaning: Callable[[list[Any]], Any]
@@ -57,7 +57,7 @@ class Gather:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the items come from: the function's argument, words, ways to loop over them, and their meaning."""
+    """A source of the items: the function's argument, words, ways to loop over them, and their meaning."""
 
     argument: str
     words: str

@@ -49,7 +49,7 @@ NO_KEYS = Keys()
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a row asks: its turns (the answer to the last one may stand behind it), references, and all other keys."""
+    """A row's turns (the answer to the last one may stand behind it), its references, and all other keys."""
 
     turns: Sequence[Message]
     references: tuple[str, ...]

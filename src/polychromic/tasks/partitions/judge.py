@@ -60,7 +60,7 @@ class _Reply(BaseModel):
 
 @dataclass
 class _Session:
-    """What one call of `partitions` has learnt of the endpoint: why it need not be asked any more ("" while it may)."""
+    """State of the endpoint in one call of `partitions`: why it need not be asked any more ("" while it may)."""
 
     gone: str = ""
 

@@ -38,7 +38,7 @@ class SameAnswer(Settings):
     """`normalised`, `exact`, `canonical`, `embedding`, `classifier`, `judge`, `path/to/file.py:function` or
     `module:function`."""
     references: Literal["different", "same"] = "different"
-    """What several references of one prompt are: `different` right answers, which must not be merged, or spellings of
+    """Meaning of several references of one prompt: `different` right answers, which must not be merged, or spellings of
     the `same` answer, which must be. The audit asks; a `calibrated` distance takes them for the same."""
     distance: float | Literal["calibrated"] | None = None
     """Of `embedding`: the largest distance (1 − cosine) within a cluster, 0.25 unless stated; `calibrated` chooses it
@@ -73,8 +73,8 @@ class SameAnswer(Settings):
     output_dollars: float | None = Field(default=None, ge=0)
     """Of `judge`: price of a million tokens that it writes."""
     rule: Rule = "greedy"
-    """How answers about pairs become a partition: `greedy`, each text joins the first class whose first member is the
-    same, or `transitive`, which also makes classes one that share a text."""
+    """Rule that makes a partition of answers about pairs: `greedy`, each text joins the first class whose first member is
+    the same, or `transitive`, which also makes classes one that share a text."""
 
     @property
     def is_code(self) -> bool:
