@@ -73,8 +73,8 @@ class SameAnswer(Settings):
     output_dollars: float | None = Field(default=None, ge=0)
     """Of `judge`: price of a million tokens that it writes."""
     rule: Rule = "greedy"
-    """Rule that makes a partition of answers about pairs: `greedy`, each text joins the first class whose first member is
-    the same, or `transitive`, which also makes classes one that share a text."""
+    """Rule that makes a partition of answers about pairs: `greedy`, each text joins the first class whose first member
+    is the same, or `transitive`, which also makes classes one that share a text."""
 
     @property
     def is_code(self) -> bool:
