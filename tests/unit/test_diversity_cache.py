@@ -166,7 +166,7 @@ def test_a_second_process_does_not_set_a_new_file_aside(tmp_path):
     cached = CachedEmbedder(CountingEmbedder(), tmp_path)
     cached.encode(["a"])
     error = sqlite3.DatabaseError("seen before the other process put this file in place")
-    cached._set_aside(error)
+    cached._file._set_aside(error)
     assert [file.name for file in tmp_path.iterdir()] == ["counting@1.sqlite"]
 
 

@@ -7,25 +7,23 @@ import logging
 import re
 import sqlite3
 import zlib
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
+from polychromic.diversity.cache_file import KEYS_A_QUERY, CacheFile
 from polychromic.diversity.embedders import Embedder
-from polychromic.errors import DataError
 from polychromic.numerics import Float32Array
 
-_KEYS_A_QUERY = 500
 _CHECKSUM_BYTES = 4
 # Named after how its rows are written: rename it when that changes, so that no version reads another's rows.
 _TABLE = "verified_embeddings"
-# The last one is what SQLite says of a header from the future, and of tables with other columns.
-_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
-
-Result = TypeVar("Result")
+_STATEMENTS = (
+    # Ten vectors fill such a page; a smaller one, or a table without row ids, would leave most of it empty.
+    "PRAGMA page_size = 16384",
+    f"CREATE TABLE IF NOT EXISTS {_TABLE} (key BLOB PRIMARY KEY, vector BLOB)",
+)
 _log = logging.getLogger(__name__)
 
 
@@ -42,6 +40,7 @@ class CachedEmbedder:
         self._texts_a_write = texts_a_write
         self.name = embedder.name
         self.path = folder / f"{re.sub(r'[^A-Za-z0-9_.@-]', '_', embedder.name)}.sqlite"
+        self._file = CacheFile(self.path, "embeddings", _STATEMENTS)
 
     def encode(self, texts: Sequence[str]) -> Float32Array:
         """Returns float32 [n, d] with rows of length 1, read from the file where it has them.
@@ -50,7 +49,7 @@ class CachedEmbedder:
         """
         keys = [text_key(text) for text in texts]
         by_key = dict(zip(keys, texts, strict=True))
-        stored = self._with_file(lambda file: _read(file, list(by_key)))
+        stored = self._file.do(lambda file: _read(file, list(by_key)))
         damaged = [key for key, vector in stored.items() if vector is None]
         if damaged:
             _log.warning(
@@ -61,33 +60,9 @@ class CachedEmbedder:
         for start in range(0, len(missing), self._texts_a_write):
             some = missing[start : start + self._texts_a_write]
             computed = self._embedder.encode([by_key[key] for key in some])
-            self._with_file(lambda file, rows=(some, computed): _write(file, *rows))
+            self._file.do(lambda file, rows=(some, computed): _write(file, *rows))
             kept.update(zip(some, computed, strict=True))
         return np.stack([kept[key] for key in keys]) if keys else self._embedder.encode([])
-
-    def _with_file(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
-        """Does the work on the file; on a new one where the file turns out to be damaged."""
-        try:
-            try:
-                with closing(_connect(self.path)) as file:
-                    return work(file)
-            except sqlite3.Error as error:
-                if not _is_damage(error):
-                    raise
-                self._set_aside(error)
-                with closing(_connect(self.path)) as file:
-                    return work(file)
-        except (sqlite3.Error, OSError) as error:
-            raise DataError(f"{self.path}: cannot use the cache of embeddings: {error}") from error
-
-    def _set_aside(self, error: sqlite3.Error) -> None:
-        if _is_whole(self.path):  # another process was quicker, and has put a new file in its place
-            return
-        aside = self.path.with_name(f"{self.path.name}.damaged")
-        _log.warning("%s: not a cache of embeddings (%s); kept as %s", self.path, error, aside.name)
-        # A journal left beside it would be played back into the new file.
-        self.path.with_name(f"{self.path.name}-journal").unlink(missing_ok=True)
-        self.path.replace(aside)
 
 
 def text_key(text: str) -> bytes:
@@ -95,40 +70,11 @@ def text_key(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path, timeout=60)
-    connection.text_factory = bytes  # damage can turn a blob into a text, which need not be UTF-8
-    try:
-        # Ten vectors fill such a page; a smaller one, or a table without row ids, would leave most of it empty.
-        connection.execute("PRAGMA page_size = 16384")
-        connection.execute(f"CREATE TABLE IF NOT EXISTS {_TABLE} (key BLOB PRIMARY KEY, vector BLOB)")
-    except sqlite3.Error:
-        connection.close()
-        raise
-    return connection
-
-
-def _is_whole(path: Path) -> bool:
-    try:
-        with closing(_connect(path)) as file:
-            return file.execute("PRAGMA integrity_check(1)").fetchone() == (b"ok",)
-    except sqlite3.Error as error:
-        if not _is_damage(error):
-            raise
-        return False
-
-
-def _is_damage(error: sqlite3.Error) -> bool:
-    """Tells whether the file is to blame; of one that is locked, read-only or on a full disk it may be whole."""
-    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF in _DAMAGE
-
-
 def _read(file: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, Float32Array | None]:
     """Returns the vectors that the file has, None where one fails its checksum."""
     vectors: dict[bytes, Float32Array | None] = {}
-    for start in range(0, len(keys), _KEYS_A_QUERY):
-        some = keys[start : start + _KEYS_A_QUERY]
+    for start in range(0, len(keys), KEYS_A_QUERY):
+        some = keys[start : start + KEYS_A_QUERY]
         marks = ",".join("?" * len(some))
         query = f"SELECT key, vector FROM {_TABLE} WHERE key IN ({marks})"
         vectors |= {key: _unpack(key, blob) for key, blob in file.execute(query, some)}

@@ -68,11 +68,10 @@ def compare(
     """Compares every arm with the baseline and judges it by the criteria.
 
     `tables` are by (arm, seed) in the order in which arms are shown. The criteria are judged at `primary_sampling` (the
-    first of the baseline's unless named). `quality_metric` is the quality of the
-    frontier: the judge where there is one, else the reward. `audit` says what the checker is worth and `partition` what
-    the partition into same answers is, `equal_length` (from `at_equal_length`) what the arms are with texts of the same
-    lengths, and `notes` are warnings of the caller's own; all are kept and shown. `chosen_late` names settings changed
-    after results were seen, `untrained` the arm that is the model before training: shown everywhere, not judged.
+    first of the baseline's unless named). `quality_metric` is the frontier's quality: the judge where there is one,
+    else the reward. `audit` and `partition` rate the checker and the partition into same answers, `equal_length` (from
+    `at_equal_length`) has the arms with texts of the same lengths, `notes` are the caller's warnings: all are shown.
+    `chosen_late` names settings changed after results were seen, `untrained` the arm that is shown and not judged.
     Raises ValueError where the baseline, another arm or the primary sampling is missing, no prompt is shared, or a
     measure was made in different ways (see `measure_arms`).
     """
@@ -83,13 +82,11 @@ def compare(
     means, gains = _means(plan), _frontier(plan, quality_metric)
     gaming = [*reward_hacking(plan, at_primary), *partition_gaming(plan, at_primary)]
     verdict = _verdict(plan, at_primary, gaming, partition, chosen_late, notes)
-    found = (
-        *(partition.warnings() if partition is not None else ()),
-        *gaming,
+    warnings = (
+        *(partition.warnings() if partition is not None else ()), *gaming,
         *_warnings_of_claims(plan, audit, gains, at_primary, verdict),
-        *_warnings_of_measures(plan, tables, at_primary, at_equal_length, means),
-        *notes,
-    )
+        *_warnings_of_measures(plan, tables, at_primary, at_equal_length, means), *notes,
+    )  # fmt: skip
     return Comparison(
         baseline=baseline,
         arms=tuple(plan.study.arms),
@@ -102,7 +99,7 @@ def compare(
         sensitivity=_sensitivity(plan),
         frontier=gains,
         curves=_curves(plan),
-        warnings=tuple(dict.fromkeys(found)),
+        warnings=tuple(dict.fromkeys(warnings)),
         verdict=verdict,
         clusters=plan.study.clusters,
         signatures=plan.study.signatures,

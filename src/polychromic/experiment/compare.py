@@ -143,10 +143,10 @@ def compare_rows(
 
     `untrained` names the arm that is shown and not judged.
     """
-    settings = experiment.evaluation
+    settings, baseline = experiment.evaluation, experiment.comparison.baseline
     leakage = find_leakage(*_evaluated_and_training_prompts(experiment, task, rows))
     rows = _without_prompts(rows, leakage.repeated or {})
-    of_baseline = [members for (arm, _), members in rows.items() if arm == experiment.comparison.baseline]
+    of_baseline = [members for (arm, _), members in rows.items() if arm == baseline]
     units = text_units(experiment, task, [row.text for members in of_baseline for row in members])
     apart = experiment.task.thinking == "apart"
     of_thinking = thinking_measures(rows, primary_sampling, units.tokens) if apart else {}
@@ -168,14 +168,14 @@ def compare_rows(
     criteria = experiment.comparison.levels()
     comparison = compare(
         tables,
-        baseline=experiment.comparison.baseline,
+        baseline=baseline,
         criteria=criteria,
         primary_sampling=primary_sampling,
         audit=audit or _audit(task, experiment, rows),
         partition=_audit_partition(task, same, of_baseline),
         equal_length=at_equal_length(
             {key: found for key, found in rows.items() if key[0] != untrained},
-            baseline=experiment.comparison.baseline,
+            baseline=baseline,
             primary_sampling=primary_sampling,
             tokens=units.tokens,
             workers=experiment.run.workers,
@@ -184,10 +184,7 @@ def compare_rows(
             *unlabelled_warnings(tables),
             *leakage.warnings(),
             *notes,
-            *thinking_warnings(rows, measured_apart=apart),
-            *units.notes(),
-            *sandbox_notes(row for members in rows.values() for row in members),
-            *long_texts(rows, units.tokens),
+            *_warnings_of_texts(rows, units, thinking_apart=apart),
         ],
         chosen_late=chosen_late,
         untrained=untrained,
@@ -195,6 +192,16 @@ def compare_rows(
     comparison = _at_other_distances(comparison, task, same, tables, rows, criteria)
     sameness = sameness_between(joint_labels(rows, same, primary_sampling))
     return Compared(replace(comparison, sameness=sameness), Study.of(tables))
+
+
+def _warnings_of_texts(rows: RowsByArmSeed, units: TextUnits, *, thinking_apart: bool) -> list[ResultWarning]:
+    """Lists what there is to say of the texts, of their units, and of how answers were executed."""
+    return [
+        *thinking_warnings(rows, measured_apart=thinking_apart),
+        *units.notes(),
+        *sandbox_notes(row for members in rows.values() for row in members),
+        *long_texts(rows, units.tokens),
+    ]
 
 
 def _at_other_distances(
