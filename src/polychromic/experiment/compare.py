@@ -139,10 +139,8 @@ def compare_rows(
     chosen_late: Sequence[str] = (),
     untrained: str | None = None,
 ) -> Compared:
-    """Measures rows as the experiment says, compares its arms, and audits its checker (or takes `audit`).
-
-    `untrained` names the arm that is shown and not judged.
-    """
+    """Measures rows as the experiment says, compares its arms, and audits its checker (or takes `audit`). `untrained`
+    names the arm that is shown and not judged."""
     settings, baseline = experiment.evaluation, experiment.comparison.baseline
     leakage = find_leakage(*_evaluated_and_training_prompts(experiment, task, rows))
     rows = _without_prompts(rows, leakage.repeated or {})
@@ -150,11 +148,7 @@ def compare_rows(
     units = text_units(experiment, task, [row.text for members in of_baseline for row in members])
     apart = experiment.task.thinking == "apart"
     of_thinking = thinking_measures(rows, primary_sampling, units.tokens) if apart else {}
-    same = replace(
-        SameAnswers.of(task, settings.split),
-        second=second_equivalence_of(task, settings.embedder),
-        second_at=primary_sampling,
-    )
+    same = _same_answers(task, settings, primary_sampling)
     tables = measure_arms(
         rows,
         pass_threshold=task.pass_threshold,
@@ -192,6 +186,15 @@ def compare_rows(
     comparison = _at_other_distances(comparison, task, same, tables, rows, criteria)
     sameness = sameness_between(joint_labels(rows, same, primary_sampling))
     return Compared(replace(comparison, sameness=sameness), Study.of(tables))
+
+
+def _same_answers(task: Task, settings: EvaluationSettings, primary_sampling: str) -> SameAnswers:
+    """Returns the task's partition, with the second one that training never saw."""
+    return replace(
+        SameAnswers.of(task, settings.split),
+        second=second_equivalence_of(task, settings.embedder),
+        second_at=primary_sampling,
+    )
 
 
 def _warnings_of_texts(rows: RowsByArmSeed, units: TextUnits, *, thinking_apart: bool) -> list[ResultWarning]:
