@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+TESTED := $(VENV)/.test-installed
+# Modules are compiled when they are first imported: compiling all 19,000 of them takes longer than installing them.
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: setup demo test wheel docs lint slow faults fuzz attack architectures vllm trl clean
@@ -17,30 +20,30 @@ demo: $(INSTALLED)
 	$(BIN)/polychromic run experiments/quickstart.yaml
 
 # Files of tests side by side, one thread each.
-test: $(INSTALLED)
+test: $(TESTED)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # Builds the wheel, installs it alone into an empty environment, and follows the README's own commands on a copy of the repository.
-wheel: $(INSTALLED)
+wheel: $(TESTED)
 	$(BIN)/python -m pytest tests/installed -m "" -s
 
 # The documentation as a site in build/site; a link that leads nowhere fails.
 docs: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(PIP) -e '.[docs]'
 	$(BIN)/python tools/reference.py
 	$(BIN)/mkdocs build --strict
 
-slow: $(INSTALLED)
+slow: $(TESTED)
 	$(BIN)/python -m pytest -m "slow or network"
 
 # Kills runs at random moments; the last line says how many were killed, how many ended identical, and how many lost.
 # SIZE=quickstart kills the quickstart itself, not a run cut short to seconds: that takes about an hour.
-faults: $(INSTALLED)
+faults: $(TESTED)
 	$(BIN)/python -m pytest tests/faults -m "" -k "not killed"
 	$(BIN)/python -m tests.faults.storm --kills $(KILLS) --size $(SIZE) --workers 2
 
 # Mutated experiment and data files, FUZZ of each.
-fuzz: $(INSTALLED)
+fuzz: $(TESTED)
 	FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/fuzz
 
 # What strangers may bring: foreign weights and templates, checkers that cheat, hostile texts, folders changed by hand; then
@@ -48,17 +51,17 @@ fuzz: $(INSTALLED)
 ATTACKS = tests/attack $(wildcard $(addprefix tests/unit/test_,checker_attacks.py checker_limits.py checker_answers.py \
 	isolation.py run_isolated.py received_folder.py untrusted_models.py hostile_text.py long_texts.py strict_reading.py collect.py working.py continuing.py \
 	provenance.py cli_places.py watch.py))
-attack: $(INSTALLED)
+attack: $(TESTED)
 	$(BIN)/python -m pytest $(ATTACKS) -m ""
 	$(BIN)/python -m tests.attack.damage --only "$(TRIAL)"
 
 # Training through TRL's real package, on CPU: set objectives inside its trainer, and `training.engine: trl`.
-trl: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[trl]'
+trl: $(TESTED)
+	$(PIP) -e '.[trl]'
 	$(BIN)/python -m pytest tests/engine/test_trl*.py -m ""
 
 # Every architecture, built tiny, sampled, trained, saved and compared; writes docs/models.md.
-architectures: $(INSTALLED)
+architectures: $(TESTED)
 	$(BIN)/python -m tests.architectures.table
 
 # vLLM itself, built for CPUs, in an environment of its own (3.5 GB): its packages are of other versions than ours. On a
@@ -75,7 +78,7 @@ vllm: .venv-vllm/.installed
 	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check -e . hypothesis pytest
 	touch $@
 
-lint: $(INSTALLED)
+lint: $(TESTED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
@@ -84,7 +87,11 @@ lint: $(INSTALLED)
 # Plain venv + pip: pip honours the constraints file and takes the CPU build of torch where the index offers it.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
+	$(PIP) -e .
+	touch $@
+
+$(TESTED): $(INSTALLED)
+	$(PIP) -e '.[test,lint]'
 	touch $@
 
 clean:
