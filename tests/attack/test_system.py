@@ -12,7 +12,7 @@ from tests.attack.damage import EXPERIMENT, SMALL, command
 from tests.faults.test_faults import small_disk
 
 from polychromic.errors import ConfigError, PolychromicError, in_words
-from polychromic.experiment.watch import page_server
+from polychromic.experiment.progress.watch import page_server
 
 LONG = "9" * 401
 

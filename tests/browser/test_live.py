@@ -6,8 +6,8 @@ import pytest
 from playwright.sync_api import expect
 
 from polychromic.experiment.config import Experiment
+from polychromic.experiment.progress.watch import page_server
 from polychromic.experiment.resuming.continuing import open_run_folder
-from polychromic.experiment.watch import page_server
 from polychromic.files import append_jsonl
 
 

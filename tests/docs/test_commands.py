@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 
 from polychromic.cli import app
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.yaml_file import with_absolute_paths
+from polychromic.experiment.paths import with_absolute_paths
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(

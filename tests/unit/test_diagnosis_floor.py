@@ -9,7 +9,7 @@ from polychromic.diagnosis import ArmEvidence, ArmFacts, ArmTrace
 from polychromic.diagnosis.rules import below_floor
 from polychromic.diagnosis.traces import Floor, floor_record
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.watch import diagnose_run
+from polychromic.experiment.progress.watch import diagnose_run
 from polychromic.files import write_text
 from polychromic.run_folder import RunFolder
 

@@ -9,8 +9,8 @@ import pytest
 
 from polychromic.errors import ConfigError
 from polychromic.experiment.config import Experiment
+from polychromic.experiment.progress.watch import page_server, progress_table
 from polychromic.experiment.resuming.continuing import open_run_folder
-from polychromic.experiment.watch import page_server, progress_table
 from polychromic.files import append_jsonl
 from polychromic.report import server as serving
 from polychromic.report.server import MOST_CONNECTIONS

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from polychromic import __version__
+from polychromic.cli.bundle import bundle, fetch, pack
 from polychromic.cli.init import init
 from polychromic.cli.look import audit, check, cost, diagnose
 from polychromic.cli.report import report
@@ -25,7 +26,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for verb in (run, check, preflight, train, evaluate, report, diagnose, cost, audit, init):
+for verb in (
+    run,
+    check,
+    preflight,
+    train,
+    evaluate,
+    report,
+    diagnose,
+    cost,
+    audit,
+    init,
+    bundle,
+    pack,
+    fetch,
+):
     app.command()(verb)
 
 

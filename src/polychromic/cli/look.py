@@ -165,7 +165,7 @@ def check(
 def cost(run_folder: RunFolderPath) -> None:
     """Say what a run has cost, what is left to do, and what a percent of gain costs."""
     from polychromic.experiment.costs import cost_lines, run_cost
-    from polychromic.experiment.watch import open_finished_or_running
+    from polychromic.experiment.progress.watch import open_finished_or_running
 
     experiment, folder = open_finished_or_running(run_folder)
     for line in cost_lines(run_cost(experiment, folder)):
@@ -178,7 +178,7 @@ def diagnose(
     """Say in plain words what a run's training did, what looks wrong and what to change, in order."""
     from polychromic.diagnosis.run import show_diagnosis
     from polychromic.errors import PolychromicError, in_words
-    from polychromic.experiment.watch import diagnosis_of, open_finished_or_running
+    from polychromic.experiment.progress.watch import diagnosis_of, open_finished_or_running
     from polychromic.files import write_json
 
     failures = []

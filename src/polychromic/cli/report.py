@@ -82,7 +82,7 @@ def _ask_before_running(code: list[str], services: list[str], run_folder: Path, 
 
 def _serve(run_folder: Path, port: int) -> None:
     """Serves the page until the user ends it; the run itself is only read."""
-    from polychromic.experiment.watch import page_server
+    from polychromic.experiment.progress.watch import page_server
 
     with page_server(run_folder, port) as server:
         typer.echo(f"watching {run_folder} at {server.address} (Ctrl-C ends it)")

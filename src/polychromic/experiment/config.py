@@ -19,13 +19,9 @@ from polychromic.evaluation.criteria import (
 )
 from polychromic.evaluation.metrics import EMBEDDER, JUDGE, THINKING, find_metric
 from polychromic.evaluation.settings import EvaluationSettings, load_stated_metrics
+from polychromic.experiment.paths import with_absolute_paths
 from polychromic.experiment.settings import PreflightSettings, RunSettings
-from polychromic.experiment.yaml_file import (
-    config_error,
-    describe_problems,
-    read_yaml,
-    with_absolute_paths,
-)
+from polychromic.experiment.yaml_file import config_error, describe_problems, read_yaml
 from polychromic.files import user_path
 from polychromic.ledger import BudgetSettings
 from polychromic.models.settings import ModelSettings

@@ -24,12 +24,13 @@ from polychromic.evaluation.settings import EvaluationSettings, load_stated_metr
 from polychromic.experiment.about import first_example, task_in_words
 from polychromic.experiment.compare import compare_rows
 from polychromic.experiment.config import ComparisonSettings, Experiment
+from polychromic.experiment.paths import with_absolute_paths
 from polychromic.experiment.progress import paid
 from polychromic.experiment.resuming.folder import held_folder, read_resolved
 from polychromic.experiment.resuming.provenance import installed_versions
 from polychromic.experiment.run import RunResult
 from polychromic.experiment.settings import RunSettings
-from polychromic.experiment.yaml_file import config_error, read_yaml, with_absolute_paths
+from polychromic.experiment.yaml_file import config_error, read_yaml
 from polychromic.files import remove_folder, sha256_file, user_path, write_json, write_text
 from polychromic.generations import write_generations
 from polychromic.ledger import BudgetSettings

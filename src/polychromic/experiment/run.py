@@ -277,7 +277,7 @@ def _compare_and_report(
     from polychromic.experiment.about import about_run
     from polychromic.experiment.compare import compare_run, recorded_audit
     from polychromic.experiment.model_card import write_model_cards
-    from polychromic.experiment.watch import diagnose_run
+    from polychromic.experiment.progress.watch import diagnose_run
     from polychromic.report.build import write_report
 
     trained = any(not experiment.arm(arm).untrained for arm in experiment.arms)

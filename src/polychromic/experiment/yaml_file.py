@@ -11,61 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from polychromic.errors import ConfigError
-from polychromic.files import user_path
 from polychromic.tasks.settings import TASKS
-
-
-def _is_file(value: str) -> bool:
-    return True
-
-
-def _is_code(value: str) -> bool:
-    return ".py:" in value
-
-
-def _begins_as_path(value: str) -> bool:
-    return value.startswith((".", "/", "~"))
-
-
-_SAME = {"": _is_code, "kind": _is_code, "model": _begins_as_path, "embedder": _begins_as_path}
-_PATHS: Mapping[str, Any] = {
-    "task": {
-        **dict.fromkeys(("train", "validation", "test"), _is_file),
-        **dict.fromkeys(("name", "checker", "judge"), _is_code),
-        **dict.fromkeys(("same_answer", "second_same_answer"), _SAME),
-        "embedder": _begins_as_path,
-    },
-    "evaluation": {"embedder": _begins_as_path, "metrics": _is_code},
-    "model": {"source": _begins_as_path, "adapter": {"start_from": _is_file}},
-    "diversity": {"objective": _is_code},
-    "training": {"engine": _is_code},
-    "sampling": {"engine": _is_code},
-    "run": {"executor": _is_code},
-}
-"""The keys whose values name files, by section, each with the test of whether a value does; "" is a value alone."""
-
-
-def with_absolute_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Makes the values that name files absolute, `~` being the user's home, in the sections and in those of arms."""
-    content = _placed(content, _PATHS, folder)
-    if isinstance(content.get("arms"), dict):
-        content["arms"] = {name: _placed(arm, _PATHS, folder) for name, arm in content["arms"].items()}
-    return content
-
-
-def _placed(value: Any, paths: Any, folder: Path) -> Any:
-    if isinstance(value, list):
-        return [_placed(item, paths, folder) for item in value]
-    if isinstance(value, dict):  # a section, or a value written with its keys
-        below = paths if isinstance(paths, Mapping) else dict.fromkeys(value, paths)
-        return {key: _placed(one, below[key], folder) if key in below else one for key, one in value.items()}
-    names_file = paths.get("") if isinstance(paths, Mapping) else paths
-    return _absolute(folder, value) if names_file and isinstance(value, str) and names_file(value) else value
-
-
-def _absolute(folder: Path, value: str) -> str:
-    return str((folder / user_path(value)).resolve())
-
 
 # Keys of earlier versions, each with the name that replaced it.
 _RENAMED = {

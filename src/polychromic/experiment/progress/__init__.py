@@ -1,4 +1,4 @@
-"""Follows a run: its ledger and what is left of it (`follow`), and what the terminal shows (`display`)."""
+"""Follows a run: ledger and what is left (`follow`), the terminal (`display`), page and diagnosis (`watch`)."""
 
 from polychromic.experiment.progress.follow import BUDGET, Key, Ledger, Projection, paid
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from polychromic.errors import DataError
 from polychromic.experiment.config import Experiment
+from polychromic.experiment.resuming.code import checker_code
 from polychromic.files import sha256_file, strict_json
 from polychromic.models.settings import ModelSettings
 from polychromic.models.sources import resolve_source
@@ -50,14 +49,14 @@ def record_inputs(
     not read again.
     """
     previous = previous or {"models": {}, "embedders": {}}
-    prompts = _prompts(experiment)
-    of_models = {_key(model): model for model in _models(experiment)} if models else {}
+    prompts = stated_prompts(experiment)
+    of_models = {_key(model): model for model in stated_models(experiment)} if models else {}
     return {
         "prompts_sha256": {split: prompts_sha256(members) for split, members in prompts.items()},
         "prompts": {split: len(members) for split, members in prompts.items()},
         "data_sha256": {name: sha256_file(Path(name)) for name in _data_files(experiment)},
         "checkers": {role: checker_code(name) for role, name in experiment.task.code.items()},
-        "training_code": {role: checker_code(name) for role, name in _training_code(experiment).items()},
+        "training_code": {role: checker_code(name) for role, name in training_code(experiment).items()},
         "metrics": {name.rpartition(":")[2]: checker_code(name) for name in experiment.evaluation.metrics},
         "models": {key: _model(model, previous["models"].get(key, {})) for key, model in of_models.items()},
         "embedders": {
@@ -158,67 +157,7 @@ def prompts_sha256(prompts: Sequence[Prompt]) -> str:
     return digest.hexdigest()
 
 
-def checker_code(name: str) -> dict[str, str]:
-    """Hashes a checker's source file and what it imports from its own folder (or the current one), by relative
-    path; empty for a built-in checker. Imports are read off the source, which is not run: one that is made while
-    running is not seen, nor is a file that the code opens."""
-    start, roots = _place_of_code(name.rpartition(":")[0])
-    digests: dict[Path, str] = {}
-    waiting = [start] if start else []
-    while waiting:
-        file = waiting.pop()
-        if file not in digests and file.is_file():
-            digests[file] = sha256_file(file)
-            waiting += _imports_beside(file, roots)
-    return {_relative(file, roots): digest for file, digest in sorted(digests.items())}
-
-
-def _place_of_code(place: str) -> tuple[Path | None, list[Path]]:
-    """Finds the source file of a checker's file or module, and the folders that it may import from."""
-    if place.endswith(".py"):
-        return Path(place), [Path(place).parent, Path.cwd()]
-    spec = find_spec(place.partition(".")[0]) if place else None
-    if spec is None or spec.origin is None:
-        return None, []
-    top = Path(spec.origin)
-    root = top.parent.parent if top.name == "__init__.py" else top.parent
-    return (list(_modules(place, [root])) or [None])[-1], [root]
-
-
-def _imports_beside(file: Path, roots: Sequence[Path]) -> Iterator[Path]:
-    try:
-        tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError):
-        return
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield from _modules(alias.name, roots)
-        elif isinstance(node, ast.ImportFrom):
-            places = [file.parents[node.level - 1]] if node.level else roots
-            for name in [node.module, *(f"{node.module or ''}.{alias.name}" for alias in node.names)]:
-                yield from _modules((name or "").strip("."), places)
-
-
-def _modules(dotted: str, roots: Sequence[Path]) -> Iterator[Path]:
-    """Yields the files of a module and of the packages around it, in the first folder that has the outermost."""
-    parts = dotted.split(".")
-    for root in roots:
-        files = []
-        for depth in range(1, len(parts) + 1):
-            place = root.joinpath(*parts[:depth])
-            files += [file for file in (place / "__init__.py", place.with_suffix(".py")) if file.is_file()]
-        if files:
-            yield from files
-            return
-
-
-def _relative(file: Path, roots: Sequence[Path]) -> str:
-    root = next((root for root in roots if file.is_relative_to(root)), None)
-    return str(file.relative_to(root) if root else file)
-
-
-def _prompts(experiment: Experiment) -> dict[str, list[Prompt]]:
+def stated_prompts(experiment: Experiment) -> dict[str, list[Prompt]]:
     """Reads the prompts by split, without one that cannot be read: not every run needs all three. No checker is
     started."""
     settings = experiment.task
@@ -244,7 +183,7 @@ def _changed_prompts(
         n, n_now = recorded["prompts"].get(split), current["prompts"].get(split)
         now = current["prompts_sha256"].get(split)
         if evaluated and n and n_now and n_now > n:
-            now = prompts_sha256(_prompts(experiment)[split][:n])
+            now = prompts_sha256(stated_prompts(experiment)[split][:n])
         if digest is not None and now != digest:
             file = getattr(experiment.task, split, None)
             changed.append(f"the {split} prompts" + (f" ({file})" if file else ""))
@@ -261,7 +200,7 @@ def _changed_files(source: str, before: Mapping[str, Any], now: Mapping[str, Any
     return [f"{_what(name)} of {source} ({name})" for name in sorted(names) if old.get(name) != new.get(name)]
 
 
-def _training_code(experiment: Experiment) -> dict[str, str]:
+def training_code(experiment: Experiment) -> dict[str, str]:
     """Returns the users' own objectives, trainers and samplers, by kind and name."""
     arms = [experiment.arm(arm) for arm in experiment.arms]
     named = {("sampler", experiment.sampling.engine)}
@@ -274,11 +213,12 @@ def _data_files(experiment: Experiment) -> list[str]:
     """Returns the task's files, and adapters that training continues from."""
     task = experiment.task
     files = map(str, task.files.values())
-    starts = [start_weights(model) for model in _models(experiment)]
+    starts = [start_weights(model) for model in stated_models(experiment)]
     return [file for file in dict.fromkeys([*files, *starts]) if file and Path(file).is_file()]
 
 
-def _models(experiment: Experiment) -> list[ModelSettings]:
+def stated_models(experiment: Experiment) -> list[ModelSettings]:
+    """Returns the model's settings of the experiment and of every arm."""
     return [experiment.model, *(experiment.arm(arm).model for arm in experiment.arms)]
 
 
