@@ -8,7 +8,7 @@ TESTED := $(VENV)/.test-installed
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test wheel docs lint slow faults fuzz attack architectures vllm trl clean
+.PHONY: setup demo test wheel docs lint slow faults fuzz attack architectures vllm trl sky clean
 KILLS ?= 50
 SIZE ?= small
 FUZZ ?= 20000
@@ -78,6 +78,15 @@ vllm: .venv-vllm/.installed
 	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check -e . hypothesis pytest
 	touch $@
 
+# SkyPilot's own parser reads what `bundle --emit` writes, in an environment of its own.
+sky: $(TESTED) .venv-sky/.installed
+	SKYPILOT_PYTHON=.venv-sky/bin/python $(BIN)/python -m pytest tests/engine/test_sky.py -m ""
+
+.venv-sky/.installed:
+	$(PYTHON) -m venv .venv-sky
+	.venv-sky/bin/python -m pip install --quiet --disable-pip-version-check 'skypilot>=0.14'
+	touch $@
+
 lint: $(TESTED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -95,4 +104,4 @@ $(TESTED): $(INSTALLED)
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-vllm build
+	rm -rf $(VENV) .venv-vllm .venv-sky build

@@ -31,6 +31,7 @@ READERS_OWN = {
     "a.jsonl",
     "b.jsonl",
     "samples.jsonl",
+    "sky.yaml",
 }
 
 

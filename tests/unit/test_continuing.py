@@ -261,9 +261,12 @@ def test_what_made_the_results_may_not_change(project, tmp_path, changed, key):
 def test_how_the_work_is_spread_may_change(project, tmp_path):
     """Past bug: out of memory one was told to lower training.micro_batch_size and run again, and was refused then."""
     folder = begun(experiment(project), tmp_path / "runs")
-    smaller = experiment(
-        project, training__micro_batch_size=8, evaluation__max_decode_batch=8, run__workers=2
-    )
+    spread = {
+        "training__micro_batch_size": 8,
+        "training__max_decode_batch": 4,
+        "evaluation__max_decode_batch": 8,
+    }
+    smaller = experiment(project, run__workers=2, **spread)
     open_run_folder(smaller, tmp_path / "runs")
     assert read_resolved(folder.experiment)["training"]["micro_batch_size"] == 8
 

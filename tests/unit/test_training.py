@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from polychromic.errors import CheckerError, TrainingError
 from polychromic.files import read_jsonl, write_json
+from polychromic.models.decoding import decode_samples
 from polychromic.models.loading import load_base
 from polychromic.records import Check, SamplingParameters
 from polychromic.sampling.local import LocalSampler
@@ -61,6 +62,32 @@ def test_a_run_stopped_after_any_step_ends_bit_identical(run, tmp_path):
         resumed = weights(train_arm(other))
         assert all(torch.equal(whole[name], resumed[name]) for name in whole)
         assert untimed_metrics(run) == untimed_metrics(other)
+
+
+def test_decoding_has_a_batch_size_apart_from_the_backward_pass(run, tmp_path, monkeypatch):
+    """Both bound memory: neither changes which answers are drawn, nor, but for rounding, what is learnt."""
+    sizes = []
+
+    def counted(language_model, prompts, num_samples, *arguments):
+        sizes.append(len(prompts) * num_samples)
+        return decode_samples(language_model, prompts, num_samples, *arguments)
+
+    monkeypatch.setattr("polychromic.sampling.local.decode_samples", counted)
+    learnt, drawn = [], []
+    for micro, decode, most in ((256, None, 16), (2, 8, 8), (8, None, 8), (2, 16, 16)):
+        sizes.clear()
+        other = dataclasses.replace(
+            run,
+            folder=tmp_path / f"{micro}-{decode}",
+            training=settings(steps=1, micro_batch_size=micro, max_decode_batch=decode),
+        )
+        learnt.append(weights(train_arm(other)))
+        drawn.append(untimed_metrics(other)[0]["generation/total_tokens"])
+        assert sizes == [most] * (16 // most)
+    assert len(set(drawn)) == 1
+    for other in learnt[1:]:
+        for name, tensor in learnt[0].items():
+            torch.testing.assert_close(other[name], tensor, rtol=1e-3, atol=1e-5)
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(run, tmp_path, caplog):

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from polychromic import __version__
-from polychromic.cli.bundle import bundle, fetch, pack
+from polychromic.cli.bundle import bundle, fetch, pack, plan
 from polychromic.cli.init import init
 from polychromic.cli.look import audit, check, cost, diagnose
 from polychromic.cli.report import report
@@ -37,6 +37,7 @@ for verb in (
     cost,
     audit,
     init,
+    plan,
     bundle,
     pack,
     fetch,

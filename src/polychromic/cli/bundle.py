@@ -1,14 +1,17 @@
-"""Verbs around a rented machine: bundle, pack, fetch."""
+"""Verbs around a rented machine: bundle, pack, fetch, plan."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from polychromic.cli.run import ExperimentFile, Fresh, Out, Overrides, RunFolderPath, Yes
 from polychromic.files import user_path
+
+if TYPE_CHECKING:
+    from polychromic.experiment.config import Experiment
 
 BundleOut = Annotated[
     Path, typer.Option("--out", metavar="DIR", help="Where the bundle is written.", parser=user_path)
@@ -29,18 +32,56 @@ def bundle(
     overrides: Overrides = None,
     out: BundleOut = Path(),
     include: Include = None,
+    emit: Annotated[
+        Path | None,
+        typer.Option(
+            "--emit",
+            metavar="SKY.yaml",
+            help="Also write a SkyPilot task that runs the bundle.",
+            parser=user_path,
+        ),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option("--storage", metavar="NAME", help="With --emit: the bucket of the run folder."),
+    ] = None,
 ) -> None:
     """Pack an experiment for another machine: code, locked versions, data with hashes, and a script that runs it. The
     same bytes every time; a secret in any file is refused."""
-    from polychromic.experiment.bundle.pack import make_bundle
+    from polychromic.errors import ConfigError
+    from polychromic.experiment.bundle.pack import bundle_name, make_bundle
     from polychromic.experiment.run import as_experiment
 
     chosen = as_experiment(experiment, overrides or ())
+    if storage is not None and emit is None:
+        raise ConfigError("--storage names the bucket of a SkyPilot task; add --emit SKY.yaml")
+    if emit is not None:
+        _emit(chosen, emit, out / bundle_name(chosen), storage)
     made = make_bundle(chosen, out, include or ())
     typer.echo(f"{made.path}: {made.files} files, {made.bytes / 1e6:.1f} MB, sha256 {made.sha256}")
     if made.not_locked:
         typer.echo(f"not locked, for they are not installed here: {', '.join(made.not_locked)}")
     typer.echo(f"there: tar -xzf {made.path.name} && bash {chosen.name}/run.sh")
+
+
+def _emit(chosen: Experiment, emit: Path, bundle_path: Path, storage: str | None) -> None:
+    """Writes the SkyPilot task, which names the bundle beside it."""
+    from polychromic.errors import ConfigError
+    from polychromic.experiment.bundle.sky import fitting_plans, sky_task, write_sky_task
+    from polychromic.experiment.planning.run_plan import plan_lines
+
+    if emit.resolve().parent != bundle_path.resolve().parent:
+        raise ConfigError(
+            f"--emit {emit}: the task names the bundle beside it; write both to one folder with --out {emit.parent}"
+        )
+    plans = fitting_plans(chosen)
+    write_sky_task(emit, sky_task(chosen, bundle_path.name, plans, storage), plans)
+    for line in plan_lines(plans[0]):
+        typer.echo(line)
+    cap, planned = chosen.budget.max_dollars, plans[0].dollars
+    if cap is not None and planned is not None and planned > cap:
+        typer.echo(f"warning: planned at ${planned:.2f}; the run will stop at budget.max_dollars = {cap:g}")
+    typer.echo(f"{emit}: sky jobs launch {emit.name}")
 
 
 def pack(run_folder: RunFolderPath) -> None:
@@ -67,3 +108,27 @@ def fetch(
 
     folder = take_in(as_experiment(experiment, overrides or ()), returned, out, fresh=fresh, yes=yes)
     typer.echo(f"{folder.root} is whole; polychromic report {folder.root}")
+
+
+def plan(
+    experiment: ExperimentFile,
+    overrides: Overrides = None,
+    on: Annotated[
+        list[str] | None,
+        typer.Option("--on", metavar="GPU", help="Only this device (repeatable), such as H100."),
+    ] = None,
+) -> None:
+    """Compute memory, hours and dollars of a run on one GPU from formulas, before any machine is rented."""
+    from polychromic.errors import ConfigError
+    from polychromic.experiment.planning.run_plan import plan_lines, plan_run, read_lengths
+    from polychromic.experiment.planning.time import HARDWARE
+    from polychromic.experiment.run import as_experiment
+
+    unknown = [name for name in on or () if name not in HARDWARE]
+    if unknown:
+        raise ConfigError(f"--on {unknown[0]}: not known, expected one of {', '.join(HARDWARE)}")
+    chosen = as_experiment(experiment, overrides or ())
+    lengths = read_lengths(chosen)
+    for name in on or HARDWARE:
+        for line in plan_lines(plan_run(chosen, HARDWARE[name], lengths)):
+            typer.echo(line)

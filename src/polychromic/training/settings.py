@@ -50,6 +50,9 @@ class TrainingSettings(Settings):
     """Samples per prompt where the loss is `rl`; the diversity term shares them."""
     micro_batch_size: int = Field(default=256, ge=1)
     """Sequences a forward pass; gradients accumulate over a step's sequences. Bounds memory, not the result."""
+    max_decode_batch: int | None = Field(default=None, ge=1)
+    """Sequences decoded at once by the local sampler; null: as many as `micro_batch_size`. Decoding keeps no
+    activations, so that more fit, and most of a small batch's time is the loop's own."""
     learning_rate: float = Field(default=2e-4, gt=0)
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     warmup_steps: int = Field(default=0, ge=0)
@@ -94,11 +97,20 @@ class TrainingSettings(Settings):
                 "engine: trl trains on rewards (loss: rl); references are learnt by engine: local, on many devices "
                 "under accelerate launch"
             )
+        if self.engine == "trl" and self.max_decode_batch is not None:
+            raise ValueError(
+                "max_decode_batch is the local sampler's; engine: trl samples by its own options"
+            )
         if self.engine == "trl" and self.early_stopping is not None:
             raise ValueError(
                 "early_stopping is not offered with engine: trl; leave it out, or use engine: local"
             )
         return self
+
+    @property
+    def decode_batch(self) -> int:
+        """Returns how many sequences training decodes at once."""
+        return self.max_decode_batch or self.micro_batch_size
 
     @model_validator(mode="after")
     def _length_is_stated_once(self) -> Self:

@@ -68,7 +68,7 @@ class Step:
         self.sampler = build_sampler(
             run.sampling,
             language_model,
-            max_decode_batch=run.training.micro_batch_size,
+            max_decode_batch=run.training.decode_batch,
             thinking=run.thinking,
         )
         self.gradient = PolicyGradient(run, language_model, processes)
@@ -134,7 +134,7 @@ class Step:
                 seeds,
                 truncation_reward=settings.truncation_reward,
                 # The local sampler's own batches: handing them over one by one changes nothing about them.
-                prompts_at_once=max(1, settings.micro_batch_size // n) if division.waits else None,
+                prompts_at_once=max(1, settings.decode_batch // n) if division.waits else None,
                 on_sampled=division.add,
             )
             if groups:

@@ -202,7 +202,7 @@ class ValidationWatch:
         self.sampler = build_sampler(
             run.sampling,
             language_model,
-            max_decode_batch=run.training.micro_batch_size,
+            max_decode_batch=run.training.decode_batch,
             thinking=run.thinking,
         )
         self.prompts = run.task.prompts("validation")[: self.settings.num_prompts]

@@ -20,7 +20,7 @@ else
   python=$PWD/.venv/bin/python
   if [ ! -f .venv/.complete ]; then  # also where an installation was cut short
     "${PYTHON:-python3}" -m venv --clear .venv
-    "$python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements.txt
+    "$python" -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -r requirements.txt
     touch .venv/.complete
   fi
 fi

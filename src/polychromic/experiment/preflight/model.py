@@ -87,8 +87,8 @@ _PART_OF_TRAINING = 0.1  # of the time that preflight has, for each kind of batc
 _PART_OF_SAMPLING = 0.1
 _TRIED_TOKENS = 4  # sampled to learn how long all of them take
 _LESS_MEMORY = (
-    "lower training.micro_batch_size and evaluation.max_decode_batch (the result stays the same), or set "
-    "model.gradient_checkpointing"
+    "lower training.micro_batch_size, training.max_decode_batch and evaluation.max_decode_batch (the result stays the "
+    "same), or set model.gradient_checkpointing"
 )
 
 
@@ -214,7 +214,7 @@ def _longest_sampling(probe: Probe) -> tuple[int, int, Callable[[int], None]]:
     batches = [(probe.evaluation_prompts, at_the_end, settings.num_samples, settings.max_new_tokens)]
     if probe.trained_arms:
         n = arm.loss.num_samples
-        n_prompts = min(arm.loss.num_prompts, max(1, arm.training.micro_batch_size // n))
+        n_prompts = min(arm.loss.num_prompts, max(1, arm.training.decode_batch // n))
         prompts = probe.task.prompts("train")[:_PROMPTS_LOOKED_AT]
         batches.append((prompts, n_prompts, n, arm.training.max_new_tokens))
     prompts, n_prompts, n, new_tokens = max(batches, key=lambda batch: batch[1] * batch[2] * batch[3])

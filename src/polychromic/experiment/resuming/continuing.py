@@ -37,7 +37,10 @@ _RECORDED_AGAIN = "recorded_again"
 
 # How the work is spread does not change what it is: these may differ between starts.
 _FREE = {"run", "budget", "preflight", "evaluation.max_decode_batch", "model.gradient_checkpointing"}
-_FREE |= {f"training.{key}" for key in ("micro_batch_size", "checkpoint_every", "keep_checkpoints")}
+_FREE |= {
+    f"training.{key}"
+    for key in ("micro_batch_size", "max_decode_batch", "checkpoint_every", "keep_checkpoints")
+}
 _FREE |= {f"task.same_answer.{key}" for key in ("base_url", "api_key_env", "retries", "concurrency")}
 _FREE |= {f"task.same_answer.{key}" for key in ("input_dollars", "output_dollars")}
 # What is finished can be built upon: what is missing is made, what exists is kept.

@@ -1,0 +1,1 @@
+"""Plans a run before any machine is rented: sizes of models, memory, time and money from formulas alone."""
