@@ -8,7 +8,7 @@ TESTED := $(VENV)/.test-installed
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test wheel docs lint slow faults fuzz attack architectures vllm trl sky clean
+.PHONY: setup demo test wheel docs lint slow faults fuzz attack architectures vllm trl integrations sky clean
 KILLS ?= 50
 SIZE ?= small
 FUZZ ?= 20000
@@ -60,6 +60,18 @@ trl: $(TESTED)
 	$(PIP) -e '.[trl]'
 	$(BIN)/python -m pytest tests/engine/test_trl*.py -m ""
 
+# The adapters inside the real verl, SkyRL and tinker-cookbook, on CPU, in an environment of their own: they pin other
+# versions of what we have too, so that they come with no more than their imports ask for, over our packages.
+integrations: .venv-integrations/.installed
+	.venv-integrations/bin/python -m pytest tests/engine/test_integrations.py -m ""
+
+.venv-integrations/.installed: tests/engine/integrations.txt $(INSTALLED)
+	$(PYTHON) -m venv .venv-integrations
+	.venv-integrations/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/engine/integrations.txt
+	$(BIN)/python -c "import sysconfig; print('$(CURDIR)/src', sysconfig.get_path('purelib'), sep='\n')" > \
+		$$(.venv-integrations/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/ours.pth
+	touch $@
+
 # Every architecture, built tiny, sampled, trained, saved and compared; writes docs/models.md.
 architectures: $(TESTED)
 	$(BIN)/python -m tests.architectures.table
@@ -104,4 +116,4 @@ $(TESTED): $(INSTALLED)
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-vllm .venv-sky build
+	rm -rf $(VENV) .venv-vllm .venv-integrations .venv-sky build

@@ -25,8 +25,8 @@ from tests.engine.trl_runs import (
 )
 
 from polychromic.errors import ConfigError, TrainingError
+from polychromic.integrations.sets import SetObjective
 from polychromic.integrations.trl import Answers, SetGRPOTrainer, group_reward, watch_diversity
-from polychromic.integrations.trl.sets import SetObjective
 from polychromic.objective import OBJECTIVES, set_advantages
 from polychromic.training.settings import DiversitySettings
 

@@ -2,9 +2,11 @@
 
 import dataclasses
 import math
+import multiprocessing
 
 import pytest
 import torch
+from torch import distributed
 
 from polychromic.errors import ConfigError
 from polychromic.models.settings import AdapterSettings
@@ -102,6 +104,37 @@ def test_two_processes_make_the_steps_of_one(tmp_path, tiny_settings, on_threads
     assert sum(map(len, sampled)) == 2 * per_step
     assert {len(ids) for ids in sampled} == {per_step // 2, per_step - per_step // 2}
     assert len({*sampled[0], *sampled[1]}) == per_step
+
+
+def over_gloo(rank, run, folder):
+    """Makes the run's steps as one of two processes that talk over gloo, and keeps what they were."""
+    torch.set_num_threads(1)  # OpenMP's threads do not live on in a forked process
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.save(steps_made(run, Processes(rank, 2, distributed.group.WORLD)), folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def test_two_real_processes_make_the_steps_of_one_on_references(tmp_path, tiny_settings):
+    loss, diversity, training = CASES["references"]
+    run = arm(tmp_path / "two", tiny_settings, loss, diversity, **training)
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=over_gloo, args=(rank, run, tmp_path)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    whole, metrics = steps_made(
+        arm(tmp_path / "one", tiny_settings, loss, diversity, **training), Processes()
+    )
+    for worker in workers:
+        worker.join(timeout=120)
+        worker.kill()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    for rank in range(2):
+        gradients, shared = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
+        for one, other in zip(whole, gradients, strict=True):
+            assert float((one - other).abs().max()) < 1e-5 * float(one.abs().max())
+        assert [row["train/quality_loss"] for row in shared] == pytest.approx(
+            [row["train/quality_loss"] for row in metrics], rel=1e-5
+        )
 
 
 def test_one_process_writes_and_the_others_continue_from_what_it_wrote(tmp_path, tiny_settings, on_threads):

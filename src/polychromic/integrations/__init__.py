@@ -1,1 +1,1 @@
-"""Set objectives inside other people's trainers: a package or a page for each (docs/integrations.md)."""
+"""Set objectives inside other people's trainers: TRL in a package, a page for each other (docs/integrations.md)."""

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from polychromic.errors import ConfigError
-from polychromic.integrations.trl.answers import Answers
+from polychromic.integrations.answers import Answers
 from polychromic.integrations.trl.rewards import group_reward
 from polychromic.training.settings import DiversitySettings
 

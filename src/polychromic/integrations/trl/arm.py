@@ -13,9 +13,9 @@ from trl import GRPOConfig  # pyright: ignore[reportMissingImports]
 
 from polychromic import stopping
 from polychromic.errors import ModelError, TrainingError
+from polychromic.integrations.sets import BatchAdvantages, SetObjective
 from polychromic.integrations.trl.config import sum_scale
 from polychromic.integrations.trl.observing import Batch, is_sharded
-from polychromic.integrations.trl.sets import BatchAdvantages, SetObjective
 from polychromic.integrations.trl.trainer import SetGRPOTrainer
 from polychromic.models.chat import decode, encode_prompt, thinking_of_model
 from polychromic.models.loading import LanguageModel

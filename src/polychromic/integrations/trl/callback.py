@@ -14,7 +14,8 @@ from trl import GRPOTrainer  # pyright: ignore[reportMissingImports]
 
 from polychromic.diagnosis import ArmEvidence, ArmFacts, ArmTrace, Finding
 from polychromic.diagnosis.rules import find
-from polychromic.integrations.trl.answers import Answers
+from polychromic.integrations.answers import Answers
+from polychromic.integrations.sets import BatchAdvantages, SetObjective
 from polychromic.integrations.trl.config import reward_scale
 from polychromic.integrations.trl.observing import (
     Batch,
@@ -24,7 +25,6 @@ from polychromic.integrations.trl.observing import (
     put_terms,
     sampled_groups,
 )
-from polychromic.integrations.trl.sets import BatchAdvantages, SetObjective
 from polychromic.training.gradients import GradientMeasurement, step_outcome
 from polychromic.training.parallel import ALONE, join_processes
 from polychromic.training.settings import DiversitySettings

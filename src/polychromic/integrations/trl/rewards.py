@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from polychromic.errors import ConfigError
-from polychromic.integrations.trl.answers import Answers, Completion, groups_of
+from polychromic.integrations.answers import Answers
+from polychromic.integrations.sets import SetObjective, require_centred, require_fixed
 from polychromic.integrations.trl.config import require_unbiased, reward_scale
-from polychromic.integrations.trl.sets import SetObjective, require_fixed_and_centred
+from polychromic.integrations.trl.rows import Completion, groups_of
 from polychromic.training.parallel import ALONE, Processes, join_processes
 from polychromic.training.settings import DiversitySettings
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 RewardFunction = Callable[..., Sequence[float | None]]
 """As TRL calls it: `function(prompts=…, completions=…, completion_ids=…, **columns)`, one reward a completion."""
 
+_INSTEAD = ", or polychromic.integrations.trl.SetGRPOTrainer, which sets the advantages themselves"
 _NO_COLUMNS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 
 
@@ -39,7 +41,8 @@ def group_reward(
     are gathered. Raises ConfigError with the reasons where TRL's settings or these would bias the gradient.
     """
     require_unbiased(args)
-    require_fixed_and_centred(diversity)
+    require_centred(diversity, "TRL", _INSTEAD)
+    require_fixed(diversity, _INSTEAD)
     num_samples = args.num_generations
     if num_samples is None or num_samples <= diversity.set_size:
         raise ConfigError(

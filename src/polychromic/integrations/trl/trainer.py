@@ -13,7 +13,8 @@ from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportMissingImports]
 
 from polychromic.errors import ConfigError
 from polychromic.files import read_json, write_json
-from polychromic.integrations.trl.answers import Answers
+from polychromic.integrations.answers import Answers
+from polychromic.integrations.sets import BatchAdvantages, SetObjective
 from polychromic.integrations.trl.checkpoints import STATE, checkpoint_hashes
 from polychromic.integrations.trl.config import require_unbiased, reward_scale
 from polychromic.integrations.trl.observing import (
@@ -24,7 +25,6 @@ from polychromic.integrations.trl.observing import (
     put_terms,
     sampled_groups,
 )
-from polychromic.integrations.trl.sets import BatchAdvantages, SetObjective
 from polychromic.records import Group
 from polychromic.training.gradients import GradientMeasurement, StepOutcome
 from polychromic.training.parallel import ALONE, join_processes

@@ -161,16 +161,19 @@ class SetObjective:
         self.fitted = FittedBaseline.from_state(state["fitted_baseline"])
 
 
-def require_fixed_and_centred(settings: DiversitySettings) -> None:
-    """Raises ConfigError where a reward function cannot stand for the objective, and names the trainer that can."""
-    instead = "use polychromic.integrations.trl.SetGRPOTrainer, which sets the advantages themselves"
-    if settings.baseline != SURVIVES_CENTRING:
+def require_centred(settings: DiversitySettings, trainer: str, instead: str) -> None:
+    """Raises ConfigError where advantages that pass as rewards would be changed by the trainer's mean of a group."""
+    if settings.is_active and settings.baseline != SURVIVES_CENTRING:
         raise ConfigError(
-            f"diversity.baseline is {settings.baseline!r}, whose advantages do not sum to zero in a group: TRL "
-            "subtracts the group's mean from every reward, which would bias them; use baseline='leave_one_out', or "
+            f"diversity.baseline is {settings.baseline!r}, whose advantages do not sum to zero in a group: {trainer} "
+            "subtracts the group's mean from every reward, which would bias them; use baseline='leave_one_out'"
             f"{instead}"
         )
+
+
+def require_fixed(settings: DiversitySettings, instead: str = "") -> None:
+    """Raises ConfigError where λ would have to follow gradients or a floor that a hook of a trainer does not see."""
     if settings.weight == "auto":
         raise ConfigError(
-            f"diversity.weight is 'auto', and a reward function sees no gradients to follow; state λ, or {instead}"
+            f"diversity.weight is 'auto', which follows gradients or a floor that are not known here; state λ{instead}"
         )
