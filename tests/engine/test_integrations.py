@@ -15,13 +15,32 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tests.unit.test_trainer_adapters import ANSWERS, COVERAGE, REWARDS, TEXTS, UIDS, expected, on_last_token
 
 from polychromic.integrations import skyrl, tinker, verl
-from polychromic.integrations.groups import RowObjective, reading
+from polychromic.integrations.answers import Answers
+from polychromic.integrations.groups import Row, RowObjective, reading
 from polychromic.training.settings import DiversitySettings
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("default")]
+
+# verl's wheel brings a package `tests` of its own: nothing is taken from other files of ours.
+COVERAGE = DiversitySettings(objective="coverage", set_size=2, weight=1.5)
+ANSWERS = Answers(same_answer=lambda prompt, text: text)
+UIDS = ["p", "q"] * 4
+TEXTS = ["1", "2", "1", "x", "2", "3", "x", "3"]
+REWARDS = [1.0, 1.0, 1.0, 0.0, 1.0, 1.0, 0.0, 1.0]
+
+
+def expected():
+    rows = [Row(*row) for row in zip(UIDS, REWARDS, TEXTS, strict=True)]
+    return RowObjective(COVERAGE, ANSWERS).advantages(rows)
+
+
+def on_last_token(mask):
+    rewards = torch.zeros(mask.shape)
+    rewards[torch.arange(len(mask)), mask.sum(-1).long() - 1] = torch.tensor(REWARDS)
+    return rewards
+
 
 RECORDS = {
     "verl": {
@@ -106,17 +125,24 @@ def needs(name):
 
 
 PLUGIN = """
-from polychromic.integrations.verl import DiversitySettings, register
-register(DiversitySettings(objective="pass_at_k", set_size=2, weight=1.5), name="from_outside")
+from polychromic.integrations.verl import Answers, DiversitySettings, reading_answers, register
+
+register(DiversitySettings(set_size=2, weight=1.5), Answers(same_answer=lambda prompt, text: text))
+
+from verl.trainer.ppo.v1 import register_trainer
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+
+register_trainer("polychromic")(reading_answers(PPOTrainerSync))
 """
 
 
-def test_verl_loads_the_estimator_from_an_external_module(tmp_path):
+def test_verl_loads_estimator_and_trainer_from_an_external_module(tmp_path):
     needs("verl")
     (tmp_path / "my_objective.py").write_text(PLUGIN)
     command = (
-        "import verl, sys; from verl.trainer.ppo.core_algos import get_adv_estimator_fn; "
-        "print(get_adv_estimator_fn('from_outside').__name__, 'transformers' in sys.modules)"
+        "from verl.trainer.ppo.core_algos import get_adv_estimator_fn; "
+        "from verl.trainer.ppo.v1 import get_trainer_cls; "
+        "print(type(get_adv_estimator_fn('polychromic')).__name__, get_trainer_cls('polychromic').__mro__[1].__name__)"
     )
     environment = os.environ | {
         "VERL_USE_EXTERNAL_MODULES": "my_objective",
@@ -130,7 +156,7 @@ def test_verl_loads_the_estimator_from_an_external_module(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split()[0] == "set_advantages"
+    assert done.stdout.split() == ["AdvantageEstimator", "PPOTrainerSync"]
 
 
 def test_verls_own_computation_gives_the_advantages():
@@ -165,7 +191,7 @@ class Keys:
 
 def test_verls_trainer_shows_the_answers_to_the_estimator(monkeypatch):
     needs("verl")
-    base = needs("verl.trainer.ppo.v1.trainer_base")
+    sync = needs("verl.trainer.ppo.v1.trainer_sync")
     tq = needs("transfer_queue")
     from omegaconf import OmegaConf
     from tensordict import TensorDict
@@ -173,8 +199,7 @@ def test_verls_trainer_shows_the_answers_to_the_estimator(monkeypatch):
     def nested(rows):
         return torch.nested.as_nested_tensor(rows, layout=torch.jagged)
 
-    if "polychromic_v1" not in base.core_algos.ADV_ESTIMATOR_REGISTRY:
-        verl.register(COVERAGE, ANSWERS, name="polychromic_v1")
+    verl.register(COVERAGE, ANSWERS, name="polychromic_v1")
     mask = torch.ones(8, 2)
     stored = {
         "responses": nested([torch.tensor([ord(text), 0]) for text in TEXTS]),
@@ -195,7 +220,7 @@ def test_verls_trainer_shows_the_answers_to_the_estimator(monkeypatch):
         return TensorDict(chosen, batch_size=len(keys))
 
     monkeypatch.setattr(tq, "kv_batch_get", get)
-    trainer = object.__new__(verl.reading_answers(base.PPOTrainer))
+    trainer = object.__new__(verl.reading_answers(sync.PPOTrainerSync))
     trainer.tokenizer = SimpleNamespace(
         decode=lambda ids, skip_special_tokens: "".join(chr(int(one)) for one in ids if int(one))
     )
@@ -258,10 +283,6 @@ def test_skyrls_registry_takes_the_estimator_to_other_processes(skyrl_utils):
     np.testing.assert_allclose(advantages[:, 0].numpy(), expected(), rtol=1e-6)
 
 
-def same(prompt, text):
-    return text
-
-
 def test_tinkers_own_rollout_and_centring_give_the_advantages():
     types = needs("tinker_cookbook.rl.types")
     processing = needs("tinker_cookbook.rl.data_processing")
@@ -287,8 +308,6 @@ def test_tinkers_own_rollout_and_centring_give_the_advantages():
         group, [final for final, _ in finals], [metrics for _, metrics in finals]
     )
     (advantages,) = processing.compute_advantages([trajectories])
-    from polychromic.integrations.groups import Row
-
     rows = [Row("", reward + 0.5, text) for reward, text in zip(rewards, texts, strict=True)]
     np.testing.assert_allclose(
         advantages.numpy(), RowObjective(settings, ANSWERS).advantages(rows), atol=1e-6

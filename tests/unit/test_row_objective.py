@@ -8,7 +8,7 @@ import torch
 
 from polychromic.errors import ConfigError, DataError
 from polychromic.integrations.answers import Answers
-from polychromic.integrations.groups import Row, RowObjective, advantage_estimator, reading
+from polychromic.integrations.groups import AdvantageEstimator, Row, RowObjective, reading
 from polychromic.objective import OBJECTIVES, set_advantages
 from polychromic.training.settings import DiversitySettings
 
@@ -170,7 +170,7 @@ def test_an_estimator_spreads_advantages_over_tokens_and_leaves_filling_rows_out
     mask[:, 2] = 0
     index = np.array([key for key, _ in places] + ["pad0", "pad1"], dtype=object)
     with reading([*(row.text for row in rows), "", ""], [""] * len(index)) as given:
-        advantages, returns = advantage_estimator(objective)(
+        advantages, returns = AdvantageEstimator(objective)(
             token_level_rewards=rewards, response_mask=mask, index=index, config=None
         )
     expected = RowObjective(settings, ANSWERS).advantages(rows)
@@ -182,4 +182,4 @@ def test_an_estimator_spreads_advantages_over_tokens_and_leaves_filling_rows_out
     assert float(advantages[len(rows) :].abs().max()) == 0.0
     assert given.metrics["groups/clusters"] == pytest.approx(3.0)
     with pytest.raises(ConfigError, match="sees only rewards"):
-        advantage_estimator(objective)(token_level_rewards=rewards, response_mask=mask, index=index)
+        AdvantageEstimator(objective)(token_level_rewards=rewards, response_mask=mask, index=index)

@@ -20,7 +20,7 @@ from polychromic.integrations.groups import Row, RowObjective
 from polychromic.training.settings import DiversitySettings
 
 COVERAGE = DiversitySettings(objective="coverage", set_size=2, weight=1.5)
-TEXTS = ["1", "2", "2", "x", "3", "3", "x", "4"]
+TEXTS = ["1", "2", "1", "x", "2", "3", "x", "3"]
 REWARDS = [1.0, 1.0, 1.0, 0.0, 1.0, 1.0, 0.0, 1.0]
 UIDS = ["p", "q", "p", "q", "p", "q", "p", "q"]
 

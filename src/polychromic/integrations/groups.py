@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -182,16 +182,21 @@ def reading(texts: Sequence[str], prompts: Sequence[str]) -> Iterator[Texts]:
         _TEXTS.reset(token)
 
 
-def advantage_estimator(objective: RowObjective) -> Callable[..., tuple[Any, Any]]:
-    """Returns an estimator in the form that verl and SkyRL have: rewards [B, T] on tokens to advantages [B, T].
+@dataclass(frozen=True, slots=True)
+class AdvantageEstimator:
+    """Turns rewards [B, T] on tokens into advantages [B, T], in the form that verl and SkyRL have.
 
-    Rows of one `index` are a group; rows that only fill a batch (`pad0`, `pad1`, …) get 0. It sees answers within
-    `reading`.
+    Rows of one `index` are a group; rows that only fill a batch (`pad0`, `pad1`, …) get 0. It sees the answers within
+    `reading`. An object and no closure: SkyRL sends estimators to other processes by cloudpickle, which takes what a
+    closure refers to along by value, and a context variable has none.
     """
 
-    def set_advantages(
-        token_level_rewards: Any, response_mask: Any, index: Any, **_others: Any
+    objective: RowObjective
+
+    def __call__(
+        self, token_level_rewards: Any, response_mask: Any, index: Any, **_others: Any
     ) -> tuple[Any, Any]:
+        """Returns the advantages twice: they are the returns as well."""
         rewards_B = token_level_rewards.sum(dim=-1).double().tolist()
         given = _TEXTS.get()
         texts = given.texts if given else [None] * len(rewards_B)
@@ -202,13 +207,11 @@ def advantage_estimator(objective: RowObjective) -> Callable[..., tuple[Any, Any
         ]
         real = [position for position, row in enumerate(rows) if not _is_filling(row.group)]
         advantages_B = np.zeros(len(rows))
-        advantages_B[real] = objective.advantages([rows[position] for position in real])
+        advantages_B[real] = self.objective.advantages([rows[position] for position in real])
         if given:
-            given.metrics.update(objective.metrics)
+            given.metrics.update(self.objective.metrics)
         advantages = token_level_rewards.new_tensor(advantages_B.tolist())[:, None] * response_mask
         return advantages, advantages
-
-    return set_advantages
 
 
 def _is_filling(key: Hashable) -> bool:

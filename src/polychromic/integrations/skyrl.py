@@ -10,7 +10,7 @@ from typing import Any
 
 from polychromic.errors import ConfigError
 from polychromic.integrations.answers import Answers
-from polychromic.integrations.groups import RowObjective, advantage_estimator, reading
+from polychromic.integrations.groups import AdvantageEstimator, RowObjective, reading
 from polychromic.training.settings import DiversitySettings
 
 __all__ = ["Answers", "DiversitySettings", "reading_answers", "register", "require_unbiased"]
@@ -26,7 +26,7 @@ def register(
     from skyrl.backends.skyrl_train.utils import ppo_utils  # pyright: ignore[reportMissingImports]
 
     objective = RowObjective(diversity, answers)
-    ppo_utils.register_advantage_estimator(name)(advantage_estimator(objective))
+    ppo_utils.register_advantage_estimator(name)(AdvantageEstimator(objective))
     return objective
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from polychromic.errors import ConfigError
 from polychromic.integrations.answers import Answers
-from polychromic.integrations.groups import RowObjective, advantage_estimator, reading
+from polychromic.integrations.groups import AdvantageEstimator, RowObjective, reading
 from polychromic.training.settings import DiversitySettings
 
 __all__ = ["Answers", "DiversitySettings", "reading_answers", "register", "require_unbiased"]
@@ -25,7 +25,7 @@ def register(
     from verl.trainer.ppo.core_algos import register_adv_est  # pyright: ignore[reportMissingImports]
 
     objective = RowObjective(diversity, answers)
-    register_adv_est(name)(advantage_estimator(objective))
+    register_adv_est(name)(AdvantageEstimator(objective))
     return objective
 
 
