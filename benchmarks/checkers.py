@@ -39,7 +39,7 @@ def isolates(prompt, text):
 
 
 def seconds(name: str, rounds: int) -> list[float]:
-    """How long each round takes this process, start-up excluded."""
+    """Times how long each round takes this process, start-up excluded."""
     checker = isolated_checker(name, seconds=60.0, memory_gb=4.0)
     checker.run(PROMPTS, TEXTS)
     taken = []

@@ -80,7 +80,7 @@ def write_problems(folder: Path) -> None:
 
 
 def figures(root: Path, seed: int) -> dict[str, str]:
-    """What the two arms of a seed say of each other; cross-entropy in nats a token."""
+    """Returns what the two arms of a seed say of each other; cross-entropy in nats a token."""
     rows = {arm: read_jsonl(root / arm / f"seed-{seed}" / "metrics.jsonl") for arm in ("baseline", "floor")}
     baseline, floor = (measured(rows[arm], "validation/cross_entropy") for arm in ("baseline", "floor"))
     differences = [floor[step] - baseline[step] for step in floor]

@@ -1,4 +1,4 @@
-"""What measuring the gradient share costs: steps with and without it, in turn, in one process.
+"""The cost of measuring the gradient share: steps with and without it, in turn, in one process.
 
     python benchmarks/gradient_share.py [KEY=VALUE ...] [--experiment experiments/quickstart.yaml] [--arm coverage]
                                         [--pairs 20]

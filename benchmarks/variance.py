@@ -75,7 +75,7 @@ def design(objective: str, gate: str, arrays: Mapping[str, np.ndarray]) -> Float
 
 
 def fit(forms: FloatArray) -> dict[int, float]:
-    """What `baseline: fitted` has come to after these second moments [groups, X, X], eight groups a batch."""
+    """Returns what `baseline: fitted` has come to after these second moments [groups, X, X], eight groups a batch."""
     baseline = FittedBaseline()
     for start in range(0, len(forms), PROMPTS_PER_BATCH):
         batch = forms[start : start + PROMPTS_PER_BATCH]

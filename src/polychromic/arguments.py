@@ -75,6 +75,6 @@ def _holds_texts(values: Any) -> bool:
         return True
     if isinstance(values, np.ndarray):
         return values.dtype.kind in "US" or (
-            values.dtype == object and any(isinstance(one, str) for one in values.flat)
+            values.dtype == object and any(isinstance(value, str) for value in values.flat)
         )
-    return isinstance(values, Sequence) and any(isinstance(one, str) for one in values)
+    return isinstance(values, Sequence) and any(isinstance(value, str) for value in values)

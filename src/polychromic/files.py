@@ -174,9 +174,9 @@ def _parsed(path: Path, content: bytes, place: str = "") -> Any:
     return value
 
 
-def _damage(path: Path, what: str, place: str = "") -> str:
+def _damage(path: Path, damage: str, place: str = "") -> str:
     way_on = RUN_FILES[path.name].way_on if path.name in RUN_FILES else "put a copy of it back"
-    return f"{path}{place}: damaged ({what}); {way_on}"
+    return f"{path}{place}: damaged ({damage}); {way_on}"
 
 
 @contextmanager

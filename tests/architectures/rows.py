@@ -37,7 +37,7 @@ ANSWERS = ("a door stop", "an anvil", "book end, or a good old brick")
 
 @dataclass(frozen=True)
 class Row:
-    """What was found; differences in nats, nan where a step was not reached."""
+    """Holds what was found; differences in nats, nan where a step was not reached."""
 
     name: str
     kind: str = ""

@@ -145,7 +145,7 @@ def trials() -> Iterator[Trial]:
 
 @dataclass(frozen=True)
 class Ending:
-    """How a command ended; `crash` is the traceback of what no user should see."""
+    """Holds how a command ended; `crash` is the traceback of what no user should see."""
 
     code: int
     output: str
@@ -198,7 +198,7 @@ def whole_run(out: Path) -> Path:
 
 
 def attempt(trial: Trial, whole: Path, folder: Path) -> str:
-    """What is wrong with how the trial ended; empty where it survived."""
+    """Returns what is wrong with how the trial ended; empty where it survived."""
     root = folder / "quickstart"
     shutil.copytree(whole, root, symlinks=True)
     DAMAGES[trial.damage](root / trial.file)

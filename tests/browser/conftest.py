@@ -42,7 +42,7 @@ def browser():
 
 
 class Seen:
-    """What a page said and asked for while it was looked at."""
+    """Holds what a page said and asked for while it was looked at."""
 
     def __init__(self, page):
         self.page, self.console, self.requests = page, [], []

@@ -1,4 +1,4 @@
-"""What the pages say can be typed: every command is one, every file is there, every link leads somewhere, code runs."""
+"""The pages can be followed: every command is one, every file is there, every link leads somewhere, code runs."""
 
 import re
 import shlex

@@ -42,7 +42,7 @@ class ToyPolicy:
         return outcomes, self.probabilities_M[outcomes].prod(axis=1) * np.array(orders)
 
     def arrays(self, outcomes_QN: np.ndarray) -> dict[str, np.ndarray]:
-        """What `set_advantages` reads, for Q groups."""
+        """Holds what `set_advantages` reads, for Q groups."""
         return {
             "rewards": self.rewards_M[outcomes_QN],
             "clusters": self.clusters_M[outcomes_QN],

@@ -48,7 +48,7 @@ def expected(objective, gate, policy, n, set_size, baseline) -> np.ndarray:
 @pytest.mark.parametrize("baseline", BASELINES)
 @pytest.mark.parametrize(("objective", "gate"), SCORES)
 def test_advantages_move_with_their_generations(objective, gate, baseline):
-    """What lets a multiset stand for all its orders."""
+    """Lets a multiset stand for all its orders."""
     policy = policy_for(5, gate)
     group = np.array([0, 3, 3, 1, 4, 0])
     options = {"coefficients": mix(6)} if baseline == "fitted" else {}

@@ -190,7 +190,7 @@ def test_it_starts_as_leave_one_out_and_its_state_survives_json():
 
 
 def test_the_record_of_earlier_fits_decides_how_far_a_fit_is_followed():
-    """Where signal is rare a plain fit lost a quarter to leave_one_out; where there is much it is followed.
+    """A plain fit, where signal is rare, lost a quarter to leave_one_out; where there is much it is followed.
 
     Without the constant, which pays even there.
     """

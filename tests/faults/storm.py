@@ -67,7 +67,7 @@ def start(out: Path, workers: int, size: str = "small") -> subprocess.Popen[str]
 
 
 def artefacts(root: Path) -> dict[str, bytes]:
-    """What must be the same however the run came about."""
+    """Returns what must be the same however the run came about."""
     found = [
         *root.rglob("adapter/adapter_*"),
         *root.rglob("generations.jsonl"),
@@ -85,7 +85,7 @@ def _untimed(path: Path) -> bytes:
 
 
 def doing(out: Path, since: float) -> str:
-    """What a run was last seen to do, from the newest file of those written since a moment of the system's clock."""
+    """Returns what a run was last seen to do, from the newest file written since a moment of the clock."""
     work = [path for path in out.rglob("*") if path.is_file() and path.name not in STARTING]
     times = {path: path.stat().st_mtime for path in work}
     newest = max(times, key=lambda path: times[path], default=None)

@@ -1,4 +1,4 @@
-"""What may happen to a run on a rented machine: kills, a full disk, torn and missing files."""
+"""Does to a run what may happen on a rented machine: kills, a full disk, torn and missing files."""
 
 import os
 import shutil

@@ -43,7 +43,7 @@ EXPERIMENTS = sorted(
 
 
 class Outcomes(Counter):
-    """How many contents were read and how many refused."""
+    """Counts how many contents were read and how many refused."""
 
     def show(self, what, capsys):
         with capsys.disabled():
@@ -89,7 +89,7 @@ def hangs_are_errors():
 
 
 def read_experiment(path):
-    """What happens before any work: the file, then the task's data and checkers, from the copies beside it."""
+    """Does what happens before any work: the file, then the task's data and checkers, from the copies beside it."""
     experiment = Experiment.from_file(path)
     try:
         task = build_task(experiment.task)

@@ -1,4 +1,4 @@
-"""What the tests of checkers share."""
+"""Fixtures that the tests of checkers share."""
 
 import pytest
 

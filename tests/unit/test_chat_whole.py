@@ -1,4 +1,4 @@
-"""What data says never becomes structure, and nothing that it says is lost in a template."""
+"""Data never becomes structure, and nothing that it says is lost in a template."""
 
 import pytest
 from test_chat import TEMPLATE, byte_tokenizer

@@ -1,4 +1,4 @@
-"""What is believed of the answers of a checker's process, and what is noticed before it gives any."""
+"""Answers of a checker's process: what is believed of them, and what is noticed before it gives any."""
 
 import json
 import socket
@@ -16,7 +16,7 @@ PROMPT = Prompt("p", as_messages("Q"), ("A",))
 
 
 def answers(*lines):
-    """What is made of a process that says this to each of our messages, as bytes or as JSON with our token."""
+    """Returns what is made of a process that says this to each of our messages, as bytes or as JSON with our token."""
     ours, theirs = socket.socketpair()
 
     def speak():

@@ -1,4 +1,4 @@
-"""What `init` chooses follows from what the probe saw, and every criterion that it states can be met."""
+"""The choices of `init` follow from what the probe saw, and every criterion that it states can be met."""
 
 import math
 

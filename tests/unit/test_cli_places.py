@@ -1,4 +1,4 @@
-"""Where a command is asked to write or to begin, and cannot: one sentence with the cause and the way on."""
+"""Commands that are asked to write or to begin, and cannot: one sentence with the cause and the way on."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What follows from a partition: literal values, NoveltyBench's own, closed forms against every subset and order."""
+"""Measures that follow from a partition: literal values, NoveltyBench's own, closed forms against enumeration."""
 
 import json
 import math

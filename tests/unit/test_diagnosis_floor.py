@@ -1,4 +1,4 @@
-"""Whether an arm that had to keep a quality floor ended above it, and what is said of it."""
+"""Arms that had to keep a quality floor: they end above it or are named."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Which answers are the same: one partition for training, evaluation and the page."""
+"""Same answers: one partition for training, evaluation and the page."""
 
 import numpy as np
 import pytest

@@ -251,7 +251,7 @@ def test_lines_of_a_megabyte_go_through_the_reports(tmp_path):
 
 
 def on_a_terminal(show):
-    """What is written to a terminal, without the colours that are ours."""
+    """Returns what is written to a terminal, without the colours that are ours."""
     stream = io.StringIO()
     show(Console(file=stream, force_terminal=True, color_system=None, width=200))
     return stream.getvalue()

@@ -1,4 +1,4 @@
-"""Where the optima lie, against literal values and by direct formulas."""
+"""The places of the optima, against literal values and by direct formulas."""
 
 import numpy as np
 import pytest

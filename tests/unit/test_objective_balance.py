@@ -96,7 +96,7 @@ def test_floor_holds_under_noise():
 
 
 def ends_above(floor, caution, seed):
-    """Whether the mean quality measured over the last hundred steps, noise of a step 0.06, lies above the floor."""
+    """Says whether the mean quality of the last hundred steps, noise of a step 0.06, lies above the floor."""
     measured = []
     controller = FloorController(1.0, floor, standard_errors=caution)
     train(controller, steps=400, noise=0.06, seed=seed, measured=measured)

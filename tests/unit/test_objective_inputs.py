@@ -1,4 +1,4 @@
-"""What `set_advantages` accepts, what it returns, and what it says of input it cannot use."""
+"""The inputs that `set_advantages` accepts, what it returns, and what it says of input it cannot use."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What a report is of: facts, example, the prompts it opens on, differences with their marks, and no folder of ours."""
+"""The words of a report: facts, example, the prompts it opens on, differences with their marks, no folder of ours."""
 
 import csv
 import gzip

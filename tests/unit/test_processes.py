@@ -24,7 +24,7 @@ if __name__ == "__main__":
 
 
 def lives(process):
-    """Whether it runs; an ended one that nobody has waited for does not."""
+    """Says whether it runs; an ended one that nobody has waited for does not."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:

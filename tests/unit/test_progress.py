@@ -1,4 +1,4 @@
-"""What a run says while it goes on: where each job is, how fast, and what is left in time and dollars."""
+"""The lines of a run while it goes on: where each job is, how fast, and what is left in time and dollars."""
 
 import io
 import re

@@ -73,7 +73,7 @@ class TestWithThePackage:
             PuzzleTask("countdown", SIZES, prompt="{sum}:").prompts("test")
 
     def test_a_tiny_model_trains_on_countdown(self, tmp_path):
-        """From sampling to the verdict, with the package's own scorer as the reward."""
+        """Goes from sampling to the verdict, with the package's own scorer as the reward."""
         few = ["seeds=[0]", "run.preflight=false", "task.train_problems=20", "task.test_problems=4", "training.steps=2",
                "training.prompts_per_step=4", "evaluation.num_prompts=4", "evaluation.num_samples=8",
                "evaluation.untrained=false", "model.adapter.rank=2", "run.workers=1"]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a user brings is found by its registered name or by import path, and what is missing is said."""
+"""A user's own parts are found by registered name or by import path, and what is missing is said."""
 
 import math
 

@@ -28,7 +28,7 @@ BWRAP = Wall(
 
 
 def has_bwrap():
-    """Whether this system lets bubblewrap start anything, with a Python that is new enough."""
+    """Says whether this system lets bubblewrap start anything, with a Python that is new enough."""
     if not shutil.which("bwrap") or not Path("/usr/bin/python3").exists():
         return False
     words = ["bwrap", "--ro-bind", "/", "/", "--unshare-all", "/usr/bin/python3", "-c", "import tomllib"]

@@ -1,4 +1,4 @@
-"""What the terminal says at the end: one block, the verdict in it, no number cut at any width, drawn by an emulator."""
+"""The terminal at the end: one block, the verdict in it, no number cut at any width, drawn by an emulator."""
 
 import io
 import re

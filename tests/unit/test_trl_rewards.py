@@ -22,7 +22,7 @@ REWARDS = [[1.0, 1.0, 0.0, 1.0, 0.25], [1.0, None, 1.0, 0.5, 1.0], [0.7, 0.0, 0.
 
 
 def grpo_args(**changes):
-    """What GRPOConfig(scale_rewards="none", loss_type="dr_grpo", num_generations=N) has of what is looked at."""
+    """Stands for GRPOConfig(scale_rewards="none", loss_type="dr_grpo", num_generations=N), as far as it is read."""
     values = {
         "scale_rewards": "none", "loss_type": "dr_grpo", "multi_objective_aggregation": "sum_then_normalize",
         "importance_sampling_level": "token", "mask_truncated_completions": False, "top_entropy_quantile": 1.0,

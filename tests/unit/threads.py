@@ -10,7 +10,7 @@ from polychromic.training.parallel import Processes
 
 
 class ThreadsAsProcesses:
-    """What `torch.distributed` does between processes, between threads. One runs at a time, until it exchanges."""
+    """Does what `torch.distributed` does between processes, between threads. One runs at a time, until it exchanges."""
 
     def __init__(self, size):
         self.turn = threading.Lock()

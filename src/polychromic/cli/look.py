@@ -109,17 +109,17 @@ def _numbers(text: str) -> list[int]:
         raise ConfigError(f"--wrong-clusters {text!r}: expected whole numbers such as 1,3,6") from error
 
 
-def _show(one: Audit, indent: str = "") -> None:
+def _show(audit: Audit, indent: str = "") -> None:
     from polychromic.objective.audit import count
 
-    used = "none" if isnan(one.effective_modes) else f"{one.effective_modes:.2f}"
-    noun = "answer" if one.correct_modes == 1 else "answers"
+    used = "none" if isnan(audit.effective_modes) else f"{audit.effective_modes:.2f}"
+    noun = "answer" if audit.correct_modes == 1 else "answers"
     typer.echo(
-        f"{indent}{count(one.wrong_clusters)}: P(correct) = {one.p_correct:.3f}, "
-        f"{used} of {one.correct_modes} correct {noun} in use"
+        f"{indent}{count(audit.wrong_clusters)}: P(correct) = {audit.p_correct:.3f}, "
+        f"{used} of {audit.correct_modes} correct {noun} in use"
     )
-    if one.warning:
-        typer.echo(f"{indent}  warning: {one.warning}")
+    if audit.warning:
+        typer.echo(f"{indent}  warning: {audit.warning}")
 
 
 _MARKS = {"right": "[green]✓[/]", "note": "[yellow]·[/]", "wrong": "[red]✗[/]"}

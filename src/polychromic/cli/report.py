@@ -74,10 +74,10 @@ def _ask_before_running(code: list[str], services: list[str], run_folder: Path, 
         return
     by = [f"{' and '.join(code)}, which runs that code here"] if code else []
     by += [f"{' and '.join(services)}, which is sent them and the key that it names"] if services else []
-    what = f"{run_folder} has its texts checked or measured by {'; and by '.join(by)}"
+    warning = f"{run_folder} has its texts checked or measured by {'; and by '.join(by)}"
     if not sys.stdin.isatty():
-        raise ConfigError(f"{what}; add --yes where you trust it")
-    typer.confirm(f"{what}. Run it?", abort=True)
+        raise ConfigError(f"{warning}; add --yes where you trust it")
+    typer.confirm(f"{warning}. Run it?", abort=True)
 
 
 def _serve(run_folder: Path, port: int) -> None:

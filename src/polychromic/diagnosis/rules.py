@@ -95,10 +95,10 @@ def _needed_weight(evidence: ArmEvidence) -> float:
 
 def _fell_apart(evidence: ArmEvidence) -> str:
     clusters, entropy = evidence.trace.edges("groups/clusters"), evidence.trace.edges("generation/entropy")
-    said = f"distinct answers per group fell from {clusters[0]:.1f} to {clusters[1]:.1f}"
+    sentence = f"distinct answers per group fell from {clusters[0]:.1f} to {clusters[1]:.1f}"
     if math.isnan(entropy[1]):
-        return said
-    return f"{said}, entropy from {entropy[0]:.2f} to {entropy[1]:.2f} nats per token"
+        return sentence
+    return f"{sentence}, entropy from {entropy[0]:.2f} to {entropy[1]:.2f} nats per token"
 
 
 def _collapsed(evidence: ArmEvidence) -> bool:
@@ -156,8 +156,8 @@ def _said_of_the_floor(evidence: ArmEvidence) -> str:
     floor = evidence.floor
     assert floor is not None
     clear = any(seed.mean + 2 * seed.standard_error < floor.lowest for seed in floor.broken)
-    said = f"{floor.sentence}: {len(floor.broken)} of {len(floor.seeds)} seeds ended below it"
-    return said if clear else f"{said}, though not by more than two standard errors"
+    sentence = f"{floor.sentence}: {len(floor.broken)} of {len(floor.seeds)} seeds ended below it"
+    return sentence if clear else f"{sentence}, though not by more than two standard errors"
 
 
 def _switched(evidence: ArmEvidence) -> tuple[float, str]:

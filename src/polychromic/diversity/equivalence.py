@@ -172,14 +172,14 @@ def calibrated_distance(embedder: Embedder, references: Sequence[Sequence[str]])
 
     `references` are those of each prompt. Raises ValueError where no prompt has two, or fewer than two have any.
     """
-    answered = [list(dict.fromkeys(one)) for one in references if one]
-    within = [_upper(cosine_distances(embedder.encode(one))) for one in answered if len(one) > 1]
+    answered = [list(dict.fromkeys(texts)) for texts in references if texts]
+    within = [_upper(cosine_distances(embedder.encode(texts))) for texts in answered if len(texts) > 1]
     if not within or len(answered) < 2:
         raise ValueError(
             "expected prompts with two references or more, and references of two prompts at least, to calibrate on"
         )
     same = np.sort(np.concatenate(within))
-    strangers = np.sort(_upper(cosine_distances(embedder.encode([one[0] for one in answered]))))
+    strangers = np.sort(_upper(cosine_distances(embedder.encode([texts[0] for texts in answered]))))
     seen = np.unique(np.concatenate([same, strangers]))
     cuts = np.append((seen[1:] + seen[:-1]) / 2, seen[-1])
     mistakes = 1 - np.searchsorted(same, cuts, "right") / len(same)

@@ -37,14 +37,18 @@ def pairwise_partitions(groups: Sequence[TextGroup], ask: Ask, rule: Rule = "gre
     question about it has no answer to has no label, with the reason.
     """
     growing = [_Growing(texts, rule) for _, texts in groups]
-    while rounds := [(number, one.open_class()) for number, one in enumerate(growing) if one.waiting]:
-        asked = [
+    while rounds := [
+        (number, prompt_group.open_class())
+        for number, prompt_group in enumerate(growing)
+        if prompt_group.waiting
+    ]:
+        questions = [
             (groups[number][0], growing[number].first, text) for number, texts in rounds for text in texts
         ]
-        answers = iter(_asked_once(asked, ask))
+        answers = iter(_asked_once(questions, ask))
         for number, texts in rounds:
             growing[number].learn({text: next(answers) for text in texts})
-    return [one.partition() for one in growing]
+    return [prompt_group.partition() for prompt_group in growing]
 
 
 def _asked_once(questions: Sequence[Question], ask: Ask) -> list[Answer]:
@@ -105,8 +109,8 @@ class _Growing:
 
     def partition(self) -> Partition:
         """Returns the labels, numbered in order of first appearance."""
-        known = [self.root[self.classes[text]] for text in self.texts if text in self.classes]
-        codes = iter(label_codes(known).tolist())
+        labelled = [self.root[self.classes[text]] for text in self.texts if text in self.classes]
+        codes = iter(label_codes(labelled).tolist())
         labels_N = np.array(
             [next(codes) if text in self.classes else MISSING for text in self.texts], dtype=np.int64
         )

@@ -90,14 +90,14 @@ class CollectionPlan:
                 ordered = sorted(stops[sampling, prompt.id])
                 for start, stop in zip([0, *ordered], ordered, strict=False):
                     draws.setdefault((start, stop, number), []).append(prompt)
-        found = []
+        chunks = []
         for (start, stop, number), prompts in sorted(draws.items(), key=lambda draw: draw[0]):
             size = max(1, self.max_decode_batch // (stop - start))
             for first in range(0, len(prompts), size):
-                found.append(
+                chunks.append(
                     Chunk(self.sampling_settings[number], tuple(prompts[first : first + size]), start, stop)
                 )
-        return found
+        return chunks
 
     def _stops(self, rows: Rows) -> dict[tuple[SamplingParameters, str], set[int]]:
         """Returns where the draws of each prompt end. Rows of earlier versions do not say; theirs was one for all
@@ -162,16 +162,16 @@ def read_collected(plan: CollectionPlan, path: Path) -> list[GenerationRow]:
 
 def _found(plan: CollectionPlan, path: Path) -> tuple[dict[RowKey, GenerationRow], list[str], int]:
     """Returns the rows of a file that the plan asks for, what is wrong with others, and how many have no checksum."""
-    found = scan_generations(path)
-    asked = set(plan.keys)
-    rows = {key: row for row in found.rows if (key := row_key(row)) in asked}
+    scan = scan_generations(path)
+    wanted = set(plan.keys)
+    rows = {key: row for row in scan.rows if (key := row_key(row)) in wanted}
     kept = {key: row for key, row in rows.items() if row.adapter in (None, plan.adapter)}
-    faults = list(found.faults)
+    faults = list(scan.faults)
     if len(kept) < len(rows):
         faults.append(f"{len(rows) - len(kept)} rows of another adapter than there is now")
-    if len(rows) < len(found.rows):
-        faults.append(f"{len(found.rows) - len(rows)} rows that this run does not ask for")
-    return kept, faults, found.n_unsealed
+    if len(rows) < len(scan.rows):
+        faults.append(f"{len(scan.rows) - len(rows)} rows that this run does not ask for")
+    return kept, faults, scan.n_unsealed
 
 
 def _kept(plan: CollectionPlan, path: Path) -> tuple[dict[RowKey, GenerationRow], bool]:
@@ -183,8 +183,8 @@ def _kept(plan: CollectionPlan, path: Path) -> tuple[dict[RowKey, GenerationRow]
     elif lost := _n_lost(plan, rows):
         faults = [f"{lost} lost"]
     if faults:
-        what = "; ".join(faults[:3])
-        logger.warning("%s: damaged, doubled or lost rows are sampled again (%s)", path, what)
+        summary = "; ".join(faults[:3])
+        logger.warning("%s: damaged, doubled or lost rows are sampled again (%s)", path, summary)
     return rows, bool(faults)
 
 
@@ -216,15 +216,15 @@ def _missing_rows(
     rows: Rows,
 ) -> list[GenerationRow]:
     """Returns rows of a chunk that do not exist yet, with the checker's and the judge's word on each generation."""
-    asked, fresh = [], []
+    sampled, fresh = [], []
     for prompt, group, seed in zip(chunk.prompts, groups, seeds, strict=True):
-        for index, one in enumerate(group, start=chunk.start):
+        for index, sample in enumerate(group, start=chunk.start):
             if (chunk.sampling, prompt.id, index) not in rows:
-                asked.append(prompt)
+                sampled.append(prompt)
                 fresh.append(
                     GenerationRow(
-                        prompt.id, index, one.text, len(one.token_ids), one.finish, chunk.sampling, seed,
-                        reward=None, thinking=one.thinking, of=chunk.stop, adapter=plan.adapter,
+                        prompt.id, index, sample.text, len(sample.token_ids), sample.finish, chunk.sampling, seed,
+                        reward=None, thinking=sample.thinking, of=chunk.stop, adapter=plan.adapter,
                     )
                 )  # fmt: skip
-    return check_rows(task, asked, fresh)
+    return check_rows(task, sampled, fresh)

@@ -126,8 +126,8 @@ def _verdict(
         plan.judged,
         evidence(plan, at_primary),
         basis=_basis(plan),
-        hacked=[one.arm for one in gaming if one.kind == "reward hacking"],
-        gamed=[one.arm for one in gaming if one.kind == "partition gaming"],
+        hacked=[alarm.arm for alarm in gaming if alarm.kind == "reward hacking"],
+        gamed=[alarm.arm for alarm in gaming if alarm.kind == "partition gaming"],
         chosen_late=chosen_late,
         unsound=partition.finding if partition is not None and partition.faults else "",
         leaked=next((note.text for note in notes if note.kind == "leakage"), ""),
@@ -137,9 +137,9 @@ def _verdict(
 def _at_primary(plan: Plan, contrasts: Sequence[Contrast]) -> Contrasts:
     """Returns the contrasts of the judged arms at the sampling setting that the criteria are judged at."""
     return {
-        (one.arm, one.metric): one.comparison
-        for one in contrasts
-        if one.sampling == plan.primary_sampling and one.arm in plan.judged
+        (contrast.arm, contrast.metric): contrast.comparison
+        for contrast in contrasts
+        if contrast.sampling == plan.primary_sampling and contrast.arm in plan.judged
     }
 
 
@@ -166,7 +166,7 @@ def _warnings_of_measures(
     means: Sequence[ArmMean],
 ) -> list[ResultWarning]:
     """Returns what to beware of in the measures themselves, whatever the criteria."""
-    cut = {(one.arm, one.metric): one.comparison for one in at_equal_length}
+    cut = {(contrast.arm, contrast.metric): contrast.comparison for contrast in at_equal_length}
     primary_means = _primary_means(means, plan.primary_sampling)
     return [
         *length_warnings(at_primary, cut, plan.judged, plan.alpha),
@@ -216,14 +216,14 @@ def _metrics(plan: Plan, arm: str, label: str) -> list[str]:
 
 def evidence(plan: Plan, at_primary: Contrasts) -> dict[tuple[str, Criterion], Evidence]:
     """Returns what is known of each criterion in each judged arm, from comparisons by arm and metric."""
-    found = {}
+    by_criterion = {}
     for arm in plan.judged:
         for criterion in plan.criteria:
             comparison = at_primary.get((arm, criterion.metric))
             pair = plan.pair(arm, plan.primary_sampling, criterion.metric)
             if comparison is not None and pair is not None:
-                found[arm, criterion] = _evidence_for(plan, criterion, comparison, *pair)
-    return found
+                by_criterion[arm, criterion] = _evidence_for(plan, criterion, comparison, *pair)
+    return by_criterion
 
 
 def _evidence_for(
@@ -239,7 +239,7 @@ def _evidence_for(
 
 
 def _sensitivity(plan: Plan) -> tuple[Sensitivity, ...]:
-    found = []
+    sensitivities = []
     for arm in plan.others:
         for metric in plan.asked:
             pair = plan.pair(arm, plan.primary_sampling, metric)
@@ -248,8 +248,8 @@ def _sensitivity(plan: Plan) -> tuple[Sensitivity, ...]:
             difference_P = (pair[0] - pair[1]).mean(axis=0)
             kept_P = ~np.isnan(difference_P)
             second = robustness(pair[0][:, kept_P], pair[1][:, kept_P], plan.resampling.confidence)
-            found.append(Sensitivity(arm, metric, tuple(difference_P.tolist()), second))
-    return tuple(found)
+            sensitivities.append(Sensitivity(arm, metric, tuple(difference_P.tolist()), second))
+    return tuple(sensitivities)
 
 
 def _frontier(plan: Plan, quality_metric: str | None) -> tuple[MatchedGain, ...]:
@@ -295,14 +295,14 @@ def _arm_mean(arm: str, label: str, metric: str, cells_SP: FloatArray, interval:
 
 def _primary_means(means: Sequence[ArmMean], primary_sampling: str) -> dict[str, dict[str, float]]:
     by_arm: dict[str, dict[str, float]] = {}
-    for one in means:
-        if one.sampling == primary_sampling:
-            by_arm.setdefault(one.arm, {})[one.metric] = one.mean
+    for arm_mean in means:
+        if arm_mean.sampling == primary_sampling:
+            by_arm.setdefault(arm_mean.arm, {})[arm_mean.metric] = arm_mean.mean
     return by_arm
 
 
 def _curves(plan: Plan) -> tuple[ArmCurve, ...]:
-    found = []
+    curves = []
     for arm in plan.study.arms:
         for label in plan.study.labels(arm):
             for name, highest in (("pass", 1.0), ("distinct_correct", np.inf)):
@@ -311,8 +311,8 @@ def _curves(plan: Plan) -> tuple[ArmCurve, ...]:
                     continue
                 curve = simultaneous_curve(cells_SPK.mean(axis=0), plan.resampling, highest)
                 if curve is not None:
-                    found.append(ArmCurve(arm, label, name, curve))
-    return tuple(found)
+                    curves.append(ArmCurve(arm, label, name, curve))
+    return tuple(curves)
 
 
 def _against_untrained(plan: Plan) -> tuple[Contrast, ...]:

@@ -267,28 +267,33 @@ def impossible_criteria(criteria: Iterable[Criterion], baseline_means: Mapping[s
     Metrics whose baseline is not known rule nothing out. Usable before a run: with a probe of the base model, or as
     soon as the baseline arm has been sampled.
     """
-    known = (one for one in criteria if one.metric in baseline_means)
-    judged = [criterion_possible(one, baseline_means[one.metric]) for one in known]
-    return list(dict.fromkeys(one.sentence for one in judged if not one.possible))
+    measured = (criterion for criterion in criteria if criterion.metric in baseline_means)
+    judged = [criterion_possible(criterion, baseline_means[criterion.metric]) for criterion in measured]
+    return list(dict.fromkeys(criterion.sentence for criterion in judged if not criterion.possible))
 
 
 def contradictions(criteria: Sequence[Criterion]) -> list[str]:
     """Returns a sentence for each pair of criteria of one level of which one can never be met or says nothing new, and
     for each margin that cannot be missed."""
-    found = []
-    for i, one in enumerate(criteria):
-        metric = find_metric(one.metric)
+    sentences = []
+    for i, criterion in enumerate(criteria):
+        metric = find_metric(criterion.metric)
         for other in criteria[:i]:
-            if one.metric == other.metric and one.direction == other.direction:
-                found.append(f"{one.metric} {one.direction} is stated twice; keep one of them")
-            elif one.metric == other.metric and {one.direction, other.direction} == {"higher", "lower"}:
-                found.append(f"{one.metric} is to be both higher and lower; keep one of them")
-        if one.direction == "not_worse" and (one.margin or 0.0) >= metric.highest - metric.lowest:
-            found.append(
-                f"{one.text} can never be missed: its values lie between {number(metric.lowest)} and "
+            if criterion.metric == other.metric and criterion.direction == other.direction:
+                sentences.append(
+                    f"{criterion.metric} {criterion.direction} is stated twice; keep one of them"
+                )
+            elif criterion.metric == other.metric and {criterion.direction, other.direction} == {
+                "higher",
+                "lower",
+            }:
+                sentences.append(f"{criterion.metric} is to be both higher and lower; keep one of them")
+        if criterion.direction == "not_worse" and (criterion.margin or 0.0) >= metric.highest - metric.lowest:
+            sentences.append(
+                f"{criterion.text} can never be missed: its values lie between {number(metric.lowest)} and "
                 f"{number(metric.highest)}; state a smaller margin"
             )
-    return found
+    return sentences
 
 
 def share_at_bound(a_P: FloatArray, b_P: FloatArray, metric_key: str) -> float:

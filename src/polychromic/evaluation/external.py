@@ -59,33 +59,33 @@ def read_external(
     text. Raises one DataError for the bad lines of all files, those
     with a prompt id that is not among `prompts` included, and DataError where only some lines of an arm name a seed.
     """
-    known = {prompt.id: prompt for prompt in prompts}
+    by_id = {prompt.id: prompt for prompt in prompts}
     texts: dict[str, list[tuple[int, ExternalText]]] = {}
     problems: list[str] = []
     for arm, paths in files.items():
         texts[arm] = []
         for number, path in enumerate(paths):
-            found, bad = _read_file(path, known)
+            texts_of_file, bad = _read_file(path, by_id)
             problems += bad
-            texts[arm] += [(number if one.seed is None else one.seed, one) for one in found]
+            texts[arm] += [(number if text.seed is None else text.seed, text) for text in texts_of_file]
     if problems:
         raise DataError(listing(", ".join(str(path) for paths in files.values() for path in paths), problems))
     for arm, members in texts.items():
         _require_seeds_in_all_or_none(arm, files[arm], members)
-    everything = [one for members in texts.values() for _, one in members]
-    in_words = any(one.n_tokens is None for one in everything)
+    everything = [text for members in texts.values() for _, text in members]
+    in_words = any(text.n_tokens is None for text in everything)
     rows: RowsByArmSeed = {}
     for arm, members in texts.items():
         rows |= _rows_of_arm(arm, members, default, thinking_of_files(thinking), in_words)
     checked = {
-        key: check_rows(task, [known[row.prompt_id] for row in members], members)
+        key: check_rows(task, [by_id[row.prompt_id] for row in members], members)
         for key, members in rows.items()
     }
     named = {arm: members[0][1].seed is not None for arm, members in texts.items()}
     return ExternalGenerations(
         checked,
         assumed=tuple(
-            arm for arm, members in texts.items() if any(one.sampling is None for _, one in members)
+            arm for arm, members in texts.items() if any(text.sampling is None for _, text in members)
         ),
         unnamed_seeds=tuple(arm for arm in texts if len(files[arm]) > 1 and not named[arm]),
         open_ends=_count_endings(texts, None),
@@ -118,32 +118,32 @@ def require_common_seeds(rows: RowsByArmSeed, baseline: str) -> None:
             )
 
 
-def _read_file(path: Path, known: Mapping[str, Prompt]) -> tuple[list[ExternalText], list[str]]:
+def _read_file(path: Path, by_id: Mapping[str, Prompt]) -> tuple[list[ExternalText], list[str]]:
     """Returns the generations of a file and what is wrong with its other lines."""
-    found: list[ExternalText] = []
+    read: list[ExternalText] = []
     problems: list[str] = []
     empty = True
     for number, line in filled_lines(path):
         empty = False
         try:
             texts = parse_line(line)
-            _require_known(texts[0].prompt_id, known)
+            _require_known(texts[0].prompt_id, by_id)
         except BadLineError as error:
             problems.append(f"{path}:{number}: {error}")
         else:
-            found += texts
+            read += texts
     if empty:
         raise DataError(
             f'{path}: holds no generations; expected one JSON object a line, such as {{"id": "p1", "text": "Hi"}}'
         )
-    return found, problems
+    return read, problems
 
 
-def _require_known(prompt_id: str, known: Mapping[str, Prompt]) -> None:
-    if prompt_id not in known:
-        examples = ", ".join(shown(one) for one in list(known)[:_IDS_NAMED])
+def _require_known(prompt_id: str, by_id: Mapping[str, Prompt]) -> None:
+    if prompt_id not in by_id:
+        examples = ", ".join(shown(example) for example in list(by_id)[:_IDS_NAMED])
         raise BadLineError(
-            f"prompt id {shown(prompt_id)} is not one of the {len(known)} prompts of the evaluated split "
+            f"prompt id {shown(prompt_id)} is not one of the {len(by_id)} prompts of the evaluated split "
             f"({examples}, ...); correct it, or name the split with evaluation.split"
         )
 
@@ -151,7 +151,7 @@ def _require_known(prompt_id: str, known: Mapping[str, Prompt]) -> None:
 def _require_seeds_in_all_or_none(
     arm: str, paths: Sequence[Path], members: Sequence[tuple[int, ExternalText]]
 ) -> None:
-    named = sum(one.seed is not None for _, one in members)
+    named = sum(text.seed is not None for _, text in members)
     if 0 < named < len(members):
         raise DataError(
             f"{arm} ({', '.join(map(str, paths))}): {named} of {plural(len(members), 'text')} name a seed; expected "
@@ -162,7 +162,7 @@ def _require_seeds_in_all_or_none(
 def _count_endings(
     texts: Mapping[str, Sequence[tuple[int, ExternalText]]], ending: Ending | None
 ) -> dict[str, int]:
-    counts = {arm: sum(one.ending == ending for _, one in members) for arm, members in texts.items()}
+    counts = {arm: sum(text.ending == ending for _, text in members) for arm, members in texts.items()}
     return {arm: count for arm, count in counts.items() if count}
 
 
@@ -175,15 +175,15 @@ def _rows_of_arm(
 ) -> RowsByArmSeed:
     rows: defaultdict[tuple[str, int], list[GenerationRow]] = defaultdict(list)
     counts: Counter[tuple[int, str, SamplingParameters]] = Counter()
-    for seed, one in members:
+    for seed, text in members:
         # One limit for all: how long texts might have become is not known, and does not name a sampling setting.
-        sampling = replace(one.sampling or default, max_new_tokens=default.max_new_tokens)
-        place = (seed, one.prompt_id, sampling)
-        n_tokens = len(one.text.split()) if in_words or one.n_tokens is None else one.n_tokens
-        answer = thinking.read(one.text, _FINISHES[one.ending or "finished"])
+        sampling = replace(text.sampling or default, max_new_tokens=default.max_new_tokens)
+        place = (seed, text.prompt_id, sampling)
+        n_tokens = len(text.text.split()) if in_words or text.n_tokens is None else text.n_tokens
+        answer = thinking.read(text.text, _FINISHES[text.ending or "finished"])
         rows[arm, seed].append(
             GenerationRow(
-                one.prompt_id,
+                text.prompt_id,
                 counts[place],
                 answer.text,
                 n_tokens,
@@ -191,7 +191,7 @@ def _rows_of_arm(
                 sampling,
                 seed,
                 reward=None,
-                thinking=answer.thinking if one.thinking is None else one.thinking,
+                thinking=answer.thinking if text.thinking is None else text.thinking,
             )
         )
         counts[place] += 1

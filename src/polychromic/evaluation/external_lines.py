@@ -191,7 +191,7 @@ def _endings(row: Mapping[str, Any], n_texts: int) -> list[Ending | None]:
         return [_ending(value, key or "")] * n_texts
     if len(value) != n_texts:
         raise BadLineError(f"{key}: has {len(value)} entries for {n_texts} texts, expected one for each text")
-    return [_ending(one, f"{key}[{index}]") for index, one in enumerate(value)]
+    return [_ending(ending, f"{key}[{index}]") for index, ending in enumerate(value)]
 
 
 def _ending(value: Any, place: str) -> Ending | None:
@@ -230,7 +230,7 @@ def _sampling(row: Mapping[str, Any]) -> SamplingParameters | None:
     kept = [
         (key, value)
         for key, value in sorted(values.items())
-        if value not in [f"{one:g}" for one in _NEUTRAL.get(key, ())]
+        if value not in [f"{neutral:g}" for neutral in _NEUTRAL.get(key, ())]
         and not (greedy and key in _CUTS_OF_THE_TAIL)
     ]
     return SamplingParameters(
@@ -250,8 +250,8 @@ def _settings(row: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
         raise BadLineError(
             f'{own_key}: {shown(own)} is {kind(own)}, expected an object such as {{"temperature": 1}}'
         )
-    known = _RANGES.keys() | _NEUTRAL.keys() | _OTHER_NAMES.keys()
-    stated = [(key, key, value) for key, value in row.items() if _plain_name(key) in known]
+    recognised = _RANGES.keys() | _NEUTRAL.keys() | _OTHER_NAMES.keys()
+    stated = [(key, key, value) for key, value in row.items() if _plain_name(key) in recognised]
     for key, value in (own or {}).items():
         name = _plain_name(key)
         if own_key == "sampling" and key == "others" and _are_pairs(value):  # a run's own rows
@@ -274,7 +274,7 @@ def _settings(row: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
 
 
 def _are_pairs(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(one, list) and len(one) == 2 for one in value)
+    return isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value)
 
 
 def _plain_name(key: str) -> str:

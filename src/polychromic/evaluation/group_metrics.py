@@ -206,5 +206,5 @@ def _partition(group: AnswerGroup, options: MeasureOptions, embeddings_ND: Float
 
 
 def _mean(values: FloatArray | BoolArray) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else math.nan
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else math.nan

@@ -58,17 +58,19 @@ def thinking_measures(
     Of every prompt as many thinking texts are measured as each arm and seed has.
     """
     texts = {key: _thinking_texts(members, primary_sampling) for key, members in rows.items()}
-    prompts = set.intersection(*(set(found) for found in texts.values()))
-    least = {prompt: min(len(found[prompt]) for found in texts.values()) for prompt in prompts}
+    prompts = set.intersection(*(set(by_prompt) for by_prompt in texts.values()))
+    least = {prompt: min(len(by_prompt[prompt]) for by_prompt in texts.values()) for prompt in prompts}
     settings = MeasureSettings(tokens=tokens)
     measured: dict[tuple[str, int], dict[str, ByPrompt]] = {}
-    for key, found in texts.items():
+    for key, by_prompt in texts.items():
         values = {
-            prompt: measure_group(found[prompt][: least[prompt]], settings).values
+            prompt: measure_group(by_prompt[prompt][: least[prompt]], settings).values
             for prompt in sorted(prompts)
         }
-        columns = {f"thinking_{name}": {p: one[name] for p, one in values.items()} for name in _MEASURED}
-        columns["thinking_words"] = {p: _mean_words(found[p]) for p in sorted(prompts)}
+        columns = {
+            f"thinking_{name}": {p: of_prompt[name] for p, of_prompt in values.items()} for name in _MEASURED
+        }
+        columns["thinking_words"] = {p: _mean_words(by_prompt[p]) for p in sorted(prompts)}
         measured[key] = {
             name: column for name, column in columns.items() if not all(map(math.isnan, column.values()))
         }
@@ -114,10 +116,10 @@ def at_equal_length(
     paired as in a comparison. Measures of embeddings, and prompts that an arm lacks, are left out.
     """
     texts = {key: _texts(rows, primary_sampling) for key, rows in rows_by_arm_seed.items()}
-    of_baseline = {seed: found for (arm, seed), found in texts.items() if arm == baseline}
+    of_baseline = {seed: by_prompt for (arm, seed), by_prompt in texts.items() if arm == baseline}
     longer_or_shorter: dict[str, list[tuple[Texts, Texts]]] = {}
     for arm in dict.fromkeys(arm for arm, _ in rows_by_arm_seed if arm != baseline):
-        own = {seed: found for (name, seed), found in texts.items() if name == arm}
+        own = {seed: by_prompt for (name, seed), by_prompt in texts.items() if name == arm}
         if _differ_in_length(own.values(), of_baseline.values(), tokens):
             longer_or_shorter[arm] = _paired_seeds(own, of_baseline)
     if not longer_or_shorter:
@@ -149,7 +151,7 @@ def cut_to_equal_lengths(
 
 
 def _lengths(texts: Sequence[str], tokens: str | Tokenizer) -> list[int]:
-    return [len(one) for one in TokenOptions(tokens).split(texts)]
+    return [len(words) for words in TokenOptions(tokens).split(texts)]
 
 
 def _texts(rows: Sequence[GenerationRow], primary_sampling: str) -> Texts:
@@ -186,7 +188,7 @@ def _measure_pairs(
     # Texts of equal lengths have equally many bigrams, and cutting makes texts the same that were not.
     keys = [key for key in values[0][0] if METRICS[key].cut]
     shape = (len(pairs), len(prompts), 2)
-    cells = {key: np.array([[side[key] for side in one] for one in values]).reshape(shape) for key in keys}
+    cells = {key: np.array([[side[key] for side in pair] for pair in values]).reshape(shape) for key in keys}
     return {key: (cell[..., 0], cell[..., 1]) for key, cell in cells.items()}
 
 

@@ -90,8 +90,10 @@ class SameAnswers:
 
     def _partitions(self, equivalence: Equivalence, groups: Sequence[AnswerGroup]) -> dict[int, Partition]:
         """Returns the partitions by the identity of their groups."""
-        found = equivalence.partitions([(self.prompts[one.prompt_id], one.texts) for one in groups])
-        return dict(zip(map(id, groups), found, strict=True))
+        partitions = equivalence.partitions(
+            [(self.prompts[group.prompt_id], group.texts) for group in groups]
+        )
+        return dict(zip(map(id, groups), partitions, strict=True))
 
 
 def measure_rows(
@@ -215,8 +217,8 @@ def _common(groups: list[AnswerGroup], count: Callable[[AnswerGroup], int]) -> i
 
 
 def _n_rewarded(group: AnswerGroup) -> int:
-    known = int((~np.isnan(group.rewards)).sum())
-    return known or len(group)
+    n_rewarded = int((~np.isnan(group.rewards)).sum())
+    return n_rewarded or len(group)
 
 
 def _n_bigrams(tokenized: Sequence[Sequence[str]]) -> int:

@@ -202,7 +202,7 @@ _BUILT_IN = (
     ),
 )  # fmt: skip
 
-METRICS: dict[str, Metric] = {one.key: one for one in _BUILT_IN}
+METRICS: dict[str, Metric] = {metric.key: metric for metric in _BUILT_IN}
 """By key, in the order in which they are shown. Beside these there are those of `CURVES` at any k, such as `pass@K`."""
 
 _CODE_OF = "the code of "
@@ -259,14 +259,14 @@ def load_metrics(names: Sequence[str]) -> list[Metric]:
     Raises ConfigError for a name that cannot be found, or is no metric with a function.
     """
     loaded = [resolve(name, METRICS, "metric") for name in names]
-    for name, found in zip(names, loaded, strict=True):
-        if not isinstance(found, Metric) or found.function is None:
+    for name, metric in zip(names, loaded, strict=True):
+        if not isinstance(metric, Metric) or metric.function is None:
             raise ConfigError(
-                f"metric {name!r} is a {type(found).__name__} that is not registered; write "
+                f"metric {name!r} is a {type(metric).__name__} that is not registered; write "
                 '@metric("Its name") above a function of the answers to one prompt (docs/evaluation.md)'
             )
-        if found.key != name.rpartition(":")[2]:
-            raise ConfigError(f"metric {name!r} has the key {found.key}; give the function that name")
+        if metric.key != name.rpartition(":")[2]:
+            raise ConfigError(f"metric {name!r} has the key {metric.key}; give the function that name")
     return loaded
 
 
@@ -283,9 +283,9 @@ def require_addable(key: str, values: Iterable[float], measured: Collection[str]
     """Raises ValueError for values from elsewhere that would be dropped or mistaken: of a metric that nobody
     registered, that is `measured` here, that is a point of a curve, or that lie outside its bounds."""
     if key not in METRICS:
-        what = "is read from a curve" if split_at_k(key) else "is not known"
+        fault = "is read from a curve" if split_at_k(key) else "is not known"
         raise ValueError(
-            f"extra: metric {key!r} {what}; register_metric(Metric(...)) makes one of your own known"
+            f"extra: metric {key!r} {fault}; register_metric(Metric(...)) makes one of your own known"
         )
     if key in measured:
         raise ValueError(f"extra: {key!r} is measured from the generations themselves; register another key")
@@ -305,9 +305,9 @@ def find_metric(key: str) -> Metric:
         return METRICS[key]
     at_k = split_at_k(key)
     if at_k is None:
-        known = ", ".join([*(f"{one.mark}K" for one in CURVES.values()), *METRICS])
+        expected = ", ".join([*(f"{curve.mark}K" for curve in CURVES.values()), *METRICS])
         raise ValueError(
-            f"metric {key!r} is not known; expected one of {known} (K a whole number), or one of your own that "
+            f"metric {key!r} is not known; expected one of {expected} (K a whole number), or one of your own that "
             "evaluation.metrics names"
         )
     return _metric_at_k(key, CURVES[at_k[0]], at_k[1])

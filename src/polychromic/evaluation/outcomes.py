@@ -273,13 +273,13 @@ def _finding(
         )
         return f"{metric.name} {word} ({signed(evidence.difference)}, margin {criterion.margin:g})"
     seen = signed_percent(evidence.relative) if evidence.mean_baseline else signed(evidence.difference)
-    known = not math.isnan(p_adjusted)
+    was_tested = not math.isnan(p_adjusted)
     if status == "met":
         return f"{metric.name} {seen} ({p_text(p_adjusted)})"
-    asked = signed_percent(criterion.sign * criterion.asked) if criterion.asked else criterion.direction
-    tested = f" ({p_text(p_adjusted)})" if known else ""
+    wanted = signed_percent(criterion.sign * criterion.asked) if criterion.asked else criterion.direction
+    tested = f" ({p_text(p_adjusted)})" if was_tested else ""
     if change == "no clear change":
-        return f"{metric.name}: no clear change, {seen} where {asked} was asked{tested}"
+        return f"{metric.name}: no clear change, {seen} where {wanted} was asked{tested}"
     lost = change == "worse" or (change is None and criterion.sign * evidence.difference < 0)
     verb = "got worse: " if lost and status == "not met" else ""
-    return f"{metric.name} {verb}{seen} where {asked} was asked{tested}"
+    return f"{metric.name} {verb}{seen} where {wanted} was asked{tested}"

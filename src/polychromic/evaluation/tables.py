@@ -157,7 +157,7 @@ class Study:
     def left_out(self, baseline: str) -> list[str]:
         """Returns what the tables hold and a comparison with the baseline does not: prompts that not every arm and seed
         has, seeds without a partner, sampling settings that only one of two arms has."""
-        found = []
+        lines = []
         anywhere = set.union(*(set(table.prompts) for table in self.tables.values()))
         if missing := sorted(anywhere - set(self.prompts)):
             lacking = {
@@ -165,21 +165,21 @@ class Study:
                 for arm, seeds in self.arms.items()
             }
             who = listed([f"{arm} lacks {n}" for arm, n in lacking.items() if n])
-            found.append(
+            lines.append(
                 f"{plural(len(missing), 'prompt')} that not every arm and seed has ({who}; first: {missing[0]})"
             )
         for arm in self.arms:
-            for one, other in ((arm, baseline), (baseline, arm)):
-                found += self._unmatched(one, other) if arm != baseline else []
-        return list(dict.fromkeys(found))
+            for arm_with, other in ((arm, baseline), (baseline, arm)):
+                lines += self._unmatched(arm_with, other) if arm != baseline else []
+        return list(dict.fromkeys(lines))
 
     def _unmatched(self, arm: str, other: str) -> list[str]:
         """Names seeds and sampling settings of one arm that another lacks; a single seed stands against all
         others."""
-        found = []
+        lines = []
         seeds = [seed for seed in self.arms[arm] if seed not in self.arms[other]]
         if seeds and min(len(self.arms[arm]), len(self.arms[other])) > 1:
-            found.append(
+            lines.append(
                 f"{plural(len(seeds), 'seed')} of {arm} that {other} lacks ({listed(list(map(str, seeds)))})"
             )
         all_labels = dict.fromkeys(
@@ -189,10 +189,10 @@ class Study:
         labels = [label for label in all_labels if label not in shared]
         if labels:
             settings = plural(len(labels), "sampling setting")
-            found.append(
+            lines.append(
                 f"{settings} of {arm} that not every seed of {arm} and {other} has ({listed(labels)})"
             )
-        return found
+        return lines
 
     def labels(self, arm: str) -> list[str]:
         """Returns the sampling settings that all seeds of an arm have, the primary one first."""
@@ -202,7 +202,7 @@ class Study:
     def metrics(self, arm: str, label: str) -> list[str]:
         """Returns metric keys that every seed of an arm has under one sampling setting."""
         sampled = [self.tables[arm, seed].sampled[label] for seed in self.arms[arm]]
-        return [key for key in sampled[0].metrics if all(one.metric(key) is not None for one in sampled)]
+        return [key for key in sampled[0].metrics if all(table.metric(key) is not None for table in sampled)]
 
     def cells(self, arm: str, label: str, metric: str) -> FloatArray | None:
         """Returns [seeds, prompts] of one arm; None where a seed lacks the metric or the sampling setting."""
@@ -334,8 +334,8 @@ def _require_one_way(tables: Mapping[tuple[str, int], PromptTable]) -> None:
             )
         for key, text in table.signatures.items():
             signature = Signature.parse(text)
-            other, known = made.setdefault(key, (arm, signature))
+            other, before = made.setdefault(key, (arm, signature))
             try:
-                require_comparable(known, signature)
+                require_comparable(before, signature)
             except ValueError as error:
                 raise ValueError(f"arms {other!r} and {arm!r}: {error}") from error

@@ -181,21 +181,26 @@ class Comparison:
     def mean(self, arm: str, metric: str, sampling: str | None = None) -> ArmMean | None:
         """Returns an arm's mean of a metric, at the primary sampling unless another is named."""
         wanted = (arm, sampling or self.primary_sampling, metric)
-        return next((one for one in self.means if (one.arm, one.sampling, one.metric) == wanted), None)
+        return next((mean for mean in self.means if (mean.arm, mean.sampling, mean.metric) == wanted), None)
 
     def contrast(self, arm: str, metric: str, sampling: str | None = None) -> PairedComparison | None:
         """Returns an arm's comparison with the baseline on a metric, at the primary sampling unless another way is
         named."""
         wanted = (arm, sampling or self.primary_sampling, metric)
         return next(
-            (one.comparison for one in self.contrasts if (one.arm, one.sampling, one.metric) == wanted), None
+            (
+                contrast.comparison
+                for contrast in self.contrasts
+                if (contrast.arm, contrast.sampling, contrast.metric) == wanted
+            ),
+            None,
         )
 
 
 def judge(
     levels: Levels,
     arms: Sequence[str],
-    found: Found,
+    evidence: Found,
     *,
     basis: str = "",
     hacked: Sequence[str] = (),
@@ -212,7 +217,7 @@ def judge(
     if not arms or not stated:
         missing = "no criterion was stated" if arms else "the baseline is the only arm"
         return Verdict("undecided", f"Nothing to judge: {missing}.", ())
-    judged = tuple(_judge_level(name, criteria, arms, found) for name, criteria in stated.items())
+    judged = tuple(_judge_level(name, criteria, arms, evidence) for name, criteria in stated.items())
     sentence = _sentence(judged, basis, hacked, gamed)
     if chosen_late:
         sentence += (
@@ -247,39 +252,43 @@ def judge_means(
     What falls short is not met (or impossible); what reaches the change asked for stays undecided, because a
     mean carries no test.
     """
-    known = arm.keys() & baseline.keys()
-    found = {
+    in_both = arm.keys() & baseline.keys()
+    evidence = {
         (name, criterion): Evidence(arm[criterion.metric], baseline[criterion.metric])
         for criteria in levels.values()
         for criterion in criteria
-        if criterion.metric in known
+        if criterion.metric in in_both
     }
-    return judge(levels, [name], found, basis="means only")
+    return judge(levels, [name], evidence, basis="means only")
 
 
 def holm(p_values: Sequence[float], alpha: float = 0.05) -> list[float]:
     """Returns p-values corrected over their family by Holm's method (statsmodels); nan stays nan and is not counted."""
     from statsmodels.stats.multitest import multipletests
 
-    known = [p for p in p_values if not math.isnan(p)]
+    tested = [p for p in p_values if not math.isnan(p)]
     corrected = iter(
-        np.asarray(multipletests(known, alpha=alpha, method="holm")[1]).tolist() if known else []
+        np.asarray(multipletests(tested, alpha=alpha, method="holm")[1]).tolist() if tested else []
     )
     return [math.nan if math.isnan(p) else next(corrected) for p in p_values]
 
 
 def _question(level: LevelVerdict) -> str:
     """Returns one sentence on whom the level's p-values and intervals answer for; empty where nothing was tested."""
-    tested = [one.evidence.comparison for one in level.outcomes if one.evidence and one.evidence.comparison]
-    asked = {comparison.asks_over_seeds for comparison in tested}
-    if not asked:
+    tested = [
+        outcome.evidence.comparison
+        for outcome in level.outcomes
+        if outcome.evidence and outcome.evidence.comparison
+    ]
+    kinds = {comparison.asks_over_seeds for comparison in tested}
+    if not kinds:
         return ""
-    if len(asked) > 1:
+    if len(kinds) > 1:
         return (
             "Criteria over seeds answer for this way of training, on other prompts and with other seeds; the others "
             "for these trained models, on other prompts."
         )
-    if asked == {True}:
+    if kinds == {True}:
         n_seeds = min(comparison.n_seeds for comparison in tested)
         return (
             "This answers for the way of training, on other prompts and with other seeds, as far as "
@@ -290,8 +299,10 @@ def _question(level: LevelVerdict) -> str:
     )
 
 
-def _judge_level(name: str, criteria: Sequence[Criterion], arms: Sequence[str], found: Found) -> LevelVerdict:
-    family = [(arm, criterion, found.get((arm, criterion))) for arm in arms for criterion in criteria]
+def _judge_level(
+    name: str, criteria: Sequence[Criterion], arms: Sequence[str], all_evidence: Found
+) -> LevelVerdict:
+    family = [(arm, criterion, all_evidence.get((arm, criterion))) for arm in arms for criterion in criteria]
     adjusted = holm([test_p_value(criterion, evidence) for _, criterion, evidence in family])
     outcomes = tuple(
         decide(arm, name, criterion, evidence, p)

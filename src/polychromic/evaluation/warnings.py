@@ -110,10 +110,10 @@ def criterion_warnings(outcomes: Sequence[CriterionOutcome]) -> Iterator[ResultW
                 f"prompts; {comparison.n_informative} of {comparison.n_prompts} prompts can tell them apart"
             )
             yield ResultWarning("saturated", outcome.arm, text)
-        asked = criterion.margin or criterion.asked * abs(evidence.mean_baseline)
-        if outcome.status == "undecided" and comparison.minimum_detectable_effect > asked > 0:
+        wanted = criterion.margin or criterion.asked * abs(evidence.mean_baseline)
+        if outcome.status == "undecided" and comparison.minimum_detectable_effect > wanted > 0:
             text = (
-                f"{outcome.arm}: {name} asks for {asked:.3g}, and {plural(comparison.n_prompts, 'prompt')} show no "
+                f"{outcome.arm}: {name} asks for {wanted:.3g}, and {plural(comparison.n_prompts, 'prompt')} show no "
                 f"less than {comparison.minimum_detectable_effect:.3g} with 80 % power"
             )
             yield ResultWarning("underpowered", outcome.arm, text)
@@ -226,14 +226,14 @@ def undefined_warnings(tables: Mapping[tuple[str, int], PromptTable], label: str
         for metric, reasons in table.undefined.get(label, {}).items():
             for reason, n in reasons.items():
                 lacking[arm, reason][metric] += n
-    told: dict[str, str] = {}
+    parts: dict[str, str] = {}
     alike = len(set(groups.values())) == 1
     for (arm, reason), counts in lacking.items():
         part = f"{_named(counts, groups[arm], alike)}: {reason}"
-        told[arm] = f"{told[arm]}; {part}" if arm in told else f"no value of {part}"
-    if len(told) == len(groups) and len(set(told.values())) == 1:
-        told = {"": f"in every arm {next(iter(told.values()))}"}
-    for arm, text in told.items():
+        parts[arm] = f"{parts[arm]}; {part}" if arm in parts else f"no value of {part}"
+    if len(parts) == len(groups) and len(set(parts.values())) == 1:
+        parts = {"": f"in every arm {next(iter(parts.values()))}"}
+    for arm, text in parts.items():
         yield ResultWarning("undefined", arm, f"{arm}: {text}" if arm else text)
 
 

@@ -41,7 +41,7 @@ def about_run(experiment: Experiment, folder: RunFolder, task: Task) -> About:
         ("machine", _machine(record)),
     ]
     return About(
-        tuple((what, value) for what, value in facts if value),
+        tuple((name, value) for name, value in facts if value),
         first_example(task, experiment.evaluation.split),
         own_folders(experiment.model_dump(mode="json")) | own_folders({"base": _base_folder(base)}),
     )
@@ -97,7 +97,7 @@ def _base_folder(arm: Arm) -> str:
 def _model(arm: Arm, folder: RunFolder) -> str:
     model = arm.model
     checks = (read_derived(folder.preflight) or {}).get("checks", [])
-    n = next((one["figures"].get("parameters") for one in checks if one["name"] == "model"), None)
+    n = next((check["figures"].get("parameters") for check in checks if check["name"] == "model"), None)
     parts = [
         f"{n / 1e6:,.1f} M parameters with its adapter" if n else "",
         f"revision {model.revision}" if model.revision else "",
@@ -157,7 +157,7 @@ def _training(arm: Arm, task: Task) -> str:
 
 def _sampling(experiment: Experiment) -> str:
     settings = experiment.evaluation
-    labels = [one.label for one in settings.sampling_parameters()]
+    labels = [parameters.label for parameters in settings.sampling_parameters()]
     more = f"; {', '.join(labels[1:])} besides" if labels[1:] else ""
     return (
         f"{settings.num_samples} answers a prompt of at most {settings.max_new_tokens} tokens, judged at "

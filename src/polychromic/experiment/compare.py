@@ -83,8 +83,10 @@ def recorded_audit(folder: RunFolder) -> CheckerAudit | None:
     if recorded is None:
         return None
     controls = {
-        name: ControlResult(**one | {"pass_rate": math.nan if one["pass_rate"] is None else one["pass_rate"]})
-        for name, one in recorded["controls"].items()
+        name: ControlResult(
+            **result | {"pass_rate": math.nan if result["pass_rate"] is None else result["pass_rate"]}
+        )
+        for name, result in recorded["controls"].items()
     }
     return CheckerAudit(**recorded | {"controls": controls})
 
@@ -168,7 +170,7 @@ def compare_rows(
         audit=audit or _audit(task, experiment, rows),
         partition=_audit_partition(task, same, of_baseline),
         equal_length=at_equal_length(
-            {key: found for key, found in rows.items() if key[0] != untrained},
+            {key: by_prompt for key, by_prompt in rows.items() if key[0] != untrained},
             baseline=baseline,
             primary_sampling=primary_sampling,
             tokens=units.tokens,
@@ -219,9 +221,11 @@ def _at_other_distances(
     if not isinstance(same.equivalence, LazyEmbedded):
         return comparison
     embedded = same.equivalence.embedded
-    found = OtherDistances(embedded, same, task.pass_threshold).judge(comparison, tables, rows, criteria)
-    warnings = threshold_warnings(found, embedded.distance) if found else []
-    return replace(comparison, at_distances=found, warnings=(*comparison.warnings, *warnings))
+    at_distances = OtherDistances(embedded, same, task.pass_threshold).judge(
+        comparison, tables, rows, criteria
+    )
+    warnings = threshold_warnings(at_distances, embedded.distance) if at_distances else []
+    return replace(comparison, at_distances=at_distances, warnings=(*comparison.warnings, *warnings))
 
 
 def _without_prompts(rows: RowsByArmSeed, left_out: Collection[str]) -> RowsByArmSeed:
@@ -261,8 +265,8 @@ def text_units(experiment: Experiment | ExternalExperiment, task: Task, texts: S
     if experiment.task.units:
         return TextUnits(*experiment.task.units)
     meta_keys = {key for prompt in task.prompts(experiment.evaluation.split) for key in prompt.meta}
-    if found := sorted(meta_keys & _KEYS_OF_CODE_TASKS):
-        return TextUnits("code", f"prompts with {found[0]} ask for Python code")
+    if code_keys := sorted(meta_keys & _KEYS_OF_CODE_TASKS):
+        return TextUnits("code", f"prompts with {code_keys[0]} ask for Python code")
     return TextUnits(*choose_tokens(texts))
 
 

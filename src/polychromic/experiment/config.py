@@ -115,9 +115,9 @@ class ComparisonSettings(Settings):
         for key in self.baseline_values:
             find_metric(key)
         for name, level in (("minimum", self.minimum), ("strong", self.strong)):
-            found = contradictions([one.criterion() for one in level or ()])
-            if found:
-                raise ValueError(f"{name}: {'; '.join(found)}")
+            problems = contradictions([setting.criterion() for setting in level or ()])
+            if problems:
+                raise ValueError(f"{name}: {'; '.join(problems)}")
         criteria = [criterion for level in self.levels().values() for criterion in level]
         impossible = impossible_criteria(criteria, self.baseline_values)
         if impossible:
@@ -127,7 +127,7 @@ class ComparisonSettings(Settings):
     def levels(self) -> Levels:
         """Returns the stated criteria by level, the deciding one first."""
         stated = {"minimum": self.minimum, "strong": self.strong}
-        chosen = {name: [one.criterion() for one in level] for name, level in stated.items() if level}
+        chosen = {name: [setting.criterion() for setting in level] for name, level in stated.items() if level}
         return chosen or DEFAULT_LEVELS
 
     def require_measured(
@@ -136,7 +136,9 @@ class ComparisonSettings(Settings):
         """Raises ValueError where a stated criterion is on a metric that task and evaluation do not measure; `samples`
         is the number of generations per prompt where it is known."""
         unmeasured = []
-        for key in dict.fromkeys(one.metric for level in (self.minimum, self.strong) for one in level or ()):
+        for key in dict.fromkeys(
+            criterion.metric for level in (self.minimum, self.strong) for criterion in level or ()
+        ):
             needs, (_, k) = find_metric(key).needs, split_at_k(key) or ("", 0)
             if samples is not None and k > samples:
                 unmeasured.append(
@@ -257,9 +259,9 @@ class Experiment(Settings):
         out, no arm is trained, or an arm of the file is the untrained model already."""
         stated = [self.arm(name) for name in self.arms]
         is_stated = any(
-            one.untrained and one.verbalized is None and one.model == self.model for one in stated
+            arm.untrained and arm.verbalized is None and arm.model == self.model for arm in stated
         )
-        wanted = self.evaluation.untrained and not is_stated and not all(one.untrained for one in stated)
+        wanted = self.evaluation.untrained and not is_stated and not all(arm.untrained for arm in stated)
         return UNTRAINED if wanted else None
 
     @property

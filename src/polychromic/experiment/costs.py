@@ -143,7 +143,7 @@ def _left_by_preflight(folder: RunFolder, spent: float) -> float | None:
 def _gains(comparison: Mapping[str, Any], stages: Sequence[StageCost]) -> list[Gain]:
     """Prices every criterion's metric that clearly changed for the better, once each."""
     gains = {}
-    outcomes = [one for level in comparison["verdict"]["levels"] for one in level["outcomes"]]
+    outcomes = [outcome for level in comparison["verdict"]["levels"] for outcome in level["outcomes"]]
     for outcome in outcomes:
         arm, metric, direction = (
             outcome["arm"], outcome["criterion"]["metric"], outcome["criterion"]["direction"]
@@ -155,12 +155,12 @@ def _gains(comparison: Mapping[str, Any], stages: Sequence[StageCost]) -> list[G
         if change is None or direction == "not_worse" or outcome.get("change", "better") != "better":
             continue
         percent = 100 * change * (1 if direction == "higher" else -1)
-        own = [one for one in stages if one.arm == arm]
+        own = [stage for stage in stages if stage.arm == arm]
         if percent <= 0 or not own:
             continue
-        seconds = sum(one.seconds for one in own)
-        priced = all(one.money.dollars is not None and not one.money.unpriced_seconds for one in own)
-        dollars = sum(one.money.dollars or 0.0 for one in own) if priced else None
+        seconds = sum(stage.seconds for stage in own)
+        priced = all(stage.money.dollars is not None and not stage.money.unpriced_seconds for stage in own)
+        dollars = sum(stage.money.dollars or 0.0 for stage in own) if priced else None
         gains[arm, metric] = Gain(
             arm, metric, percent, seconds / percent, None if dollars is None else dollars / percent
         )
@@ -170,9 +170,11 @@ def _gains(comparison: Mapping[str, Any], stages: Sequence[StageCost]) -> list[G
 def cost_lines(cost: RunCost) -> list[str]:
     """Writes time and money by arm and stage, the total, what is left, and the price per percent of gain."""
     lines = [f"{'arm':<20} {'stage':<10} {'hours':>8} {'tokens':>14} {'dollars':>9}"]
-    for one in cost.stages:
-        price = str(one.money).removeprefix("$")
-        lines.append(f"{one.arm:<20} {one.stage:<10} {one.seconds / 3600:>8.3f} {one.tokens:>14,} {price:>9}")
+    for stage in cost.stages:
+        price = str(stage.money).removeprefix("$")
+        lines.append(
+            f"{stage.arm:<20} {stage.stage:<10} {stage.seconds / 3600:>8.3f} {stage.tokens:>14,} {price:>9}"
+        )
     spent = duration(cost.seconds)
     lines.append(f"spent: {spent}" if cost.money.dollars is None else f"spent: {spent}, {cost.money}")
     lines.append(_left(cost))

@@ -128,14 +128,18 @@ def split_arguments(
     An option that is a FILE alone is an arm of the file's name. A free argument whose key is no section is a further
     NAME=FILE: `--generations a=1.jsonl b=2.jsonl`. Raises ConfigError for one that is neither.
     """
-    generations = [one if "=" in one else f"{Path(one).stem}={one}" for one in generations]
+    generations = [
+        argument if "=" in argument else f"{Path(argument).stem}={argument}" for argument in generations
+    ]
     sections = ExternalExperiment.model_fields.keys() | Experiment.model_fields.keys()
-    overrides = [one for one in others if one.partition("=")[0].partition(".")[0] in sections]
+    overrides = [argument for argument in others if argument.partition("=")[0].partition(".")[0] in sections]
     files: dict[str, list[str]] = {}
-    for one in [*generations, *(one for one in others if one not in overrides)]:
-        name, separator, file = one.partition("=")
+    for argument in [*generations, *(argument for argument in others if argument not in overrides)]:
+        name, separator, file = argument.partition("=")
         if not separator or not name or not file:
-            raise ConfigError(f"--generations {one}: expected NAME=FILE, such as baseline=baseline.jsonl")
+            raise ConfigError(
+                f"--generations {argument}: expected NAME=FILE, such as baseline=baseline.jsonl"
+            )
         files.setdefault(name, []).append(file)
     return files, overrides
 
@@ -227,17 +231,17 @@ def _primary_sampling(rows: RowsByArmSeed, preferred: str) -> str:
     shared = [label for label in prompts[0] if all(label in others for others in prompts)]
     if not shared:
         sampled = "; ".join(
-            f"{arm}: {', '.join(found)}" for (arm, _), found in zip(rows, prompts, strict=True)
+            f"{arm}: {', '.join(by_label)}" for (arm, _), by_label in zip(rows, prompts, strict=True)
         )
         raise DataError(
             f"no sampling setting is common to all files ({sampled}); sample at equal settings, or remove temperature, "
             "top_p and other settings from the lines to compare them as they are"
         )
-    useful = [label for label in shared if set.intersection(*(found[label] for found in prompts))]
+    useful = [label for label in shared if set.intersection(*(by_label[label] for by_label in prompts))]
     if not useful:
         have = "; ".join(
-            f"{arm}, seed {seed}: {_some_ids(found[shared[0]])}"
-            for (arm, seed), found in zip(rows, prompts, strict=True)
+            f"{arm}, seed {seed}: {_some_ids(by_label[shared[0]])}"
+            for (arm, seed), by_label in zip(rows, prompts, strict=True)
         )
         raise DataError(
             f"no prompt is answered in all files at {shared[0]} ({have}); expected answers of every arm and seed to "

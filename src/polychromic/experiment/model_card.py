@@ -69,7 +69,9 @@ def model_card(
         baseline = escape_markdown(comparison.baseline)
         parts += [f"Against the arm {baseline}, by the experiment's criteria:", to_markdown(own)]
     parts += [
-        escape_markdown(f"{one.kind}: {one.text}") for one in comparison.warnings if one.arm == arm.name
+        escape_markdown(f"{warning.kind}: {warning.text}")
+        for warning in comparison.warnings
+        if warning.arm == arm.name
     ]
     parts += ["## Loading", _loading(arm), _sampling(experiment, arm, comparison)]
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
@@ -153,7 +155,7 @@ def _training_facts(experiment: Experiment, arm: Arm, seed: int, made_of: Mappin
         "seed": str(seed),
         "code": _code(made_of),
     }
-    return [[what, value] for what, value in facts.items()]
+    return [[name, value] for name, value in facts.items()]
 
 
 def _weight_hashes(arm: Arm, made_of: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -161,7 +163,7 @@ def _weight_hashes(arm: Arm, made_of: Mapping[str, Any]) -> list[tuple[str, str]
 
 
 def _code(made_of: Mapping[str, Any]) -> str:
-    packages = ", ".join(f"{name} {found}" for name, found in made_of.get("packages", {}).items())
+    packages = ", ".join(f"{name} {version}" for name, version in made_of.get("packages", {}).items())
     commit = made_of.get("commit")
     return f"{packages}{f'; commit {commit}' if commit else ''}" or "unknown"
 

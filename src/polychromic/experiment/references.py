@@ -45,7 +45,7 @@ def score_references(
     sequences = fitting_references(language_model, left, language_model.context_length).by_prompt
     for start in range(0, len(left), _PROMPTS_AT_ONCE):
         chunk = left[start : start + _PROMPTS_AT_ONCE]
-        scores = (_score(language_model, one.id, sequences.get(one.id, [])) for one in chunk)
+        scores = (_score(language_model, prompt.id, sequences.get(prompt.id, [])) for prompt in chunk)
         append_jsonl(path, [sealed({**score, "adapter": adapter}) for score in scores])
     return True
 
@@ -55,18 +55,18 @@ def read_perplexities(path: Path) -> dict[str, float]:
 
     Raises DataError where a row is damaged.
     """
-    found = scan_jsonl(path)
-    if found.faults:
-        raise DataError(f"{path}: {found.faults[0]}; `polychromic run` or `evaluate` scores it again")
-    rows = [row for _, row in found.rows if row["n_tokens"]]
+    scan = scan_jsonl(path)
+    if scan.faults:
+        raise DataError(f"{path}: {scan.faults[0]}; `polychromic run` or `evaluate` scores it again")
+    rows = [row for _, row in scan.rows if row["n_tokens"]]
     return {row["prompt_id"]: math.exp(row["cross_entropy"] / row["n_tokens"]) for row in rows}
 
 
 def _kept(path: Path, adapter: str | None) -> set[str]:
     """Takes damaged rows off the file, and returns the ids of the prompts whose rows are kept."""
-    found = scan_jsonl(path)
-    kept = {row["prompt_id"]: row for _, row in found.rows if row.get("adapter") in (None, adapter)}
-    if len(kept) < len(found.rows) or found.faults:
+    scan = scan_jsonl(path)
+    kept = {row["prompt_id"]: row for _, row in scan.rows if row.get("adapter") in (None, adapter)}
+    if len(kept) < len(scan.rows) or scan.faults:
         logger.warning("%s: rows damaged, doubled or of another adapter are scored again", path)
         write_text(path, "".join(strict_json(sealed(row)) + "\n" for row in kept.values()))
     return set(kept)

@@ -66,8 +66,12 @@ class RunResult:
         return _pandas().DataFrame(rows)
 
     def _row(self, mean: Any) -> list[Any]:
-        found = self.comparison.contrast(mean.arm, mean.metric, mean.sampling)
-        difference = [found.difference, found.ci_low, found.ci_high, found.p_value] if found else [None] * 4
+        contrast = self.comparison.contrast(mean.arm, mean.metric, mean.sampling)
+        difference = (
+            [contrast.difference, contrast.ci_low, contrast.ci_high, contrast.p_value]
+            if contrast
+            else [None] * 4
+        )
         return [mean.arm, mean.sampling, mean.metric, mean.mean, mean.low, mean.high, *difference]
 
 

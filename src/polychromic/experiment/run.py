@@ -111,10 +111,10 @@ def _as_strings(overrides: Overrides) -> list[str]:
         return [f"{key}={_as_yaml(key, value)}" for key, value in overrides.items()]
     if isinstance(overrides, str):
         return [overrides]
-    for one in overrides:
-        if not isinstance(one, str):
+    for override in overrides:
+        if not isinstance(override, str):
             raise ConfigError(
-                f'override {shown(one)}: expected texts such as "training.steps=20", or a mapping such as '
+                f'override {shown(override)}: expected texts such as "training.steps=20", or a mapping such as '
                 '{"training.steps": 20}'
             )
     return list(overrides)
@@ -253,8 +253,8 @@ def _show_lengths(experiment: Experiment) -> None:
     --verbose always."""
     from polychromic.experiment.preflight.lengths import length_lines
 
-    told = logger.isEnabledFor(logging.INFO)
-    for line in length_lines(experiment, build_task(experiment.task), only_over=not told):
+    shows_all = logger.isEnabledFor(logging.INFO)
+    for line in length_lines(experiment, build_task(experiment.task), only_over=not shows_all):
         say(line)
 
 

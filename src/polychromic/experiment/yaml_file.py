@@ -77,11 +77,11 @@ def _unknown_key(model: type[BaseModel], location: Sequence[str | int]) -> str:
     return f"unknown key{_suggest(str(location[-1]), _known_keys(model, location[:-1]))}"
 
 
-def _suggest(key: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=1)
+def _suggest(key: str, expected: Sequence[str]) -> str:
+    close = difflib.get_close_matches(key, expected, n=1)
     if close:
         return f"; did you mean {close[0]}?"
-    return f"; expected one of {', '.join(known)}" if known else ""
+    return f"; expected one of {', '.join(expected)}" if expected else ""
 
 
 def _known_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
@@ -91,14 +91,14 @@ def _known_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[s
         fields = [section.model_fields[part] for section in sections if part in section.model_fields]
         # A discriminated union's tag (the task's name) stands in the location but is no field: stay where we are.
         if fields:
-            sections = [found for field in fields for found in _models_in(field.annotation)]
+            sections = [section for field in fields for section in _models_in(field.annotation)]
     return sorted({name for section in sections for name in section.model_fields})
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [found for argument in get_args(annotation) for found in _models_in(argument)]
+    return [section for argument in get_args(annotation) for section in _models_in(argument)]
 
 
 _MOST_BYTES = 100_000  # and what is slow to read grows with the square: 1:59:59:59:… is one number in base 60

@@ -42,18 +42,18 @@ def hub_problem(endpoint: str) -> str:
     if any(os.environ.get(name) for name in _PROXIES):
         return ""
     place = urlsplit(endpoint)
-    found: list[str] = []
+    failures: list[str] = []
 
     def connect() -> None:
         try:
             port = place.port or (80 if place.scheme == "http" else 443)
             socket.create_connection((place.hostname or "", port), timeout=_SECONDS).close()
-            found.append("")
+            failures.append("")
         except (OSError, ValueError) as error:
-            found.append(str(getattr(error, "strerror", None) or error))
+            failures.append(str(getattr(error, "strerror", None) or error))
 
     # Looking up a name has no limit of its own.
     attempt = threading.Thread(target=connect, daemon=True)
     attempt.start()
     attempt.join(_SECONDS)
-    return found[0] if found else f"no answer in {_SECONDS:g} s"
+    return failures[0] if failures else f"no answer in {_SECONDS:g} s"

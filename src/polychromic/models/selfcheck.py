@@ -239,13 +239,13 @@ class _Check:
             )
 
     @contextmanager
-    def _required(self, what: str) -> Iterator[None]:
+    def _required(self, stage: str) -> Iterator[None]:
         """Raises ModelError where the model's code fails in the block."""
         try:
             yield
         except FAILURES as error:
             reraise_out_of_memory(error)
-            raise ModelError(f"{self.language_model.source}: {what} fails: {reason(error)}") from error
+            raise ModelError(f"{self.language_model.source}: {stage} fails: {reason(error)}") from error
 
     @contextmanager
     def _attempt(self, way: str) -> Iterator[None]:
@@ -311,9 +311,9 @@ class _Check:
                     part.add_(gradient)
         return total
 
-    def _unsupported(self, what: str) -> ModelError:
+    def _unsupported(self, stage: str) -> ModelError:
         return ModelError(
-            f"{self.language_model.source}: {what} does not agree with a plain forward pass in any way that is known "
+            f"{self.language_model.source}: {stage} does not agree with a plain forward pass in any way that is known "
             f"here, so that it cannot be used ({'; '.join(self.refused)})"
         )
 

@@ -72,7 +72,7 @@ def audit(
     all_outcomes = np.ones(len(rewards_M), dtype=bool)
     tied = _maximise(polynomial, weight, quality_M, all_outcomes)
     among_correct = _maximise(polynomial, weight, quality_M, rewards_M > 0)[0]
-    optimum = min(tied, key=lambda one: _merit(one, correct_modes))
+    optimum = min(tied, key=lambda candidate: _merit(candidate, correct_modes))
     return _report(correct_modes, wrong_clusters, optimum, among_correct.value)
 
 
@@ -144,12 +144,12 @@ def _maximise(
         total = weight * value + quality_M @ probabilities_M
         return -float(total), -(weight * gradient_M + quality_M)[allowed]
 
-    found = []
+    optima = []
     for start in _starts(len(allowed)):
         inner = _ascend(loss, start)
-        found.append(_Optimum(-loss(inner)[0], spread_out(inner)))
-    best = max(one.value for one in found)
-    return [one for one in found if one.value > best - _TIE * max(1.0, abs(best))]
+        optima.append(_Optimum(-loss(inner)[0], spread_out(inner)))
+    best = max(optimum.value for optimum in optima)
+    return [optimum for optimum in optima if optimum.value > best - _TIE * max(1.0, abs(best))]
 
 
 def _merit(optimum: _Optimum, correct_modes: int) -> tuple[float, float]:

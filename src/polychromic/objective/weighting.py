@@ -61,8 +61,8 @@ def gradient_cosine(product: float, quality_norm: float, diversity_norm: float) 
     """
     scale = quality_norm * diversity_norm
     # min and max would make a number of nan.
-    known = 0.0 < scale < math.inf and math.isfinite(product)
-    return max(-1.0, min(1.0, product / scale)) if known else math.nan
+    is_defined = 0.0 < scale < math.inf and math.isfinite(product)
+    return max(-1.0, min(1.0, product / scale)) if is_defined else math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,10 +167,10 @@ class FloorController:
         """
         if self.last is None:
             return None
-        found = (measured - self.last) ** 2 / 2.0  # half the mean squared difference, after von Neumann
+        half_square = (measured - self.last) ** 2 / 2.0  # half the mean squared difference, after von Neumann
         if self.variance is None:
-            return found
-        return _VARIANCE_SMOOTHING * self.variance + (1.0 - _VARIANCE_SMOOTHING) * found
+            return half_square
+        return _VARIANCE_SMOOTHING * self.variance + (1.0 - _VARIANCE_SMOOTHING) * half_square
 
 
 def _scaled(weight: float, log_step: float, lowest: float, highest: float) -> float:

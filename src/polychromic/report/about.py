@@ -47,8 +47,8 @@ class About:
         if isinstance(value, str):
             return self.short(value)
         if isinstance(value, Mapping):
-            return {self.short(key): self.shortened(one) for key, one in value.items()}
-        return [self.shortened(one) for one in value] if isinstance(value, list) else value
+            return {self.short(key): self.shortened(item) for key, item in value.items()}
+        return [self.shortened(item) for item in value] if isinstance(value, list) else value
 
 
 def own_folders(settings: Any) -> dict[str, str]:
@@ -65,8 +65,8 @@ def _absolute_paths(value: Any) -> Iterable[str]:
         if _DEEP.match(place) and "\n" not in place:
             yield place
     elif isinstance(value, Mapping):
-        for one in value.values():
-            yield from _absolute_paths(one)
+        for item in value.values():
+            yield from _absolute_paths(item)
     elif isinstance(value, list | tuple):
-        for one in value:
-            yield from _absolute_paths(one)
+        for item in value:
+            yield from _absolute_paths(item)

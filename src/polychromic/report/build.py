@@ -91,7 +91,7 @@ def about_with_answer(about: About, samples: Mapping[str, Any], pass_threshold: 
     if example is None:
         return about
     if not example.answer:
-        arms = next((one["arms"] for one in samples["prompts"] if one["text"] == example.prompt), {})
+        arms = next((prompt["arms"] for prompt in samples["prompts"] if prompt["text"] == example.prompt), {})
         passing = _passing(arms, pass_threshold)
         example = replace(example, **passing)
     return replace(

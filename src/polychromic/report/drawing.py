@@ -122,8 +122,8 @@ def render(canvas: Any, form: Format, *, dots_per_inch: int = 150) -> bytes:
 
 def in_page(figure: Figure) -> str:
     """Returns the SVG as part of a page: ids of its own, axes and text in the colour of the text around it."""
-    svg = _PALETTE.sub(lambda found: page_color(found[0]), figure.svg.replace(_INK, "currentColor"))
-    return _REFERENCE.sub(lambda found: f"{found[1]}{figure.name}-", svg)
+    svg = _PALETTE.sub(lambda match: page_color(match[0]), figure.svg.replace(_INK, "currentColor"))
+    return _REFERENCE.sub(lambda match: f"{match[1]}{figure.name}-", svg)
 
 
 def page_color(color: str) -> str:

@@ -74,19 +74,23 @@ def comparison_figures(
         figures.append(draw(name, title, caption, lambda axes: paint(axes, comparison, colors, *more)))
 
     bands = [_BANDS.format(confidence=100 * comparison.resampling.confidence), "Bands as for pass@k."]
-    shown = {one.name for one in comparison.curves if one.sampling == comparison.primary_sampling}
+    shown = {curve.name for curve in comparison.curves if curve.sampling == comparison.primary_sampling}
     for number, (name, label, title, caption) in enumerate(_CURVES):
         if name in shown:
             add(name, title, f"{caption} {bands[number]}", _curves, name, label)
     if comparison.frontier:
         add("frontier", "Diversity at the same quality", _FRONTIER_CAPTION, _frontier)
-    if any(math.isfinite(value) for one in comparison.sensitivity[:1] for value in one.differences):
+    if any(
+        math.isfinite(value)
+        for sensitivity in comparison.sensitivity[:1]
+        for value in sensitivity.differences
+    ):
         spread = (
             " (thin lines: from its lowest to its highest seed)" if _has_spread(comparison, study) else ""
         )
         add("paired-differences", "Prompt by prompt", _PAIRED_CAPTION.format(spread=spread), _paired, study)
         if _gains(comparison, work):
-            priced = all(one.dollars is not None for one in work.values())
+            priced = all(stages.dollars is not None for stages in work.values())
             add(
                 "cost-gain",
                 f"{'Dollars' if priced else 'Machine time'} against gain",
@@ -99,11 +103,18 @@ def comparison_figures(
 
 def _curves(axes: Any, comparison: Comparison, colors: Colors, name: str, label: str) -> None:
     """Draws a measure over k, the untrained model as a dashed grey line."""
-    for one in comparison.curves:
-        if one.name == name and one.sampling == comparison.primary_sampling:
-            curve, color = one.curve, colors[one.arm]
-            line(axes, curve.k, curve.mean, color=color, ls=_style(comparison, one.arm), label=plain(one.arm))
-            band(axes, curve.k, curve.low, curve.high, color, one.arm)
+    for arm_curve in comparison.curves:
+        if arm_curve.name == name and arm_curve.sampling == comparison.primary_sampling:
+            curve, color = arm_curve.curve, colors[arm_curve.arm]
+            line(
+                axes,
+                curve.k,
+                curve.mean,
+                color=color,
+                ls=_style(comparison, arm_curve.arm),
+                label=plain(arm_curve.arm),
+            )
+            band(axes, curve.k, curve.low, curve.high, color, arm_curve.arm)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set(xlabel="k answers", ylabel=label)
@@ -119,17 +130,17 @@ def _style(comparison: Comparison, arm: str) -> str:
 def _frontier(axes: Any, comparison: Comparison, colors: Colors) -> None:
     metric, quality = comparison.frontier[0].metric, comparison.frontier[0].quality_metric
     for arm in comparison.arms:
-        known = sorted(
+        points = sorted(
             (x.mean, y.mean, label)
-            for label in dict.fromkeys(one.sampling for one in comparison.means if one.arm == arm)
+            for label in dict.fromkeys(mean.sampling for mean in comparison.means if mean.arm == arm)
             if (x := comparison.mean(arm, quality, label)) and (y := comparison.mean(arm, metric, label))
         )
-        xs, ys, _ = zip(*known, strict=True) if known else ((), (), ())
+        xs, ys, _ = zip(*points, strict=True) if points else ((), (), ())
         label = plain(f"{arm}{_gain_text(comparison, arm, metric, quality)}")
         axes.plot(xs, ys, "o", ls=_style(comparison, arm), color=colors[arm], label=label, gid=arm)
         # The baseline's words stand below its points, where no line of a gain ends.
         offset, below = ((-4, -5), "top") if arm == comparison.baseline else ((5, 4), "bottom")
-        for x, y, label in known:
+        for x, y, label in points:
             side = "right" if below == "top" else "left"
             axes.annotate(
                 plain(label), (x, y), textcoords="offset points", xytext=offset, fontsize=8, ha=side, va=below
@@ -146,10 +157,10 @@ def _frontier(axes: Any, comparison: Comparison, colors: Colors) -> None:
 def _gain_text(comparison: Comparison, arm: str, metric: str, quality: str) -> str:
     """Returns what the legend says of an arm's gain at the primary sampling."""
     wanted = (arm, comparison.primary_sampling, metric, quality)
-    for one in comparison.frontier:
-        if (one.arm, one.sampling, one.metric, one.quality_metric) == wanted:
-            gain, low, high = (signed(value) for value in (one.gain, one.low, one.high))
-            return f": {gain} [{low}, {high}] at {one.sampling}"
+    for point in comparison.frontier:
+        if (point.arm, point.sampling, point.metric, point.quality_metric) == wanted:
+            gain, low, high = (signed(value) for value in (point.gain, point.low, point.high))
+            return f": {gain} [{low}, {high}] at {point.sampling}"
     return ""
 
 
@@ -170,26 +181,37 @@ def _matched_gain(axes: Any, gain: MatchedGain, color: str) -> None:
 def _paired(axes: Any, comparison: Comparison, colors: Colors, study: Study | None) -> None:
     """Draws the differences in the first criterion's metric."""
     metric, longest = comparison.sensitivity[0].metric, 0
-    for one in comparison.sensitivity:
-        if one.metric != metric:
+    for sensitivity in comparison.sensitivity:
+        if sensitivity.metric != metric:
             continue
-        values = np.array(one.differences, dtype=float)
+        values = np.array(sensitivity.differences, dtype=float)
         order = np.argsort(values, kind="stable")
         order = order[~np.isnan(values[order])]
-        prompts, color, longest = np.arange(1, len(order) + 1), colors[one.arm], max(longest, len(order))
-        spread = _seed_spread(comparison, study, one.arm, metric)
+        prompts, color, longest = (
+            np.arange(1, len(order) + 1),
+            colors[sensitivity.arm],
+            max(longest, len(order)),
+        )
+        spread = _seed_spread(comparison, study, sensitivity.arm, metric)
         if spread is not None:
             low, high = spread[0][order], spread[1][order]
             axes.vlines(prompts, low, high, color=color, alpha=0.25, lw=0.7)
             for word, edge in (("lowest", low), ("highest", high)):
-                axes.plot(prompts, edge, visible=False, gid=f"{one.arm}: {word} seed")
-        line(axes, prompts, values[order], color=color, ls=_style(comparison, one.arm), label=plain(one.arm))
+                axes.plot(prompts, edge, visible=False, gid=f"{sensitivity.arm}: {word} seed")
+        line(
+            axes,
+            prompts,
+            values[order],
+            color=color,
+            ls=_style(comparison, sensitivity.arm),
+            label=plain(sensitivity.arm),
+        )
         if len(order):
-            axes.axhline(values[order].mean(), color=color, ls="--", lw=1, gid=f"{one.arm} mean")
-        contrast = comparison.contrast(one.arm, metric)
+            axes.axhline(values[order].mean(), color=color, ls="--", lw=1, gid=f"{sensitivity.arm} mean")
+        contrast = comparison.contrast(sensitivity.arm, metric)
         if contrast is not None:
             ends = [contrast.ci_low] * 2, [contrast.ci_high] * 2
-            band(axes, [0, len(order) + 1], *ends, color, f"{one.arm} mean")
+            band(axes, [0, len(order) + 1], *ends, color, f"{sensitivity.arm} mean")
     axes.axhline(0.0, color=QUIET, lw=0.8, gid="zero")
     axes.set_xlim(0.0, longest + 1.0)
     axes.set(xlabel="prompts, sorted", ylabel=f"{find_metric(metric).name}:\narm − baseline")
@@ -198,7 +220,10 @@ def _paired(axes: Any, comparison: Comparison, colors: Colors, study: Study | No
 
 def _has_spread(comparison: Comparison, study: Study | None) -> bool:
     metric = comparison.sensitivity[0].metric
-    return any(_seed_spread(comparison, study, one.arm, metric) is not None for one in comparison.sensitivity)
+    return any(
+        _seed_spread(comparison, study, sensitivity.arm, metric) is not None
+        for sensitivity in comparison.sensitivity
+    )
 
 
 def _seed_spread(
@@ -227,9 +252,9 @@ def _cost(axes: Any, comparison: Comparison, colors: Colors, work: Mapping[str, 
     """Draws the gain of the first criterion's metric, up where it is better: relative unless the baseline is at
     zero."""
     metric = find_metric(comparison.sensitivity[0].metric)
-    priced = all(one.dollars is not None for one in work.values())
-    found = _gains(comparison, work)
-    relative = all(math.isfinite(one.relative_difference) for one in found.values())
+    priced = all(stages.dollars is not None for stages in work.values())
+    gains = _gains(comparison, work)
+    relative = all(math.isfinite(gain.relative_difference) for gain in gains.values())
 
     def show(arm: str, gain: float) -> float | None:
         at = work[arm].dollars if priced else work[arm].minutes
@@ -238,10 +263,10 @@ def _cost(axes: Any, comparison: Comparison, colors: Colors, work: Mapping[str, 
 
     if comparison.baseline in work:
         show(comparison.baseline, 0.0)
-    for arm, one in found.items():
-        values = [one.difference, one.ci_low, one.ci_high]
+    for arm, contrast in gains.items():
+        values = [contrast.difference, contrast.ci_low, contrast.ci_high]
         if relative:
-            shares = [one.relative_difference, one.relative_ci_low, one.relative_ci_high]
+            shares = [contrast.relative_difference, contrast.relative_ci_low, contrast.relative_ci_high]
             values = [100 * share for share in shares]
         gain, *ends = (metric.sign * value for value in values)
         at = show(arm, gain)

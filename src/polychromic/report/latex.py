@@ -49,7 +49,7 @@ _NAMES_SHARE = 0.31
 def results_latex(comparison: Comparison, about: About | None = None) -> str:
     """Returns the tables of a paper: the criteria, what became of the untrained model, and all means."""
     confidence = f"{100 * comparison.resampling.confidence:g} % intervals"
-    seeds = plural(max(len(one) for one in comparison.seeds.values()), "training seed")
+    seeds = plural(max(len(seeds_of_arm) for seeds_of_arm in comparison.seeds.values()), "training seed")
     basis = (
         f"{plural(comparison.n_prompts, 'prompt')}, {seeds}, sampled at {comparison.primary_sampling}; "
         f"{confidence} in brackets"

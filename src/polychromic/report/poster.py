@@ -83,7 +83,7 @@ def _deciding(comparison: Comparison) -> list[CriterionOutcome]:
 
 def _footer(page: PageContent, comparison: Comparison) -> str:
     facts = dict(page.about.facts)
-    seeds = max(len(one) for one in comparison.seeds.values())
+    seeds = max(len(seeds_of_arm) for seeds_of_arm in comparison.seeds.values())
     parts = [
         page.about.subtitle,
         f"{comparison.n_prompts} prompts, {seeds} seeds, sampled at {comparison.primary_sampling}",

@@ -94,7 +94,7 @@ def openings(
         ]
         ends = [("gain", max, 1), ("loss", min, -1)]
         for word, most, way in ends:
-            gain, arm, prompt = most(gains, key=lambda one: one[0], default=(0.0, "", ""))
+            gain, arm, prompt = most(gains, key=lambda candidate: candidate[0], default=(0.0, "", ""))
             if way * gain > 0:
                 why = f"largest {word} in {metrics[0]['name']} ({signed(sign * gain)}, {arm})"
                 chosen.append({"why": why, "prompt": prompt})
@@ -128,7 +128,9 @@ def answer_groups(answers: Answers) -> dict[str, list[dict[str, Any]]]:
         groups: dict[int, list[list[Any]]] = {}
         for (number, text, reward), count in wordings.most_common():
             groups.setdefault(number, []).append([shortened(text), count, reward])
-        ordered = sorted(groups.items(), key=lambda item: (-_best(item[1]), -sum(one[1] for one in item[1])))
+        ordered = sorted(
+            groups.items(), key=lambda item: (-_best(item[1]), -sum(answer[1] for answer in item[1]))
+        )
         grouped[arm] = [{"group": number, "wordings": wordings} for number, wordings in ordered]
     return grouped
 
@@ -200,20 +202,20 @@ def _values(
     seed's where there are several (None where undefined)."""
     if study is None:
         return [], {}
-    stated = [one.metric for one in comparison.sensitivity]
+    stated = [sensitivity.metric for sensitivity in comparison.sensitivity]
     names: dict[str, str] = {}
-    known: list[tuple[str, list[np.ndarray]]] = []
+    earlier: list[tuple[str, list[np.ndarray]]] = []
     for key in dict.fromkeys([*stated, *_SHOWN_METRICS]):
         cells = [study.cells(arm, comparison.primary_sampling, key) for arm in comparison.arms]
-        columns = [one for one in cells if one is not None]
+        columns = [column for column in cells if column is not None]
         if len(columns) < len(cells):
             continue
-        same = next((name for name, others in known if _are_equal(columns, others)), None)
+        same = next((name for name, others in earlier if _are_equal(columns, others)), None)
         if same:  # one number, not two: the reward of a checker that says 0 or 1 is Pass@1
             names[same] += f" = {find_metric(key).name}"
         else:
             names[key] = find_metric(key).name
-            known.append((key, columns))
+            earlier.append((key, columns))
     keys = list(names)
     metrics = [
         {"key": key, "name": name, "sign": find_metric(key).sign, "stated": key in stated}
@@ -222,14 +224,16 @@ def _values(
     values: dict[str, dict[str, list[list[float | None]]]] = {prompt: {} for prompt in study.prompts}
     for arm in comparison.arms:
         cells = [study.cells(arm, comparison.primary_sampling, key) for key in keys]
-        columns = [_with_mean(one) for one in cells if one is not None]
+        columns = [_with_mean(column) for column in cells if column is not None]
         for index, prompt in enumerate(study.prompts):
             values[prompt][arm] = [[_short(value) for value in column[:, index]] for column in columns]
     return metrics, values
 
 
 def _are_equal(columns: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> bool:
-    return all(np.array_equal(one, other, equal_nan=True) for one, other in zip(columns, others, strict=True))
+    return all(
+        np.array_equal(column, other, equal_nan=True) for column, other in zip(columns, others, strict=True)
+    )
 
 
 def _with_mean(cells_SP: np.ndarray) -> np.ndarray:

@@ -57,7 +57,9 @@ def criteria_groups(comparison: Comparison) -> list[CellGroup]:
     """Returns the criteria level by level, with how every change was measured and why its status."""
     views = outcome_views(comparison)
     return [
-        CellGroup(f"{capital(level.name)} criteria", [one.cells for one in views if one.level == level.name])
+        CellGroup(
+            f"{capital(level.name)} criteria", [view.cells for view in views if view.level == level.name]
+        )
         for level in comparison.verdict.levels
     ]
 
@@ -84,9 +86,9 @@ def means_groups(comparison: Comparison) -> list[CellGroup]:
         ("Other measures of k answers", [key for key, name in of_curves.items() if name not in titles])
     )
     return [
-        CellGroup(title, [_mean_cells(comparison, key, names[key]) for key in found])
-        for title, found in groups
-        if found
+        CellGroup(title, [_mean_cells(comparison, key, names[key]) for key in members])
+        for title, members in groups
+        if members
     ]
 
 
@@ -96,20 +98,20 @@ def folded_metrics(comparison: Comparison) -> dict[str, str]:
     A metric whose means and intervals are those of an earlier one in every arm is named with it, as in
     "Reward = Pass@1"; a constant, which many metrics may share by chance, is not.
     """
-    known: dict[tuple[tuple[float, float, float], ...], str] = {}
+    earlier: dict[tuple[tuple[float, float, float], ...], str] = {}
     names: dict[str, str] = {}
-    for key in dict.fromkeys(one.metric for one in comparison.means):
-        found = [comparison.mean(arm, key) for arm in comparison.arms]
-        values = tuple((one.mean, one.low, one.high) for one in found if one)
+    for key in dict.fromkeys(mean.metric for mean in comparison.means):
+        means = [comparison.mean(arm, key) for arm in comparison.arms]
+        values = tuple((mean.mean, mean.low, mean.high) for mean in means if mean)
         if not values:
             continue
-        varies = len(values) == len(found) and any(low < high for _, low, high in values)
-        if varies and values in known:
-            names[known[values]] += f" = {find_metric(key).name}"
+        varies = len(values) == len(means) and any(low < high for _, low, high in values)
+        if varies and values in earlier:
+            names[earlier[values]] += f" = {find_metric(key).name}"
             continue
         names[key] = find_metric(key).name
         if varies:
-            known[values] = key
+            earlier[values] = key
     return names
 
 
@@ -128,16 +130,18 @@ def _mean_cells(comparison: Comparison, key: str, name: str) -> list[Cell]:
 
 def difference_cell(comparison: Comparison, arm: str, key: str) -> Cell:
     """Returns an arm's difference to the baseline, with an arrow where the change is clear and the word on it."""
-    found = comparison.contrast(arm, key)
-    if found is None or math.isnan(found.difference):
+    contrast = comparison.contrast(arm, key)
+    if contrast is None or math.isnan(contrast.difference):
         return Cell("–")
     metric = find_metric(key)
-    word = found.change(metric.sign)
-    text = signed(found.difference) if not found.mean_b else signed_percent(found.relative_difference)
-    detail = comparison_detail(found)
+    word = contrast.change(metric.sign)
+    text = (
+        signed(contrast.difference) if not contrast.mean_b else signed_percent(contrast.relative_difference)
+    )
+    detail = comparison_detail(contrast)
     if word not in ("better", "worse"):
         return Cell(text, detail, "unclear")
-    arrow = "▲" if found.difference > 0 else "▼"
+    arrow = "▲" if contrast.difference > 0 else "▼"
     if metric.kind == "length":  # neither good nor bad
         return Cell(f"{arrow} {text}", detail, "unclear")
     return Cell(f"{arrow} {text} {word}", detail, word)
@@ -199,30 +203,36 @@ def untrained_table(comparison: Comparison) -> Table:
 
     Empty where the untrained model was not sampled.
     """
-    found = {(one.metric, one.arm): one.comparison for one in comparison.against_untrained}
-    if not found or comparison.untrained is None:
+    contrasts = {
+        (contrast.metric, contrast.arm): contrast.comparison for contrast in comparison.against_untrained
+    }
+    if not contrasts or comparison.untrained is None:
         return []
     arms = [arm for arm in comparison.arms if arm != comparison.untrained]
     rows = [
         [
             find_metric(metric).name,
             _mean_cell(comparison, comparison.untrained, metric),
-            *(_moved(metric, found.get((metric, arm))) for arm in arms),
+            *(_moved(metric, contrasts.get((metric, arm))) for arm in arms),
         ]
-        for metric in dict.fromkeys(metric for metric, _ in found)
+        for metric in dict.fromkeys(metric for metric, _ in contrasts)
     ]
     return [["against the untrained model", comparison.untrained, *arms], *rows]
 
 
-def _moved(metric: str, found: PairedComparison | None) -> str:
+def _moved(metric: str, contrast: PairedComparison | None) -> str:
     """Returns a change from the untrained model with its interval and the word on it."""
-    if found is None:
+    if contrast is None:
         return "–"
-    relative = found.mean_b != 0.0
+    relative = contrast.mean_b != 0.0
     written = signed_percent if relative else signed
-    change = written(found.relative_difference if relative else found.difference)
-    ends = (found.relative_ci_low, found.relative_ci_high) if relative else (found.ci_low, found.ci_high)
-    return f"{change} ({written(ends[0])} to {written(ends[1])}), {found.change(find_metric(metric).sign)}"
+    change = written(contrast.relative_difference if relative else contrast.difference)
+    ends = (
+        (contrast.relative_ci_low, contrast.relative_ci_high)
+        if relative
+        else (contrast.ci_low, contrast.ci_high)
+    )
+    return f"{change} ({written(ends[0])} to {written(ends[1])}), {contrast.change(find_metric(metric).sign)}"
 
 
 SAMENESS_NOTE = (
@@ -241,13 +251,13 @@ def sameness_table(comparison: Comparison) -> Table:
     header = ["the same answer", "between", "within the first", "within the other", "overlap", confidence]
     rows = [
         [
-            f"{one.arm} and {one.other}",
-            *map(number, (one.between, one.within_arm, one.within_other, one.overlap)),
+            f"{sameness.arm} and {sameness.other}",
+            *map(number, (sameness.between, sameness.within_arm, sameness.within_other, sameness.overlap)),
             "–"
-            if math.isnan(one.overlap_low)
-            else f"{number(one.overlap_low)} to {number(one.overlap_high)}",
+            if math.isnan(sameness.overlap_low)
+            else f"{number(sameness.overlap_low)} to {number(sameness.overlap_high)}",
         ]
-        for one in comparison.sameness
+        for sameness in comparison.sameness
     ]
     return [header, *rows]
 
@@ -255,7 +265,7 @@ def sameness_table(comparison: Comparison) -> Table:
 def overtaking_lines(comparison: Comparison) -> list[str]:
     """Returns from which k on the untrained model finds more than each arm, a sentence an arm."""
     confidence = 100 * comparison.resampling.confidence
-    return [one.sentence.format(confidence=confidence) for one in comparison.overtakings]
+    return [overtaking.sentence.format(confidence=confidence) for overtaking in comparison.overtakings]
 
 
 def _mean_cell(comparison: Comparison, arm: str, metric: str) -> str:
@@ -267,24 +277,24 @@ def _mean_cell(comparison: Comparison, arm: str, metric: str) -> str:
 
 def signature_lines(comparison: Comparison) -> list[str]:
     """Returns how each measure of the means was made, one a line; numbers whose lines differ must not be compared."""
-    shown = {one.metric for one in comparison.means if one.sampling == comparison.primary_sampling}
+    shown = {mean.metric for mean in comparison.means if mean.sampling == comparison.primary_sampling}
     made = [f"{key}: {signature}" for key, signature in comparison.signatures.items() if key in shown]
     return ["how each measure was made:", *made] if made else []
 
 
 def signatures(comparison: Comparison) -> dict[str, str]:
     """Returns every signature of the comparison's measures at the primary sampling, those at k once for all k."""
-    found: dict[str, str] = {}
+    lines: dict[str, str] = {}
     for key in dict.fromkeys(
-        one.metric for one in comparison.means if one.sampling == comparison.primary_sampling
+        mean.metric for mean in comparison.means if mean.sampling == comparison.primary_sampling
     ):
         made = how_made(comparison, key)
         at_k = split_at_k(key)
         if at_k is not None:
-            found.setdefault(f"{CURVES[at_k[0]].mark}k", made.rsplit("|", 1)[0])
+            lines.setdefault(f"{CURVES[at_k[0]].mark}k", made.rsplit("|", 1)[0])
         elif made:
-            found[key] = made
-    return found
+            lines[key] = made
+    return lines
 
 
 def facts(
@@ -296,10 +306,10 @@ def facts(
     model_checks: Sequence[Mapping[str, Any]] = (),
 ) -> list[Cell]:
     """Returns what the verdict rests on and what it took; each with how it was counted."""
-    seeds = max((len(one) for one in comparison.seeds.values()), default=0)
+    seeds = max((len(seeds_of_arm) for seeds_of_arm in comparison.seeds.values()), default=0)
     of_arms = "; ".join(f"{arm}: {', '.join(map(str, numbers))}" for arm, numbers in comparison.seeds.items())
     by_stage = "; ".join(f"{' '.join(filter(None, row[:2]))} {row[2]}" for row in work[1:])
-    found = [
+    cells = [
         Cell(
             plural(comparison.n_prompts, "prompt"),
             "The same prompts in every arm, compared pair by pair. Intervals are over prompts and, with two training "
@@ -317,14 +327,14 @@ def facts(
         ),
     ]
     if model_checks:
-        found.append(_model_fact(model_checks))
+        cells.append(_model_fact(model_checks))
     if spent:
-        found.append(Cell(spent, f"Machine minutes by arm and stage, all seeds: {by_stage}."))
+        cells.append(Cell(spent, f"Machine minutes by arm and stage, all seeds: {by_stage}."))
         if "$" not in spent:
-            found.append(
+            cells.append(
                 Cell("no price stated", "budget.dollars_per_hour in the experiment file makes dollars of it.")
             )
-    return [cell for cell in found if cell.text]
+    return [cell for cell in cells if cell.text]
 
 
 def _model_fact(checks: Sequence[Mapping[str, Any]]) -> Cell:

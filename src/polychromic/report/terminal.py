@@ -53,7 +53,7 @@ def verdict_block(
     if len(comparison.arms) == 1:
         styled += [(line, "") for line in _only_arm_lines(comparison)]
     for line in overtaking_lines(comparison) if comparison.untrained else []:
-        styled += [(one, "") for one in in_lines(printable(f"{line}."), width, indent=4, first=2)]
+        styled += [(part, "") for part in in_lines(printable(f"{line}."), width, indent=4, first=2)]
     shown = comparison.warnings if details else comparison.warnings[:_MOST_WARNINGS]
     for warning in shown:
         text = printable(f"! {warning.kind}: {warning.text}")
@@ -67,24 +67,24 @@ def verdict_block(
 def _criterion_lines(view: OutcomeView, comparison: Comparison, width: int | None) -> list[str]:
     """Returns a criterion with its status, and below it the values with change, interval and p."""
     level, arm, criterion, baseline, value, _, change, interval, p_value, status = view.row
-    several = len({one.row[1] for one in outcome_views(comparison)}) > 1
+    several = len({shown_view.row[1] for shown_view in outcome_views(comparison)}) > 1
     levels = len(comparison.verdict.levels) > 1
     head = f"{status}: {criterion}" + (f" ({arm})" if several else "") + (f" [{level}]" if levels else "")
     confidence = f"{100 * comparison.resampling.confidence:g} % interval"
-    told = ", ".join(part for part in (f"{baseline} → {value}", change) if part != "–")
-    told += f" ({confidence} {interval})" if interval != "–" else ""
-    told += f", p {p_value}" if p_value != "–" else ""
+    numbers = ", ".join(part for part in (f"{baseline} → {value}", change) if part != "–")
+    numbers += f" ({confidence} {interval})" if interval != "–" else ""
+    numbers += f", p {p_value}" if p_value != "–" else ""
     return [
         *in_lines(printable(head), width, indent=4, first=2),
-        *in_lines(printable(told), width, indent=6, first=6),
+        *in_lines(printable(numbers), width, indent=6, first=6),
     ]
 
 
 def _only_arm_lines(comparison: Comparison) -> list[str]:
     """Returns the chances of a right answer and the numbers of different ones of an arm that stands alone."""
     head, *rows = means_table(comparison)
-    told = [row for row in rows if any(word in row[0] for word in ("Pass@", "Distinct correct"))]
-    return [f"  {head[1]}, {comparison.primary_sampling}", *(f"  {row[0]}: {row[1]}" for row in told)]
+    shown_rows = [row for row in rows if any(word in row[0] for word in ("Pass@", "Distinct correct"))]
+    return [f"  {head[1]}, {comparison.primary_sampling}", *(f"  {row[0]}: {row[1]}" for row in shown_rows)]
 
 
 def summary_text(comparison: Comparison) -> str:
@@ -107,11 +107,11 @@ def detail_lines(comparison: Comparison, width: int | None) -> list[str]:
             lines += [*fitted(table, width), ""]
     lines += [SAMENESS_NOTE, ""] if comparison.sameness else []
     lines += signature_lines(comparison)
-    told: list[str] = []
+    fitting: list[str] = []
     for line in lines:
         is_long = width is not None and len(line) > width
-        told += in_lines(printable(line), width, indent=2, first=0) if is_long else [line]
-    return told
+        fitting += in_lines(printable(line), width, indent=2, first=0) if is_long else [line]
+    return fitting
 
 
 def fitted(table: Table, width: int | None) -> list[str]:

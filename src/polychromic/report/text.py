@@ -87,7 +87,7 @@ def _opening(page: PageContent, comparison: Comparison) -> Iterator[str]:
         moved = untrained_table(comparison)
         yield to_markdown(moved) if moved else ""
         yield "\n".join(f"- {escape_markdown(line)}" for line in overtaking_lines(comparison))
-    warnings = [f"- {escape_markdown(f'{one.kind}: {one.text}')}" for one in comparison.warnings]
+    warnings = [f"- {escape_markdown(f'{warning.kind}: {warning.text}')}" for warning in comparison.warnings]
     yield "## Before you believe it"
     yield "\n".join(warnings) or no_warnings(comparison)
 
@@ -102,7 +102,9 @@ def _figures(page: PageContent) -> Iterator[str]:
 
 def _diagnosis(diagnosis: Diagnosis) -> Iterator[str]:
     for arm in diagnosis.arms:
-        findings = [f"{one.kind}: {one.sentence}. To fix it: {one.fix}." for one in arm.findings]
+        findings = [
+            f"{finding.kind}: {finding.sentence}. To fix it: {finding.fix}." for finding in arm.findings
+        ]
         lines = [*arm.summary, *(findings or ["Nothing looks wrong."])]
         listed = "\n".join(f"- {escape_markdown(line)}" for line in lines)
         yield f"### {escape_markdown(arm.arm)}\n\n{listed}"
@@ -110,6 +112,8 @@ def _diagnosis(diagnosis: Diagnosis) -> Iterator[str]:
 
 def _methods(comparison: Comparison) -> Iterator[str]:
     """Yields what the page tells of a number when it is pointed at."""
-    told = [f"{', '.join(view.row[:3])}: {view.method}" for view in outcome_views(comparison) if view.method]
-    yield "\n".join(f"- {escape_markdown(line)}" for line in told)
+    methods = [
+        f"{', '.join(view.row[:3])}: {view.method}" for view in outcome_views(comparison) if view.method
+    ]
+    yield "\n".join(f"- {escape_markdown(line)}" for line in methods)
     yield "\n".join(f"- {escape_markdown(f'{key}: {made}')}" for key, made in signatures(comparison).items())

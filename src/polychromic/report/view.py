@@ -73,7 +73,9 @@ def outcome_columns(comparison: Comparison) -> list[str]:
 
 def outcome_views(comparison: Comparison) -> list[OutcomeView]:
     """Returns the view of every outcome of the verdict, level by level."""
-    return [view_outcome(comparison, one) for level in comparison.verdict.levels for one in level.outcomes]
+    return [
+        view_outcome(comparison, outcome) for level in comparison.verdict.levels for outcome in level.outcomes
+    ]
 
 
 def view_outcome(comparison: Comparison, outcome: CriterionOutcome) -> OutcomeView:
@@ -119,17 +121,21 @@ def _changes(criterion: Criterion, evidence: Evidence | None, *, fitted: bool) -
         return "–", "–"
     absolute = criterion.direction == "not_worse" or not evidence.mean_baseline
     values = [evidence.difference if absolute else evidence.relative]
-    if found := evidence.comparison:
-        ends = (found.ci_low, found.ci_high) if absolute else (found.relative_ci_low, found.relative_ci_high)
+    if comparison := evidence.comparison:
+        ends = (
+            (comparison.ci_low, comparison.ci_high)
+            if absolute
+            else (comparison.relative_ci_low, comparison.relative_ci_high)
+        )
         values += ends
     if fitted:
         scale, unit = (1, "") if absolute else (100, " %")
         values = [scale * value for value in values]
-        places = decimal_places(*values[1:]) if found else None
+        places = decimal_places(*values[1:]) if comparison else None
         texts = [f"{_signed(value, places)}{unit}" for value in values]
     else:
         texts = [(signed if absolute else signed_percent)(value) for value in values]
-    return texts[0], f"{texts[1]} to {texts[2]}" if found else "–"
+    return texts[0], f"{texts[1]} to {texts[2]}" if comparison else "–"
 
 
 def _mean_text(comparison: Comparison, arm: str, key: str, value: float) -> str:
@@ -147,36 +153,34 @@ def lengths_text(comparison: Comparison, arm: str) -> str:
     """Returns mean lengths of the baseline's texts and the arm's, "12.1 → 14.5": no diversity is to be read without
     them."""
     lengths = [comparison.mean(name, "tokens") for name in (comparison.baseline, arm)]
-    return " → ".join("–" if one is None else f"{one.mean:.3g}" for one in lengths)
+    return " → ".join("–" if length is None else f"{length.mean:.3g}" for length in lengths)
 
 
-def comparison_detail(found: PairedComparison) -> str:
+def comparison_detail(comparison: PairedComparison) -> str:
     """Returns all that stands behind a difference: interval, prompts, seeds, tests, power and method."""
-    seeds = ", ".join(signed(one) for one in found.seed_differences)
+    seeds = ", ".join(signed(difference) for difference in comparison.seed_differences)
     sentences = [
-        f"Arm {number(found.mean_a)}, baseline {number(found.mean_b)}: {signed(found.difference)} "
-        f"({signed_percent(found.relative_difference)}), {100 * found.confidence:g} % interval "
-        f"{signed(found.ci_low)} to {signed(found.ci_high)}",
-        f"{plural(found.n_prompts, 'prompt')}, {found.n_informative:,} of them different"
-        + (f", {found.n_dropped:,} undefined and left out" if found.n_dropped else ""),
-        f"{plural(found.n_seeds, 'training seed')}" + (f" ({seeds})" if found.n_seeds > 1 else ""),
-        _p_sentence(found),
-        f"Effect g_z = {number(found.effect_size)}; this many prompts show a difference of "
-        f"{number(found.minimum_detectable_effect)} with 80 % power",
-        capital(found.method),
+        f"Arm {number(comparison.mean_a)}, baseline {number(comparison.mean_b)}: {signed(comparison.difference)} "
+        f"({signed_percent(comparison.relative_difference)}), {100 * comparison.confidence:g} % interval "
+        f"{signed(comparison.ci_low)} to {signed(comparison.ci_high)}",
+        f"{plural(comparison.n_prompts, 'prompt')}, {comparison.n_informative:,} of them different"
+        + (f", {comparison.n_dropped:,} undefined and left out" if comparison.n_dropped else ""),
+        f"{plural(comparison.n_seeds, 'training seed')}" + (f" ({seeds})" if comparison.n_seeds > 1 else ""),
+        _p_sentence(comparison),
+        f"Effect g_z = {number(comparison.effect_size)}; this many prompts show a difference of "
+        f"{number(comparison.minimum_detectable_effect)} with 80 % power",
+        capital(comparison.method),
     ]
     return ". ".join(sentences) + "."
 
 
-def _p_sentence(found: PairedComparison) -> str:
+def _p_sentence(comparison: PairedComparison) -> str:
     """Returns the p-value that stands and what it is of; beside it the one over prompts alone, where seeds count."""
-    if not found.asks_over_seeds:
-        return (
-            f"{capital(p_text(found.p_value))} before correction, over prompts: it is of these trained models"
-        )
+    if not comparison.asks_over_seeds:
+        return f"{capital(p_text(comparison.p_value))} before correction, over prompts: it is of these trained models"
     return (
-        f"{capital(p_text(found.p_value))} before correction, over prompts and training seeds: it is of the way of "
-        f"training. Over prompts alone, of these trained models, {p_text(found.over_prompts.p_value)}"
+        f"{capital(p_text(comparison.p_value))} before correction, over prompts and training seeds: it is of the way "
+        f"of training. Over prompts alone, of these trained models, {p_text(comparison.over_prompts.p_value)}"
     )
 
 
@@ -194,7 +198,7 @@ def mean_detail(comparison: Comparison, arm: str, key: str) -> str:
     mean = comparison.mean(arm, key)
     if mean is None:
         return ""
-    seeds = f" (each: {', '.join(number(one) for one in mean.seeds)})" if len(mean.seeds) > 1 else ""
+    seeds = f" (each: {', '.join(number(value) for value in mean.seeds)})" if len(mean.seeds) > 1 else ""
     sentences = [
         f"Mean over {plural(mean.n_prompts, 'prompt')} and {plural(len(mean.seeds), 'training seed')}{seeds}, "
         f"sampled at {mean.sampling}",
@@ -231,7 +235,7 @@ def plain_verdict(comparison: Comparison) -> list[Cell]:
         Cell(answers[first.status].format(arm=first.best_arm)),
         Cell(f" Against {comparison.baseline}, "),
     ]
-    findings = [view_outcome(comparison, one).clause for one in first.of_arm(first.best_arm)]
+    findings = [view_outcome(comparison, outcome).clause for outcome in first.of_arm(first.best_arm)]
     # A finding that falls short has clauses of its own.
     between, last = (", ", " and ") if first.status == "met" else ("; ", "; and ")
     for index, finding in enumerate(findings):
@@ -260,11 +264,11 @@ def as_text(cells: Sequence[Cell], joint: str = "") -> str:
 
 
 def _further(level: LevelVerdict, arm: str) -> str:
-    found = level.arms.get(arm, "undecided")
+    status = level.arms.get(arm, "undecided")
     return (
         f" It also meets the {level.name} criteria."
-        if found == "met"
-        else f" The {level.name} criteria: {found}."
+        if status == "met"
+        else f" The {level.name} criteria: {status}."
     )
 
 
@@ -280,9 +284,9 @@ def _clause(outcome: CriterionOutcome, method: str) -> list[Cell]:
     if criterion.direction == "not_worse":
         verb = "are" if metric.plural else "is"
         words = {"met": f"{verb} no worse", "not met": f"{verb} worse"}
-        found = words.get(outcome.status, f"{verb} not shown to be no worse")
+        result = words.get(outcome.status, f"{verb} not shown to be no worse")
         allowed = Cell(f"; a loss of {criterion.margin:g} was allowed)")
-        return [Cell(f"{subject} {found} ("), Cell(signed(evidence.difference), method), allowed]
+        return [Cell(f"{subject} {result} ("), Cell(signed(evidence.difference), method), allowed]
     if not evidence.difference:
         return [Cell(f"{subject} did not change")]
     if outcome.change == "no clear change":
@@ -313,8 +317,8 @@ def _shortfall(outcome: CriterionOutcome) -> str:
 
 
 def _asked(outcome: CriterionOutcome) -> str:
-    asked = f"{100 * outcome.criterion.asked:g} %" if outcome.criterion.asked else _way(outcome)
-    return f" where {asked} was asked"
+    wanted = f"{100 * outcome.criterion.asked:g} %" if outcome.criterion.asked else _way(outcome)
+    return f" where {wanted} was asked"
 
 
 def _way(outcome: CriterionOutcome) -> str:

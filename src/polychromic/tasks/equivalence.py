@@ -118,12 +118,12 @@ class LazyEmbedded:
             return Embedded(embedder, distance)
         references = [prompt.references for prompt in self._task.prompts("train")[:_CALIBRATION_PROMPTS]]
         try:
-            found = calibrated_distance(embedder, references)
+            distance = calibrated_distance(embedder, references)
         except ValueError as error:
             raise ConfigError(
                 f"task.same_answer.distance is calibrated: {error}; state a distance"
             ) from error
-        return Embedded(embedder, found, ", calibrated on references")
+        return Embedded(embedder, distance, ", calibrated on references")
 
 
 _KINDS: dict[str, Callable[[SameAnswer, Any], Equivalence]] = {

@@ -91,9 +91,9 @@ class PuzzleTask:
         try:
             return self._prompt.format_map({"question": entry["question"], **facts})
         except (KeyError, IndexError, ValueError) as error:
-            known = ", ".join(["question", *facts])
+            expected = ", ".join(["question", *facts])
             raise ConfigError(
-                f"task.prompt: {error} is no fact of {self._dataset}, expected {known} in braces"
+                f"task.prompt: {error} is no fact of {self._dataset}, expected {expected} in braces"
             ) from error
 
     @cached_property

@@ -48,9 +48,9 @@ class SampledGroups:
     """The cost of the partition."""
 
 
-def reads(settings: DiversitySettings, what: str) -> bool:
+def reads(settings: DiversitySettings, part: str) -> bool:
     """Tells whether the diversity term reads `clusters` or `distances`, which cost more than all else."""
-    return settings.is_active and what in find_objective(settings.objective).reads
+    return settings.is_active and part in find_objective(settings.objective).reads
 
 
 def group_advantages(

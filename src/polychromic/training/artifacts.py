@@ -76,7 +76,9 @@ def _recorded(folder: Path) -> dict[str, str] | None:
     except (DataError, AttributeError):
         return None
     return (
-        hashes if isinstance(hashes, dict) and all(isinstance(one, str) for one in hashes.values()) else None
+        hashes
+        if isinstance(hashes, dict) and all(isinstance(digest, str) for digest in hashes.values())
+        else None
     )
 
 

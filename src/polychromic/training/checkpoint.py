@@ -69,10 +69,10 @@ def _read(folder: Path) -> Checkpoint:
     if not isinstance(record, dict) or not isinstance(record.get("sha256"), dict):
         raise TrainingError(f"{folder / 'state.json'}: damaged (it holds no hashes)")
     hashes = record.pop("sha256")
-    found = {name: sha256_file(folder / name) for name in _TENSORS} | {"state.json": _digest(record)}
+    digests = {name: sha256_file(folder / name) for name in _TENSORS} | {"state.json": _digest(record)}
     # Checkpoints of earlier versions hold no hash of their state.
-    expected = {"state.json": found["state.json"], **hashes}
-    for name, digest in found.items():
+    expected = {"state.json": digests["state.json"], **hashes}
+    for name, digest in digests.items():
         if expected.get(name) != digest:
             raise TrainingError(f"{folder / name}: damaged (its hash is not the one written with it)")
     return Checkpoint(

@@ -50,11 +50,11 @@ class Division:
         if not self.is_asked:
             return None
         if self._pool is None:
-            found = self._equivalence.partitions(self._groups)
+            partitions = self._equivalence.partitions(self._groups)
         else:
-            found = [partition for future in self._started for partition in future.result()]
+            partitions = [partition for future in self._started for partition in future.result()]
         self.seconds = time.perf_counter() - started
-        return found
+        return partitions
 
     def metrics(self, processes: Processes = ALONE) -> dict[str, float]:
         """Returns the seconds that this process waited for labels, and what calls of services cost in all of them; none

@@ -131,9 +131,11 @@ class GradientAccumulator:
 
     def measurement(self, n_prompts: int) -> GradientMeasurement:
         """Sums the terms, which were kept apart, over the processes and compares them; `parameter.grad` stays."""
-        self.processes.add_up([one for term in TERMS for one in self._by_term[term]] + (self._gate or []))
+        self.processes.add_up(
+            [tensor for term in TERMS for tensor in self._by_term[term]] + (self._gate or [])
+        )
         quality, even, odd = (self._by_term[term] for term in TERMS)
-        diversity = [one + other for one, other in zip(even, odd, strict=True)]
+        diversity = [first + second for first, second in zip(even, odd, strict=True)]
         quality_norm, diversity_norm = _norm(quality), _norm(diversity)
         return GradientMeasurement(
             quality_norm,
@@ -175,12 +177,17 @@ def _signal_to_noise(even: Sequence[torch.Tensor], odd: Sequence[torch.Tensor], 
     both = share * (1.0 - share)
     if both == 0.0:
         return math.nan
-    noise = _norm([one / share - two / (1.0 - share) for one, two in zip(even, odd, strict=True)]) ** 2 * both
+    noise = (
+        _norm([first / share - second / (1.0 - share) for first, second in zip(even, odd, strict=True)]) ** 2
+        * both
+    )
     return _product(even, odd) / both / noise if noise > 0 else math.nan
 
 
 def _product(ones: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> float:
-    return sum(float((one * other).sum(dtype=torch.float64)) for one, other in zip(ones, others, strict=True))
+    return sum(
+        float((first * second).sum(dtype=torch.float64)) for first, second in zip(ones, others, strict=True)
+    )
 
 
 def _norm(tensors: Sequence[torch.Tensor]) -> float:
@@ -200,7 +207,7 @@ class SamplerMismatch:
     """
 
     def __init__(self, groups: Sequence[Group]) -> None:
-        self._sampled = [one.logprob for group in groups for one in group.generations]
+        self._sampled = [generation.logprob for group in groups for generation in group.generations]
         self.nats, self.tokens = 0.0, 0
         """Sums over the compared generations."""
 
@@ -301,7 +308,7 @@ def loss_metrics(quality_loss: float, diversity_score: float, weight: float) -> 
 def group_metrics(sampled: SampledGroups) -> dict[str, float]:
     """Describes the sampled groups: reward, clusters, length, truncation, groups without any signal, the partition's
     cost."""
-    generations = [one for group in sampled.groups for one in group.generations]
+    generations = [generation for group in sampled.groups for generation in group.generations]
     silent_P = ~(np.any(sampled.advantages.quality_PN, axis=1) | sampled.advantages.signal_P)
     clusters = [len(set(codes) - {MISSING}) for codes in sampled.signals.clusters_PN.tolist()]
     return {
@@ -309,10 +316,10 @@ def group_metrics(sampled: SampledGroups) -> dict[str, float]:
         "train/passing": float(np.nanmean(sampled.signals.passing_PN)),
         "groups/no_signal": float(silent_P.mean()),
         **({"groups/clusters": float(np.mean(clusters))} if sampled.signals.is_divided else {}),
-        "generation/total_tokens": float(sum(len(one.token_ids) for one in generations)),
-        "generation/tokens": float(np.mean([len(one.token_ids) for one in generations])),
+        "generation/total_tokens": float(sum(len(generation.token_ids) for generation in generations)),
+        "generation/tokens": float(np.mean([len(generation.token_ids) for generation in generations])),
         "generation/entropy": token_entropy(generations),
-        "generation/truncated": float(np.mean([one.finish == "length" for one in generations])),
+        "generation/truncated": float(np.mean([generation.finish == "length" for generation in generations])),
         "generation/checker_failures": float(np.isnan(sampled.signals.rewards_PN).mean()),
         **sampled.division_metrics,
     }
@@ -322,5 +329,5 @@ def token_entropy(generations: Sequence[Generation]) -> float:
     """Returns the entropy per token, in nats, of the policy that sampled: minus the mean log-probability of what it
     drew.
     """
-    n_tokens = sum(len(one.token_ids) for one in generations)
-    return -sum(one.logprob for one in generations) / n_tokens
+    n_tokens = sum(len(generation.token_ids) for generation in generations)
+    return -sum(generation.logprob for generation in generations) / n_tokens

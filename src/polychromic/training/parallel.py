@@ -68,11 +68,11 @@ class Processes:
         """Sums tensors over the processes in place, in one message of float32 (float64 where one is)."""
         if self.size == 1 or not tensors:
             return
-        dtype = torch.float64 if any(one.dtype == torch.float64 for one in tensors) else torch.float32
-        flat = torch.cat([one.detach().to(dtype).flatten() for one in tensors])
+        dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+        flat = torch.cat([tensor.detach().to(dtype).flatten() for tensor in tensors])
         distributed.all_reduce(flat)
-        for one, summed in zip(tensors, flat.split([one.numel() for one in tensors]), strict=True):
-            one.copy_(summed.view_as(one))
+        for tensor, summed in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(summed.view_as(tensor))
 
     def total(self, *values: float) -> list[float]:
         """Returns the sums of some numbers over the processes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 
@@ -98,13 +99,13 @@ class PolicyGradient:
 
     def _all_logprobs(self, sequences: Sequence[TokenSequence]) -> list[torch.Tensor]:
         """Returns the log-probabilities of whole groups, by a forward pass without gradient."""
-        found: list[torch.Tensor] = [torch.empty(0)] * len(sequences)
+        logprobs: list[torch.Tensor] = [torch.empty(0)] * len(sequences)
         with torch.no_grad():
             for batch in micro_batches(sequences, self.run.training.micro_batch_size):
                 answers = self._logprobs([sequences[index] for index in batch])
                 for index, logprobs_T in zip(batch, answers.logprobs_BT, strict=True):
-                    found[index] = logprobs_T[: sequences[index].n_answer]
-        return found
+                    logprobs[index] = logprobs_T[: sequences[index].n_answer]
+        return logprobs
 
     def _logprobs(self, members: Sequence[TokenSequence]) -> AnswerLogprobs:
         return answer_logprobs(self.language_model, members, temperature=self.run.training.temperature)
@@ -151,13 +152,13 @@ class ImportanceCorrection:
         self.settings = run.sampling
         self.group_size = len(groups[0].generations)
         self._sampled: list[tuple[float, ...]] = []
-        for one in (one for group in groups for one in group.generations):
-            if one.token_logprobs is None:
+        for generation in chain.from_iterable(group.generations for group in groups):
+            if generation.token_logprobs is None:
                 raise ConfigError(
                     f"sampling.importance_correction: engine {run.sampling.engine} tells no log-probabilities of its "
                     "tokens; set it to none"
                 )
-            self._sampled.append(one.token_logprobs)
+            self._sampled.append(generation.token_logprobs)
         self._of_groups: dict[int, torch.Tensor] = {}
         self._sum, self._cut_off, self._tokens = 0.0, 0, 0
 

@@ -63,7 +63,7 @@ def sample_groups(
     for start in range(0, len(prompts), prompts_at_once or len(prompts)):
         chosen = slice(start, start + (prompts_at_once or len(prompts)))
         sampled = sampler.sample(prompts[chosen], n, parameters, seeds[chosen])
-        texts = [[one.text for one in group] for group in sampled]
+        texts = [[generation.text for generation in group] for group in sampled]
         on_sampled(list(zip(prompts[chosen], texts, strict=True)))
         generations += sampled
     checks = checks_of(
@@ -85,11 +85,11 @@ def checks_of(
     truncation_reward: Literal["checker", "zero"],
 ) -> list[Check]:
     """Returns what the checker says of generations[i] to prompts[i]; with `zero`, 0 of those that the limit cut."""
-    checks = task.check(prompts, [one.text for one in generations])
+    checks = task.check(prompts, [generation.text for generation in generations])
     if truncation_reward == "zero":
         checks = [
-            Check(0.0) if one.finish == "length" else check
-            for one, check in zip(generations, checks, strict=True)
+            Check(0.0) if generation.finish == "length" else check
+            for generation, check in zip(generations, checks, strict=True)
         ]
     return checks
 
@@ -106,7 +106,7 @@ def group_signals(
     is_divided = partitions is not None
     if partitions is None:
         partitions = [Partition(label_codes(group.texts)) for group in groups]
-    clusters_PN = np.stack([one.labels_N for one in partitions])
+    clusters_PN = np.stack([partition.labels_N for partition in partitions])
     rewards_PN = np.array([group.rewards for group in groups])
     rewards_PN = np.where(clusters_PN == MISSING, np.nan, rewards_PN)
     passing_PN = np.where(np.isnan(rewards_PN), np.nan, rewards_PN >= task.pass_threshold)
@@ -114,7 +114,7 @@ def group_signals(
     distances_PNN = np.zeros((len(groups), n, n))
     if with_distances:
         distances_PNN = np.stack([task.distances(group.texts) for group in groups])
-    unlabelled = tuple(reason for one in partitions for reason in one.reasons)
+    unlabelled = tuple(reason for partition in partitions for reason in partition.reasons)
     return GroupSignals(rewards_PN, passing_PN, clusters_PN, distances_PNN, unlabelled, is_divided)
 
 
@@ -136,12 +136,12 @@ def split_signals(signals: GroupSignals) -> list[GroupSignals]:
 def joined_signals(parts: Sequence[GroupSignals]) -> GroupSignals:
     """Returns the signals of some groups together, in order."""
     return GroupSignals(
-        np.concatenate([one.rewards_PN for one in parts]),
-        np.concatenate([one.passing_PN for one in parts]),
-        np.concatenate([one.clusters_PN for one in parts]),
-        np.concatenate([one.distances_PNN for one in parts]),
-        tuple(reason for one in parts for reason in one.unlabelled),
-        all(one.is_divided for one in parts),
+        np.concatenate([part.rewards_PN for part in parts]),
+        np.concatenate([part.passing_PN for part in parts]),
+        np.concatenate([part.clusters_PN for part in parts]),
+        np.concatenate([part.distances_PNN for part in parts]),
+        tuple(reason for part in parts for reason in part.unlabelled),
+        all(part.is_divided for part in parts),
     )
 
 
@@ -237,7 +237,10 @@ def group_sequences(language_model: LanguageModel, groups: Sequence[Group]) -> l
         prompt_ids = tuple(
             encode_prompt(language_model.tokenizer, group.prompt, **language_model.chat_options)
         )
-        sequences += [TokenSequence(prompt_ids + one.token_ids, len(prompt_ids)) for one in group.generations]
+        sequences += [
+            TokenSequence(prompt_ids + generation.token_ids, len(prompt_ids))
+            for generation in group.generations
+        ]
     return sequences
 
 
@@ -292,8 +295,8 @@ def learn_from(
     The Gram matrix of the scores is stood in for by the surprisal of the sampled tokens, which costs nothing, or by
     the identity where the sampler does not tell it: a worse stand-in would cost variance, never bias.
     """
-    logprobs_PN = np.array([[one.logprob for one in group.generations] for group in groups])
-    texts_PN = np.array([[str(one.token_ids) for one in group.generations] for group in groups])
+    logprobs_PN = np.array([[generation.logprob for generation in group.generations] for group in groups])
+    texts_PN = np.array([[str(generation.token_ids) for generation in group.generations] for group in groups])
     gram_PNN = None if np.isnan(logprobs_PN).any() else surprisal_gram(logprobs_PN, texts_PN)
     equations = baseline_equations(
         settings.objective,
@@ -322,13 +325,13 @@ def reference_sequences(
     language_model: LanguageModel, prompts: Sequence[Prompt], max_length: int, *, split: str = "training"
 ) -> ReferenceSequences:
     """Encodes every reference once. Raises DataError where nothing is left to learn from."""
-    found = fitting_references(language_model, prompts, max_length)
-    if not found.by_prompt:
+    references = fitting_references(language_model, prompts, max_length)
+    if not references.by_prompt:
         raise DataError(
             f"training.loss is references, but none of {len(prompts)} {split} prompts has one that fits into "
-            f"{max_length} tokens ({found.n_too_long} are longer); raise training.max_length or add references"
+            f"{max_length} tokens ({references.n_too_long} are longer); raise training.max_length or add references"
         )
-    return found
+    return references
 
 
 def fitting_references(

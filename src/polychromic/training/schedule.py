@@ -38,12 +38,12 @@ def baseline_quality(run: ArmRun, step: int) -> float | None:
     """Returns the baseline's quality at this step, which saw the same prompts; its last ones where it stopped
     earlier.
     """
-    known = run.baseline_quality
+    qualities = run.baseline_quality
     if not run.diversity.follows_baseline:
         return None
-    if step < len(known):
-        return known[step]
-    measured = [quality for quality in known if not math.isnan(quality)]
+    if step < len(qualities):
+        return qualities[step]
+    measured = [quality for quality in qualities if not math.isnan(quality)]
     # Validation references are the same every time: their last figure stands for itself.
     return statistics.fmean(measured[-1 if run.measures_held_out else -_LAST_STEPS :])
 

@@ -43,8 +43,10 @@ class HeldOutReferences:
         self.language_model = language_model
         self.processes = processes
         self.micro_batch_size = settings.micro_batch_size
-        found = reference_sequences(language_model, chosen, settings.max_length, split="validation")
-        self.sequences = [sequence for prompt in chosen for sequence in found.by_prompt.get(prompt.id, [])]
+        references = reference_sequences(language_model, chosen, settings.max_length, split="validation")
+        self.sequences = [
+            sequence for prompt in chosen for sequence in references.by_prompt.get(prompt.id, [])
+        ]
 
     def cross_entropy(self) -> float:
         """Returns nats per reference token, turn ends included. Dropout is off."""
@@ -154,17 +156,17 @@ def _group_causes(signals: GroupSignals, settings: DiversitySettings, closed: st
     worth_PN = signals.rewards_PN if worth_PN is None else worth_PN
     causes = []
     for worth_N, clusters_N in zip(worth_PN, signals.clusters_PN, strict=True):
-        known = worth_N[~np.isnan(worth_N)]
-        if len(known) == 0:
+        defined = worth_N[~np.isnan(worth_N)]
+        if len(defined) == 0:
             causes.append(UNCHECKED)
         elif len(set(clusters_N.tolist())) == 1:
             causes.append(IDENTICAL)
-        elif known.max() == 0.0:
+        elif defined.max() == 0.0:
             causes.append(closed)
-        elif not ungated and known.min() == 1.0:
+        elif not ungated and defined.min() == 1.0:
             causes.append(SATURATED)
         else:
-            causes.append(EQUAL_ADVANTAGES if ungated or np.ptp(known) else EQUAL_REWARDS)
+            causes.append(EQUAL_ADVANTAGES if ungated or np.ptp(defined) else EQUAL_REWARDS)
     return causes
 
 

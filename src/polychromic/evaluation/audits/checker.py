@@ -23,12 +23,12 @@ def check_rows(task: Task, prompts: Sequence[Prompt], rows: Sequence[GenerationR
     An answer that was never given (`finish` "missing") is not shown to a checker: there is nothing to judge.
     """
     given = [index for index, row in enumerate(rows) if row.finish != "missing"]
-    asked, texts = [prompts[index] for index in given], [rows[index].text for index in given]
-    checks = task.check(asked, texts)
+    answered, texts = [prompts[index] for index in given], [rows[index].text for index in given]
+    checks = task.check(answered, texts)
     same = equivalence_of(task)
-    judged = task.judge(asked, texts) or [Check(None)] * len(given)
+    judged = task.judge(answered, texts) or [Check(None)] * len(given)
     checked = [replace(row, error=_NOT_GIVEN) for row in rows]
-    for index, prompt, text, check, judgement in zip(given, asked, texts, checks, judged, strict=True):
+    for index, prompt, text, check, judgement in zip(given, answered, texts, checks, judged, strict=True):
         checked[index] = replace(
             rows[index],
             reward=check.reward,
@@ -133,7 +133,7 @@ def _first_word(prompt: Prompt) -> str:
 
 def _try(check: CheckFunction, pairs: list[tuple[Prompt, str]], pass_threshold: float) -> ControlResult:
     checks = check([prompt for prompt, _ in pairs], [text for _, text in pairs]) if pairs else []
-    rewards = [one.reward for one in checks if one.reward is not None]
+    rewards = [result.reward for result in checks if result.reward is not None]
     passed = sum(reward >= pass_threshold for reward in rewards)
     rate = passed / len(rewards) if rewards else float("nan")
     return ControlResult(len(pairs), passed, len(pairs) - len(rewards), rate)
@@ -185,7 +185,7 @@ class Leakage:
 
     def sentences(self) -> list[str]:
         """Returns what was found, each with its count and its first prompt; empty where there is nothing to say."""
-        found = []
+        lines = []
         if self.seen:
             kinds = {
                 "word for word": self.exact,
@@ -193,18 +193,18 @@ class Leakage:
                 f"nearly ({NEAR_RULE})": self.near,
             }
             counts = ", ".join(f"{len(ids)} {how}" for how, ids in kinds.items() if ids)
-            found.append(
+            lines.append(
                 f"{len(self.seen)} of {plural(self.n_test, 'evaluated prompt')} are also in training: {counts} "
                 f"(first: {self.seen[0]})"
             )
         if self.answered:
-            found.append(
+            lines.append(
                 f"{plural(len(self.answered), 'evaluated prompt')} {'has' if len(self.answered) == 1 else 'have'} a "
                 f"reference of {_LEAST_WORDS} words or more that another prompt has as well (first: {self.answered[0]})"
             )
         if self.passed_over and (self.seen or self.answered):
-            found.append(f"{self.passed_over:,} training prompts were not searched for near-duplicates")
-        return found
+            lines.append(f"{self.passed_over:,} training prompts were not searched for near-duplicates")
+        return lines
 
     def repetition(self) -> str:
         """Says that test prompts repeat others and are counted once; empty where none does."""
@@ -307,6 +307,6 @@ def _answered(test: Sequence[Prompt], train: Sequence[Prompt], repeated: Mapping
                 owners[_plain(reference)].add(plain_content(prompt))
     for prompt in test:
         if prompt.id not in repeated and any(
-            len(owners.get(_plain(one), ())) > 1 for one in prompt.references
+            len(owners.get(_plain(reference), ())) > 1 for reference in prompt.references
         ):
             yield prompt.id

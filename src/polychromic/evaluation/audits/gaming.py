@@ -33,11 +33,11 @@ def reward_hacking(plan: Plan, contrasts: Contrasts) -> list[ResultWarning]:
     return [
         ResultWarning(
             "reward hacking",
-            found.who,
-            f"{found.who} has {signed(found.first)} training reward against {found.other}, but the judge, which "
-            f"training never saw, says {signed(found.second)}: the reward is being gamed",
+            gap.who,
+            f"{gap.who} has {signed(gap.first)} training reward against {gap.other}, but the judge, which "
+            f"training never saw, says {signed(gap.second)}: the reward is being gamed",
         )
-        for found in _disagreements(plan, contrasts, "reward", "judge")
+        for gap in _disagreements(plan, contrasts, "reward", "judge")
     ]
 
 
@@ -52,13 +52,13 @@ def partition_gaming(plan: Plan, contrasts: Contrasts) -> list[ResultWarning]:
     return [
         ResultWarning(
             "partition gaming",
-            found.who,
-            f"{found.who} has {signed(found.first)} different answers to a prompt against {found.other} by "
-            f"task.same_answer, but the second partition, which training never saw, says {signed(found.second)}: what "
+            gap.who,
+            f"{gap.who} has {signed(gap.first)} different answers to a prompt against {gap.other} by "
+            f"task.same_answer, but the second partition, which training never saw, says {signed(gap.second)}: what "
             "counts as different is being gamed",
         )
-        for found in _disagreements(plan, contrasts, "clusters", "second_clusters")
-        if found.other == plan.baseline
+        for gap in _disagreements(plan, contrasts, "clusters", "second_clusters")
+        if gap.other == plan.baseline
     ]
 
 
@@ -93,7 +93,9 @@ def _gaps(plan: Plan, first: str, second: str) -> dict[str, PairedComparison]:
     """Compares, by arm, the first measure minus the second with the baseline's; arms that lack one are left out."""
     gaps = {}
     for arm in plan.judged:
-        one, other = (plan.pair(arm, plan.primary_sampling, key) for key in (first, second))
-        if one is not None and other is not None:
-            gaps[arm] = paired_comparison(one[0] - other[0], one[1] - other[1], resampling=plan.resampling)
+        cells, second_cells = (plan.pair(arm, plan.primary_sampling, key) for key in (first, second))
+        if cells is not None and second_cells is not None:
+            gaps[arm] = paired_comparison(
+                cells[0] - second_cells[0], cells[1] - second_cells[1], resampling=plan.resampling
+            )
     return gaps

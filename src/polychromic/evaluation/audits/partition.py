@@ -106,7 +106,7 @@ class PartitionAudit:
         same = self.references_are_same
         verb = "keeps apart" if same else "takes for the same"
         unless = "" if same else " (right only where they are spellings of one answer)"
-        found = [
+        checks = [
             (exact or (by_spelling and (self.open_text or self.wordings.is_large)),
              f"clusters are wordings: {self._wordings}"),
             (self.spelt.is_large and not exact,
@@ -122,13 +122,13 @@ class PartitionAudit:
              f"is not transitive: a is b and b is c, but a is not c ({self.broken} triples)"),
             (self.unlabelled.is_large, f"gives no label to answers ({self.unlabelled})"),
         ]  # fmt: skip
-        return [fault for holds, fault in found if holds]
+        return [fault for holds, fault in checks if holds]
 
     @property
     def finding(self) -> str:
         """Returns what is wrong, or that nothing is, in words."""
-        found = "; ".join(self.faults) or "merges and keeps apart what it should"
-        return f"task.same_answer ({self.name}): {found}"
+        said = "; ".join(self.faults) or "merges and keeps apart what it should"
+        return f"task.same_answer ({self.name}): {said}"
 
     @property
     def sentence(self) -> str:
@@ -166,10 +166,10 @@ def audit_partition(
     if isinstance(equivalence, TaskForms):
         return None
     n_prompts = n_prompts or (_PROMPTS_OF_A_SERVICE if getattr(equivalence, "waits", False) else _PROMPTS)
-    asked = [prompt for prompt in prompts if prompt.references or answers.get(prompt.id)][:n_prompts]
-    first = [(prompt, (*prompt.references, *answers.get(prompt.id, ()))[0]) for prompt in asked]
+    audited = [prompt for prompt in prompts if prompt.references or answers.get(prompt.id)][:n_prompts]
+    first = [(prompt, (*prompt.references, *answers.get(prompt.id, ()))[0]) for prompt in audited]
     groups: list[TextGroup] = [
-        (prompt, list(answers[prompt.id])[:_ANSWERS]) for prompt in asked if answers.get(prompt.id)
+        (prompt, list(answers[prompt.id])[:_ANSWERS]) for prompt in audited if answers.get(prompt.id)
     ]
     divided = equivalence.partitions(groups)
     return PartitionAudit(
@@ -182,28 +182,31 @@ def audit_partition(
             equivalence, [(prompt, _wrapped(text)) for prompt, text in first if _is_short(text)]
         ),
         merged=_merged(equivalence, _strangers(first)),
-        references=_references(equivalence, asked, are_same=references_are_same),
+        references=_references(equivalence, audited, are_same=references_are_same),
         references_are_same=references_are_same,
         reordered=_reordered(equivalence, groups, divided),
         broken=_broken(equivalence, groups),
         unlabelled=Share(
-            sum(int((one.labels_N == MISSING).sum()) for one in divided),
-            sum(len(one.labels_N) for one in divided),
+            sum(int((partition.labels_N == MISSING).sum()) for partition in divided),
+            sum(len(partition.labels_N) for partition in divided),
         ),
         wordings=_wordings(groups),
         open_text=_is_open(groups),
         agreement=_agreement(second, groups, divided) if second is not None else None,
-        first_reason=next((reason for one in divided for reason in one.reasons), ""),
+        first_reason=next((reason for partition in divided for reason in partition.reasons), ""),
     )
 
 
 def _kept_apart(equivalence: Equivalence, groups: Sequence[TextGroup]) -> Share:
-    return Share(sum(_n_clusters(one) > 1 for one in equivalence.partitions(groups)), len(groups))
+    return Share(sum(_n_clusters(partition) > 1 for partition in equivalence.partitions(groups)), len(groups))
 
 
 def _merged(equivalence: Equivalence, pairs: Sequence[TextGroup]) -> Share:
-    found = equivalence.partitions(pairs)
-    return Share(sum(_n_labelled(one) == 2 and _n_clusters(one) == 1 for one in found), len(pairs))
+    partitions = equivalence.partitions(pairs)
+    return Share(
+        sum(_n_labelled(partition) == 2 and _n_clusters(partition) == 1 for partition in partitions),
+        len(pairs),
+    )
 
 
 def _is_short(text: str) -> bool:
@@ -241,7 +244,9 @@ def _reordered(equivalence: Equivalence, groups: Sequence[TextGroup], divided: S
         (prompt, [texts[int(i)] for i in generator.permutation(len(texts))]) for prompt, texts in groups
     ]
     again = equivalence.partitions(shuffled)
-    changed = sum(_n_clusters(one) != _n_clusters(two) for one, two in zip(divided, again, strict=True))
+    changed = sum(
+        _n_clusters(before) != _n_clusters(after) for before, after in zip(divided, again, strict=True)
+    )
     return Share(changed, len(groups))
 
 
@@ -289,17 +294,17 @@ def _agreement(
 ) -> Agreement | None:
     from sklearn.metrics import adjusted_rand_score
 
-    found = []
-    for one, other in zip(divided, second.partitions(groups), strict=True):
-        both = (one.labels_N != MISSING) & (other.labels_N != MISSING)
+    scores = []
+    for first, other in zip(divided, second.partitions(groups), strict=True):
+        both = (first.labels_N != MISSING) & (other.labels_N != MISSING)
         if both.sum() > 1:
-            found.append(float(adjusted_rand_score(one.labels_N[both], other.labels_N[both])))
-    if not found:
+            scores.append(float(adjusted_rand_score(first.labels_N[both], other.labels_N[both])))
+    if not scores:
         return None
     low, high = (math.nan, math.nan)
-    if len(found) > 1:
-        [(low, high)] = mean_intervals([np.array([found])], Resampling())
-    return Agreement(second.name, statistics.fmean(found), low, high, len(found))
+    if len(scores) > 1:
+        [(low, high)] = mean_intervals([np.array([scores])], Resampling())
+    return Agreement(second.name, statistics.fmean(scores), low, high, len(scores))
 
 
 def answers_of(rows: Sequence[GenerationRow]) -> dict[str, list[str]]:

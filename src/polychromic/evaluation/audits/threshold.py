@@ -38,17 +38,17 @@ class OtherDistances:
     ) -> tuple[AtDistance, ...]:
         """Returns the verdict's status at each distance, the used one among them; empty where no criterion rests on the
         partition."""
-        asked = {criterion.metric for level in criteria.values() for criterion in level}
-        if not any(rests_on_partition(key) for key in asked):
+        metrics = {criterion.metric for level in criteria.values() for criterion in level}
+        if not any(rests_on_partition(key) for key in metrics):
             return ()
         used = AtDistance(self.embedded.distance, comparison.verdict.status, comparison.verdict.sentence)
-        found = [used]
+        verdicts = [used]
         for factor in FACTORS:
             distance = factor * self.embedded.distance
             others = self._tables_at(distance, comparison.primary_sampling, tables, rows)
             verdict = _verdict(comparison, others, criteria)
-            found.append(AtDistance(distance, verdict.status, verdict.sentence))
-        return tuple(sorted(found, key=lambda one: one.distance))
+            verdicts.append(AtDistance(distance, verdict.status, verdict.sentence))
+        return tuple(sorted(verdicts, key=lambda at_distance: at_distance.distance))
 
     def _tables_at(self, distance: float, label: str, tables: Tables, rows: Rows) -> Tables:
         same = replace(self.same, equivalence=self.embedded.at(distance), second=None)
@@ -100,8 +100,12 @@ def rests_on_partition(key: str) -> bool:
 
 def threshold_warnings(at_distances: Sequence[AtDistance], used: float) -> list[ResultWarning]:
     """Warns of a verdict that is another one at a distance nearby."""
-    status = {one.distance: one.status for one in at_distances}
-    others = [f"{one.status} at {one.distance:.3g}" for one in at_distances if one.status != status[used]]
+    status = {at_distance.distance: at_distance.status for at_distance in at_distances}
+    others = [
+        f"{at_distance.status} at {at_distance.distance:.3g}"
+        for at_distance in at_distances
+        if at_distance.status != status[used]
+    ]
     if not others:
         return []
     text = (

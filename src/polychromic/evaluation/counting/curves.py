@@ -93,7 +93,7 @@ def split_at_k(key: str) -> tuple[str, int] | None:
     match = re.fullmatch(r"(.+?[@^])([1-9]\d*)", key)
     if match is None:
         return None
-    return next(((name, int(match[2])) for name, one in CURVES.items() if one.mark == match[1]), None)
+    return next(((name, int(match[2])) for name, curve in CURVES.items() if curve.mark == match[1]), None)
 
 
 def key_at_k(name: str, k: int) -> str:
@@ -229,4 +229,4 @@ def _majority(answers: Counted) -> FloatArray:
 
 def curves_of(answers: Counted) -> dict[str, FloatArray]:
     """Returns every registered curve of one prompt's answers."""
-    return {name: one.function(answers) for name, one in CURVES.items()}
+    return {name: curve.function(answers) for name, curve in CURVES.items()}

@@ -85,11 +85,11 @@ def expected_best(rewards: FloatArray, k: int) -> float:
 
     The j highest hold the maximum with chance pass@k of j passing, so each rank's weight is a difference of two.
     """
-    known = np.sort(rewards[~np.isnan(rewards)])[::-1]
-    if len(known) < k:
+    graded = np.sort(rewards[~np.isnan(rewards)])[::-1]
+    if len(graded) < k:
         return math.nan
-    reached_J = pass_at_k_curve(len(known), np.arange(len(known) + 1), k)[:, k - 1]
-    return float(np.diff(reached_J) @ known)
+    reached_J = pass_at_k_curve(len(graded), np.arange(len(graded) + 1), k)[:, k - 1]
+    return float(np.diff(reached_J) @ graded)
 
 
 def auc_at_k_curve(passes_K: FloatArray) -> FloatArray:
@@ -247,14 +247,14 @@ def _won_with(votes: int, sizes_C: IntArray, shares_C: FloatArray, k_max: int) -
     large = sizes_C >= votes
     n_small, n_ties = int(sizes_C[~large].sum()), min(int(large.sum()), k_max // votes)
     # [2, k, t] over k answers drawn and t clusters with `votes` of them: ways, and ways times the sum of those shares.
-    found = np.zeros((2, k_max + 1, n_ties + 1))
-    found[0, :, 0] = _binomials(n_small, k_max)
+    ways = np.zeros((2, k_max + 1, n_ties + 1))
+    ways[0, :, 0] = _binomials(n_small, k_max)
     for size, share in zip(sizes_C[large].tolist(), shares_C[large], strict=True):
-        tied = math.comb(size, votes) * found[:, :-votes, :-1]
+        tied = math.comb(size, votes) * ways[:, :-votes, :-1]
         tied[1] += share * tied[0]
-        found = found if votes == 1 else _fewer_votes(size, votes, k_max) @ found
-        found[:, votes:, 1:] += tied
-    return (found[1, 1:, 1:] / np.arange(1, n_ties + 1)).sum(axis=1)
+        ways = ways if votes == 1 else _fewer_votes(size, votes, k_max) @ ways
+        ways[:, votes:, 1:] += tied
+    return (ways[1, 1:, 1:] / np.arange(1, n_ties + 1)).sum(axis=1)
 
 
 @lru_cache(maxsize=256)

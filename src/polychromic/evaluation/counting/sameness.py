@@ -66,25 +66,27 @@ def joint_labels(
     for key, rows in rows_by_arm_seed.items():
         for group in group_rows(rows).get(label, []):
             by_prompt[group.prompt_id].append((key, group.first(most)))
-    asked = [prompt for prompt, parts in by_prompt.items() if not all(group.all_formed for _, group in parts)]
+    unformed = [
+        prompt for prompt, parts in by_prompt.items() if not all(group.all_formed for _, group in parts)
+    ]
     answers = same.equivalence.partitions(
         [
             (same.prompts[prompt], [text for _, group in by_prompt[prompt] for text in group.texts])
-            for prompt in asked
+            for prompt in unformed
         ]
     )
-    of_asked = dict(zip(asked, answers, strict=True))
-    found: dict[tuple[str, int], dict[str, IntArray]] = {key: {} for key in rows_by_arm_seed}
+    labels_of_unformed = dict(zip(unformed, answers, strict=True))
+    labels: dict[tuple[str, int], dict[str, IntArray]] = {key: {} for key in rows_by_arm_seed}
     for prompt, parts in by_prompt.items():
         labels_N = (
-            of_asked[prompt].labels_N
-            if prompt in of_asked
+            labels_of_unformed[prompt].labels_N
+            if prompt in labels_of_unformed
             else label_codes(form for _, group in parts for form in group.forms or ())
         )
         ends = np.cumsum([len(group) for _, group in parts])[:-1]
         for (key, _), own_N in zip(parts, np.split(labels_N, ends), strict=True):
-            found[key][prompt] = own_N
-    return found
+            labels[key][prompt] = own_N
+    return labels
 
 
 def sameness_between(labels: Labels, resampling: Resampling | None = None) -> tuple[ArmSameness, ...]:
@@ -98,25 +100,25 @@ def sameness_between(labels: Labels, resampling: Resampling | None = None) -> tu
         arms.setdefault(arm, []).append(seed)
     named, pairs = [], []
     for arm, other in combinations(arms, 2):
-        found_P3 = _by_prompt(labels, arms, arm, other)
-        if len(found_P3):
-            named.append((arm, other, found_P3))
-            pairs.append((found_P3[None, :, 0], found_P3[None, :, 1:].mean(axis=-1)))
+        sameness_P3 = _by_prompt(labels, arms, arm, other)
+        if len(sameness_P3):
+            named.append((arm, other, sameness_P3))
+            pairs.append((sameness_P3[None, :, 0], sameness_P3[None, :, 1:].mean(axis=-1)))
     compared = paired_comparisons(pairs, resampling=resampling) if pairs else []
     return tuple(
         ArmSameness(
             arm,
             other,
-            *found_P3.mean(axis=0).tolist(),
-            gap=one.difference,
-            gap_low=one.ci_low,
-            gap_high=one.ci_high,
-            overlap=_overlap(one.relative_difference),
-            overlap_low=_overlap(one.relative_ci_low),
-            overlap_high=_overlap(one.relative_ci_high),
-            n_prompts=len(found_P3),
+            *sameness_P3.mean(axis=0).tolist(),
+            gap=comparison.difference,
+            gap_low=comparison.ci_low,
+            gap_high=comparison.ci_high,
+            overlap=_overlap(comparison.relative_difference),
+            overlap_low=_overlap(comparison.relative_ci_low),
+            overlap_high=_overlap(comparison.relative_ci_high),
+            n_prompts=len(sameness_P3),
         )
-        for (arm, other, found_P3), one in zip(named, compared, strict=True)
+        for (arm, other, sameness_P3), comparison in zip(named, compared, strict=True)
     )
 
 
@@ -128,16 +130,19 @@ def _overlap(relative: float) -> float:
 def _by_prompt(labels: Labels, arms: Mapping[str, Sequence[int]], arm: str, other: str) -> FloatArray:
     """Returns [P, 3] of the prompts where all is defined: between the arms, within the first, within the second."""
     ours, theirs = ([labels[name, seed] for seed in arms[name]] for name in (arm, other))
-    prompts = sorted(set.intersection(*(set(one) for one in (*ours, *theirs))))
+    prompts = sorted(set.intersection(*(set(by_prompt) for by_prompt in (*ours, *theirs))))
     rows = [
         (
             _mean(_agreement(a[prompt], b[prompt]) for a, b in product(ours, theirs)),
-            *(_mean(pair_sameness(_labelled(one[prompt])) for one in side) for side in (ours, theirs)),
+            *(
+                _mean(pair_sameness(_labelled(by_prompt[prompt])) for by_prompt in side)
+                for side in (ours, theirs)
+            ),
         )
         for prompt in prompts
     ]
-    found_P3 = np.array(rows, dtype=np.float64).reshape(-1, 3)
-    return found_P3[~np.isnan(found_P3).any(axis=1)]
+    sameness_P3 = np.array(rows, dtype=np.float64).reshape(-1, 3)
+    return sameness_P3[~np.isnan(sameness_P3).any(axis=1)]
 
 
 def _agreement(a_N: IntArray, b_M: IntArray) -> float:

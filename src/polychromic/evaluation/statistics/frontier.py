@@ -138,13 +138,13 @@ def matched_gains(
         for label in study.labels(baseline)
         if _points(study, baseline, [label], metric, quality_metric) is not None
     ]
-    found = []
+    gains = []
     for label in study.labels(arm):
         points = _points(study, arm, [label], metric, quality_metric)
         base = _points(study, baseline, labels, metric, quality_metric) if len(labels) > 1 else None
         if points is not None and base is not None:
-            found.append(_matched(arm, label, labels, metric, quality_metric, points, base, resampling))
-    return found
+            gains.append(_matched(arm, label, labels, metric, quality_metric, points, base, resampling))
+    return gains
 
 
 def _points(study: Study, arm: str, labels: Sequence[str], metric: str, quality: str) -> FloatArray | None:
@@ -152,9 +152,9 @@ def _points(study: Study, arm: str, labels: Sequence[str], metric: str, quality:
     sign = find_metric(metric).sign
     cells = [study.cells(arm, label, quality) for label in labels]
     cells += [study.cells(arm, label, metric) for label in labels]
-    if any(one is None for one in cells):
+    if any(cell is None for cell in cells):
         return None
-    stacked = np.stack([one for one in cells if one is not None], axis=-1)
+    stacked = np.stack([cell for cell in cells if cell is not None], axis=-1)
     stacked[..., len(labels) :] *= sign
     return stacked
 

@@ -231,15 +231,17 @@ def relative_interval(
     mean_b = float(b_SP.mean())
     if not mean_b > 0.0 or a_SP.shape[1] < 2:
         return math.nan, math.nan
-    found = float(a_SP.mean()) / mean_b - 1.0
-    low, high = (_relative_end(a_SP, b_SP, found, reach, over_seeds, alpha, above) for above in (False, True))
+    change = float(a_SP.mean()) / mean_b - 1.0
+    low, high = (
+        _relative_end(a_SP, b_SP, change, reach, over_seeds, alpha, above) for above in (False, True)
+    )
     return low, high
 
 
 def _relative_end(
     a_SP: FloatArray,
     b_SP: FloatArray,
-    found: float,
+    change: float,
     reach: Reach,
     over_seeds: bool,
     alpha: float,
@@ -251,7 +253,7 @@ def _relative_end(
 
     def excess(distance: float) -> float:
         """Returns how far the interval of a − (1 + ρ) b still reaches beyond 0, ρ so far from what was found."""
-        x_SP = a_SP - (1.0 + found + sign * distance) * b_SP
+        x_SP = a_SP - (1.0 + change + sign * distance) * b_SP
         x_P = x_SP.mean(axis=0)
         half = errors * float(x_P.std(ddof=1)) / math.sqrt(len(x_P))
         half = SeedSpread.of(x_SP).widen(half, alpha) if over_seeds else half
@@ -259,13 +261,13 @@ def _relative_end(
 
     scale = float(b_SP.mean())
     if excess(0.0) <= ROUNDING * scale:
-        return found
+        return change
     farthest = excess(0.0) / scale
     while excess(farthest) > 0.0:
         farthest *= 2.0
         if farthest > _UNBOUNDED:
             return sign * math.inf
-    return found + sign * root_scalar(excess, bracket=(0.0, farthest), rtol=1e-9).root
+    return change + sign * root_scalar(excess, bracket=(0.0, farthest), rtol=1e-9).root
 
 
 def mean_intervals(cells: Sequence[FloatArray], resampling: Resampling) -> list[Interval]:
@@ -274,14 +276,14 @@ def mean_intervals(cells: Sequence[FloatArray], resampling: Resampling) -> list[
 
     Arrays of one number of prompts share the draws.
     """
-    found: dict[int, Interval] = {}
+    intervals: dict[int, Interval] = {}
     for members in indices_by_key([x_SP.shape[1] for x_SP in cells]).values():
         x_PM = np.stack([cells[index].mean(axis=0) for index in members], axis=-1)
         for index, reach in zip(members, reaches(x_PM, resampling), strict=True):
             x_SP = cells[index]
             spread = SeedSpread.of(x_SP) if len(x_SP) >= LEAST_SEEDS else PROMPTS_ALONE
-            found[index] = reach.interval(resampling.alpha, spread)
-    return [found[index] for index in range(len(cells))]
+            intervals[index] = reach.interval(resampling.alpha, spread)
+    return [intervals[index] for index in range(len(cells))]
 
 
 def reaches(x_PM: FloatArray, resampling: Resampling) -> list[Reach]:

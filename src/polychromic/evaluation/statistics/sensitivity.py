@@ -164,19 +164,19 @@ class Overtaking:
         else:
             interval = f"{self.low} to {self.high}" if self.low != self.high else f"{self.low} alone"
         if self.k is None:
-            said = f"does not overtake {self.arm} within k ≤ {self.most}"
+            relation = f"does not overtake {self.arm} within k ≤ {self.most}"
         elif self.k == 1:
-            said = f"is above that of {self.arm} from k = 1 on"
+            relation = f"is above that of {self.arm} from k = 1 on"
         else:
-            said = f"overtakes {self.arm} at k = {self.k}"
-        return f"pass@k of the untrained model {said} ({{confidence:g}} % interval of that k: {interval})"
+            relation = f"overtakes {self.arm} at k = {self.k}"
+        return f"pass@k of the untrained model {relation} ({{confidence:g}} % interval of that k: {interval})"
 
 
 def overtakings(
     study: Study, untrained: str, arms: Sequence[str], label: str, resampling: Resampling
 ) -> tuple[Overtaking, ...]:
     """Returns an overtaking per arm whose pass@k was measured; prompts that lack a k are left out."""
-    found = []
+    crossings = []
     for arm in arms:
         arm_SPK, base_SPK = study.curves(arm, label, "pass"), study.curves(untrained, label, "pass")
         if arm_SPK is None or base_SPK is None:
@@ -186,8 +186,8 @@ def overtakings(
         lead_SPK = base_SPK[..., :n_k].mean(axis=0) - arm_SPK[..., :n_k]
         lead_SPK = lead_SPK[:, ~np.isnan(lead_SPK).any(axis=(0, 2))]
         if lead_SPK.shape[1] > 1:
-            found.append(_overtaking(arm, lead_SPK, resampling))
-    return tuple(found)
+            crossings.append(_overtaking(arm, lead_SPK, resampling))
+    return tuple(crossings)
 
 
 def _overtaking(arm: str, lead_SPK: FloatArray, resampling: Resampling) -> Overtaking:
@@ -197,7 +197,7 @@ def _overtaking(arm: str, lead_SPK: FloatArray, resampling: Resampling) -> Overt
     tails = [resampling.alpha / 2, 1.0 - resampling.alpha / 2]
     low, high = np.quantile(_first_ahead(drawn_BK), tails, method="inverted_cdf").tolist()
     at = int(_first_ahead(lead_SPK.mean(axis=(0, 1))[None])[0])
-    k, low, high = (int(one) if one <= n_k else None for one in (at, low, high))
+    k, low, high = (int(size) if size <= n_k else None for size in (at, low, high))
     return Overtaking(arm, k, low, high, n_k)
 
 

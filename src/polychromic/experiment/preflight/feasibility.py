@@ -48,8 +48,8 @@ def baseline_means(experiment: Experiment, folder: RunFolder) -> dict[str, float
     primary_sampling = experiment.evaluation.sampling_parameters()[0].label
     task = build_task(experiment.task)
     same = SameAnswers.of(task, experiment.evaluation.split)
-    asked = {one.metric for level in experiment.comparison.levels().values() for one in level}
-    found: dict[str, list[float]] = {}
+    metrics = {criterion.metric for level in experiment.comparison.levels().values() for criterion in level}
+    means_by_metric: dict[str, list[float]] = {}
     for seed in experiment.seeds:
         # Damaged rows of seeds whose turn has not come yet are sampled again then.
         rows = scan_generations(folder.arm(experiment.comparison.baseline, seed).generations).rows
@@ -62,11 +62,11 @@ def baseline_means(experiment: Experiment, folder: RunFolder) -> dict[str, float
             measures=MeasureSettings(tokens=tokens),
         )
         sampled = measure_rows(rows, options, same=same).sampled[primary_sampling]
-        for key in asked:
+        for key in metrics:
             values_P = sampled.metric(key)
             if values_P is not None and not np.isnan(values_P).all():
-                found.setdefault(key, []).append(float(np.nanmean(values_P)))
-    return {key: float(np.mean(means)) for key, means in found.items()}
+                means_by_metric.setdefault(key, []).append(float(np.nanmean(values_P)))
+    return {key: float(np.mean(means)) for key, means in means_by_metric.items()}
 
 
 def _work_is_left(experiment: Experiment, folder: RunFolder) -> bool:

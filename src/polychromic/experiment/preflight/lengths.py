@@ -206,9 +206,9 @@ def length_lines(experiment: Experiment, task: Task, *, only_over: bool = False)
         **arm.model.chat_template_options,
     )
     limit = "" if context == UNLIMITED else f", what the context leaves beside {new_tokens} new tokens"
-    told = [(report.prompts, f"training prompts: {report.prompts}{limit}")]
+    lines = [(report.prompts, f"training prompts: {report.prompts}{limit}")]
     if report.references and report.pairs and arm.loss.reads_references:
         sampled = f"references: {report.references}, training.max_new_tokens: longer ones cannot be sampled"
         learnt = f"prompt and reference: {report.pairs}, training.max_length: longer ones are left out"
-        told += [(report.references, sampled), (report.pairs, learnt)]
-    return [line for lengths, line in told if lengths.n_over or not only_over]
+        lines += [(report.references, sampled), (report.pairs, learnt)]
+    return [line for lengths, line in lines if lengths.n_over or not only_over]

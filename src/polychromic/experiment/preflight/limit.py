@@ -33,10 +33,10 @@ class TimeLimit:
             return wanted
         return max(1, min(wanted, int(self.share(part) / seconds_each)))
 
-    def lowered(self, did: int, wanted: int, what: str) -> str:
+    def lowered(self, did: int, wanted: int, noun: str) -> str:
         """Says what was lowered, such as "; 4 of 20 prompts, to keep preflight.minutes = 2"; "" where nothing was."""
         return (
             ""
             if did >= wanted
-            else f"; {did} of {wanted} {what}, to keep preflight.minutes = {self.minutes:g}"
+            else f"; {did} of {wanted} {noun}, to keep preflight.minutes = {self.minutes:g}"
         )

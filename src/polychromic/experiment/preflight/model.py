@@ -108,10 +108,10 @@ def longest_batch_fits(probe: Probe) -> Finding:
     for attempt in tries:
         started = time.perf_counter()
         try:
-            what = attempt()
+            attempted = attempt()
         except _DoNotFitError as error:
             return Finding("failed", f"{error} do not fit on the device", _LESS_MEMORY)
-        done.append(f"{what}: {time.perf_counter() - started:.1f} s")
+        done.append(f"{attempted}: {time.perf_counter() - started:.1f} s")
     used, there = _memory()
     untrained = "" if probe.trained_arms else "no arm is trained; "
     result = f"{untrained}{'; '.join(done)}; at most {used / 1e9:.1f} of {there / 1e9:.0f} GB"
@@ -126,13 +126,13 @@ class _DoNotFitError(Exception):
 
 
 @contextmanager
-def _in_memory(what: str) -> Iterator[None]:
+def _in_memory(attempted: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
         if not _is_out_of_memory(error):
             raise
-        raise _DoNotFitError(what) from error
+        raise _DoNotFitError(attempted) from error
 
 
 def _trained(probe: Probe, words: str, sequences: Sequence[TokenSequence]) -> str:
@@ -183,22 +183,26 @@ def _training_batches(probe: Probe) -> dict[str, list[TokenSequence]]:
     prompts = probe.task.prompts("train")[:_PROMPTS_LOOKED_AT]
     batches = {}
     if probe.baseline.loss.reads_references:
-        found = reference_sequences(probe.language_model, prompts, training.max_length).by_prompt
+        references = reference_sequences(probe.language_model, prompts, training.max_length).by_prompt
         longest = sorted(
-            (one for group in found.values() for one in group), key=lambda one: -len(one.token_ids)
+            (sequence for group in references.values() for sequence in group),
+            key=lambda sequence: -len(sequence.token_ids),
         )
         batches["references"] = longest[: min(training.micro_batch_size, training.prompts_per_step)]
     if any(arm.loss.samples for arm in probe.trained_arms):
         batches["sampled answers"] = _longest_answers(probe, prompts)
+    longest = {name: max(len(sequence.token_ids) for sequence in batch) for name, batch in batches.items()}
     return {
-        f"{len(batch)} {name} of up to {max(len(one.token_ids) for one in batch)} tokens, forward and backward": batch
+        f"{len(batch)} {name} of up to {longest[name]} tokens, forward and backward": batch
         for name, batch in batches.items()
     }
 
 
 def _longest_answers(probe: Probe, prompts: Sequence[Prompt]) -> list[TokenSequence]:
     language_model, training = probe.language_model, probe.baseline.training
-    encoded = [encode_prompt(language_model.tokenizer, one, **language_model.chat_options) for one in prompts]
+    encoded = [
+        encode_prompt(language_model.tokenizer, prompt, **language_model.chat_options) for prompt in prompts
+    ]
     n, n_prompts = probe.baseline.loss.num_samples, probe.baseline.loss.num_prompts
     rows = min(training.micro_batch_size, n_prompts * n)
     longest = sorted(encoded, key=len, reverse=True)[: -(-rows // n)]

@@ -51,9 +51,9 @@ def carry_out(
     results: list[CheckResult] = []
     for number, row in enumerate(checks, start=1):
         failed = [
-            one.name
-            for one, of in zip(results, checks, strict=False)
-            if one.status == "failed" and of.stage < row.stage
+            result.name
+            for result, of in zip(results, checks, strict=False)
+            if result.status == "failed" and of.stage < row.stage
         ]
         started = time.perf_counter()
         if failed:

@@ -71,8 +71,8 @@ class ShownChecks:
     def ended(self, check: CheckResult) -> None:
         """Prints a check that did not pass; every one where asked for, and with --verbose; in a log a line for those
         that took long."""
-        told = self.every or logging.getLogger("polychromic").isEnabledFor(logging.INFO)
-        if told or check.status in ("warned", "failed"):
+        shows_all = self.every or logging.getLogger("polychromic").isEnabledFor(logging.INFO)
+        if shows_all or check.status in ("warned", "failed"):
             show_check(check, self.console)
         elif not self.console.is_terminal and check.status == "passed" and check.seconds >= _NAMED_FROM:
             say(f"preflight {check.number} {check.name}: passed ({check.seconds:.1f} s)", self.console)

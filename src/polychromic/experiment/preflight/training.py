@@ -75,7 +75,7 @@ def probe_arms(probe: Probe) -> dict[str, ProbedArm]:
         key = keys[arm.name]
         if key not in by_settings:
             if by_settings and not probe.limit.left:
-                slowest = max(by_settings.values(), key=lambda one: one.sampling_seconds)
+                slowest = max(by_settings.values(), key=lambda arm: arm.sampling_seconds)
                 probed[arm.name] = replace(slowest, stands_in=True)
                 continue
             by_settings[key] = _probe_arm(probe, arm, runs[arm.name], share)
@@ -173,7 +173,7 @@ def diversity_gradient_reaches_the_weights(probe: Probe) -> Finding:
     if not active:
         return Finding("passed", "no arm has a diversity term")
     lines, silent, faint, figures = [], [], [], {}
-    lowered = next((one.lowered for one in probe.arms.values() if one.lowered), "")
+    lowered = next((arm.lowered for arm in probe.arms.values() if arm.lowered), "")
     for arm in active:
         probed = probe.arms[arm.name]
         if probed.stands_in:

@@ -100,8 +100,8 @@ class Bars:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draws every line to the width that the terminal has now."""
         done = self.n_stages - len(self.projection.left)
-        told = left(self.projection, self.price) if done or self.running else "starting"
-        lines = [bar_line(options.max_width, "run", done, self.n_stages, [told])]
+        remaining = left(self.projection, self.price) if done or self.running else "starting"
+        lines = [bar_line(options.max_width, "run", done, self.n_stages, [remaining])]
         for (arm, seed, stage), bar in sorted(self.running.items()):
             label = f"{plain_text(arm)} {seed} {_WORDS[stage]}"
             lines.append(bar_line(options.max_width, label, bar.done, bar.total, bar.details))
@@ -198,10 +198,10 @@ def summary(metrics: Mapping[str, float], tokens_per_second: float | None = None
     A loss that is minus the reward says nothing more.
     """
     reward, loss = metrics.get("train/reward"), metrics.get("train/quality_loss")
-    told = {key for key, _ in _SHOWN if key in metrics}
+    keys = {key for key, _ in _SHOWN if key in metrics}
     if reward is not None and loss is not None and abs(reward + loss) < _ROUNDING:
-        told.discard("train/quality_loss")
-    shown = [f"{word} {metrics[key]:.3f}" for key, word in _SHOWN if key in told]
+        keys.discard("train/quality_loss")
+    shown = [f"{word} {metrics[key]:.3f}" for key, word in _SHOWN if key in keys]
     return [*shown, *([] if tokens_per_second is None else [f"{tokens_per_second:,.0f} tokens/s"])]
 
 

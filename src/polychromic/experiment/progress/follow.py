@@ -65,8 +65,8 @@ class Ledger:
     def on_event(self, event: JobEvent) -> None:
         """Takes note of a job's progress, and asks the run to stop where a cap is reached."""
         self._tick()
-        for (arm, seed, stage), one in self.running.items():
-            one.ended |= (arm, seed) == (event.arm, event.seed) and stage != event.stage
+        for (arm, seed, stage), stage_progress in self.running.items():
+            stage_progress.ended |= (arm, seed) == (event.arm, event.seed) and stage != event.stage
         running = self.running.setdefault((event.arm, event.seed, event.stage), _Running())
         running.reached = event.done / event.total if event.total else running.reached
         running.tokens += round(event.metrics.get("generation/total_tokens", 0))
@@ -99,7 +99,7 @@ class Ledger:
     def _tick(self) -> None:
         now = self.clock()
         elapsed, self.last_tick = now - self.last_tick, now
-        working = [one for one in self.running.values() if not one.ended]
+        working = [stage_progress for stage_progress in self.running.values() if not stage_progress.ended]
         for running in working:
             running.seconds += elapsed
             running.machine_seconds += elapsed / len(working)
@@ -111,15 +111,15 @@ class Ledger:
                     "arm": arm,
                     "seed": seed,
                     "stage": stage,
-                    "seconds": one.seconds,
-                    "tokens": one.tokens,
-                    "machine_seconds": one.machine_seconds,
-                    "reached": one.reached,
+                    "seconds": stage_progress.seconds,
+                    "tokens": stage_progress.tokens,
+                    "machine_seconds": stage_progress.machine_seconds,
+                    "reached": stage_progress.reached,
                     "interrupted": True,
-                    **one.calls.columns,
+                    **stage_progress.calls.columns,
                 }
             )
-            for (arm, seed, stage), one in self.running.items()
+            for (arm, seed, stage), stage_progress in self.running.items()
         ]
 
     def _priced(self, row: dict[str, Any]) -> dict[str, Any]:

@@ -195,19 +195,23 @@ def _refuse_other_settings(
     followers = [arm for arm in old.arms if old.arm(arm).diversity.follows_baseline]
     refused = []
     for path in _differing(before, now):
-        key, one, other = ".".join(path), _at(before, path), _at(now, path)
+        key, before_value, now_value = ".".join(path), _at(before, path), _at(now, path)
         may_grow = _MAY_GROW.get(key)
-        if path[0] in _FREE or key in _FREE or (path[0] == "arms" and len(path) == 2 and one is None):
+        if (
+            path[0] in _FREE
+            or key in _FREE
+            or (path[0] == "arms" and len(path) == 2 and before_value is None)
+        ):
             continue
         if new.sampling.engine == "vllm" and path[0] == "sampling" and path[1] in VllmSettings.model_fields:
             continue  # where it is reached and how it is watched over, which may change; none says what is drawn
-        if recorded and is_recorded(path, one, other, recorded, old):
+        if recorded and is_recorded(path, before_value, now_value, recorded, old):
             continue
         if _decides(key) and not (key == "comparison.baseline" and followers):
             continue
         if may_grow is None:
             refused.append(key)
-        elif not may_grow(one, other):
+        elif not may_grow(before_value, now_value):
             refused.append(f"{key}, of which nothing may be taken away")
     if refused:
         raise ConfigError(
@@ -274,10 +278,12 @@ def _set_aside(folder: RunFolder, *, yes: bool) -> None:
 
 
 def _ask(folder: RunFolder, n_trained: int) -> None:
-    what = f"{folder.root} holds {plural(n_trained, 'trained adapter')}, which --fresh moves aside"
+    warning = f"{folder.root} holds {plural(n_trained, 'trained adapter')}, which --fresh moves aside"
     if not sys.stdin.isatty():
-        raise ConfigError(f"{what}; add --yes to do that, or give this run a name of its own with name=NEW")
-    sys.stderr.write(f"{what}. Go on? [y/N] ")
+        raise ConfigError(
+            f"{warning}; add --yes to do that, or give this run a name of its own with name=NEW"
+        )
+    sys.stderr.write(f"{warning}. Go on? [y/N] ")
     sys.stderr.flush()
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise ConfigError(f"{folder.root} is left as it was")

@@ -37,8 +37,12 @@ class Goal:
     @property
     def least(self) -> str:
         """Returns the key and value of what is asked for."""
-        one = self.criterion
-        return f"margin: {one.margin:g}" if one.margin is not None else f"relative_change: {one.asked:g}"
+        criterion = self.criterion
+        return (
+            f"margin: {criterion.margin:g}"
+            if criterion.margin is not None
+            else f"relative_change: {criterion.asked:g}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +198,7 @@ def _batch(loss: Loss | None, each: float, n_train: int, seconds: float) -> tupl
     """Returns group, prompts and seconds of a step: the largest that leaves time for enough steps, or the smallest."""
     tried = [(group, min(prompts, n_train)) for group, prompts in _BATCHES]
     timed = [(group, prompts, _step_seconds(loss, each, group, prompts)) for group, prompts in tried]
-    return next((one for one in timed if one[2] * _ENOUGH_STEPS <= seconds), timed[-1])
+    return next((batch for batch in timed if batch[2] * _ENOUGH_STEPS <= seconds), timed[-1])
 
 
 def _step_seconds(loss: Loss | None, each: float, group: int, prompts_per_step: int) -> float:

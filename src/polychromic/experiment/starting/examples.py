@@ -27,7 +27,7 @@ def write_example(name: str, path: Path | None, say: Callable[[str], None]) -> P
         raise ConfigError(f"--example {name}: no such example; there are {', '.join(EXAMPLES)}")
     path = path or Path(f"{name}.yaml")
     text = (SHIPPED / "experiments" / f"{name}.yaml").read_text(encoding="utf-8")
-    folders = dict.fromkeys(found[1] for found in _DATA.finditer(text))
+    folders = dict.fromkeys(match[1] for match in _DATA.finditer(text))
     files = [
         file for file in dict.fromkeys(_CODE.findall(text)) if (SHIPPED / "experiments" / file).is_file()
     ]
@@ -43,7 +43,7 @@ def write_example(name: str, path: Path | None, say: Callable[[str], None]) -> P
         for file in files:
             shutil.copyfile(SHIPPED / "experiments" / file, path.parent / file)
             say(f"wrote {path.parent / file}")
-        write_text(path, _DATA.sub(lambda found: found[0].removeprefix("../"), text))
+        write_text(path, _DATA.sub(lambda match: match[0].removeprefix("../"), text))
     except OSError as error:
         raise ConfigError(
             f"{path}: cannot be written ({error.strerror}); name a file in a folder that is there and that you may "

@@ -90,7 +90,7 @@ def probe_model(content: Mapping[str, Any], splits: Mapping[Split, Sequence[Prom
     tokenizer = load_tokenizer(model)
     looked_at = [*splits["validation"], *splits["train"]][:_MOST_PROMPTS]
     longest = max(
-        len(encode_prompt(tokenizer, one)) for prompts in splits.values() for one in prompts[:_MEASURED]
+        len(encode_prompt(tokenizer, prompt)) for prompts in splits.values() for prompt in prompts[:_MEASURED]
     )
     room = max(_LEAST_TOKENS, load_limits(model).context - longest)
     max_new_tokens = min(room, _allowed_tokens(tokenizer, splits["train"]))
@@ -212,10 +212,10 @@ def rows_of(prompts: Sequence[Prompt]) -> str:
 
 def _row(prompt: Prompt) -> dict[str, Any]:
     is_plain = len(prompt.messages) == 1 and prompt.messages[0].role == "user"
-    asked: dict[str, Any] = (
+    request: dict[str, Any] = (
         {"prompt": prompt.text}
         if is_plain
-        else {"messages": [{"role": one.role, "content": one.content} for one in prompt.messages]}
+        else {"messages": [{"role": message.role, "content": message.content} for message in prompt.messages]}
     )
     references = {"references": list(prompt.references)} if prompt.references else {}
-    return {"id": prompt.id, **asked, **references} | ({"meta": dict(prompt.meta)} if prompt.meta else {})
+    return {"id": prompt.id, **request, **references} | ({"meta": dict(prompt.meta)} if prompt.meta else {})

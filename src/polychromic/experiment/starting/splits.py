@@ -62,7 +62,7 @@ def divide(by_name: Mapping[str, Sequence[Prompt]]) -> Divided:
         taken[split] = named.get(split) or _take(
             left, min(most, round(share * n_prompts)), leave=1 + (split == "test")
         )
-    splits: dict[Split, list[Prompt]] = {"train": [one for group in left for one in group], **taken}
+    splits: dict[Split, list[Prompt]] = {"train": [prompt for group in left for prompt in group], **taken}
     if not all(splits.values()):
         raise DataError(
             f"{plural(n_prompts, 'prompt')} of which too few differ: at least three different ones are needed, to "
@@ -76,9 +76,9 @@ def _merged(prompts: Sequence[Prompt], lines: list[str]) -> list[Prompt]:
     first: dict[str, Prompt] = {}
     for prompt in prompts:
         key = repr((prompt.messages, sorted(prompt.meta.items(), key=str)))
-        known = first.get(key)
-        references = (*(known.references if known else ()), *prompt.references)
-        first[key] = replace(known or prompt, references=tuple(dict.fromkeys(references)))
+        earlier = first.get(key)
+        references = (*(earlier.references if earlier else ()), *prompt.references)
+        first[key] = replace(earlier or prompt, references=tuple(dict.fromkeys(references)))
     if len(first) < len(prompts):
         lines.append(
             f"{plural(len(prompts) - len(first), 'row')} with a prompt that stood before: merged, with all references"
@@ -106,7 +106,9 @@ def _groups(prompts: Sequence[Prompt]) -> list[list[Prompt]]:
 
     owner: dict[str, int] = {}
     pairs = [
-        (number, owner.setdefault(key, number)) for number, one in enumerate(prompts) for key in _keys(one)
+        (number, owner.setdefault(key, number))
+        for number, member in enumerate(prompts)
+        for key in _keys(member)
     ]
     rows, columns = zip(*pairs, strict=True) if pairs else ((), ())
     graph = coo_array((np.ones(len(pairs)), (rows, columns)), shape=(len(prompts),) * 2)
@@ -114,7 +116,7 @@ def _groups(prompts: Sequence[Prompt]) -> list[list[Prompt]]:
     groups: dict[int, list[Prompt]] = defaultdict(list)
     for prompt, label in zip(prompts, labels, strict=True):
         groups[int(label)].append(prompt)
-    return sorted(groups.values(), key=lambda group: min(_digest(one) for one in group))
+    return sorted(groups.values(), key=lambda group: min(_digest(member) for member in group))
 
 
 def _keys(prompt: Prompt) -> Iterator[str]:
@@ -123,8 +125,10 @@ def _keys(prompt: Prompt) -> Iterator[str]:
     turns = [message for message in prompt.messages if message.role not in ("system", "developer")]
     answers = [Message("assistant", reference) for reference in prompt.references]
     # A question with its answer, in one row as its beginning and in another as its end, is one conversation.
-    for said in [turns[:end] for end in range(2, len(turns), 2)] + [[*turns, answer] for answer in answers]:
-        yield plain_content(replace(prompt, messages=tuple(said)))
+    for conversation in [turns[:end] for end in range(2, len(turns), 2)] + [
+        [*turns, answer] for answer in answers
+    ]:
+        yield plain_content(replace(prompt, messages=tuple(conversation)))
     for key in _CONVERSATION_KEYS:
         if isinstance(value := prompt.meta.get(key), str | int) and not isinstance(value, bool):
             yield f"{key} {value}"
@@ -153,10 +157,10 @@ def _without_leakage(
     splits, is left out."""
     moved = 0
     for _ in range(_MOST_ROUNDS):
-        seen = {one for split in _HELD_OUT for one in find_leakage(splits[split], splits["train"]).seen}
+        seen = {key for split in _HELD_OUT for key in find_leakage(splits[split], splits["train"]).seen}
         kept: dict[Split, list[Prompt]] = {}
         for split in _HELD_OUT:
-            kept[split] = [one for one in splits[split] if one.id not in seen]
+            kept[split] = [prompt for prompt in splits[split] if prompt.id not in seen]
         if not seen or not all(kept.values()):
             break
         moved += len(seen)

@@ -90,17 +90,17 @@ _VERBS: Mapping[Split, str] = {"train": "train", "validation": "validate", "test
 def _read(request: Request, say: Say) -> Mapping[str, Sequence[Prompt]]:
     """Reads the prompts by the splits that the data names, and says how many of which form there are."""
     stem = Path(request.data).stem or "prompt"
-    found: dict[str, list[Prompt]] = {}
+    by_split: dict[str, list[Prompt]] = {}
     for split, rows in read_splits(request.data).items():
         read = prompts_of(rows, request.data, f"{stem}-{split}" if split else stem, request.keys)
-        found[split] = read.prompts
+        by_split[split] = read.prompts
         with_references = sum(bool(prompt.references) for prompt in read.prompts)
         forms = "; ".join(read.forms)
         say(
             f"read {len(read.prompts)} prompts{f' of {split}' if split else ''}, {with_references} with references: "
             f"{forms}"
         )
-    return found
+    return by_split
 
 
 def _checker(request: Request) -> str | None:

@@ -63,8 +63,8 @@ def _quoted(value: str) -> str:
 
 def _aligned(line: str) -> str:
     """Moves the comment behind a key to the column of all comments."""
-    found = _COMMENT.match(line)
-    return f"{found[1]:<{_COMMENT_COLUMN}} # {found[2]}" if found else line.rstrip()
+    match = _COMMENT.match(line)
+    return f"{match[1]:<{_COMMENT_COLUMN}} # {match[2]}" if match else line.rstrip()
 
 
 def verdict_lines(probed: Probed, chosen: Choices) -> Iterator[str]:

@@ -140,13 +140,13 @@ def serve_session(conversation: Conversation, request: Mapping[str, Any], protec
     handles: list[Any] = []
     while True:
         try:
-            asked = conversation.receive()[0]["session"]
+            session = conversation.receive()[0]["session"]
         except EOFError:
             os._exit(0)
         do = (
-            partial(_defined, names, asked["code"])
-            if "code" in asked
-            else partial(_called, names, asked, handles)
+            partial(_defined, names, session["code"])
+            if "code" in session
+            else partial(_called, names, session, handles)
         )
         conversation.send(_outcome(do))
 
@@ -155,12 +155,12 @@ def _defined(names: dict[str, Any], code: str) -> None:
     exec(compile(code, "<code>", "exec"), names)
 
 
-def _called(names: Mapping[str, Any], asked: Mapping[str, Any], handles: list[Any]) -> Any:
+def _called(names: Mapping[str, Any], request: Mapping[str, Any], handles: list[Any]) -> Any:
     objects = {"handle": handles.__getitem__, "builtin": partial(getattr, builtins)}
     arguments, named = (
-        decode(part, lambda kind, content: objects[kind](content)) for part in asked["arguments"]
+        decode(part, lambda kind, content: objects[kind](content)) for part in request["arguments"]
     )
-    return encode(names[asked["call"]](*arguments, **named), partial(_kept_value, handles))
+    return encode(names[request["call"]](*arguments, **named), partial(_kept_value, handles))
 
 
 def _kept_value(handles: list[Any], value: Any) -> Any:

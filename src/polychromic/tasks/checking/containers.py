@@ -87,9 +87,9 @@ class WalledRoom:
             self._gate = _Gate(self._wall)
             return self._opened(self._gate)
         except ProcessFailedError as failure:
-            said = self._gate.said() if self._gate else ""
+            output = self._gate.said() if self._gate else ""
             raise CheckerError(
-                f"task.sandbox: {self._wall.kind} started, but no process for code: {failure} {said}"
+                f"task.sandbox: {self._wall.kind} started, but no process for code: {failure} {output}"
             ) from failure
 
     def close(self) -> None:
@@ -173,10 +173,10 @@ class _Gate:
             reason = "it ended"
         except TimeoutError:
             reason = f"it was not ready within {_START_SECONDS:g} s"
-        said = self.said()
+        output = self.said()
         self.stop()
         raise CheckerError(
-            f"task.sandbox: {wall.kind} did not start the sandbox: {reason}. It said: {said or 'nothing'}. "
+            f"task.sandbox: {wall.kind} did not start the sandbox: {reason}. It said: {output or 'nothing'}. "
             f"Try `{' '.join(wall.words(Path('MODULES'), 'try')[:2])} …` by hand, or state another sandbox"
         )
 
@@ -188,7 +188,7 @@ class _Gate:
         self._conversation.allow(most_bytes)
         try:
             self._conversation.send(content, deadline)
-            said = self._conversation.receive(deadline)[0]
+            reply = self._conversation.receive(deadline)[0]
         except TimeoutError:
             self.stop()
             raise ProcessFailedError(
@@ -202,11 +202,11 @@ class _Gate:
         except (EOFError, BrokenPipeError, OSError) as error:
             self.stop()
             raise ProcessFailedError("the container has ended") from error
-        if not isinstance(said, dict):
+        if not isinstance(reply, dict):
             raise ProcessFailedError("the container said something else in place of an answer")
-        if "failed" in said:
-            raise ProcessFailedError(str(said["failed"])[:1000])
-        return said
+        if "failed" in reply:
+            raise ProcessFailedError(str(reply["failed"])[:1000])
+        return reply
 
     def said(self) -> str:
         """Returns the end of what the command wrote to its standard error."""

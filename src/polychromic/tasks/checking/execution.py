@@ -86,8 +86,8 @@ def executed(
     return Execution((None,) * len(ask), (reason,) * len(ask), "", reason, ())
 
 
-def _execution(said: Any, n: int) -> Execution:
-    answers = said["answers"]
+def _execution(reply: Any, n: int) -> Execution:
+    answers = reply["answers"]
     values = tuple(decode(answer["value"]) for answer in answers)
     errors = tuple(_reason(answer["error"]) for answer in answers)
     if len(answers) != n:
@@ -95,11 +95,11 @@ def _execution(said: Any, n: int) -> Execution:
     return Execution(
         values,
         errors,
-        str(said["printed"])[:_MOST_PRINTED],
-        _reason(said["error"]),
-        tuple(map(str, said["protection"])),
+        str(reply["printed"])[:_MOST_PRINTED],
+        _reason(reply["error"]),
+        tuple(map(str, reply["protection"])),
     )
 
 
-def _reason(said: Any) -> str | None:
-    return None if said is None else str(said)[:1000]
+def _reason(error: Any) -> str | None:
+    return None if error is None else str(error)[:1000]

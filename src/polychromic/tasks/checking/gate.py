@@ -32,19 +32,21 @@ class Gate:
         self._room = LocalRoom()
         self._executor: Executor | None = None
 
-    def answer(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+    def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Does what is asked and returns the answer."""
         try:
-            if "open" in asked:
+            if "open" in request:
                 self._end()
                 self._executor = self._room.open()
                 return {}
-            if "end" in asked:
+            if "end" in request:
                 self._end()
                 return {}
-            kind = "session" if "session" in asked else "execute"
+            kind = "session" if "session" in request else "execute"
             assert self._executor is not None
-            return {"said": self._executor.execute(kind, asked[kind], asked["seconds"], asked["most_bytes"])}
+            return {
+                "said": self._executor.execute(kind, request[kind], request["seconds"], request["most_bytes"])
+            }
         except ProcessFailedError as failure:
             return {"failed": str(failure)}
 

@@ -81,24 +81,24 @@ class Session:
         Raises CandidateError where there is none.
         """
         content = [encode(list(arguments), _sent_handle), encode(named, _sent_handle)]
-        said = self._say({"call": name, "arguments": content})
+        reply = self._say({"call": name, "arguments": content})
         try:
-            return decode(said["value"], _received)
+            return decode(reply["value"], _received)
         except (ValueError, TypeError, KeyError, RecursionError, MemoryError) as error:
             raise CandidateError("the code wrote something else in place of a value") from error
 
     def _say(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         seconds = self._deadline - time.monotonic()
         try:
-            said = self._executor.execute("session", request, seconds, self._limits.most_bytes)
+            reply = self._executor.execute("session", request, seconds, self._limits.most_bytes)
         except ProcessFailedError as failure:
             late = time.monotonic() >= self._deadline
             raise (CandidateTimeoutError if late else CandidateError)(str(failure)) from failure
-        if type(said) is not dict:
+        if type(reply) is not dict:
             raise CandidateError("the code wrote something else in place of a value")
-        if said.get("raised") is not None:
-            raise CandidateError(str(said["raised"])[:500])
-        return said
+        if reply.get("raised") is not None:
+            raise CandidateError(str(reply["raised"])[:500])
+        return reply
 
 
 Place = Wall | Literal["local", "open files"]
@@ -125,8 +125,8 @@ class Sandbox:
     def execute(self, request: Mapping[str, Any], seconds: float, most_bytes: int) -> Any:
         """Executes the code of a request and returns what came of it. Raises ProcessFailedError where nothing did."""
         with self._opened() as executor:
-            said = executor.execute("execute", request, seconds, most_bytes)
-            return {**said, "protection": [*executor.around, *said["protection"]]}
+            reply = executor.execute("execute", request, seconds, most_bytes)
+            return {**reply, "protection": [*executor.around, *reply["protection"]]}
 
     def close(self) -> None:
         """Ends all processes and removes their folders."""

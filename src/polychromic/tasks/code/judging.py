@@ -56,7 +56,7 @@ def judged(problem: Problem, text: str, sandbox: Sandbox, limits: Limits = DEFAU
 
 
 class Caller(Protocol):
-    """Who calls what the candidate has defined; `sandbox.Session` is one."""
+    """Calls what the candidate has defined; `sandbox.Session` is one."""
 
     def call(self, name: str, /, *arguments: Any, **named: Any) -> Any:
         """Returns name(*arguments, **named)."""
@@ -113,9 +113,9 @@ def _names_of_tests(problem: Problem, candidate: Caller) -> dict[str, Any]:
     if problem.opening:
         exec(f"{problem.opening}    pass\n", names)
     tests = [ast.parse(test) for test in (problem.setup, *problem.tests)]
-    modules, asked = _free_names(tests, problem)
+    modules, names_needed = _free_names(tests, problem)
     names |= {name: import_module(name) for name in modules}
-    names |= {name: _proxy(candidate, name) for name in asked - names.keys()}
+    names |= {name: _proxy(candidate, name) for name in names_needed - names.keys()}
     if problem.entry_point:
         names[problem.entry_point] = _proxy(candidate, problem.entry_point)
     exec(problem.setup, names)
@@ -158,6 +158,6 @@ def _free_names(tests: Sequence[ast.Module], problem: Problem) -> tuple[set[str]
             modules.add(node.value.id)
     defined = r"^(?:def|class) (\w+)"
     solved = {name for solution in problem.solutions for name in re.findall(defined, solution, re.MULTILINE)}
-    asked = read - made - (vars(builtins).keys() - solved)
-    modules &= (asked & sys.stdlib_module_names) - solved
-    return modules, asked - modules
+    needed = read - made - (vars(builtins).keys() - solved)
+    modules &= (needed & sys.stdlib_module_names) - solved
+    return modules, needed - modules

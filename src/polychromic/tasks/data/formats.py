@@ -178,8 +178,8 @@ def _alpaca(row: Mapping[str, Any], keys: Keys) -> Question:
     for number, pair in enumerate(row.get("history") or []):
         if not (isinstance(pair, list) and len(pair) == 2):
             raise BadLineError(f"history[{number}]: {shown(pair)}, expected a question and its answer")
-        asked, said = (value_of(f"history[{number}]", text, filled_text) for text in pair)
-        turns += [Message("user", asked), Message("assistant", said)]
+        question, answer = (value_of(f"history[{number}]", text, filled_text) for text in pair)
+        turns += [Message("user", question), Message("assistant", answer)]
     reference = one_key(row, ("output", "response", "references"))
     references = answers_of(reference, row[reference]) if reference and _is_filled(row, reference) else ()
     read = (
@@ -200,27 +200,27 @@ def _alpaca(row: Mapping[str, Any], keys: Keys) -> Question:
 
 
 def _sharegpt(row: Mapping[str, Any], keys: Keys) -> Question:
-    said = row["conversations"]
-    if not isinstance(said, list) or not said:
+    conversation = row["conversations"]
+    if not isinstance(conversation, list) or not conversation:
         raise BadLineError(
-            f'conversations: {shown(said)}, expected a list such as [{{"from": "human", "value": "Hi"}}]'
+            f'conversations: {shown(conversation)}, expected a list such as [{{"from": "human", "value": "Hi"}}]'
         )
     system = [{"role": "system", "content": row["system"]}] if _is_filled(row, "system") else []
-    turns = turns_of("conversations", [*system, *said])
+    turns = turns_of("conversations", [*system, *conversation])
     return Question(turns, (), _without(row, "conversations", "system", *ID_KEYS, "meta"), _meta(row))
 
 
 def _asked(row: Mapping[str, Any], keys: Keys) -> Question:
-    asked, answer = one_key(row, _ASKED_KEYS), one_key(row, (*_ANSWER_KEYS, *REFERENCE_KEYS))
-    assert asked is not None
+    key, answer = one_key(row, _ASKED_KEYS), one_key(row, (*_ANSWER_KEYS, *REFERENCE_KEYS))
+    assert key is not None
     # SQuAD keeps the text that a question is about beside it.
     context = (
         [value_of("context", row["context"], filled_text)] if isinstance(row.get("context"), str) else []
     )
-    text = "\n\n".join([*context, value_of(asked, row[asked], filled_text)])
+    text = "\n\n".join([*context, value_of(key, row[key], filled_text)])
     references = answers_of(answer, row[answer]) if answer and _is_filled(row, answer) else ()
     # The answer stays in the meta as well: a checker looks for it under its own name.
-    others = _without(row, asked, *ID_KEYS, *REFERENCE_KEYS, "meta")
+    others = _without(row, key, *ID_KEYS, *REFERENCE_KEYS, "meta")
     return Question([Message("user", text)], references, others, _meta(row))
 
 

@@ -130,7 +130,9 @@ def _document(path: Path, *, is_lines: bool) -> list[Row] | None:
             and (inner := _inner_list(values[0][1])) is not None
         ):
             return [
-                _row(f"{path}: {name} {n}", n, one) for name, many in [inner] for n, one in enumerate(many, 1)
+                _row(f"{path}: {name} {n}", n, item)
+                for name, many in [inner]
+                for n, item in enumerate(many, 1)
             ]
     except (ValueError, RecursionError) as error:
         if is_lines or _is_object(next(filled_lines(path))[1]):
@@ -177,9 +179,9 @@ def _inner_list(document: Mapping[str, Any]) -> tuple[str, list[Any]] | None:
         for key, value in document.items()
         if isinstance(value, list)
         and value
-        and all(isinstance(one, dict) and "role" not in one for one in value)
+        and all(isinstance(item, dict) and "role" not in item for item in value)
     ]
-    return lists[0] if len(lists) == 1 and not any("from" in one for one in lists[0][1]) else None
+    return lists[0] if len(lists) == 1 and not any("from" in item for item in lists[0][1]) else None
 
 
 def _row(place: str, number: int, value: Any) -> Row:
@@ -252,10 +254,10 @@ def _from_folder(path: Path) -> Splits:
 
     datasets.disable_progress_bars()
     try:
-        found = datasets.load_from_disk(str(path))
+        dataset = datasets.load_from_disk(str(path))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: cannot be read as a data set ({error}); save it again") from error
-    return _by_split(str(path), found)
+    return _by_split(str(path), dataset)
 
 
 def _from_hub(name: str) -> Splits:
@@ -268,14 +270,14 @@ def _from_hub(name: str) -> Splits:
     datasets.disable_progress_bars()
     hub_id, _, config = name.partition(":")
     try:
-        found = datasets.load_dataset(hub_id, config or None)
+        dataset = datasets.load_dataset(hub_id, config or None)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise DataError(
             f"{name}: neither a file or folder here nor a data set that the hub gives: {reason:.300}; check the path, "
             "the name (owner/name, or owner/name:config) and the network"
         ) from error
-    return _by_split(name, found)
+    return _by_split(name, dataset)
 
 
 def _hub_answers() -> bool:
@@ -290,8 +292,8 @@ def _hub_answers() -> bool:
         return False
 
 
-def _by_split(place: str, found: Any) -> Splits:
-    splits = found if isinstance(found, dict) else {"": found}
+def _by_split(place: str, dataset: Any) -> Splits:
+    splits = dataset if isinstance(dataset, dict) else {"": dataset}
     return {
         split: _arrow_rows(f"{place}/{split}" if split else place, data.to_list())
         for split, data in splits.items()
@@ -305,9 +307,9 @@ def _arrow_rows(place: str, rows: Iterable[Mapping[str, Any]]) -> list[Row]:
 def _plain(value: Any) -> Any:
     """Returns a value of a table as JSON has it: keys without a value left out, dates and the like as text."""
     if isinstance(value, Mapping):
-        return {str(key): plain for key, one in value.items() if (plain := _plain(one)) is not None}
+        return {str(key): plain for key, item in value.items() if (plain := _plain(item)) is not None}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if value is None or isinstance(value, str | bool | int | float) else str(value)

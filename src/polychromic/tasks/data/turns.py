@@ -18,7 +18,7 @@ def turns_of(key: str, value: Any) -> list[Message]:
         raise BadLineError(
             f'{key}: {shown(value)}, expected a list such as [{{"role": "user", "content": "Hi"}}]'
         )
-    return [_turn(f"{key}[{number}]", one) for number, one in enumerate(value)]
+    return [_turn(f"{key}[{number}]", turn) for number, turn in enumerate(value)]
 
 
 def _turn(place: str, turn: Any) -> Message:
@@ -27,11 +27,11 @@ def _turn(place: str, turn: Any) -> Message:
         raise BadLineError(
             f"{place}: {shown(turn)}, expected an object with role and content (or from and value)"
         )
-    said, content = turn[names[0]], turn[names[1]]
-    role = _SHAREGPT_ROLES.get(said, said) if isinstance(said, str) else said
+    speaker, content = turn[names[0]], turn[names[1]]
+    role = _SHAREGPT_ROLES.get(speaker, speaker) if isinstance(speaker, str) else speaker
     if role not in get_args(Role):
-        known = [*get_args(Role), *(() if names[0] == "role" else _SHAREGPT_ROLES)]
-        raise BadLineError(f"{place}.{names[0]}: {shown(said)}, expected one of {', '.join(known)}")
+        roles = [*get_args(Role), *(() if names[0] == "role" else _SHAREGPT_ROLES)]
+        raise BadLineError(f"{place}.{names[0]}: {shown(speaker)}, expected one of {', '.join(roles)}")
     if isinstance(content, list):
         content = _joined_parts(f"{place}.{names[1]}", content)
     return Message(role, value_of(f"{place}.{names[1]}", content, filled_text))
@@ -52,11 +52,11 @@ def answers_of(key: str, value: Any) -> tuple[str, ...]:
     """Reads one answer or several: a text, a number, a list of these, turns that end with it, or SQuAD's texts."""
     if isinstance(value, dict) and isinstance(value.get("text"), list):
         value = value["text"]
-    if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
         value = turns_of(key, value)[-1].content
     values = value if isinstance(value, list) else [value]
     places = [f"{key}[{number}]" for number in range(len(values))] if isinstance(value, list) else [key]
-    texts = [_answer(place, one) for place, one in zip(places, values, strict=True)]
+    texts = [_answer(place, item) for place, item in zip(places, values, strict=True)]
     return tuple(dict.fromkeys(texts))
 
 

@@ -43,14 +43,14 @@ def answer_key(*parts: str) -> bytes:
 
 
 def _read(file: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, bool]:
-    found: dict[bytes, bool] = {}
+    stored: dict[bytes, bool] = {}
     for start in range(0, len(keys), KEYS_A_QUERY):
         some = keys[start : start + KEYS_A_QUERY]
         query = (
             f"SELECT key, same FROM {_TABLE} WHERE key IN ({','.join('?' * len(some))}) AND same IN (0, 1)"
         )
-        found |= {key: bool(same) for key, same in file.execute(query, some)}
-    return found
+        stored |= {key: bool(same) for key, same in file.execute(query, some)}
+    return stored
 
 
 def _write(file: sqlite3.Connection, rows: Sequence[tuple[bytes, int]]) -> None:

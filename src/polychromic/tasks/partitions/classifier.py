@@ -65,16 +65,16 @@ class ClassifierEquivalence:
         # Neither the rule nor the prompt has a part in an answer.
         keys = [answer_key(self._identity, first, text) for _, first, text in questions]
         pairs = {key: (first, text) for key, (_, first, text) in zip(keys, questions, strict=True)}
-        found = self._cache.read(list(pairs))
-        missing = [key for key in pairs if key not in found]
+        answers = self._cache.read(list(pairs))
+        missing = [key for key in pairs if key not in answers]
         if missing:
             scores = self.probabilities([pairs[key] for key in missing])
             new = {
                 key: bool(score >= self._same.threshold) for key, score in zip(missing, scores, strict=True)
             }
             self._cache.write(new)
-            found |= new
-        return [found[key] for key in keys]
+            answers |= new
+        return [answers[key] for key in keys]
 
     def probabilities(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
         """Returns [n] probabilities that both texts of a pair are the same."""

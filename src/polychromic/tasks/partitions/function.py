@@ -65,13 +65,13 @@ class FunctionEquivalence:
         answer = self._ask(prompt, distinct)
         if isinstance(answer, str):
             answer = [(None, answer)] * len(distinct)
-        found = dict(zip(distinct, answer, strict=True))
+        answers = dict(zip(distinct, answer, strict=True))
         codes: dict[Any, int] = {}
         labels = [
-            MISSING if found[text][0] is None else codes.setdefault(found[text][0], len(codes))
+            MISSING if answers[text][0] is None else codes.setdefault(answers[text][0], len(codes))
             for text in texts
         ]
-        reasons = tuple(found[text][1] for text in texts if found[text][0] is None)
+        reasons = tuple(answers[text][1] for text in texts if answers[text][0] is None)
         return Partition(np.array(labels, dtype=np.int64), reasons)
 
     def _ask(self, prompt: Prompt, texts: Sequence[str]) -> list[tuple[Any, str]] | str:
@@ -112,7 +112,11 @@ def _call_of(name: str) -> str:
         )
     except (ConfigError, TypeError, ValueError) as error:
         return str(error)
-    needed = [one.name for one in parameters if one.default is one.empty and one.kind in _POSITIONAL]
+    needed = [
+        parameter.name
+        for parameter in parameters
+        if parameter.default is parameter.empty and parameter.kind in _POSITIONAL
+    ]
     if len(needed) == 3:
         return "pair"
     if len(needed) == 2:
@@ -135,10 +139,11 @@ def _answers(
         def ask(questions: Sequence[Question]) -> list[Answer]:
             return [_same(function, *question, seconds=seconds) for question in questions]
 
-        [found] = pairwise_partitions([(prompt, texts)], ask, rule)
-        reasons = iter(found.reasons)
+        [partition] = pairwise_partitions([(prompt, texts)], ask, rule)
+        reasons = iter(partition.reasons)
         return [
-            (None, next(reasons)) if label == MISSING else (label, "") for label in found.labels_N.tolist()
+            (None, next(reasons)) if label == MISSING else (label, "")
+            for label in partition.labels_N.tolist()
         ]
     if call == "labels":
         try:
@@ -147,7 +152,9 @@ def _answers(
             return str(error)
         if len(labels) != len(texts):
             return f"it returned {len(labels)} labels for {len(texts)} texts"
-        return [(None if one is None else repr(one), "its label is None: it cannot tell") for one in labels]
+        return [
+            (None if label is None else repr(label), "its label is None: it cannot tell") for label in labels
+        ]
     answers: list[tuple[Any, str]] = []
     for text in texts:
         try:

@@ -90,8 +90,8 @@ class JudgeEquivalence:
     def name(self) -> str:
         """Returns the model, a hash of what it is told where that is the user's own, and the rule."""
         own = self._same.instructions or self._same.options
-        told = f" (told {answer_key(self._words).hex()[:8]})" if own else ""
-        return f"judge {self._same.model}{told}, {RULES[self._same.rule]}"
+        instructions = f" (told {answer_key(self._words).hex()[:8]})" if own else ""
+        return f"judge {self._same.model}{instructions}, {RULES[self._same.rule]}"
 
     def form(self, prompt: Prompt, text: str) -> str | None:
         """Returns None: the judge compares texts."""
@@ -107,15 +107,15 @@ class JudgeEquivalence:
         pairs = [(prompt, min(first, text), max(first, text)) for prompt, first, text in questions]
         keys = [answer_key(*place, _request(prompt), *texts) for prompt, *texts in pairs]
         waiting = dict(zip(keys, pairs, strict=True))
-        found: dict[bytes, Answer] = {**self._cache.read(list(waiting))}
-        missing = [key for key in waiting if key not in found]
+        answers: dict[bytes, Answer] = {**self._cache.read(list(waiting))}
+        missing = [key for key in waiting if key not in answers]
         with ThreadPoolExecutor(min(self._same.concurrency, len(missing) or 1)) as pool:
             futures = {pool.submit(self._verdict, *waiting[key], session): key for key in missing}
             for future in as_completed(futures):
-                found[futures[future]] = verdict = future.result()
+                answers[futures[future]] = verdict = future.result()
                 if isinstance(verdict, bool):  # a reason is none to keep: the next run asks again
                     self._cache.write({futures[future]: verdict})
-        return [found[key] for key in keys]
+        return [answers[key] for key in keys]
 
     def _verdict(self, prompt: Prompt, one: str, other: str, session: _Session) -> Answer:
         import openai
@@ -128,8 +128,8 @@ class JudgeEquivalence:
             )
             reply = _Reply.model_validate_json(response.http_response.content)
         except openai.APIConnectionError as error:
-            what = "within the time" if isinstance(error, openai.APITimeoutError) else "at all"
-            session.gone = f"the judge at {self._same.service} did not answer {what} ({_cause(error)})"
+            extent = "within the time" if isinstance(error, openai.APITimeoutError) else "at all"
+            session.gone = f"the judge at {self._same.service} did not answer {extent} ({_cause(error)})"
             return session.gone
         except openai.APIStatusError as error:
             reason = f"the judge at {self._same.service} answered {error.status_code}: {error.message:.200}"
@@ -148,13 +148,13 @@ class JudgeEquivalence:
         record_call(usage.prompt_tokens + usage.completion_tokens, dollars)
 
     def _messages(self, prompt: Prompt, one: str, other: str) -> list[Any]:
-        asked = (
+        content = (
             f"<request>\n{_request(prompt)}\n</request>\n<first>\n{one}\n</first>\n<second>\n{other}\n</second>\n"
             "Are both the same answer? yes or no"
         )
         return [
             {"role": "system", "content": self._instructions},
-            {"role": "user", "content": without_lone_surrogates(asked)},
+            {"role": "user", "content": without_lone_surrogates(content)},
         ]
 
     @cached_property
@@ -179,9 +179,9 @@ def _request(prompt: Prompt) -> str:
 
 def _read_verdict(content: str) -> Answer:
     """Reads yes or no at the start of a reply, after what a model may have thought aloud."""
-    said = content.rpartition("</think>")[2]
-    match = _VERDICT.match(said)
-    return match[1].lower() == "yes" if match else f"the judge said {said!r:.100}, expected yes or no"
+    reply = content.rpartition("</think>")[2]
+    match = _VERDICT.match(reply)
+    return match[1].lower() == "yes" if match else f"the judge said {reply!r:.100}, expected yes or no"
 
 
 def _cause(error: BaseException) -> str:

@@ -99,9 +99,9 @@ class SameAnswer(Settings):
     @model_validator(mode="after")
     def _is_known(self) -> Self:
         if (self.kind not in (*SAME_ANSWERS, *self.more_kinds) and not self.is_code) or self.kind == FUNCTION:
-            known = ", ".join(kind for kind in (*SAME_ANSWERS, *self.more_kinds) if kind != FUNCTION)
+            kinds = ", ".join(kind for kind in (*SAME_ANSWERS, *self.more_kinds) if kind != FUNCTION)
             raise ValueError(
-                f"{self.kind!r} is not known, expected {known}, path/to/file.py:function or module:function"
+                f"{self.kind!r} is not known, expected {kinds}, path/to/file.py:function or module:function"
             )
         self._require_own_keys()
         if isinstance(self.distance, float) and not 0.0 < self.distance < 2.0:
@@ -109,8 +109,8 @@ class SameAnswer(Settings):
                 f"distance {self.distance:g}: expected 1 − cosine between 0 and 2, or calibrated"
             )
         if self.kind in ("classifier", "judge") and not self.model:
-            what = "a cross-encoder's hub id or folder" if self.kind == "classifier" else "a model's name"
-            raise ValueError(f"{self.kind} needs model: {what}")
+            expected = "a cross-encoder's hub id or folder" if self.kind == "classifier" else "a model's name"
+            raise ValueError(f"{self.kind} needs model: {expected}")
         if self.kind == "judge" and (self.input_dollars is None) != (self.output_dollars is None):
             raise ValueError(
                 "a judge's price is both input_dollars and output_dollars, a million tokens each"
