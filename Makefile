@@ -65,7 +65,7 @@ trl: $(TESTED)
 integrations: .venv-integrations/.installed
 	.venv-integrations/bin/python -m pytest tests/engine/test_integrations.py -m ""
 
-.venv-integrations/.installed: tests/engine/integrations.txt $(INSTALLED)
+.venv-integrations/.installed: tests/engine/integrations.txt $(TESTED)
 	$(PYTHON) -m venv .venv-integrations
 	.venv-integrations/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/engine/integrations.txt
 	$(BIN)/python -c "import sysconfig; print('$(CURDIR)/src', sysconfig.get_path('purelib'), sep='\n')" > \

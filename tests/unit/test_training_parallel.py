@@ -106,6 +106,23 @@ def test_two_processes_make_the_steps_of_one(tmp_path, tiny_settings, on_threads
     assert len({*sampled[0], *sampled[1]}) == per_step
 
 
+@pytest.mark.slow
+def test_two_processes_make_the_step_of_one_in_bfloat16(tmp_path, tiny_settings, on_threads):
+    """As near as its eight bits allow: a batch of other sequences rounds otherwise."""
+    half = tiny_settings.model_copy(update={"dtype": "bfloat16"})
+
+    def gradient(processes):
+        run = arm(tmp_path / f"of-{processes.size}", half, "sft", {"weight": 0.0})
+        first = dataclasses.replace(run, training=run.training.model_copy(update={"steps": 1}))
+        return steps_made(first, processes)[0][0]
+
+    whole = gradient(Processes())
+    assert float(whole.norm()) > 0
+    assert whole.dtype == torch.float32  # the adapter's, whatever the model's
+    for one in on_threads(2, gradient):
+        assert float((whole - one).abs().max()) < 2e-2 * float(whole.abs().max())
+
+
 def over_gloo(rank, run, folder):
     """Makes the run's steps as one of two processes that talk over gloo, and keeps what they were."""
     torch.set_num_threads(1)  # OpenMP's threads do not live on in a forked process
