@@ -164,8 +164,8 @@ def test_an_estimator_spreads_advantages_over_tokens_and_leaves_filling_rows_out
     settings = DiversitySettings(objective="coverage", set_size=2, weight=1.5)
     objective = RowObjective(settings, ANSWERS)
     places, rows = shuffled_rows()
-    rewards = torch.zeros(len(rows) + 2, 3, dtype=torch.float64)
-    rewards[: len(rows), 1] = torch.tensor([row.reward for row in rows], dtype=torch.float64)
+    rewards = torch.zeros(len(rows) + 2, 3)  # of float32, as trainers have them: 0.7 there is less than 0.7
+    rewards[: len(rows), 1] = torch.tensor([row.reward for row in rows])
     mask = torch.ones_like(rewards)
     mask[:, 2] = 0
     index = np.array([key for key, _ in places] + ["pad0", "pad1"], dtype=object)
@@ -176,7 +176,7 @@ def test_an_estimator_spreads_advantages_over_tokens_and_leaves_filling_rows_out
     expected = RowObjective(settings, ANSWERS).advantages(rows)
     assert advantages is returns
     np.testing.assert_allclose(
-        advantages[: len(rows), :2].numpy(), np.stack([expected, expected], axis=1), atol=1e-12
+        advantages[: len(rows), :2].numpy(), np.stack([expected, expected], axis=1), atol=1e-6
     )
     assert float(advantages[:, 2].abs().max()) == 0.0
     assert float(advantages[len(rows) :].abs().max()) == 0.0

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from polychromic.errors import ConfigError
+from polychromic.errors import ConfigError, DataError
 from polychromic.integrations import prime_rl, skyrl, slime, tinker, verl
 from polychromic.integrations.answers import Answers
 from polychromic.integrations.groups import Row, RowObjective
@@ -94,7 +94,8 @@ def test_verl_gets_the_advantages_and_its_trainer_shows_the_answers(module):
         """What verl 0.9's PPOTrainer does between the reward and the loss."""
 
         config = SimpleNamespace(
-            actor_rollout_ref=SimpleNamespace(actor=SimpleNamespace(loss_agg_mode="seq-mean-token-sum"))
+            actor_rollout_ref=SimpleNamespace(actor=SimpleNamespace(loss_agg_mode="seq-mean-token-sum")),
+            algorithm=SimpleNamespace(use_kl_in_reward=False),
         )
         tokenizer = Characters()
 
@@ -114,7 +115,10 @@ def test_verl_gets_the_advantages_and_its_trainer_shows_the_answers(module):
     with pytest.raises(ConfigError, match="sees only rewards"):
         Trainer()._compute_advantage(batch, {})
     Trainer.config.actor_rollout_ref.actor.loss_agg_mode = "token-mean"
-    with pytest.raises(ConfigError, match="loss_agg_mode='token-mean' divides by lengths"):
+    Trainer.config.algorithm.use_kl_in_reward = True
+    with pytest.raises(
+        ConfigError, match=r"loss_agg_mode='token-mean' divides by lengths.*use_kl_in_reward changes"
+    ):
         trainer._compute_advantage(batch, {})
 
 
@@ -130,7 +134,9 @@ def left_padded():
 
 
 def skyrl_cfg(loss_reduction="seq_mean_token_sum_norm", normalize=False, step_wise=False):
-    algorithm = SimpleNamespace(loss_reduction=loss_reduction, advantage_batch_normalize=normalize)
+    algorithm = SimpleNamespace(
+        loss_reduction=loss_reduction, advantage_batch_normalize=normalize, use_kl_in_reward=normalize
+    )
     return SimpleNamespace(
         trainer=SimpleNamespace(algorithm=algorithm),
         generator=SimpleNamespace(step_wise_trajectories=step_wise),
@@ -170,7 +176,8 @@ def test_skyrl_gets_the_advantages_and_its_trainer_shows_the_answers(module):
     assert skyrl._texts(Characters(), data) == (texts, UIDS)
     trainer.cfg = skyrl_cfg("token_mean", normalize=True, step_wise=True)
     with pytest.raises(
-        ConfigError, match=r"loss_reduction='token_mean' .*advantage_batch_normalize .*several rows"
+        ConfigError,
+        match=r"loss_reduction='token_mean' .*advantage_batch_normalize .*use_kl_in_reward.*several rows",
     ):
         trainer.compute_advantages_and_returns(data)
 
@@ -259,6 +266,11 @@ def test_slime_gets_rewards_that_are_the_advantages_of_every_token():
         pytest.approx([rewards[0]] * 2), pytest.approx([rewards[1]] * 3)
     ]  # fmt: skip
     assert data["returns"] is data["advantages"]
+
+
+def test_a_sample_of_slime_without_a_group_is_refused():
+    with pytest.raises(DataError, match="no group_index"):
+        slime.reward_post_process(COVERAGE, ANSWERS)(slime_args(), [Sample(None, 1.0, "1")] * 4)
 
 
 def test_what_slime_takes_out_is_in_no_set():

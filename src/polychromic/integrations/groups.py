@@ -197,7 +197,7 @@ class AdvantageEstimator:
         self, token_level_rewards: Any, response_mask: Any, index: Any, **_others: Any
     ) -> tuple[Any, Any]:
         """Returns the advantages twice: they are the returns as well."""
-        rewards_B = token_level_rewards.sum(dim=-1).double().tolist()
+        rewards_B = float64_of(token_level_rewards.sum(dim=-1).float().cpu().numpy()).tolist()
         given = _TEXTS.get()
         texts = given.texts if given else [None] * len(rewards_B)
         prompts = given.prompts if given else [""] * len(rewards_B)
@@ -212,6 +212,12 @@ class AdvantageEstimator:
             given.metrics.update(self.objective.metrics)
         advantages = token_level_rewards.new_tensor(advantages_B.tolist())[:, None] * response_mask
         return advantages, advantages
+
+
+def float64_of(rewards: FloatArray) -> FloatArray:
+    """Returns float32 rewards as the shortest decimals that stand for them: 0.7 again, which as float32 is less and
+    would not pass a threshold of 0.7."""
+    return np.asarray(rewards, dtype=np.float32).astype(str).astype(np.float64)
 
 
 def _is_filling(key: Hashable) -> bool:

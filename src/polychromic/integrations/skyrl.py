@@ -34,8 +34,8 @@ def reading_answers(trainer: type) -> type:
     """Returns a trainer of SkyRL's that shows the answers of a batch to its advantage estimator, and logs what it
     found.
 
-    Return it from `BasePPOExp.get_trainer`. Raises ConfigError where the loss would divide by lengths, and where one
-    answer is several rows.
+    Return it from `BasePPOExp.get_trainer`. Raises ConfigError with the settings that would bias the
+    gradient.
     """
 
     class ReadingAnswers(trainer):  # type: ignore[misc, valid-type]  # which one is known at run time only
@@ -78,6 +78,8 @@ def require_unbiased(cfg: Any) -> None:
             "trainer.algorithm.advantage_batch_normalize divides set advantages by their standard deviation, which "
             "makes the estimator biased: false"
         )
+    if algorithm.use_kl_in_reward:
+        wrong.append("trainer.algorithm.use_kl_in_reward changes the rewards that are rated: use_kl_loss")
     if cfg.generator.step_wise_trajectories:
         wrong.append("generator.step_wise_trajectories makes several rows of one answer: false")
     if wrong:

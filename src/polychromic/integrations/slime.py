@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from polychromic.errors import ConfigError
+from polychromic.errors import ConfigError, DataError
 from polychromic.integrations.answers import Answers
 from polychromic.integrations.groups import Row, RowObjective
 from polychromic.training.settings import DiversitySettings
@@ -23,12 +23,16 @@ def reward_post_process(diversity: DiversitySettings, answers: Answers | None = 
     """Returns the function for `--custom-reward-post-process-path`: any baseline will do; λ is fixed.
 
     Samples that slime takes out (`remove_sample`) are left out of every set. Raises ConfigError with the reasons where
-    slime's settings would bias the gradient.
+    slime's settings would bias the gradient, and DataError where samples do not say which prompt they answer.
     """
     objective = RowObjective(diversity, answers)
 
     def set_rewards(args: Any, samples: Sequence[Any]) -> tuple[list[float], list[float]]:
         require_unbiased(args)
+        if any(sample.group_index is None for sample in samples):
+            raise DataError(
+                "a sample has no group_index, which the data source gives to all answers to one prompt"
+            )
         rewards = [sample.get_reward_value(args) for sample in samples]
         rows = [
             Row(

@@ -33,7 +33,7 @@ def reading_answers(trainer: type) -> type:
     """Returns a trainer of verl's that shows the answers of a batch to its advantage estimator, and logs what it found.
 
     Decorate with verl's `register_trainer(MODE)` and choose it by `trainer.v1.trainer_mode=MODE`. Raises ConfigError
-    where the loss would divide by lengths.
+    with the settings that would bias the gradient.
     """
 
     class ReadingAnswers(trainer):  # type: ignore[misc, valid-type]  # which one is known at run time only
@@ -57,10 +57,17 @@ def reading_answers(trainer: type) -> type:
 
 
 def require_unbiased(config: Any) -> None:
-    """Raises ConfigError where verl's loss would weigh a token by how long its answer or its batch is."""
+    """Raises ConfigError with every setting of verl that would bias the gradient of a set objective."""
+    wrong = []
     mode = config.actor_rollout_ref.actor.loss_agg_mode
     if mode not in UNBIASED_LOSSES:
-        raise ConfigError(
+        wrong.append(
             f"actor_rollout_ref.actor.loss_agg_mode={mode!r} divides by lengths, so that a token of a long answer or "
-            f"batch counts less: use {' or '.join(UNBIASED_LOSSES)}"
+            f"batch counts less: {' or '.join(UNBIASED_LOSSES)}"
         )
+    if config.algorithm.use_kl_in_reward:
+        wrong.append(
+            "algorithm.use_kl_in_reward changes the rewards that are rated: actor_rollout_ref.actor.use_kl_loss"
+        )
+    if wrong:
+        raise ConfigError("; ".join(wrong))

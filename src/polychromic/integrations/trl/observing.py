@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from polychromic.integrations.trl.rows import Completion, float64_of, groups_of
+from polychromic.integrations.groups import float64_of
+from polychromic.integrations.trl.rows import Completion, groups_of
 from polychromic.numerics import FloatArray
 from polychromic.records import Group
 from polychromic.training.gradients import TERMS, GradientAccumulator, GradientMeasurement, Term

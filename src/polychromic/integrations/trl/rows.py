@@ -68,9 +68,3 @@ def text_of(completion: str | Sequence[Mapping[str, Any]]) -> str:
     if isinstance(content, str) or content is None:
         return content or ""
     return "".join(str(part.get("text", "")) for part in content)
-
-
-def float64_of(rewards: FloatArray) -> FloatArray:
-    """Returns float32 rewards as the shortest decimals that stand for them: 0.7 again, which as float32 is less and
-    would not pass a threshold of 0.7."""
-    return np.asarray(rewards, dtype=np.float32).astype(str).astype(np.float64)
