@@ -215,6 +215,7 @@ def planned(case: Case) -> dict[str, float]:
     from polychromic.experiment.planning.time import (
         CPU_CORE,
         decoding_flops,
+        decoding_seconds,
         training_flops,
         training_seconds,
     )
@@ -233,6 +234,9 @@ def planned(case: Case) -> dict[str, float]:
         "decoding_bytes": memory.decoding,
         "training_flops": training_flops(shape, settings_of(case), training),
         "training_seconds": training_seconds(shape, settings_of(case), training, CPU_CORE),
+        "decoding_seconds": decoding_seconds(
+            shape, settings_of(case), sampling, case.prompt, case.prompts, CPU_CORE
+        ),
         "decoding_flops": decoding_flops(shape, sampling, case.prompt, case.prompts),
     }
 

@@ -1,6 +1,7 @@
 """What is planned is what torch, transformers and peft make of the same shape: parameters, kept tensors, operations."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -254,3 +255,31 @@ def test_a_shape_that_nobody_checked_is_refused(tmp_path):
         "qwen2", hidden_size=64, num_attention_heads=4, num_key_value_heads=2
     ).save_pretrained(tmp_path)
     assert shape_of(ModelSettings(source=str(tmp_path))).kv_width == 32
+
+
+def table_of_models():
+    """The rows of the page's table of models, as lists of cells."""
+    page = Path("docs/scaling.md").read_text(encoding="utf-8")
+    rows = [line.strip("| \n").split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    return [row for row in rows if any(name.split("/")[-1].startswith(row[0]) for name in PUBLISHED)]
+
+
+@pytest.mark.parametrize("row", table_of_models(), ids=lambda row: row[0])
+def test_the_page_says_what_is_computed(row):
+    shape = next(shape for name, shape in PUBLISHED.items() if name.split("/")[-1].startswith(row[0]))
+    load, sampling = TrainingLoad(2, 256 + 8 * 256, 16 * 256), SamplingLoad(64, 512)
+    half = ModelSettings(source="a/b", dtype="bfloat16")
+    checkpointed = half.model_copy(update={"gradient_checkpointing": True})
+    quantized = checkpointed.model_copy(update={"quantization": "nf4"})
+    whole, less, small = (plan_memory(shape, one, load, sampling) for one in (half, checkpointed, quantized))
+    expected = [
+        [less.weights, small.weights], [less.adapter], [whole.activations, less.activations],
+        [less.cache + less.sampling, small.cache + small.sampling], [less.peak, small.peak],
+    ]  # fmt: skip
+    for cell, values in zip(row[1:6], expected, strict=True):
+        for stated, value in zip(map(float, cell.split(" / ")), values, strict=True):
+            assert stated == pytest.approx(value / 1e9, rel=0.05, abs=0.06)
+
+
+def test_the_page_has_models_of_all_sizes():
+    assert len(table_of_models()) == 8

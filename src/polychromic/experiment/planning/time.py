@@ -70,9 +70,9 @@ HARDWARE: Mapping[str, Hardware] = {
 }
 """Data sheets: dense bfloat16, without sparsity."""
 
-CPU_CORE = Hardware("one CPU core", 16e9, 70e9, 10e9, 0.90, 0.5, 0.0, 5.6e-9, 3.65e-9)
-"""A core of the machine that `benchmarks/planning.py` ran on, in float32: the peak is its own matrix product, the last
-two are fitted to six training steps there. Leaving one out predicts it within 12 %."""
+CPU_CORE = Hardware("one CPU core", 16e9, 70e9, 10e9, 0.90, 0.22, 0.0, 5.6e-9, 3.65e-9)
+"""A core of the machine that `benchmarks/planning.py` ran on, in float32: the peak is its own matrix product; the share
+of the bandwidth, and the last two, are fitted to six training steps and decodings there."""
 
 _QUANTIZED_TRAFFIC = 4.5
 """Bytes moved per nf4 weight and step: half a byte read, two written as bfloat16, two read by the product."""
