@@ -8,7 +8,7 @@ TESTED := $(VENV)/.test-installed
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test wheel docs lint slow faults fuzz attack architectures vllm trl integrations sky clean
+.PHONY: setup demo test wheel docs lint slow faults fuzz attack architectures vllm trl integrations ray sky clean
 KILLS ?= 50
 SIZE ?= small
 FUZZ ?= 20000
@@ -89,6 +89,11 @@ vllm: .venv-vllm/.installed
 	$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check -e . hypothesis pytest
 	touch $@
+
+# Arms, seeds and shards of evaluation as tasks of a real Ray cluster on this machine; workers and runs are killed.
+ray: $(TESTED)
+	$(PIP) -e '.[ray]'
+	$(BIN)/python -m pytest tests/engine/test_ray.py -m ""
 
 # SkyPilot's own parser reads what `bundle --emit` writes, in an environment of its own.
 sky: $(TESTED) .venv-sky/.installed

@@ -103,6 +103,8 @@ class ArmFolder:
     """The trained adapter as PEFT saves it; it appears whole, when training has ended."""
     ending = Place("training.json")
     """The ending of training and the hashes of the adapter's files; with this file the arm is trained."""
+    below_floor = Place("below_floor.json")
+    """The step at which a trial of `polychromic tune` was ended for its quality; such an arm stays untrained."""
     checkpoints = Place("checkpoints")
     metrics = Place("metrics.jsonl")
     """One row per step."""

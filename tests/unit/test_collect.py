@@ -52,6 +52,34 @@ def test_a_file_cut_anywhere_is_completed_to_the_same_bytes(tmp_path, share):
     assert path.read_bytes() == whole
 
 
+class BatchSampler(SeededSampler):
+    """Answers that depend on the whole batch, as padding and rounding make them."""
+
+    def sample(self, prompts, n, parameters, seeds):
+        return super().sample(prompts, n, parameters, [child_seed(*seeds, seed) for seed in seeds])
+
+
+@pytest.mark.parametrize("begun", [0, 12, 30])  # rows of an earlier start, in the middle of a batch too
+def test_shards_make_the_file_that_one_collection_makes(tmp_path, begun):
+    whole, path = tmp_path / "whole" / "generations.jsonl", tmp_path / "generations.jsonl"
+    collect(plan(), BatchSampler, TASK, whole)
+    lines = whole.read_bytes().splitlines(keepends=True)
+    if begun:
+        path.write_bytes(b"".join(lines[:begun]))
+    for number in (2, 0, 1):
+        collect(plan(), BatchSampler, TASK, path, shard=(number, 3))
+    assert len(list(tmp_path.glob("generations.shard-*"))) == 3
+    torn = tmp_path / "generations.shard-1-of-3.jsonl"
+    torn.write_bytes(torn.read_bytes()[:-40])  # killed while it wrote
+    (tmp_path / "generations.shard-2-of-3.jsonl").unlink()  # never begun
+    collect(plan(), BatchSampler, TASK, path, shard=(1, 3))
+    samplers = []
+    collect(plan(), lambda: samplers.append(BatchSampler()) or samplers[0], TASK, path)
+    assert path.read_bytes() == whole.read_bytes()
+    assert samplers[0].calls < len(lines) / 12  # what the other shards drew is not drawn again
+    assert not list(tmp_path.glob("generations.shard-*"))
+
+
 def test_a_finished_collection_loads_no_model(tmp_path):
     path = tmp_path / "generations.jsonl"
     collect(plan(), SeededSampler, TASK, path)

@@ -49,7 +49,9 @@ def test_an_executor_of_the_users_own_runs_all_jobs_with_the_same_result(tmp_pat
 
 
 def test_an_executor_that_is_none_is_refused_before_any_work(tmp_path):
-    with pytest.raises(ConfigError, match=r"run.executor: 'slurm' is not known; expected local, processes"):
+    with pytest.raises(
+        ConfigError, match=r"run.executor: 'slurm' is not known; expected local, processes, ray"
+    ):
         experiment(executor="slurm")
     (tmp_path / "mine.py").write_text("")
     with pytest.raises(ConfigError, match="does not define function run_all"):

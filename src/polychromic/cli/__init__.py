@@ -15,6 +15,7 @@ from polychromic.cli.init import init
 from polychromic.cli.look import audit, check, cost, diagnose
 from polychromic.cli.report import report
 from polychromic.cli.run import evaluate, preflight, run, train
+from polychromic.cli.tune import tune
 from polychromic.errors import PolychromicError, StoppedError, in_words
 from polychromic.plain_text import log_plainly, plain_text
 from polychromic.processes import launcher_place
@@ -41,6 +42,7 @@ for verb in (
     bundle,
     pack,
     fetch,
+    tune,
 ):
     app.command()(verb)
 

@@ -122,13 +122,38 @@ def collect(
     task: Task,
     path: Path,
     on_chunk: OnChunk | None = None,
+    shard: tuple[int, int] | None = None,
 ) -> list[GenerationRow]:
     """Returns all generations of the plan, in order. Those in `path` are kept, what is missing is appended; rows that
     are damaged, doubled, lost or of another adapter are sampled again, which is said. The sampler is made only if
-    needed."""
+    needed.
+
+    With `shard` (k, n) each n-th batch from the k-th is sampled, beside `path`, and those rows are returned; shards may
+    be sampled at one time in many places. A later call without `shard` takes their rows in.
+    """
+    if shard is not None:
+        return _collect_shard(plan, sampler_factory, task, path, on_chunk, shard)
+    taken = _take_in_shards(plan, path)
     rows, repaired = _kept(plan, path)
+    _sample_missing(plan, plan.chunks(rows), sampler_factory, task, path, on_chunk, rows)
+    ordered = [rows[key] for chunk in plan.chunks(rows) for key in chunk.keys]
+    if repaired or taken:
+        write_generations(path, ordered)
+    return ordered
+
+
+def _sample_missing(
+    plan: CollectionPlan,
+    chunks: Sequence[Chunk],
+    sampler_factory: Callable[[], Sampler],
+    task: Task,
+    path: Path,
+    on_chunk: OnChunk | None,
+    rows: dict[RowKey, GenerationRow],
+) -> None:
+    """Samples the chunks that are not whole; their rows are added to `rows` and appended to the file."""
     sampler: Sampler | None = None
-    for chunk in plan.chunks(rows):
+    for chunk in chunks:
         if all(key in rows for key in chunk.keys):
             continue
         sampler = sampler or sampler_factory()
@@ -136,13 +161,46 @@ def collect(
         groups = sampler.sample(chunk.prompts, chunk.stop - chunk.start, chunk.sampling, seeds)
         fresh = _missing_rows(plan, chunk, task, groups, seeds, rows)
         append_generations(path, fresh)
-        rows |= {row_key(row): row for row in fresh}
+        rows.update({row_key(row): row for row in fresh})
         if on_chunk:
             on_chunk(len(rows), plan.n_rows, sum(row.n_tokens for row in fresh))
-    ordered = [rows[key] for chunk in plan.chunks(rows) for key in chunk.keys]
-    if repaired:
-        write_generations(path, ordered)
-    return ordered
+
+
+def _collect_shard(
+    plan: CollectionPlan,
+    sampler_factory: Callable[[], Sampler],
+    task: Task,
+    path: Path,
+    on_chunk: OnChunk | None,
+    shard: tuple[int, int],
+) -> list[GenerationRow]:
+    """Samples a share of the batches into a file of its own. Which batches there are is read from `path` alone, so that
+    all shards agree on them."""
+    number, of = shard
+    there, _, _ = _found(plan, path)
+    chunks = plan.chunks(there)[number::of]
+    file = path.with_name(f"{path.stem}.shard-{number}-of-{of}{path.suffix}")
+    own, faults, _ = _found(plan, file)
+    if faults:
+        logger.warning("%s: damaged or doubled rows are sampled again (%s)", file, "; ".join(faults[:3]))
+        write_generations(file, own.values())
+    _sample_missing(plan, chunks, sampler_factory, task, file, on_chunk, rows := {**there, **own})
+    return [rows[key] for chunk in chunks for key in chunk.keys]
+
+
+def _take_in_shards(plan: CollectionPlan, path: Path) -> bool:
+    """Puts the rows that shards sampled to the others, in the plan's order, and deletes the shards' files; tells
+    whether there were any."""
+    files = sorted(path.parent.glob(f"{path.stem}.shard-*{path.suffix}"))
+    if not files:
+        return False
+    rows, _, _ = _found(plan, path)
+    for file in files:
+        rows = {**_found(plan, file)[0], **rows}
+    write_generations(path, [rows[key] for chunk in plan.chunks(rows) for key in chunk.keys if key in rows])
+    for file in files:
+        file.unlink()
+    return True
 
 
 def read_collected(plan: CollectionPlan, path: Path) -> list[GenerationRow]:

@@ -28,7 +28,7 @@ _events: Any = None  # the queue to the parent, set in each worker by _start_wor
 
 
 def build_executor(name: str) -> Executor:
-    """Returns the executor called `local` or `processes`, or the function that `file.py:name` or `module:name` names.
+    """Returns the executor of that name, or the function that `file.py:name` or `module:name` names.
 
     Raises ConfigError where there is none.
     """
@@ -106,4 +106,11 @@ def _drain(events: Any, on_event: OnEvent) -> None:
             return
 
 
-EXECUTORS: Mapping[str, Executor] = {"local": local, "processes": processes}
+def ray(jobs: Sequence[Job], workers: int, on_event: OnEvent, on_done: OnJobDone) -> None:
+    """Carries out the jobs as tasks of a Ray cluster (`experiment/cluster/ray_tasks.py`)."""
+    from polychromic.experiment.cluster.ray_tasks import run_on_ray
+
+    run_on_ray(jobs, workers, on_event, on_done)
+
+
+EXECUTORS: Mapping[str, Executor] = {"local": local, "processes": processes, "ray": ray}

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from polychromic import stopping
 from polychromic.errors import ConfigError, TrainingError
+from polychromic.experiment.cluster.floor import BelowFloorError
 from polychromic.experiment.config import Arm, Experiment
-from polychromic.files import read_jsonl
+from polychromic.files import read_jsonl, write_json
 from polychromic.ledger import calls_so_far
 from polychromic.run_folder import RunFolder
 from polychromic.sampling.base import build_sampler
@@ -22,6 +23,7 @@ from polychromic.tasks.base import build_task
 
 if TYPE_CHECKING:
     from polychromic.evaluation.collect import CollectionPlan
+    from polychromic.experiment.cluster.floor import TrialFloor
     from polychromic.models.loading import LanguageModel
     from polychromic.tasks.base import Task
     from polychromic.training.base import ArmRun
@@ -94,6 +96,11 @@ class Job:
     stages: tuple[Stage, ...] = ("train", "evaluate")
     threads: int | None = None
     """Threads to split work over: the run's own number, since the last bits of a sum depend on it. None: as it is."""
+    shard: tuple[int, int] | None = None
+    """(k, n): of the evaluation only each n-th batch from the k-th, into a file of its own, which the evaluation of the
+    whole takes in."""
+    floor: TrialFloor | None = None
+    """Ends training, and the job, where its quality falls below this one: a trial of a search."""
 
 
 OnEvent = Callable[[JobEvent], None]
@@ -107,6 +114,8 @@ def carry_out(job: Job, on_event: OnEvent) -> list[dict[str, Any]]:
     arm = job.experiment.arm(job.arm)
     ledger = []
     for stage in job.stages:
+        if job.floor is not None and RunFolder(job.root).arm(job.arm, job.seed).below_floor.exists():
+            break
         stopping.stop_if_requested(f"what was done before {job.arm}/seed-{job.seed} {stage} is kept")
         started, calls = time.monotonic(), calls_so_far()
         work = _train if stage == "train" else _evaluate
@@ -166,14 +175,29 @@ def _train(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
         nonlocal tokens
         tokens += round(metrics.get("generation/total_tokens", 0))
         on_event(JobEvent(arm.name, job.seed, "train", done, total, metrics))
+        _require_floor(job, done, total)
 
-    build_trainer(arm.training.engine).train(run, on_step)
+    try:
+        build_trainer(arm.training.engine).train(run, on_step)
+    except BelowFloorError:
+        return tokens
     if not is_trained(run.folder):
         raise TrainingError(
             f"the trainer {arm.training.engine} ended without a finished adapter in {run.folder}; docs/run-folder.md "
             "says what it has to write"
         )
     return tokens
+
+
+def _require_floor(job: Job, done: int, total: int) -> None:
+    """Ends a trial that is below its floor, and leaves the step in its folder, so that no start goes on with it."""
+    if job.floor is None:
+        return
+    folder = RunFolder(job.root).arm(job.arm, job.seed)
+    qualities = [-row["train/quality_loss"] for row in read_jsonl(folder.metrics)]
+    if job.floor.is_below(qualities, total):
+        write_json(folder.below_floor, {"step": done, "quality": qualities[-1]})
+        raise BelowFloorError
 
 
 def _evaluate(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
@@ -209,9 +233,10 @@ def _evaluate(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
         task,
         folder.arm(arm.name, job.seed).generations,
         on_chunk,
+        job.shard,
     )
     # Verbalized prompts are not those that the references answer.
-    if arm.verbalized is None:
+    if arm.verbalized is None and job.shard is None:
         worked |= score_references(
             folder.arm(arm.name, job.seed).references, plan.prompts, load_model, plan.adapter
         )
