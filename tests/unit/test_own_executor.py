@@ -1,11 +1,14 @@
 """A run is carried out by an executor from outside the package."""
 
+import sys
+
 import pytest
 
 from polychromic.errors import ConfigError
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.executors import EXECUTORS, build_executor
+from polychromic.experiment.executors import EXECUTORS, build_executor, local, processes
 from polychromic.experiment.run import run
+from polychromic.experiment.settings import BUILT_IN_EXECUTORS
 
 THREADS = """
 from concurrent.futures import ThreadPoolExecutor
@@ -48,15 +51,21 @@ def test_an_executor_of_the_users_own_runs_all_jobs_with_the_same_result(tmp_pat
     assert len(ours.folder.ledger.read_text().splitlines()) == 4
 
 
-def test_an_executor_that_is_none_is_refused_before_any_work(tmp_path):
+def test_an_executor_that_is_none_is_refused_before_any_work(tmp_path, monkeypatch):
     with pytest.raises(
         ConfigError, match=r"run.executor: 'slurm' is not known; expected local, processes, ray"
     ):
         experiment(executor="slurm")
+    monkeypatch.setitem(sys.modules, "ray", None)  # as where it is not installed
+    with pytest.raises(
+        ConfigError, match=r"run.executor: ray needs the package ray; pip install 'polychromic\[ray\]'"
+    ):
+        run(experiment(executor="ray"), out=tmp_path)
     (tmp_path / "mine.py").write_text("")
     with pytest.raises(ConfigError, match="does not define function run_all"):
         run(experiment(executor=f"{tmp_path / 'mine.py'}:run_all"), out=tmp_path)
 
 
 def test_every_built_in_executor_can_be_named():
-    assert [build_executor(name) for name in EXECUTORS] == list(EXECUTORS.values())
+    assert tuple(EXECUTORS) == BUILT_IN_EXECUTORS
+    assert [build_executor(name) for name in ("local", "processes")] == [local, processes]

@@ -8,10 +8,11 @@ import queue
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
+from importlib.util import find_spec
 from typing import Any
 
 from polychromic import stopping
-from polychromic.errors import StoppedError, TrainingError
+from polychromic.errors import ConfigError, StoppedError, TrainingError
 from polychromic.experiment.jobs import Job, JobEvent, OnEvent, carry_out
 from polychromic.plain_text import log_plainly
 from polychromic.processes import open_worker_pool
@@ -30,8 +31,12 @@ _events: Any = None  # the queue to the parent, set in each worker by _start_wor
 def build_executor(name: str) -> Executor:
     """Returns the executor of that name, or the function that `file.py:name` or `module:name` names.
 
-    Raises ConfigError where there is none.
+    Raises ConfigError where there is none, or its package is not installed.
     """
+    if name == "ray" and find_spec("ray") is None:
+        raise ConfigError(
+            "run.executor: ray needs the package ray; pip install 'polychromic[ray]', or set run.executor=processes"
+        )
     return resolve(name, EXECUTORS, "executor", noun="function")
 
 

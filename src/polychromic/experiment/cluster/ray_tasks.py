@@ -51,12 +51,8 @@ def run_on_ray(jobs: Sequence[Job], workers: int, on_event: OnEvent, on_done: On
 
 
 def _ray() -> Any:
-    try:
-        import ray  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise ConfigError(
-            "run.executor: ray needs the package ray; pip install 'polychromic[ray]', or set run.executor=processes"
-        ) from error
+    import ray  # pyright: ignore[reportMissingImports]
+
     return ray
 
 
