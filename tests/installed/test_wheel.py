@@ -96,6 +96,23 @@ def test_the_quickstart_of_the_wheel_ends_in_a_report(empty):
     assert (empty / "runs" / "quickstart" / "report.html").is_file()
 
 
+def test_the_wheel_packs_itself_into_a_bundle_that_pip_can_build(empty):
+    """Where there is no checkout, pyproject.toml is written from the metadata of what is installed."""
+    folder = empty / "packs"
+    folder.mkdir()
+    shell(
+        "../env/bin/polychromic init --example quickstart && ../env/bin/polychromic bundle quickstart.yaml",
+        folder,
+    )
+    shell(
+        "tar -xzf quickstart.bundle.tar.gz && ../env/bin/python -m pip wheel -q --no-deps quickstart/package",
+        folder,
+    )
+    names = set(zipfile.ZipFile(next(folder.glob("*.whl"))).namelist())
+    assert "polychromic/experiment/bundle/run.sh" in names
+    assert "polychromic/shipped/data/replies/train.jsonl" in names
+
+
 def test_every_extra_can_be_found_by_pip(wheel, tmp_path):
     """Each requirement of each extra has a version that pip would take; nothing of it is installed."""
     metadata = (
