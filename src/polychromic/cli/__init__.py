@@ -69,7 +69,7 @@ def _options(
 def _follow() -> None:
     """Trains along with the first process, which reads the arguments; of another verb than these it is the only one."""
     if {"run", "train"} & set(sys.argv[1:]):
-        from polychromic.experiment.launched import follow
+        from polychromic.experiment.cluster.launched import follow
 
         follow()
 

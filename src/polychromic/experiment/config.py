@@ -29,8 +29,7 @@ from polychromic.run_folder import folder_name
 from polychromic.sampling.base import SamplerSettings
 from polychromic.settings import Settings
 from polychromic.tasks.settings import TaskSettings
-from polychromic.training.facts import LossFacts, loss_facts
-from polychromic.training.settings import DiversitySettings, TrainingSettings
+from polychromic.training.settings import DiversitySettings, LossFacts, TrainingSettings, loss_facts
 
 UNTRAINED = "untrained"
 """The arm that `evaluation.untrained` adds to the arms of a file."""

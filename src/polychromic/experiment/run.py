@@ -12,11 +12,11 @@ from polychromic import stopping
 from polychromic.arguments import shown
 from polychromic.errors import BudgetError, ConfigError, StoppedError
 from polychromic.evaluation.criteria import plural
+from polychromic.experiment.cluster.launched import dismiss, lead
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.costs import left_to_do, run_cost
 from polychromic.experiment.executors import LedgerRows, build_executor
 from polychromic.experiment.jobs import Job, JobEvent, OnEvent, Stage, in_order_of_need
-from polychromic.experiment.launched import dismiss, lead
 from polychromic.experiment.progress import Ledger, Projection, paid
 from polychromic.experiment.progress.display import activity, open_progress, say
 from polychromic.experiment.result import RunResult

@@ -2,8 +2,7 @@
 
 from polychromic.training.artifacts import is_trained, write_ending
 from polychromic.training.base import ArmRun, Artifacts, OnStep, Trainer, build_trainer
-from polychromic.training.facts import LossFacts, loss_facts
-from polychromic.training.settings import DiversitySettings, TrainingSettings
+from polychromic.training.settings import DiversitySettings, LossFacts, TrainingSettings, loss_facts
 
 __all__ = [
     "ArmRun",

@@ -14,8 +14,7 @@ from polychromic.registry import resolve
 from polychromic.run_folder import ArmFolder
 from polychromic.sampling.base import SamplerSettings
 from polychromic.tasks.base import Task
-from polychromic.training.facts import LossFacts, loss_facts
-from polychromic.training.settings import ENGINES, DiversitySettings, TrainingSettings
+from polychromic.training.settings import ENGINES, DiversitySettings, LossFacts, TrainingSettings, loss_facts
 
 OnStep = Callable[[int, int, Mapping[str, float]], None]
 """Called after every step with (steps done, steps in all, metrics)."""

@@ -17,9 +17,8 @@ from polychromic.objective import (
 from polychromic.records import Prompt
 from polychromic.seeding import numpy_generator
 from polychromic.training.base import ArmRun
-from polychromic.training.facts import LossFacts
 from polychromic.training.gradients import StepOutcome
-from polychromic.training.settings import DiversitySettings, TrainingSettings
+from polychromic.training.settings import DiversitySettings, LossFacts, TrainingSettings
 
 _LAST_STEPS = 10
 """Of a baseline that stopped earlier: what stands for its quality from then on."""
