@@ -1,17 +1,23 @@
-"""Samples a code benchmark round after round at several temperatures, so that it can be stopped and continued.
+"""Samples a code benchmark problem after problem at several temperatures; can be stopped and continued.
 
-    python benchmarks/code_samples.py --task humaneval --rounds 100 --minutes 60 --out samples
-    polychromic evaluate experiments/humaneval.yaml --generations samples/humaneval.jsonl
+    python benchmarks/code_samples.py --task humaneval --minutes 60 --out samples
+    cat samples/humaneval/*.jsonl > humaneval.jsonl
+    polychromic evaluate experiments/humaneval.yaml --generations smollm2=humaneval.jsonl
 
-A round draws one answer for each problem at each temperature; every answer has a seed of its own, so that rounds drawn
-today and tomorrow are those of one longer run. Lines have the benchmark's own keys, `task_id` and `completion`.
-Decoding of an answer ends with its first code block: what follows is never judged. `--rounds` is the number to reach.
+Problems come in an order drawn from `--seed`, each with all its answers at all temperatures in a file of its own, so
+that what is there at any time is a random part of the benchmark, sampled in full. `--part 0/2` and `--part 1/2` are two
+processes that share the problems. Every problem and temperature has a seed of its own.
+
+The model reads the task's prompt in its chat template and the opening of its own answer: "```python" and, for
+HumanEval, the function's head and docstring. HumanEval's answer ends before the first line that is not indented; others
+where the block ends or one of the words of bigcode-evaluation-harness begins a line (class, assert, \"\"\", print, if).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -20,119 +26,140 @@ from typing import Any
 
 import torch
 
+from polychromic.files import write_text
 from polychromic.models.chat import decode, encode_prompt
-from polychromic.models.decoding import decode_rows, decoding, draw_tokens
 from polychromic.models.loading import LanguageModel, load_language_model
 from polychromic.models.settings import ModelSettings
-from polychromic.records import Prompt, SamplingParameters
-from polychromic.seeding import child_seed, deterministic
-from polychromic.tasks.code import CodeTask, load_benchmark
+from polychromic.seeding import child_seed
+from polychromic.tasks.code import CodeTask, Problem, load_benchmark
+from polychromic.tasks.code.functions import make_problems
+from prefix_tree import Answer, PrefixTree, sample_trees
 
-_BLOCK = re.compile(r"```[^\n]*\n.*?\n```", re.DOTALL)
+_ENDS = {
+    "humaneval": re.compile(r"\n(?=\S)"),
+    "others": re.compile(r'\n```|(?<=\S)\n+(?:class|assert|"""|print|if)'),
+}
+_TASKS = ("humaneval", "mbpp", "mbpp_sanitized", "functions")
+_LATEST = 12  # tokens that are looked at for an end: each pattern is shorter
 
 
 def main() -> None:
-    """Sample until the rounds are there or the time is over, and say what was done."""
+    """Sample until all problems are there or the time is over, and say what was done."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--task", default="humaneval", choices=["humaneval", "mbpp", "mbpp_sanitized"])
+    parser.add_argument("--task", default="humaneval", choices=_TASKS)
     parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument("--temperatures", type=float, nargs="+", default=[0.2, 0.6, 1.0])
-    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--temperatures", type=float, nargs="+", default=[0.2, 0.5, 0.8])
+    parser.add_argument("--samples", type=int, default=100)
+    parser.add_argument("--max-new-tokens", type=int, default=192)
+    parser.add_argument(
+        "--nodes", type=int, default=128, help="fewer than this many: begin a further problem"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the order of the problems")
+    parser.add_argument("--problems", type=int, help="the first so many of that order; else all")
+    parser.add_argument("--part", default="0/1")
     parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--batch", type=int, default=24)
-    parser.add_argument("--max-new-tokens", type=int, default=384)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
 
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    folder = arguments.out / arguments.task
+    folder.mkdir(parents=True, exist_ok=True)
     language_model = load_language_model(ModelSettings(source=arguments.model))
-    prompts = CodeTask(arguments.task, load_benchmark(arguments.task)).prompts("test")
-    deadline = time.monotonic() + 60.0 * arguments.minutes
-    tokens, started = 0, time.monotonic()
-    file = arguments.out / f"{arguments.task}.jsonl"
-    for number in range(arguments.rounds):
-        for temperature in arguments.temperatures:
-            parameters = SamplingParameters(temperature=temperature, max_new_tokens=arguments.max_new_tokens)
-            for batch in missing(prompts, file, (number, temperature), arguments.batch):
-                if time.monotonic() > deadline:
-                    print(f"time is over in round {number + 1} at temperature {temperature:g}", flush=True)
-                    return
-                seeds = [
-                    child_seed(arguments.task, f"{temperature:g}", number, prompt.id) for prompt in batch
-                ]
-                answers = sampled(language_model, batch, parameters, seeds)
-                place = {"temperature": temperature, "round": number}
-                with file.open("a", encoding="utf-8") as lines:
-                    lines.writelines(
-                        json.dumps({"task_id": prompt.id} | answer | place) + "\n"
-                        for prompt, answer in zip(batch, answers, strict=True)
-                    )
-                tokens += sum(answer["n_tokens"] for answer in answers)
-        seconds = time.monotonic() - started
-        print(
-            f"round {number + 1}: {tokens:,} tokens in {seconds:.0f} s, {tokens / seconds:.0f} a second",
-            flush=True,
-        )
-
-
-def missing(
-    prompts: Sequence[Prompt], file: Path, place: tuple[int, float], size: int
-) -> Iterator[list[Prompt]]:
-    """Yields batches of prompts of like length that have no answer of that round and temperature in the file yet."""
-    there: set[str] = set()
-    if file.exists():
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        there = {row["task_id"] for row in rows if (row["round"], row["temperature"]) == place}
-    left = sorted((p for p in prompts if p.id not in there), key=lambda p: len(p.text))
-    for start in range(0, len(left), size):
-        yield left[start : start + size]
-
-
-def sampled(
-    language_model: LanguageModel,
-    prompts: Sequence[Prompt],
-    parameters: SamplingParameters,
-    seeds: Sequence[int],
-) -> list[dict[str, Any]]:
-    """Returns one answer for each prompt, up to the end of its first code block, with its tokens and how it ended."""
-    tokenizer = language_model.tokenizer
-    encoded = [encode_prompt(tokenizer, prompt, **language_model.chat_options) for prompt in prompts]
-    language_model.require_room(prompts, encoded, parameters.max_new_tokens)
-    uniforms_BT = torch.stack(
-        [
-            torch.rand(
-                parameters.max_new_tokens, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
-            )
-            for seed in seeds
-        ]
+    benchmark = Benchmark(
+        arguments.task, language_model, arguments.samples, arguments.temperatures, arguments.max_new_tokens
     )
-    stop_ids = frozenset(language_model.stop_ids)
-    end = min(stop_ids)
-    written: list[list[int]] = [[] for _ in prompts]
+    part, n_parts = map(int, arguments.part.split("/"))
+    order = sorted(benchmark.problems)
+    random.Random(arguments.seed).shuffle(order)
+    order = order[: arguments.problems]
+    left = [name for name in order[part::n_parts] if not _file(folder, name).exists()]
+    deadline = time.monotonic() + 60.0 * arguments.minutes
+    waiting = (benchmark.prompted(name) for name in left if time.monotonic() < deadline)
+    started, started_cpu = time.monotonic(), time.process_time()
+    n_answers = n_tokens = n_read = 0
+    with torch.inference_mode():
+        for tree in sample_trees(
+            language_model.model, waiting, arguments.max_new_tokens, benchmark.ends, arguments.nodes
+        ):
+            rows = list(benchmark.rows(tree))
+            lines = "".join(json.dumps(row) + "\n" for row in rows)
+            write_text(_file(folder, rows[0]["task_id"]), lines)
+            n_answers += len(rows)
+            n_tokens += sum(row["n_tokens"] for row in rows)
+            n_read += tree.n_read
+            seconds, of_processor = time.monotonic() - started, time.process_time() - started_cpu
+            print(
+                f"{len(list(folder.iterdir()))} of {len(order)} problems; here {n_answers:,} answers of {n_tokens:,} "
+                f"tokens, {n_read:,} of them read, {seconds:.0f} s, {of_processor:.0f} s of the processor",
+                flush=True,
+            )
 
-    def draw(logits_BV: torch.Tensor, rows_B: torch.Tensor, step: int) -> torch.Tensor:
-        tokens_B = draw_tokens(logits_BV, parameters, uniforms_BT[rows_B, step])
-        for place, row in enumerate(rows_B.tolist()):
-            if _BLOCK.search(decode(tokenizer, written[row])):
-                tokens_B[place] = end
-            written[row].append(int(tokens_B[place]))
-        return tokens_B
 
-    with deterministic(), decoding(language_model):
-        rows = decode_rows(
-            language_model, encoded, 1, draw, parameters.max_new_tokens, stop_ids,
-            temperature=parameters.temperature,
-        )  # fmt: skip
-    return [
-        {
-            "completion": decode(tokenizer, [token for token in row.token_ids if token not in stop_ids]),
-            "n_tokens": len(row.token_ids),
-            "finish": "stop" if row.token_ids[-1] in stop_ids else "length",
-        }
-        for row in rows
-    ]
+def _file(folder: Path, problem_id: str) -> Path:
+    return folder / f"{problem_id.replace('/', '-')}.jsonl"
+
+
+class Benchmark:
+    """The problems of a benchmark, their prompts as tokens, and where an answer ends."""
+
+    def __init__(
+        self,
+        name: str,
+        language_model: LanguageModel,
+        samples: int,
+        temperatures: Sequence[float],
+        max_new_tokens: int,
+    ) -> None:
+        made = name == "functions"  # as in experiments/code.yaml
+        problems = {"test": make_problems("test", 100, seed=0)} if made else load_benchmark(name)
+        self.name = name
+        self.problems: dict[str, Problem] = {problem.id: problem for problem in problems["test"]}
+        self._prompts = {prompt.id: prompt for prompt in CodeTask(name, problems).prompts("test")}
+        self._language_model = language_model
+        self._samples, self._temperatures, self._max_new_tokens = samples, temperatures, max_new_tokens
+        self._end = _ENDS["humaneval" if name == "humaneval" else "others"]
+        self._of_tree: dict[int, str] = {}
+
+    def prompted(self, problem_id: str) -> tuple[list[int], list[Answer]]:
+        """Returns the tokens that the model reads first, and answers to fill in: all of the first temperature, of the
+        second, …"""
+        tokenizer = self._language_model.tokenizer
+        opening = f"```python\n{self.problems[problem_id].opening}".rstrip()
+        prompt_ids = [
+            *encode_prompt(tokenizer, self._prompts[problem_id], **self._language_model.chat_options),
+            *tokenizer(opening, add_special_tokens=False)["input_ids"],
+        ]
+        answers: list[Answer] = []
+        for temperature in self._temperatures:
+            seed = child_seed(self.name, f"{temperature:g}", problem_id)
+            generator = torch.Generator().manual_seed(seed)
+            uniforms = torch.rand(
+                self._samples, self._max_new_tokens, dtype=torch.float64, generator=generator
+            )
+            answers += [Answer(temperature, row) for row in uniforms]
+        self._of_tree[id(answers[0])] = problem_id
+        return prompt_ids, answers
+
+    def ends(self, token_ids: list[int]) -> bool:
+        """Tells whether an answer is over: by a stop token, or by a line that begins something else."""
+        latest = decode(self._language_model.tokenizer, token_ids[-_LATEST:])
+        return token_ids[-1] in self._language_model.stop_ids or self._end.search(latest) is not None
+
+    def rows(self, tree: PrefixTree) -> Iterator[dict[str, Any]]:
+        """Yields the lines of a complete tree, with the benchmark's own keys `task_id` and `completion`."""
+        problem_id = self._of_tree.pop(id(tree.answers[0]))
+        stop_ids = self._language_model.stop_ids
+        for answer in tree.answers:
+            text = decode(self._language_model.tokenizer, [t for t in answer.token_ids if t not in stop_ids])
+            over = self._end.search(text)
+            yield {
+                "task_id": problem_id,
+                "completion": text[: over.start()] if over else text,
+                "temperature": answer.temperature,
+                "n_tokens": len(answer.token_ids),
+                "finish": "stop" if answer.ended else "length",
+            }
 
 
 if __name__ == "__main__":
