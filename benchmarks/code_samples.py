@@ -9,8 +9,10 @@ that what is there at any time is a random part of the benchmark, sampled in ful
 processes that share the problems. Every problem and temperature has a seed of its own.
 
 The model reads the task's prompt in its chat template and the opening of its own answer: "```python" and, for
-HumanEval, the function's head and docstring. HumanEval's answer ends before the first line that is not indented; others
-where the block ends or one of the words of bigcode-evaluation-harness begins a line (class, assert, \"\"\", print, if).
+HumanEval, the function's head, its docstring and the indentation of the next line (without that it copies the end of
+the prompt's block and answers nothing to some problems). HumanEval's answer ends before the first line that is not
+indented; others where the block ends or one of the words of bigcode-evaluation-harness begins a line (class, assert,
+\"\"\", print, if).
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ _ENDS = {
     "others": re.compile(r'\n```|(?<=\S)\n+(?:class|assert|"""|print|if)'),
 }
 _TASKS = ("humaneval", "mbpp", "mbpp_sanitized", "functions")
+_INDENTATION = "\n   "  # the fourth space is a part of the next word's token
 _LATEST = 12  # tokens that are looked at for an end: each pattern is shorter
 
 
@@ -119,13 +122,14 @@ class Benchmark:
         self._language_model = language_model
         self._samples, self._temperatures, self._max_new_tokens = samples, temperatures, max_new_tokens
         self._end = _ENDS["humaneval" if name == "humaneval" else "others"]
+        self._begun = _INDENTATION if name == "humaneval" else ""
         self._of_tree: dict[int, str] = {}
 
     def prompted(self, problem_id: str) -> tuple[list[int], list[Answer]]:
         """Returns the tokens that the model reads first, and answers to fill in: all of the first temperature, of the
         second, …"""
         tokenizer = self._language_model.tokenizer
-        opening = f"```python\n{self.problems[problem_id].opening}".rstrip()
+        opening = f"```python\n{self.problems[problem_id].opening}".rstrip() + self._begun
         prompt_ids = [
             *encode_prompt(tokenizer, self._prompts[problem_id], **self._language_model.chat_options),
             *tokenizer(opening, add_special_tokens=False)["input_ids"],
@@ -152,6 +156,7 @@ class Benchmark:
         stop_ids = self._language_model.stop_ids
         for answer in tree.answers:
             text = decode(self._language_model.tokenizer, [t for t in answer.token_ids if t not in stop_ids])
+            text = self._begun + text
             over = self._end.search(text)
             yield {
                 "task_id": problem_id,
