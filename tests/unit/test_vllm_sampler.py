@@ -1,12 +1,12 @@
 """Hand-over and probe with an engine that can be made to fail as vLLM does; `make vllm` runs the same with vLLM."""
 
+import dataclasses
 import math
 import os
 import subprocess
 import sys
 from itertools import chain
 
-import numpy as np
 import pytest
 import torch
 from fake_engines import ModelEngine
@@ -20,7 +20,6 @@ from polychromic.sampling.local import LocalSampler
 from polychromic.sampling.vllm import pool
 from polychromic.sampling.vllm.engine import largest_rank, require_servable, require_version, sampling_keys
 from polychromic.sampling.vllm.handover import ServedPolicy
-from polychromic.sampling.vllm.probe import BASE, TRAINED, compare_policies
 from polychromic.sampling.vllm.process import served_rank
 from polychromic.sampling.vllm.sampler import VllmSampler
 from polychromic.sampling.vllm.store import AdapterStore
@@ -218,6 +217,18 @@ def test_every_key_that_decides_what_is_drawn_is_stated():
     }  # fmt: skip
 
 
+def test_every_sampling_parameter_of_ours_changes_what_vllm_is_asked_for_or_is_refused():
+    """A field that is added to SamplingParameters fails here until it is one or the other."""
+    changes = {"temperature": 0.7, "top_p": 0.9, "min_p": 0.1, "max_new_tokens": 5}
+    refused = {"others": (("top_k", "40"),)}
+    assert {field.name for field in dataclasses.fields(SamplingParameters)} == changes.keys() | refused.keys()
+    plain = sampling_keys(SamplingParameters(), 2, frozenset({7}))
+    for name, value in changes.items():
+        changed = sampling_keys(SamplingParameters(**{name: value}), 2, frozenset({7}))
+        key = "max_tokens" if name == "max_new_tokens" else name
+        assert changed == {**plain, key: value}
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
@@ -265,69 +276,6 @@ def test_vllm_that_is_not_installed_is_one_sentence(tiny_model, monkeypatch):
         EngineError, match=r"not installed here; pip install 'vllm>=0.32,<1.0' .*sampling.url"
     ):
         build_sampler(SamplerSettings(engine="vllm"), tiny_model, max_decode_batch=8, thinking="auto")
-
-
-def policies(seed=0, n=200, apart=0.1):
-    """[M] of a base and of a trained policy that differs from it."""
-    rng = np.random.default_rng(seed)
-    base = -rng.exponential(1.0, n)
-    return base, base + apart * rng.standard_normal(n), rng
-
-
-def test_the_probe_names_the_policy_whose_log_probabilities_fit():
-    base, trained, rng = policies()
-    noise = 1e-3 * rng.standard_normal(len(base))
-    right = compare_policies(trained + noise, trained, {BASE: base}, name=TRAINED)
-    assert right.nearest == TRAINED
-    assert right.share == pytest.approx(1.0, abs=0.01)
-    assert right.mismatch == pytest.approx(np.abs(noise).mean())
-    assert right.fault(0.002) == ""
-    wrong = compare_policies(base + noise, trained, {BASE: base}, name=TRAINED)
-    assert wrong.nearest == BASE
-    assert wrong.share == pytest.approx(0.0, abs=0.01)
-    # Even where the tolerance is so wide that the mean difference would pass.
-    assert wrong.fault(10.0).startswith("it answers for the base model, not for the trained policy: only 0%")
-    half = compare_policies(base + 0.75 * (trained - base), trained, {BASE: base}, name=TRAINED)
-    assert half.share == pytest.approx(0.75)
-
-
-def test_policies_nearer_than_the_noise_are_not_told_apart():
-    base, trained, rng = policies(apart=1e-4)
-    noise = 1e-2 * rng.standard_normal(len(base))
-    for drawn_from in (base, trained):
-        result = compare_policies(drawn_from + noise, trained, {BASE: base}, name=TRAINED)
-        assert math.isnan(result.share)
-        assert result.fault(0.05) == ""
-        assert "0.05" not in result.fault(0.001)
-        assert "and at most 0.001 are allowed" in result.fault(0.001)
-    same = compare_policies(base, base, {BASE: base}, name=TRAINED)
-    assert math.isnan(same.share)
-    assert same.fault(1e-9) == ""
-
-
-def test_a_third_policy_is_a_mismatch_and_so_are_numbers_that_are_none():
-    base, trained, rng = policies()
-    third = trained + rng.standard_normal(len(base))
-    assert "lie" in compare_policies(third, trained, {BASE: base}, name=TRAINED).fault(0.05)
-    third[0] = math.nan
-    assert compare_policies(third, trained, {BASE: base}, name=TRAINED).fault(0.05)
-
-
-def test_rounding_is_never_taken_for_a_wrong_policy():
-    """Past bug: an adapter moved back and forth differed from itself by rounding, and vLLM's own rounding, which leans
-    the same way on every token, was taken for the adapter before."""
-    rng = np.random.default_rng(1)
-    for _ in range(300):
-        trained = -rng.exponential(1.0, 60)
-        rival = trained + 10 ** rng.uniform(-7, -3) * rng.standard_normal(60)
-        towards_rival = 10 ** rng.uniform(-7, -3) * (rival - trained) / np.abs(rival - trained).mean()
-        result = compare_policies(trained + towards_rival, trained, {BASE: rival}, name=TRAINED)
-        told = np.linalg.norm(rival - trained) >= 3 * min(
-            np.linalg.norm(towards_rival), np.linalg.norm(trained + towards_rival - rival)
-        )
-        nearer = np.linalg.norm(towards_rival) < np.linalg.norm(trained + towards_rival - rival)
-        assert math.isnan(result.share) != told
-        assert not told or (result.nearest == TRAINED) == nearer
 
 
 @pytest.mark.parametrize(
