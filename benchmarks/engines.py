@@ -1,11 +1,12 @@
 """The engines `local` and `vllm` side by side: same model, adapter, prompts, number of samples and token limit.
 
-    .venv-vllm/bin/python benchmarks/engines.py [--model smollm2-135m-instruct] [--prompts 8] [--samples 8]
-        [--new-tokens 64] [--rounds 3] [--url http://localhost:8000]
+    VLLM_CPU_KVCACHE_SPACE=2 .venv-vllm/bin/python benchmarks/engines.py [--model smollm2-135m-instruct]
+        [--prompts 8] [--samples 8] [--new-tokens 64] [--rounds 3] [--url http://localhost:8000]
 
 Run it in the environment that `make vllm` sets up. Alternates the two in rounds and moves the adapter before each, as
 a training step does, so that vLLM's rate with the hand-over and the probe stands beside its rate of sampling alone.
-Tokens a second of the clock, and of processor time over all processes (which other work on the machine changes less).
+Tokens a second of the clock, and of processor time (which other work on the machine changes less): of this process
+for `local`, with the processes that it has started for `vllm`. With --url the server's own processor time is not seen.
 Every generated token up to and with the end of the turn counts.
 """
 
@@ -59,7 +60,8 @@ def main() -> None:
         move_adapter(language_model, number)
         for engine, sampler in samplers.items():
             seeds = [number * len(prompts) + index for index in range(len(prompts))]
-            row = timed(partial(sampler.sample, prompts, options.samples, parameters, seeds))
+            draw = partial(sampler.sample, prompts, options.samples, parameters, seeds)
+            row = timed(draw, with_started=engine == "vllm")
             measured = taken_metrics(sampler)
             if number:  # the first round warms up
                 rows[engine].append(row)
@@ -72,6 +74,14 @@ def main() -> None:
         clock = statistics.median(tokens / seconds for seconds, _, tokens in measured_rows)
         processor = statistics.median(tokens / cpu for _, cpu, tokens in measured_rows)
         print(f"{engine}: {clock:.0f} tokens a second, {processor:.0f} a second of processor time")
+    for number, name in ((0, "of the clock"), (1, "of processor time")):
+        ratios = [
+            (vllm[2] / vllm[number]) / (local[2] / local[number])
+            for local, vllm in zip(rows["local"], rows["vllm"], strict=True)
+        ]
+        print(
+            f"vllm over local, {name}: {statistics.median(ratios):.2f} ({', '.join(f'{r:.2f}' for r in ratios)})"
+        )
     for key in (
         "engine/tokens_per_second",
         "engine/handover_seconds",
@@ -91,18 +101,22 @@ def move_adapter(language_model: LanguageModel, number: int) -> None:
                 parameter.add_(0.002 * torch.randn(parameter.shape, generator=generator))
 
 
-def timed(sample: Callable[[], list[list[Generation]]]) -> tuple[float, float, int]:
-    """Returns seconds of the clock, of the processor over all processes, and the tokens that were sampled."""
-    started, cpu = time.perf_counter(), processor_seconds()
+def timed(sample: Callable[[], list[list[Generation]]], *, with_started: bool) -> tuple[float, float, int]:
+    """Returns seconds of the clock, of the processor, and the tokens that were sampled.
+
+    with_started: whether the processor time of the processes that this one has started counts too.
+    """
+    started, cpu = time.perf_counter(), processor_seconds(with_started)
     groups = sample()
-    seconds, used = time.perf_counter() - started, processor_seconds() - cpu
+    seconds, used = time.perf_counter() - started, processor_seconds(with_started) - cpu
     return seconds, used, sum(len(one.token_ids) for group in groups for one in group)
 
 
-def processor_seconds() -> float:
-    """Returns the processor time of this process and all that it has started."""
+def processor_seconds(with_started: bool) -> float:
+    """Returns the processor time of this process, maybe with all that it has started."""
     this = psutil.Process()
-    times = [process.cpu_times() for process in (this, *this.children(recursive=True))]
+    started = this.children(recursive=True) if with_started else []
+    times = [process.cpu_times() for process in (this, *started)]
     return sum(one.user + one.system for one in times)
 
 

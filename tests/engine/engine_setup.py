@@ -215,4 +215,7 @@ def running_server(folder, **keys):
         server.wait()
         yield server
     finally:
+        server.process.terminate()  # gives its shared memory back, as SIGKILL cannot
+        with suppress(subprocess.TimeoutExpired):
+            server.process.wait(60)
         server.kill()

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 from engine_setup import IN_PROCESS, OPTIONS, TINY, rewards_of, run_of, trained
@@ -21,9 +22,11 @@ pytestmark = [
     pytest.mark.filterwarnings("default"),  # vLLM's and its dependencies' own
 ]
 
+from polychromic.errors import EngineError  # noqa: E402
 from polychromic.files import read_json, read_jsonl  # noqa: E402
 from polychromic.sampling.base import SamplerSettings, close_engines  # noqa: E402
 from polychromic.tasks.arithmetic import ArithmeticTask  # noqa: E402
+from polychromic.training.trainer import ArmTrainer  # noqa: E402
 
 SEEDS, STEPS = 6, 10
 MARGIN = 0.05
@@ -74,6 +77,33 @@ def test_ten_steps_have_the_reward_curve_of_the_local_sampler(tmp_path):
     assert max(abs(row["train/importance_weight"] - 1) for row in metrics) < 1e-3
     assert max(row["train/importance_truncated"] for row in metrics) == 0.0
     assert max(row["engine/probe_mismatch"] for row in metrics) < 1e-4
+    close_engines()
+
+
+def test_vllm_that_is_killed_in_process_stops_the_run_with_a_checkpoint(tmp_path):
+    """As where memory runs out; the same command continues, with the numbers of an undisturbed run."""
+    rows = trained(run_of(tmp_path / "quiet", IN_PROCESS, steps=3))
+    run = run_of(tmp_path / "killed", IN_PROCESS, steps=3, checkpoint_every=100)
+    trainer = ArmTrainer(run)
+    trainer.step()
+    trainer.step()
+    started = psutil.Process().children(recursive=True)
+    own = [
+        child for child in started if os.getsid(child.pid) == os.getsid(0)
+    ]  # a `vllm serve` has another session
+    engine = [child for child in own if child.name().startswith("VLLM")]
+    assert engine
+    for process in engine:
+        process.kill()
+    with pytest.raises(
+        EngineError, match=r"vLLM's process has ended while it sampled.* run the same command again"
+    ):
+        trainer.step()
+    close_engines()
+    assert [folder.name for folder in (run.folder / "checkpoints").iterdir()] == ["step-000002"]
+    trained(run)
+    again = read_jsonl(run.folder / "metrics.jsonl")
+    assert rewards_of(again) == pytest.approx(rewards_of(rows), rel=1e-4)
     close_engines()
 
 

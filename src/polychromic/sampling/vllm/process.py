@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,9 @@ _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "WARNING",  # its own words would tear a run's progress
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork of a process whose torch has threads may hang
 }
+
+_LOOK_SECONDS = 1.0  # between two looks at whether its process still lives
+_LAST_SECONDS = 10.0  # for vLLM to say itself that its process has ended
 
 
 class ProcessEngine:
@@ -49,6 +54,7 @@ class ProcessEngine:
             "logprobs_mode": "processed_logprobs",
             "seed": 0,
         }
+        before = set(multiprocessing.active_children())
         try:
             self._llm: Any = LLM(**{**keys, **lora, **options})
         except (VLLMError, RuntimeError, TypeError, ValueError) as error:
@@ -56,6 +62,7 @@ class ProcessEngine:
                 f"{self.place}: vLLM does not start with {model.source}: {one_line(error)}; what it wrote before says "
                 "more (VLLM_LOGGING_LEVEL=INFO), sampling.options are passed on to it"
             ) from error
+        self._processes = set(multiprocessing.active_children()) - before
 
     def load_adapter(self, name: str, number: int, folder: Path) -> None:
         """Makes the request that names the adapter; vLLM reads the folder when it is first sampled from."""
@@ -70,24 +77,45 @@ class ProcessEngine:
     def draw(
         self, requests: Sequence[Request], keys: Mapping[str, Any], adapter: str | None
     ) -> list[list[Draw]]:
-        """Draws for each request. Raises EngineError where vLLM fails."""
+        """Draws for each request. Raises EngineError where vLLM fails or its process ends."""
         from vllm import SamplingParams  # pyright: ignore[reportMissingImports]
         from vllm.inputs import TokensPrompt  # pyright: ignore[reportMissingImports]
 
         ways = [SamplingParams(**keys, seed=request.seed, detokenize=False) for request in requests]
         prompts = [TokensPrompt(prompt_token_ids=list(request.prompt_ids)) for request in requests]
-        try:
-            outputs = self._llm.generate(
-                prompts,
-                ways,
-                lora_request=None if adapter is None else self._adapters[adapter],
-                use_tqdm=False,
-            )
-        except (self._error, RuntimeError, ValueError) as error:
-            raise EngineError(
-                f"{self.place}: vLLM failed while sampling: {one_line(error)}; what it wrote before says more"
-            ) from error
+        lora = None if adapter is None else self._adapters[adapter]
+        outputs = self._watched(lambda: self._llm.generate(prompts, ways, lora_request=lora, use_tqdm=False))
         return [[_draw(member) for member in output.outputs] for output in outputs]
+
+    def _watched(self, ask: Callable[[], Sequence[Any]]) -> Sequence[Any]:
+        """Asks in a thread of its own: vLLM waits for ever for a process that is killed while it is asked."""
+        answers: list[Sequence[Any]] = []
+        errors: list[Exception] = []
+
+        def carry() -> None:
+            try:
+                answers.append(ask())
+            except (self._error, RuntimeError, ValueError) as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=carry, name="vllm", daemon=True)
+        thread.start()
+        while thread.is_alive():
+            lives = all(process.is_alive() for process in self._processes)
+            thread.join(_LOOK_SECONDS if lives else _LAST_SECONDS)
+            if not lives:
+                break
+        if answers:
+            return answers[0]
+        if not all(process.is_alive() for process in self._processes):
+            raise EngineError(
+                f"{self.place}: vLLM's process has ended while it sampled, most often for want of memory; give it less "
+                "in sampling.options, and run the same command again to continue"
+            ) from next(iter(errors), None)
+        said = one_line(errors[0]) if errors else "it raised another error"
+        raise EngineError(
+            f"{self.place}: vLLM failed while sampling: {said}; what it wrote before says more"
+        ) from next(iter(errors), None)
 
     def close(self) -> None:
         """Ends vLLM's process."""
