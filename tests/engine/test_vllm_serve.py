@@ -87,15 +87,6 @@ def test_nothing_is_taken_from_the_models_own_sampling_settings(by_url, server):
         assert len(one.token_ids) == 16 or one.finish == "stop"
 
 
-def test_a_limit_of_the_servers_own_is_one_sentence(by_url):
-    """It cuts answers at the 20 tokens of generation_config.json whatever is asked for; cut ones are no answers."""
-    hot = SamplingParameters(2.0, max_new_tokens=24)
-    with pytest.raises(
-        EngineError, match=r"cut a generation at 20 of 24 tokens; .* --generation-config vllm"
-    ):
-        sample(vllm_sampler(fresh_model(), by_url), 8, hot)
-
-
 def test_the_adapter_before_is_caught(by_url, monkeypatch):
     """The server is told to load the folder of the update before under the new name, and answers without a word."""
     model = fresh_model()

@@ -118,6 +118,9 @@ def experiment(folder, sampling, **sections):
             "loss": "rl", "steps": 6, "prompts_per_step": 8, "num_samples": 8, "max_new_tokens": 16,
             "learning_rate": 3e-3, "checkpoint_every": 2,
         },
+        "evaluation": {
+            "num_prompts": 6, "num_samples": 8, "max_new_tokens": 16, "sampling": [{"temperature": 0.8}],
+        },
         "diversity": {"objective": "coverage", "set_size": 3},
         "arms": {"baseline": {"training": {"steps": 2}}, "diverse": {"diversity": {"weight": 0.3}}},
         **sections,

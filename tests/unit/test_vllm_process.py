@@ -1,5 +1,7 @@
 """Waiting for vLLM in process: its answer, its errors, and its process that ends. `make vllm` kills a real one."""
 
+import signal
+import subprocess
 import threading
 from types import SimpleNamespace
 
@@ -7,7 +9,7 @@ import pytest
 
 from polychromic.errors import EngineError
 from polychromic.sampling.vllm import process
-from polychromic.sampling.vllm.process import ProcessEngine
+from polychromic.sampling.vllm.process import ProcessEngine, _started_guard
 
 
 class LibraryError(Exception):
@@ -66,3 +68,20 @@ def test_what_vllm_says_of_its_end_is_kept(engine):
 def test_an_error_of_another_kind_does_not_let_it_wait_for_ever(engine):
     with pytest.raises(EngineError, match="it raised another error"):
         engine._watched(lambda: [1 / 0])
+
+
+def test_processes_are_ended_when_this_one_ends_without_a_word_and_only_then():
+    """The end of the guard's input is that of the process that holds its other end."""
+    left, kept = (subprocess.Popen(["sleep", "60"]) for _ in range(2))
+    try:
+        abandoned, told = _started_guard([left.pid]), _started_guard([kept.pid])
+        abandoned.stdin.close()
+        told.communicate("closed\n")
+        assert left.wait(10) == -signal.SIGTERM
+        assert told.returncode == 0
+        assert kept.poll() is None
+    finally:
+        kept.kill()
+        kept.wait()
+        abandoned.kill()
+        abandoned.wait()

@@ -104,5 +104,5 @@ class VllmSampler:
                 if length < parameters.max_new_tokens and (not length or one.token_ids[-1] not in stop_ids):
                     raise EngineError(
                         f"{place}: cut a generation at {length} of {parameters.max_new_tokens} tokens; start vLLM "
-                        "with a max_model_len that holds prompt and answer, a server with --generation-config vllm too"
+                        "with a max_model_len that holds prompt and answer"
                     )
