@@ -14,9 +14,9 @@ from polychromic.run_folder import RunFolder
 ASKED = [{"metric": "pass@10", "direction": "higher", "relative_change": 0.25}]
 
 
-def stated(criteria=ASKED) -> Experiment:
+def stated(criteria=ASKED, **keys) -> Experiment:
     content = Experiment.from_file("experiments/quickstart.yaml").model_dump(mode="json")
-    return Experiment.from_mapping(content | {"comparison": {"minimum": criteria}})
+    return Experiment.from_mapping(content | {"comparison": {"minimum": criteria, **keys}})
 
 
 def sample_baseline(folder: RunFolder, n_right_of_500: int) -> None:
@@ -75,6 +75,12 @@ def test_defaults_that_are_ruled_out_are_only_warned_about(tmp_path, caplog):
     sample_baseline(RunFolder(tmp_path), 499)
     refuse_impossible_criteria(stated(None), RunFolder(tmp_path))
     assert "needs 1.2475" in caplog.text
+
+
+def test_a_criterion_without_room_may_be_reported_where_a_page_is_wanted_all_the_same(tmp_path, caplog):
+    sample_baseline(RunFolder(tmp_path), 499)
+    refuse_impossible_criteria(stated(if_impossible="report"), RunFolder(tmp_path))
+    assert "needs 1.2475" in caplog.text and "reported as impossible" in caplog.text
 
 
 def test_a_finished_run_is_reported_and_not_refused(tmp_path):

@@ -39,7 +39,7 @@ def init(
     ] = None,
     minutes: Annotated[
         float, typer.Option("--minutes", min=0.1, help="Time for training and evaluation, here.")
-    ] = 3.0,
+    ] = 2.0,
     example: Annotated[
         str | None,
         typer.Option("--example", metavar="NAME", help="Write an example: quickstart, replies, code."),

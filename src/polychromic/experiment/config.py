@@ -105,6 +105,9 @@ class ComparisonSettings(Settings):
     strong: list[CriterionSettings] | None = None
     baseline_values: dict[str, float] = Field(default_factory=dict)
     """Values that the baseline reaches, by metric key: a criterion that this rules out is refused on reading."""
+    if_impossible: Literal["stop", "report"] = "stop"
+    """Once the baseline is sampled and leaves no room for a stated criterion: `stop` before more is spent, or go on and
+    `report` the criterion as impossible."""
     match_seeds: Literal["name", "order"] = "name"
     """Pairing of the seeds of two arms: those of one name, or, for generations made elsewhere, the first with the
     first and so on."""

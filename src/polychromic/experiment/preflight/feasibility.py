@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 def refuse_impossible_criteria(experiment: Experiment, folder: RunFolder) -> None:
     """Raises ConfigError where the sampled baseline rules out a criterion that the file states and work is left to do.
 
-    Default criteria that are ruled out are only warned about: nobody asked for them. Metrics that need an embedder
-    are left to the comparison.
+    Default criteria that are ruled out are only warned about, since nobody asked for them, and all are with
+    `comparison.if_impossible: report`. Metrics that need an embedder are left to the comparison.
     """
     if not _work_is_left(experiment, folder):
         return
@@ -33,14 +33,16 @@ def refuse_impossible_criteria(experiment: Experiment, folder: RunFolder) -> Non
     sentences = impossible_criteria(criteria, baseline_means(experiment, folder))
     if not sentences:
         return
-    stated = experiment.comparison.minimum or experiment.comparison.strong
+    comparison = experiment.comparison
     text = (
-        f"the baseline arm {experiment.comparison.baseline!r} rules out what comparison asks for: "
-        f"{'; '.join(sentences)}. State another criterion (or a harder task); what was done is kept"
+        f"the baseline arm {comparison.baseline!r} rules out what comparison asks for: {'; '.join(sentences)}"
     )
-    if stated:
-        raise ConfigError(text)
-    logger.warning("%s", text)
+    if (comparison.minimum or comparison.strong) and comparison.if_impossible == "stop":
+        raise ConfigError(
+            f"{text}. State another criterion (or a harder task), or go on with comparison.if_impossible=report; "
+            "what was done is kept"
+        )
+    logger.warning("%s; it is reported as impossible", text)
 
 
 def baseline_means(experiment: Experiment, folder: RunFolder) -> dict[str, float]:

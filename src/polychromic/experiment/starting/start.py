@@ -35,7 +35,7 @@ class Request:
     model: str = "smollm2-135m-instruct"
     checker: str | None = None
     keys: Keys = NO_KEYS
-    minutes: float = 3.0
+    minutes: float = 2.0
     """Time that training and evaluation may take on this machine."""
     embedder: str = "minilm"
 
