@@ -139,8 +139,11 @@ def _changes(criterion: Criterion, evidence: Evidence | None, *, fitted: bool) -
 
 
 def _mean_text(comparison: Comparison, arm: str, key: str, value: float) -> str:
+    """Returns the mean over the prompts that were paired, to the digits that the interval of all prompts has."""
     mean = comparison.mean(arm, key)
-    return estimate(mean.mean, mean.low, mean.high).split(" [")[0] if mean else number(value)
+    if mean is None:
+        return number(value)
+    return estimate(mean.mean if math.isnan(value) else value, mean.low, mean.high).split(" [")[0]
 
 
 def _signed(value: float, places: int | None) -> str:
