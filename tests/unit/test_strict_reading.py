@@ -71,10 +71,10 @@ def test_an_override_makes_a_list_that_the_file_lacks(tmp_path):
     [
         (
             "evaluation.sampling.9.temperature=0.5",
-            "evaluation.sampling is a list of 3, expected a number from 0 to 3",
+            "evaluation.sampling is a list of 2, expected a number from 0 to 2",
         ),
-        ("evaluation.sampling.first.temperature=0.5", "expected a number from 0 to 3, got first"),
-        ("training.steps.more=1", "training.steps is 300, which has no more"),
+        ("evaluation.sampling.first.temperature=0.5", "expected a number from 0 to 2, got first"),
+        ("training.steps.more=1", "training.steps is 100, which has no more"),
         ("training..steps=1", "expected key=value"),
     ],
 )

@@ -56,9 +56,9 @@ def test_the_page_shows_curves_and_what_is_left(run, server):
     assert "This run goes on" in page
     assert "Mean reward of the sampled groups." in page
     assert progress_table(*run)[1:] == [
-        ["baseline", "0", "3", "0 of 38,400"],
-        ["coverage", "0", "0", "0 of 38,400"],
-        ["untrained", "0", "–", "0 of 38,400"],
+        ["baseline", "0", "3", "0 of 6,400"],
+        ["coverage", "0", "0", "0 of 6,400"],
+        ["untrained", "0", "–", "0 of 6,400"],
         ["left", "", "", "not known yet"],
     ]
 
