@@ -183,11 +183,11 @@ class Server:
         raise AssertionError(self.log.read_text()[-3000:])
 
     def answered(self):
-        """How many requests to sample it has answered."""
+        """Returns how many requests to sample it has answered."""
         return self.log.read_text().count('"POST /v1/completions HTTP/1.1" 200')
 
     def cached(self):
-        """How many tokens of prompts it has taken from its prefix cache."""
+        """Returns how many tokens of prompts it has taken from its prefix cache."""
         with urlopen(f"{self.url}/metrics", timeout=30) as response:
             lines = response.read().decode().splitlines()
         return sum(

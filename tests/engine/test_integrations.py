@@ -178,7 +178,7 @@ def test_verls_own_computation_gives_the_advantages():
 
 
 class Keys:
-    """What verl's trainer is handed of a batch: the rows' names in its store."""
+    """Holds what verl's trainer is handed of a batch: the rows' names in its store."""
 
     partition_id = "train"
 

@@ -131,7 +131,7 @@ def test_stop_tokens_and_limits_are_the_local_samplers():
 
 
 def test_every_key_of_vllm_that_decides_what_is_drawn_is_stated():
-    """What is left at its default is listed here, so that a key of a later version is looked at before it is used."""
+    """Keys left at their default are listed here, so that a key of a later version is looked at before it is used."""
     from vllm import SamplingParams
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 

@@ -97,7 +97,7 @@ def test_the_quickstart_of_the_wheel_ends_in_a_report(empty):
 
 
 def test_the_wheel_packs_itself_into_a_bundle_that_pip_can_build(empty):
-    """Where there is no checkout, pyproject.toml is written from the metadata of what is installed."""
+    """Bundles without a checkout: pyproject.toml is written from the metadata of what is installed."""
     folder = empty / "packs"
     folder.mkdir()
     shell(

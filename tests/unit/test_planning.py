@@ -1,4 +1,4 @@
-"""What is planned is what torch, transformers and peft make of the same shape: parameters, kept tensors, operations."""
+"""Plans are what torch, transformers and peft make of the same shape: parameters, kept tensors, operations."""
 
 import itertools
 from pathlib import Path

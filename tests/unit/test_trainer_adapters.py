@@ -91,7 +91,7 @@ def test_verl_gets_the_advantages_and_its_trainer_shows_the_answers(module):
     mask = torch.ones(8, 2)
 
     class Trainer:
-        """What verl 0.9's PPOTrainer does between the reward and the loss."""
+        """Does what verl 0.9's PPOTrainer does between the reward and the loss."""
 
         config = SimpleNamespace(
             actor_rollout_ref=SimpleNamespace(actor=SimpleNamespace(loss_agg_mode="seq-mean-token-sum")),
@@ -123,7 +123,7 @@ def test_verl_gets_the_advantages_and_its_trainer_shows_the_answers(module):
 
 
 def left_padded():
-    """What SkyRL makes of prompts and answers: [padding] prompt answer, and the answer's mask in the last columns."""
+    """Makes rows as SkyRL does: [padding] prompt answer, and the answer's mask in the last columns."""
     rows = [
         [ord(c) for c in uid + text + ("!" if index % 2 else "")]
         for index, (uid, text) in enumerate(zip(UIDS, TEXTS, strict=True))
@@ -240,7 +240,7 @@ def slime_args(**changes):
 
 
 class Sample:
-    """What slime's Sample has of what is looked at."""
+    """Stands for slime's Sample, as far as it is read."""
 
     def __init__(self, group, reward, response, *, remove_sample=False):
         self.group_index, self.reward, self.response = group, reward, response

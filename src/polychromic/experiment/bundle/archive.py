@@ -5,17 +5,15 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import os
 import re
 import shutil
 import tarfile
-import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from polychromic.errors import DataError
-from polychromic.files import sha256_file, sync_folder
+from polychromic.files import atomic_file, sha256_file
 
 Content = bytes | Path
 """What an archive's file holds: these bytes, or those of a file here."""
@@ -32,23 +30,12 @@ def write_archive(
 ) -> None:
     """Writes a `.tar.gz` of the files by name: sorted, with one time and no owner, so that the same content makes the
     same bytes. Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as raw:
-            # Neither the name nor the time of writing: gzip would store both.
-            with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=6) as packed:
-                _write_members(packed, files, executable)
-            raw.flush()
-            os.fsync(raw.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    # Neither the name nor the time of writing: gzip would store both.
+    with (
+        atomic_file(path) as raw,
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=6) as packed,
+    ):
+        _write_members(packed, files, executable)
 
 
 def _write_members(stream: gzip.GzipFile, files: Mapping[str, Content], executable: frozenset[str]) -> None:
