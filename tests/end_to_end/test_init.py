@@ -11,6 +11,7 @@ from polychromic.errors import ConfigError, DataError, PolychromicError
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.starting.examples import EXAMPLES, SHIPPED, write_example
 from polychromic.experiment.starting.start import Request, start_experiment
+from polychromic.files import read_jsonl
 from polychromic.tasks.data.prompts import load_prompts
 
 TINY = "polychromic:arithmetic-tiny"
@@ -68,6 +69,21 @@ def test_without_a_checker_references_are_learnt(folder):
     assert (experiment.diversity.gate, experiment.arm("diverse").diversity.weight) == ("none", "auto")
     stated = {one.metric for one in experiment.comparison.minimum or ()}
     assert "reference_perplexity" in stated
+    # Past bug: preflight and every step asked for rewards that nothing reads, and the run ended there.
+    result = run(
+        folder / "mine.yaml",
+        [
+            "training={steps: 3, gradient_share_every: 1}",
+            "diversity.sample_every=1",
+            "seeds=[0]",
+            "evaluation.num_prompts=3",
+        ],
+        out=folder / "runs",
+    )
+    assert result.folder.report.is_file()
+    rows = read_jsonl(result.folder.root / "diverse" / "seed-0" / "metrics.jsonl")
+    assert all(row["train/diversity_gradient_norm"] > 0.0 for row in rows)
+    assert not {"train/reward", "train/passing"} & set().union(*rows)
 
 
 def test_a_checker_of_the_package_is_named_as_it_is(folder):

@@ -1,6 +1,7 @@
 """The choices of `init` follow from what the probe saw, and every criterion that it states can be met."""
 
 import math
+import re
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from polychromic.evaluation.criteria import criterion_possible
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.starting.choices import choose, passing
 from polychromic.experiment.starting.probing import DISTINCT_CORRECT, Probed
-from polychromic.experiment.starting.writing import experiment_text
+from polychromic.experiment.starting.writing import experiment_text, verdict_lines
 
 VARIED = ((1.0, 0.0, 1.0), (0.0, 0.0, 1.0))
 
@@ -54,6 +55,13 @@ def checked(*rewards, **metrics):
 def test_loss_and_objective_follow_from_references_and_rewards(seen, references, loss, objective, gate):
     choice = chosen(seen, references)
     assert (choice.loss, choice.objective, choice.gate) == (loss, objective, gate)
+
+
+def test_what_is_said_has_steps_only_where_something_is_trained():
+    alone, learnt = (list(verdict_lines(probed(), chosen(probed(), references))) for references in (0.0, 1.0))
+    assert alone[1] == "nothing says what a good answer is, so nothing is trained: --check FILE.py:NAME"
+    assert "steps" not in alone[-1]
+    assert re.fullmatch(r"\d+ steps, 18 prompts × \d+ answers: about .* after preflight", learnt[-1])
 
 
 @pytest.mark.parametrize("rewards", [(0.1, 0.2, 0.3, 0.4), (0.6, 0.7, 0.8, 0.9)])

@@ -46,6 +46,41 @@ def test_keys_of_earlier_versions_are_refused_with_their_new_name():
         assert f"{key}: this key is called {new} now" in told
 
 
+NO_CHECKER = {
+    "name": "bare",
+    "task": {"name": "custom", "train": "t.jsonl", "validation": "v.jsonl", "test": "e.jsonl"},
+    "model": {"source": "m"},
+    "training": {"loss": "sft", "steps": 1},
+    "diversity": {"objective": "distance", "gate": "none", "weight": 1.0},
+    "arms": {"baseline": {"diversity": {"weight": 0.0}}, "diverse": {}},
+}
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "use"),
+    [
+        ("training", {"loss": "rl"}, "arms.baseline: training.loss: rl learns from rewards"),
+        (
+            "training",
+            {"early_stopping": {"check_every": 1}},
+            "arms.baseline: training.early_stopping follows the mean reward",
+        ),
+        ("diversity", {"objective": "coverage"}, "arms.diverse: diversity.objective: coverage reads rewards"),
+        (
+            "diversity",
+            {"gate": "product"},
+            "arms.diverse: diversity.objective: distance with diversity.gate: product reads rewards",
+        ),
+    ],
+)
+def test_rewards_that_nobody_gives_are_refused_before_anything_is_loaded(section, change, use):
+    assert Experiment.from_mapping(NO_CHECKER).arm("diverse").use_of_rewards == ""
+    with pytest.raises(ConfigError, match=f"{use}, and task.checker is not set"):
+        Experiment.from_mapping(NO_CHECKER | {section: NO_CHECKER[section] | change})
+    checked = {"task": NO_CHECKER["task"] | {"checker": "contains"}}
+    Experiment.from_mapping(NO_CHECKER | checked | {section: NO_CHECKER[section] | change})
+
+
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_every_shipped_experiment_resolves(path):
     experiment = Experiment.from_file(path)

@@ -34,7 +34,7 @@ class Metric:
 
     `better` is the direction of improvement, values lie in [lowest, highest], and `needs` is what has to be there for
     it to be measured. `meaning` explains it in one clause, `subject` names what rises or falls where the verdict is
-    told in plain words ("" for the variety of wording), `plural` says that the subject is one, and `unit` is that of
+    told in plain words ("": its name), `plural` says that the subject is one, and `unit` is that of
     its values. `signature` says how it is made, with {same} for how equal answers are found. `at_equal_length` is the
     metric that is read in its place where lengths differ ("": the same on texts cut to equal lengths), and `cut` says
     that cut texts tell something of it. `function` measures a
@@ -91,7 +91,10 @@ class Metric:
 
 def _share(n: str, key: str, name: str, at_equal_length: str = "") -> Metric:
     meaning = f"Share of different {n} among all {n} of a prompt's answers"
-    return Metric(key, name, "higher", "diversity", meaning=meaning, at_equal_length=at_equal_length)
+    subject = f"the variety of wording ({name})"
+    return Metric(
+        key, name, "higher", "diversity", meaning=meaning, subject=subject, at_equal_length=at_equal_length
+    )
 
 
 _BUILT_IN = (
@@ -101,7 +104,8 @@ _BUILT_IN = (
     ),
     Metric(
         "rarefied_distinct_2", "Distinct-2 (rarefied)", "higher", "diversity",
-        meaning="Share of different word pairs in texts cut to the same number of words", cut=False,
+        meaning="Share of different word pairs in texts cut to the same number of words",
+        subject="the variety of wording (Distinct-2, rarefied)", cut=False,
     ),
     _share("words", "distinct_1", "Distinct-1"),
     _share("word pairs", "distinct_2", "Distinct-2", at_equal_length="rarefied_distinct_2"),
@@ -182,6 +186,7 @@ _BUILT_IN = (
     Metric(
         "reference_perplexity", "Perplexity of references", "lower", "quality", 1.0, math.inf,
         "references and the model", meaning="Perplexity of the references under the model",
+        subject="the perplexity of the references",
     ),
     Metric("thinking_words", "Thinking: words", "higher", "length", 0.0, math.inf, THINKING, unit="words"),
     Metric("thinking_distinct_2", "Thinking: Distinct-2", "higher", "diversity", needs=THINKING),

@@ -25,6 +25,7 @@ from polychromic.experiment.yaml_file import config_error, describe_problems, re
 from polychromic.files import user_path
 from polychromic.ledger import BudgetSettings
 from polychromic.models.settings import ModelSettings
+from polychromic.objective import OBJECTIVES
 from polychromic.run_folder import folder_name
 from polychromic.sampling.base import SamplerSettings
 from polychromic.settings import Settings
@@ -52,6 +53,21 @@ class Arm(Settings):
     def loss(self) -> LossFacts:
         """Returns what `training.loss` means for this arm."""
         return loss_facts(self.training, self.diversity)
+
+    @property
+    def use_of_rewards(self) -> str:
+        """Says what this arm reads its rewards for; empty where nothing is known to (an objective of the user's own is
+        asked when it is run)."""
+        training, diversity = self.training, self.diversity
+        if self.loss.reads_rewards:
+            return f"training.loss: {training.loss} learns from rewards"
+        if training.early_stopping is not None:
+            return "training.early_stopping follows the mean reward"
+        objective = OBJECTIVES.get(diversity.objective)
+        if diversity.is_active and objective is not None and objective.reads_rewards(diversity.gate):
+            gate = f" with diversity.gate: {diversity.gate}" if "gates" in objective.reads else ""
+            return f"diversity.objective: {objective.name}{gate} reads rewards"
+        return ""
 
     @model_validator(mode="after")
     def _verbalised_is_untrained(self) -> Self:
@@ -212,6 +228,20 @@ class Experiment(Settings):
     @model_validator(mode="after")
     def _criteria_are_measured(self) -> Self:
         self.comparison.require_measured(self.task, self.evaluation, samples=self.evaluation.num_samples)
+        return self
+
+    @model_validator(mode="after")
+    def _rewards_have_a_checker(self) -> Self:
+        """Checks that nothing is learnt from rewards where nobody gives any."""
+        if self.task.has_checker:
+            return self
+        for arm in map(self.arm, self.arms):
+            if use := "" if arm.untrained else arm.use_of_rewards:
+                raise ValueError(
+                    f"arms.{arm.name}: {use}, and task.checker is not set, so that no answer has one; name a checker, "
+                    "or learn from references (training.loss: sft) with diversity.objective: distance and "
+                    "diversity.gate: none"
+                )
         return self
 
     @model_validator(mode="after")

@@ -82,7 +82,8 @@ def require_models(experiment: Experiment) -> None:
 def _outline(experiment: Experiment) -> str:
     """Says in a line what is about to be done."""
     baseline = experiment.arm(experiment.comparison.baseline)
-    steps = f", {baseline.training.steps:,} steps each" if baseline.training.steps else ""
+    trains = not all(experiment.arm(name).untrained for name in experiment.arms)
+    steps = f", {plural(baseline.training.steps, 'step')} each" if trains and baseline.training.steps else ""
     return (
         f"{experiment.name}: {model_name(baseline.model.source)}, arms {', '.join(experiment.arms)}, "
         f"{plural(len(experiment.seeds), 'seed')}{steps}"

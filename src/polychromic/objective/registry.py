@@ -78,6 +78,10 @@ class Objective:
         """Returns the gate rules that make a difference."""
         return get_args(GateRule) if "gates" in self.reads else ("product",)
 
+    def reads_rewards(self, gate: GateRule) -> bool:
+        """Tells whether the score needs a checker's word on each generation: as a value, or as a gate."""
+        return "rewards" in self.arguments or ("gates" in self.reads and gate != "none")
+
 
 def _distance(arrays: Mapping[str, Any], gate: GateRule, generator: np.random.Generator | None) -> SetScore:
     if gate == "passing":

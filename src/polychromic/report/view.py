@@ -279,7 +279,7 @@ def _clause(outcome: CriterionOutcome, method: str) -> list[Cell]:
     """Returns one criterion's finding as a clause, its number apart."""
     evidence, criterion = outcome.evidence, outcome.criterion
     metric = find_metric(criterion.metric)
-    subject = metric.subject or f"the variety of wording ({metric.name})"
+    subject = metric.subject or metric.name
     if evidence is None:
         return [Cell(f"{subject} {'were' if metric.plural else 'was'} not measured")]
     if outcome.status == "impossible":

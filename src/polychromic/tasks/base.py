@@ -85,6 +85,11 @@ class TaskKeys(Settings):
         return []
 
     @property
+    def has_checker(self) -> bool:
+        """Returns True where answers get rewards."""
+        return True
+
+    @property
     def has_judge(self) -> bool:
         """Returns True where a second checker judges too."""
         return True

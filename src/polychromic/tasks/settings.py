@@ -148,6 +148,11 @@ class CustomSettings(FileSettings):
         return self.checker in FORMS
 
     @property
+    def has_checker(self) -> bool:
+        """Returns True where a checker is named."""
+        return self.checker is not None
+
+    @property
     def has_judge(self) -> bool:
         """Returns True where a second checker is named."""
         return self.judge is not None

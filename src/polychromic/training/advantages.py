@@ -53,6 +53,11 @@ def reads(settings: DiversitySettings, part: str) -> bool:
     return settings.is_active and part in find_objective(settings.objective).reads
 
 
+def reads_rewards(settings: DiversitySettings) -> bool:
+    """Tells whether the diversity term reads what the checker says."""
+    return settings.is_active and find_objective(settings.objective).reads_rewards(settings.gate)
+
+
 def group_advantages(
     groups: Sequence[Group],
     signals: GroupSignals,

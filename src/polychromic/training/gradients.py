@@ -311,9 +311,17 @@ def group_metrics(sampled: SampledGroups) -> dict[str, float]:
     generations = [generation for group in sampled.groups for generation in group.generations]
     silent_P = ~(np.any(sampled.advantages.quality_PN, axis=1) | sampled.advantages.signal_P)
     clusters = [len(set(codes) - {MISSING}) for codes in sampled.signals.clusters_PN.tolist()]
+    has_rewards = not np.isnan(sampled.signals.rewards_PN).all()
+    rewards = (
+        {
+            "train/reward": float(np.nanmean(sampled.signals.rewards_PN)),
+            "train/passing": float(np.nanmean(sampled.signals.passing_PN)),
+        }
+        if has_rewards
+        else {}
+    )
     return {
-        "train/reward": float(np.nanmean(sampled.signals.rewards_PN)),
-        "train/passing": float(np.nanmean(sampled.signals.passing_PN)),
+        **rewards,
         "groups/no_signal": float(silent_P.mean()),
         **({"groups/clusters": float(np.mean(clusters))} if sampled.signals.is_divided else {}),
         "generation/total_tokens": float(sum(len(generation.token_ids) for generation in generations)),

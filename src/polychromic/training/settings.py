@@ -215,6 +215,8 @@ class LossFacts:
     """Steps from one that samples to the next."""
     samples: bool
     """True where any step samples."""
+    reads_rewards: bool
+    """True where the quality term is learnt from rewards, so that a checker is needed."""
     reference_tokens: int | None = None
     """Longest prompt with its reference, in tokens; None where no references are learnt."""
     floor_keys: frozenset[str] = frozenset({"loss", "prompts_per_step"})
@@ -238,6 +240,7 @@ def _reward(training: TrainingSettings, diversity: DiversitySettings) -> LossFac
         num_prompts=training.prompts_per_step,
         sample_every=1,
         samples=True,
+        reads_rewards=True,
     )
 
 
@@ -251,6 +254,7 @@ def _references(training: TrainingSettings, diversity: DiversitySettings) -> Los
         num_prompts=min(diversity.num_prompts, training.prompts_per_step),
         sample_every=diversity.sample_every,
         samples=diversity.is_active,
+        reads_rewards=False,
         reference_tokens=training.max_length,
         floor_keys=frozenset(
             {"loss", "prompts_per_step", "validation_every", "validation_prompts", "max_length"}

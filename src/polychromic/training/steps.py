@@ -17,7 +17,7 @@ from polychromic.records import Prompt, SamplingParameters
 from polychromic.sampling.base import build_sampler, taken_metrics
 from polychromic.seeding import child_seed, numpy_generator
 from polychromic.tasks.equivalence import equivalence_of
-from polychromic.training.advantages import SampledGroups, group_advantages, reads
+from polychromic.training.advantages import SampledGroups, group_advantages, reads, reads_rewards
 from polychromic.training.base import ArmRun
 from polychromic.training.division import Division
 from polychromic.training.gradients import (
@@ -142,7 +142,8 @@ class Step:
                 signals = group_signals(task, groups, division.partitions(), with_distances=with_distances)
                 parts = split_signals(signals)
         groups, signals = self.processes.gather(groups), joined_signals(self.processes.gather(parts))
-        require_working_checker(groups, settings.max_checker_failures)
+        if run.facts.reads_rewards or reads_rewards(run.diversity):
+            require_working_checker(groups, settings.max_checker_failures)
         require_working_equivalence(signals, settings.max_unlabelled)
         subsets = numpy_generator(run.experiment, "subsets", run.arm, run.seed, step)
         advantages, self.fitted = group_advantages(

@@ -153,7 +153,7 @@ def _group_causes(signals: GroupSignals, settings: DiversitySettings, closed: st
     inputs = objective_inputs(signals, settings)
     worth_PN = inputs.get("gates", inputs.get("rewards"))
     ungated = worth_PN is None or inputs.get("gate") == "none"
-    worth_PN = signals.rewards_PN if worth_PN is None else worth_PN
+    worth_PN = np.ones_like(signals.rewards_PN) if worth_PN is None else worth_PN
     causes = []
     for worth_N, clusters_N in zip(worth_PN, signals.clusters_PN, strict=True):
         defined = worth_N[~np.isnan(worth_N)]

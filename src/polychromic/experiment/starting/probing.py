@@ -103,7 +103,7 @@ def probe_model(content: Mapping[str, Any], splits: Mapping[Split, Sequence[Prom
                 **content,
                 "task": content["task"] | files,
                 "training": {"loss": "rl", "steps": 1, "max_new_tokens": max_new_tokens},
-                "arms": {"baseline": {}, "other": {"diversity": {"weight": 1.0}}},
+                "arms": {"baseline": {"untrained": True}, "other": {"untrained": True}},
                 "evaluation": {"num_prompts": 1, "num_samples": SAMPLES, "max_new_tokens": max_new_tokens},
                 "comparison": {"minimum": [{"metric": "distinct_2", "relative_change": 0.0}]},
             }
@@ -123,7 +123,7 @@ def _seen(
     groups: dict[str, list[GenerationRow]] = {}
     for row in rows:
         groups.setdefault(row.prompt_id, []).append(row)
-    has_checker = bool(probe.experiment.task.code.get("checker"))
+    has_checker = probe.experiment.task.has_checker
     return Probed(
         n_prompts=len(groups),
         n_samples=SAMPLES,

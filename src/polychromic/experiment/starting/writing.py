@@ -83,7 +83,8 @@ def verdict_lines(probed: Probed, chosen: Choices) -> Iterator[str]:
     for goal in chosen.goals:
         if goal.left_out:
             yield f"no criterion on {goal.criterion.metric}: {goal.left_out}"
+    steps = f"{chosen.steps} steps, " if chosen.loss else ""
     yield (
-        f"{chosen.steps} steps, {chosen.num_prompts} prompts × {chosen.num_samples} answers: "
+        f"{steps}{chosen.num_prompts} prompts × {chosen.num_samples} answers: "
         f"about {in_minutes(chosen.minutes)} after preflight"
     )
