@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument(
         "--nodes", type=int, default=128, help="fewer than this many: begin a further problem"
     )
+    parser.add_argument("--trees", type=int, default=4, help="problems at once, 1 GiB each or less")
     parser.add_argument("--seed", type=int, default=0, help="of the order of the problems")
     parser.add_argument("--problems", type=int, help="the first so many of that order; else all")
     parser.add_argument("--part", default="0/1")
@@ -83,7 +84,12 @@ def main() -> None:
     n_answers = n_tokens = n_read = 0
     with torch.inference_mode():
         for tree in sample_trees(
-            language_model.model, waiting, arguments.max_new_tokens, benchmark.ends, arguments.nodes
+            language_model.model,
+            waiting,
+            arguments.max_new_tokens,
+            benchmark.ends,
+            arguments.nodes,
+            arguments.trees,
         ):
             rows = list(benchmark.rows(tree))
             lines = "".join(json.dumps(row) + "\n" for row in rows)

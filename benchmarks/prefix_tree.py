@@ -117,16 +117,17 @@ def sample_trees(
     max_new_tokens: int,
     ends: Callable[[list[int]], bool],
     nodes_at_once: int = 128,
+    trees_at_once: int = 4,
 ) -> Iterator[PrefixTree]:
     """Draws the answers to each prompt (its tokens, and answers to fill in) and yields each tree that is complete.
 
     `ends` says of an answer's tokens whether it is over. A further prompt is begun where fewer nodes than
-    `nodes_at_once` are left.
+    `nodes_at_once` are left, of fewer trees than `trees_at_once`: a young tree has few nodes and is going to have many.
     """
     waiting = iter(prompts)
     trees: list[PrefixTree] = []
     while True:
-        while sum(len(tree.nodes) for tree in trees) < nodes_at_once:
+        while len(trees) < trees_at_once and sum(len(tree.nodes) for tree in trees) < nodes_at_once:
             upcoming = next(waiting, None)
             if upcoming is None:
                 break
