@@ -1,5 +1,6 @@
 """The page in a real browser, from a file, with the network off: it works, is accessible, and runs nothing hostile."""
 
+import dataclasses
 import json
 import os
 import re
@@ -108,6 +109,21 @@ def test_a_link_leads_to_one_prompt(page, looking_at):
         assert seen.page.locator(".figures").nth(1).inner_text().startswith("8 of 8 pass")
     with looking_at(page.as_uri() + "#prompt=%E0%A4%A") as seen:  # no valid escape
         assert seen.page.locator("#asked").inner_text().startswith("Question 0?")
+        assert seen.console == []
+
+
+def test_answers_that_nobody_judged_are_counted_and_not_called_failed(tmp_path, looking_at):
+    by_arm = {
+        arm: [dataclasses.replace(row, reward=None) for row in rows(arm, [arm, "the same", *HOSTILE])]
+        for arm in ("baseline", "diverse")
+    }
+    for arm, found in by_arm.items():
+        append_jsonl(tmp_path / arm / "seed-3" / "generations.jsonl", [row.to_json() for row in found])
+    tables = measure_arms({(arm, 3): found for arm, found in by_arm.items()}, pass_threshold=1.0)
+    comparison = compare(tables, baseline="baseline", criteria={"minimum": [Criterion("distinct_2")]})
+    bare = write_report(tmp_path, comparison, arms=list(by_arm), seeds=[3], pass_threshold=1.0)
+    with looking_at(bare.as_uri()) as seen:
+        assert seen.page.locator(".figures").first.inner_text() == "7 answers, 7 different"
         assert seen.console == []
 
 

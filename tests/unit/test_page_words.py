@@ -1,6 +1,7 @@
 """The words of a report: facts, example, the prompts it opens on, differences with their marks, no folder of ours."""
 
 import csv
+import dataclasses
 import gzip
 import io
 import json
@@ -73,6 +74,24 @@ def run(tmp_path_factory):
 def index_of(page):
     packed = re.search(r'id="samples" data-threshold="1.0">(.*?)</script>', page, re.DOTALL).group(1)
     return json.loads(gzip.decompress(b64decode(packed)))
+
+
+def test_without_a_checker_the_page_says_nothing_of_passing(run, tmp_path):
+    """Past fault: a page of answers that nobody judges said that 0 of 8 pass and that all rewards are missing."""
+    texts = {"baseline": ["a b", "a b", "a c", "a b"], "diverse": ["e f", "g h", "i j", "k l"]}
+    by_arm = {
+        arm: [dataclasses.replace(row, reward=None) for row in rows(arm, found)]
+        for arm, found in texts.items()
+    }
+    for arm, found in by_arm.items():
+        append_jsonl(tmp_path / arm / "seed-0" / "generations.jsonl", [row.to_json() for row in found])
+    tables = measure_arms({(arm, 0): found for arm, found in by_arm.items()}, pass_threshold=1.0)
+    criteria = {"minimum": [Criterion("distinct_2", "higher", 0.12)]}
+    comparison = compare(tables, baseline="baseline", criteria=criteria)
+    write_report(tmp_path, comparison, arms=list(by_arm), seeds=[0], pass_threshold=1.0)
+    bare, judged = ((folder / "report.html").read_text() for folder in (tmp_path, run[0]))
+    for words in ("Passing ones are marked", "Share of rewards missing"):
+        assert (words in bare, words in judged) == (False, True)
 
 
 def test_the_explorer_opens_on_the_largest_gain_the_largest_loss_and_one_at_random(run):

@@ -121,7 +121,9 @@ def task_in_words(settings: TaskKeys, pass_threshold: float) -> str:
         part
         for part in (
             f"{Path(settings.name).name}: {meaning}",
-            f"An answer passes from a reward of {pass_threshold:g} on.",
+            f"An answer passes from a reward of {pass_threshold:g} on."
+            if settings.has_checker
+            else "No checker.",
             f"Code: {', '.join(code)}." if code else "",
         )
         if part

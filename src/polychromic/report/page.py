@@ -11,7 +11,7 @@ from polychromic.evaluation import Comparison
 from polychromic.files import strict_json
 from polychromic.report.about import About
 from polychromic.report.drawing import Figure, in_page, page_color
-from polychromic.report.samples import answers_a_prompt, packed_parts
+from polychromic.report.samples import answers_a_prompt, has_rewards, packed_parts
 from polychromic.report.tables import (
     SAMENESS_NOTE,
     criteria_groups,
@@ -94,6 +94,7 @@ def render_page(content: PageContent) -> str:
             arm_colors={arm: page_color(color) for arm, color in content.colors.items()},
             colors=_script_json({arm: page_color(color) for arm, color in content.colors.items()}),
             samples=samples,
+            has_rewards=has_rewards(content.samples) if content.samples else False,
             parts=parts,
         )
     )

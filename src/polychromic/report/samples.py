@@ -114,6 +114,17 @@ def answers_a_prompt(samples: Mapping[str, Any]) -> str:
     return f"{min(counts):,}" if len(counts) == 1 else f"{min(counts):,} to {max(counts):,}"
 
 
+def has_rewards(samples: Mapping[str, Any]) -> bool:
+    """Tells whether a checker has judged any answer."""
+    return any(
+        reward is not None
+        for prompt in samples["prompts"]
+        for groups in prompt["arms"].values()
+        for group in groups
+        for _, _, reward in group["wordings"]
+    )
+
+
 def answer_groups(answers: Answers) -> dict[str, list[dict[str, Any]]]:
     """Returns each arm's answers in groups of the same content: passing ones first, then the frequent ones.
 

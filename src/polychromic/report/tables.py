@@ -96,11 +96,15 @@ def folded_metrics(comparison: Comparison) -> dict[str, str]:
     """Returns the metrics at the primary sampling with their names, each value once.
 
     A metric whose means and intervals are those of an earlier one in every arm is named with it, as in
-    "Reward = Pass@1"; a constant, which many metrics may share by chance, is not.
+    "Reward = Pass@1"; a constant, which many metrics may share by chance, is not. Rewards are missing only where there
+    are any.
     """
     earlier: dict[tuple[tuple[float, float, float], ...], str] = {}
     names: dict[str, str] = {}
-    for key in dict.fromkeys(mean.metric for mean in comparison.means):
+    measured = dict.fromkeys(mean.metric for mean in comparison.means)
+    for key in measured:
+        if key == "missing" and "reward" not in measured:
+            continue
         means = [comparison.mean(arm, key) for arm in comparison.arms]
         values = tuple((mean.mean, mean.low, mean.high) for mean in means if mean)
         if not values:

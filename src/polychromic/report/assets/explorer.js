@@ -75,7 +75,9 @@
     const n = count(groups.flatMap(group => group.wordings)), passed = count(groups.flatMap(passing));
     title.style.borderColor = colors[arm];
     list.append(...groups.map(answerItem));
-    column.append(title, node("p", `${passed} of ${n} pass; ${groups.length} different, ${groups.filter(group => passing(group).length).length} of them pass`, "figures"), list);
+    const judged = groups.some(group => group.wordings.some(wording => wording[2] !== null));
+    const facts = judged ? `${passed} of ${n} pass; ${groups.length} different, ${groups.filter(group => passing(group).length).length} of them pass` : `${plural(n, "answer")}, ${groups.length} different`;
+    column.append(title, node("p", facts, "figures"), list);
     return column;
   }
 
