@@ -9,8 +9,7 @@ from polychromic import run
 from polychromic.cli import app
 from polychromic.errors import ConfigError, DataError, PolychromicError
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.starting.examples import EXAMPLES, SHIPPED, write_example
-from polychromic.experiment.starting.start import Request, start_experiment
+from polychromic.experiment.starting.start import EXAMPLES, SHIPPED, Request, start_experiment, write_example
 from polychromic.files import read_jsonl
 from polychromic.tasks.data.prompts import load_prompts
 

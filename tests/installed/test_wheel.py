@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.docs.test_commands import ROOT, blocks
 
-from polychromic.experiment.starting.examples import EXAMPLES
+from polychromic.experiment.starting.start import EXAMPLES
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 MINUTES = 15

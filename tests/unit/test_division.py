@@ -16,8 +16,8 @@ from polychromic.run_folder import RunFolder
 from polychromic.tasks.base import Task
 from polychromic.tasks.jsonl_task import CustomTask
 from polychromic.tasks.partitions.settings import SameAnswer
+from polychromic.training.advantages import Division
 from polychromic.training.base import ArmRun
-from polychromic.training.division import Division
 from polychromic.training.rollouts import sample_groups
 from polychromic.training.settings import DiversitySettings, TrainingSettings
 from polychromic.training.trainer import train_arm

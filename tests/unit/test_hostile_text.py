@@ -21,8 +21,7 @@ from polychromic.diagnosis.traces import ArmEvidence, ArmFacts, ArmTrace
 from polychromic.errors import DataError
 from polychromic.evaluation import Criterion, Resampling, compare, measure_arms
 from polychromic.evaluation.external import read_external
-from polychromic.experiment.preflight.results import CheckResult
-from polychromic.experiment.preflight.shown import show_check
+from polychromic.experiment.preflight.results import CheckResult, show_check
 from polychromic.files import append_jsonl, read_jsonl
 from polychromic.plain_text import plain_text
 from polychromic.records import GenerationRow, Prompt, SamplingParameters, as_messages

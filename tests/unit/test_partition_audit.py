@@ -13,7 +13,7 @@ from polychromic.diversity.embedders import load_embedder
 from polychromic.diversity.equivalence import MISSING, Embedded, Exact, Normalised, Partition, SpellingAside
 from polychromic.diversity.pairwise import pairwise_partitions
 from polychromic.evaluation.audits.partition import Share, audit_partition
-from polychromic.experiment.preflight.partition import same_answers_are_found
+from polychromic.experiment.preflight.data import same_answers_are_found
 from polychromic.records import GenerationRow, Prompt, SamplingParameters, as_messages
 from polychromic.tasks.arithmetic import ArithmeticTask
 from polychromic.tasks.equivalence import equivalence_of

@@ -12,11 +12,10 @@ import torch
 
 from polychromic.errors import ModelError
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.preflight import data, model, trackers, training
+from polychromic.experiment.preflight import data, model, training
 from polychromic.experiment.preflight import model as memory
 from polychromic.experiment.preflight.generations import sample_untrained
-from polychromic.experiment.preflight.limit import TimeLimit
-from polychromic.experiment.preflight.probe import Finding, Probe
+from polychromic.experiment.preflight.probe import Finding, Probe, TimeLimit
 from polychromic.experiment.preflight.runner import Row, carry_out
 from polychromic.records import Check
 from polychromic.tasks.arithmetic import ArithmeticTask
@@ -189,17 +188,17 @@ def test_a_metric_that_nobody_knows_is_no_edge():
 @pytest.fixture
 def wandb(probe, monkeypatch):
     probe.experiment = Experiment.from_mapping({**SMALL, "run": {"tracking": ["wandb"]}})
-    monkeypatch.setattr(trackers, "find_spec", lambda name: importlib.machinery.ModuleSpec(name, None))
+    monkeypatch.setattr(data, "find_spec", lambda name: importlib.machinery.ModuleSpec(name, None))
     for name in ("WANDB_MODE", "WANDB_API_KEY", "HTTPS_PROXY", "https_proxy"):
         monkeypatch.delenv(name, raising=False)
     return probe
 
 
 def test_a_tracker_without_an_account_logs_offline(wandb, monkeypatch):
-    assert "offline (no WANDB_API_KEY)" in trackers.trackers(wandb).result
+    assert "offline (no WANDB_API_KEY)" in data.trackers(wandb).result
     monkeypatch.setenv("WANDB_API_KEY", "secret")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert "offline (WANDB_MODE=offline)" in trackers.trackers(wandb).result
+    assert "offline (WANDB_MODE=offline)" in data.trackers(wandb).result
 
 
 def test_a_tracker_is_reached_or_named_as_out_of_reach(wandb, monkeypatch):
@@ -207,22 +206,22 @@ def test_a_tracker_is_reached_or_named_as_out_of_reach(wandb, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"http://127.0.0.1:{server.getsockname()[1]}"
         monkeypatch.setenv("WANDB_BASE_URL", address)
-        found = trackers.trackers(wandb)
+        found = data.trackers(wandb)
     assert (found.status, f"{address} answers" in found.result) == ("passed", True)
-    found = trackers.trackers(wandb)  # the server is gone
+    found = data.trackers(wandb)  # the server is gone
     assert found.status == "warned"
     assert "cannot be reached" in found.result
     assert "WANDB_MODE=offline" in found.fix
     monkeypatch.setenv("WANDB_BASE_URL", "nowhere")
-    assert trackers.trackers(wandb).status == "warned"
+    assert data.trackers(wandb).status == "warned"
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy:1")
-    assert "behind a proxy and was not tried" in trackers.trackers(wandb).result
+    assert "behind a proxy and was not tried" in data.trackers(wandb).result
 
 
 def test_a_tracker_that_is_not_installed_fails_with_its_command(probe, monkeypatch):
     probe.experiment = Experiment.from_mapping({**SMALL, "run": {"tracking": ["trackio"]}})
-    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
-    found = trackers.trackers(probe)
+    monkeypatch.setattr(data, "find_spec", lambda name: None)
+    found = data.trackers(probe)
     assert found.status == "failed"
     assert "pip install 'polychromic[trackio]'" in found.fix
 

@@ -8,8 +8,7 @@ import pytest
 from rich.console import Console
 
 from polychromic.evaluation import Criterion, compare, measure_arms
-from polychromic.experiment.preflight.results import CheckResult
-from polychromic.experiment.preflight.shown import ShownChecks, show_check
+from polychromic.experiment.preflight.results import CheckResult, ShownChecks, show_check
 from polychromic.plain_text import in_lines
 from polychromic.records import GenerationRow, SamplingParameters
 from polychromic.report.terminal import fitted, show_comparison

@@ -59,7 +59,7 @@ def init(
         ):
             if value is not None:
                 raise ConfigError(f"{name} belongs to --data FILE, which is missing")
-        from polychromic.experiment.starting.examples import write_example
+        from polychromic.experiment.starting.start import write_example
 
         path = write_example(example or "quickstart", user_path(path) if path else None, typer.echo)
     else:

@@ -107,7 +107,7 @@ def preflight(
     if not as_json:
         begin(f"preflight {experiment.name}")
     from polychromic.experiment.preflight import preflight as check
-    from polychromic.experiment.preflight.shown import ShownChecks
+    from polychromic.experiment.preflight.results import ShownChecks
     from polychromic.experiment.run import as_experiment
     from polychromic.files import strict_json
 

@@ -25,8 +25,7 @@ from polychromic.experiment.resuming.provenance import add_model_checks
 from polychromic.experiment.sizes import within_data
 from polychromic.files import user_path, write_json
 from polychromic.ledger import priced_duration
-from polychromic.models.hub import require_hub_or_copy
-from polychromic.models.sources import model_name, resolve_source
+from polychromic.models.sources import model_name, require_hub_or_copy, resolve_source
 from polychromic.processes import is_launched
 from polychromic.run_folder import RunFolder
 from polychromic.tasks.base import build_task, own_code

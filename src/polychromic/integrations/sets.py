@@ -15,8 +15,7 @@ from polychromic.records import Group
 from polychromic.seeding import numpy_generator
 from polychromic.tasks.base import Task
 from polychromic.tasks.equivalence import equivalence_of
-from polychromic.training.advantages import SampledGroups, group_advantages, reads
-from polychromic.training.division import Division
+from polychromic.training.advantages import Division, SampledGroups, group_advantages, reads
 from polychromic.training.gradients import GradientMeasurement, StepOutcome, step_outcome
 from polychromic.training.parallel import Processes
 from polychromic.training.rollouts import (

@@ -18,9 +18,14 @@ import torch
 from polychromic.errors import DataError, ModelError
 from polychromic.models.adapters import attach_fresh, attach_saved, replaced_weights, weights_to_start_from
 from polychromic.models.chat import stop_token_ids
-from polychromic.models.hub import require_hub_or_copy
 from polychromic.models.settings import ModelSettings
-from polychromic.models.sources import UNLIMITED, ModelLimits, model_limits, resolve_source
+from polychromic.models.sources import (
+    UNLIMITED,
+    ModelLimits,
+    model_limits,
+    require_hub_or_copy,
+    resolve_source,
+)
 from polychromic.records import Prompt
 from polychromic.weights import loading_weights, require_safe_folder
 

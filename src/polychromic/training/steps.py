@@ -17,9 +17,8 @@ from polychromic.records import Prompt, SamplingParameters
 from polychromic.sampling.base import build_sampler, taken_metrics
 from polychromic.seeding import child_seed, numpy_generator
 from polychromic.tasks.equivalence import equivalence_of
-from polychromic.training.advantages import SampledGroups, group_advantages, reads, reads_rewards
+from polychromic.training.advantages import Division, SampledGroups, group_advantages, reads, reads_rewards
 from polychromic.training.base import ArmRun
-from polychromic.training.division import Division
 from polychromic.training.gradients import (
     GradientAccumulator,
     StepOutcome,

@@ -1,21 +1,28 @@
-"""Checks the data, the checker, the metrics, and that everything fits the model."""
+"""Checks the data, the checker, the metrics, which answers count as the same, that everything fits the model, and that
+trackers can be written to."""
 
 from __future__ import annotations
 
 import math
+import os
+import socket
 import time
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from urllib.parse import urlsplit
 
 from polychromic.diversity.embedders import load_embedder
 from polychromic.diversity.measurement import check_measures
 from polychromic.errors import ModelError
 from polychromic.evaluation.audits.checker import audit_checker, find_leakage
+from polychromic.evaluation.audits.partition import answers_of, audit_partition
 from polychromic.evaluation.criteria import impossible_criteria, plural
 from polychromic.experiment.preflight.lengths import length_report, require_data_fits
 from polychromic.experiment.preflight.probe import Finding, Probe
 from polychromic.models.loading import load_limits, load_tokenizer
 from polychromic.models.sources import UNLIMITED
 from polychromic.records import Prompt
+from polychromic.tasks.equivalence import equivalence_of, second_equivalence_of
 
 _LENGTHS_OF = 2000  # prompts whose tokens are counted; the rest is alike
 
@@ -163,3 +170,83 @@ def _at_an_edge(metrics: Mapping[str, float], last: str) -> list[str]:
     if metrics.get(last, math.nan) <= _NEAR:
         return [*full, f"{last} is {metrics[last]:.3f}: hardly any reward to learn from"]
     return full
+
+
+def same_answers_are_found(probe: Probe) -> Finding:
+    """Checks that the partition merges and keeps apart controls and first answers as it should, and that a classifier,
+    judge or function answers at all."""
+    task = probe.task
+    equivalence = equivalence_of(task)
+    stated = getattr(task, "same", None)
+    prompts = {prompt.id: prompt for prompt in [*task.prompts("validation"), *probe.evaluation_prompts]}
+    answers = answers_of(probe.generations.rows)
+    audit = audit_partition(
+        equivalence,
+        [prompts[prompt_id] for prompt_id in answers],
+        answers,
+        second=second_equivalence_of(task, probe.experiment.evaluation.embedder),
+        references_are_same=stated is not None and stated.references_are_same,
+    )
+    if audit is None:
+        return Finding("passed", f"by {equivalence.name}")
+    unlabelled = audit.unlabelled.failed / max(1, audit.unlabelled.n)
+    figures = {
+        "agreement": None if audit.agreement is None else audit.agreement.mean,
+        "unlabelled": unlabelled,
+    }
+    allowed = min((arm.training.max_unlabelled for arm in probe.trained_arms), default=0.5)
+    if unlabelled > allowed:
+        return Finding(
+            "failed",
+            f"{audit.sentence}. The first reason: {audit.first_reason}",
+            "see that the function, classifier or judge of task.same_answer answers: training would stop at once",
+            figures,
+        )
+    if audit.faults:
+        fix = "state another task.same_answer (docs/same-answer.md says which suits what): every count rests on it"
+        return Finding("warned", audit.sentence, fix, figures)
+    return Finding("passed", audit.sentence, figures=figures)
+
+
+_TRACKER_MODULES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
+_REACH_SECONDS = 5.0
+
+
+def trackers(probe: Probe) -> Finding:
+    """Checks that the wanted trackers are installed and their service answers; metrics.jsonl is always written."""
+    names = probe.experiment.run.tracking
+    if not names:
+        return Finding("passed", "metrics.jsonl only; no tracker asked for")
+    missing = [name for name in names if find_spec(_TRACKER_MODULES[name]) is None]
+    if missing:
+        return Finding(
+            "failed",
+            f"run.tracking: {', '.join(missing)} not installed",
+            f"pip install 'polychromic[{','.join(missing)}]', or leave it out",
+        )
+    result = f"{', '.join(names)} installed"
+    if "wandb" not in names:
+        return Finding("passed", f"{result}; written on this machine")
+    return _wandb(result)
+
+
+def _wandb(result: str) -> Finding:
+    """Tries to reach Weights & Biases, the one tracker that needs a service."""
+    mode = os.environ.get("WANDB_MODE")
+    if mode in ("offline", "disabled") or (mode is None and "WANDB_API_KEY" not in os.environ):
+        why = f"WANDB_MODE={mode}" if mode else "no WANDB_API_KEY"
+        return Finding("passed", f"{result}; wandb logs offline ({why})")
+    if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
+        return Finding("passed", f"{result}; wandb is behind a proxy and was not tried")
+    address = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    place = urlsplit(address)
+    try:
+        port = place.port or (80 if place.scheme == "http" else 443)
+        socket.create_connection((place.hostname or "", port), timeout=_REACH_SECONDS).close()
+    except (OSError, ValueError) as error:
+        return Finding(
+            "warned",
+            f"{result}; {address} cannot be reached ({error})",
+            "set WANDB_MODE=offline and `wandb sync` later; metrics.jsonl is written either way",
+        )
+    return Finding("passed", f"{result}; {address} answers")

@@ -14,10 +14,11 @@ from rich.console import Console
 from polychromic import stopping
 from polychromic.errors import BudgetError, PolychromicError, PreflightError
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.preflight import data, model, partition, trackers, training
+from polychromic.experiment.preflight import data, model, training
+from polychromic.experiment.preflight import data as partition
+from polychromic.experiment.preflight import data as trackers
 from polychromic.experiment.preflight.probe import CheckSkippedError, Finding, Probe
-from polychromic.experiment.preflight.results import CheckResult, PreflightReport
-from polychromic.experiment.preflight.shown import ShownChecks
+from polychromic.experiment.preflight.results import CheckResult, PreflightReport, ShownChecks
 from polychromic.experiment.progress.display import say
 from polychromic.experiment.resuming.provenance import threads_of_a_job
 from polychromic.files import read_derived, read_jsonl, write_json
