@@ -8,7 +8,7 @@ TESTED := $(VENV)/.test-installed
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test wheel docs lint slow faults fuzz attack architectures vllm trl integrations ray sky clean
+.PHONY: setup demo test wheel docs lint slow faults fuzz attack architectures puzzles vllm trl integrations ray sky clean
 KILLS ?= 50
 SIZE ?= small
 FUZZ ?= 20000
@@ -54,6 +54,11 @@ ATTACKS = tests/attack $(wildcard $(addprefix tests/unit/test_,checker_attacks.p
 attack: $(TESTED)
 	$(BIN)/python -m pytest $(ATTACKS) -m ""
 	$(BIN)/python -m tests.attack.damage --only "$(TRIAL)"
+
+# Puzzles of reasoning-gym itself: its sample answers, its scorers, canonical forms.
+puzzles: $(TESTED)
+	$(PIP) -e '.[puzzles]'
+	$(BIN)/python -m pytest tests/unit/test_puzzles.py
 
 # Training through TRL's real package, on CPU: set objectives inside its trainer, and `training.engine: trl`.
 trl: $(TESTED)

@@ -49,7 +49,7 @@ def pytest_terminal_summary(terminalreporter, config):
     if "not slow" in config.getoption("markexpr"):
         terminalreporter.write_line(
             "left out: slow and network tests (make slow), GPU tests (python -m pytest -m gpu), engines (make vllm, "
-            "trl, integrations, ray, sky), more kills (make faults), every damage (make attack), every architecture "
+            "trl, integrations, ray, sky), puzzles of reasoning-gym (make puzzles), more kills (make faults), every damage (make attack), every architecture "
             "(make architectures)"
         )
 
