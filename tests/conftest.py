@@ -49,8 +49,8 @@ def pytest_terminal_summary(terminalreporter, config):
     if "not slow" in config.getoption("markexpr"):
         terminalreporter.write_line(
             "left out: slow and network tests (make slow), GPU tests (python -m pytest -m gpu), engines (make vllm, "
-            "trl, integrations, ray, sky), puzzles of reasoning-gym (make puzzles), more kills (make faults), every damage (make attack), every architecture "
-            "(make architectures)"
+            "trl, integrations, ray, sky), reasoning-gym (make puzzles), more kills (make faults), every damage (make "
+            "attack), every architecture (make architectures)"
         )
 
 
