@@ -77,6 +77,10 @@ def test_rewards_that_nobody_gives_are_refused_before_anything_is_loaded(section
     assert Experiment.from_mapping(NO_CHECKER).arm("diverse").use_of_rewards == ""
     with pytest.raises(ConfigError, match=f"{use}, and task.checker is not set"):
         Experiment.from_mapping(NO_CHECKER | {section: NO_CHECKER[section] | change})
+    own = {"training": NO_CHECKER["training"] | {"engine": "mine.py:Trainer"}}
+    assert Experiment.from_mapping(
+        NO_CHECKER | own | {section: NO_CHECKER[section] | own.get(section, {}) | change}
+    )
     checked = {"task": NO_CHECKER["task"] | {"checker": "contains"}}
     Experiment.from_mapping(NO_CHECKER | checked | {section: NO_CHECKER[section] | change})
 

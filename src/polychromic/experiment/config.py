@@ -30,7 +30,7 @@ from polychromic.run_folder import folder_name
 from polychromic.sampling.base import SamplerSettings
 from polychromic.settings import Settings
 from polychromic.tasks.settings import TaskSettings
-from polychromic.training.settings import DiversitySettings, LossFacts, TrainingSettings, loss_facts
+from polychromic.training.settings import ENGINES, DiversitySettings, LossFacts, TrainingSettings, loss_facts
 
 UNTRAINED = "untrained"
 """The arm that `evaluation.untrained` adds to the arms of a file."""
@@ -56,9 +56,11 @@ class Arm(Settings):
 
     @property
     def use_of_rewards(self) -> str:
-        """Says what this arm reads its rewards for; empty where nothing is known to (an objective of the user's own is
-        asked when it is run)."""
+        """Says what this arm reads its rewards for; empty where nothing is known to: a trainer of the user's own may
+        read none, and an objective of theirs is asked when it is run."""
         training, diversity = self.training, self.diversity
+        if training.engine not in ENGINES:
+            return ""
         if self.loss.reads_rewards:
             return f"training.loss: {training.loss} learns from rewards"
         if training.early_stopping is not None:
