@@ -31,8 +31,9 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
+    """Chromium for one file: while it is open an event loop runs in this thread, and other files start their own."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
