@@ -10,7 +10,7 @@ import pytest
 
 from polychromic.diversity import load_embedder
 from polychromic.diversity.cache import CachedEmbedder
-from polychromic.diversity.embedders import HashedNgramEmbedder
+from polychromic.diversity.embedders import DeferredEmbedder, HashedNgramEmbedder
 from polychromic.errors import ModelError
 
 TEXTS = ["a b c", "c", "", "a b c", "b a b a b a b a", "c b", "c"]
@@ -224,6 +224,25 @@ def test_of_a_text_of_megabytes_only_its_start_reaches_the_tokenizer(embedder, m
 def test_a_model_that_cannot_be_loaded_is_named(tmp_path):
     with pytest.raises(ModelError, match=r"the embedder .*missing.* could not be loaded"):
         load_embedder(str(tmp_path / "missing"))
+
+
+def test_texts_of_a_cache_need_no_model(tmp_path):
+    """Past cost: every report of a run whose answers were embedded already loaded the model, for 5 s of its 13."""
+    loaded = []
+
+    def load():
+        loaded.append(True)
+        return load_embedder("hash")
+
+    def cached():
+        return CachedEmbedder(DeferredEmbedder("late", load), tmp_path)
+
+    first = cached().encode(["a text", "another"])
+    assert loaded == [True]
+    np.testing.assert_array_equal(cached().encode(["another", "a text"]), first[::-1])
+    assert loaded == [True]
+    cached().encode(["a text", "a third"])
+    assert loaded == [True, True]
 
 
 STARVED = """

