@@ -128,6 +128,14 @@ def test_a_value_beyond_the_bounds_is_refused(place):
     assert "metric too_high = 2 for prompt 'p0'; its values lie between 0 and 1" in str(error)
 
 
+def test_a_copy_of_an_experiment_is_read_beside_the_original(place):
+    """Past bug: its metric was taken for another one of the same key."""
+    (place / "copy.py").write_text(MINE)
+    for name in ("mine.py", "copy.py", "mine.py"):
+        ExternalExperiment.from_file(write(place, f"{name}:share_of_emoji"), files(place))
+    assert find_metric("share_of_emoji").name == "Share with an emoji"
+
+
 def test_a_metric_may_be_edited_and_loaded_again_but_a_key_is_taken_once(place):
     ExternalExperiment.from_file(write(place), files(place))
     (place / "mine.py").write_text(MINE.replace("Share with an emoji", "Smiles"))

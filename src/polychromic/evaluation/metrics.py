@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import CodeType
 from typing import TYPE_CHECKING, Literal
@@ -336,11 +336,15 @@ def _metric_at_k(key: str, curve: AtK, k: int) -> Metric:
 
 
 def _replaces(metric: Metric, registered: Metric) -> bool:
-    """Returns True where the registered metric was only declared, or is an earlier version of the same function."""
+    """Returns True where the registered metric was only declared, is an earlier version of the same function, or comes
+    from a copy of its file."""
     if registered.needs.startswith(_CODE_OF):
         return True
     new, old = _code(metric), _code(registered)
-    return bool(new and old and (new.co_filename, new.co_qualname) == (old.co_filename, old.co_qualname))
+    if new is None or old is None:
+        return False
+    is_copy = new == old and replace(metric, function=None) == replace(registered, function=None)
+    return is_copy or (new.co_filename, new.co_qualname) == (old.co_filename, old.co_qualname)
 
 
 def _code(metric: Metric) -> CodeType | None:
