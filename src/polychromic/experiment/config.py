@@ -59,7 +59,7 @@ class Arm(Settings):
         """Says what this arm reads its rewards for; empty where nothing is known to: a trainer of the user's own may
         read none, and an objective of theirs is asked when it is run."""
         training, diversity = self.training, self.diversity
-        if training.engine not in ENGINES:
+        if self.untrained or training.engine not in ENGINES:
             return ""
         if self.loss.reads_rewards:
             return f"training.loss: {training.loss} learns from rewards"
@@ -238,11 +238,11 @@ class Experiment(Settings):
         if self.task.has_checker:
             return self
         for arm in map(self.arm, self.arms):
-            if use := "" if arm.untrained else arm.use_of_rewards:
+            if arm.use_of_rewards:
                 raise ValueError(
-                    f"arms.{arm.name}: {use}, and task.checker is not set, so that no answer has one; name a checker, "
-                    "or learn from references (training.loss: sft) with diversity.objective: distance and "
-                    "diversity.gate: none"
+                    f"arms.{arm.name}: {arm.use_of_rewards}, and task.checker is not set, so that no answer has one; "
+                    "name a checker, or learn from references (training.loss: sft) with diversity.objective: distance "
+                    "and diversity.gate: none"
                 )
         return self
 
