@@ -85,6 +85,16 @@ def test_rewards_that_nobody_gives_are_refused_before_anything_is_loaded(section
     Experiment.from_mapping(NO_CHECKER | checked | {section: NO_CHECKER[section] | change})
 
 
+@pytest.mark.parametrize("metric", ["pass@1", "pass@10", "distinct_correct", "reward"])
+def test_a_criterion_on_rewards_that_nobody_gives_is_refused(metric):
+    """Past bug: it ran to its end, and the criterion was "not measured"."""
+    stated = {"comparison": {"minimum": [{"metric": metric, "relative_change": 0.1}]}}
+    with pytest.raises(ConfigError, match=f"comparison: {metric} needs task.checker"):
+        Experiment.from_mapping(NO_CHECKER | stated)
+    Experiment.from_mapping(NO_CHECKER | stated | {"task": NO_CHECKER["task"] | {"checker": "contains"}})
+    Experiment.from_mapping(NO_CHECKER | {"comparison": {"minimum": [{"metric": "distinct_2"}]}})
+
+
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_every_shipped_experiment_resolves(path):
     experiment = Experiment.from_file(path)

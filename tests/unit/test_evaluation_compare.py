@@ -225,6 +225,12 @@ def test_warnings_stand_where_they_belong():
     assert "few seeds" in kinds(comparison, "")
 
 
+def test_models_that_nobody_trained_are_not_said_to_have_few_training_seeds():
+    arms = {"baseline": {"pass_rate": 0.4, "modes": 2}, "asked": {"pass_rate": 0.4, "modes": 4}}
+    assert "few seeds" not in kinds(compared(arms, seeds=(0,), trained=False), "")
+    assert "few seeds" in kinds(compared(arms, seeds=(0,)), "")
+
+
 def test_a_gain_of_the_plain_measure_that_vanishes_at_equal_length_is_flagged():
     """Longer answers repeat words less often within the same number of draws only in appearance."""
     rng = np.random.default_rng(0)

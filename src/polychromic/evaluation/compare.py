@@ -64,6 +64,7 @@ def compare(
     notes: Sequence[ResultWarning] = (),
     chosen_late: Sequence[str] = (),
     untrained: str | None = None,
+    trained: bool = True,
 ) -> Comparison:
     """Compares every arm with the baseline and judges it by the criteria.
 
@@ -72,6 +73,7 @@ def compare(
     else the reward. `audit` and `partition` rate the checker and the partition into same answers, `equal_length` (from
     `at_equal_length`) has the arms with texts of the same lengths, `notes` are the caller's warnings: all are shown.
     `chosen_late` names settings changed after results were seen, `untrained` the arm that is shown and not judged.
+    `trained` says that arms are trained, each seed anew.
     Raises ValueError where the baseline, another arm or the primary sampling is missing, no prompt is shared, or a
     measure was made in different ways (see `measure_arms`).
     """
@@ -85,7 +87,8 @@ def compare(
     warnings = (
         *(partition.warnings() if partition is not None else ()), *gaming,
         *_warnings_of_claims(plan, audit, gains, at_primary, verdict),
-        *_warnings_of_measures(plan, tables, at_primary, at_equal_length, means), *notes,
+        *_warnings_of_measures(plan, tables, at_primary, at_equal_length, means),
+        *(seed_warnings(at_primary, plan.asked, plan.alpha) if trained else ()), *notes,
     )  # fmt: skip
     return Comparison(
         baseline=baseline,
@@ -171,7 +174,6 @@ def _warnings_of_measures(
     return [
         *length_warnings(at_primary, cut, plan.judged, plan.alpha),
         *answer_warnings(tables),
-        *seed_warnings(at_primary, plan.asked, plan.alpha),
         *fault_warnings(primary_means),
         *left_out_warnings(plan.study.left_out(plan.baseline), len(plan.study.prompts)),
         *undefined_warnings(tables, plan.primary_sampling),

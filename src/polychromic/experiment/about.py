@@ -23,7 +23,7 @@ def about_run(experiment: Experiment, folder: RunFolder, task: Task) -> About:
     """Returns the facts of a run folder. What the folder does not record is left out."""
     record = read_derived(folder.provenance) or {}
     base = experiment.arm(experiment.comparison.baseline)
-    trained = [arm for arm in map(experiment.arm, experiment.arms) if not arm.untrained]
+    trained = [experiment.arm(name) for name in experiment.trained_arms]
     facts = [
         (
             "model",

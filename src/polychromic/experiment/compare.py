@@ -184,6 +184,7 @@ def compare_rows(
         ],
         chosen_late=chosen_late,
         untrained=untrained,
+        trained=not isinstance(experiment, Experiment) or bool(experiment.trained_arms),
     )
     comparison = _at_other_distances(comparison, task, same, tables, rows, criteria)
     sameness = sameness_between(joint_labels(rows, same, primary_sampling))
@@ -278,7 +279,7 @@ def _evaluated_and_training_prompts(
     answered = {row.prompt_id for members in rows.values() for row in members}
     evaluated = [prompt for prompt in task.prompts(experiment.evaluation.split) if prompt.id in answered]
     if isinstance(experiment, Experiment):
-        trained = any(not experiment.arm(arm).untrained for arm in experiment.arms)
+        trained = bool(experiment.trained_arms)
     else:
         files = experiment.task.files
         evaluated_file, training_file = files.get(experiment.evaluation.split), files.get("train")

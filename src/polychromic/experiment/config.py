@@ -1,24 +1,14 @@
-"""Reads an experiment: arms, criteria, budget and every other section of the file."""
+"""Reads an experiment: its arms, and every other section of the file."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from polychromic.evaluation.counting.curves import split_at_k
-from polychromic.evaluation.criteria import (
-    DEFAULT_LEVELS,
-    Criterion,
-    CriterionDirection,
-    Levels,
-    contradictions,
-    impossible_criteria,
-)
-from polychromic.evaluation.metrics import EMBEDDER, JUDGE, THINKING, find_metric
-from polychromic.evaluation.settings import EvaluationSettings, load_stated_metrics
+from polychromic.evaluation.settings import ComparisonSettings, EvaluationSettings, load_stated_metrics
 from polychromic.experiment.paths import with_absolute_paths
 from polychromic.experiment.settings import PreflightSettings, RunSettings
 from polychromic.experiment.yaml_file import config_error, describe_problems, read_yaml
@@ -90,90 +80,6 @@ class Arm(Settings):
         return self
 
 
-class CriterionSettings(Settings):
-    """One stated criterion: a metric, a direction and how far it must move against the baseline."""
-
-    metric: str
-    direction: CriterionDirection = "higher"
-    relative_change: float | None = None
-    """Least relative change in the stated direction, such as 0.12; 0 asks for any change."""
-    margin: float | None = None
-    """With `not_worse`: the largest absolute loss that still counts as no worse."""
-    alpha: float = 0.05
-    over_seeds: bool | None = None
-    """Tests the difference against the spread of training seeds; where not stated it must from three
-    seeds on."""
-
-    @model_validator(mode="after")
-    def _is_a_criterion(self) -> Self:
-        self.criterion()
-        return self
-
-    def criterion(self) -> Criterion:
-        """Returns the criterion as the evaluation takes it; raises ValueError where its parts do not fit together."""
-        return Criterion(**self.model_dump())
-
-
-class ComparisonSettings(Settings):
-    """The comparison of arms: the baseline, the criteria that count as success, and how seeds are paired."""
-
-    baseline: str = "baseline"
-    minimum: list[CriterionSettings] | None = None
-    """The criteria an arm must meet; the project's defaults where neither level is stated."""
-    strong: list[CriterionSettings] | None = None
-    baseline_values: dict[str, float] = Field(default_factory=dict)
-    """Values that the baseline reaches, by metric key: a criterion that this rules out is refused on reading."""
-    if_impossible: Literal["stop", "report"] = "stop"
-    """Once the baseline is sampled and leaves no room for a stated criterion: `stop` before more is spent, or go on and
-    `report` the criterion as impossible."""
-    match_seeds: Literal["name", "order"] = "name"
-    """Pairing of the seeds of two arms: those of one name, or, for generations made elsewhere, the first with the
-    first and so on."""
-
-    @model_validator(mode="after")
-    def _criteria_are_possible(self) -> Self:
-        for key in self.baseline_values:
-            find_metric(key)
-        for name, level in (("minimum", self.minimum), ("strong", self.strong)):
-            problems = contradictions([setting.criterion() for setting in level or ()])
-            if problems:
-                raise ValueError(f"{name}: {'; '.join(problems)}")
-        criteria = [criterion for level in self.levels().values() for criterion in level]
-        impossible = impossible_criteria(criteria, self.baseline_values)
-        if impossible:
-            raise ValueError(f"{'; '.join(impossible)}; state another criterion, or a harder task")
-        return self
-
-    def levels(self) -> Levels:
-        """Returns the stated criteria by level, the deciding one first."""
-        stated = {"minimum": self.minimum, "strong": self.strong}
-        chosen = {name: [setting.criterion() for setting in level] for name, level in stated.items() if level}
-        return chosen or DEFAULT_LEVELS
-
-    def require_measured(
-        self, task: TaskSettings, evaluation: EvaluationSettings, *, samples: int | None = None
-    ) -> None:
-        """Raises ValueError where a stated criterion is on a metric that task and evaluation do not measure; `samples`
-        is the number of generations per prompt where it is known."""
-        unmeasured = []
-        for key in dict.fromkeys(
-            criterion.metric for level in (self.minimum, self.strong) for criterion in level or ()
-        ):
-            needs, (_, k) = find_metric(key).needs, split_at_k(key) or ("", 0)
-            if samples is not None and k > samples:
-                unmeasured.append(
-                    f"{key} needs {k} generations per prompt, and evaluation.num_samples is {samples}"
-                )
-            if needs == EMBEDDER and evaluation.embedder is None:
-                unmeasured.append(f"{key} needs evaluation.embedder, such as minilm")
-            if needs == JUDGE and not task.has_judge:
-                unmeasured.append(f"{key} needs task.judge, a second checker")
-            if needs == THINKING and task.thinking != "apart":
-                unmeasured.append(f"{key} needs task.thinking: apart")
-        if unmeasured:
-            raise ValueError(f"comparison: {'; '.join(unmeasured)}; add it, or state another criterion")
-
-
 class Experiment(Settings):
     """All sections that decide a run. `Experiment.from_file(path)` reads one; `arm(name)` resolves one arm."""
 
@@ -229,7 +135,9 @@ class Experiment(Settings):
 
     @model_validator(mode="after")
     def _criteria_are_measured(self) -> Self:
-        self.comparison.require_measured(self.task, self.evaluation, samples=self.evaluation.num_samples)
+        self.comparison.require_measured(
+            self.task, self.evaluation, samples=self.evaluation.num_samples, rewarded=self.task.has_checker
+        )
         return self
 
     @model_validator(mode="after")
@@ -288,15 +196,19 @@ class Experiment(Settings):
         return self
 
     @property
+    def trained_arms(self) -> list[str]:
+        """Returns the arms of the file that are trained."""
+        return [name for name in self.arms if not self.arm(name).untrained]
+
+    @property
     def untrained_arm(self) -> str | None:
         """Returns the arm that stands for the model before training and is not judged; None where the file leaves it
         out, no arm is trained, or an arm of the file is the untrained model already."""
-        stated = [self.arm(name) for name in self.arms]
         is_stated = any(
-            arm.untrained and arm.verbalized is None and arm.model == self.model for arm in stated
+            arm.untrained and arm.verbalized is None and arm.model == self.model
+            for arm in map(self.arm, self.arms)
         )
-        wanted = self.evaluation.untrained and not is_stated and not all(arm.untrained for arm in stated)
-        return UNTRAINED if wanted else None
+        return UNTRAINED if self.evaluation.untrained and not is_stated and self.trained_arms else None
 
     @property
     def sampled_arms(self) -> list[str]:

@@ -20,10 +20,10 @@ from polychromic.evaluation.external import (
     read_external,
     require_common_seeds,
 )
-from polychromic.evaluation.settings import EvaluationSettings, load_stated_metrics
+from polychromic.evaluation.settings import ComparisonSettings, EvaluationSettings, load_stated_metrics
 from polychromic.experiment.about import first_example, task_in_words
 from polychromic.experiment.compare import compare_rows
-from polychromic.experiment.config import ComparisonSettings, Experiment
+from polychromic.experiment.config import Experiment
 from polychromic.experiment.paths import with_absolute_paths
 from polychromic.experiment.progress import paid
 from polychromic.experiment.resuming.folder import held_folder, read_resolved

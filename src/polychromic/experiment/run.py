@@ -81,8 +81,11 @@ def require_models(experiment: Experiment) -> None:
 def _outline(experiment: Experiment) -> str:
     """Says in a line what is about to be done."""
     baseline = experiment.arm(experiment.comparison.baseline)
-    trains = not all(experiment.arm(name).untrained for name in experiment.arms)
-    steps = f", {plural(baseline.training.steps, 'step')} each" if trains and baseline.training.steps else ""
+    steps = (
+        f", {plural(baseline.training.steps, 'step')} each"
+        if experiment.trained_arms and baseline.training.steps
+        else ""
+    )
     return (
         f"{experiment.name}: {model_name(baseline.model.source)}, arms {', '.join(experiment.arms)}, "
         f"{plural(len(experiment.seeds), 'seed')}{steps}"
@@ -228,11 +231,10 @@ def _check_before_work(experiment: Experiment) -> None:
         raise ConfigError(
             f"task {task.name} has no {split} prompts, which the arms are compared on; add some"
         )
-    trained = [arm for arm in experiment.arms if not experiment.arm(arm).untrained]
-    if not task.prompts("train") and trained:
+    if not task.prompts("train") and experiment.trained_arms:
         raise ConfigError(
-            f"task {task.name} has no training prompts, but {', '.join(trained)} would be trained; name training data, "
-            "or set untrained: true for every arm"
+            f"task {task.name} has no training prompts, but {', '.join(experiment.trained_arms)} would be trained; "
+            "name training data, or set untrained: true for every arm"
         )
     verbalized = [arm.model for arm in map(experiment.arm, experiment.arms) if arm.verbalized is not None]
     if verbalized:
@@ -244,8 +246,9 @@ def _check_before_work(experiment: Experiment) -> None:
 
 
 def _training_is_left(experiment: Experiment, folder: RunFolder) -> bool:
-    trained = [arm for arm in experiment.arms if not experiment.arm(arm).untrained]
-    return any(not folder.arm(arm, seed).is_trained for arm in trained for seed in experiment.seeds)
+    return any(
+        not folder.arm(arm, seed).is_trained for arm in experiment.trained_arms for seed in experiment.seeds
+    )
 
 
 def _show_lengths(experiment: Experiment) -> None:
@@ -280,7 +283,6 @@ def _compare_and_report(
     from polychromic.experiment.progress.watch import diagnose_run
     from polychromic.report.build import write_report
 
-    trained = any(not experiment.arm(arm).untrained for arm in experiment.arms)
     task = build_task(experiment.task if run_code else experiment.task.without_code())
     audit = None if run_code or not own_code(experiment.task) else recorded_audit(folder)
     with paid(folder, experiment.budget, "comparison", calls_only=True):
@@ -293,7 +295,7 @@ def _compare_and_report(
         arms=list(experiment.arms),
         seeds=experiment.seeds,
         pass_threshold=task.pass_threshold,
-        diagnosis=diagnose_run(experiment, folder) if trained else None,
+        diagnosis=diagnose_run(experiment, folder) if experiment.trained_arms else None,
         study=compared.study,
         prompt_texts={prompt.id: prompt.text for prompt in task.prompts(experiment.evaluation.split)},
         dollars_per_hour=experiment.budget.dollars_per_hour,

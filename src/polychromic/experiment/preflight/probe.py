@@ -113,7 +113,7 @@ class Probe:
     @cached_property
     def trained_arms(self) -> list[Arm]:
         """Lists the arms that are trained."""
-        return [arm for arm in map(self.experiment.arm, self.experiment.arms) if not arm.untrained]
+        return [self.experiment.arm(name) for name in self.experiment.trained_arms]
 
     @property
     def workers(self) -> int:
