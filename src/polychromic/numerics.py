@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Iterable
 from functools import lru_cache
 
@@ -20,13 +19,6 @@ def label_codes(labels: Iterable[Hashable]) -> IntArray:
     """Returns [N] codes 0, 1, … in order of first appearance; equal labels get equal codes."""
     codes: dict[Hashable, int] = {}
     return np.array([codes.setdefault(label, len(codes)) for label in labels], dtype=np.int64)
-
-
-def miss_probability(n: int, c: int, k: int) -> float:
-    """Returns C(n−c, k) / C(n, k): probability that a random k-subset of n misses c given elements, correctly
-    rounded.
-    """
-    return math.comb(n - c, k) / math.comb(n, k)
 
 
 @lru_cache(maxsize=512)

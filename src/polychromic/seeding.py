@@ -54,13 +54,11 @@ def deterministic(threads: int | None = None, *, strict: bool = False) -> Iterat
     # Read when CUDA's matrix products are first used; without it their sums may be split by how busy the device is.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     warn_only = torch.cuda.is_available() and not strict
-    before = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+    before = torch.get_deterministic_debug_mode()
     filling: Any = torch.utils.deterministic
     filled, threads_before = filling.fill_uninitialized_memory, torch.get_num_threads()
-    torch.use_deterministic_algorithms(True, warn_only=warn_only)
+    # `torch.use_deterministic_algorithms` sets the same and imports the compiler, which takes seconds.
+    torch.set_deterministic_debug_mode("warn" if warn_only else "error")
     filling.fill_uninitialized_memory = False  # nothing here reads what it has not written
     if threads is not None:
         torch.set_num_threads(threads)
@@ -70,7 +68,7 @@ def deterministic(threads: int | None = None, *, strict: bool = False) -> Iterat
                 warnings.filterwarnings("ignore", message=".*deterministic")
             yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.set_deterministic_debug_mode(before)
         filling.fill_uninitialized_memory = filled
         if threads is not None:
             torch.set_num_threads(threads_before)

@@ -49,7 +49,7 @@ def small_run(folder, tiny_settings):
     return ArmRun(
         experiment="threads", arm="arm", seed=0, folder=folder, task=ArithmeticTask(64, 16, 16), model=tiny_settings,
         training=TrainingSettings(
-            loss="rl", steps=2, prompts_per_step=8, num_samples=8, max_new_tokens=16, learning_rate=1e-2
+            loss="rl", steps=2, prompts_per_step=4, num_samples=8, max_new_tokens=16, learning_rate=1e-2
         ),
         diversity=DiversitySettings(weight=1.0, set_size=3),
     )  # fmt: skip

@@ -12,8 +12,6 @@ from polychromic.files import read_derived, read_jsonl
 from polychromic.ledger import Money, by_stage, duration, money, priced_duration, spent_seconds
 from polychromic.run_folder import RunFolder
 
-STAGES = ("train", "evaluate")
-
 
 @dataclass(frozen=True, slots=True)
 class StageCost:

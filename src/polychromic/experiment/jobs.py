@@ -108,9 +108,6 @@ OnEvent = Callable[[JobEvent], None]
 
 def carry_out(job: Job, on_event: OnEvent) -> list[dict[str, Any]]:
     """Does a job's stages, continuing what an earlier start left; returns the ledger rows of the work done now."""
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # loading bars would tear the run's own progress
     arm = job.experiment.arm(job.arm)
     ledger = []
     for stage in job.stages:
@@ -265,6 +262,10 @@ def _load_for_sampling(job: Job, arm: Arm, plan: CollectionPlan, on_event: OnEve
 
 
 def _beginning(job: Job, stage: Stage) -> JobEvent:
+    """Announces work that loads a model."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # loading bars would tear the run's own progress
     return JobEvent(job.arm, job.seed, stage, 0, 0, {})
 
 
