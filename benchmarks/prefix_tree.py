@@ -71,22 +71,40 @@ class PrefixTree:
                     parents.append(parent)
                     tokens.append(token)
                     children.append(group)
-        if children:
-            self._move(torch.tensor(parents), len(self.nodes))
-        self.nodes = children
+        order = self._move(parents) if children else []
+        self.nodes = [children[i] for i in order]
         self.n_read += len(children)
-        return tokens
+        return [tokens[i] for i in order]
 
-    def _move(self, parents_B: torch.Tensor, n_before: int) -> None:
-        """Copies what is kept of each parent to its children, and makes room for one more token."""
-        grows = self.depth == self._own[0][0].shape[2]
-        if not grows and torch.equal(parents_B, torch.arange(n_before)):
-            return
+    def _move(self, parents: Sequence[int]) -> list[int]:
+        """Gives each child a place in what is kept, with room for one more token, and returns the children by place.
+
+        One child of each parent takes over its place; only the others' keys and values are copied.
+        """
+        places: list[int | None] = [None] * len(parents)
+        others: list[int] = []
+        for child, parent in enumerate(parents):
+            if parent < len(places) and places[parent] is None:
+                places[parent] = child
+            else:
+                others.append(child)
+        free = [place for place, child in enumerate(places) if child is None]
+        for place, child in zip(free, others, strict=True):
+            places[place] = child
+        n_kept, _, length, _ = self._own[0][0].shape
+        more = len(parents) + len(parents) // 2 - n_kept if len(parents) > n_kept else 0
+        sources = [parents[child] for child in others]
         for number, pair in enumerate(self._own):
-            keys, values = (
-                functional.pad(part[parents_B], (0, 0, 0, _BLOCK if grows else 0)) for part in pair
-            )
-            self._own[number] = (keys, values)
+            kept = []
+            for part in pair:
+                roomy = functional.pad(part, (0, 0, 0, 0, 0, 0, 0, more)) if more else part
+                if free:
+                    roomy[free] = roomy[sources]
+                if self.depth == length:
+                    roomy = functional.pad(roomy[: len(parents)], (0, 0, 0, _BLOCK))
+                kept.append(roomy)
+            self._own[number] = (kept[0], kept[1])
+        return [child for child in places if child is not None]
 
     def attend(
         self, number: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
@@ -98,7 +116,7 @@ class PrefixTree:
         """
         n_nodes, n_heads, n_shared, size = queries.shape
         end = self.depth + 1
-        own_keys, own_values = self._own[number]
+        own_keys, own_values = (part[:n_nodes] for part in self._own[number])
         own_keys[:, :, self.depth], own_values[:, :, self.depth] = keys, values
         prompt_keys, prompt_values = self._prompt[number]
         by_head = queries.transpose(0, 1).reshape(n_heads, n_nodes * n_shared, size)
