@@ -10,8 +10,7 @@ import pytest
 
 from polychromic.errors import ConfigError
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.run import _check_before_work, as_experiment
-from polychromic.experiment.sizes import within_data
+from polychromic.experiment.run import _check_before_work, as_experiment, within_data
 
 CONTENT = {
     "name": "mine",

@@ -7,10 +7,10 @@ import signal
 import pytest
 
 from polychromic.errors import ConfigError
-from polychromic.experiment.cluster.floor import TrialFloor
 from polychromic.experiment.cluster.tuning import Search, overrides_of, tune
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.executors import EXECUTORS
+from polychromic.experiment.jobs import TrialFloor
 from polychromic.files import read_json
 from polychromic.processes import open_worker_pool
 

@@ -19,10 +19,9 @@ from polychromic.sampling.base import SamplerSettings, build_sampler, taken_metr
 from polychromic.sampling.local import LocalSampler
 from polychromic.sampling.vllm import pool
 from polychromic.sampling.vllm.engine import largest_rank, require_servable, require_version, sampling_keys
-from polychromic.sampling.vllm.handover import ServedPolicy
+from polychromic.sampling.vllm.handover import AdapterStore, ServedPolicy
 from polychromic.sampling.vllm.process import served_rank
 from polychromic.sampling.vllm.sampler import VllmSampler
-from polychromic.sampling.vllm.store import AdapterStore
 from polychromic.tasks.arithmetic import ArithmeticTask
 
 PARAMETERS = SamplingParameters(0.8, max_new_tokens=16)
@@ -191,7 +190,7 @@ def test_two_arms_of_one_base_share_an_engine_and_a_larger_adapter_starts_anothe
 def test_an_abandoned_store_is_removed_and_one_in_use_is_not(tmp_path):
     code = (
         "import os, signal, sys\n"
-        "from polychromic.sampling.vllm.store import AdapterStore\n"
+        "from polychromic.sampling.vllm.handover import AdapterStore\n"
         "store = AdapterStore(sys.argv[1], shared=False)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -11,11 +11,10 @@ from polychromic.errors import EngineError
 from polychromic.records import SamplingParameters
 from polychromic.sampling.local import LocalSampler
 from polychromic.sampling.vllm.engine import EngineRestartedError, Request, sampling_keys
-from polychromic.sampling.vllm.handover import ServedPolicy
+from polychromic.sampling.vllm.handover import AdapterStore, ServedPolicy
 from polychromic.sampling.vllm.sampler import VllmSampler
 from polychromic.sampling.vllm.server import ServerEngine
 from polychromic.sampling.vllm.settings import VllmSettings
-from polychromic.sampling.vllm.store import AdapterStore
 from polychromic.tasks.arithmetic import ArithmeticTask
 
 PARAMETERS = SamplingParameters(0.8, max_new_tokens=16)

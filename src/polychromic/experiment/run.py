@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polychromic import stopping
 from polychromic.arguments import shown
-from polychromic.errors import BudgetError, ConfigError, StoppedError
+from polychromic.errors import BudgetError, ConfigError, PolychromicError, StoppedError
 from polychromic.evaluation.criteria import plural
 from polychromic.experiment.cluster.launched import dismiss, lead
 from polychromic.experiment.config import Experiment
@@ -22,7 +23,6 @@ from polychromic.experiment.progress.display import activity, open_progress, say
 from polychromic.experiment.result import RunResult
 from polychromic.experiment.resuming.continuing import record_provenance, working_folder
 from polychromic.experiment.resuming.provenance import add_model_checks
-from polychromic.experiment.sizes import within_data
 from polychromic.files import user_path, write_json
 from polychromic.ledger import priced_duration
 from polychromic.models.sources import model_name, require_hub_or_copy, resolve_source
@@ -32,7 +32,6 @@ from polychromic.tasks.base import build_task, own_code
 
 if TYPE_CHECKING:
     from polychromic.evaluation import Comparison
-
 
 logger = logging.getLogger(__name__)
 
@@ -304,3 +303,25 @@ def _compare_and_report(
     )
     write_model_cards(experiment, folder, compared.comparison, about)
     return compared.comparison
+
+
+def within_data(experiment: Experiment) -> Experiment:
+    """Returns the experiment with `evaluation.num_prompts` lowered to the prompts that the evaluated split has, and
+    says so in a line. What cannot be read, or has no prompts at all, is left to those who need it and say why."""
+    settings = experiment.evaluation
+    n_prompts = 0
+    with suppress(PolychromicError):
+        n_prompts = len(build_task(experiment.task.without_code()).prompts(settings.split))
+    if not 0 < n_prompts < settings.num_prompts:
+        return experiment
+    if "num_prompts" in settings.model_fields_set:
+        logger.warning(
+            "evaluation.num_prompts is %d, and the %s split has %d: %s evaluated",
+            settings.num_prompts,
+            settings.split,
+            n_prompts,
+            "it is" if n_prompts == 1 else "all of them are",
+        )
+    return experiment.model_copy(
+        update={"evaluation": settings.model_copy(update={"num_prompts": n_prompts})}
+    )

@@ -20,11 +20,10 @@ from polychromic.errors import ConfigError
 from polychromic.evaluation.group_metrics import MeasureOptions
 from polychromic.evaluation.measure import SameAnswers, measure_rows
 from polychromic.evaluation.metrics import EMBEDDER, THINKING, find_metric
-from polychromic.experiment.cluster.floor import TrialFloor
 from polychromic.experiment.compare import text_units
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.executors import build_executor
-from polychromic.experiment.jobs import Job
+from polychromic.experiment.jobs import Job, TrialFloor
 from polychromic.experiment.resuming.continuing import record_provenance, working_folder
 from polychromic.experiment.resuming.folder import hold
 from polychromic.files import read_jsonl, write_json

@@ -14,9 +14,8 @@ from polychromic.models.sources import resolve_source
 from polychromic.processes import is_launched
 from polychromic.sampling.base import keep_open
 from polychromic.sampling.vllm.engine import Engine, largest_rank, require_servable
-from polychromic.sampling.vllm.handover import ServedPolicy
+from polychromic.sampling.vllm.handover import AdapterStore, ServedPolicy
 from polychromic.sampling.vllm.settings import VllmSettings
-from polychromic.sampling.vllm.store import AdapterStore
 
 if TYPE_CHECKING:
     from peft import LoraConfig
