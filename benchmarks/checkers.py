@@ -19,12 +19,8 @@ from polychromic.records import Prompt, as_messages
 from polychromic.tasks import run_isolated
 from polychromic.tasks.checking.isolation import isolated_checker
 
-PROMPTS = [
-    Prompt(str(index), as_messages("Add two numbers. " * 6), ("5",)) for index in range(8) for _ in range(16)
-]
-TEXTS = [
-    "def add(a, b):\n    return a + b\n" if index % 3 else "x = 1\n" * 30 for index in range(len(PROMPTS))
-]
+PROMPTS = [Prompt(str(index), as_messages("Add two numbers. " * 6), ("5",)) for index in range(8) for _ in range(16)]
+TEXTS = ["def add(a, b):\n    return a + b\n" if index % 3 else "x = 1\n" * 30 for index in range(len(PROMPTS))]
 SOURCE = """
 from polychromic.tasks import run_isolated
 def compares(prompt, text):
@@ -63,9 +59,7 @@ def main() -> None:
         for function, rounds in (("compares", arguments.rounds), ("executes", 2), ("isolates", 2)):
             taken = measured(pool, f"{file}:{function}", rounds, arguments.workers)
             rates = [arguments.workers * len(TEXTS) / each for each in taken]
-            print(
-                f"{function}: best {max(rates):,.0f}, median {statistics.median(rates):,.0f} checks a second"
-            )
+            print(f"{function}: best {max(rates):,.0f}, median {statistics.median(rates):,.0f} checks a second")
     run_isolated("")
     started = time.perf_counter()
     for _ in range(50):
@@ -75,11 +69,7 @@ def main() -> None:
 
 def measured(pool: ProcessPoolExecutor, name: str, rounds: int, workers: int) -> list[float]:
     """Seconds of every round of every worker."""
-    return [
-        taken
-        for each in [pool.submit(seconds, name, rounds) for _ in range(workers)]
-        for taken in each.result()
-    ]
+    return [taken for each in [pool.submit(seconds, name, rounds) for _ in range(workers)] for taken in each.result()]
 
 
 if __name__ == "__main__":

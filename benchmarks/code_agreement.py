@@ -24,16 +24,12 @@ from polychromic.tasks.code.functions import make_problems
 
 def main() -> None:
     """Sample, divide both ways and print the counts."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=40)
     parser.add_argument("--samples", type=int, default=16)
     arguments = parser.parse_args()
     problems = {"validation": make_problems("validation", arguments.prompts, 0)}
-    by_form, by_behaviour = (
-        CodeTask("functions", problems, same_answer=same) for same in ("form", "behaviour")
-    )
+    by_form, by_behaviour = (CodeTask("functions", problems, same_answer=same) for same in ("form", "behaviour"))
     prompts = by_form.prompts("validation")
     sampler = LocalSampler(load_language_model(ModelSettings(source="polychromic:functions-tiny")))
     groups = sampler.sample(

@@ -48,17 +48,13 @@ _LATEST = 12  # tokens that are looked at for an end: each pattern is shorter
 
 def main() -> None:
     """Sample until all problems are there or the time is over, and say what was done."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", default="humaneval", choices=_TASKS)
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.2, 0.5, 0.8])
     parser.add_argument("--samples", type=int, default=100)
     parser.add_argument("--max-new-tokens", type=int, default=192)
-    parser.add_argument(
-        "--nodes", type=int, default=128, help="fewer than this many: begin a further problem"
-    )
+    parser.add_argument("--nodes", type=int, default=128, help="fewer than this many: begin a further problem")
     parser.add_argument("--trees", type=int, default=4, help="problems at once, 1 GiB each or less")
     parser.add_argument("--seed", type=int, default=0, help="of the order of the problems")
     parser.add_argument("--problems", type=int, help="the first so many of that order; else all")
@@ -144,9 +140,7 @@ class Benchmark:
         for temperature in self._temperatures:
             seed = child_seed(self.name, f"{temperature:g}", problem_id)
             generator = torch.Generator().manual_seed(seed)
-            uniforms = torch.rand(
-                self._samples, self._max_new_tokens, dtype=torch.float64, generator=generator
-            )
+            uniforms = torch.rand(self._samples, self._max_new_tokens, dtype=torch.float64, generator=generator)
             answers += [Answer(temperature, row) for row in uniforms]
         self._of_tree[id(answers[0])] = problem_id
         return prompt_ids, answers

@@ -30,9 +30,7 @@ from sampling import make_prompts
 
 def main() -> None:
     """Prints the rates of both, and what a hand-over costs."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--samples", type=int, default=8)
@@ -67,9 +65,7 @@ def main() -> None:
                 rows[engine].append(row)
                 handovers += [measured] if measured else []
     shape = f"{options.prompts} prompts × {options.samples} samples, up to {options.new_tokens} tokens"
-    print(
-        f"{options.model}, rank 16, {shape}, float32, {torch.get_num_threads()} threads, {options.rounds} rounds"
-    )
+    print(f"{options.model}, rank 16, {shape}, float32, {torch.get_num_threads()} threads, {options.rounds} rounds")
     for engine, measured_rows in rows.items():
         clock = statistics.median(tokens / seconds for seconds, _, tokens in measured_rows)
         processor = statistics.median(tokens / cpu for _, cpu, tokens in measured_rows)
@@ -79,9 +75,7 @@ def main() -> None:
             (vllm[2] / vllm[number]) / (local[2] / local[number])
             for local, vllm in zip(rows["local"], rows["vllm"], strict=True)
         ]
-        print(
-            f"vllm over local, {name}: {statistics.median(ratios):.2f} ({', '.join(f'{r:.2f}' for r in ratios)})"
-        )
+        print(f"vllm over local, {name}: {statistics.median(ratios):.2f} ({', '.join(f'{r:.2f}' for r in ratios)})")
     for key in (
         "engine/tokens_per_second",
         "engine/handover_seconds",

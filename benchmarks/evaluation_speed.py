@@ -46,9 +46,7 @@ def make_rows(arm: int, seed: int, n_prompts: int, n_samples: int, n_words: int)
             reward = float(draw.random() < 0.2 + 0.6 * prompt / n_prompts)
             form = str(draw.randrange(5 + 10 * arm))
             rows.append(
-                GenerationRow(
-                    f"p{prompt:05d}", index, text, n_words, "stop", sampling, seed, reward, cluster=form
-                )
+                GenerationRow(f"p{prompt:05d}", index, text, n_words, "stop", sampling, seed, reward, cluster=form)
             )
     return rows
 
@@ -78,13 +76,9 @@ def main() -> None:
     marks.append(time.perf_counter())
     for name, start, end in zip(("measured", "cut", "compared", "written"), marks, marks[1:], strict=False):
         print(f"{name:>9}: {end - start:6.1f} s")
-    print(
-        f"    total: {marks[-1] - marks[0]:6.1f} s wall, {_cpu_seconds():.1f} s of processor in all processes"
-    )
+    print(f"    total: {marks[-1] - marks[0]:6.1f} s wall, {_cpu_seconds():.1f} s of processor in all processes")
     print(f"comparison.json: {len(content) / 1e6:.1f} MB; {len(comparison.contrasts)} contrasts")
-    print(
-        f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB in the main process"
-    )
+    print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB in the main process")
     print(comparison.verdict.sentence)
 
 

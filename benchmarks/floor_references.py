@@ -52,9 +52,7 @@ def balanced(prompt: Prompt, text: str) -> float:
 
 def main() -> None:
     """Run the experiment and print what the floor held."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
@@ -84,9 +82,7 @@ def figures(root: Path, seed: int) -> dict[str, str]:
     rows = {arm: read_jsonl(root / arm / f"seed-{seed}" / "metrics.jsonl") for arm in ("baseline", "floor")}
     baseline, floor = (measured(rows[arm], "validation/cross_entropy") for arm in ("baseline", "floor"))
     differences = [floor[step] - baseline[step] for step in floor]
-    training = {
-        arm: float(np.mean([row["train/quality_loss"] for row in found[-20:]])) for arm, found in rows.items()
-    }
+    training = {arm: float(np.mean([row["train/quality_loss"] for row in found[-20:]])) for arm, found in rows.items()}
     first, last = min(floor), max(floor)
     return {
         f"baseline, validation, step {first} → {last}": f"{baseline[first]:.3f} → {baseline[last]:.3f}",

@@ -23,9 +23,7 @@ from polychromic.training.steps import Step, build_step
 
 def main() -> None:
     """Print seconds a step of both kinds and the overhead."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--experiment", default="experiments/quickstart.yaml")
     parser.add_argument("--arm", default="coverage")

@@ -41,9 +41,7 @@ def measure(kind: str, tokens: int, vocabulary: int, width: int) -> None:
 
 def main() -> None:
     """Print a table of both."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=2048, help="B·T")
     parser.add_argument("--vocabulary", type=int, default=49152)
     parser.add_argument("--width", type=int, default=576)

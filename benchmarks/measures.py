@@ -92,9 +92,7 @@ def nltk_self_bleu(texts: Group) -> float:
     smooth = SmoothingFunction().method1
     tokens = [text.split() for text in texts]
     rest = [tokens[:i] + tokens[i + 1 :] for i in range(len(tokens))]
-    return statistics.fmean(
-        sentence_bleu(*pair, smoothing_function=smooth) for pair in zip(rest, tokens, strict=True)
-    )
+    return statistics.fmean(sentence_bleu(*pair, smoothing_function=smooth) for pair in zip(rest, tokens, strict=True))
 
 
 def sacrebleu_self_bleu(texts: Group) -> float:
@@ -119,9 +117,7 @@ def lexical(arguments: argparse.Namespace) -> None:
     """Every measure that a published tool has too."""
     from vendi_score import vendi
 
-    logging.getLogger("sacrebleu").setLevel(
-        logging.ERROR
-    )  # it advises against the options nltk's numbers need
+    logging.getLogger("sacrebleu").setLevel(logging.ERROR)  # it advises against the options nltk's numbers need
     shape = (arguments.groups, arguments.generations, arguments.tokens)
     groups = list(zipf_groups(*shape, seed=0))
     rng = np.random.default_rng(1)
@@ -240,9 +236,7 @@ def read_replies(path: Path) -> list[str]:
 
 def main() -> None:
     """Run one of the benchmarks."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("lexical")
     command.add_argument("--groups", type=int, default=500)

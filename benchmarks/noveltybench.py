@@ -29,9 +29,7 @@ def main(embedder: str) -> None:
     cases = [json.loads(line) for line in DATA.read_text(encoding="utf-8").splitlines()]
     published = [np.array(case["partition"]) for case in cases]
     for case in cases:
-        assert abs(utility_k(case["partition"], case["generation_scores"]) - case["utility"]) < 1e-6, case[
-            "id"
-        ]
+        assert abs(utility_k(case["partition"], case["generation_scores"]) - case["utility"]) < 1e-6, case["id"]
     encoder = load_embedder(embedder)
     kinds: dict[str, Equivalence] = {"exact": Exact(), "normalised": Normalised()}
     kinds |= {f"embedding at {distance:g}": Embedded(encoder, distance) for distance in DISTANCES}
@@ -58,9 +56,7 @@ def divide(equivalence: Equivalence, cases: list[dict]) -> Labels:
 
 def show(cases: list[dict], reference: Labels, found: dict[str, Labels]) -> None:
     """Prints, for each partition, agreement with the reference and the differences of distinct_10 and utility_10."""
-    print(
-        "| partition | adjusted Rand index | of its merged pairs | others merged | distinct − its | utility − its |"
-    )
+    print("| partition | adjusted Rand index | of its merged pairs | others merged | distinct − its | utility − its |")
     print("|---|---|---|---|---|---|")
     for name, labels in found.items():
         rand = np.array([adjusted_rand_score(a, b) for a, b in zip(reference, labels, strict=True)])
@@ -86,9 +82,7 @@ def utility(case: dict, labels_N: np.ndarray) -> float:
     return utility_k(labels_N, scores)
 
 
-def difference(
-    cases: list[dict], ours: Labels, theirs: Labels, value: Callable[[dict, np.ndarray], float]
-) -> str:
+def difference(cases: list[dict], ours: Labels, theirs: Labels, value: Callable[[dict, np.ndarray], float]) -> str:
     """Returns the mean difference with its paired interval over prompts."""
     a, b = ([value(case, one) for case, one in zip(cases, side, strict=True)] for side in (ours, theirs))
     compared = paired_comparison(a, b)

@@ -37,9 +37,7 @@ def make_rows(replies: list[str], words: list[str], arm: int, n_prompts: int, n:
             text = draw.choice(replies).split(" ")
             texts.append(" ".join(draw.choice(words) if draw.random() < 0.3 else word for word in text))
         rows += [
-            GenerationRow(
-                f"p{prompt:05d}", i, text, 20, "stop", SamplingParameters(), 0, float(draw.random() < 0.5)
-            )
+            GenerationRow(f"p{prompt:05d}", i, text, 20, "stop", SamplingParameters(), 0, float(draw.random() < 0.5))
             for i, text in enumerate(texts)
         ]
     return rows
@@ -54,8 +52,7 @@ def main() -> None:
     replies = [reply for line in _REPLIES.open() for reply in json.loads(line)["references"]]
     words = sorted({word for reply in replies for word in reply.split(" ")})
     by_arm = {
-        f"arm{arm}": make_rows(replies, words, arm, options.prompts, options.samples)
-        for arm in range(options.arms)
+        f"arm{arm}": make_rows(replies, words, arm, options.prompts, options.samples) for arm in range(options.arms)
     }
     texts = [row.text for rows in by_arm.values() for row in rows]
     print(f"{len(texts):,} answers of {sum(map(len, texts)) / len(texts):.0f} characters on average")
@@ -67,9 +64,7 @@ def main() -> None:
         for arm, rows in by_arm.items():
             append_jsonl(root / arm / "seed-0" / "generations.jsonl", [row.to_json() for row in rows])
         started = time.perf_counter()
-        page = write_report(
-            root, comparison, arms=list(by_arm), seeds=[0], pass_threshold=1.0, study=Study.of(tables)
-        )
+        page = write_report(root, comparison, arms=list(by_arm), seeds=[0], pass_threshold=1.0, study=Study.of(tables))
         print(f"built in {time.perf_counter() - started:.1f} s, {page.stat().st_size / 1e6:.1f} MB")
         print(f"answers shown after {_opening_seconds(page):.2f} s (median of 5, headless chromium)")
 

@@ -49,10 +49,7 @@ def time_groups(n: int, embedder: str) -> None:
     generator = random.Random(0)
     vocabulary = ["".join(generator.choices("abcdefghijklmnopqrstuvwxyz", k=6)) for _ in range(500)]
     prompt = Prompt("p", as_messages("Write."))
-    groups = [
-        (prompt, [" ".join(generator.choices(vocabulary, k=WORDS)) for _ in range(n)])
-        for _ in range(GROUPS + 1)
-    ]
+    groups = [(prompt, [" ".join(generator.choices(vocabulary, k=WORDS)) for _ in range(n)]) for _ in range(GROUPS + 1)]
     with tempfile.TemporaryDirectory() as folder:
         file, cache = Path(folder) / "mine.py", Path(folder) / "cache"
         file.write_text(FUNCTIONS)
@@ -112,9 +109,7 @@ def time_steps(model: str, n_prompts: int, n_samples: int, n_tokens: int) -> Non
                 for key in ("time/step_seconds", "time/partition_seconds")
             )
             calls = f"{sum(row.get('cost/calls', 0) for row in rows) / len(rows):6.0f} calls a step"
-            print(
-                f"{kind:26} step {steps:7.2f} s, waits {waits:7.3f} s ({100 * waits / steps:5.1f} %) {calls}"
-            )
+            print(f"{kind:26} step {steps:7.2f} s, waits {waits:7.3f} s ({100 * waits / steps:5.1f} %) {calls}")
 
 
 def replies(same: SameAnswer) -> CustomTask:

@@ -144,9 +144,7 @@ def _train(language_model: Any, shape: Any, case: Case) -> tuple[float, float]:
     for _ in range(2):
         prompts = [tokens(case.prompt) for _ in range(case.prompts)]
         sequences = [
-            TokenSequence(prompt + tokens(case.answer), case.prompt)
-            for prompt in prompts
-            for _ in range(case.samples)
+            TokenSequence(prompt + tokens(case.answer), case.prompt) for prompt in prompts for _ in range(case.samples)
         ]
         accumulator = GradientAccumulator(parameters, separate=True)
         began = time.process_time()
@@ -172,9 +170,7 @@ def _decode(language_model: Any, case: Case) -> tuple[float, float]:
     uniforms = torch.rand(case.prompts * case.samples, case.answer, dtype=torch.float64)
     began = time.process_time()
     with decoding(endless):
-        decode_samples(
-            endless, prompts, case.samples, SamplingParameters(max_new_tokens=case.answer), uniforms
-        )
+        decode_samples(endless, prompts, case.samples, SamplingParameters(max_new_tokens=case.answer), uniforms)
     return _peak(), time.process_time() - began
 
 
@@ -234,9 +230,7 @@ def planned(case: Case) -> dict[str, float]:
         "decoding_bytes": memory.decoding,
         "training_flops": training_flops(shape, settings_of(case), training),
         "training_seconds": training_seconds(shape, settings_of(case), training, CPU_CORE),
-        "decoding_seconds": decoding_seconds(
-            shape, settings_of(case), sampling, case.prompt, case.prompts, CPU_CORE
-        ),
+        "decoding_seconds": decoding_seconds(shape, settings_of(case), sampling, case.prompt, case.prompts, CPU_CORE),
         "decoding_flops": decoding_flops(shape, sampling, case.prompt, case.prompts),
     }
 

@@ -106,9 +106,7 @@ class PrefixTree:
             self._own[number] = (kept[0], kept[1])
         return [child for child in places if child is not None]
 
-    def attend(
-        self, number: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
-    ) -> torch.Tensor:
+    def attend(self, number: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """Attends from each node to the prompt and its own path.
 
         `queries` are [B, key heads, heads that share them, size], `keys` and `values` of the new token

@@ -32,15 +32,9 @@ def main() -> None:
     print(json.dumps(task.report(), indent=2))
     posts, replies = task.pairs("test")
     new_texts = [f"{reply} {reply[::-1]}" for reply in replies]  # not in the cache
-    times["new replies checked per second"] = len(posts) / _seconds(
-        lambda: task.checker.scores(posts, new_texts)
-    )
-    times["cached replies checked per second"] = len(posts) / _seconds(
-        lambda: task.checker.scores(posts, new_texts)
-    )
-    times["replies judged per second"] = len(posts) / _seconds(
-        lambda: task.second_checker.scores(posts, new_texts)
-    )
+    times["new replies checked per second"] = len(posts) / _seconds(lambda: task.checker.scores(posts, new_texts))
+    times["cached replies checked per second"] = len(posts) / _seconds(lambda: task.checker.scores(posts, new_texts))
+    times["replies judged per second"] = len(posts) / _seconds(lambda: task.second_checker.scores(posts, new_texts))
     print(json.dumps(times, indent=2))
     print(json.dumps(_against_wide_regression(task), indent=2))
 
@@ -90,9 +84,7 @@ def _shuffled_scores(model, posts_ND, replies_ND):
 
 def _auc(model, posts_ND, replies_ND) -> float:
     true, shuffled = model(posts_ND, replies_ND), _shuffled_scores(model, posts_ND, replies_ND)
-    return float(
-        roc_auc_score(np.repeat([1, 0], [len(true), len(shuffled)]), np.concatenate([true, shuffled]))
-    )
+    return float(roc_auc_score(np.repeat([1, 0], [len(true), len(shuffled)]), np.concatenate([true, shuffled])))
 
 
 def _best_constant(model, posts_ND, replies_ND, candidates_MD) -> float:

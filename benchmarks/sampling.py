@@ -32,9 +32,7 @@ QUESTIONS = (
 
 def main() -> None:
     """Print tokens a second of both and the ratio."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="polychromic:arithmetic-tiny")
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--samples", type=int, default=16)

@@ -24,9 +24,7 @@ from polychromic.tasks.code import CodeTask, load_benchmark
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
@@ -44,9 +42,7 @@ def main() -> None:
         started = time.perf_counter()
         with ThreadPoolExecutor(max_workers=arguments.workers) as threads:
             done = list(
-                threads.map(
-                    lambda row: check_correctness(row, row["canonical_solution"], 10.0), problems.values()
-                )
+                threads.map(lambda row: check_correctness(row, row["canonical_solution"], 10.0), problems.values())
             )
         assert all(result["passed"] for result in done)
         return len(done) / (time.perf_counter() - started)

@@ -24,9 +24,7 @@ _SHOWN = 6
 
 def main() -> None:
     """Draw the prompts and print them."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--prompts", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)

@@ -104,9 +104,7 @@ def closed_port() -> int:
 
 def main() -> None:
     """Run the chosen measurement."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["growth", "outage"])
     parser.add_argument("--steps", type=int)
     options = parser.parse_args()
@@ -156,9 +154,7 @@ def growth(folder: Path, steps: int) -> None:
             )
     settled = memory[SETTLED_AFTER]
     print(f"growth from step {SETTLED_AFTER} to {steps}: {100 * (memory[max(memory)] / settled - 1):+.2f} %")
-    print(
-        f"most in between: {100 * (max(memory.values()) / settled - 1):+.2f} %; open files: {sorted(files)}"
-    )
+    print(f"most in between: {100 * (max(memory.values()) / settled - 1):+.2f} %; open files: {sorted(files)}")
 
 
 def outage(folder: Path, steps: int) -> None:

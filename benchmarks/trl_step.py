@@ -71,9 +71,7 @@ def reward(text: str) -> float:
 
 def main() -> None:
     """Print tokens a CPU second of both, and their ratio."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="polychromic:arithmetic-tiny")
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--generations", type=int, default=8)
@@ -138,10 +136,7 @@ def trl_rate(options: argparse.Namespace, prompts: Sequence[Prompt], folder: Pat
     """Tokens a CPU second of TRL's trainer on the same wrapped model."""
     language_model = load_language_model(model_settings(options), seed=0)
     is_chat = language_model.tokenizer.chat_template is not None
-    rows = [
-        {"prompt": [{"role": "user", "content": prompt.text}] if is_chat else prompt.text}
-        for prompt in prompts
-    ]
+    rows = [{"prompt": [{"role": "user", "content": prompt.text}] if is_chat else prompt.text} for prompt in prompts]
     config = GRPOConfig(
         output_dir=str(folder), max_steps=options.steps + WARM_UP, learning_rate=LEARNING_RATE,
         per_device_train_batch_size=options.prompts * options.generations, num_generations=options.generations,

@@ -67,8 +67,7 @@ def design(objective: str, gate: str, arrays: Mapping[str, np.ndarray]) -> Float
     """X [Q, N, 1 + M] of Q groups: advantages without a baseline, and what each set size's mean takes off them."""
     none_QN = set_advantages(objective, K, gate=gate, baseline="none", **arrays)
     columns = [
-        none_QN
-        - set_advantages(objective, K, gate=gate, baseline="fitted", coefficients={size: 1.0}, **arrays)
+        none_QN - set_advantages(objective, K, gate=gate, baseline="fitted", coefficients={size: 1.0}, **arrays)
         for size in SIZES
     ]
     return np.stack([none_QN, *columns], axis=-1)
@@ -132,10 +131,7 @@ def policy_forms(groups: Groups, probabilities_M: FloatArray) -> tuple[FloatArra
     forms_QXX = np.einsum("qna,qnm,qmb->qab", groups.design_QNX, gram_QNN, groups.design_QNX, optimize=True)
     scores_MM = np.eye(len(probabilities_M)) - probabilities_M
     credit_QM = np.stack(
-        [
-            np.where(groups.outcomes_QN == m, groups.design_QNX[..., 0], 0.0).sum(axis=1)
-            for m in range(len(scores_MM))
-        ],
+        [np.where(groups.outcomes_QN == m, groups.design_QNX[..., 0], 0.0).sum(axis=1) for m in range(len(scores_MM))],
         axis=1,
     )
     gradient = (weights_Q @ credit_QM) @ scores_MM
@@ -237,9 +233,7 @@ def print_row(*cells: str) -> None:
 
 def main() -> None:
     """Print one of the three tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["policies", "prompts", "rollouts"])
     names = [label(*score) for score in (*SCORES, VENDI)]
     parser.add_argument("--score", choices=names, help="policies, prompts: one row's score; all if left out")

@@ -78,9 +78,7 @@ def _print_score(name: str, forms: list[list[tuple[FloatArray, FloatArray]]], no
             for key, mix in mixes.items():
                 variance[key] += moments.variance(mix)
     ratios = [variance["leave-one-out"] / variance[key] for key in ("fitted", "surprisal")]
-    print_row(
-        name, *(f"{value / signal:.3g}" for value in variance.values()), *(f"{ratio:.2f}" for ratio in ratios)
-    )
+    print_row(name, *(f"{value / signal:.3g}" for value in variance.values()), *(f"{ratio:.2f}" for ratio in ratios))
 
 
 def _in_turn(forms: list[list[tuple[FloatArray, FloatArray]]], which: int) -> FloatArray:
@@ -121,13 +119,9 @@ def sample_rollouts(
     return [_rollout(language_model, task, group, temperature) for group in groups]
 
 
-def _rollout(
-    language_model: LanguageModel, task: ArithmeticTask, group: Group, temperature: float
-) -> Rollout:
+def _rollout(language_model: LanguageModel, task: ArithmeticTask, group: Group, temperature: float) -> Rollout:
     weights = list(language_model.model.parameters())
-    logprobs = answer_logprobs(
-        language_model, group_sequences(language_model, [group]), temperature=temperature
-    )
+    logprobs = answer_logprobs(language_model, group_sequences(language_model, [group]), temperature=temperature)
     gradients = []
     for row in logprobs.logprobs_BT:
         parts = torch.autograd.grad(row.sum(), weights, retain_graph=True, allow_unused=True)

@@ -27,9 +27,7 @@ SAMPLES, SET_SIZE, NEW_TOKENS = 8, 4, 24
 
 def sample(model, tokenizer, prompts, n):
     """Token ids [P · n, T] of n answers a prompt, and the length of the left-padded prompts."""
-    encoded = tokenizer(
-        [prompt.text for prompt in prompts], return_tensors="pt", padding=True, padding_side="left"
-    )
+    encoded = tokenizer([prompt.text for prompt in prompts], return_tensors="pt", padding=True, padding_side="left")
     encoded.pop("token_type_ids", None)
     with torch.no_grad():
         ids = model.generate(
@@ -66,9 +64,7 @@ def step(model, tokenizer, optimizer, prompts, weight):
     rewards, clusters = judge(prompts, tokenizer.batch_decode(ids[:, start:], skip_special_tokens=True))
     # The two lines that everything is about: what each answer adds to its set, without bias.
     advantages = set_advantages("reward", 1, rewards=rewards)
-    advantages = advantages + weight * set_advantages(
-        "coverage", SET_SIZE, rewards=rewards, clusters=clusters
-    )
+    advantages = advantages + weight * set_advantages("coverage", SET_SIZE, rewards=rewards, clusters=clusters)
     credit = torch.tensor(advantages.ravel(), dtype=torch.float32)
     loss = -(credit * answer_logprobs(model, tokenizer, ids, start)).sum() / len(prompts)
     optimizer.zero_grad()
@@ -89,9 +85,7 @@ def evaluate(model, tokenizer, n_prompts=100, n=32):
 
 def main(arguments=None):
     """Train and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weight", type=float, default=1.0, help="λ; 0 is the plain reward")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--evaluated", type=int, default=100, help="validation problems")
@@ -107,9 +101,7 @@ def main(arguments=None):
     )
     train = TASK.prompts("train")
     for number in range(options.steps):
-        reward = step(
-            model, tokenizer, optimizer, train[number * 32 % 4064 : number * 32 % 4064 + 32], options.weight
-        )
+        reward = step(model, tokenizer, optimizer, train[number * 32 % 4064 : number * 32 % 4064 + 32], options.weight)
         if (number + 1) % 10 == 0:
             print(f"step {number + 1}: mean reward {reward:.3f}", flush=True)
     print(

@@ -71,9 +71,7 @@ def train(
 ) -> None:
     """Trains with AdamW and one cycle of the learning rate; prints the loss as it falls."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=learning_rate, total_steps=steps, pct_start=0.05
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=learning_rate, total_steps=steps, pct_start=0.05)
     started = time.monotonic()
     print(f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters")
     for step, (input_ids, labels) in zip(range(steps), data, strict=False):

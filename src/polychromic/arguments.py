@@ -65,9 +65,7 @@ def require_array(name: str, values: Any, expected: str, *, for_texts: str = "")
     try:
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{name}={shown(values)}: expected {expected} of numbers, with rows of one length"
-        ) from error
+        raise ValueError(f"{name}={shown(values)}: expected {expected} of numbers, with rows of one length") from error
 
 
 def _holds_texts(values: Any) -> bool:

@@ -53,9 +53,7 @@ def scan_generations(path: Path) -> FoundRows:
         key = row_key(row)
         first = rows.setdefault(key, (number, row))
         if first[0] != number:
-            faults.append(
-                f"line {number}: prompt {row.prompt_id!r} has its generation {row.index} in line {first[0]}"
-            )
+            faults.append(f"line {number}: prompt {row.prompt_id!r} has its generation {row.index} in line {first[0]}")
             if first[1] != row:
                 contradicted.add(key)
     whole = [row for key, (_, row) in rows.items() if key not in contradicted]

@@ -82,9 +82,7 @@ class Calls:
     @classmethod
     def of_metrics(cls, metrics: Mapping[str, float]) -> Calls:
         """Reads the calls of a step back from its metrics."""
-        n, tokens, dollars = (
-            metrics.get(f"cost/{key}", 0.0) for key in ("calls", "call_tokens", "call_dollars")
-        )
+        n, tokens, dollars = (metrics.get(f"cost/{key}", 0.0) for key in ("calls", "call_tokens", "call_dollars"))
         return cls(round(n), round(tokens), dollars)
 
 
@@ -133,11 +131,7 @@ class Money:
             return "–"
         text = f"${dollars_text(self.dollars)}"
         if self.at_todays_price:
-            share = (
-                ""
-                if self.at_todays_price == self.dollars
-                else f"${dollars_text(self.at_todays_price)} of it "
-            )
+            share = "" if self.at_todays_price == self.dollars else f"${dollars_text(self.at_todays_price)} of it "
             return f"{text} ({share}at today's price: none was recorded)"
         if self.unpriced_seconds:
             return f"{text} (without {self.unpriced_seconds / 60:.1f} machine minutes that have no price)"

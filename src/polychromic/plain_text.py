@@ -9,9 +9,7 @@ import unicodedata
 
 _KEPT = "\n\t"
 # Characters that reorder or hide what stands around them: bidirectional marks and embeddings, zero-width ones.
-_STEERING = frozenset("\u061c\u200b\u200e\u200f\u2028\u2029\ufeff") | {
-    chr(code) for code in range(0x202A, 0x202F)
-}
+_STEERING = frozenset("\u061c\u200b\u200e\u200f\u2028\u2029\ufeff") | {chr(code) for code in range(0x202A, 0x202F)}
 _STEERING |= {chr(code) for code in range(0x2066, 0x206A)}
 
 

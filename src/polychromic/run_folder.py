@@ -25,9 +25,7 @@ class RunFile:
 
 
 _MADE_AGAIN = "delete it; it is made again from the run's other files"
-_TRAINED_AGAIN = (
-    "put a copy back, or delete the folder that it lies in: the next run trains that arm and seed again"
-)
+_TRAINED_AGAIN = "put a copy back, or delete the folder that it lies in: the next run trains that arm and seed again"
 _MAYBE = (float, None)
 _TIMES = {
     "arm": str, "seed": (int, None), "stage": str, "seconds": float, "tokens": int,
@@ -174,9 +172,7 @@ class RunFolder:
 
 
 AT_THE_TOP = tuple(
-    place.name
-    for place in vars(RunFolder).values()
-    if isinstance(place, Place) and not place.name.startswith(".")
+    place.name for place in vars(RunFolder).values() if isinstance(place, Place) and not place.name.startswith(".")
 )
 """Names in a run folder beside the folders of its arms: an arm of such a name would be written over."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -189,9 +185,7 @@ def folder_name(name: str, *, place: str = "") -> str:
     for file in AT_THE_TOP:
         # Some systems take upper and lower case for the same.
         if name.lower() == file or ("." in file and file in name.lower()):
-            raise ValueError(
-                f"{place}{name} names a folder, and {file} is a file of the run folder; choose another"
-            )
+            raise ValueError(f"{place}{name} names a folder, and {file} is a file of the run folder; choose another")
     return name
 
 

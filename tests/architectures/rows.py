@@ -55,12 +55,7 @@ class Row:
     @property
     def is_right(self) -> bool:
         """Everything that was reached agrees, and everything was reached."""
-        return (
-            not self.refused
-            and self.greedy == "right"
-            and self.saved_difference <= 1e-4
-            and self.mismatch <= 1e-4
-        )
+        return not self.refused and self.greedy == "right" and self.saved_difference <= 1e-4 and self.mismatch <= 1e-4
 
 
 class Questions:
@@ -95,9 +90,7 @@ class Questions:
 def examine(name: str, folder: Path, *, dtype: str = "float32", **adapter: Any) -> Row:
     """Build the architecture in `folder`, check it, train three steps in both ways, and compare what was saved."""
     source = build(name, folder / "model")
-    settings = ModelSettings(
-        source=str(source), dtype=dtype, adapter=AdapterSettings(rank=4, alpha=8, **adapter)
-    )  # type: ignore[arg-type]
+    settings = ModelSettings(source=str(source), dtype=dtype, adapter=AdapterSettings(rank=4, alpha=8, **adapter))  # type: ignore[arg-type]
     row = Row(name, kind=read_json(source / "config.json")["architectures"][0])
     try:
         language_model = load_language_model(settings, seed=0)
@@ -106,9 +99,7 @@ def examine(name: str, folder: Path, *, dtype: str = "float32", **adapter: Any) 
         row = replace(row, **_found(folder / "references"), greedy=statuses["greedy"])
         row = replace(row, saved_difference=_saved_difference(settings, trained, folder / "again"))
         train_arm(_run(settings, folder / "reward", "rl", steps=3))
-        mismatches = [
-            step["train/sampler_mismatch"] for step in read_jsonl(folder / "reward" / "metrics.jsonl")
-        ]
+        mismatches = [step["train/sampler_mismatch"] for step in read_jsonl(folder / "reward" / "metrics.jsonl")]
         return replace(row, mismatch=max(mismatches))
     except PolychromicError as error:
         return replace(row, refused=str(error).replace(f"{source}: ", "").replace(str(source), name))
@@ -142,9 +133,7 @@ def _run(settings: ModelSettings, folder: Path, loss: Any, steps: int) -> ArmRun
             learning_rate=1e-2,
             max_length=64,
         ),
-        diversity=DiversitySettings(
-            weight=1.0, objective="distance", set_size=2, num_samples=4, sample_every=1
-        ),
+        diversity=DiversitySettings(weight=1.0, objective="distance", set_size=2, num_samples=4, sample_every=1),
     )
 
 
@@ -162,9 +151,7 @@ def _found(folder: Path) -> dict[str, Any]:
 
 def _saved_difference(settings: ModelSettings, adapter: Path, folder: Path) -> float:
     """Continue from the adapter for one step: what is logged is the cross-entropy of the adapter as it was saved."""
-    start = settings.model_copy(
-        update={"adapter": settings.adapter.model_copy(update={"start_from": str(adapter)})}
-    )
+    start = settings.model_copy(update={"adapter": settings.adapter.model_copy(update={"start_from": str(adapter)})})
     train_arm(_run(start, folder, "sft", steps=1))
     logged = read_jsonl(folder / "metrics.jsonl")[0]["train/quality_loss"]
     return abs(logged - plain_cross_entropy(settings.source, adapter, settings.dtype))

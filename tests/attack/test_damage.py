@@ -19,9 +19,7 @@ def test_damage_is_a_sentence_or_is_mended(trial, whole, tmp_path):
     assert attempt(trial, whole, tmp_path / "damaged") == ""
 
 
-@pytest.mark.parametrize(
-    "name", ["comparison.json", "report.html", "report.md", "diagnosis.json", "figures/pass.svg"]
-)
+@pytest.mark.parametrize("name", ["comparison.json", "report.html", "report.md", "diagnosis.json", "figures/pass.svg"])
 def test_what_is_derived_is_made_again(root, whole, name):
     (root / name).write_bytes(b'{"a": \xff')
     ending = command("report", str(root))

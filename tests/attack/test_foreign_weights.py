@@ -101,9 +101,7 @@ def test_what_the_architecture_ties_may_be_left_out(tmp_path):
     assert "1 are missing and would be random (lm_head.weight)" in refused(tmp_path / "tied")
 
 
-@pytest.mark.parametrize(
-    "name", ["../outside.bin", "inside.bin", "../outside.safetensors", "/tmp/x.safetensors"]
-)
+@pytest.mark.parametrize("name", ["../outside.bin", "inside.bin", "../outside.safetensors", "/tmp/x.safetensors"])
 def test_an_index_that_leads_elsewhere_is_refused(model, marker, name, pickled):
     """Past bug: `../outside.bin` was read through torch.load."""
     (model / "model.safetensors").unlink()
@@ -135,9 +133,7 @@ def test_an_adapter_beside_a_model_is_not_put_on_in_silence(model, adapter):
     assert "holds an adapter beside the model" in refused(model)
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda content: content[:-9], lambda content: b"", lambda content: content[:50]]
-)
+@pytest.mark.parametrize("damage", [lambda content: content[:-9], lambda content: b"", lambda content: content[:50]])
 def test_damaged_weights_are_called_damaged(model, damage):
     """Past bug: "cannot be written: free the disk"."""
     weights = model / "model.safetensors"
@@ -147,9 +143,7 @@ def test_damaged_weights_are_called_damaged(model, damage):
     assert "disk" not in message
 
 
-@pytest.mark.parametrize(
-    "content", ["[]", "3", '{"model_type": 3}', "{", '{"model_type": "llama", "hidden_size": []}']
-)
+@pytest.mark.parametrize("content", ["[]", "3", '{"model_type": 3}', "{", '{"model_type": "llama", "hidden_size": []}'])
 def test_a_damaged_config_is_one_sentence(model, content):
     (model / "config.json").write_text(content)
     refused(model)
@@ -157,9 +151,7 @@ def test_a_damaged_config_is_one_sentence(model, content):
 
 def test_a_quantized_model_is_told_what_to_name_instead(model):
     change_config(model, quantization_config={"quant_method": "gptq", "bits": 4})
-    assert "is quantized with gptq, which cannot be trained here; name the unquantized model" in refused(
-        model
-    )
+    assert "is quantized with gptq, which cannot be trained here; name the unquantized model" in refused(model)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"version": "1.0"}', ""])
@@ -232,9 +224,7 @@ def test_an_embedder_whose_config_has_fewer_layers_is_refused(embedder):
 
 def test_the_head_of_another_task_is_no_fault_of_an_embedder(embedder):
     change_weights(embedder, lambda tensors: tensors.update({"cls.predictions.bias": torch.zeros(7)}))
-    change_weights(
-        embedder, lambda tensors: [tensors.pop(name) for name in list(tensors) if "pooler" in name]
-    )
+    change_weights(embedder, lambda tensors: [tensors.pop(name) for name in list(tensors) if "pooler" in name])
     SentenceEmbedder(str(embedder))
 
 

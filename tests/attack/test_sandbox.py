@@ -10,9 +10,7 @@ from polychromic.tasks.checking.reaping import children
 from polychromic.tasks.checking.sandbox import Limits, Sandbox
 from polychromic.tasks.code import Problem, judged
 
-ADD = Problem(
-    "add", "Write add.", tests=("assert add(2, 3) == 5", "assert add(-1, 1) == 0", "assert add(10, 7) == 17")
-)
+ADD = Problem("add", "Write add.", tests=("assert add(2, 3) == 5", "assert add(-1, 1) == 0", "assert add(10, 7) == 17"))
 LIMITS = Limits(seconds=1.5, memory_gb=0.5, most_bytes=2**16)
 
 
@@ -285,9 +283,7 @@ def threads():
     assert judged(Problem("threads", "", tests=("assert threads() == 40",)), code, sandbox).passed
     verdict = judged(Problem("forks", "", tests=("assert 0 < forks() < 64",)), code, sandbox)
     if os.getuid() == 0 or "no rights" not in verdict.protection:
-        pytest.skip(
-            "root's processes are not counted, nor can those of one candidate be without a namespace of users"
-        )
+        pytest.skip("root's processes are not counted, nor can those of one candidate be without a namespace of users")
     assert verdict.passed
 
 

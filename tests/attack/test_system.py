@@ -116,9 +116,7 @@ def test_numbers_of_401_digits_are_refused(tmp_path, override):
 def test_few_open_files_are_enough_or_are_said(root, verb):
     limit = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))"
     code = f"{limit}; from polychromic.cli import main; main()"
-    child = subprocess.run(
-        [sys.executable, "-c", code, verb, str(root)], capture_output=True, text=True, check=False
-    )
+    child = subprocess.run([sys.executable, "-c", code, verb, str(root)], capture_output=True, text=True, check=False)
     assert "Traceback" not in child.stderr
     assert child.returncode == 0 or "ulimit -n" in child.stderr
 

@@ -23,12 +23,7 @@ def test_the_page_renews_itself(folder, looking_at):
     with page_server(folder.root) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with looking_at(server.address, offline=False, wait_for="figure svg") as seen:
-            steps = (
-                seen.page.get_by_role("region", name="Progress")
-                .locator("tbody tr")
-                .first.locator("td")
-                .nth(2)
-            )
+            steps = seen.page.get_by_role("region", name="Progress").locator("tbody tr").first.locator("td").nth(2)
             expect(steps).to_have_text("2")
             append_jsonl(metrics, [{"step": 3, "train/reward": 0.75}])
             expect(steps).to_have_text("3", timeout=20_000)

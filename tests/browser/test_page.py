@@ -52,9 +52,7 @@ def page(tmp_path_factory):
             append_jsonl(root / arm / f"seed-{seed}" / "metrics.jsonl", metrics)
         work = {"arm": arm, "seed": 3, "stage": "train", "seconds": 90.0, "tokens": 1200, "dollars": 0.5}
         append_jsonl(root / "ledger.jsonl", [work])
-    tables = measure_arms(
-        {(arm, seed): found for arm, found in by_arm.items() for seed in SEEDS}, pass_threshold=1.0
-    )
+    tables = measure_arms({(arm, seed): found for arm, found in by_arm.items() for seed in SEEDS}, pass_threshold=1.0)
     criteria = {"minimum": [Criterion("distinct_2", "higher", 0.12), Criterion("pass@2", "higher", 0.1)]}
     comparison = compare(tables, baseline="baseline", criteria=criteria, resampling=Resampling())
     return write_report(
@@ -131,9 +129,7 @@ def test_search_narrows_and_order_brings_the_largest_gain_first(page, looking_at
     with looking_at(page.as_uri()) as seen:
         seen.page.select_option("#order", label="largest gain in Pass@2")
         gains = json.loads(
-            seen.page.evaluate(
-                "JSON.stringify([...document.querySelectorAll('#prompt option')].map(o => o.text))"
-            )
+            seen.page.evaluate("JSON.stringify([...document.querySelectorAll('#prompt option')].map(o => o.text))")
         )
         assert len(gains) == 8
         assert gains[0].startswith("prompt 5 & <b>: Question 5? ")
@@ -195,9 +191,7 @@ def test_the_first_screen_answers_in_words_and_says_what_it_took(page, looking_a
         assert verdict.startswith(("Yes: ", "No: ", "Not decided: ", "It cannot be: "))
         assert "the chance that one of 2 answers passes" in verdict
         facts = seen.page.locator(".facts").first
-        assert facts.inner_text().startswith(
-            "8 prompts · 8 answers each · 2 training seeds · sampled at T=0.7"
-        )
+        assert facts.inner_text().startswith("8 prompts · 8 answers each · 2 training seeds · sampled at T=0.7")
         assert "3.0 machine minutes, $1.00" in facts.inner_text()
         facts.locator(".number", has_text="machine minutes").hover()
         assert "baseline train 1.5" in seen.page.get_by_role("tooltip").inner_text()
@@ -253,11 +247,7 @@ def test_arms_have_one_colour_everywhere_light_and_dark(page, looking_at):
         with looking_at(page.as_uri(), color_scheme=scheme) as seen:
             color = "one => getComputedStyle(one).backgroundColor"
             swatch = seen.page.locator(".criteria .swatch").first.evaluate(color)
-            title = (
-                seen.page.locator(".arms h3")
-                .nth(1)
-                .evaluate("one => getComputedStyle(one).borderBottomColor")
-            )
+            title = seen.page.locator(".arms h3").nth(1).evaluate("one => getComputedStyle(one).borderBottomColor")
             line = seen.page.locator("#figure-pass path").evaluate_all(
                 "all => all.map(one => getComputedStyle(one).stroke)"
             )

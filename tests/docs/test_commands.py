@@ -15,9 +15,7 @@ from polychromic.experiment.config import Experiment
 from polychromic.experiment.paths import with_absolute_paths
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted(
-    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *ROOT.glob("docs/**/*.md")]
-)
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *ROOT.glob("docs/**/*.md")])
 _NAMES = ("your-data", "choosing", "rented-gpu", "your-trainer")
 GUIDES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in _NAMES)]
 RUN_VERBS = ("run", "train", "preflight")
@@ -91,9 +89,7 @@ def test_the_settings_that_a_guide_shows_can_be_read():
             if re.match(r"(training|diversity|evaluation|arms):", block):
                 shown = yaml.safe_load(block)
                 arms = shown.pop("arms", {"baseline": {}, "other": shown.pop("diversity", {}) and {}})
-                stated = {"steps": 1, "max_new_tokens": 8, "num_samples": 8} | shown.pop(
-                    "training", {"loss": "rl"}
-                )
+                stated = {"steps": 1, "max_new_tokens": 8, "num_samples": 8} | shown.pop("training", {"loss": "rl"})
                 content = start | shown | {"arms": arms, "training": stated}
                 Experiment.from_mapping(with_absolute_paths(content, ROOT))
                 tried += 1
@@ -110,11 +106,7 @@ def anchors(path):
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_link_of_a_page_leads_to_a_file_and_a_heading(path):
     inline = [child for one in tokens(path) for child in one.children or ()]
-    links = [
-        child.attrGet("href") or child.attrGet("src")
-        for child in inline
-        if child.type in ("link_open", "image")
-    ]
+    links = [child.attrGet("href") or child.attrGet("src") for child in inline if child.type in ("link_open", "image")]
     for link in links:
         if re.match(r"https?:|mailto:", str(link)):
             continue

@@ -47,8 +47,7 @@ def test_from_alpaca_and_a_checker_to_a_report(folder):
     assert said[0] == "read 24 prompts, 24 with references: Alpaca (instruction, input, output)"
     assert said[1] == "split: 15 to train, 7 to test, 2 to validate"
     assert [
-        len(load_prompts(folder / "mine-data" / f"{split}.jsonl"))
-        for split in ("train", "validation", "test")
+        len(load_prompts(folder / "mine-data" / f"{split}.jsonl")) for split in ("train", "validation", "test")
     ] == [15, 2, 7]
     assert experiment.training.loss == "rl"
     assert experiment.task.code["checker"] == f"{folder / 'checks.py'}:good"

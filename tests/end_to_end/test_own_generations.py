@@ -27,8 +27,7 @@ def test_two_files_become_a_report_with_a_frontier_and_a_verdict(tmp_path):
     assert result.stdout.startswith("evaluate experiment.yaml (polychromic ")
     # The answers are wordings ("How about Saturn?"), which spelling counts, and this is said before the verdict.
     assert (
-        "\nWhich answers count as the same is decided badly here. Yes: ours does what was asked of it."
-        in result.stdout
+        "\nWhich answers count as the same is decided badly here. Yes: ours does what was asked of it." in result.stdout
     )
     folder = tmp_path / "own-generations"
     comparison = json.loads((folder / "comparison.json").read_text())
@@ -49,15 +48,11 @@ def test_the_example_counts_planets_by_a_function_and_wordings_by_spelling(tmp_p
     counted = {}
     for same in ("normalised", "same.py:named"):
         name = same.partition(".")[0]
-        result = evaluate(
-            "--generations", *files, "--out", str(tmp_path), f"name={name}", f"task.same_answer={same}"
-        )
+        result = evaluate("--generations", *files, "--out", str(tmp_path), f"name={name}", f"task.same_answer={same}")
         assert result.returncode == 0, result.stderr
         comparison = json.loads((tmp_path / name / "comparison.json").read_text())
         assert comparison["clusters"] == same
-        page = json.loads(
-            (tmp_path / name / "ours" / "seed-0" / "generations.jsonl").read_text().splitlines()[0]
-        )
+        page = json.loads((tmp_path / name / "ours" / "seed-0" / "generations.jsonl").read_text().splitlines()[0])
         assert page["cluster"] == {"normalised": "that would be saturn", "same.py:named": "Saturn"}[same]
         counted[same] = {
             one["arm"]: one["mean"]
@@ -81,9 +76,7 @@ def test_no_model_library_is_loaded(tmp_path):
         "    pass\n"
         "print(sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
-    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert result.stdout.strip().endswith("[]"), result.stdout + result.stderr
 
 

@@ -38,9 +38,7 @@ def experiment_file(tmp_path):
     return tmp_path / "own.yaml"
 
 
-def test_references_are_scored_under_every_arm_and_lengths_are_said(
-    experiment_file, tmp_path, capsys, caplog
-):
+def test_references_are_scored_under_every_arm_and_lengths_are_said(experiment_file, tmp_path, capsys, caplog):
     caplog.set_level(logging.INFO)  # as --verbose does
     result = run(experiment_file, out=tmp_path)
     said = capsys.readouterr().out
@@ -55,9 +53,7 @@ def test_references_are_scored_under_every_arm_and_lengths_are_said(
     assert result.comparison.checker.controls["references"].pass_rate == 1.0
 
 
-def test_a_verbalised_arm_of_a_model_without_chat_is_refused_before_anything_is_trained(
-    experiment_file, tmp_path
-):
+def test_a_verbalised_arm_of_a_model_without_chat_is_refused_before_anything_is_trained(experiment_file, tmp_path):
     content = Experiment.from_file(experiment_file).model_dump(mode="json")
     arms = content["arms"] | {"asked": {"untrained": True, "verbalized": 4}}
     experiment = Experiment.from_mapping(content | {"arms": arms})

@@ -39,9 +39,7 @@ SMALL = [
 def start(out: Path, *more: str) -> subprocess.Popen:
     command = [*POLYCHROMIC, "run", "experiments/quickstart.yaml", *SMALL, *more, "--out", str(out)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def finish(process: subprocess.Popen) -> str:
@@ -97,9 +95,7 @@ with_adapter = model(**prompt).logits
 with model.disable_adapter():
     print(float((with_adapter - model(**prompt).logits).abs().max()))
 """
-    output = subprocess.run(
-        [sys.executable, "-c", code], cwd=adapter, capture_output=True, text=True, check=True
-    )
+    output = subprocess.run([sys.executable, "-c", code], cwd=adapter, capture_output=True, text=True, check=True)
     assert float(output.stdout) > 1e-4
 
 
@@ -112,9 +108,7 @@ def test_running_again_does_nothing_twice(whole):
     assert (root / "ledger.jsonl").read_text() == ledger
 
 
-@pytest.mark.parametrize(
-    "landmark", ["baseline/seed-0/checkpoints/step-000002", "coverage/seed-0/generations.jsonl"]
-)
+@pytest.mark.parametrize("landmark", ["baseline/seed-0/checkpoints/step-000002", "coverage/seed-0/generations.jsonl"])
 def test_a_killed_run_is_continued_to_identical_files(whole, tmp_path, landmark):
     process = start(tmp_path)
     deadline = time.monotonic() + 200

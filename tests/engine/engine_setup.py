@@ -190,9 +190,7 @@ class Server:
         """Returns how many tokens of prompts it has taken from its prefix cache."""
         with urlopen(f"{self.url}/metrics", timeout=30) as response:
             lines = response.read().decode().splitlines()
-        return sum(
-            float(line.split()[-1]) for line in lines if line.startswith("vllm:prefix_cache_hits_total")
-        )
+        return sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:prefix_cache_hits_total"))
 
     def kill(self):
         with suppress(ProcessLookupError):  # it has ended by itself

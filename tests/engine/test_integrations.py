@@ -304,14 +304,10 @@ def test_tinkers_own_rollout_and_centring_give_the_advantages():
     objective = tinker.set_objective(settings, ANSWERS)
     builder = tinker.SetRewards(Graded(), objective, lambda one: one.transitions[-1].text)
     finals = asyncio.run(builder.compute_group_rewards(group, []))
-    trajectories = types.TrajectoryGroup(
-        group, [final for final, _ in finals], [metrics for _, metrics in finals]
-    )
+    trajectories = types.TrajectoryGroup(group, [final for final, _ in finals], [metrics for _, metrics in finals])
     (advantages,) = processing.compute_advantages([trajectories])
     rows = [Row("", reward + 0.5, text) for reward, text in zip(rewards, texts, strict=True)]
-    np.testing.assert_allclose(
-        advantages.numpy(), RowObjective(settings, ANSWERS).advantages(rows), atol=1e-6
-    )
+    np.testing.assert_allclose(advantages.numpy(), RowObjective(settings, ANSWERS).advantages(rows), atol=1e-6)
     asked = {name for name in vars(types.EnvGroupBuilder) if not name.startswith("_")}
     assert asked <= set(dir(tinker.SetRewards)), "a builder is asked for more than SetRewards passes on"
     for name in asked:

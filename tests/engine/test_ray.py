@@ -70,8 +70,7 @@ def test_two_workers_make_what_processes_make(tmp_path, expected, shards):
     assert results(made.folder.root) == expected  # no file of a shard is left, too
     assert len(expected) == 8
     stages = [
-        (row["arm"], row["seed"], row["stage"])
-        for row in map(json.loads, made.folder.ledger.read_text().splitlines())
+        (row["arm"], row["seed"], row["stage"]) for row in map(json.loads, made.folder.ledger.read_text().splitlines())
     ]
     assert {("coverage", 1, "train"), ("baseline", 0, "evaluate")} <= set(stages)
     require_nothing_left(before)
@@ -99,9 +98,7 @@ def test_a_killed_task_goes_on_from_its_checkpoint(tmp_path, expected, monkeypat
 
 
 def test_a_task_that_is_always_lost_is_one_sentence(tmp_path):
-    dies = (
-        "class Dies:\n    def train(self, run, on_step=None):\n        os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
+    dies = "class Dies:\n    def train(self, run, on_step=None):\n        os.kill(os.getpid(), signal.SIGKILL)\n"
     (tmp_path / "dies.py").write_text(f"import os, signal\n\n\n{dies}")
     dying = experiment(retries=1).model_dump(mode="json")
     dying["training"]["engine"] = f"{tmp_path / 'dies.py'}:Dies"
@@ -112,9 +109,7 @@ def test_a_task_that_is_always_lost_is_one_sentence(tmp_path):
 
 
 def test_an_error_for_people_arrives_as_it_is(tmp_path):
-    (tmp_path / "none.py").write_text(
-        "class Trains:\n    def train(self, run, on_step=None):\n        pass\n"
-    )
+    (tmp_path / "none.py").write_text("class Trains:\n    def train(self, run, on_step=None):\n        pass\n")
     lazy = experiment().model_dump(mode="json")
     lazy["training"]["engine"] = f"{tmp_path / 'none.py'}:Trains"
     with pytest.raises(TrainingError, match="ended without a finished adapter"):

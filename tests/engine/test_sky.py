@@ -63,9 +63,7 @@ def test_skypilot_reads_the_task(tmp_path):
         "files": {f"~/{bundle}": f"./{bundle}"},
         "nodes": 1,
     }
-    (tmp_path / "wrong.yaml").write_text(
-        yaml.safe_dump(task | {"resources": task["resources"] | {"use_spott": True}})
-    )
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(task | {"resources": task["resources"] | {"use_spott": True}}))
     refused = parse(tmp_path / "wrong.yaml", tmp_path)
     assert refused.returncode != 0
     assert "use_spott" in refused.stderr

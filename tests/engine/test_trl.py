@@ -139,18 +139,10 @@ def test_the_measured_parts_add_up_to_the_gradient(of_one_process):
         logged["train/quality_gradient_norm"],
         logged["train/diversity_gradient_norm"],
     )
-    squared = (
-        quality_norm**2
-        + diversity_norm**2
-        + 2 * logged["train/gradient_cosine"] * quality_norm * diversity_norm
-    )
+    squared = quality_norm**2 + diversity_norm**2 + 2 * logged["train/gradient_cosine"] * quality_norm * diversity_norm
     assert squared**0.5 == pytest.approx(float(gradient.norm()), rel=1e-4)
-    assert logged["train/diversity_gradient_share"] == pytest.approx(
-        diversity_norm / (quality_norm + diversity_norm)
-    )
-    assert logged["train/reward"] == pytest.approx(
-        np.mean([REWARDS.get(t, 0.0) for g in TEXTS.values() for t in g])
-    )
+    assert logged["train/diversity_gradient_share"] == pytest.approx(diversity_norm / (quality_norm + diversity_norm))
+    assert logged["train/reward"] == pytest.approx(np.mean([REWARDS.get(t, 0.0) for g in TEXTS.values() for t in g]))
 
 
 @pytest.mark.parametrize("how", ["reward", "trainer", "watch"])
@@ -172,9 +164,7 @@ def test_two_processes_give_the_gradient_of_one(of_one_process, tmp_path, how):
     assert done.returncode == 0, done.stderr[-3000:]
     (gradient, logged), (alone, logged_alone) = torch.load(file, weights_only=False), of_one_process[how]
     assert float((gradient - alone).abs().max()) < 1e-5 * float(alone.abs().max())
-    ours = [
-        key for key in logged_alone if key.startswith(("train/", "watch/", "groups/")) and key != "train_loss"
-    ]
+    ours = [key for key in logged_alone if key.startswith(("train/", "watch/", "groups/")) and key != "train_loss"]
     assert ours
     for key in ours:
         assert logged[key] == pytest.approx(logged_alone[key], rel=1e-4, abs=1e-6), key
@@ -197,9 +187,7 @@ def test_a_watched_run_trains_as_it_would_alone(tmp_path):
         if watched:
             watch = watch_diversity(trainer, ANSWERS, gradient_share_every=1, folder=tmp_path / "watched")
         trainer.train()
-        weights.append(
-            torch.cat([p.detach().flatten().clone() for p in loaded.model.parameters() if p.requires_grad])
-        )
+        weights.append(torch.cat([p.detach().flatten().clone() for p in loaded.model.parameters() if p.requires_grad]))
     assert torch.equal(*weights)
     assert [row["step"] for row in watch.rows] == [1, 2]
     assert 0 < watch.rows[0]["watch/diversity_gradient_share"] < 1
@@ -221,9 +209,7 @@ def test_a_watch_says_what_diagnose_finds(tmp_path, caplog):
 
 
 def test_a_share_is_followed_and_a_checkpoint_goes_on_from_it(tmp_path):
-    settings = DiversitySettings(
-        objective="coverage", set_size=2, weight="auto", mode="share", target_share=0.5
-    )
+    settings = DiversitySettings(objective="coverage", set_size=2, weight="auto", mode="share", target_share=0.5)
 
     def trainer(steps):
         loaded = language_model()
@@ -247,9 +233,7 @@ def test_a_share_is_followed_and_a_checkpoint_goes_on_from_it(tmp_path):
 def test_a_term_without_any_gradient_stops_training(tmp_path):
     loaded = language_model()
     settings = DiversitySettings(set_size=2, weight=1.0, max_zero_gradient_steps=2)
-    trainer = build(
-        SetGRPOTrainer, config(tmp_path, max_steps=5), model=loaded, diversity=settings, answers=ANSWERS
-    )
+    trainer = build(SetGRPOTrainer, config(tmp_path, max_steps=5), model=loaded, diversity=settings, answers=ANSWERS)
     give_completions(trainer, loaded.tokenizer, dict.fromkeys(PROMPTS, ("1+1",) * N))
     with pytest.raises(TrainingError, match="no gradient for 2 diversity steps in a row: all generations"):
         trainer.train()

@@ -191,9 +191,7 @@ def test_a_polite_stop_keeps_a_checkpoint_and_the_same_run_goes_on(tmp_path):
     with deterministic():
         TrlTrainer().train(whole)
         with stopping.listening(), pytest.raises(StoppedError, match="coverage/seed-0 is kept after step 4"):
-            TrlTrainer().train(
-                stopped, lambda done, total, metrics: stopping.request("a test") if done == 3 else None
-            )
+            TrlTrainer().train(stopped, lambda done, total, metrics: stopping.request("a test") if done == 3 else None)
         seen = []
         TrlTrainer().train(stopped, lambda done, total, metrics: seen.append((done, total)))
     assert seen == [(5, 5)]
@@ -209,9 +207,7 @@ def test_an_update_that_is_not_finite_is_not_made(tmp_path):
     trained[0].grad = torch.zeros_like(trained[0])
     trainer.require_finite_gradient()
     trained[-1].grad = torch.full_like(trained[-1], math.inf)
-    with pytest.raises(
-        TrainingError, match=r"the gradient is not finite at step 1; lower training.learning_rate"
-    ):
+    with pytest.raises(TrainingError, match=r"the gradient is not finite at step 1; lower training.learning_rate"):
         trainer.require_finite_gradient()
 
 

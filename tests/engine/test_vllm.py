@@ -103,9 +103,7 @@ def test_first_tokens_are_drawn_as_the_local_sampler_draws_them(parameters):
     with torch.inference_mode():
         logits = model.model(input_ids=ids).logits[:, -1].float()
     grid = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
-    expected = (
-        torch.bincount(draw_tokens(logits.expand(200_000, -1), parameters, grid), minlength=22) / 200_000
-    )
+    expected = torch.bincount(draw_tokens(logits.expand(200_000, -1), parameters, grid), minlength=22) / 200_000
     groups = vllm_sampler(model).sample([prompt] * 8, 250, parameters, [1000 * seed for seed in range(8)])
     found = np.bincount([ids[0] for ids in tokens(groups)], minlength=22)
     assert not found[expected.numpy() == 0].any()  # what top_p and min_p cut away is never drawn
@@ -188,12 +186,8 @@ def test_an_adapter_under_a_number_that_vllm_has_seen_is_caught(monkeypatch):
     sample(sampler)
     served = sampler.served
     number, load = served._number, served.engine.load_adapter
-    monkeypatch.setattr(
-        served.engine, "load_adapter", lambda name, _, folder: load(served._name, number, folder)
-    )
-    monkeypatch.setattr(
-        served, "_hand_over", lambda model: [type(served)._hand_over(served, model), served._name][1]
-    )
+    monkeypatch.setattr(served.engine, "load_adapter", lambda name, _, folder: load(served._name, number, folder))
+    monkeypatch.setattr(served, "_hand_over", lambda model: [type(served)._hand_over(served, model), served._name][1])
     move(model, seed=3)
     with pytest.raises(EngineError, match="answers for the adapter before, not for the trained policy"):
         sample(sampler)

@@ -57,9 +57,7 @@ def test_ten_steps_have_the_reward_curve_of_the_local_sampler(tmp_path):
     corrected = SamplerSettings(engine="vllm", options=OPTIONS, importance_correction="truncated")
     vllm, metrics = curves_of(tmp_path / "vllm", corrected)
     for name, curve in (("local", local), ("vllm", vllm)):
-        print(
-            f"\n{name}: {curve.mean(axis=0).round(3).tolist()}, runs' means {curve.mean(axis=1).round(3).tolist()}"
-        )
+        print(f"\n{name}: {curve.mean(axis=0).round(3).tolist()}, runs' means {curve.mean(axis=1).round(3).tolist()}")
         assert curve[:, -3:].mean() - curve[:, :3].mean() > MARGIN, name
 
     means = {"vllm": vllm.mean(axis=1), "local": local.mean(axis=1)}
@@ -88,17 +86,13 @@ def test_vllm_that_is_killed_in_process_stops_the_run_with_a_checkpoint(tmp_path
     trainer.step()
     trainer.step()
     started = psutil.Process().children(recursive=True)
-    own = [
-        child for child in started if os.getsid(child.pid) == os.getsid(0)
-    ]  # a `vllm serve` has another session
+    own = [child for child in started if os.getsid(child.pid) == os.getsid(0)]  # a `vllm serve` has another session
     engine = [child for child in own if child.name().startswith("VLLM")]
     assert engine
     for process in engine:
         process.kill()
     # Where vLLM tells of the end before its process is gone, it is an error of its.
-    with pytest.raises(
-        EngineError, match=r"vLLM('s process has ended while it sampled| failed while sampling)"
-    ):
+    with pytest.raises(EngineError, match=r"vLLM('s process has ended while it sampled| failed while sampling)"):
         trainer.step()
     close_engines()
     assert [folder.name for folder in (run.folder / "checkpoints").iterdir()] == ["step-000002"]

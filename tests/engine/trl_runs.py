@@ -73,9 +73,7 @@ def give_completions(trainer, tokenizer, texts=TEXTS):
         for row, ids in enumerate(prompt_ids, start=rank * n):
             prompt = tokenizer.decode(ids, skip_special_tokens=True)
             text = texts[prompt][row % num_generations]
-            completions.append(
-                [*tokenizer(text, add_special_tokens=False)["input_ids"], trainer.eos_token_ids[0]]
-            )
+            completions.append([*tokenizer(text, add_special_tokens=False)["input_ids"], trainer.eos_token_ids[0]])
         return completions, None
 
     trainer._generate_single_turn = given

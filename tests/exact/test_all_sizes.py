@@ -39,9 +39,7 @@ def mix(n: int) -> dict[int, float]:
 def expected(objective, gate, policy, n, set_size, baseline) -> np.ndarray:
     outcomes, weights = policy.multisets(n)
     options = {"coefficients": mix(n)} if baseline == "fitted" else {}
-    advantages = set_advantages(
-        objective, set_size, gate=gate, baseline=baseline, **policy.arrays(outcomes), **options
-    )
+    advantages = set_advantages(objective, set_size, gate=gate, baseline=baseline, **policy.arrays(outcomes), **options)
     return weights @ gradient_estimates(advantages, outcomes, policy)
 
 

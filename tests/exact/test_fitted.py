@@ -35,9 +35,7 @@ def test_unbiased_for_any_fixed_coefficients(objective, gate, coefficients):
         found = expected_estimate(
             objective, set_size, 4, policy, gate=gate, baseline="fitted", coefficients=coefficients
         )
-        np.testing.assert_allclose(
-            found, analytic_gradient(objective, set_size, policy, gate), atol=1e-10, rtol=0
-        )
+        np.testing.assert_allclose(found, analytic_gradient(objective, set_size, policy, gate), atol=1e-10, rtol=0)
 
 
 def softmax_score_gram(policy, outcomes_QN):
@@ -49,9 +47,7 @@ def test_softmax_gram_is_the_inner_product_of_the_scores():
     policy = random_policy(5, seed=4)
     outcomes, _ = policy.tuples(2)
     scores = policy.scores_MM[outcomes]
-    np.testing.assert_allclose(
-        softmax_score_gram(policy, outcomes), scores @ scores.swapaxes(1, 2), atol=1e-14
-    )
+    np.testing.assert_allclose(softmax_score_gram(policy, outcomes), scores @ scores.swapaxes(1, 2), atol=1e-14)
 
 
 @pytest.mark.parametrize("objective", ["pass_at_k", "polychromic"])
@@ -111,9 +107,7 @@ def test_the_limit_of_much_data_has_the_least_variance_of_any_mix(objective):
     policy, n, set_size = random_policy(4, seed=31, binary=True), 5, 3
     outcomes, weights = policy.tuples(n)
     arrays = policy.arrays(outcomes)
-    equations = baseline_equations(
-        objective, set_size, score_gram=softmax_score_gram(policy, outcomes), **arrays
-    )
+    equations = baseline_equations(objective, set_size, score_gram=softmax_score_gram(policy, outcomes), **arrays)
     with_an_empty_one = np.concatenate([[0.0], weights])
     everything = [0, *range(len(weights))]
     weighted = replace(

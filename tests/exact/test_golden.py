@@ -94,9 +94,9 @@ def test_gated_distance_of_three():
     assert subset_mean("distance", 2, distances=distances) == pytest.approx(1.7 / 3, abs=1e-15)
     passing = subset_mean("distance", 2, distances=distances, gates=[1.0, 1.0, 0.0], gate="passing")
     assert passing == pytest.approx(1.0 / 3, abs=1e-15)  # one of the three pairs has two that pass
-    assert subset_mean(
-        "distance", 3, distances=distances, gates=[1.0, 1.0, 0.0], gate="passing"
-    ) == pytest.approx(1.0, abs=1e-15)
+    assert subset_mean("distance", 3, distances=distances, gates=[1.0, 1.0, 0.0], gate="passing") == pytest.approx(
+        1.0, abs=1e-15
+    )
 
 
 def test_vendi_and_logdet_of_all_same_and_all_different():

@@ -107,9 +107,7 @@ def test_over_several_tokens_generations_are_exact_and_tokens_are_not():
     found = {}
     for level in ("token", "generation"):
         weights_BT = importance_weights(logprobs_BT, sampled_BT, mask_BT, level=level, cap=math.inf)
-        loss = policy_gradient_loss(
-            logprobs_BT, mask_BT, rewards_B * sampled_BT.sum(1).exp(), weights_BT=weights_BT
-        )
+        loss = policy_gradient_loss(logprobs_BT, mask_BT, rewards_B * sampled_BT.sum(1).exp(), weights_BT=weights_BT)
         [gradient] = torch.autograd.grad(-loss, logits, retain_graph=True)
         found[level] = gradient
     torch.testing.assert_close(found["generation"], expected, atol=1e-12, rtol=0)

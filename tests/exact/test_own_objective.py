@@ -110,9 +110,7 @@ def test_it_states_its_facts_and_is_known_by_name(mine):
     assert find_objective("correct_kinds") is entry
     assert sampled_subsets(entry, 4, 24) == 2048
     assert subset_mean(entry, 2, rewards=[1, 0, 1], clusters=["a", "a", "b"]) == pytest.approx(2 / 3)
-    with pytest.raises(
-        ValueError, match=r"rewards has 0.5 at \(0, 0\), but correct_kinds takes 0 and 1 alone"
-    ):
+    with pytest.raises(ValueError, match=r"rewards has 0.5 at \(0, 0\), but correct_kinds takes 0 and 1 alone"):
         subset_mean(entry, 2, rewards=[0.5, 0, 1], clusters=["a", "a", "b"])
 
 

@@ -70,9 +70,7 @@ def shapley_values(objective: str, group: tuple[int, ...], policy: ToyPolicy) ->
             weight = factorial(size) * factorial(n - size - 1) / factorial(n)
             for chosen in itertools.combinations(others, size):
                 before = tuple(group[j] for j in chosen)
-                gain = set_score(objective, (*before, group[i]), policy) - set_score(
-                    objective, before, policy
-                )
+                gain = set_score(objective, (*before, group[i]), policy) - set_score(objective, before, policy)
                 values[i] += weight * gain
     return values
 
@@ -90,9 +88,7 @@ def test_shapley_values_estimate_the_average_over_all_set_sizes():
         assert bias(shapley, outcomes, weights, policy, "pass_at_k", size) > 1e-3
 
 
-def variance(
-    objective: str, baseline: str, policy: ToyPolicy = MIXED, n: int = 5, set_size: int = 4
-) -> float:
+def variance(objective: str, baseline: str, policy: ToyPolicy = MIXED, n: int = 5, set_size: int = 4) -> float:
     outcomes, weights = policy.tuples(n)
     advantages = set_advantages(objective, set_size, baseline=baseline, **policy.arrays(outcomes))
     return relative_variance(gradient_estimates(advantages, outcomes, policy), weights)

@@ -40,9 +40,7 @@ def test_expected_estimator_is_the_gradient_at_every_set_size(objective, gate, b
 def test_other_policies_and_group_sizes(objective, outcomes, n, set_size):
     policy = random_policy(outcomes, seed=outcomes + n, binary=True, sharpness=1.5)
     expected = analytic_gradient(objective, set_size, policy)
-    np.testing.assert_allclose(
-        expected_estimate(objective, set_size, n, policy), expected, atol=1e-10, rtol=0
-    )
+    np.testing.assert_allclose(expected_estimate(objective, set_size, n, policy), expected, atol=1e-10, rtol=0)
 
 
 @pytest.mark.parametrize(("objective", "gate"), SCORES)

@@ -91,9 +91,7 @@ def doing(out: Path, since: float) -> str:
     newest = max(times, key=lambda path: times[path], default=None)
     if newest is None or times[newest] < since:
         return "starting"
-    return DOING.get(
-        newest.name, "reporting" if newest.parent.name in ("figures", "quickstart") else "saving"
-    )
+    return DOING.get(newest.name, "reporting" if newest.parent.name in ("figures", "quickstart") else "saving")
 
 
 def leftovers(out: Path) -> list[Path]:
@@ -128,9 +126,7 @@ class Victim:
         process = start(self.out, self.workers, self.size)
         number = chance.choices([signal.SIGKILL, signal.SIGTERM], [3, 1])[0]
         try:
-            process.communicate(
-                timeout=chance.uniform(0.0, self.reach) if self.kills < self.most else PATIENCE
-            )
+            process.communicate(timeout=chance.uniform(0.0, self.reach) if self.kills < self.most else PATIENCE)
         except subprocess.TimeoutExpired:
             moments[doing(self.out, since)] += 1
             process.send_signal(number)
@@ -229,9 +225,7 @@ def untouched(folder: Path, workers: int, size: str) -> tuple[dict[str, bytes], 
 
 def main() -> int:
     """Run the storm and print its tally."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)

@@ -36,9 +36,7 @@ CORPUS = Path(__file__).parent / "corpus"
 # Reading puzzles takes a package that may be absent, which is no fault of the file.
 LEFT_OUT = set() if find_spec("reasoning_gym") else {"puzzles.yaml"}
 EXPERIMENTS = sorted(
-    path
-    for path in (*Path("experiments").glob("*.yaml"), *CORPUS.glob("*.yaml"))
-    if path.name not in LEFT_OUT
+    path for path in (*Path("experiments").glob("*.yaml"), *CORPUS.glob("*.yaml")) if path.name not in LEFT_OUT
 )
 
 
@@ -47,9 +45,7 @@ class Outcomes(Counter):
 
     def show(self, what, capsys):
         with capsys.disabled():
-            sys.stdout.write(
-                f" {what}: {self.total()} tried, {self['read']} read, {self['refused']} refused "
-            )
+            sys.stdout.write(f" {what}: {self.total()} tried, {self['read']} read, {self['refused']} refused ")
 
 
 def survive(read, path, contents):
@@ -122,9 +118,7 @@ def test_mutated_experiment_files(tmp_path, capsys):
 def read_generations_of(path):
     """The file as generations of a task whose prompts have the names of the corpus."""
     task = ArithmeticTask(4, 2, 2)
-    prompts = [
-        replace(one, id=name) for one, name in zip(task.prompts("train"), ("a", "b", "c"), strict=False)
-    ]
+    prompts = [replace(one, id=name) for one, name in zip(task.prompts("train"), ("a", "b", "c"), strict=False)]
     return read_external({"one": [path]}, task, prompts, SamplingParameters())
 
 
@@ -151,8 +145,7 @@ def test_mutated_data_files(tmp_path, capsys, what, files, read):
 
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
-    f"{name}: &{name} [{','.join(['*' + before] * 9)}]\n"
-    for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+    f"{name}: &{name} [{','.join(['*' + before] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
 )
 DOUBLINGS = f"a0: {'x' * 100}\n" + "".join(f"a{level + 1}: {f'${{a{level}}}' * 10}\n" for level in range(20))
 
@@ -174,10 +167,7 @@ DOUBLINGS = f"a0: {'x' * 100}\n" + "".join(f"a{level + 1}: {f'${{a{level}}}' * 1
         ('task: {name: custom, train: "a\\0b"}\n', "task.train: holds a NUL character"),
         ("name: a\nname: b\n", "not a readable YAML file"),
         # Past bug, found by these mutations: a file of one number ended in omegaconf's AssertionError.
-        *(
-            (text, "expected sections")
-            for text in (".inf", "9" * 400, "5", "true", "2026-11-25", "text", "[a]", "")
-        ),
+        *((text, "expected sections") for text in (".inf", "9" * 400, "5", "true", "2026-11-25", "text", "[a]", "")),
     ],
 )
 def test_known_bombs_are_refused(tmp_path, text, message):

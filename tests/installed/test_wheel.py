@@ -22,9 +22,7 @@ REPORT = "runs/slogans/report.html"
 def shell(command, folder, minutes=MINUTES, **environment):
     """Runs a line as a person would, without what this process has set for tests; returns what it printed."""
     clean = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("PYTHONPATH", "HF_HUB_OFFLINE", "VIRTUAL_ENV")
+        name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HF_HUB_OFFLINE", "VIRTUAL_ENV")
     }
     result = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command],
@@ -89,9 +87,7 @@ def test_every_example_is_written_and_resolves_far_from_the_repository(empty, na
 
 def test_the_quickstart_of_the_wheel_ends_in_a_report(empty):
     shell("env/bin/polychromic init --example quickstart", empty)
-    small = (
-        "training.steps=2 'seeds=[0]' evaluation.num_prompts=4 evaluation.num_samples=16 run.preflight=false"
-    )
+    small = "training.steps=2 'seeds=[0]' evaluation.num_prompts=4 evaluation.num_samples=16 run.preflight=false"
     shell(f"env/bin/polychromic run quickstart.yaml {small}", empty)
     assert (empty / "runs" / "quickstart" / "report.html").is_file()
 

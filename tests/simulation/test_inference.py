@@ -69,9 +69,7 @@ NULLS = [clustered, heavy_tailed, bounded, skewed]
 @pytest.mark.parametrize("null", NULLS, ids=lambda null: null.__name__)
 def test_false_alarms_of_the_sign_flip_test(null, n_prompts, found):
     if null is skewed and n_prompts < 200:
-        pytest.skip(
-            "with 30 prompts and strong skew the test is not exact; docs/evaluation.md gives the figure"
-        )
+        pytest.skip("with 30 prompts and strong skew the test is not exact; docs/evaluation.md gives the figure")
     rng = np.random.default_rng(1)
     x_PM = null(rng, n_prompts, N_TESTS)
 

@@ -12,9 +12,7 @@ def checker(tmp_path):
 
     def build(source, **limits):
         (tmp_path / "mine.py").write_text(source)
-        opened.append(
-            IsolatedChecker(f"{tmp_path / 'mine.py'}:check", **{"seconds": 30.0, "memory_gb": 4.0, **limits})
-        )
+        opened.append(IsolatedChecker(f"{tmp_path / 'mine.py'}:check", **{"seconds": 30.0, "memory_gb": 4.0, **limits}))
         return opened[-1]
 
     yield build

@@ -89,13 +89,9 @@ class _Handler(BaseHTTPRequestHandler):
         answers = {
             "/version": {"version": state.version},
             "/health": {},
-            "/v1/models": {
-                "data": [{"id": state.model, "root": state.root, "parent": None}, *state.listed()]
-            },
+            "/v1/models": {"data": [{"id": state.model, "root": state.root, "parent": None}, *state.listed()]},
         }
-        self._answer(200, answers[self.path]) if self.path in answers else self._answer(
-            404, {"detail": "Not Found"}
-        )
+        self._answer(200, answers[self.path]) if self.path in answers else self._answer(404, {"detail": "Not Found"})
 
     def do_POST(self):
         state = self.server.state

@@ -80,21 +80,15 @@ def test_a_pattern_matches_the_whole_answer():
     dates = prompt(r"(\d{4})-(\d\d)-\d\d", r"in (\d{4})")
     assert regex_match(dates, " 1999-12-31\n")
     assert not regex_match(dates, "on 1999-12-31")
-    assert (
-        regex_form(dates, "1999-12-31") == regex_form(dates, "1999-12-01") != regex_form(dates, "1999-11-01")
-    )
+    assert regex_form(dates, "1999-12-31") == regex_form(dates, "1999-12-01") != regex_form(dates, "1999-11-01")
     assert regex_form(dates, "in 1999") == "1999"
     assert regex_form(dates, "no  date") == "no date"
 
 
 def test_a_pattern_that_is_none_or_takes_for_ever_is_no_reward_with_the_reason(monkeypatch):
     monkeypatch.setattr("polychromic.tasks.checking.answers._REGEX_SECONDS", 0.1)
-    [broken, slow] = run_checker(
-        regex_match, [prompt("(unclosed"), prompt(r"(?:(?:a|a)+)+b$")], ["x", "a" * 40]
-    )
-    assert broken == Check(
-        None, "ValueError: reference '(unclosed' is no regular expression: missing ) at position 9"
-    )
+    [broken, slow] = run_checker(regex_match, [prompt("(unclosed"), prompt(r"(?:(?:a|a)+)+b$")], ["x", "a" * 40])
+    assert broken == Check(None, "ValueError: reference '(unclosed' is no regular expression: missing ) at position 9")
     assert slow.reward is None
     assert slow.error.startswith("TimeoutError")
 

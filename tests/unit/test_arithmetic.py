@@ -42,9 +42,7 @@ def test_the_checker_is_exact(text, reward):
 
 def test_splits_share_no_problem_whatever_the_seed():
     texts = {
-        split: {
-            prompt.text for seed in (0, 1) for prompt in ArithmeticTask(300, 100, 100, seed).prompts(split)
-        }
+        split: {prompt.text for seed in (0, 1) for prompt in ArithmeticTask(300, 100, 100, seed).prompts(split)}
         for split in ("train", "validation", "test")
     }
     assert not texts["train"] & texts["test"]

@@ -58,9 +58,7 @@ def test_added_tokens_that_answers_are_made_of_are_what_data_may_say():
     """`<think>` and `<tool_call>` of Qwen: added, one token each, not special, though the template opens answers so."""
     thinking = TEMPLATE.replace("<turn>assistant:", "<turn>assistant:<think>")
     tokenizer = with_added(plain("<think>"), plain("</think>"), plain("<tool_call>"), template=thinking)
-    example = encode_example(
-        tokenizer, Prompt("p", as_messages("what is <tool_call>?")), "<think>x</think>4", 99
-    )
+    example = encode_example(tokenizer, Prompt("p", as_messages("what is <tool_call>?")), "<think>x</think>4", 99)
     assert example is not None
     assert tokenizer.convert_tokens_to_ids("</think>") in example.input_ids
 
@@ -87,13 +85,9 @@ def test_sampled_text_with_a_special_token_trains(tiny_model):
 
 def test_a_template_without_a_system_branch_is_refused_with_its_name_and_role():
     """Past bug: the system turn was dropped without a word."""
-    deaf = byte_tokenizer(
-        TEMPLATE.replace("{% for m in messages %}", "{% for m in messages if m.role != 'system' %}")
-    )
+    deaf = byte_tokenizer(TEMPLATE.replace("{% for m in messages %}", "{% for m in messages if m.role != 'system' %}"))
     deaf.name_or_path = "some/model"
-    refused = (
-        r"prompt 'p': the chat template of some/model leaves out the system message of .* system, user \("
-    )
+    refused = r"prompt 'p': the chat template of some/model leaves out the system message of .* system, user \("
     with pytest.raises(DataError, match=refused):
         # The content stands in the template by chance.
         encode_prompt(deaf, Prompt("p", (Message("system", "user"), Message("user", "hi"))))
@@ -115,9 +109,7 @@ def test_a_template_that_changes_a_message_is_refused(content):
         Message("assistant", "<think>Hm, it may be</think>B, or C"),
         Message("user", "c"),
     )
-    with pytest.raises(
-        DataError, match=r"prompt 'p', assistant message \(2 of 3\): .* leaves out or changes a part"
-    ):
+    with pytest.raises(DataError, match=r"prompt 'p', assistant message \(2 of 3\): .* leaves out or changes a part"):
         encode_prompt(cutting, Prompt("p", messages))
 
 
@@ -157,9 +149,7 @@ def test_a_template_is_tried_once_for_each_sequence_of_roles(monkeypatch):
     tokenizer = byte_tokenizer(TEMPLATE)
     rendered = []
     render = tokenizer.apply_chat_template
-    monkeypatch.setattr(
-        tokenizer, "apply_chat_template", lambda *a, **k: rendered.append(a) or render(*a, **k)
-    )
+    monkeypatch.setattr(tokenizer, "apply_chat_template", lambda *a, **k: rendered.append(a) or render(*a, **k))
     for number in range(50):
         encode_prompt(tokenizer, Prompt(str(number), CONVERSATION[number % 2 :]))
     # Each prompt, both sequences of roles, and what stands around turns.

@@ -26,18 +26,14 @@ def answers(*lines):
             stream.flush()
             token = json.loads(stream.readline())["token"]
             for line in lines:
-                stream.write(
-                    line if isinstance(line, bytes) else json.dumps({"token": token} | line).encode()
-                )
+                stream.write(line if isinstance(line, bytes) else json.dumps({"token": token} | line).encode())
                 stream.write(b"\n")
             stream.flush()
 
     speaker = threading.Thread(target=speak)
     speaker.start()
     try:
-        return Process(Conversation(ours), Process(Conversation(socket.socket()))).ask(
-            PROMPT, "x", 5.0, watch=True
-        )
+        return Process(Conversation(ours), Process(Conversation(socket.socket()))).ask(PROMPT, "x", 5.0, watch=True)
     finally:
         speaker.join()
 
@@ -83,9 +79,7 @@ def test_no_answer_at_all_is_a_reason():
         answers(b"{}")
 
 
-@pytest.mark.parametrize(
-    "name", ["KeyboardInterrupt", "GeneratorExit", "SystemExit", "asyncio.CancelledError", "Mine"]
-)
+@pytest.mark.parametrize("name", ["KeyboardInterrupt", "GeneratorExit", "SystemExit", "asyncio.CancelledError", "Mine"])
 def test_whatever_a_checker_raises_is_named(checker, name):
     """Past bug: what is no Exception was "killed by SIGKILL"."""
     raising = checker(

@@ -194,8 +194,7 @@ def test_asking_again_can_be_switched_off(checker):
 
 def test_a_checker_that_executes_and_cannot_be_forked_says_so(checker):
     source = (
-        "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
-        + EXECUTES
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n" + EXECUTES
     )
     [check] = ask(checker(source), "x = 1")
     assert check.reward is None

@@ -43,9 +43,7 @@ def check(prompt, text):
 @pytest.mark.parametrize("line", [b"{}\n" * 10_000, b"x" * 30_000])
 def test_a_flood_of_lines_ends_at_once_and_fills_no_memory(checker, line):
     """Past bug: 120 million lines took a limit of 10 s to 476 s and this process to 2.5 GB."""
-    flooding = checker(
-        FLOOD.replace("LINE", repr(line)).replace("PAUSE", "pass"), seconds=60.0, recheck=False
-    )
+    flooding = checker(FLOOD.replace("LINE", repr(line)).replace("PAUSE", "pass"), seconds=60.0, recheck=False)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.monotonic()
     [check] = flooding.run([PROMPT], ["x"])
@@ -57,9 +55,7 @@ def test_a_flood_of_lines_ends_at_once_and_fills_no_memory(checker, line):
 
 def test_lines_that_drip_do_not_put_the_time_limit_off(checker):
     dripping = checker(FLOOD.replace("LINE", "b'{}\\n'").replace("PAUSE", "time.sleep(0.01)"), seconds=1.0)
-    assert dripping.run([PROMPT], ["x"]) == [
-        Check(None, "the checker did not answer within 1 s and was stopped")
-    ]
+    assert dripping.run([PROMPT], ["x"]) == [Check(None, "the checker did not answer within 1 s and was stopped")]
 
 
 DAEMON = """
@@ -140,10 +136,7 @@ def test_without_prctl_nothing_is_promised(monkeypatch):
 
 def test_it_works_without_rights_of_root(tmp_path):
     alone = ["unshare", "--user", "--"]  # a user of its own, without rights
-    if (
-        not shutil.which("unshare")
-        or subprocess.run([*alone, "true"], capture_output=True, check=False).returncode
-    ):
+    if not shutil.which("unshare") or subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
         pytest.skip("this system lets nobody become a user without rights")
     (tmp_path / "mine.py").write_text("def check(prompt, text):\n    exec(text)\n    return 0.0\n")
     program = (

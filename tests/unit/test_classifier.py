@@ -77,16 +77,12 @@ def test_a_classifier_of_known_behaviour_divides_as_it_says(cross_encoder, class
 
 
 @pytest.mark.parametrize("n_labels", [1, 2])
-def test_probabilities_are_those_of_the_plain_model_and_the_partition_is_theirs(
-    cross_encoder, classifier, n_labels
-):
+def test_probabilities_are_those_of_the_plain_model_and_the_partition_is_theirs(cross_encoder, classifier, n_labels):
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     folder = cross_encoder(None, n_labels)
-    tokenizer, model = (
-        kind.from_pretrained(folder) for kind in (AutoTokenizer, AutoModelForSequenceClassification)
-    )
+    tokenizer, model = (kind.from_pretrained(folder) for kind in (AutoTokenizer, AutoModelForSequenceClassification))
 
     def probability(a, b):
         with torch.no_grad():
@@ -110,15 +106,11 @@ def test_probabilities_are_those_of_the_plain_model_and_the_partition_is_theirs(
     assert labels(equivalence, texts) == greedy
 
 
-def test_a_round_of_all_groups_is_one_batch_and_no_pair_is_computed_twice(
-    cross_encoder, classifier, monkeypatch
-):
+def test_a_round_of_all_groups_is_one_batch_and_no_pair_is_computed_twice(cross_encoder, classifier, monkeypatch):
     folder = cross_encoder([-1.0])
     equivalence, batches = classifier(folder), []
     compute = equivalence.probabilities
-    monkeypatch.setattr(
-        equivalence, "probabilities", lambda pairs: batches.append(len(pairs)) or compute(pairs)
-    )
+    monkeypatch.setattr(equivalence, "probabilities", lambda pairs: batches.append(len(pairs)) or compute(pairs))
     other = Prompt("q", as_messages("Another."))
     groups = [(PROMPT, ["mars", "venus", "red"]), (other, ["mars", "venus", "hot", "mars"])]
     found = [one.labels_N.tolist() for one in equivalence.partitions(groups)]

@@ -27,9 +27,7 @@ def test_help_names_every_verb_and_imports_nothing_heavy():
         "heavy = {'torch', 'numpy', 'pydantic', 'transformers', 'scipy'} & set(sys.modules)\n"
         "sys.exit(f'{heavy}' if heavy or 'evaluate' not in out.getvalue() else 0)\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
-    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr
 
 
@@ -63,9 +61,7 @@ def test_init_writes_a_file_once(tmp_path):
 
 def test_audit_prints_where_being_wrong_pays():
     """Being wrong pays under the published score: 0.794, 0.718 and 0.693 at K = 4."""
-    result = polychromic(
-        "audit", "--objective", "polychromic", "--set-size", "4", "--wrong-clusters", "1,3,6"
-    )
+    result = polychromic("audit", "--objective", "polychromic", "--set-size", "4", "--wrong-clusters", "1,3,6")
     assert [line.split("= ")[1][:5] for line in result.stdout.splitlines() if "P(correct)" in line] == [
         "0.794",
         "0.718",
@@ -94,7 +90,5 @@ def test_the_first_line_comes_before_anything_is_loaded():
         '    f\'{line} {sorted({"torch", "numpy", "pydantic"} & set(sys.modules))}\')\n'
         "run.run(run.Path('mine.yaml'))\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
-    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert re.fullmatch(r"run mine.yaml \(polychromic [\d.]+\) \[\]\n", result.stderr), result.stderr

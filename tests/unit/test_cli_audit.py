@@ -72,10 +72,7 @@ def test_an_override_changes_what_is_audited():
 
 def test_a_file_trained_from_references_says_what_stands_in_for_them():
     out = audit("experiments/replies.yaml", "--wrong-clusters", "1")
-    assert (
-        "moderate: share of right answers, standing in for references + 1 × distance, K = 2, gate: product"
-        in out
-    )
+    assert "moderate: share of right answers, standing in for references + 1 × distance, K = 2, gate: product" in out
 
 
 @pytest.mark.parametrize(

@@ -80,9 +80,7 @@ def capped(**caps):
 
 def test_preflight_is_not_begun_with_a_cap_that_is_reached(tmp_path, monkeypatch):
     folder = RunFolder(tmp_path)
-    append_jsonl(
-        folder.ledger, [{"arm": "", "seed": None, "stage": "preflight", "seconds": 7200.0, "tokens": 0}]
-    )
+    append_jsonl(folder.ledger, [{"arm": "", "seed": None, "stage": "preflight", "seconds": 7200.0, "tokens": 0}])
     monkeypatch.setattr(runner, "preflight", None)
     with pytest.raises(BudgetError, match=r"budget.max_hours = 1 is reached before preflight's first check"):
         require_preflight(capped(max_hours=1.0), folder)
@@ -97,8 +95,6 @@ def test_preflight_ends_at_the_cap_that_it_reaches_itself(tmp_path, monkeypatch)
         after_check(Check)
 
     monkeypatch.setattr(runner, "_checked", slow)
-    with pytest.raises(
-        BudgetError, match=r"max_dollars = 3 is reached .* after preflight's check 2, model; nothing"
-    ):
+    with pytest.raises(BudgetError, match=r"max_dollars = 3 is reached .* after preflight's check 2, model; nothing"):
         require_preflight(capped(max_dollars=3.0, dollars_per_hour=9.0), RunFolder(tmp_path))
     assert Path(tmp_path, "preflight.json").exists() is False

@@ -28,9 +28,7 @@ def pass_all(name, problems):
     task = CodeTask(name, {"test": problems}, Limits(seconds=60.0))
     prompts = task.prompts("test")
     checks = task.check(prompts, [prompt.references[0] for prompt in prompts])
-    return {
-        prompt.id: check.error for prompt, check in zip(prompts, checks, strict=True) if check.reward != 1.0
-    }
+    return {prompt.id: check.error for prompt, check in zip(prompts, checks, strict=True) if check.reward != 1.0}
 
 
 def test_every_canonical_solution_of_humaneval_passes():
@@ -89,16 +87,12 @@ def test_the_reference_evaluators_example_is_matched(tmp_path):
     ],
 )
 def test_an_answer_may_be_a_block_a_function_or_what_continues_the_prompt(sandbox, text, passed):
-    problem = Problem(
-        "add", "", ("assert add(2, 3) == 5",), "add", opening='def add(a, b):\n    """Adds."""\n'
-    )
+    problem = Problem("add", "", ("assert add(2, 3) == 5",), "add", opening='def add(a, b):\n    """Adds."""\n')
     assert judged(problem, text, sandbox).passed == passed
 
 
 def test_what_is_no_plain_data_stays_with_the_candidate(sandbox):
-    code = (
-        "class Pair:\n    def __init__(self, a, b): self.a = a\ndef first(pairs): return [p.a for p in pairs]"
-    )
+    code = "class Pair:\n    def __init__(self, a, b): self.a = a\ndef first(pairs): return [p.a for p in pairs]"
     with sandbox.session() as session:
         session.define(code)
         pair = session.call("Pair", 5, 24)
@@ -160,9 +154,7 @@ def test_bad_lines_are_all_named_at_once(tmp_path):
 
 
 def test_an_arm_cannot_be_trained_on_a_benchmark_that_only_tests(tmp_path):
-    with pytest.raises(
-        ConfigError, match="task humaneval has no training prompts, but baseline would be trained"
-    ):
+    with pytest.raises(ConfigError, match="task humaneval has no training prompts, but baseline would be trained"):
         run(
             "experiments/humaneval.yaml",
             ["arms.baseline.untrained=false", "run.preflight=false"],

@@ -23,9 +23,7 @@ class SeededSampler:
 
     def sample(self, prompts, n, parameters, seeds):
         self.calls += 1
-        return [
-            [Generation(f"{child_seed(seed, i) % 1000}", (3, 1), "stop") for i in range(n)] for seed in seeds
-        ]
+        return [[Generation(f"{child_seed(seed, i) % 1000}", (3, 1), "stop") for i in range(n)] for seed in seeds]
 
 
 def plan():
@@ -122,9 +120,7 @@ def test_what_is_added_is_appended_and_what_exists_keeps_its_bytes(tmp_path, bef
     }
     assert sorted(read_generations(path), key=repr) == sorted(rows, key=repr)
     # Answers of the second draw are new ones, not those of the first again.
-    longest = [
-        row.text for row in rows if row.prompt_id == rows[0].prompt_id and row.sampling == rows[0].sampling
-    ]
+    longest = [row.text for row in rows if row.prompt_id == rows[0].prompt_id and row.sampling == rows[0].sampling]
     assert len(set(longest)) > len(longest) // 2
 
 
@@ -177,9 +173,7 @@ def test_damaged_rows_are_sampled_again_to_the_same_bytes(tmp_path, caplog, dama
     damage(lines)
     path.write_bytes(b"\n".join(lines) + b"\n")
     if damage is not lost:
-        with pytest.raises(
-            DataError, match=r"generations.jsonl: damaged or doubled rows \(line \d+: .*evaluate"
-        ):
+        with pytest.raises(DataError, match=r"generations.jsonl: damaged or doubled rows \(line \d+: .*evaluate"):
             read_generations(path)
     with pytest.raises(DataError, match=r"generations.jsonl: \d of \d+ generations are missing or damaged"):
         read_collected(grown(samples), path)

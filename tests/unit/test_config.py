@@ -34,9 +34,7 @@ def test_keys_of_earlier_versions_are_refused_with_their_new_name():
         "evaluation": {"samples": 8},
     }
     with pytest.raises(ConfigError) as refused:
-        Experiment.from_mapping(
-            {"name": "old", "task": {"name": "arithmetic"}, "model": {"source": "m"}, **old}
-        )
+        Experiment.from_mapping({"name": "old", "task": {"name": "arithmetic"}, "model": {"source": "m"}, **old})
     told = str(refused.value)
     assert "training.signal: this key is called loss (rl for reward, sft for references) now" in told
     for key, new in (
@@ -78,9 +76,7 @@ def test_rewards_that_nobody_gives_are_refused_before_anything_is_loaded(section
     with pytest.raises(ConfigError, match=f"{use}, and task.checker is not set"):
         Experiment.from_mapping(NO_CHECKER | {section: NO_CHECKER[section] | change})
     own = {"training": NO_CHECKER["training"] | {"engine": "mine.py:Trainer"}}
-    assert Experiment.from_mapping(
-        NO_CHECKER | own | {section: NO_CHECKER[section] | own.get(section, {}) | change}
-    )
+    assert Experiment.from_mapping(NO_CHECKER | own | {section: NO_CHECKER[section] | own.get(section, {}) | change})
     checked = {"task": NO_CHECKER["task"] | {"checker": "contains"}}
     Experiment.from_mapping(NO_CHECKER | checked | {section: NO_CHECKER[section] | change})
 

@@ -81,9 +81,7 @@ def heavier(project: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     file = project / "base" / "model.safetensors"
-    save_file(
-        {name: tensor * 1.1 for name, tensor in load_file(file).items()}, file, metadata={"format": "pt"}
-    )
+    save_file({name: tensor * 1.1 for name, tensor in load_file(file).items()}, file, metadata={"format": "pt"})
 
 
 @pytest.mark.parametrize(
@@ -169,9 +167,7 @@ def test_weights_that_look_untouched_are_not_read_again(project, monkeypatch):
 
 
 @pytest.mark.parametrize(("left", "refused"), [([("other", 0, "train")], True), ([], False)])
-def test_packages_that_decide_are_refused_while_work_is_left(
-    project, tmp_path, monkeypatch, caplog, left, refused
-):
+def test_packages_that_decide_are_refused_while_work_is_left(project, tmp_path, monkeypatch, caplog, left, refused):
     one = experiment(project)
     folder = begun(one, tmp_path / "runs")
     record = read_json(folder.provenance)

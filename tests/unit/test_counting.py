@@ -153,9 +153,7 @@ def test_hill_numbers_among_k_come_from_the_expected_counts_of_all_subsets(label
     assert hill_number(labels, 0, k) == pytest.approx(expected_clusters(labels, k), abs=1e-9)
     entropy = np.mean([-(c / k * np.log(c / k)).sum() for c in counts])
     assert hill_number(labels, 1, k) == pytest.approx(math.exp(entropy), abs=1e-9)
-    assert hill_number(labels, 2, k) == pytest.approx(
-        1 / np.mean([(c**2).sum() / k**2 for c in counts]), abs=1e-9
-    )
+    assert hill_number(labels, 2, k) == pytest.approx(1 / np.mean([(c**2).sum() / k**2 for c in counts]), abs=1e-9)
     assert hill_number(labels, 0, k) + 1e-9 >= hill_number(labels, 1, k) >= hill_number(labels, 2, k) - 1e-9
 
 
@@ -196,9 +194,7 @@ def test_area_under_pass_at_k():
 def test_all_pass_curve_is_the_exact_fraction(counts):
     n, c = counts
 
-    assert all_pass_at_k_curve(n, c, n) == pytest.approx(
-        [all_pass_at_k(n, c, k) for k in range(1, n + 1)], abs=1e-12
-    )
+    assert all_pass_at_k_curve(n, c, n) == pytest.approx([all_pass_at_k(n, c, k) for k in range(1, n + 1)], abs=1e-12)
     assert math.isnan(all_pass_at_k_curve(n, c, n + 1)[-1])
 
 

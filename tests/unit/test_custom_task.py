@@ -95,9 +95,7 @@ def test_none_means_that_the_checker_cannot_tell():
     assert one(lambda prompt, text: None) == Check(None, "the checker returned None: it cannot tell")
 
 
-@pytest.mark.parametrize(
-    "error", [ValueError("bad"), RecursionError("bad"), SystemExit("bad"), AssertionError("bad")]
-)
+@pytest.mark.parametrize("error", [ValueError("bad"), RecursionError("bad"), SystemExit("bad"), AssertionError("bad")])
 def test_an_exception_is_a_reason_and_no_reward(error):
     def raising(prompt, text):
         raise error

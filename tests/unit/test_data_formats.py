@@ -111,9 +111,7 @@ def test_a_folder_of_the_datasets_library_is_read_with_its_splits(tmp_path):
 def test_keys_of_any_other_form_are_named(tmp_path):
     path = tmp_path / "mine.jsonl"
     as_jsonl(path, [{"id": 4, "brief": "A bakery", "slogans": ["Fresh", "Early"], "city": "Bern"}])
-    with pytest.raises(
-        DataError, match='the keys are "id", "brief", "slogans", "city"; prompt_key and reference_key'
-    ):
+    with pytest.raises(DataError, match='the keys are "id", "brief", "slogans", "city"; prompt_key and reference_key'):
         load_prompts(path)
     (prompt,) = load_prompts(path, Keys("brief", "slogans"))
     assert (prompt.id, prompt.text, prompt.references) == ("4", "A bakery", ("Fresh", "Early"))
@@ -216,15 +214,11 @@ def test_a_name_of_the_hub_that_cannot_be_had_is_one_message(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", fail)
     with pytest.raises(DataError) as caught:
         read_splits("nobody/nothing")
-    assert str(caught.value).startswith(
-        "nobody/nothing: neither a file or folder here nor a data set that the hub"
-    )
+    assert str(caught.value).startswith("nobody/nothing: neither a file or folder here nor a data set that the hub")
     assert "much" not in str(caught.value)
 
 
-TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12).filter(
-    str.strip
-)
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12).filter(str.strip)
 VALUES = st.one_of(st.none(), st.booleans(), st.integers(), TEXTS, st.lists(TEXTS, max_size=2))
 KEYS = st.sampled_from(
     [*formats.KNOWN_KEYS, "instruction", "input", "output", "question", "answer", "conversations", "topic"]
@@ -256,9 +250,7 @@ def test_any_row_is_a_prompt_in_its_form_or_one_error(tmp_path, rows):
 
 @given(st.sampled_from(sorted(FORMS)), TEXTS, TEXTS)
 def test_a_form_is_recognised_whatever_its_texts(name, question, answer):
-    text = (
-        json.dumps(FORMS[name]).replace('"Hi"', json.dumps(question)).replace('"Hello"', json.dumps(answer))
-    )
+    text = json.dumps(FORMS[name]).replace('"Hi"', json.dumps(question)).replace('"Hello"', json.dumps(answer))
     row = json.loads(text)
     assert form_of(row) is form_of(FORMS[name])
     asked = form_of(row).read(row, formats.NO_KEYS)

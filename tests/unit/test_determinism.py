@@ -157,9 +157,7 @@ def test_threads_are_shared_by_the_jobs_that_can_run_side_by_side():
     assert found == [4, 2, 1, 1, 1]
 
 
-def test_an_operation_without_a_deterministic_version_is_used_and_named(
-    tmp_path, tiny_settings, monkeypatch, caplog
-):
+def test_an_operation_without_a_deterministic_version_is_used_and_named(tmp_path, tiny_settings, monkeypatch, caplog):
     """As on CUDA, where torch has none for some operations: training goes on, and what was given up is said."""
 
     def make(self):
@@ -178,7 +176,5 @@ def test_an_operation_without_a_deterministic_version_is_used_and_named(
     monkeypatch.setattr(ArmTrainer, "_make", plain)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     train_arm(small_run(tmp_path / "other", tiny_settings))
-    found = [
-        (tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes() for name in ("run", "other")
-    ]
+    found = [(tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes() for name in ("run", "other")]
     assert found[0] == found[1]

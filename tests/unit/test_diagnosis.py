@@ -197,9 +197,7 @@ def test_distances_equal_those_of_the_full_products():
             for name, one in ours.items()}  # fmt: skip
     for module in found.modules:
         assert module.distance == pytest.approx(float(full[module.module].norm()), rel=1e-5)
-    assert found.distance == pytest.approx(
-        float(torch.cat([one.ravel() for one in full.values()]).norm()), rel=1e-5
-    )
+    assert found.distance == pytest.approx(float(torch.cat([one.ravel() for one in full.values()]).norm()), rel=1e-5)
     assert adapter_distance(ours, ours).distance == pytest.approx(0.0, abs=1e-4)
 
 
@@ -302,9 +300,7 @@ def test_the_verb_reads_a_run_that_is_still_going_on(tmp_path):
     assert "no arm has begun to train" in str(refused.exception)
 
     rows = [{"step": step, **SOUND} for step in (1, 2)]
-    write_text(
-        folder.arm("baseline", 0).root / "metrics.jsonl", "".join(json.dumps(one) + "\n" for one in rows)
-    )
+    write_text(folder.arm("baseline", 0).root / "metrics.jsonl", "".join(json.dumps(one) + "\n" for one in rows))
     result = CliRunner().invoke(app, ["diagnose", str(folder.root)])
     assert result.exit_code == 0, result.output
     assert "nothing looks wrong" in result.output

@@ -55,9 +55,7 @@ def test_steps_that_one_of_the_two_did_not_measure_are_left_out():
 
 
 def test_at_most_a_hundred_measurements_are_the_end():
-    record = floor_record(
-        Floor(0.4, of_baseline=False, key=LOSS), trace([-0.1] * 800 + [-0.5] * 100), trace()
-    )
+    record = floor_record(Floor(0.4, of_baseline=False, key=LOSS), trace([-0.1] * 800 + [-0.5] * 100), trace())
     assert record.measurements == 100
     assert record.seeds[0].mean == pytest.approx(0.5)
 

@@ -121,9 +121,7 @@ def test_a_changed_entry_is_noticed_and_replaced(tmp_path, caplog):
     cached = CachedEmbedder(CountingEmbedder(), tmp_path)
     expected = cached.encode(["a b c", "c"])
     with sqlite3.connect(cached.path) as file:
-        (blob,) = file.execute(
-            "SELECT vector FROM verified_embeddings WHERE key = ?", [text_key("c")]
-        ).fetchone()
+        (blob,) = file.execute("SELECT vector FROM verified_embeddings WHERE key = ?", [text_key("c")]).fetchone()
         changed = np.frombuffer(blob[:-4], "<f4") * -1
         file.execute(
             "UPDATE verified_embeddings SET vector = ? WHERE key = ?",
@@ -184,9 +182,7 @@ def test_another_texts_vector_is_not_believed(tmp_path):
     cached = CachedEmbedder(CountingEmbedder(), tmp_path)
     expected = cached.encode(["a b c", "c"])
     with sqlite3.connect(cached.path) as file:
-        file.execute(
-            f"UPDATE {_TABLE} SET vector = (SELECT vector FROM {_TABLE} WHERE key = ?)", [text_key("c")]
-        )
+        file.execute(f"UPDATE {_TABLE} SET vector = (SELECT vector FROM {_TABLE} WHERE key = ?)", [text_key("c")])
     file.close()
     np.testing.assert_array_equal(cached.encode(["a b c", "c"]), expected)
 

@@ -78,9 +78,7 @@ def test_a_judge_sees_each_cluster_once():
 def test_expected_clusters_is_the_mean_over_all_draws(labels, k):
     draws = [len(set(draw)) for draw in combinations(labels, k)]
     expected = np.mean(draws) if draws else math.nan
-    assert expected_clusters(np.array(labels, dtype=int), k) == pytest.approx(
-        expected, abs=1e-12, nan_ok=True
-    )
+    assert expected_clusters(np.array(labels, dtype=int), k) == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
 
 def test_an_empty_group_has_no_cluster():

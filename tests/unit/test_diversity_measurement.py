@@ -76,9 +76,7 @@ def test_numbers_measured_in_another_way_are_refused():
     same = measure_signatures(MeasureSettings(), 64)
     theirs = measure_signatures(MeasureSettings(lowercase=True), 32)
     require_comparable(ours["self_bleu"], same["self_bleu"])
-    with pytest.raises(
-        ValueError, match="self_bleu cannot be compared: case kept against lower, k 64 against 32"
-    ):
+    with pytest.raises(ValueError, match="self_bleu cannot be compared: case kept against lower, k 64 against 32"):
         require_comparable(ours["self_bleu"], theirs["self_bleu"])
     with pytest.raises(ValueError, match="n 1 against 2"):
         require_comparable(ours["distinct_1"], ours["distinct_2"])

@@ -84,9 +84,7 @@ def test_the_unit_is_chosen_by_the_script(texts, unit):
 
 def test_the_unit_is_in_the_signature():
     for tokens in ("words", "characters", "unicode", "code", "code:rust"):
-        assert f"|tokens:{tokens}|" in str(
-            measure_signatures(MeasureSettings(tokens=tokens), 4)["distinct_2"]
-        )
+        assert f"|tokens:{tokens}|" in str(measure_signatures(MeasureSettings(tokens=tokens), 4)["distinct_2"])
 
 
 def test_three_identical_chinese_sentences_are_called_identical():
@@ -183,9 +181,7 @@ def test_an_unknown_unit_is_refused(tokens, message):
 def test_chinese_files_are_measured_in_unicode_words_and_the_page_says_so(tmp_path):
     prompts = [{"id": f"p{i}", "prompt": f"问题{i}", "references": ["北京"]} for i in range(6)]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
-    (tmp_path / "e.yaml").write_text(
-        "name: mine\ntask: {name: custom, test: prompts.jsonl, checker: contains}\n"
-    )
+    (tmp_path / "e.yaml").write_text("name: mine\ntask: {name: custom, test: prompts.jsonl, checker: contains}\n")
     files = {}
     for arm, texts in (("a", [CHINESE[0]] * 3), ("b", CHINESE)):
         rows = [{"id": f"p{i}", "texts": texts} for i in range(6)]
@@ -195,9 +191,7 @@ def test_chinese_files_are_measured_in_unicode_words_and_the_page_says_so(tmp_pa
         ExternalExperiment.from_file(tmp_path / "e.yaml", files), RunFolder(tmp_path / "mine")
     ).comparison
     (note,) = [one.text for one in comparison.warnings if one.kind == "units of text"]
-    assert note.startswith(
-        "measures of texts count Unicode words and marks (100 % of the letters are of scripts"
-    )
+    assert note.startswith("measures of texts count Unicode words and marks (100 % of the letters are of scripts")
     assert "|tokens:unicode|" in comparison.signatures["distinct_2"]
     assert comparison.mean("a", "self_bleu").mean == pytest.approx(1.0)
     assert note[1:] in (tmp_path / "mine" / "report.html").read_text()

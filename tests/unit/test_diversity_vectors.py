@@ -140,9 +140,7 @@ def test_self_bleu(name):
         assert self_bleu(texts, n) == close(math.nan if expected is None else expected, abs=1e-6, nan_ok=True)
         if name not in ("single", "short_lt4"):  # undefined; fast-bleu reads out of bounds on short texts
             assert self_bleu(texts, n) == close(case[f"fastbleu_m1_{n}"], abs=1e-6)
-    if (
-        all(len(text.split()) >= 4 for text in texts) and len(texts) > 1
-    ):  # sacrebleu treats shorter ones its own way
+    if all(len(text.split()) >= 4 for text in texts) and len(texts) > 1:  # sacrebleu treats shorter ones its own way
         assert self_bleu(texts) == close(case["sacre_floor_none_4"], abs=1e-6)
     assert self_bleu_each(texts).tolist() == close(case["nltk_m1_4_per_response"], abs=1e-6)
     if case["nltk_m1_4_lower"] is not None:

@@ -145,9 +145,7 @@ def test_an_arm_that_reads_no_clusters_does_not_ask_for_them(run, diversity):
 
 
 def test_the_share_without_a_label_that_stops_training_is_a_setting(run):
-    with pytest.raises(
-        CheckerError, match=r"training.max_unlabelled allows 20%\): its? returned None|IndexError"
-    ):
+    with pytest.raises(CheckerError, match=r"training.max_unlabelled allows 20%\): its? returned None|IndexError"):
         train_arm(run({"kind": "mine.py:fails"}, weight=1.0))
     arm = run({"kind": "mine.py:half"}, max_unlabelled=1.0, weight=1.0)
     train_arm(arm)

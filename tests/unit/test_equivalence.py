@@ -58,9 +58,7 @@ def test_spellings_of_one_answer_are_one_and_coverage_counts_them_once():
     assert labels(Exact(), PLANETS) == [0, 1, 2, 3]
     for equivalence, expected in ((Normalised(), 0.25), (Exact(), 1.0)):
         clusters = np.array([labels(equivalence, PLANETS)])
-        assert subset_mean("coverage", 4, rewards=np.ones((1, 4)), clusters=clusters) == pytest.approx(
-            expected
-        )
+        assert subset_mean("coverage", 4, rewards=np.ones((1, 4)), clusters=clusters) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -213,9 +211,7 @@ def test_a_function_that_hangs_is_ended(function):
     assert "no answer within 0.2 seconds" in found.reasons[0]
 
 
-@pytest.mark.parametrize(
-    ("name", "reason"), [("wrong", "it takes text; expected f"), ("gone", "does not define")]
-)
+@pytest.mark.parametrize(("name", "reason"), [("wrong", "it takes text; expected f"), ("gone", "does not define")])
 def test_a_function_that_cannot_be_called_is_refused_at_once(function, name, reason):
     with pytest.raises(CheckerError, match=reason):
         function(name)
@@ -264,17 +260,13 @@ SAMPLING = SamplingParameters(1.0)
 
 @pytest.fixture
 def task(tmp_path):
-    (tmp_path / "prompts.jsonl").write_text(
-        '{"id": "p", "prompt": "1+1=", "references": ["Mars", "Venus"]}\n' * 1
-    )
+    (tmp_path / "prompts.jsonl").write_text('{"id": "p", "prompt": "1+1=", "references": ["Mars", "Venus"]}\n' * 1)
     (tmp_path / "mine.py").write_text(FUNCTIONS)
     file = tmp_path / "prompts.jsonl"
 
     def build(kind, **keys):
         kind = f"{tmp_path / kind}" if ":" in kind else kind
-        return CustomTask(
-            file, file, file, checker="contains", embedder="hash", same=SameAnswer(kind=kind, **keys)
-        )
+        return CustomTask(file, file, file, checker="contains", embedder="hash", same=SameAnswer(kind=kind, **keys))
 
     return build
 

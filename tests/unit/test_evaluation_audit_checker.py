@@ -57,9 +57,7 @@ def test_a_checker_that_passes_nothing_is_harsh():
 
 
 def test_what_the_checker_could_not_judge_is_counted_apart():
-    audit = audit_checker(
-        lambda prompts, texts: [Check(None, "down")] * len(texts), PROMPTS, pass_threshold=1.0
-    )
+    audit = audit_checker(lambda prompts, texts: [Check(None, "down")] * len(texts), PROMPTS, pass_threshold=1.0)
 
     assert audit.controls["references"].unjudged == len(PROMPTS)
     assert math.isnan(audit.controls["references"].pass_rate)

@@ -94,9 +94,7 @@ def kinds(comparison, arm=None):
 
 def test_a_diverse_arm_meets_its_criteria(diverse):
     assert diverse.verdict.status == "met"
-    assert diverse.verdict.sentence.startswith(
-        "coverage meets the minimum criteria: Distinct correct answers +"
-    )
+    assert diverse.verdict.sentence.startswith("coverage meets the minimum criteria: Distinct correct answers +")
     assert "It also meets the strong criteria." in diverse.verdict.sentence
     assert diverse.verdict.sentence.endswith("(30 prompts, 3 seeds, sampled at T=1)")
     outcome = diverse.verdict.level("minimum").of_arm("coverage")[0]
@@ -119,9 +117,7 @@ def test_records_are_found_by_name(diverse):
 
 def test_pass_at_k_runs_over_the_whole_curve(diverse):
     curve = next(
-        one.curve
-        for one in diverse.curves
-        if (one.arm, one.name, one.sampling) == ("coverage", "pass", "T=1")
+        one.curve for one in diverse.curves if (one.arm, one.name, one.sampling) == ("coverage", "pass", "T=1")
     )
 
     assert curve.k == tuple(range(1, 9))
@@ -130,9 +126,7 @@ def test_pass_at_k_runs_over_the_whole_curve(diverse):
 
 
 def test_scrutiny_holds_every_prompts_difference(diverse):
-    sensitivity = next(
-        one for one in diverse.sensitivity if (one.arm, one.metric) == ("coverage", "distinct_correct")
-    )
+    sensitivity = next(one for one in diverse.sensitivity if (one.arm, one.metric) == ("coverage", "distinct_correct"))
 
     assert len(sensitivity.differences) == len(diverse.prompts)
     assert np.mean(sensitivity.differences) == pytest.approx(
@@ -285,9 +279,7 @@ def test_prompts_that_an_arm_lacks_are_left_out_and_said():
         ("arm", 0): make_rows(pass_rate=0.5, modes=2, seed=2, n_prompts=20),
     }
 
-    comparison = compare(
-        measure_arms(rows, pass_threshold=1.0), baseline="baseline", criteria=LEVELS, resampling=QUICK
-    )
+    comparison = compare(measure_arms(rows, pass_threshold=1.0), baseline="baseline", criteria=LEVELS, resampling=QUICK)
 
     assert comparison.n_prompts == 20
     assert "left out" in kinds(comparison)
@@ -305,9 +297,7 @@ def test_the_baseline_alone_is_described_and_not_judged():
 def test_a_metric_that_was_not_measured_leaves_its_criterion_undecided():
     comparison = compared(
         {"baseline": {"pass_rate": 0.5, "modes": 2}, "arm": {"pass_rate": 0.5, "modes": 2}},
-        levels={
-            "minimum": [Criterion("semantic_distance", "higher", 0.1), Criterion("pass@64", "higher", 0.1)]
-        },
+        levels={"minimum": [Criterion("semantic_distance", "higher", 0.1), Criterion("pass@64", "higher", 0.1)]},
     )
 
     statuses = [outcome.status for outcome in comparison.verdict.levels[0].outcomes]
@@ -330,13 +320,8 @@ def test_what_cannot_be_compared_is_named():
 
 def test_arms_without_a_common_seed_or_prompt_are_refused():
     def tables(arm_seeds, base_seeds, offset=0):
-        rows = {
-            ("baseline", seed): make_rows(pass_rate=0.5, modes=2, seed=seed, n_prompts=2)
-            for seed in base_seeds
-        }
-        rows |= {
-            ("arm", seed): make_rows(pass_rate=0.5, modes=2, seed=seed, n_prompts=2) for seed in arm_seeds
-        }
+        rows = {("baseline", seed): make_rows(pass_rate=0.5, modes=2, seed=seed, n_prompts=2) for seed in base_seeds}
+        rows |= {("arm", seed): make_rows(pass_rate=0.5, modes=2, seed=seed, n_prompts=2) for seed in arm_seeds}
         return measure_arms(rows, pass_threshold=1.0)
 
     with pytest.raises(ValueError, match="share no seed"):

@@ -116,9 +116,7 @@ def test_one_temperature_is_no_frontier():
 def test_the_spread_of_seeds_widens_the_gain():
     def study_of(shifts):
         tables = {("base", seed): table(BASELINE, seed) for seed in range(3)}
-        tables |= {
-            ("arm", seed): table({"T=1": (0.65, 0.75 + shift)}, seed) for seed, shift in enumerate(shifts)
-        }
+        tables |= {("arm", seed): table({"T=1": (0.65, 0.75 + shift)}, seed) for seed, shift in enumerate(shifts)}
         return Study.of(tables)
 
     calm, restless = (

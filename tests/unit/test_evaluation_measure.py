@@ -103,9 +103,7 @@ def test_without_a_checker_or_an_embedder_their_metrics_are_absent():
 
 
 def test_an_embedder_adds_semantic_metrics_and_clusters():
-    rows = [
-        make_row("p", index, text) for index, text in enumerate(["the same", "the same", "ΩΩ другой текст"])
-    ]
+    rows = [make_row("p", index, text) for index, text in enumerate(["the same", "the same", "ΩΩ другой текст"])]
 
     table = measure_rows(rows, OPTIONS, embedder=load_embedder("hash"))
 
@@ -161,9 +159,7 @@ def test_arms_are_matched_in_draws_and_in_bigrams():
 
 
 def test_a_pool_gives_the_same_table():
-    rows = [
-        make_row(f"p{prompt}", index, f"{prompt} {index % 3} z") for prompt in range(70) for index in range(3)
-    ]
+    rows = [make_row(f"p{prompt}", index, f"{prompt} {index % 3} z") for prompt in range(70) for index in range(3)]
 
     with ThreadPoolExecutor(2) as pool:
         pooled = measure_rows(rows, OPTIONS, pool=pool)
@@ -172,11 +168,7 @@ def test_a_pool_gives_the_same_table():
 
 
 def test_worker_processes_give_the_same_tables():
-    rows = {
-        ("arm", 0): [
-            make_row(f"p{prompt}", index, f"{prompt} {index}") for prompt in range(3) for index in (0, 1)
-        ]
-    }
+    rows = {("arm", 0): [make_row(f"p{prompt}", index, f"{prompt} {index}") for prompt in range(3) for index in (0, 1)]}
 
     spread, alone = (measure_arms(rows, pass_threshold=1.0, workers=workers) for workers in (2, 1))
 

@@ -116,9 +116,7 @@ def test_what_no_arm_has_is_told_once():
     comparison = compared(measure_arms({("baseline", 0): rows, ("arm", 0): rows}, pass_threshold=1.0))
     (warning,) = [one for one in comparison.warnings if one.kind == "undefined"]
     assert warning.arm == ""
-    assert warning.text.startswith(
-        "in every arm no value of Distinct-2 (rarefied) in 20 of 20 groups: fewer than"
-    )
+    assert warning.text.startswith("in every arm no value of Distinct-2 (rarefied) in 20 of 20 groups: fewer than")
 
 
 def test_the_terminal_names_what_made_the_embeddings():

@@ -59,9 +59,7 @@ def test_every_subset_counted(counts):
 
     assert pass_at_k(n, c, k) == pytest.approx(np.mean([any(s) for s in subsets]), abs=1e-12)
     assert all_pass_at_k(n, c, k) == pytest.approx(np.mean([all(s) for s in subsets]), abs=1e-12)
-    assert most_pass_at_k(n, c, k, 0.7) == pytest.approx(
-        np.mean([sum(s) >= 0.7 * k for s in subsets]), abs=1e-9
-    )
+    assert most_pass_at_k(n, c, k, 0.7) == pytest.approx(np.mean([sum(s) >= 0.7 * k for s in subsets]), abs=1e-9)
 
 
 @given(st.integers(1, 1024).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n))))

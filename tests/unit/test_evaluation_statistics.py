@@ -97,9 +97,7 @@ def test_exact_and_sampled_sign_flips_agree_with_scipy():
     (sampled,) = sign_flip_tests(many[:, None], n_resamples=100_000)
 
     def scipy_p(x, **options):
-        return stats.permutation_test(
-            (x,), np.mean, permutation_type="samples", vectorized=True, **options
-        ).pvalue
+        return stats.permutation_test((x,), np.mean, permutation_type="samples", vectorized=True, **options).pvalue
 
     assert exact.exact
     assert exact.p_value == pytest.approx(scipy_p(few, n_resamples=2**12), abs=1e-12)
@@ -112,9 +110,7 @@ def test_bootstrap_draws_are_those_of_scipy():
     x = np.random.default_rng(3).normal(size=25)
 
     draws = bootstrap_means(x[:, None], n_resamples=3000, seed=7)[:, 0]
-    expected = stats.bootstrap(
-        (x,), np.mean, n_resamples=3000, rng=np.random.default_rng(7), method="percentile"
-    )
+    expected = stats.bootstrap((x,), np.mean, n_resamples=3000, rng=np.random.default_rng(7), method="percentile")
 
     assert draws == pytest.approx(expected.bootstrap_distribution, abs=1e-12)
 
@@ -324,12 +320,7 @@ def test_p_and_interval_say_the_same_of_either_question():
         n_seeds, n_prompts = int(rng.integers(1, 6)), int(rng.integers(4, 60))
         b = rng.random((n_seeds, n_prompts))
         shift = rng.normal(0.03, 0.05, (n_seeds, 1))
-        a = (
-            b
-            + shift
-            + rng.choice([0.0, 0.3], n_prompts) * rng.standard_exponential((n_seeds, n_prompts))
-            - 0.1
-        )
+        a = b + shift + rng.choice([0.0, 0.3], n_prompts) * rng.standard_exponential((n_seeds, n_prompts)) - 0.1
         found = paired_comparison(a, b, resampling=QUICK)
 
         assert found.asks_over_seeds is (n_seeds >= 3)

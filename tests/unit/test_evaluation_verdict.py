@@ -251,9 +251,7 @@ def test_holm_corrects_over_the_family_and_leaves_unknown_p_alone():
 
     assert corrected[0] == pytest.approx(0.03)
     assert math.isnan(corrected[1])
-    assert [corrected[0], *corrected[2:]] == pytest.approx(
-        multipletests([0.01, 0.04, 0.03], method="holm")[1].tolist()
-    )
+    assert [corrected[0], *corrected[2:]] == pytest.approx(multipletests([0.01, 0.04, 0.03], method="holm")[1].tolist())
     assert all(math.isnan(p) for p in holm([math.nan]))
 
 
@@ -298,17 +296,13 @@ def test_a_single_arm_or_no_criterion_leaves_nothing_to_judge():
 
 
 def test_default_levels_are_the_missions():
-    asked = [
-        [(one.metric, one.direction, one.relative_change) for one in level[:3]] for level in (MINIMUM, STRONG)
-    ]
+    asked = [[(one.metric, one.direction, one.relative_change) for one in level[:3]] for level in (MINIMUM, STRONG)]
 
     assert asked == [
         [("distinct_2", "higher", 0.12), ("pass@10", "higher", 0.25), ("self_bleu", "lower", 0.10)],
         [("distinct_2", "higher", 0.25), ("pass@10", "higher", 0.50), ("self_bleu", "lower", 0.30)],
     ]
-    assert [(level[3].metric, level[3].direction) for level in (MINIMUM, STRONG)] == [
-        ("pass@1", "not_worse")
-    ] * 2
+    assert [(level[3].metric, level[3].direction) for level in (MINIMUM, STRONG)] == [("pass@1", "not_worse")] * 2
     assert not any(one.over_seeds for one in MINIMUM) and all(one.over_seeds for one in STRONG)
 
 
@@ -359,14 +353,10 @@ def test_the_verdict_says_whom_it_answers_for():
     default, models = Criterion("distinct_2", "higher"), Criterion("distinct_2", "higher", over_seeds=False)
 
     def question(*criteria, n_seeds=3):
-        found = {
-            ("arm", one): evidence_of(one, 1.5 * baseline[:n_seeds], baseline[:n_seeds]) for one in criteria
-        }
+        found = {("arm", one): evidence_of(one, 1.5 * baseline[:n_seeds], baseline[:n_seeds]) for one in criteria}
         return judge({"minimum": criteria}, ["arm"], found).question
 
-    assert question(default).startswith(
-        "This answers for the way of training, on other prompts and with other seeds"
-    )
+    assert question(default).startswith("This answers for the way of training, on other prompts and with other seeds")
     assert question(models).startswith("This answers for these trained models, on other prompts")
     assert question(default, n_seeds=2) == question(models)
     assert question(default, models).startswith("Criteria over seeds answer for this way of training")

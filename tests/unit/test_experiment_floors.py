@@ -45,9 +45,7 @@ def test_the_floor_is_the_baselines_own_trace(tmp_path):
 
 def test_steps_that_see_other_prompts_cannot_be_compared():
     other = {"training": {"prompts_per_step": 4}, "diversity": FLOOR}
-    with pytest.raises(
-        ConfigError, match=r"arms\.other\.diversity\.floor_margin is measured from the arm 'baseline'"
-    ):
+    with pytest.raises(ConfigError, match=r"arms\.other\.diversity\.floor_margin is measured from the arm 'baseline'"):
         experiment(other=other)
 
 

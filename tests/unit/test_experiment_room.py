@@ -23,9 +23,7 @@ def sample_baseline(folder: RunFolder, n_right_of_500: int) -> None:
     """500 prompts of 10 generations; as many as given have a right answer."""
     sampling = SamplingParameters(0.6)
     rows = [
-        GenerationRow(
-            f"p{p}", i, "1", 1, "stop", sampling, 0, float(i == 0 and p < n_right_of_500), cluster="1"
-        )
+        GenerationRow(f"p{p}", i, "1", 1, "stop", sampling, 0, float(i == 0 and p < n_right_of_500), cluster="1")
         for p in range(500)
         for i in range(10)
     ]
@@ -48,9 +46,7 @@ def test_a_known_baseline_refuses_the_file_before_anything_is_run():
         ):
             Experiment.from_mapping(content | {"comparison": known | criteria})
     room = {"baseline_values": {"pass@10": 0.8}, "minimum": ASKED}
-    assert Experiment.from_mapping(content | {"comparison": room}).comparison.baseline_values == {
-        "pass@10": 0.8
-    }
+    assert Experiment.from_mapping(content | {"comparison": room}).comparison.baseline_values == {"pass@10": 0.8}
     with pytest.raises(ConfigError, match=r"metric 'pass_10' is not known"):
         Experiment.from_mapping(content | {"comparison": {"baseline_values": {"pass_10": 0.8}}})
 
@@ -60,9 +56,7 @@ def test_a_run_is_refused_once_its_baseline_is_sampled(tmp_path):
     refuse_impossible_criteria(stated(), folder)  # nothing is known yet
     sample_baseline(folder, 499)
     assert baseline_means(stated(), folder) == {"pass@10": pytest.approx(0.998)}
-    with pytest.raises(
-        ConfigError, match=r"Pass@10 \+25 % from 0\.998 needs 1\.2475, and it cannot exceed 1"
-    ):
+    with pytest.raises(ConfigError, match=r"Pass@10 \+25 % from 0\.998 needs 1\.2475, and it cannot exceed 1"):
         refuse_impossible_criteria(stated(), folder)
 
 

@@ -91,9 +91,9 @@ def test_what_killed_writes_left_is_removed_and_nothing_else(tmp_path: Path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
     remove_leftovers(tmp_path)
-    assert sorted(
-        path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()
-    ) == sorted(kept)
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()) == sorted(
+        kept
+    )
 
 
 def test_the_names_of_unfinished_writes_are_those_that_are_removed(tmp_path: Path, monkeypatch):

@@ -92,9 +92,7 @@ def test_a_style_is_told_from_the_program():
 
 
 def test_a_problem_is_in_one_split_whatever_seed_draws_it():
-    texts = {
-        split: {f.text for f, _ in drawn(split, 200, name)} for split in ("train", "test") for name in (0, 1)
-    }
+    texts = {split: {f.text for f, _ in drawn(split, 200, name)} for split in ("train", "test") for name in (0, 1)}
     assert not texts["train"] & texts["test"]
     assert all(f.split == "test" for f, _ in drawn("test", 50, 7))
 

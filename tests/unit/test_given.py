@@ -82,9 +82,7 @@ def test_sampling_seed_tokens_and_finish_are_kept_where_stated(tmp_path):
 
 
 def test_what_is_not_stated_is_assumed_and_said(tmp_path):
-    found = read(
-        lines(tmp_path / "a.jsonl", {"id": "p0", "text": "a b"}, {"id": "p0", "text": "c", "n_tokens": 9})
-    )
+    found = read(lines(tmp_path / "a.jsonl", {"id": "p0", "text": "a b"}, {"id": "p0", "text": "c", "n_tokens": 9}))
     assert [row.sampling for row in found.rows["arm", 0]] == [DEFAULT, DEFAULT]
     assert [row.n_tokens for row in found.rows["arm", 0]] == [2, 1]
     assert (found.assumed, found.counted_in_words) == (("arm",), True)

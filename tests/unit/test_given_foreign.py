@@ -53,9 +53,7 @@ def test_words_of_other_tools_for_how_a_text_ended(keys, ending):
 
 @pytest.mark.parametrize("word", ["banana", "", 3, True, "LENGTHY"])
 def test_an_unknown_word_is_refused_with_the_known_ones(word):
-    with pytest.raises(
-        BadLineError, match=r"finish_reason: .* is not known; expected .*stop, end_turn.*max_tokens"
-    ):
+    with pytest.raises(BadLineError, match=r"finish_reason: .* is not known; expected .*stop, end_turn.*max_tokens"):
         one(finish_reason=word)
 
 
@@ -160,17 +158,13 @@ def test_endings_that_are_not_stated_or_no_limit_are_said(compare):
 
 def test_files_without_a_common_prompt_are_one_sentence(compare):
     """It once ended in a traceback."""
-    with pytest.raises(
-        DataError, match=r"no prompt is answered in all files at T=1 .*6 prompts such as 'p0'"
-    ):
+    with pytest.raises(DataError, match=r"no prompt is answered in all files at T=1 .*6 prompts such as 'p0'"):
         compare(a=answers(range(6)), b=answers(range(6, 12)))
 
 
 def test_seeds_are_paired_by_name_and_by_order_only_when_asked(compare):
     a, b = ([answers(seed=seed) for seed in seeds] for seeds in ((1, 2), (11, 12)))
-    with pytest.raises(
-        DataError, match=r"b \(seeds 11 and 12\) and a \(seeds 1 and 2\) have no seed in common"
-    ):
+    with pytest.raises(DataError, match=r"b \(seeds 11 and 12\) and a \(seeds 1 and 2\) have no seed in common"):
         compare(a=a, b=b)
     found = compare("comparison.match_seeds=order", a=a, b=b)
     assert found.seeds == {"a": (0, 1), "b": (0, 1)}
@@ -182,22 +176,16 @@ def test_seeds_that_the_lines_do_not_name_are_numbered_by_file_and_that_is_said(
 
 
 def test_a_seed_in_some_lines_only_is_refused(compare):
-    with pytest.raises(
-        DataError, match=r"a \(.*a0\.jsonl\): 2 of 24 texts name a seed; expected `seed` in every"
-    ):
+    with pytest.raises(DataError, match=r"a \(.*a0\.jsonl\): 2 of 24 texts name a seed; expected `seed` in every"):
         compare(a=[*answers(range(1), seed=1), *answers(range(1, 12))], b=answers())
 
 
 def test_one_answer_per_prompt_and_seed_looks_like_samples(compare):
-    rows = [
-        {"id": f"p{i}", "text": f"n{i} {seed}", "seed": seed} for i in range(PROMPTS) for seed in range(4)
-    ]
+    rows = [{"id": f"p{i}", "text": f"n{i} {seed}", "seed": seed} for i in range(PROMPTS) for seed in range(4)]
     found = compare(a=rows, b=rows)
     said = texts(found, "seeds")
     assert len(said) == 2
-    assert said[0].startswith(
-        "a: one answer per prompt and seed (4 seeds): these look like samples, not training"
-    )
+    assert said[0].startswith("a: one answer per prompt and seed (4 seeds): these look like samples, not training")
 
 
 def test_what_is_left_out_is_said_in_one_line_with_counts(compare):

@@ -204,9 +204,7 @@ class Structure(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.active += [
-            (tag, key, value)
-            for key, value in attrs
-            if key.startswith("on") or "javascript:" in (value or "")
+            (tag, key, value) for key, value in attrs if key.startswith("on") or "javascript:" in (value or "")
         ]
 
 
@@ -262,9 +260,7 @@ def check_console(text):
         resampling=Resampling(), warnings=(SimpleNamespace(kind=text, text=text),), frontier=(), signatures={},
         baseline=text, untrained=None, against_untrained={}, overtakings=(),
     )  # fmt: skip
-    evidence = ArmEvidence(
-        ArmFacts(text, "rl", 1.0, 1.0, 64), ArmTrace(text, {}), is_baseline=True, weight=1.0
-    )
+    evidence = ArmEvidence(ArmFacts(text, "rl", 1.0, 1.0, 64), ArmTrace(text, {}), is_baseline=True, weight=1.0)
     arm = ArmDiagnosis(evidence, (text,), (Finding(text, "fault", text, text),))
     for shown in (
         on_a_terminal(lambda console: show_comparison(comparison, console)),

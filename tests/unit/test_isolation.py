@@ -72,9 +72,7 @@ def test_a_checker_that_leaks_bit_by_bit_is_started_anew(checker):
     assert all(checks[index + 1] == Check(0.01) for index in failed if index + 1 < len(checks))
 
 
-@pytest.mark.parametrize(
-    "number", ["10**400", "-(10**5000)", "float('nan')", "float('inf')", "1 + 1j", "1.01"]
-)
+@pytest.mark.parametrize("number", ["10**400", "-(10**5000)", "float('nan')", "float('inf')", "1 + 1j", "1.01"])
 def test_an_impossible_number_is_a_reason(checker, number):
     """Past bug: a whole number too large for a float ended the process, and the reason named a signal."""
     [check] = ask(checker(f"def check(prompt, text):\n    return {number}\n"), "x")
@@ -104,9 +102,7 @@ def test_a_reason_is_short_and_cannot_fail_itself(checker):
     ],
 )
 def test_a_checker_that_dies_is_started_again(checker, end, reason):
-    dying = checker(
-        f"import os\ndef check(prompt, text):\n    if text == 'die':\n        {end}\n    return 1.0\n"
-    )
+    dying = checker(f"import os\ndef check(prompt, text):\n    if text == 'die':\n        {end}\n    return 1.0\n")
     first, second = ask(dying, "die", "fine")
     assert first.reward is None
     assert reason in first.error
@@ -179,9 +175,7 @@ def test_a_process_that_reads_no_more_does_not_hold_the_run_up(checker):
 
 def test_a_fork_that_comes_back_from_the_checker_answers_nothing(checker):
     """Past bug: both processes answered, and every later reward belonged to the text before."""
-    forking = checker(
-        "import os\ndef check(prompt, text):\n    os.fork()\n    return 1.0 if text == 'a' else 0.0\n"
-    )
+    forking = checker("import os\ndef check(prompt, text):\n    os.fork()\n    return 1.0 if text == 'a' else 0.0\n")
     assert [check.reward for check in ask(forking, *"abaabb")] == [1.0, 0.0, 1.0, 1.0, 0.0, 0.0]
 
 

@@ -57,9 +57,7 @@ def test_a_request_holds_the_question_both_texts_in_one_order_and_the_options(ju
     endpoint = Endpoint()
     talk = Prompt("q", (Message("system", "Be brief."), Message("user", "Name one.")))
     with endpoint.serving() as url:
-        equivalence = judge(
-            url, api_key_env="MY_KEY", options={"seed": 3, "max_tokens": 5}, instructions="Yes or no?"
-        )
+        equivalence = judge(url, api_key_env="MY_KEY", options={"seed": 3, "max_tokens": 5}, instructions="Yes or no?")
         divided(equivalence, ["b \ud800", "a"], talk)
         divided(equivalence, ["a", "b \ud800"], talk)
     [(path, headers, request)] = endpoint.requests
@@ -73,20 +71,13 @@ def test_a_request_holds_the_question_both_texts_in_one_order_and_the_options(ju
     system, user = request["messages"]
     assert system == {"role": "system", "content": "Yes or no?"}
     assert "system: Be brief.\nuser: Name one." in user["content"]
-    assert user["content"].index("<first>\na\n</first>") < user["content"].index(
-        "<second>\nb \ufffd\n</second>"
-    )
-    assert (
-        equivalence.name.startswith("judge m (told ")
-        and judge("http://x/v1").name == "judge m, greedy assignment"
-    )
+    assert user["content"].index("<first>\na\n</first>") < user["content"].index("<second>\nb \ufffd\n</second>")
+    assert equivalence.name.startswith("judge m (told ") and judge("http://x/v1").name == "judge m, greedy assignment"
 
 
 @pytest.mark.parametrize("status", [500, 503, 429, 408])
 def test_a_failure_that_passes_is_asked_again(judge, status):
-    endpoint = Endpoint(
-        lambda number, _: (status, {"error": {"message": "busy"}}, NOW) if number % 3 else None
-    )
+    endpoint = Endpoint(lambda number, _: (status, {"error": {"message": "busy"}}, NOW) if number % 3 else None)
     with endpoint.serving() as url:
         assert divided(judge(url, concurrency=1), ["mars", "venus", "mars!"]) == ([0, 1, 0], set())
     assert len(endpoint.requests) == 6  # every third attempt at each of two pairs
@@ -105,9 +96,7 @@ def test_a_failure_that_passes_is_asked_again(judge, status):
         (lambda *_: (200, completion(None), ()), "the judge said '', expected yes or no"),
     ],
 )  # fmt: skip
-def test_what_gets_no_verdict_has_no_label_and_a_reason_and_is_asked_anew_the_next_time(
-    judge, behave, reason
-):
+def test_what_gets_no_verdict_has_no_label_and_a_reason_and_is_asked_anew_the_next_time(judge, behave, reason):
     endpoint = Endpoint(behave)
     with endpoint.serving() as url:
         found, reasons = divided(judge(url), ["mars", "venus", "venus", "mars!"])
@@ -178,9 +167,7 @@ def test_a_damaged_cache_is_set_aside_and_other_words_are_another_question(judge
         [file] = (tmp_path / "cache").glob("*.sqlite")
         file.write_bytes(b"no database at all" * 100)
         assert divided(judge(url), ["mars", "venus"])[0] == [0, 1]
-    assert Counter(endpoint.requests and [path for path, _, _ in endpoint.requests]) == {
-        "/v1/chat/completions": 4
-    }
+    assert Counter(endpoint.requests and [path for path, _, _ in endpoint.requests]) == {"/v1/chat/completions": 4}
     assert "not a cache of answers" in caplog.text
 
 
@@ -205,9 +192,7 @@ def test_a_received_folder_that_names_an_endpoint_asks_before_it_sends_texts_and
     for key in ("same_answer", "second_same_answer"):
         section = CustomSettings.model_validate({"name": "custom", **files, key: same})
         assert section.services == ["http://stranger/v1"]
-        with pytest.raises(
-            ConfigError, match=r"http://stranger/v1, which is sent them and the key .* add --yes"
-        ):
+        with pytest.raises(ConfigError, match=r"http://stranger/v1, which is sent them and the key .* add --yes"):
             _ask_before_running([], section.services, tmp_path, yes=False)
         _ask_before_running([], section.services, tmp_path, yes=True)
     assert CustomSettings.model_validate({"name": "custom", **files}).services == []

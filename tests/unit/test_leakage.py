@@ -37,9 +37,7 @@ def test_a_test_prompt_that_training_has_seen_is_found(text, kind):
 
 
 def test_chinese_prompts_are_compared_too():
-    found = find_leakage(
-        [prompt("t", "我昨天在北京的图书馆里看书。")], [prompt("a", "我昨天在北京的图书馆里看书")]
-    )
+    found = find_leakage([prompt("t", "我昨天在北京的图书馆里看书。")], [prompt("a", "我昨天在北京的图书馆里看书")])
     assert found.near == ("t",)
 
 
@@ -110,9 +108,7 @@ def test_leakage_and_duplicates_stand_beside_the_verdict(compare, tmp_path):
     """Preflight mentioned overlap, the report never; duplicates nobody."""
     found = compare("train: train.jsonl, validation: train.jsonl, test: test.jsonl")
     texts = {one.kind: one.text for one in found.warnings}
-    assert texts["leakage"].startswith(
-        "2 of 8 evaluated prompts are also in training: 1 word for word, 1 nearly (90 %"
-    )
+    assert texts["leakage"].startswith("2 of 8 evaluated prompts are also in training: 1 word for word, 1 nearly (90 %")
     assert texts["duplicates"].startswith("1 evaluated prompt repeats another")
     assert f" But {texts['leakage']}." in found.verdict.sentence
     assert found.n_prompts == 8 and "p8" not in found.prompts
@@ -122,9 +118,7 @@ def test_leakage_and_duplicates_stand_beside_the_verdict(compare, tmp_path):
         assert "repeats another, apart from case" in written
 
 
-@pytest.mark.parametrize(
-    "splits", ["test: test.jsonl", "train: gone.jsonl, validation: gone.jsonl, test: test.jsonl"]
-)
+@pytest.mark.parametrize("splits", ["test: test.jsonl", "train: gone.jsonl, validation: gone.jsonl, test: test.jsonl"])
 def test_without_the_training_prompts_only_duplicates_are_said(compare, splits):
     kinds = {one.kind for one in compare(splits).warnings}
     assert "duplicates" in kinds and "leakage" not in kinds

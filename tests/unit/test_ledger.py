@@ -179,9 +179,7 @@ def test_what_is_left_is_priced_from_what_was_done(folder):
     cost = run_cost(experiment(), folder)
     assert cost.seconds == 170.0
     assert cost.money.dollars == pytest.approx(1.7)
-    assert (
-        len(cost.left) == 7
-    )  # training and evaluation of baseline/1, other/0, other/1; of untrained/0 evaluation
+    assert len(cost.left) == 7  # training and evaluation of baseline/1, other/0, other/1; of untrained/0 evaluation
     assert cost.left_seconds == 3 * 100.0 + 4 * 20.0
     lines = cost_lines(cost)
     assert "spent: 2.8 min, $1.70 (at today's price: none was recorded)" in lines
@@ -226,10 +224,7 @@ def test_what_was_never_timed_is_preflights_estimate(folder):
     write_json(folder.preflight, {"checks": [{"name": "data", "figures": {}}, figures]})
     cost = run_cost(experiment(), folder)
     assert (cost.left_seconds, cost.left_dollars) == (900.0, pytest.approx(9.0))
-    assert any(
-        "left: 15.0 min, $9.00 (preflight's estimate), whole run 16.7 min" in line
-        for line in cost_lines(cost)
-    )
+    assert any("left: 15.0 min, $9.00 (preflight's estimate), whole run 16.7 min" in line for line in cost_lines(cost))
 
 
 def test_starts_at_other_prices_keep_theirs(folder):

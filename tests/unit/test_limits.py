@@ -69,9 +69,7 @@ def short_model(tmp_path):
     """GPT-2 with 40 learned positions, whose tokenizer knows one token more than it has embeddings."""
     folder = tmp_path / "short"
     torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=ROWS, n_positions=40, n_embd=8, n_layer=1, n_head=1, eos_token_id=0, bos_token_id=0
-    )
+    config = GPT2Config(vocab_size=ROWS, n_positions=40, n_embd=8, n_layer=1, n_head=1, eos_token_id=0, bos_token_id=0)
     GPT2LMHeadModel(config).save_pretrained(folder)
     tokenizer = byte_tokenizer(eos="<eos>")
     tokenizer.add_special_tokens({"pad_token": "<pad>"})
@@ -82,10 +80,7 @@ def short_model(tmp_path):
 
 def experiment(tmp_path, model, rows, **training):
     for split in ("train", "validation", "test"):
-        lines = [
-            json.dumps({"id": f"{split}-{i}", "prompt": p, "references": [r]})
-            for i, (p, r) in enumerate(rows)
-        ]
+        lines = [json.dumps({"id": f"{split}-{i}", "prompt": p, "references": [r]}) for i, (p, r) in enumerate(rows)]
         (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
     (tmp_path / "checker.py").write_text("def reward(prompt, text):\n    return 1.0\n")
     files = {split: str(tmp_path / f"{split}.jsonl") for split in ("train", "validation", "test")}
@@ -117,9 +112,7 @@ def test_references_beyond_learned_positions_are_refused_before_training(tmp_pat
     """Past bug: an IndexError from the embedding in the middle of training."""
     rows = [*ROOM, ("a" * 20, "b" * 40), ("a", "b" * 39)]
     said = refusal(experiment(tmp_path, short_model, rows))
-    assert said.startswith(
-        f"2 training pairs of prompt and reference longer than the context of 40 of {short_model}"
-    )
+    assert said.startswith(f"2 training pairs of prompt and reference longer than the context of 40 of {short_model}")
     assert "train-2 (61 tokens), train-3 (41 tokens); set training.max_length=40" in said
     left_out = experiment(tmp_path, short_model, rows, max_length=40)
     assert require_data_fits(left_out, build_task(left_out.task)) == 8
@@ -128,9 +121,7 @@ def test_references_beyond_learned_positions_are_refused_before_training(tmp_pat
 def test_prompts_without_room_for_an_answer_are_refused_before_training(tmp_path, short_model):
     """Past bug: those that are evaluated were found when all arms had been trained."""
     said = refusal(experiment(tmp_path, short_model, [*ROOM, ("a" * 33, "b")]))
-    assert said.startswith(
-        "1 evaluated prompt of arm baseline without room for 8 new tokens in the context of 40"
-    )
+    assert said.startswith("1 evaluated prompt of arm baseline without room for 8 new tokens in the context of 40")
     assert "test-2 (33 tokens); shorten them, or lower evaluation.max_new_tokens" in said
     said = refusal(experiment(tmp_path, short_model, [*ROOM, ("a" * 33, "b")], loss="rl"))
     assert "1 training prompt of arm baseline" in said
@@ -159,9 +150,7 @@ def test_refused_texts_are_counted(tmp_path, short_model):
 def test_nothing_is_trained_first(tmp_path, short_model):
     one = experiment(tmp_path, short_model, [*ROOM, ("a" * 20, "b" * 40)])
     one = one.model_copy(update={"run": one.run.model_copy(update={"preflight": False})})
-    with pytest.raises(
-        DataError, match="1 training pair of prompt and reference longer than the context of 40"
-    ):
+    with pytest.raises(DataError, match="1 training pair of prompt and reference longer than the context of 40"):
         run(one, out=tmp_path / "runs")
     assert not list((tmp_path / "runs" / "limits").glob("*/seed-*"))
 
@@ -170,9 +159,7 @@ def test_references_that_all_exceed_the_context_have_no_perplexity(tmp_path, sho
     """Past bug: they ended the run after training, with a sentence about training.max_length."""
     path = tmp_path / "references.jsonl"
     prompt = Prompt("p", as_messages("a"), ("b" * 99,))
-    assert score_references(
-        path, [prompt], lambda: load_language_model(ModelSettings(source=str(short_model)))
-    )
+    assert score_references(path, [prompt], lambda: load_language_model(ModelSettings(source=str(short_model))))
     assert [row["n_tokens"] for row in read_jsonl(path)] == [0]
 
 

@@ -36,8 +36,7 @@ def measured(**extra):
     columns = {
         ("a", 0): {key: dict.fromkeys(PROMPTS, value) for key, value in extra.items()},
         ("b", 0): {
-            key: {prompt: value + 1 + i % 2 for i, prompt in enumerate(PROMPTS)}
-            for key, value in extra.items()
+            key: {prompt: value + 1 + i % 2 for i, prompt in enumerate(PROMPTS)} for key, value in extra.items()
         },
     }
     return measure_arms(by_arm, pass_threshold=1.0, extra=columns)

@@ -52,9 +52,7 @@ def test_one_override_is_one_text(file):
 
 def test_values_of_every_kind_arrive_as_they_are(file):
     criteria = [{"metric": "distinct_correct", "direction": "higher", "relative_change": 0.5}]
-    chosen = as_experiment(
-        file, {"comparison.minimum": criteria, "model.revision": "a: b", "budget.max_hours": None}
-    )
+    chosen = as_experiment(file, {"comparison.minimum": criteria, "model.revision": "a: b", "budget.max_hours": None})
     assert chosen.comparison.minimum[0].relative_change == 0.5
     assert chosen.model.revision == "a: b"
     assert chosen.budget.max_hours is None

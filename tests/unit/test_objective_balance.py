@@ -85,9 +85,7 @@ def test_floor_reaches_the_constrained_optimum_from_any_start(start):
     assert diversity(p) == pytest.approx(diversity(best), abs=2e-3)
     # At the optimum the gradient of diversity is −1/λ times that of quality.
     of_quality, of_diversity = gradients(p)
-    assert controller.weight == pytest.approx(
-        -(of_quality @ of_quality) / (of_quality @ of_diversity), rel=0.05
-    )
+    assert controller.weight == pytest.approx(-(of_quality @ of_quality) / (of_quality @ of_diversity), rel=0.05)
 
 
 def test_floor_holds_under_noise():
@@ -125,9 +123,7 @@ def test_floor_ignores_steps_without_a_quality():
 def test_share_settles_at_its_target(start):
     p, controller = train(ShareController(start, target_share=0.3), steps=400)
     of_quality, of_diversity = gradients(p)
-    share = gradient_share(
-        float(np.linalg.norm(of_quality)), float(controller.weight * np.linalg.norm(of_diversity))
-    )
+    share = gradient_share(float(np.linalg.norm(of_quality)), float(controller.weight * np.linalg.norm(of_diversity)))
     assert share == pytest.approx(0.3, abs=0.01)
 
 

@@ -39,9 +39,7 @@ def test_chunked_logprobs_and_their_gradients_are_the_log_softmax(chunk):
 
 def test_gradcheck():
     hidden, head, ids = head_and_hidden()
-    assert torch.autograd.gradcheck(
-        lambda h, w: chunked_token_logprobs(h, w, ids, chunk_tokens=4), (hidden, head)
-    )
+    assert torch.autograd.gradcheck(lambda h, w: chunked_token_logprobs(h, w, ids, chunk_tokens=4), (hidden, head))
 
 
 def test_a_frozen_head_gets_no_gradient_and_low_precision_gives_float32():
@@ -128,9 +126,7 @@ def test_at_the_sampling_policy_the_clipped_gradient_is_the_policy_gradient():
     advantages = torch.randn(4, dtype=torch.float64)
     clipped = clipped_policy_gradient_loss(logprobs, logprobs.detach(), mask, advantages)
     plain = policy_gradient_loss(logprobs, mask, advantages)
-    torch.testing.assert_close(
-        torch.autograd.grad(clipped, logprobs)[0], torch.autograd.grad(plain, logprobs)[0]
-    )
+    torch.testing.assert_close(torch.autograd.grad(clipped, logprobs)[0], torch.autograd.grad(plain, logprobs)[0])
 
 
 @pytest.fixture

@@ -12,9 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from polychromic.objective import OBJECTIVES, sampled_subsets, set_advantages, subset_mean
 
-CLOSED_FORMS = [
-    (entry.name, gate) for entry in OBJECTIVES.values() if entry.closed_form for gate in entry.gate_rules
-]
+CLOSED_FORMS = [(entry.name, gate) for entry in OBJECTIVES.values() if entry.closed_form for gate in entry.gate_rules]
 
 
 def score_of(objective, gate, members, arrays):
@@ -45,10 +43,7 @@ def by_enumeration(objective, gate, arrays, set_size):
     with_N = np.array([scores[member[:, i]].mean() for i in range(n)])
     without_N = np.array([scores[~member[:, i]].mean() if set_size < n else np.nan for i in range(n)])
     less_N = np.array(
-        [
-            np.mean([score_of(objective, gate, set(one) - {i}, arrays) for one in sets if i in one])
-            for i in range(n)
-        ]
+        [np.mean([score_of(objective, gate, set(one) - {i}, arrays) for one in sets if i in one]) for i in range(n)]
     )
     return scores.mean(), with_N, without_N, less_N
 
@@ -180,9 +175,7 @@ def test_sampled_subsets_agree_with_all_of_them(objective):
     sampled = subset_mean(objective, 4, distances=distances, generator=np.random.default_rng(0))
     gates = np.ones((21, 21)) + np.diag(np.full(21, np.nan))
     exact = subset_mean(objective, 4, distances=np.broadcast_to(distances, (21, 21, 21)), gates=gates).mean()
-    assert sampled == pytest.approx(
-        exact, abs=0.01
-    )  # the mean over the 21 groups of 20 is the mean over all sets
+    assert sampled == pytest.approx(exact, abs=0.01)  # the mean over the 21 groups of 20 is the mean over all sets
     advantages = set_advantages(objective, 4, distances=distances, generator=np.random.default_rng(0))
     exact = exact - subset_mean(objective, 4, distances=np.broadcast_to(distances, (21, 21, 21)), gates=gates)
     assert np.corrcoef(advantages, exact)[0, 1] > 0.95

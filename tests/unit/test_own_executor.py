@@ -52,14 +52,10 @@ def test_an_executor_of_the_users_own_runs_all_jobs_with_the_same_result(tmp_pat
 
 
 def test_an_executor_that_is_none_is_refused_before_any_work(tmp_path, monkeypatch):
-    with pytest.raises(
-        ConfigError, match=r"run.executor: 'slurm' is not known; expected local, processes, ray"
-    ):
+    with pytest.raises(ConfigError, match=r"run.executor: 'slurm' is not known; expected local, processes, ray"):
         experiment(executor="slurm")
     monkeypatch.setitem(sys.modules, "ray", None)  # as where it is not installed
-    with pytest.raises(
-        ConfigError, match=r"run.executor: ray needs the package ray; pip install 'polychromic\[ray\]'"
-    ):
+    with pytest.raises(ConfigError, match=r"run.executor: ray needs the package ray; pip install 'polychromic\[ray\]'"):
         run(experiment(executor="ray"), out=tmp_path)
     (tmp_path / "mine.py").write_text("")
     with pytest.raises(ConfigError, match="does not define function run_all"):

@@ -51,20 +51,14 @@ def place(tmp_path):
     prompts = [{"id": f"p{n}", "prompt": f"Say {n}", "references": ["good"]} for n in range(12)]
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(one) + "\n" for one in prompts))
     for arm, ending in (("plain", "."), ("happy", " \N{SLIGHTLY SMILING FACE}")):
-        lines = [
-            {"id": one["id"], "text": f"a good {i}{ending if i else '.'}"}
-            for one in prompts
-            for i in range(4)
-        ]
+        lines = [{"id": one["id"], "text": f"a good {i}{ending if i else '.'}"} for one in prompts for i in range(4)]
         (tmp_path / f"{arm}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     yield tmp_path
     METRICS.clear()
     METRICS.update(registered)
 
 
-def write(
-    place: Path, metrics="mine.py:share_of_emoji", criterion="share_of_emoji", direction="higher"
-) -> Path:
+def write(place: Path, metrics="mine.py:share_of_emoji", criterion="share_of_emoji", direction="higher") -> Path:
     path = place / "e.yaml"
     path.write_text(EXPERIMENT.format(metrics=metrics, criterion=criterion, direction=direction))
     return path

@@ -71,17 +71,13 @@ def test_it_fills_a_folder_that_is_evaluated(tmp_path):
     rows = read_generations(folder.generations)
     assert len(rows) == 4
     assert read_json(folder.ending)["steps"] == 1
-    assert (
-        carry_out(Job(chosen, "other", 3, root, ("train",)), events.append) == []
-    )  # nothing is trained twice
+    assert carry_out(Job(chosen, "other", 3, root, ("train",)), events.append) == []  # nothing is trained twice
     assert list(record_inputs(chosen, models=False)["training_code"]) == ["trainer Untouched"]
 
 
 def test_one_that_leaves_no_adapter_is_told_what_is_missing(tmp_path):
     with pytest.raises(TrainingError, match="Idle ended without a finished adapter"):
-        carry_out(
-            Job(experiment(tmp_path, "Idle"), "other", 0, tmp_path / "run", ("train",)), lambda event: None
-        )
+        carry_out(Job(experiment(tmp_path, "Idle"), "other", 0, tmp_path / "run", ("train",)), lambda event: None)
 
 
 @pytest.mark.parametrize(

@@ -79,10 +79,7 @@ def index_of(page):
 def test_without_a_checker_the_page_says_nothing_of_passing(run, tmp_path):
     """Past fault: a page of answers that nobody judges said that 0 of 8 pass and that all rewards are missing."""
     texts = {"baseline": ["a b", "a b", "a c", "a b"], "diverse": ["e f", "g h", "i j", "k l"]}
-    by_arm = {
-        arm: [dataclasses.replace(row, reward=None) for row in rows(arm, found)]
-        for arm, found in texts.items()
-    }
+    by_arm = {arm: [dataclasses.replace(row, reward=None) for row in rows(arm, found)] for arm, found in texts.items()}
     for arm, found in by_arm.items():
         append_jsonl(tmp_path / arm / "seed-0" / "generations.jsonl", [row.to_json() for row in found])
     tables = measure_arms({(arm, 0): found for arm, found in by_arm.items()}, pass_threshold=1.0)
@@ -166,9 +163,7 @@ def test_a_curve_of_one_step_is_seen():
     drawn = training_figures({"a": {0: [{"step": 1, "train/reward": 0.25}]}}, {"a": "#0072B2"})[0]
     assert next(iter(csv.DictReader(io.StringIO(drawn.data))))["y"] == "0.25"
     # A marker is a <use> of its shape; a line alone has none.
-    assert (
-        len(re.findall(r'<use [^>]*style="fill: #0072b2', drawn.svg)) == 3
-    )  # the seed, the mean, and the legend's
+    assert len(re.findall(r'<use [^>]*style="fill: #0072b2', drawn.svg)) == 3  # the seed, the mean, and the legend's
 
 
 def test_figures_for_print_and_a_slide_come_on_request(run):
@@ -189,9 +184,7 @@ def test_the_tables_of_a_paper_have_captions_labels_and_intervals(run):
     assert re.search(r"Distinct-2 \+10 \\% & diverse & .* {\[}\+\d", latex)
 
 
-@pytest.mark.skipif(
-    shutil.which("pdflatex") is None, reason="no pdflatex: apt-get install texlive-latex-recommended"
-)
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex: apt-get install texlive-latex-recommended")
 def test_the_tables_of_a_paper_compile_and_no_cell_is_cut(run, tmp_path):
     (tmp_path / "results.tex").write_text((run[0] / "results.tex").read_text())
     (tmp_path / "paper.tex").write_text(
@@ -227,9 +220,7 @@ def test_a_run_is_told_in_words(tmp_path):
     assert facts["model"] == "polychromic:arithmetic-tiny (float32)"
     assert facts["adapter"] == "LoRA, rank 4, alpha 32, dropout 0"
     assert facts["arm baseline"] == "reward alone (λ = 0)"
-    assert facts["arm coverage"].startswith(
-        "reward + 1.5 × coverage (distinct clusters among those that pass"
-    )
+    assert facts["arm coverage"].startswith("reward + 1.5 × coverage (distinct clusters among those that pass")
     assert "sets of 4 among 8 answers" in facts["arm coverage"]
     assert facts["training"].startswith("20 steps of 4 prompts × 8 answers, learning rate ")
     assert (facts["seeds"], facts["date"]) == ("0", "2026-11-26 04:10+00:00")

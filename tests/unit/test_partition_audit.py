@@ -49,9 +49,7 @@ class Pairs(By):
     divide: Callable[[str, str], bool]  # type: ignore[assignment]
 
     def partitions(self, groups):
-        return pairwise_partitions(
-            groups, lambda questions: [self.divide(a, b) for _, a, b in questions], "greedy"
-        )
+        return pairwise_partitions(groups, lambda questions: [self.divide(a, b) for _, a, b in questions], "greedy")
 
 
 def audited(equivalence, groups=GROUPS, **options):
@@ -176,9 +174,7 @@ def fails(prompt, text):
 def test_preflight_tries_the_partition_before_anything_is_trained(tmp_path, same, status, words):
     (tmp_path / "mine.py").write_text(FUNCTIONS)
     file = tmp_path / "prompts.jsonl"
-    file.write_text(
-        "".join(f'{{"id": "p{i}", "prompt": "{i}?", "references": ["{i}{i}{i}"]}}\n' for i in range(4))
-    )
+    file.write_text("".join(f'{{"id": "p{i}", "prompt": "{i}?", "references": ["{i}{i}{i}"]}}\n' for i in range(4)))
     task = CustomTask(
         file, file, file, checker="contains", embedder="hash",
         same=SameAnswer(kind=same.replace("mine.py", str(tmp_path / "mine.py"))),

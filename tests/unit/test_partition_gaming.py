@@ -55,16 +55,12 @@ def test_an_arm_that_games_the_partition_is_named_and_an_honest_one_is_not():
     """Wordings of the same three things against eight things, by spelling; shared wording never saw training."""
     second = LazyEmbedded(SameAnswer(kind="embedding", embedder="hash", distance=0.7), None)
     comparison, *_ = compared(ARMS, Normalised(), second)
-    means = {
-        (arm, key): comparison.mean(arm, key).mean for arm in ARMS for key in ("clusters", "second_clusters")
-    }
+    means = {(arm, key): comparison.mean(arm, key).mean for arm in ARMS for key in ("clusters", "second_clusters")}
     assert means["gamed", "clusters"] > 1.5 * means["baseline", "clusters"]
     assert means["gamed", "second_clusters"] < 1.2 * means["baseline", "second_clusters"]
     assert comparison.verdict.gamed == ("gamed",)
     assert {one.arm for one in comparison.warnings if one.kind == "partition gaming"} == {"gamed"}
-    assert comparison.signatures["second_clusters"].startswith(
-        "second_clusters|same:embedding distance up to 0.7"
-    )
+    assert comparison.signatures["second_clusters"].startswith("second_clusters|same:embedding distance up to 0.7")
     told = "Partition gaming: in gamed different answers rose by task.same_answer and the second partition did not"
     assert told in comparison.verdict.sentence and told in summary_text(comparison)
     assert "does not confirm the different answers of gamed." in as_text(plain_verdict(comparison))
@@ -76,9 +72,7 @@ def test_a_partition_that_fails_is_named_before_the_verdict():
     comparison = compare(tables, baseline="baseline", criteria=LEVELS, resampling=QUICK, partition=audit)
     said = "The partition fails its audit: task.same_answer (exact): clusters are wordings"
     assert comparison.verdict.sentence.startswith(said) and summary_text(comparison).startswith(said)
-    assert as_text(plain_verdict(comparison)).startswith(
-        "Which answers count as the same is decided badly here."
-    )
+    assert as_text(plain_verdict(comparison)).startswith("Which answers count as the same is decided badly here.")
     assert comparison.warnings[0].kind == "partition"
     assert comparison.to_json()["partition"]["spelt"] == {"failed": 1, "n": 1}
 

@@ -32,9 +32,7 @@ from polychromic.objective import losses
 PROMPT, ANSWER, PROMPTS, SAMPLES = 40, 20, 2, 4
 LOAD = TrainingLoad(PROMPTS, PROMPT + SAMPLES * ANSWER, PROMPTS * SAMPLES * ANSWER)
 SEQUENCES = [
-    TokenSequence((5 + prompt,) * PROMPT + (7,) * ANSWER, PROMPT)
-    for prompt in range(PROMPTS)
-    for _ in range(SAMPLES)
+    TokenSequence((5 + prompt,) * PROMPT + (7,) * ANSWER, PROMPT) for prompt in range(PROMPTS) for _ in range(SAMPLES)
 ]
 
 
@@ -148,9 +146,7 @@ def test_activations_are_what_autograd_keeps(kind, dtype, checkpointing, dropout
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_operations_of_training_are_those_that_torch_counts(checkpointing):
-    settings = ModelSettings(
-        source="a/b", gradient_checkpointing=checkpointing, adapter=AdapterSettings(rank=8)
-    )
+    settings = ModelSettings(source="a/b", gradient_checkpointing=checkpointing, adapter=AdapterSettings(rank=8))
     language_model, shape = build(settings, attention="eager")  # torch does not count its own kernel on a CPU
     with FlopCounterMode(display=False) as counter, language_model.training_pass():
         answer_logprobs(language_model, SEQUENCES).logprobs_BT.sum().backward()
@@ -251,9 +247,9 @@ def test_a_shape_that_nobody_checked_is_refused(tmp_path):
         shape_from_config(AutoConfig.for_model("gpt2"), "mine")
     with pytest.raises(ConfigError, match="not on this machine"):
         shape_of(ModelSettings(source="nobody/unheard-of"))
-    AutoConfig.for_model(
-        "qwen2", hidden_size=64, num_attention_heads=4, num_key_value_heads=2
-    ).save_pretrained(tmp_path)
+    AutoConfig.for_model("qwen2", hidden_size=64, num_attention_heads=4, num_key_value_heads=2).save_pretrained(
+        tmp_path
+    )
     assert shape_of(ModelSettings(source=str(tmp_path))).kv_width == 32
 
 

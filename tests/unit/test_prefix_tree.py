@@ -61,8 +61,7 @@ def test_answers_are_those_that_each_would_be_alone(llama, nodes_at_once):
             )
         )
         expected = [
-            [alone(llama, prompt, answer) for answer in group]
-            for prompt, group in zip(PROMPTS, answers, strict=True)
+            [alone(llama, prompt, answer) for answer in group] for prompt, group in zip(PROMPTS, answers, strict=True)
         ]
     assert sorted(map(id, (tree.answers[0] for tree in trees))) == sorted(id(group[0]) for group in answers)
     assert [[answer.token_ids for answer in group] for group in answers] == expected

@@ -76,8 +76,7 @@ def files_task(tmp_path, checker, **more):
     (tmp_path / "checkers.py").write_text(checker)
     for split in ("train", "validation", "test"):
         rows = [
-            {"id": f"{split}-{i}", "prompt": f"{i},2,3,4={i + 9}:", "references": [f"{i}+2+3+4"]}
-            for i in range(1, 9)
+            {"id": f"{split}-{i}", "prompt": f"{i},2,3,4={i + 9}:", "references": [f"{i}+2+3+4"]} for i in range(1, 9)
         ]
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     files = {split: str(tmp_path / f"{split}.jsonl") for split in ("train", "validation", "test")}

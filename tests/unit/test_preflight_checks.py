@@ -95,16 +95,12 @@ def test_a_batch_that_does_not_fit_is_a_failed_check_on_any_device(probe, monkey
     def full(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(
-        memory, where, full if where == "answer_logprobs" else lambda *_: SimpleNamespace(sample=full)
-    )
+    monkeypatch.setattr(memory, where, full if where == "answer_logprobs" else lambda *_: SimpleNamespace(sample=full))
     found = memory.longest_batch_fits(probe)
     assert found.status == "failed"
     assert "do not fit" in found.result
     assert "micro_batch_size" in found.fix
-    monkeypatch.setattr(
-        memory, "answer_logprobs", lambda *args, **kwargs: (_ for _ in ()).throw(RuntimeError("shape"))
-    )
+    monkeypatch.setattr(memory, "answer_logprobs", lambda *args, **kwargs: (_ for _ in ()).throw(RuntimeError("shape")))
     with pytest.raises(RuntimeError, match="shape"):
         memory.longest_batch_fits(probe)
 
@@ -112,8 +108,7 @@ def test_a_batch_that_does_not_fit_is_a_failed_check_on_any_device(probe, monkey
 def references(tmp_path, **training):
     for split in ("train", "validation", "test"):
         rows = [
-            {"id": f"{split}-{i}", "prompt": f"1,2,3,{i}=9:", "references": ["1+2+3" + "+1" * i]}
-            for i in range(1, 9)
+            {"id": f"{split}-{i}", "prompt": f"1,2,3,{i}=9:", "references": ["1+2+3" + "+1" * i]} for i in range(1, 9)
         ]
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     task = {

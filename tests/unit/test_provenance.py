@@ -56,15 +56,11 @@ def test_outside_a_repository_there_is_no_commit(tmp_path, monkeypatch):
     assert record["uncommitted_diff_sha256"] is None
 
 
-def test_the_checkout_that_the_package_runs_from_is_recorded_wherever_the_run_was_started(
-    tmp_path, monkeypatch
-):
+def test_the_checkout_that_the_package_runs_from_is_recorded_wherever_the_run_was_started(tmp_path, monkeypatch):
     """Past bug: only the repository around the current folder was, which need not be that of the code."""
     monkeypatch.chdir(tmp_path)
     package = Path(polychromic.__file__).parent
-    head = subprocess.run(
-        ["git", "-C", str(package), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
+    head = subprocess.run(["git", "-C", str(package), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     source = provenance(experiment())["polychromic_source"]
     assert (source and source["commit"]) == (head.stdout.strip() or None)
 
@@ -191,6 +187,4 @@ def test_the_hubs_own_cache_is_looked_into(tmp_path, monkeypatch):
 
 
 def test_versions_that_changed_between_starts_are_named():
-    assert differing_versions({"packages": {"torch": "2.11"}}, {"packages": {"torch": "2.13"}}) == [
-        "torch 2.11 → 2.13"
-    ]
+    assert differing_versions({"packages": {"torch": "2.11"}}, {"packages": {"torch": "2.13"}}) == ["torch 2.11 → 2.13"]

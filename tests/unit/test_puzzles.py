@@ -79,14 +79,10 @@ class TestWithThePackage:
                "evaluation.untrained=false", "model.adapter.rank=2", "run.workers=1"]  # fmt: skip
         run("experiments/puzzles.yaml", few, out=tmp_path)
         metrics = [
-            json.loads(line)
-            for file in tmp_path.rglob("metrics.jsonl")
-            for line in file.read_text().splitlines()
+            json.loads(line) for file in tmp_path.rglob("metrics.jsonl") for line in file.read_text().splitlines()
         ]
         rows = [
-            json.loads(line)
-            for file in tmp_path.rglob("generations.jsonl")
-            for line in file.read_text().splitlines()
+            json.loads(line) for file in tmp_path.rglob("generations.jsonl") for line in file.read_text().splitlines()
         ]
         assert len(metrics) == 2 * 2
         assert len(rows) == 2 * 4 * 8
@@ -101,15 +97,11 @@ class TestWithThePackage:
             PuzzleTask("countdown", SIZES, options={"nonsense": 1})
         with pytest.raises(ConfigError, match="different problems of 3000"):
             few = {"train": 1000, "validation": 1000, "test": 1000}
-            PuzzleTask("palindrome_generation", few, options={"min_length": 1, "max_length": 1}).prompts(
-                "test"
-            )
+            PuzzleTask("palindrome_generation", few, options={"min_length": 1, "max_length": 1}).prompts("test")
 
 
 @pytest.mark.usefixtures("reasoning_gym")
-@pytest.mark.parametrize(
-    "attack", ["__import__('os').system('id')", "9**9**9**9", "2 * * 3", "1//1", "x" * 500]
-)
+@pytest.mark.parametrize("attack", ["__import__('os').system('id')", "9**9**9**9", "2 * * 3", "1//1", "x" * 500])
 def test_no_answer_reaches_a_parser_that_executes(attack):
     prompt = Prompt(
         "p", as_messages("?"), (), {"dataset": ("countdown", "{}", 0, 1)}

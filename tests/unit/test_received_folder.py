@@ -83,9 +83,7 @@ def test_files_that_are_checked_anew_ask_first(stranger):
     for arm in ("a", "b"):
         lines = [json.dumps({"id": one, "text": f"good {arm} {i}"}) for one in PROMPTS for i in range(2)]
         (root / f"{arm}.jsonl").write_text("\n".join(lines) + "\n")
-    (root / "e.yaml").write_text(
-        "name: files\ntask: {name: custom, test: test.jsonl, checker: checker.py:check}\n"
-    )
+    (root / "e.yaml").write_text("name: files\ntask: {name: custom, test: test.jsonl, checker: checker.py:check}\n")
     files = [f"--generations={arm}={root / arm}.jsonl" for arm in ("a", "b")]
     made = CliRunner().invoke(app, ["evaluate", str(root / "e.yaml"), *files, "--out", str(root / "out")])
     assert made.exit_code == 0, made.output + repr(made.exception)

@@ -66,9 +66,7 @@ def cache(tmp_path_factory):
 
 
 def _task(folder: Path) -> RepliesTask:
-    return RepliesTask(
-        *(folder / f"{split}.jsonl" for split in ("train", "validation", "test")), embedder="hash"
-    )
+    return RepliesTask(*(folder / f"{split}.jsonl" for split in ("train", "validation", "test")), embedder="hash")
 
 
 def _rewards(task: RepliesTask, prompts: list[Prompt], texts: list[str]) -> list[float]:
@@ -108,9 +106,7 @@ def test_one_reply_for_every_post_earns_what_shuffled_replies_earn(task):
     prompts = task.prompts("test")
     constant = np.mean(_rewards(task, prompts, [prompts[0].references[0]] * len(prompts)))
     true = np.mean(_rewards(task, prompts, [prompt.references[0] for prompt in prompts]))
-    shuffled = np.mean(
-        _rewards(task, prompts, [prompt.references[0] for prompt in prompts[7:] + prompts[:7]])
-    )
+    shuffled = np.mean(_rewards(task, prompts, [prompt.references[0] for prompt in prompts[7:] + prompts[:7]]))
     assert abs(constant - shuffled) < 0.5 * (true - shuffled)
 
 
@@ -129,9 +125,7 @@ def test_the_seed_alone_decides_the_rewards(task, tmp_path):
     texts = [prompt.references[0] for prompt in prompts]
     files = [task._files[split] for split in ("train", "validation", "test")]
     assert _rewards(RepliesTask(*files, embedder="hash"), prompts, texts) == _rewards(task, prompts, texts)
-    assert _rewards(RepliesTask(*files, embedder="hash", seed=1), prompts, texts) != _rewards(
-        task, prompts, texts
-    )
+    assert _rewards(RepliesTask(*files, embedder="hash", seed=1), prompts, texts) != _rewards(task, prompts, texts)
 
 
 def test_distances_are_those_of_meaning(task):
@@ -145,9 +139,7 @@ def test_distances_are_those_of_meaning(task):
 def test_too_few_pairs_are_an_error_with_the_numbers(tmp_path):
     for split in ("train", "validation", "test"):
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(_row(i)) + "\n" for i in range(30)))
-    with pytest.raises(
-        DataError, match="the training half has 15 posts with a reference, expected at least 20"
-    ):
+    with pytest.raises(DataError, match="the training half has 15 posts with a reference, expected at least 20"):
         _ = _task(tmp_path).pass_threshold
 
 
@@ -169,9 +161,7 @@ def test_probability_is_the_logistic_of_centred_similarity():
 
 def test_any_reply_has_mean_similarity_zero_over_the_posts_it_was_centred_on():
     generator = np.random.default_rng(0)
-    pairs = Pairs(
-        [str(x) for x in generator.uniform(0, 3, 200)], [str(x) for x in generator.uniform(0, 3, 200)]
-    )
+    pairs = Pairs([str(x) for x in generator.uniform(0, 3, 200)], [str(x) for x in generator.uniform(0, 3, 200)])
     model = fit_relevance(_Toy(), pairs, generator)
     posts_ND = _Toy().encode(pairs.posts)
     one_ND = np.repeat(_Toy().encode(["1.0"]), 200, axis=0)
@@ -181,9 +171,7 @@ def test_any_reply_has_mean_similarity_zero_over_the_posts_it_was_centred_on():
 def test_the_threshold_lets_a_tenth_of_shuffled_replies_pass():
     generator = np.random.default_rng(0)
     angles = [str(x) for x in generator.uniform(0, 6, 400)]
-    pairs = Pairs(
-        angles, [str(float(x) + e) for x, e in zip(angles, generator.normal(0, 0.3, 400), strict=True)]
-    )
+    pairs = Pairs(angles, [str(float(x) + e) for x, e in zip(angles, generator.normal(0, 0.3, 400), strict=True)])
     checker = train_checker(_Toy(), pairs, pairs, generator)
     posts_ND, replies_ND = checker.encoder.encode(pairs.posts), checker.encoder.encode(pairs.replies)
     rates = [
@@ -242,9 +230,7 @@ def test_echoes_say_the_post_again():
 
 
 def test_sif_weighs_rare_words_and_drops_what_all_texts_share():
-    texts = [
-        f"the the the {word}" for word in ("apple", "pear", "plum", "fig", "lime", "date", "kiwi", "melon")
-    ]
+    texts = [f"the the the {word}" for word in ("apple", "pear", "plum", "fig", "lime", "date", "kiwi", "melon")]
     encoder = SifEncoder.fit(HashedWords(), texts)
     vectors_ND = encoder.encode(["the apple", "apple the the", "the plum", ""])
     assert np.linalg.norm(vectors_ND, axis=1) == pytest.approx([1, 1, 1, 1], abs=1e-5)

@@ -77,9 +77,7 @@ class Elements(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.dangerous += [
-            (tag, k, v) for k, v in attrs if k.startswith("on") or k in ("src", "action", "srcset")
-        ]
+        self.dangerous += [(tag, k, v) for k, v in attrs if k.startswith("on") or k in ("src", "action", "srcset")]
         self.dangerous += [(tag, k, v) for k, v in attrs if k.endswith("href") and not v.startswith("#")]
 
 
@@ -110,9 +108,7 @@ def test_reports_are_the_same_bytes_every_time(run):
     root, comparison = run
     before = {path.name: path.read_bytes() for path in [*root.glob("report.*"), *root.glob("figures/*")]}
     write_report(root, comparison, arms=["baseline", "diverse"], seeds=[0], pass_threshold=1.0)
-    assert before == {
-        path.name: path.read_bytes() for path in [*root.glob("report.*"), *root.glob("figures/*")]
-    }
+    assert before == {path.name: path.read_bytes() for path in [*root.glob("report.*"), *root.glob("figures/*")]}
     assert {"pass.svg", "pass.csv"} <= set(before)
 
 
@@ -200,9 +196,7 @@ def test_a_gain_points_up_where_lower_is_better(tmp_path):
         "diverse": rows(["a b c d", "e f g h", "i j k l", "m n o p"]),
     }
     tables = measure_arms({(arm, 0): found for arm, found in by_arm.items()}, pass_threshold=1.0)
-    comparison = compare(
-        tables, baseline="baseline", criteria={"minimum": [Criterion("self_bleu", "lower", 0.1)]}
-    )
+    comparison = compare(tables, baseline="baseline", criteria={"minimum": [Criterion("self_bleu", "lower", 0.1)]})
     work = {arm: ArmWork(1.0, 2.0) for arm in by_arm}
     figures = comparison_figures(comparison, work, {"baseline": "#767676", "diverse": "#0072B2"})
     cost = next(one for one in figures if one.name == "cost-gain")
@@ -231,11 +225,7 @@ def test_the_table_of_time_adds_up_to_what_the_first_lines_say():
 
 def test_the_verdict_stands_first_in_files_and_last_on_the_terminal(run, capsys):
     root, comparison = run
-    assert (
-        (root / "report.md")
-        .read_text()
-        .startswith(f"# {root.name}\n\n**Yes: diverse does what was asked of it.")
-    )
+    assert (root / "report.md").read_text().startswith(f"# {root.name}\n\n**Yes: diverse does what was asked of it.")
     show_comparison(comparison, details=True)
     told = capsys.readouterr().out
     assert told.startswith(comparison.verdict.sentence.split(":")[0])

@@ -77,9 +77,7 @@ def test_what_no_model_could_reach_says_why():
 
 
 def test_a_fall_that_was_asked_is_a_yes():
-    words = as_text(
-        plain_verdict(comparison_of(criteria=[Criterion("self_bleu", "lower", 0.1)], self_bleu=-0.2))
-    )
+    words = as_text(plain_verdict(comparison_of(criteria=[Criterion("self_bleu", "lower", 0.1)], self_bleu=-0.2)))
     assert words.startswith("Yes: ")
     assert "the wording that answers share (Self-BLEU) fell by 33 %." in words
 
@@ -153,9 +151,7 @@ def test_all_means_stand_in_one_group_each_and_every_measure_says_what_it_is():
     assert len(shown) == len({one.metric for one in found.means})
     assert all(row[0].detail for group in groups for row in group.rows)
     assert find_metric("pass@8").meaning == "Chance that at least one of 8 answers passes the checker"
-    assert how_made(found, "pass@1").startswith(
-        "pass|passes(reward >= pass_threshold)|estimator:1-C(n-c,k)/C(n,k)"
-    )
+    assert how_made(found, "pass@1").startswith("pass|passes(reward >= pass_threshold)|estimator:1-C(n-c,k)/C(n,k)")
     assert set(signatures(found)) >= {"pass@k", *found.signatures}
 
 

@@ -56,9 +56,7 @@ def test_rows_in_any_order_get_the_advantages_of_their_group(objective, baseline
     places, rows = shuffled_rows()
     advantages = RowObjective(settings, ANSWERS).advantages(rows)
     groups = {key: by_hand(settings, key) for key in TEXTS}
-    np.testing.assert_allclose(
-        advantages, [len(rows) / 2 * groups[key][index] for key, index in places], atol=1e-12
-    )
+    np.testing.assert_allclose(advantages, [len(rows) / 2 * groups[key][index] for key, index in places], atol=1e-12)
 
 
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))
@@ -77,9 +75,7 @@ def test_a_mean_over_rows_is_a_mean_over_prompts():
     places, rows = shuffled_rows()
     logprobs = {key: np.linspace(-1.0, -3.0, len(TEXTS[key])) for key in TEXTS}
     advantages = RowObjective(settings, ANSWERS).advantages(rows)
-    over_rows = np.mean(
-        [a * logprobs[key][index] for a, (key, index) in zip(advantages, places, strict=True)]
-    )
+    over_rows = np.mean([a * logprobs[key][index] for a, (key, index) in zip(advantages, places, strict=True)])
     over_prompts = np.mean([by_hand(settings, key) @ logprobs[key] for key in TEXTS])
     assert over_rows == pytest.approx(over_prompts, rel=1e-12)
 
@@ -93,9 +89,7 @@ def test_without_texts_an_objective_of_rewards_is_the_same_and_one_of_answers_is
         RowObjective(settings, ANSWERS).advantages(with_texts),
     )
     for objective in ("coverage", "distance"):
-        with pytest.raises(
-            ConfigError, match=f"'{objective}' reads the answers, and this hook .* sees only rewards"
-        ):
+        with pytest.raises(ConfigError, match=f"'{objective}' reads the answers, and this hook .* sees only rewards"):
             RowObjective(DiversitySettings(objective=objective, set_size=2, weight=1.0)).advantages(without)
 
 
@@ -114,9 +108,7 @@ def test_metrics_are_means_over_groups():
     _, rows = shuffled_rows()
     objective.advantages([*rows, Row("alone", 1.0, "7")])
     assert objective.metrics["groups/clusters"] == pytest.approx((4 + 2) / 2)
-    assert objective.metrics["train/reward"] == pytest.approx(
-        (np.mean(REWARDS["a"]) + np.mean(REWARDS["b"])) / 2
-    )
+    assert objective.metrics["train/reward"] == pytest.approx((np.mean(REWARDS["a"]) + np.mean(REWARDS["b"])) / 2)
     assert objective.metrics["groups/too_small"] == pytest.approx(1 / 3)
     assert objective.metrics["groups/diversity_signal"] == 1.0
 
@@ -175,9 +167,7 @@ def test_an_estimator_spreads_advantages_over_tokens_and_leaves_filling_rows_out
         )
     expected = RowObjective(settings, ANSWERS).advantages(rows)
     assert advantages is returns
-    np.testing.assert_allclose(
-        advantages[: len(rows), :2].numpy(), np.stack([expected, expected], axis=1), atol=1e-6
-    )
+    np.testing.assert_allclose(advantages[: len(rows), :2].numpy(), np.stack([expected, expected], axis=1), atol=1e-6)
     assert float(advantages[:, 2].abs().max()) == 0.0
     assert float(advantages[len(rows) :].abs().max()) == 0.0
     assert given.metrics["groups/clusters"] == pytest.approx(3.0)

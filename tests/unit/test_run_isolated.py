@@ -34,9 +34,7 @@ def value(code, expression="answer"):
 
 
 def test_values_come_back_as_plain_data():
-    done = run_isolated(
-        "def add(a, b):\n    return a + b\n", ["add(1, 2)", "add('a', 'b')", "[(1,), {2: {3}}]"]
-    )
+    done = run_isolated("def add(a, b):\n    return a + b\n", ["add(1, 2)", "add('a', 'b')", "[(1,), {2: {3}}]"])
     assert done.values == (3, "ab", [(1,), {2: {3}}])
     assert done.errors == (None, None, None)
     assert done.error is None
@@ -218,9 +216,7 @@ def test_a_checker_that_executes_answers_in_it_executes_none_itself(checker):
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
-    lambda inner: (
-        st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text() | st.integers(), inner)
-    ),
+    lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text() | st.integers(), inner),
     max_leaves=10,
 )
 
@@ -247,9 +243,7 @@ def test_values_made_of_plain_ones_come_back_as_what_they_are_made_of():
     assert decode(encode(10**5000)) == 10**5000
 
 
-@pytest.mark.parametrize(
-    "encoded", [[], {}, {"a": 1, "b": 2}, {"lambda": "x"}, {"set": [{"list": []}]}, {"int": 1}]
-)
+@pytest.mark.parametrize("encoded", [[], {}, {"a": 1, "b": 2}, {"lambda": "x"}, {"set": [{"list": []}]}, {"int": 1}])
 def test_what_encodes_no_value_is_refused(encoded):
     with pytest.raises((ValueError, TypeError)):
         decode(encoded)

@@ -155,9 +155,7 @@ def test_a_comparison_of_files_tells_how_much_two_arms_are_one(tmp_path):
     answers = {"one": ["red", "Red."], "twin": ["red", "RED"], "other": ["blue", "blue"]}
     prompts = [{"id": f"p{i}", "prompt": "A colour?", "references": ["red", "blue"]} for i in range(3)]
     (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, prompts)))
-    (tmp_path / "e.yaml").write_text(
-        "name: e\ntask: {name: custom, test: prompts.jsonl, checker: contains}\n"
-    )
+    (tmp_path / "e.yaml").write_text("name: e\ntask: {name: custom, test: prompts.jsonl, checker: contains}\n")
     files = {}
     for arm, texts in answers.items():
         lines = [{"prompt_id": one["id"], "text": text} for one in prompts for text in texts]
@@ -165,9 +163,7 @@ def test_a_comparison_of_files_tells_how_much_two_arms_are_one(tmp_path):
         (tmp_path / f"{arm}.jsonl").write_text("\n".join(map(json.dumps, lines)))
 
     folder = RunFolder(tmp_path / "out")
-    comparison = evaluate_external(
-        ExternalExperiment.from_file(tmp_path / "e.yaml", files), folder
-    ).comparison
+    comparison = evaluate_external(ExternalExperiment.from_file(tmp_path / "e.yaml", files), folder).comparison
 
     overlaps = {(one.arm, one.other): one.overlap for one in comparison.sameness}
     assert overlaps == {("one", "twin"): 1.0, ("one", "other"): 0.0, ("twin", "other"): 0.0}

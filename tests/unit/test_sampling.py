@@ -53,9 +53,7 @@ def test_generations_do_not_depend_on_the_batch(tiny_model):
     seeds = list(range(len(prompts)))
     together = LocalSampler(tiny_model, max_decode_batch=1000).sample(prompts, 6, parameters, seeds)
     apart = LocalSampler(tiny_model, max_decode_batch=6).sample(prompts, 6, parameters, seeds)
-    assert [[one.text for one in group] for group in together] == [
-        [one.text for one in group] for group in apart
-    ]
+    assert [[one.text for one in group] for group in together] == [[one.text for one in group] for group in apart]
 
 
 def test_cold_sampling_is_greedy_decoding(tiny_model):
@@ -77,9 +75,7 @@ def test_cold_sampling_is_greedy_decoding(tiny_model):
 def test_generations_end_at_the_stop_token_or_say_that_they_were_cut(tiny_model):
     prompts = ArithmeticTask(test_problems=20).prompts("test")
     for limit in (3, 24):
-        groups = LocalSampler(tiny_model).sample(
-            prompts, 8, SamplingParameters(max_new_tokens=limit), range(20)
-        )
+        groups = LocalSampler(tiny_model).sample(prompts, 8, SamplingParameters(max_new_tokens=limit), range(20))
         for generation in (one for group in groups for one in group):
             stops = [token in tiny_model.stop_ids for token in generation.token_ids]
             assert not any(stops[:-1])
@@ -118,9 +114,7 @@ def test_a_generation_carries_the_log_probability_that_training_computes(tiny_mo
         sequences = [TokenSequence(prompt_ids + one.token_ids, len(prompt_ids)) for one in group]
         with torch.inference_mode():
             expected = answer_logprobs(tiny_model, sequences, temperature=0.7).logprobs_BT.sum(dim=1)
-        torch.testing.assert_close(
-            torch.tensor([one.logprob for one in group]), expected, atol=1e-3, rtol=1e-4
-        )
+        torch.testing.assert_close(torch.tensor([one.logprob for one in group]), expected, atol=1e-3, rtol=1e-4)
 
 
 def test_logits_that_are_nan_are_an_error_and_never_the_last_token(tiny_model, monkeypatch):
@@ -130,9 +124,7 @@ def test_logits_that_are_nan_are_an_error_and_never_the_last_token(tiny_model, m
         return draw_tokens(logits_BV.fill_(math.nan), parameters, uniforms_B)
 
     monkeypatch.setattr(decoding, "draw_tokens", broken)
-    with pytest.raises(
-        ModelError, match="logits are not numbers for 2 of 2 generations: its weights hold nan"
-    ):
+    with pytest.raises(ModelError, match="logits are not numbers for 2 of 2 generations: its weights hold nan"):
         LocalSampler(tiny_model).sample(
             ArithmeticTask().prompts("test")[:1], 2, SamplingParameters(max_new_tokens=3), [0]
         )

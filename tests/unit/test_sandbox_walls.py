@@ -85,9 +85,7 @@ def test_the_gate_needs_the_standard_library_alone(tmp_path):
         f"import sys; sys.path[:0] = [{str(tmp_path)!r}]\n"
         "from polychromic.tasks.checking import gate; print(gate.__file__)"
     )
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith(str(tmp_path))
     assert not list(tmp_path.rglob("*.jsonl*")), "problems and their tests stay outside"
 
@@ -134,9 +132,7 @@ def test_a_docker_that_does_not_answer_is_named(tmp_path, monkeypatch):
     client.write_text("#!/bin/sh\necho 'Cannot connect to the Docker daemon' >&2\nexit 1\n")
     client.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    with pytest.raises(
-        CheckerError, match=r"task.sandbox: docker .* Cannot connect to the Docker daemon.*docker run"
-    ):
+    with pytest.raises(CheckerError, match=r"task.sandbox: docker .* Cannot connect to the Docker daemon.*docker run"):
         judged(ADD, RIGHT, Sandbox(Wall("docker")))
 
 

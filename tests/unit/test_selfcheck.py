@@ -17,9 +17,7 @@ PROMPTS = [[3, 4, 5, 6], [5, 6, 7, 8, 9, 10], [4] * 20]
 
 
 def trained(language_model):
-    return {
-        name: p.detach().clone() for name, p in language_model.model.named_parameters() if p.requires_grad
-    }
+    return {name: p.detach().clone() for name, p in language_model.model.named_parameters() if p.requires_grad}
 
 
 def test_the_fast_way_is_taken_where_it_agrees_and_the_adapter_is_as_before(tiny_settings):

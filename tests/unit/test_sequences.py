@@ -15,8 +15,7 @@ def sequences():
     generator = torch.Generator().manual_seed(0)
     prompts = {n: torch.randint(3, 22, (n,), generator=generator).tolist() for n, _ in LENGTHS}
     return [
-        TokenSequence((*prompts[n], *torch.randint(3, 22, (t,), generator=generator).tolist()), n)
-        for n, t in LENGTHS
+        TokenSequence((*prompts[n], *torch.randint(3, 22, (t,), generator=generator).tolist()), n) for n, t in LENGTHS
     ]
 
 
@@ -31,9 +30,7 @@ def test_packing_changes_no_log_probability(tiny_model, sequences, temperature):
     answers = answer_logprobs(tiny_model, sequences, temperature=temperature)
     for row, sequence in enumerate(sequences):
         found = answers.logprobs_BT[row][answers.mask_BT[row].bool()]
-        torch.testing.assert_close(
-            found, plain_logprobs(tiny_model, sequence, temperature), atol=1e-5, rtol=1e-5
-        )
+        torch.testing.assert_close(found, plain_logprobs(tiny_model, sequence, temperature), atol=1e-5, rtol=1e-5)
 
 
 def test_packing_changes_no_gradient(tiny_model, sequences):
@@ -41,9 +38,7 @@ def test_packing_changes_no_gradient(tiny_model, sequences):
     parameters = [p for p in tiny_model.model.parameters() if p.requires_grad]
     answers = answer_logprobs(tiny_model, sequences)
     packed = torch.autograd.grad((answers.logprobs_BT * answers.mask_BT).sum(1) @ weights, parameters)
-    total = sum(
-        w * plain_logprobs(tiny_model, one, 1.0).sum() for w, one in zip(weights, sequences, strict=True)
-    )
+    total = sum(w * plain_logprobs(tiny_model, one, 1.0).sum() for w, one in zip(weights, sequences, strict=True))
     plain = torch.autograd.grad(total, parameters)
     for one, other in zip(packed, plain, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)

@@ -56,9 +56,7 @@ def test_the_same_prompt_is_one_with_all_references():
 
 @given(
     st.lists(
-        st.sampled_from(
-            ["Hi", "hi ", "HI", "Who?", "who?", "Why\n?", "why ?", "Café", "Cafe\u0301", "a", "b"]
-        ),
+        st.sampled_from(["Hi", "hi ", "HI", "Who?", "who?", "Why\n?", "why ?", "Café", "Cafe\u0301", "a", "b"]),
         min_size=8,
     )
 )
@@ -99,13 +97,8 @@ def test_rows_with_one_conversation_id_stay_together():
 
 def test_nearly_equal_prompts_join_training():
     story = "A farmer has {} sheep and sells four of them at the market on Monday in town {}"
-    rows = prompts(
-        *(story.format("twelve" if i % 2 else "eleven", "abcdefghij"[i // 2] * 9) for i in range(20))
-    )
-    others = [
-        Prompt(f"q{i}", as_messages(f"Something else altogether, number {i * 7919}, please"))
-        for i in range(20)
-    ]
+    rows = prompts(*(story.format("twelve" if i % 2 else "eleven", "abcdefghij"[i // 2] * 9) for i in range(20)))
+    others = [Prompt(f"q{i}", as_messages(f"Something else altogether, number {i * 7919}, please")) for i in range(20)]
     divided = divide({"": [*rows, *others]})
     held_out = [*divided.splits["test"], *divided.splits["validation"]]
     assert find_leakage(held_out, divided.splits["train"]).seen == ()
@@ -114,9 +107,7 @@ def test_nearly_equal_prompts_join_training():
 
 def test_splits_that_the_data_names_are_kept_and_cleaned():
     test = [Prompt("t1", as_messages("Seen?")), Prompt("t2", as_messages("Unseen?"))]
-    train = [Prompt(f"p{i}", as_messages(f"Question {i}?")) for i in range(20)] + [
-        Prompt("p99", as_messages("SEEN?"))
-    ]
+    train = [Prompt(f"p{i}", as_messages(f"Question {i}?")) for i in range(20)] + [Prompt("p99", as_messages("SEEN?"))]
     divided = divide({"train": train, "test": test})
     assert ids(divided)["test"] == ["t2"]
     assert len(divided.splits["validation"]) == 2

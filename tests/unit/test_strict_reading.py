@@ -21,9 +21,7 @@ def refused(*overrides: str) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("written", "read"), [("010", "8"), ("1:30", "90"), ("-017", "-15"), ("1:30.5", "90.5")]
-)
+@pytest.mark.parametrize(("written", "read"), [("010", "8"), ("1:30", "90"), ("-017", "-15"), ("1:30.5", "90.5")])
 def test_numbers_that_yaml_reads_in_another_base_are_refused(tmp_path, written, read):
     assert f"{written} is {read} in YAML" in refused(f"training.steps={written}")
     file = tmp_path / "experiment.yaml"
@@ -127,9 +125,7 @@ def test_criteria_that_the_file_rules_out_are_refused_on_reading(criteria, expec
 
 def test_a_gain_beyond_the_ceiling_from_a_known_baseline_is_refused_on_reading():
     criteria = "comparison.minimum=[{metric: pass@1, relative_change: 0.2}]"
-    assert "needs 1.08, and it cannot exceed 1" in refused(
-        criteria, "comparison.baseline_values={pass@1: 0.9}"
-    )
+    assert "needs 1.08, and it cannot exceed 1" in refused(criteria, "comparison.baseline_values={pass@1: 0.9}")
 
 
 def test_files_of_generations_know_their_own_number_of_answers():
@@ -146,16 +142,12 @@ def test_names_of_files_of_the_run_folder_are_refused_on_reading(name):
 
 def test_every_file_of_a_run_folder_is_a_name_that_no_arm_may_have(tmp_path):
     folder = RunFolder(tmp_path)
-    of_folder = [
-        getattr(folder, name) for name, value in vars(RunFolder).items() if isinstance(value, property)
-    ]
+    of_folder = [getattr(folder, name) for name, value in vars(RunFolder).items() if isinstance(value, property)]
     names = {path.name for path in of_folder if isinstance(path, Path)}
     assert {name for name in names if not name.startswith(".")} <= set(AT_THE_TOP)
 
 
-@pytest.mark.parametrize(
-    "line", ['{"prompt": "a", "prompt": "b"}', '{"prompt": "a", "meta": {"x": 1, "x": 2}}']
-)
+@pytest.mark.parametrize("line", ['{"prompt": "a", "prompt": "b"}', '{"prompt": "a", "meta": {"x": 1, "x": 2}}'])
 def test_a_key_that_stands_twice_in_a_line_is_refused_by_every_reader(tmp_path, line):
     file = tmp_path / "lines.jsonl"
     file.write_text(line + "\n")

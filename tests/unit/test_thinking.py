@@ -108,9 +108,7 @@ def test_rows_keep_the_thinking_beside_the_answer():
 def compare(tmp_path):
     prompts = [{"id": f"p{i}", "prompt": f"Number {i}?", "references": ["right"]} for i in range(6)]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
-    (tmp_path / "e.yaml").write_text(
-        "name: mine\ntask: {name: custom, test: prompts.jsonl, checker: contains}\n"
-    )
+    (tmp_path / "e.yaml").write_text("name: mine\ntask: {name: custom, test: prompts.jsonl, checker: contains}\n")
     texts = {
         "a": [
             "<think>is it right or not</think>\nno",
@@ -140,10 +138,7 @@ def test_files_with_thinking_are_checked_by_their_answers_and_that_is_said(compa
         "a: thinking stands before 18 of 18 answers and is left out of checks and measures; 6 never came to an answer, "
         "which is empty and counts as truncated; lengths count it"
     ]
-    rows = [
-        json.loads(line)
-        for line in RunFolder(tmp_path / "mine").arm("a", 0).generations.read_text().splitlines()
-    ]
+    rows = [json.loads(line) for line in RunFolder(tmp_path / "mine").arm("a", 0).generations.read_text().splitlines()]
     assert [row["text"] for row in rows[:3]] == ["no", "", "right"]  # what the page's samples are made from
     assert rows[1]["thinking"] == "right right right"
 

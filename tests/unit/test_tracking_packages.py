@@ -21,9 +21,7 @@ tracker.close()
 
 def track(name, folder):
     pytest.importorskip(name, reason=f"the extra polychromic[{name}] is not installed")
-    no_account = {
-        key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "TRACKIO", "HF_"))
-    }
+    no_account = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "TRACKIO", "HF_"))}
     environment = no_account | {
         "HOME": str(folder),
         "https_proxy": "http://127.0.0.1:9",

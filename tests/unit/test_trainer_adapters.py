@@ -80,9 +80,7 @@ def test_verl_gets_the_advantages_and_its_trainer_shows_the_answers(module):
     kept, register_adv_est = registry()
     module("verl.trainer.ppo.core_algos", register_adv_est=register_adv_est)
     fields = {
-        name: torch.nested.nested_tensor(
-            [torch.tensor([ord(c) for c in text]) for text in texts], layout=torch.jagged
-        )
+        name: torch.nested.nested_tensor([torch.tensor([ord(c) for c in text]) for text in texts], layout=torch.jagged)
         for name, texts in {"responses": TEXTS, "prompts": UIDS}.items()
     }
     asked = []
@@ -116,9 +114,7 @@ def test_verl_gets_the_advantages_and_its_trainer_shows_the_answers(module):
         Trainer()._compute_advantage(batch, {})
     Trainer.config.actor_rollout_ref.actor.loss_agg_mode = "token-mean"
     Trainer.config.algorithm.use_kl_in_reward = True
-    with pytest.raises(
-        ConfigError, match=r"loss_agg_mode='token-mean' divides by lengths.*use_kl_in_reward changes"
-    ):
+    with pytest.raises(ConfigError, match=r"loss_agg_mode='token-mean' divides by lengths.*use_kl_in_reward changes"):
         trainer._compute_advantage(batch, {})
 
 
@@ -221,9 +217,7 @@ def test_tinkers_centred_totals_are_the_advantages(objective):
     totals += [final for final, _ in finals]
     quality = [1.0, 1.0, 0.0, 1.0]
     rows = [Row("", reward, one.text) for reward, one in zip(quality, group, strict=True)]
-    np.testing.assert_allclose(
-        totals - totals.mean(), RowObjective(settings, ANSWERS).advantages(rows), atol=1e-12
-    )
+    np.testing.assert_allclose(totals - totals.mean(), RowObjective(settings, ANSWERS).advantages(rows), atol=1e-12)
     assert [metrics["quality"] for _, metrics in finals] == quality
     assert all(metrics["graded"] == 1.0 for _, metrics in finals)
     asyncio.run(builder.cleanup())
@@ -252,9 +246,7 @@ class Sample:
 
 def test_slime_gets_rewards_that_are_the_advantages_of_every_token():
     seen = []
-    answers = Answers(
-        same_answer=lambda prompt, text: seen.append((prompt.text, prompt.meta["label"])) or text
-    )
+    answers = Answers(same_answer=lambda prompt, text: seen.append((prompt.text, prompt.meta["label"])) or text)
     samples = [Sample(uid, reward, text) for uid, reward, text in zip(UIDS, REWARDS, TEXTS, strict=True)]
     raw, rewards = slime.reward_post_process(COVERAGE, answers)(slime_args(), samples)
     assert raw == REWARDS
@@ -310,9 +302,7 @@ def test_prime_rl_gets_the_advantages_of_the_traces_that_it_trains_on(module):
             yield from ((episode, trace) for trace in episode.traces if not trace.has_error)
 
     given = {}
-    module(
-        "prime_rl.orchestrator.algo.base", Algorithm=Algorithm, iter_trainable_traces=iter_trainable_traces
-    )
+    module("prime_rl.orchestrator.algo.base", Algorithm=Algorithm, iter_trainable_traces=iter_trainable_traces)
     module(
         "prime_rl.orchestrator.algo.routing",
         assign_advantages=lambda trace, values: given.update({trace.id: values}),
@@ -334,9 +324,7 @@ def test_prime_rl_gets_the_advantages_of_the_traces_that_it_trains_on(module):
     rows = [Row("", one.reward, one.last_reply) for one in traces[:4]]
     assert list(given) == [0, 1, 2, 3]
     assert all(isinstance(value, float) for value in given.values())
-    np.testing.assert_allclose(
-        list(given.values()), RowObjective(COVERAGE, ANSWERS).advantages(rows), atol=1e-12
-    )
+    np.testing.assert_allclose(list(given.values()), RowObjective(COVERAGE, ANSWERS).advantages(rows), atol=1e-12)
     assert set(seen) == {"7"}
     assert algorithm.clients == "clients"
     assert inspect.iscoroutinefunction(algorithm.score_group)

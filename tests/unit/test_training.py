@@ -153,9 +153,7 @@ def test_where_no_checkpoint_is_whole_it_is_said(tmp_path, caplog):
     assert "none before it: starting anew" in caplog.text
 
 
-@pytest.mark.parametrize(
-    "name", ["adapter/adapter_config.json", "adapter/adapter_model.safetensors", "training.json"]
-)
+@pytest.mark.parametrize("name", ["adapter/adapter_config.json", "adapter/adapter_model.safetensors", "training.json"])
 @pytest.mark.parametrize("damage", ["removed", "changed"])
 def test_a_finished_adapter_is_made_again_where_any_of_its_files_is_damaged(run, name, damage, caplog):
     whole = {path: path.read_bytes() for path in sorted(train_arm(run).iterdir())}
@@ -212,9 +210,7 @@ def test_gradient_share_is_logged_beside_loss_share(run):
     train_arm(run)
     rows = read_jsonl(run.folder / "metrics.jsonl")
     assert all("train/diversity_loss_share" in row for row in rows)
-    shares = [
-        row["train/diversity_gradient_share"] for row in rows if "train/diversity_gradient_share" in row
-    ]
+    shares = [row["train/diversity_gradient_share"] for row in rows if "train/diversity_gradient_share" in row]
     assert len(shares) == 2  # every second of four steps
     assert all(0 < share < 1 for share in shares)
 
@@ -248,9 +244,7 @@ def test_a_diversity_term_without_gradient_stops_the_run_and_says_why(run):
         training=settings(steps=50),
         diversity=DiversitySettings(weight=2.0, set_size=2, max_zero_gradient_steps=3),
     )
-    with pytest.raises(
-        TrainingError, match=r"λ = 2.*no gradient for 3 diversity steps.*all generations .* the same"
-    ):
+    with pytest.raises(TrainingError, match=r"λ = 2.*no gradient for 3 diversity steps.*all generations .* the same"):
         train_arm(silent)
     assert len(read_jsonl(silent.folder / "metrics.jsonl")) == 2
 

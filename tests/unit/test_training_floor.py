@@ -86,9 +86,7 @@ def test_measuring_changes_no_update(tmp_path, tiny_settings):
 
 
 @pytest.mark.parametrize(("baseline", "rises"), [(-99.0, True), (0.0, False)])
-def test_the_weight_moves_where_validation_was_measured_and_nowhere_else(
-    tmp_path, tiny_settings, baseline, rises
-):
+def test_the_weight_moves_where_validation_was_measured_and_nowhere_else(tmp_path, tiny_settings, baseline, rises):
     """Past bug: the floor was held on training batches, whose cross-entropy says nothing of new prompts."""
     known = tuple(baseline if step % 3 == 0 else math.nan for step in range(7))
     floor = run(tmp_path, tiny_settings, diversity=FLOOR, baseline_quality=known)
@@ -149,7 +147,5 @@ def test_the_floor_is_read_from_the_baselines_validation(tmp_path):
 
 
 def test_a_floor_and_its_baseline_look_at_the_same_references_at_the_same_steps():
-    with pytest.raises(
-        ConfigError, match=r"same .*training\.validation_every and training\.validation_prompts"
-    ):
+    with pytest.raises(ConfigError, match=r"same .*training\.validation_every and training\.validation_prompts"):
         experiment(validation_every=7)

@@ -33,10 +33,7 @@ def train_and_sample(folder, tiny_settings, **adapter):
         max_decode_batch=32,
     )
     collect(plan, lambda: LocalSampler(trained, 32), run.task, folder / "generations.jsonl")
-    return {
-        name: (folder / name).read_bytes()
-        for name in ("adapter/adapter_model.safetensors", "generations.jsonl")
-    }
+    return {name: (folder / name).read_bytes() for name in ("adapter/adapter_model.safetensors", "generations.jsonl")}
 
 
 @pytest.mark.parametrize("adapter", [{}, {"dropout": 0.3}])

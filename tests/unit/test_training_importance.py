@@ -85,8 +85,7 @@ def test_each_level_weighs_the_gradient_of_each_generation(run, monkeypatch, lev
     generations = [one for group in sampled.groups for one in group.generations]
     logprobs = [plain_logprobs(model, sequence) for sequence in sampled.sequences]
     ratios = [
-        trained.detach() - torch.tensor(one.token_logprobs)
-        for trained, one in zip(logprobs, generations, strict=True)
+        trained.detach() - torch.tensor(one.token_logprobs) for trained, one in zip(logprobs, generations, strict=True)
     ]
     loss, weights = torch.zeros(()), []
     for index, trained in enumerate(logprobs):
@@ -154,9 +153,7 @@ def test_an_engine_that_goes_away_leaves_a_checkpoint_of_the_step_before(run, tm
         train_arm(run)
     assert [folder.name for folder in (run.folder / "checkpoints").iterdir()] == ["step-000002"]
     train_arm(run)
-    rewards = [
-        [row["train/reward"] for row in read_jsonl(one.folder / "metrics.jsonl")] for one in (run, whole)
-    ]
+    rewards = [[row["train/reward"] for row in read_jsonl(one.folder / "metrics.jsonl")] for one in (run, whole)]
     assert len(rewards[0]) == 4
     assert rewards[0] == rewards[1]
 

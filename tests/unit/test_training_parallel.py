@@ -53,9 +53,7 @@ def steps_made(run, processes):
 
     def keep(*arguments, **keys):
         outcome = make(*arguments, **keys)
-        gradients.append(
-            torch.cat([p.grad.flatten().clone() for p in trainer.parameters if p.grad is not None])
-        )
+        gradients.append(torch.cat([p.grad.flatten().clone() for p in trainer.parameters if p.grad is not None]))
         return outcome
 
     trainer.maker.make = keep
@@ -76,17 +74,13 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_make_the_steps_of_one(tmp_path, tiny_settings, on_threads, case, monkeypatch):
     loss, diversity, training = CASES[case]
-    whole, metrics = steps_made(
-        arm(tmp_path / "one", tiny_settings, loss, diversity, **training), Processes()
-    )
+    whole, metrics = steps_made(arm(tmp_path / "one", tiny_settings, loss, diversity, **training), Processes())
     sampled = []
     sample = LocalSampler.sample
     monkeypatch.setattr(
         LocalSampler,
         "sample",
-        lambda self, prompts, *others: (
-            sampled.append([one.id for one in prompts]) or sample(self, prompts, *others)
-        ),
+        lambda self, prompts, *others: sampled.append([one.id for one in prompts]) or sample(self, prompts, *others),
     )
     run = arm(tmp_path / "two", tiny_settings, loss, diversity, **training)
     results = on_threads(2, lambda processes: steps_made(run, processes))
@@ -138,9 +132,7 @@ def test_two_real_processes_make_the_steps_of_one_on_references(tmp_path, tiny_s
     workers = [context.Process(target=over_gloo, args=(rank, run, tmp_path)) for rank in range(2)]
     for worker in workers:
         worker.start()
-    whole, metrics = steps_made(
-        arm(tmp_path / "one", tiny_settings, loss, diversity, **training), Processes()
-    )
+    whole, metrics = steps_made(arm(tmp_path / "one", tiny_settings, loss, diversity, **training), Processes())
     for worker in workers:
         worker.join(timeout=120)
         worker.kill()
@@ -165,9 +157,7 @@ def test_one_process_writes_and_the_others_continue_from_what_it_wrote(tmp_path,
         trainer.step()
         again = ArmTrainer(mine, processes)
         written.append((again.steps_done, processes.rank))
-        same = [
-            torch.equal(one, other) for one, other in zip(trainer.parameters, again.parameters, strict=True)
-        ]
+        same = [torch.equal(one, other) for one, other in zip(trainer.parameters, again.parameters, strict=True)]
         return all(same)
 
     assert on_threads(2, work) == [True, True]

@@ -139,9 +139,7 @@ def test_a_gradient_that_is_not_finite_is_named_by_its_term(tmp_path, tiny_setti
 
     def overflowing(logprobs_BT, mask_BT, advantages_B, **more):
         # Only the diversity terms leave half of the prompts without advantages.
-        return loss(logprobs_BT, mask_BT, advantages_B, **more) * (
-            math.inf if (advantages_B == 0).any() else 1.0
-        )
+        return loss(logprobs_BT, mask_BT, advantages_B, **more) * (math.inf if (advantages_B == 0).any() else 1.0)
 
     monkeypatch.setattr(policy_gradient, "policy_gradient_loss", overflowing)
     objective = {"objective": "distance", "gate": "none"}
@@ -187,9 +185,7 @@ def test_terms_are_told_apart_where_the_step_measured_them():
     assert infinite_term(outcome(signal=True)) == "the gradient"
     assert "diversity" in infinite_term(outcome(signal=True, diversity_norm=math.inf))
     assert "quality" in infinite_term(outcome(signal=True, diversity_norm=1.0, quality_norm=math.nan))
-    assert "not finite" in zero_gradient_cause(
-        outcome(signal=True, diversity_norm=math.nan), DiversitySettings()
-    )
+    assert "not finite" in zero_gradient_cause(outcome(signal=True, diversity_norm=math.nan), DiversitySettings())
 
 
 def test_truncation_is_the_cause_only_where_nothing_passes():

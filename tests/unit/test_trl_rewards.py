@@ -88,9 +88,7 @@ def test_a_group_that_lies_on_two_processes_is_gathered(on_threads):
 
     def share(processes):
         args = grpo_args()
-        reward = group_reward(
-            args, quality, settings, Answers(same_answer=lambda _, text: text), processes=processes
-        )
+        reward = group_reward(args, quality, settings, Answers(same_answer=lambda _, text: text), processes=processes)
         # Three rows here and seven there; TRL gives equal shares, but nothing rests on that.
         start, end = ((0, 3), (3, 10))[processes.rank]
         rows = [prompt for prompt in prompts for _ in range(N)][start:end]
@@ -107,9 +105,7 @@ def test_what_is_measured_is_logged_by_trl():
     logged = {}
     reward = group_reward(grpo_args(), quality, DiversitySettings(weight=1.0, set_size=2))
     called(reward, PROMPTS, TEXTS, worth=flat(REWARDS), log_metric=logged.__setitem__)
-    assert logged["train/reward"] == pytest.approx(
-        np.nanmean([one for one in flat(REWARDS) if one is not None])
-    )
+    assert logged["train/reward"] == pytest.approx(np.nanmean([one for one in flat(REWARDS) if one is not None]))
     assert logged["groups/clusters"] == pytest.approx((4 + 2 + 4) / 3)
     assert 0 < logged["train/diversity_score"] < 1
 

@@ -40,9 +40,7 @@ def test_the_search_reads_validation_prompts_and_goes_on_where_it_was(tmp_path, 
 
     asked = []
     prompts = ArithmeticTask.prompts
-    monkeypatch.setattr(
-        ArithmeticTask, "prompts", lambda self, split: asked.append(split) or prompts(self, split)
-    )
+    monkeypatch.setattr(ArithmeticTask, "prompts", lambda self, split: asked.append(split) or prompts(self, split))
     carried_out = []
 
     def counting(jobs, workers, on_event, on_done):
@@ -52,9 +50,7 @@ def test_the_search_reads_validation_prompts_and_goes_on_where_it_was(tmp_path, 
     monkeypatch.setattr("polychromic.experiment.cluster.tuning.build_executor", lambda name: counting)
     first = tune(experiment(), SEARCH, tmp_path, n_trials=2)
     assert {"train", "validation"} <= set(asked)
-    rows = (
-        tmp_path / "own.tune" / "trial-0000" / "own" / "coverage" / "seed-0" / "generations.jsonl"
-    ).read_text()
+    rows = (tmp_path / "own.tune" / "trial-0000" / "own" / "coverage" / "seed-0" / "generations.jsonl").read_text()
     of_test = {prompt.id for prompt in prompts(experiment().task.build(), "test")}
     of_validation = {prompt.id for prompt in prompts(experiment().task.build(), "validation")}
     sampled = {json.loads(line)["prompt_id"] for line in rows.splitlines()}
@@ -70,9 +66,7 @@ def test_the_search_reads_validation_prompts_and_goes_on_where_it_was(tmp_path, 
         "trial-0002/coverage",
     ]  # the baseline has nothing left to do
     assert {trial.number for trial in again} == {0, 1, 2}
-    assert (
-        len({trial.settings["diversity.weight"] for trial in again}) == 3
-    )  # past bug: the third drew as the first
+    assert len({trial.settings["diversity.weight"] for trial in again}) == 3  # past bug: the third drew as the first
     assert [one for one in again if one.number < 2] == sorted(first, key=again.index)
     recorded = read_json(tmp_path / "own.tune" / "tuning.json")
     assert [trial["number"] for trial in recorded["trials"]] == [trial.number for trial in again]
@@ -155,9 +149,7 @@ def test_without_validation_prompts_nothing_is_searched(tmp_path):
     task |= {"validation": str(tmp_path / "one.jsonl"), "test": str(tmp_path / "all.jsonl")}
     content = experiment().model_dump(mode="json") | {"task": task}
     content["evaluation"]["num_prompts"] = 2
-    with pytest.raises(
-        ConfigError, match="has 1 validation prompts, and settings are never chosen on the test split"
-    ):
+    with pytest.raises(ConfigError, match="has 1 validation prompts, and settings are never chosen on the test split"):
         tune(Experiment.from_mapping(content), SEARCH, tmp_path, n_trials=1)
 
 

@@ -143,9 +143,7 @@ def test_where_the_untrained_model_overtakes_is_said_with_its_interval(compared)
     assert of_baseline.k in (5, 6, 7)
     assert of_coverage.k in (12, 13, 14, 15)
     line = overtaking_lines(compared)[0]
-    assert line.startswith(
-        f"pass@k of the untrained model overtakes baseline at k = {of_baseline.k} (95 % interval"
-    )
+    assert line.startswith(f"pass@k of the untrained model overtakes baseline at k = {of_baseline.k} (95 % interval")
 
 
 def test_an_arm_that_is_never_overtaken_is_said_so():
@@ -153,11 +151,7 @@ def test_an_arm_that_is_never_overtaken_is_said_so():
     tables = {
         (arm, 0): PromptTable(
             prompts,
-            {
-                "T=1": SampledTable(
-                    {"reward": np.full(N_PROMPTS, rate)}, {"pass": curves(np.full(N_PROMPTS, rate), 1)}
-                )
-            },
+            {"T=1": SampledTable({"reward": np.full(N_PROMPTS, rate)}, {"pass": curves(np.full(N_PROMPTS, rate), 1)})},
         )
         for arm, rate in (("baseline", 0.3), ("ours", 0.02), ("untrained", 0.1))
     }

@@ -94,9 +94,7 @@ def test_a_crafted_wheel_writes_nothing_outside_the_cache(tmp_path, monkeypatch)
         PinnedWheel("pkg", "1.0", sha256_file(archive), (("pkg/config.json", None), ("pkg/link", None)))
     )
     assert sorted(
-        path.name
-        for path in tmp_path.rglob("*")
-        if path.is_file() and path != archive and "lock" not in path.name
+        path.name for path in tmp_path.rglob("*") if path.is_file() and path != archive and "lock" not in path.name
     ) == [
         "config.json",
         "link",

@@ -63,17 +63,14 @@ def test_no_more_answers_than_were_asked_for():
     assert texts("\n".join(f"{i}. a{i}" for i in range(1, 9)), 3) == ["a1", "a2", "a3"]
 
 
-WORDS = st.text(st.characters(categories=["L", "N", "Zs", "Po"], exclude_characters="<>"), min_size=1).map(
-    str.strip
-)
+WORDS = st.text(st.characters(categories=["L", "N", "Zs", "Po"], exclude_characters="<>"), min_size=1).map(str.strip)
 ANSWERS = st.lists(WORDS.filter(bool), min_size=1, max_size=5)
 
 
 @given(ANSWERS, st.floats(0, 1))
 def test_tagged_answers_come_back_as_they_were(answers, probability):
     reply = "\n".join(
-        f"<response><text>{text}</text><probability>{probability:.3f}</probability></response>"
-        for text in answers
+        f"<response><text>{text}</text><probability>{probability:.3f}</probability></response>" for text in answers
     )
     assert pairs(reply) == [(text, pytest.approx(probability, abs=1e-3)) for text in answers]
 
@@ -85,9 +82,7 @@ def test_json_answers_come_back_as_they_were(answers):
 
 @given(
     st.text(max_size=300)
-    | st.lists(st.sampled_from(["<text>", "</text>", "[", "{", '"a"', "]", "1. ", "\n", " (0.3)"])).map(
-        "".join
-    )
+    | st.lists(st.sampled_from(["<text>", "</text>", "[", "{", '"a"', "]", "1. ", "\n", " (0.3)"])).map("".join)
 )
 @settings(max_examples=500, deadline=None)  # fmt: skip
 def test_nothing_is_made_up(reply):
@@ -141,9 +136,7 @@ def chat_tokenizer():
 
 
 def tagged(*answers: str) -> str:
-    return "".join(
-        f"<response><text>{text}</text><probability>0.1</probability></response>" for text in answers
-    )
+    return "".join(f"<response><text>{text}</text><probability>0.1</probability></response>" for text in answers)
 
 
 def test_each_answer_is_a_generation_and_missing_ones_stay_missing():
@@ -241,9 +234,7 @@ def test_an_arm_is_verbalised_and_untrained():
     assert (arm.untrained, arm.verbalized) == (True, 5)
     with pytest.raises(ConfigError, match=r"arms\.asked: verbalized sampling is an arm without training"):
         quickstart(verbalized=5)
-    with pytest.raises(
-        ConfigError, match=r"arms\.asked\.verbalized: input should be greater than or equal to 2"
-    ):
+    with pytest.raises(ConfigError, match=r"arms\.asked\.verbalized: input should be greater than or equal to 2"):
         quickstart(untrained=True, verbalized=1)
 
 

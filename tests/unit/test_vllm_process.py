@@ -32,9 +32,7 @@ def test_an_answer_is_waited_for_however_long_it_takes(engine):
     assert engine._watched(lambda: ["answer"] if done.wait(10) else []) == ["answer"]
 
 
-@pytest.mark.parametrize(
-    "error", [LibraryError("no room\nand more"), RuntimeError("no room"), ValueError("no room")]
-)
+@pytest.mark.parametrize("error", [LibraryError("no room\nand more"), RuntimeError("no room"), ValueError("no room")])
 def test_its_errors_are_one_sentence(engine, error):
     def fail():
         raise error
@@ -47,9 +45,7 @@ def test_its_errors_are_one_sentence(engine, error):
 def test_a_process_that_is_killed_while_it_is_asked_is_not_waited_for(engine):
     never = threading.Event()
     threading.Timer(0.1, lambda: setattr(engine, "lives", False)).start()
-    with pytest.raises(
-        EngineError, match=r"vLLM's process has ended while it sampled.* run the same command again"
-    ):
+    with pytest.raises(EngineError, match=r"vLLM's process has ended while it sampled.* run the same command again"):
         engine._watched(lambda: [never.wait(30)])
     never.set()
 

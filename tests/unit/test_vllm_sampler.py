@@ -159,9 +159,7 @@ def test_generations_that_the_engine_cuts_are_no_generations(sampler_of, monkeyp
         "draw",
         lambda requests, keys, adapter: draw(requests, {**keys, "max_tokens": 3}, adapter),
     )
-    with pytest.raises(
-        EngineError, match="cut a generation at 3 of 16 tokens; start vLLM with a max_model_len"
-    ):
+    with pytest.raises(EngineError, match="cut a generation at 3 of 16 tokens; start vLLM with a max_model_len"):
         sample(sampler)
 
 
@@ -271,9 +269,7 @@ def test_ranks_and_versions_out_of_range_are_refused():
 
 def test_vllm_that_is_not_installed_is_one_sentence(tiny_model, monkeypatch):
     monkeypatch.setattr("polychromic.sampling.vllm.process._PACKAGES", ("no-such-package",))
-    with pytest.raises(
-        EngineError, match=r"not installed here; pip install 'vllm>=0.32,<1.0' .*sampling.url"
-    ):
+    with pytest.raises(EngineError, match=r"not installed here; pip install 'vllm>=0.32,<1.0' .*sampling.url"):
         build_sampler(SamplerSettings(engine="vllm"), tiny_model, max_decode_batch=8, thinking="auto")
 
 

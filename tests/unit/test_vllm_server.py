@@ -67,9 +67,7 @@ def test_a_server_samples_the_policy_as_the_local_sampler_does(state, tiny_model
 
 def test_a_server_that_is_not_there_is_one_sentence():
     url = f"http://127.0.0.1:{free_port()}"
-    with pytest.raises(
-        EngineError, match=rf"sampling\.url: {url}: does not answer \(.*refused.*\), tried for 0 s"
-    ):
+    with pytest.raises(EngineError, match=rf"sampling\.url: {url}: does not answer \(.*refused.*\), tried for 0 s"):
         client(url)
 
 

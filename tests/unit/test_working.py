@@ -38,9 +38,7 @@ with hold(RunFolder(Path(sys.argv[1]))):
 def experiment(folder, name="held"):
     for split in ("train", "validation", "test"):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{split}.jsonl").write_text(
-            json.dumps({"id": split, "prompt": split, "references": ["r"]}) + "\n"
-        )
+        (folder / f"{split}.jsonl").write_text(json.dumps({"id": split, "prompt": split, "references": ["r"]}) + "\n")
     (folder / "mine.py").write_text("def check(prompt, text):\n    return 1.0\n")
     content = {
         "name": name, "model": {"source": "polychromic:arithmetic-tiny"},
@@ -67,9 +65,7 @@ def test_a_second_process_is_refused_and_a_dead_owner_is_not_waited_for(tmp_path
     assert not folder.owner.exists()
 
 
-@pytest.mark.parametrize(
-    "left", [{"pid": os.getppid(), "host": "elsewhere", "started": "then"}, {"pid": 1}, []]
-)
+@pytest.mark.parametrize("left", [{"pid": os.getppid(), "host": "elsewhere", "started": "then"}, {"pid": 1}, []])
 def test_what_a_dead_owner_left_written_holds_nothing(tmp_path, left):
     """Its process id may belong to a living process by now, or to one of another machine."""
     folder = RunFolder(tmp_path / "run")
@@ -248,9 +244,7 @@ def test_workers_stop_for_the_reason_of_their_run(tmp_path, monkeypatch):
     monkeypatch.setattr(executors, "_work", _stopped)
     with stopping.listening():
         signal.raise_signal(signal.SIGTERM)
-        with pytest.raises(
-            StoppedError, match="stopped by SIGTERM; 7 steps are kept; run the same"
-        ) as caught:
+        with pytest.raises(StoppedError, match="stopped by SIGTERM; 7 steps are kept; run the same") as caught:
             executors.processes(jobs, 2, lambda event: None, lambda job, rows: None)
     assert caught.value.exit_code == 143
 
@@ -265,7 +259,5 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_sentence(tmp_path, monkeypa
     jobs = [Job(one, arm, 0, tmp_path / "runs" / "held") for arm in one.arms]
     # The worker unpickles the function by name, so that this one takes the place of the work.
     monkeypatch.setattr(executors, "_work", _killed)
-    with pytest.raises(
-        TrainingError, match=r"a worker process was ended from outside.*run again to continue"
-    ):
+    with pytest.raises(TrainingError, match=r"a worker process was ended from outside.*run again to continue"):
         executors.processes(jobs, 2, lambda event: None, lambda job, rows: None)

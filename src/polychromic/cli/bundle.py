@@ -13,9 +13,7 @@ from polychromic.files import user_path
 if TYPE_CHECKING:
     from polychromic.experiment.config import Experiment
 
-BundleOut = Annotated[
-    Path, typer.Option("--out", metavar="DIR", help="Where the bundle is written.", parser=user_path)
-]
+BundleOut = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the bundle is written.", parser=user_path)]
 Include = Annotated[
     list[Path] | None,
     typer.Option(
@@ -93,9 +91,7 @@ def pack(run_folder: RunFolderPath) -> None:
 
 def fetch(
     experiment: ExperimentFile,
-    returned: Annotated[
-        Path, typer.Argument(metavar="RETURNED", help="NAME.run.tar.gz, or the run folder itself.")
-    ],
+    returned: Annotated[Path, typer.Argument(metavar="RETURNED", help="NAME.run.tar.gz, or the run folder itself.")],
     overrides: Overrides = None,
     out: Out = Path("runs"),
     fresh: Fresh = False,

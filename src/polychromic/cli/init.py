@@ -37,9 +37,7 @@ def init(
     reference_key: Annotated[
         str | None, typer.Option("--reference-key", metavar="KEY", help="Key of the good answers.")
     ] = None,
-    minutes: Annotated[
-        float, typer.Option("--minutes", min=0.1, help="Time for training and evaluation, here.")
-    ] = 2.0,
+    minutes: Annotated[float, typer.Option("--minutes", min=0.1, help="Time for training and evaluation, here.")] = 2.0,
     example: Annotated[
         str | None,
         typer.Option("--example", metavar="NAME", help="Write an example: quickstart, replies, code."),

@@ -21,20 +21,14 @@ def audit(
         typer.Argument(metavar="[EXPERIMENT.yaml]", help="Audit every arm's objective and λ instead."),
     ] = None,
     overrides: Overrides = None,
-    objective: Annotated[
-        str, typer.Option(help="An objective, such as coverage or polychromic.")
-    ] = "coverage",
+    objective: Annotated[str, typer.Option(help="An objective, such as coverage or polychromic.")] = "coverage",
     set_size: Annotated[int, typer.Option(help="K, generations in a set.")] = 4,
-    wrong_clusters: Annotated[
-        str, typer.Option(help="Numbers of wrong answers to try, such as 1,3,6.")
-    ] = "1,3,6",
+    wrong_clusters: Annotated[str, typer.Option(help="Numbers of wrong answers to try, such as 1,3,6.")] = "1,3,6",
     correct_modes: Annotated[int, typer.Option(help="How many different answers are right.")] = 1,
     diversity_weight: Annotated[
         float | None, typer.Option(help="λ of reward + λ objective; the objective alone if left out.")
     ] = None,
-    gate: Annotated[
-        str, typer.Option(help="Of distance, vendi and logdet: product, passing or none.")
-    ] = "product",
+    gate: Annotated[str, typer.Option(help="Of distance, vendi and logdet: product, passing or none.")] = "product",
 ) -> None:
     """Say where an objective's optimum puts its probability: on right answers, or where being wrong pays."""
     if experiment is not None:
@@ -81,9 +75,7 @@ def _say_what_is_sampled(arm: Arm) -> None:
         )
 
 
-def _audited(
-    objective: str, set_size: int, wrong: int, correct_modes: int, weight: float | None, gate: str
-) -> Audit:
+def _audited(objective: str, set_size: int, wrong: int, correct_modes: int, weight: float | None, gate: str) -> Audit:
     from polychromic.errors import ConfigError
     from polychromic.objective.audit import audit as audit_objective
 
@@ -133,9 +125,7 @@ def check(
         Path | None,
         typer.Option(metavar="DIR", help="A saved PEFT adapter; without it a fresh LoRA adapter."),
     ] = None,
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"], typer.Option(help="As model.dtype.")
-    ] = "float32",
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="As model.dtype.")] = "float32",
     length: Annotated[int, typer.Option(min=16, help="Tokens of the longest prompt with its answer.")] = 256,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the model.")] = False,
 ) -> None:
@@ -154,9 +144,7 @@ def check(
     for row in describe_model(language_model, length, trains=adapter is None):
         if row.status == "wrong":
             wrong.append(row.name)
-        console.print(
-            f"{_MARKS[row.status]} {row.name:<13} {escape(row.answer)}", highlight=False, soft_wrap=True
-        )
+        console.print(f"{_MARKS[row.status]} {row.name:<13} {escape(row.answer)}", highlight=False, soft_wrap=True)
     if wrong:
         console.print(f"[red]wrong: {', '.join(wrong)}[/]")
         raise typer.Exit(1)

@@ -15,18 +15,12 @@ def report(
     run_folder: RunFolderPath,
     watch: Annotated[
         bool,
-        typer.Option(
-            "--watch", help="Serve the page to this machine, with live curves while the run goes on."
-        ),
+        typer.Option("--watch", help="Serve the page to this machine, with live curves while the run goes on."),
     ] = False,
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="With --watch: the port, 0 for any that is free.")
-    ] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="With --watch: the port, 0 for any that is free.")] = 0,
     figure: Annotated[
         bool,
-        typer.Option(
-            "--figure", help="Add figures/poster as PNG, SVG and PDF for a talk, and every figure as PDF."
-        ),
+        typer.Option("--figure", help="Add figures/poster as PNG, SVG and PDF for a talk, and every figure as PDF."),
     ] = False,
     yes: Annotated[
         bool,

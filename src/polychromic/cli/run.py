@@ -27,9 +27,7 @@ Yes = Annotated[bool, typer.Option("--yes", help="With --fresh: do not ask where
 RunFolderPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/quickstart.")]
 
 
-Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Say more of what is done, and show all tables.")
-]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more of what is done, and show all tables.")]
 
 
 def begin(what: str, *, verbose: bool = False) -> None:
@@ -153,9 +151,7 @@ def evaluate(
         show_result(RunResult(folder, compare_and_report(chosen, folder)), verbose=verbose)
 
 
-def _compare_files(
-    experiment: Path, generations: list[str], others: list[str], out: Path, *, verbose: bool
-) -> None:
+def _compare_files(experiment: Path, generations: list[str], others: list[str], out: Path, *, verbose: bool) -> None:
     from polychromic.experiment.external import ExternalExperiment, evaluate_external, split_arguments
     from polychromic.run_folder import RunFolder
 

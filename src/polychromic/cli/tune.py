@@ -19,20 +19,12 @@ def tune(
     overrides: Overrides = None,
     arm: Annotated[str, typer.Option(help="The arm whose settings are searched.")] = "",
     trials: Annotated[int, typer.Option(min=1, help="Trials in all, those of earlier starts counted.")] = 20,
-    weight: Annotated[
-        str, typer.Option(metavar="LOW,HIGH", help="Range of λ; `off` leaves it as it is.")
-    ] = "0.1,10",
-    set_size: Annotated[
-        str | None, typer.Option(metavar="K,K…", help="Sizes of sets to choose from.")
-    ] = None,
-    learning_rate: Annotated[
-        str | None, typer.Option(metavar="LOW,HIGH", help="Range of the learning rate.")
-    ] = None,
+    weight: Annotated[str, typer.Option(metavar="LOW,HIGH", help="Range of λ; `off` leaves it as it is.")] = "0.1,10",
+    set_size: Annotated[str | None, typer.Option(metavar="K,K…", help="Sizes of sets to choose from.")] = None,
+    learning_rate: Annotated[str | None, typer.Option(metavar="LOW,HIGH", help="Range of the learning rate.")] = None,
     metric: Annotated[str, typer.Option(help="What a trial should reach most of.")] = "distinct_correct",
     quality: Annotated[str, typer.Option(help="What the floor holds.")] = "pass@1",
-    margin: Annotated[
-        float, typer.Option(min=0.0, help="How far below the baseline's quality is kept.")
-    ] = 0.05,
+    margin: Annotated[float, typer.Option(min=0.0, help="How far below the baseline's quality is kept.")] = 0.05,
     out: Out = Path("runs"),
 ) -> None:
     """Search λ, K and the learning rate of an arm on validation prompts, never on the test split. A trial whose quality
@@ -61,9 +53,7 @@ def tune(
             f"none of {len(ranked)} trials keeps {quality} within {margin:g} of the baseline's; widen --margin, or "
             "search smaller λ and learning rates"
         )
-    typer.echo(
-        f"best: {metric} {best.value:.4g} with {quality} {best.quality:.4g} on validation prompts; judge it by"
-    )
+    typer.echo(f"best: {metric} {best.value:.4g} with {quality} {best.quality:.4g} on validation prompts; judge it by")
     words = [str(experiment), *(overrides or ()), *overrides_of(best, search.arm)]
     typer.echo(f"  polychromic run {shlex.join(words)}")
 

@@ -244,13 +244,9 @@ def _moved(distances: Sequence[AdapterDistance], is_baseline: bool) -> str:
     """Says how far the weights moved, with the modules that moved furthest (or furthest apart) in the first seed."""
     first = distances[0]
     when = "" if first.step is None else f" by the checkpoint of step {first.step}"
-    moved = (
-        f"the weights moved by ‖ΔW‖ = {_by_seed(distances, lambda distance: f'{distance.norm:.3g}')}{when}"
-    )
+    moved = f"the weights moved by ‖ΔW‖ = {_by_seed(distances, lambda distance: f'{distance.norm:.3g}')}{when}"
     if is_baseline or math.isnan(first.distance):
-        without = (
-            "" if is_baseline else "; the baseline's are not on disk at the same progress to compare with"
-        )
+        without = "" if is_baseline else "; the baseline's are not on disk at the same progress to compare with"
         return f"{moved}{without}, most in {_furthest(first, lambda module: module.norm)}"
     compared = [distance for distance in distances if not math.isnan(distance.distance)]
     return (
@@ -285,7 +281,5 @@ def show_diagnosis(name: str, diagnosis: Diagnosis, console: Console | None = No
             console.print(Text("  nothing looks wrong", style="green"))
         for number, finding in enumerate(arm.findings, start=1):
             style = _STYLES[finding.severity]
-            console.print(
-                Text(plain_text(f"  {number}. {finding.kind}: {finding.sentence}"), style), soft_wrap=True
-            )
+            console.print(Text(plain_text(f"  {number}. {finding.kind}: {finding.sentence}"), style), soft_wrap=True)
             console.print(Text(plain_text(f"     → {finding.fix}")), soft_wrap=True)

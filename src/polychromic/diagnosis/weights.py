@@ -89,9 +89,7 @@ def read_updates(adapter: Path) -> dict[str, Update]:
     try:
         return updates_by_module(weights, adapter_scaling(adapter))
     except KeyError as error:
-        raise DataError(
-            f"{weights_file}: damaged (the tensor {error} is missing); put a copy back"
-        ) from error
+        raise DataError(f"{weights_file}: damaged (the tensor {error} is missing); put a copy back") from error
 
 
 def adapter_scaling(adapter: Path) -> float:
@@ -124,9 +122,7 @@ def adapter_distance(
             odd = sorted(arm.keys() ^ other.keys())[0]
             raise ValueError(f"the adapters have different modules, such as {odd!r} in one only")
     modules = tuple(
-        _module_distance(
-            name, arm[name], baseline[name] if baseline else None, start[name] if start else None
-        )
+        _module_distance(name, arm[name], baseline[name] if baseline else None, start[name] if start else None)
         for name in arm
     )
     return AdapterDistance(

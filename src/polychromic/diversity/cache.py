@@ -52,9 +52,7 @@ class CachedEmbedder:
         stored = self._file.do(lambda file: _read(file, list(by_key)))
         damaged = [key for key, vector in stored.items() if vector is None]
         if damaged:
-            _log.warning(
-                "%s: %d embeddings fail their checksum and are computed again", self.path, len(damaged)
-            )
+            _log.warning("%s: %d embeddings fail their checksum and are computed again", self.path, len(damaged))
         kept = {key: vector for key, vector in stored.items() if vector is not None}
         missing = [key for key in by_key if key not in kept]
         for start in range(0, len(missing), self._texts_a_write):

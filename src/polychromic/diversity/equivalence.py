@@ -140,16 +140,12 @@ class Embedded:
             return [Partition(np.zeros(0, dtype=np.int64)) for _ in groups]
         row_of = {text: row for row, text in enumerate(distinct)}
         embeddings_UD = self._embedder.encode(distinct)
-        return [
-            Partition(self._labels([row_of[text] for text in texts], embeddings_UD)) for _, texts in groups
-        ]
+        return [Partition(self._labels([row_of[text] for text in texts], embeddings_UD)) for _, texts in groups]
 
     def _labels(self, rows: list[int], embeddings_UD: np.ndarray) -> IntArray:
         unique = list(dict.fromkeys(rows))
         label_of = dict(
-            zip(
-                unique, cluster_by_embedding(embeddings_UD[unique], 1.0 - self.distance).tolist(), strict=True
-            )
+            zip(unique, cluster_by_embedding(embeddings_UD[unique], 1.0 - self.distance).tolist(), strict=True)
         )
         return label_codes(label_of[row] for row in rows)
 

@@ -170,9 +170,7 @@ def expected_kinds(totals: IntArray, budget: int) -> float:
 _EMPTY_STREAM = len(zlib.compress(b"", 9))
 
 
-def distinct_n(
-    texts: Texts, n: int = 2, *, lowercase: bool = False, tokens: str | Tokenizer = "words"
-) -> float:
+def distinct_n(texts: Texts, n: int = 2, *, lowercase: bool = False, tokens: str | Tokenizer = "words") -> float:
     """Returns the distinct n-grams over all n-grams of a group, in (0, 1]; higher is more diverse. nan without an
     n-gram.
 
@@ -234,8 +232,6 @@ def compression_ratio(texts: Texts) -> float:
     return len(data) / (len(zlib.compress(data, 9)) - _EMPTY_STREAM)
 
 
-def ngram_totals(
-    texts: Texts, n: int, *, lowercase: bool = False, tokens: str | Tokenizer = "words"
-) -> IntArray:
+def ngram_totals(texts: Texts, n: int, *, lowercase: bool = False, tokens: str | Tokenizer = "words") -> IntArray:
     """Returns [U]: how often each distinct n-gram of length n occurs in the group."""
     return tokenize(texts, lowercase=lowercase, tokens=tokens).ngrams(n).totals(n)

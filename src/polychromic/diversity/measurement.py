@@ -98,9 +98,7 @@ def measure_group(
         values["vendi"] = vendi_score_from_embeddings(embeddings_ND, settings.q)
     signatures, counts = measure_signatures(settings, len(group)), _counts(group)
     undefined = {
-        key: _why_undefined(key, group, counts, settings)
-        for key, value in values.items()
-        if math.isnan(value)
+        key: _why_undefined(key, group, counts, settings) for key, value in values.items() if math.isnan(value)
     }
     return GroupMeasurements(values, counts, {key: signatures[key] for key in values}, undefined)
 
@@ -162,9 +160,7 @@ def _counts(group: TokenizedGroup) -> dict[str, int]:
     }
 
 
-def _why_undefined(
-    measure: str, group: TokenizedGroup, counts: Mapping[str, int], settings: MeasureSettings
-) -> str:
+def _why_undefined(measure: str, group: TokenizedGroup, counts: Mapping[str, int], settings: MeasureSettings) -> str:
     if not len(group):
         return "no text"
     if measure == "rarefied_distinct_2" and counts["ngrams_2"] < settings.budget:
@@ -185,9 +181,7 @@ def _require_embeddings(embeddings: ArrayLike, n_texts: int, settings: MeasureSe
     if len(embeddings_ND) != n_texts:
         raise ValueError(f"{len(embeddings_ND)} embeddings for {n_texts} texts; expected one for each text")
     if settings.embedder == "none":
-        raise ValueError(
-            "embeddings without settings.embedder: name what made them, so that values can be compared"
-        )
+        raise ValueError("embeddings without settings.embedder: name what made them, so that values can be compared")
     return embeddings_ND
 
 
@@ -243,8 +237,7 @@ def _beside_the_group_measures(texts: Sequence[str], embeddings_ND: Float32Array
         "judge": cluster_by_judge(texts, lambda first, second: first.casefold() == second.casefold()),
     }
     counts = {
-        f"clusters_by_{name}": float(n_clusters(np.atleast_1d(labels_N)))
-        for name, labels_N in partitions.items()
+        f"clusters_by_{name}": float(n_clusters(np.atleast_1d(labels_N))) for name, labels_N in partitions.items()
     }
     return {"ead_2": ead(texts, 2, vocabulary_size=50_000), **counts}
 

@@ -38,13 +38,9 @@ def pairwise_partitions(groups: Sequence[TextGroup], ask: Ask, rule: Rule = "gre
     """
     growing = [_Growing(texts, rule) for _, texts in groups]
     while rounds := [
-        (number, prompt_group.open_class())
-        for number, prompt_group in enumerate(growing)
-        if prompt_group.waiting
+        (number, prompt_group.open_class()) for number, prompt_group in enumerate(growing) if prompt_group.waiting
     ]:
-        questions = [
-            (groups[number][0], growing[number].first, text) for number, texts in rounds for text in texts
-        ]
+        questions = [(groups[number][0], growing[number].first, text) for number, texts in rounds for text in texts]
         answers = iter(_asked_once(questions, ask))
         for number, texts in rounds:
             growing[number].learn({text: next(answers) for text in texts})
@@ -98,9 +94,7 @@ class _Growing:
                 self.classes.pop(text, None)
             elif answer:
                 self._join(text, opened)
-        self.waiting = [
-            text for text in self.waiting if text not in self.classes and text not in self.reasons
-        ]
+        self.waiting = [text for text in self.waiting if text not in self.classes and text not in self.reasons]
 
     def _join(self, text: str, opened: int) -> None:
         own = self.classes.setdefault(text, opened)
@@ -111,7 +105,5 @@ class _Growing:
         """Returns the labels, numbered in order of first appearance."""
         labelled = [self.root[self.classes[text]] for text in self.texts if text in self.classes]
         codes = iter(label_codes(labelled).tolist())
-        labels_N = np.array(
-            [next(codes) if text in self.classes else MISSING for text in self.texts], dtype=np.int64
-        )
+        labels_N = np.array([next(codes) if text in self.classes else MISSING for text in self.texts], dtype=np.int64)
         return Partition(labels_N, tuple(self.reasons[text] for text in self.texts if text in self.reasons))

@@ -13,9 +13,7 @@ from polychromic.arguments import require_array, require_between, require_texts,
 from polychromic.diversity.lexical import expected_kinds
 from polychromic.numerics import IntArray, label_codes
 
-_TOLERANCE = (
-    1e-5  # what single-precision embeddings leave of exact symmetry, unit diagonals and eigenvalues ≥ 0
-)
+_TOLERANCE = 1e-5  # what single-precision embeddings leave of exact symmetry, unit diagonals and eigenvalues ≥ 0
 
 _FEW = 32  # rows, up to which a product of two matrices was the faster
 _ROUNDING = float(np.finfo(np.float64).eps)
@@ -136,9 +134,7 @@ def _require_kernel(kernel: ArrayLike) -> Floats:
     diagonal_N = np.diagonal(kernel_NN)
     if np.abs(diagonal_N - 1.0).max(initial=0.0) > _TOLERANCE:
         row = int(np.argmax(np.abs(diagonal_N - 1.0)))
-        raise ValueError(
-            f"kernel[{row}, {row}]={diagonal_N[row]:g}: expected 1, every item's similarity to itself"
-        )
+        raise ValueError(f"kernel[{row}, {row}]={diagonal_N[row]:g}: expected 1, every item's similarity to itself")
     return kernel_NN
 
 
@@ -156,9 +152,7 @@ def _spectral_diversity(eigenvalues: Floats, q: float) -> Floats:
         return np.full(eigenvalues.shape[:-1], math.nan)
     smallest, largest = eigenvalues[..., 0], eigenvalues[..., -1]
     if (smallest < -_TOLERANCE * largest).any():
-        raise ValueError(
-            f"kernel is not positive semi-definite: its smallest eigenvalue is {smallest.min():.3g}"
-        )
+        raise ValueError(f"kernel is not positive semi-definite: its smallest eigenvalue is {smallest.min():.3g}")
     if abs(q - 1.0) < 1e-8:  # the limit: the general form is 0/0 here
         positive = np.maximum(eigenvalues, _TINY)
         total = positive.sum(axis=-1)
@@ -239,7 +233,5 @@ def _require_labels(labels: ArrayLike) -> NDArray[Any]:
     """Returns [N] labels of any kind; raises ValueError for one label alone, or for rows of them."""
     labels_N = np.asarray(labels)
     if labels_N.ndim != 1:
-        raise ValueError(
-            f"labels={shown(labels)} has shape {labels_N.shape}; expected one label a generation"
-        )
+        raise ValueError(f"labels={shown(labels)} has shape {labels_N.shape}; expected one label a generation")
     return labels_N

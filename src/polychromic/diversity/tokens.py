@@ -64,9 +64,7 @@ def function_name(function: object) -> str:
 def require_comparable(first: Signature, second: Signature) -> None:
     """Raises ValueError, naming each difference, unless two numbers were measured in the same way."""
     if first.measure != second.measure:
-        raise ValueError(
-            f"{first.measure} and {second.measure} are different measures and cannot be compared"
-        )
+        raise ValueError(f"{first.measure} and {second.measure} are different measures and cannot be compared")
     ours, theirs = dict(first.choices), dict(second.choices)
     unnamed = [name for name, value in (ours | theirs).items() if value == UNNAMED]
     if unnamed:
@@ -76,19 +74,13 @@ def require_comparable(first: Signature, second: Signature) -> None:
         )
     names = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
     if names:
-        detail = ", ".join(
-            f"{name} {ours.get(name, 'unset')} against {theirs.get(name, 'unset')}" for name in names
-        )
-        raise ValueError(
-            f"two values of {first.measure} cannot be compared: {detail}; measure both in one way"
-        )
+        detail = ", ".join(f"{name} {ours.get(name, 'unset')} against {theirs.get(name, 'unset')}" for name in names)
+        raise ValueError(f"two values of {first.measure} cannot be compared: {detail}; measure both in one way")
 
 
 Tokenizer = Callable[[str], Sequence[str]]
 
-_ROUGE_LETTERS = bytes(
-    code if chr(code) in "abcdefghijklmnopqrstuvwxyz0123456789" else 32 for code in range(256)
-)
+_ROUGE_LETTERS = bytes(code if chr(code) in "abcdefghijklmnopqrstuvwxyz0123456789" else 32 for code in range(256))
 _CLUSTER = regex.compile(r"\X")
 _WORD_BOUNDARY = regex.compile(r"(?V1w)\b")
 _LETTER = regex.compile(r"\p{L}")
@@ -194,9 +186,7 @@ def tokenizer_of(tokens: str | Tokenizer) -> Tokenizer:
     if kind == "code" and language:
         _lexer(language)
         return lambda text: code_tokens(text, language)
-    raise ValueError(
-        f"tokens={tokens!r}: expected {', '.join(TOKENIZERS)}, code:LANGUAGE or a function of one text"
-    )
+    raise ValueError(f"tokens={tokens!r}: expected {', '.join(TOKENIZERS)}, code:LANGUAGE or a function of one text")
 
 
 def tokens_label(tokens: str | Tokenizer) -> str:

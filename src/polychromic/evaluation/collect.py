@@ -42,11 +42,7 @@ class Chunk:
     @property
     def keys(self) -> list[RowKey]:
         """Returns the keys of its rows, in order."""
-        return [
-            (self.sampling, prompt.id, index)
-            for prompt in self.prompts
-            for index in range(self.start, self.stop)
-        ]
+        return [(self.sampling, prompt.id, index) for prompt in self.prompts for index in range(self.start, self.stop)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +90,7 @@ class CollectionPlan:
         for (start, stop, number), prompts in sorted(draws.items(), key=lambda draw: draw[0]):
             size = max(1, self.max_decode_batch // (stop - start))
             for first in range(0, len(prompts), size):
-                chunks.append(
-                    Chunk(self.sampling_settings[number], tuple(prompts[first : first + size]), start, stop)
-                )
+                chunks.append(Chunk(self.sampling_settings[number], tuple(prompts[first : first + size]), start, stop))
         return chunks
 
     def _stops(self, rows: Rows) -> dict[tuple[SamplingParameters, str], set[int]]:
@@ -107,9 +101,7 @@ class CollectionPlan:
             if row.of is None:
                 unsaid[sampling] = max(unsaid.get(sampling, 0), index + 1)
         stops = {
-            (sampling, prompt.id): {self.samples}
-            for sampling in self.sampling_settings
-            for prompt in self.prompts
+            (sampling, prompt.id): {self.samples} for sampling in self.sampling_settings for prompt in self.prompts
         }
         for (sampling, prompt_id, _), row in rows.items():
             stops[sampling, prompt_id].add(min(self.samples, unsaid[sampling] if row.of is None else row.of))
@@ -210,9 +202,7 @@ def read_collected(plan: CollectionPlan, path: Path) -> list[GenerationRow]:
     n_missing = plan.n_rows - len(rows)
     if faults or n_missing:
         why = f" ({faults[0]})" if faults else ""
-        raise DataError(
-            f"{path}: {n_missing} of {plan.n_rows} generations are missing or damaged{why}; {AGAIN}"
-        )
+        raise DataError(f"{path}: {n_missing} of {plan.n_rows} generations are missing or damaged{why}; {AGAIN}")
     if n_unsealed:
         logger.warning("%s: %d rows have no checksum, an earlier version wrote them", path, n_unsealed)
     return [rows[key] for chunk in plan.chunks(rows) for key in chunk.keys]

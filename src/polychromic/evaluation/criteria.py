@@ -146,9 +146,7 @@ class Criterion:
     def __post_init__(self) -> None:
         metric = find_metric(self.metric)
         if self.direction not in ("higher", "lower", "not_worse"):
-            raise ValueError(
-                f"{self._place}: direction {self.direction!r}; expected higher, lower or not_worse"
-            )
+            raise ValueError(f"{self._place}: direction {self.direction!r}; expected higher, lower or not_worse")
         if not 0.0 < self.alpha < 1.0:
             raise ValueError(f"{self._place}: alpha={self.alpha}; expected a significance level such as 0.05")
         if self.direction == "not_worse":
@@ -174,9 +172,7 @@ class Criterion:
         name = find_metric(self.metric).name
         if self.direction == "not_worse":
             return f"{name} no worse (margin {self.margin:g})"
-        return (
-            f"{name} {signed_percent(self.sign * self.asked)}" if self.asked else f"{name} {self.direction}"
-        )
+        return f"{name} {signed_percent(self.sign * self.asked)}" if self.asked else f"{name} {self.direction}"
 
     @property
     def _place(self) -> str:
@@ -191,9 +187,7 @@ class Criterion:
 
     def _check_change(self, metric: Metric) -> None:
         if self.margin is not None:
-            raise ValueError(
-                f"{self._place}: margin={self.margin} with {self.direction}; only not_worse takes one"
-            )
+            raise ValueError(f"{self._place}: margin={self.margin} with {self.direction}; only not_worse takes one")
         if not self.asked >= 0:
             raise ValueError(
                 f"{self._place}: relative_change={self.relative_change}; expected 0 or more "
@@ -280,9 +274,7 @@ def contradictions(criteria: Sequence[Criterion]) -> list[str]:
         metric = find_metric(criterion.metric)
         for other in criteria[:i]:
             if criterion.metric == other.metric and criterion.direction == other.direction:
-                sentences.append(
-                    f"{criterion.metric} {criterion.direction} is stated twice; keep one of them"
-                )
+                sentences.append(f"{criterion.metric} {criterion.direction} is stated twice; keep one of them")
             elif criterion.metric == other.metric and {criterion.direction, other.direction} == {
                 "higher",
                 "lower",

@@ -78,15 +78,12 @@ def read_external(
     for arm, members in texts.items():
         rows |= _rows_of_arm(arm, members, default, thinking_of_files(thinking), in_words)
     checked = {
-        key: check_rows(task, [by_id[row.prompt_id] for row in members], members)
-        for key, members in rows.items()
+        key: check_rows(task, [by_id[row.prompt_id] for row in members], members) for key, members in rows.items()
     }
     named = {arm: members[0][1].seed is not None for arm, members in texts.items()}
     return ExternalGenerations(
         checked,
-        assumed=tuple(
-            arm for arm, members in texts.items() if any(text.sampling is None for _, text in members)
-        ),
+        assumed=tuple(arm for arm, members in texts.items() if any(text.sampling is None for _, text in members)),
         unnamed_seeds=tuple(arm for arm in texts if len(files[arm]) > 1 and not named[arm]),
         open_ends=_count_endings(texts, None),
         interrupted=_count_endings(texts, "interrupted"),
@@ -97,10 +94,7 @@ def read_external(
 def pair_by_order(rows: RowsByArmSeed) -> RowsByArmSeed:
     """Returns the rows with each arm's seeds numbered 0, 1, … in the order in which they appear."""
     numbers: defaultdict[str, dict[int, int]] = defaultdict(dict)
-    return {
-        (arm, numbers[arm].setdefault(seed, len(numbers[arm]))): members
-        for (arm, seed), members in rows.items()
-    }
+    return {(arm, numbers[arm].setdefault(seed, len(numbers[arm]))): members for (arm, seed), members in rows.items()}
 
 
 def require_common_seeds(rows: RowsByArmSeed, baseline: str) -> None:
@@ -148,9 +142,7 @@ def _require_known(prompt_id: str, by_id: Mapping[str, Prompt]) -> None:
         )
 
 
-def _require_seeds_in_all_or_none(
-    arm: str, paths: Sequence[Path], members: Sequence[tuple[int, ExternalText]]
-) -> None:
+def _require_seeds_in_all_or_none(arm: str, paths: Sequence[Path], members: Sequence[tuple[int, ExternalText]]) -> None:
     named = sum(text.seed is not None for _, text in members)
     if 0 < named < len(members):
         raise DataError(
@@ -159,9 +151,7 @@ def _require_seeds_in_all_or_none(
         )
 
 
-def _count_endings(
-    texts: Mapping[str, Sequence[tuple[int, ExternalText]]], ending: Ending | None
-) -> dict[str, int]:
+def _count_endings(texts: Mapping[str, Sequence[tuple[int, ExternalText]]], ending: Ending | None) -> dict[str, int]:
     counts = {arm: sum(text.ending == ending for _, text in members) for arm, members in texts.items()}
     return {arm: count for arm, count in counts.items() if count}
 

@@ -137,14 +137,10 @@ def parse_line(line: bytes) -> list[ExternalText]:
     values = value if isinstance(value, list) else [value]
     names = [f"{text_key}[{i}]" for i in range(len(values))] if isinstance(value, list) else [text_key]
     if not values:
-        raise BadLineError(
-            f"{text_key}: is an empty list, expected at least one text; fill it in or remove the line"
-        )
+        raise BadLineError(f"{text_key}: is an empty list, expected at least one text; fill it in or remove the line")
     n_tokens = _whole(row, "n_tokens")
     if n_tokens is not None and len(values) > 1:
-        raise BadLineError(
-            f"n_tokens: is one number for {len(values)} texts; write one text a line, or remove it"
-        )
+        raise BadLineError(f"n_tokens: is one number for {len(values)} texts; write one text a line, or remove it")
     seed, sampling, prompt_id = _whole(row, "seed"), _sampling(row), value_of(id_key, row[id_key], identifier)
     thinking = _thinking(row) if len(values) == 1 else None
     return [
@@ -167,9 +163,7 @@ def _whole(row: Mapping[str, Any], key: str) -> int | None:
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise BadLineError(
-            f"{key}: {shown(value)}, expected a whole number of at least 0; correct or remove it"
-        )
+        raise BadLineError(f"{key}: {shown(value)}, expected a whole number of at least 0; correct or remove it")
     return value
 
 
@@ -201,9 +195,7 @@ def _ending(value: Any, place: str) -> Ending | None:
     if value is None:
         return None
     word = (
-        value.rpartition(".")[2].strip().lower().replace("-", "_").replace(" ", "_")
-        if isinstance(value, str)
-        else ""
+        value.rpartition(".")[2].strip().lower().replace("-", "_").replace(" ", "_") if isinstance(value, str) else ""
     )
     if word not in ENDINGS:
         finished, limit, interrupted = (", ".join(words.split()) for words in list(_WORDS.values())[:3])
@@ -247,9 +239,7 @@ def _settings(row: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
     own_key = one_key(row, _SAMPLING_KEYS)
     own = row.get(own_key) if own_key else None
     if own is not None and not isinstance(own, dict):
-        raise BadLineError(
-            f'{own_key}: {shown(own)} is {kind(own)}, expected an object such as {{"temperature": 1}}'
-        )
+        raise BadLineError(f'{own_key}: {shown(own)} is {kind(own)}, expected an object such as {{"temperature": 1}}')
     recognised = _RANGES.keys() | _NEUTRAL.keys() | _OTHER_NAMES.keys()
     stated = [(key, key, value) for key, value in row.items() if _plain_name(key) in recognised]
     for key, value in (own or {}).items():
@@ -267,9 +257,7 @@ def _settings(row: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
             continue
         other_place, other = settings.setdefault(name, (place, value))
         if other != value:
-            raise BadLineError(
-                f"{place}: {shown(value)}, but {other_place} is {shown(other)}; remove one of them"
-            )
+            raise BadLineError(f"{place}: {shown(value)}, but {other_place} is {shown(other)}; remove one of them")
     return settings
 
 
@@ -286,11 +274,7 @@ def _number(place: str, value: Any, key: str) -> float | None:
     if value is None:
         return None
     low, high = _RANGES[key]
-    if (
-        not isinstance(value, (int, float))
-        or isinstance(value, bool)
-        or not low <= value <= min(high, _LARGEST)
-    ):
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= min(high, _LARGEST):
         wanted = f"from {low:g} to {high:g}" if high < float("inf") else f"of at least {low:g}"
         raise BadLineError(f"{place}: {shown(value)}, expected a number {wanted}; correct or remove it")
     return float(f"{value:.6g}")  # 0.7 that went through float32 is 0.7 still

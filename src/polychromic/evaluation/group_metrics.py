@@ -66,9 +66,7 @@ class AnswerGroup:
         )
 
 
-def group_rows(
-    rows: Sequence[GenerationRow], *, has_forms: bool | None = None
-) -> dict[str, list[AnswerGroup]]:
+def group_rows(rows: Sequence[GenerationRow], *, has_forms: bool | None = None) -> dict[str, list[AnswerGroup]]:
     """Returns groups by sampling label in order of first appearance, each list sorted by prompt id.
 
     `has_forms` says whether the task tells equal answers by their forms (None: it does where a row carries one).
@@ -86,9 +84,7 @@ def group_rows(
             raise ValueError(
                 f"rows sampled at {sampling.label} have different token limits; expected one sampling setting a label"
             )
-        groups[sampling.label] = [
-            _group(name, members, has_forms) for name, members in sorted(prompts.items())
-        ]
+        groups[sampling.label] = [_group(name, members, has_forms) for name, members in sorted(prompts.items())]
     return groups
 
 
@@ -154,9 +150,7 @@ class GroupMetrics:
     undefined: dict[str, str]
 
 
-def measure_answers(
-    group: AnswerGroup, options: MeasureOptions, embeddings_ND: Float32Array | None
-) -> GroupMetrics:
+def measure_answers(group: AnswerGroup, options: MeasureOptions, embeddings_ND: Float32Array | None) -> GroupMetrics:
     """Returns all metrics of one group; those without a meaning there are nan."""
     labels_N = _partition(group, options, embeddings_ND)
     draws = options.draws or max(1, len(group))
@@ -169,9 +163,7 @@ def measure_answers(
     if group.second_labels is not None:
         second_N = group.second_labels[group.second_labels != MISSING]
         values["second_clusters"] = expected_clusters(second_N, draws)
-    values["distinct_correct"] = (
-        float(curves["distinct_correct"][draws - 1]) if draws <= len(group) else math.nan
-    )
+    values["distinct_correct"] = float(curves["distinct_correct"][draws - 1]) if draws <= len(group) else math.nan
     values["reward"] = _mean(group.rewards)
     values["best_of_n"] = expected_best(group.rewards, draws)
     values["judge"] = _mean(group.judgements)

@@ -40,13 +40,9 @@ def thinking_warnings(rows: Rows, *, measured_apart: bool) -> Iterator[ResultWar
         if began:
             place = "and is measured apart" if measured_apart else "and is left out of checks and measures"
             ending = (
-                f"; {unclosed:,} never came to an answer, which is empty and counts as truncated"
-                if unclosed
-                else ""
+                f"; {unclosed:,} never came to an answer, which is empty and counts as truncated" if unclosed else ""
             )
-            text = (
-                f"{arm}: thinking stands before {began:,} of {n:,} answers {place}{ending}; lengths count it"
-            )
+            text = f"{arm}: thinking stands before {began:,} of {n:,} answers {place}{ending}; lengths count it"
             yield ResultWarning("thinking", arm, text)
 
 
@@ -64,16 +60,11 @@ def thinking_measures(
     measured: dict[tuple[str, int], dict[str, ByPrompt]] = {}
     for key, by_prompt in texts.items():
         values = {
-            prompt: measure_group(by_prompt[prompt][: least[prompt]], settings).values
-            for prompt in sorted(prompts)
+            prompt: measure_group(by_prompt[prompt][: least[prompt]], settings).values for prompt in sorted(prompts)
         }
-        columns = {
-            f"thinking_{name}": {p: of_prompt[name] for p, of_prompt in values.items()} for name in _MEASURED
-        }
+        columns = {f"thinking_{name}": {p: of_prompt[name] for p, of_prompt in values.items()} for name in _MEASURED}
         columns["thinking_words"] = {p: _mean_words(by_prompt[p]) for p in sorted(prompts)}
-        measured[key] = {
-            name: column for name, column in columns.items() if not all(map(math.isnan, column.values()))
-        }
+        measured[key] = {name: column for name, column in columns.items() if not all(map(math.isnan, column.values()))}
     return measured
 
 

@@ -66,9 +66,7 @@ class SameAnswers:
 
     def divide(self, grouped: Mapping[Key, Mapping[str, list[AnswerGroup]]]) -> Grouped[Key]:
         """Returns the groups with labels: those of the rows' forms where all have one, else asked for together."""
-        everything = [
-            group for by_label in grouped.values() for groups in by_label.values() for group in groups
-        ]
+        everything = [group for by_label in grouped.values() for groups in by_label.values() for group in groups]
         first = self._partitions(self.equivalence, [group for group in everything if not group.all_formed])
         at_once = [group for by_label in grouped.values() for group in by_label.get(self.second_at, [])]
         second = self._partitions(self.second, at_once) if self.second else {}
@@ -90,9 +88,7 @@ class SameAnswers:
 
     def _partitions(self, equivalence: Equivalence, groups: Sequence[AnswerGroup]) -> dict[int, Partition]:
         """Returns the partitions by the identity of their groups."""
-        partitions = equivalence.partitions(
-            [(self.prompts[group.prompt_id], group.texts) for group in groups]
-        )
+        partitions = equivalence.partitions([(self.prompts[group.prompt_id], group.texts) for group in groups])
         return dict(zip(map(id, groups), partitions, strict=True))
 
 
@@ -142,9 +138,7 @@ def measure_arms(
     """
     empty = [key for key, rows in rows_by_arm_seed.items() if not rows]
     if empty or not rows_by_arm_seed:
-        raise ValueError(
-            f"rows_by_arm_seed: expected generations of every arm and seed; none for {empty or 'any'}"
-        )
+        raise ValueError(f"rows_by_arm_seed: expected generations of every arm and seed; none for {empty or 'any'}")
     # An arm without one answer that has a form must not fall back on another notion of equal answers.
     has_forms = carry_forms(chain.from_iterable(rows_by_arm_seed.values()))
     grouped = {key: group_rows(rows, has_forms=has_forms) for key, rows in rows_by_arm_seed.items()}
@@ -180,9 +174,7 @@ def _measure_groups(
     answers = options.answers or max(map(len, groups))
     prompts = tuple(sorted({group.prompt_id for group in groups}))
     spread = pool.map if pool else map
-    measured = chain.from_iterable(
-        spread(_measure_chunk, _embedded_chunks(groups, embedder), repeat(options))
-    )
+    measured = chain.from_iterable(spread(_measure_chunk, _embedded_chunks(groups, embedder), repeat(options)))
     sampled, undefined = {}, {}
     for label, members in by_label.items():
         by_prompt = {group.prompt_id: next(measured) for group in members}
@@ -257,9 +249,7 @@ def _add_own(measured: GroupMetrics, group: AnswerGroup, answers: int, own: Sequ
         value = metric(group.first(answers)) if enough else np.nan
         measured.values[metric.key] = value
         if np.isnan(value):
-            measured.undefined[metric.key] = (
-                "its function returned nan" if enough else f"fewer than {answers} answers"
-            )
+            measured.undefined[metric.key] = "its function returned nan" if enough else f"fewer than {answers} answers"
 
 
 def _columns(
@@ -269,15 +259,13 @@ def _columns(
     and so is the share of answers not given where all were."""
     first = next(iter(measured.values()))
     values = {
-        key: np.array([measured[p].values[key] if p in measured else np.nan for p in prompts])
-        for key in first.values
+        key: np.array([measured[p].values[key] if p in measured else np.nan for p in prompts]) for key in first.values
     }
     for key, column in extra.items():
         require_addable(key, column.values(), values)
     values |= {key: np.array([column.get(p, np.nan) for p in prompts]) for key, column in extra.items()}
     curves = {
-        key: _stack([measured[p].curves[key] if p in measured else None for p in prompts])
-        for key in first.curves
+        key: _stack([measured[p].curves[key] if p in measured else None for p in prompts]) for key in first.curves
     }
     if not np.nansum(values["unanswered"]):
         del values["unanswered"]

@@ -92,9 +92,7 @@ class Metric:
 def _share(n: str, key: str, name: str, at_equal_length: str = "") -> Metric:
     meaning = f"Share of different {n} among all {n} of a prompt's answers"
     subject = f"the variety of wording ({name})"
-    return Metric(
-        key, name, "higher", "diversity", meaning=meaning, subject=subject, at_equal_length=at_equal_length
-    )
+    return Metric(key, name, "higher", "diversity", meaning=meaning, subject=subject, at_equal_length=at_equal_length)
 
 
 _BUILT_IN = (
@@ -289,15 +287,11 @@ def require_addable(key: str, values: Iterable[float], measured: Collection[str]
     registered, that is `measured` here, that is a point of a curve, or that lie outside its bounds."""
     if key not in METRICS:
         fault = "is read from a curve" if split_at_k(key) else "is not known"
-        raise ValueError(
-            f"extra: metric {key!r} {fault}; register_metric(Metric(...)) makes one of your own known"
-        )
+        raise ValueError(f"extra: metric {key!r} {fault}; register_metric(Metric(...)) makes one of your own known")
     if key in measured:
         raise ValueError(f"extra: {key!r} is measured from the generations themselves; register another key")
     metric = METRICS[key]
-    outside = [
-        value for value in values if not math.isnan(value) and not metric.lowest <= value <= metric.highest
-    ]
+    outside = [value for value in values if not math.isnan(value) and not metric.lowest <= value <= metric.highest]
     if outside:
         raise ValueError(
             f"extra: {key} = {outside[0]:g}, and its values lie between {metric.lowest:g} and {metric.highest:g}"

@@ -49,9 +49,7 @@ def for_seeds(comparison: PairedComparison) -> str:
             f"at least {LEAST_SEEDS} training seeds: {plural(comparison.n_seeds, 'seed')} cannot show that it holds "
             "over seeds"
         )
-    return (
-        f"more training seeds than {comparison.n_seeds}: they differ too much to say that it holds over seeds"
-    )
+    return f"more training seeds than {comparison.n_seeds}: they differ too much to say that it holds over seeds"
 
 
 def for_informative_prompts(comparison: PairedComparison) -> str:
@@ -143,11 +141,7 @@ class CriterionOutcome:
         """Returns the status, with the word on the change where the status does not imply it."""
         if self.status == "not met" and self.worse:
             return "not met (worse)"
-        if (
-            self.change == "no clear change"
-            and self.status in ("not met", "undecided")
-            and not self.shows_margin
-        ):
+        if self.change == "no clear change" and self.status in ("not met", "undecided") and not self.shows_margin:
             return f"{self.status} (no clear change)"
         return self.status
 
@@ -262,15 +256,11 @@ def _for_significance(criterion: Criterion, evidence: Evidence, comparison: Pair
     return for_precision(comparison, comparison.difference, (comparison.ci_low, comparison.ci_high))
 
 
-def _finding(
-    criterion: Criterion, evidence: Evidence, status: Status, change: Change | None, p_adjusted: float
-) -> str:
+def _finding(criterion: Criterion, evidence: Evidence, status: Status, change: Change | None, p_adjusted: float) -> str:
     """Returns what was seen, beside what was asked where that is not met."""
     metric = find_metric(criterion.metric)
     if criterion.direction == "not_worse":
-        word = (
-            "no worse" if status == "met" else "worse" if status == "not met" else "not shown to be no worse"
-        )
+        word = "no worse" if status == "met" else "worse" if status == "not met" else "not shown to be no worse"
         return f"{metric.name} {word} ({signed(evidence.difference)}, margin {criterion.margin:g})"
     seen = signed_percent(evidence.relative) if evidence.mean_baseline else signed(evidence.difference)
     was_tested = not math.isnan(p_adjusted)

@@ -189,9 +189,7 @@ class ComparisonSettings(Settings):
         ):
             needs, (_, k) = find_metric(key).needs, split_at_k(key) or ("", 0)
             if samples is not None and k > samples:
-                unmeasured.append(
-                    f"{key} needs {k} generations per prompt, and evaluation.num_samples is {samples}"
-                )
+                unmeasured.append(f"{key} needs {k} generations per prompt, and evaluation.num_samples is {samples}")
             if needs.startswith(CHECKER) and not rewarded:
                 unmeasured.append(f"{key} needs task.checker, and none is named")
             if needs == EMBEDDER and evaluation.embedder is None:

@@ -33,11 +33,7 @@ class SampledTable:
     @property
     def metrics(self) -> list[str]:
         """Returns keys of the plain metrics, then those of the curves at the k that reports show."""
-        at_k = [
-            key_at_k(name, k)
-            for name, curve in self.curves.items()
-            for k in CURVES[name].shown_ks(curve.shape[1])
-        ]
+        at_k = [key_at_k(name, k) for name, curve in self.curves.items() for k in CURVES[name].shown_ks(curve.shape[1])]
         return [*self.values, *at_k]
 
     def metric(self, key: str) -> FloatArray | None:
@@ -179,19 +175,13 @@ class Study:
         lines = []
         seeds = [seed for seed in self.arms[arm] if seed not in self.arms[other]]
         if seeds and min(len(self.arms[arm]), len(self.arms[other])) > 1:
-            lines.append(
-                f"{plural(len(seeds), 'seed')} of {arm} that {other} lacks ({listed(list(map(str, seeds)))})"
-            )
-        all_labels = dict.fromkeys(
-            label for seed in self.arms[arm] for label in self.tables[arm, seed].sampled
-        )
+            lines.append(f"{plural(len(seeds), 'seed')} of {arm} that {other} lacks ({listed(list(map(str, seeds)))})")
+        all_labels = dict.fromkeys(label for seed in self.arms[arm] for label in self.tables[arm, seed].sampled)
         shared = set(self.labels(arm)).intersection(self.labels(other))
         labels = [label for label in all_labels if label not in shared]
         if labels:
             settings = plural(len(labels), "sampling setting")
-            lines.append(
-                f"{settings} of {arm} that not every seed of {arm} and {other} has ({listed(labels)})"
-            )
+            lines.append(f"{settings} of {arm} that not every seed of {arm} and {other} has ({listed(labels)})")
         return lines
 
     def labels(self, arm: str) -> list[str]:
@@ -207,9 +197,7 @@ class Study:
     def cells(self, arm: str, label: str, metric: str) -> FloatArray | None:
         """Returns [seeds, prompts] of one arm; None where a seed lacks the metric or the sampling setting."""
         rows = [self._row(arm, seed, label, metric) for seed in self.arms[arm]]
-        return (
-            None if any(row is None for row in rows) else np.stack([row for row in rows if row is not None])
-        )
+        return None if any(row is None for row in rows) else np.stack([row for row in rows if row is not None])
 
     def curves(self, arm: str, label: str, name: str) -> FloatArray | None:
         """Returns [seeds, prompts, k] of a curve by name, such as "pass", up to the k that all seeds have."""

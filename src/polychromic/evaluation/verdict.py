@@ -220,9 +220,7 @@ def judge(
     judged = tuple(_judge_level(name, criteria, arms, evidence) for name, criteria in stated.items())
     sentence = _sentence(judged, basis, hacked, gamed)
     if chosen_late:
-        sentence += (
-            f" Changed after results had been seen, and perhaps because of them: {listed(list(chosen_late))}."
-        )
+        sentence += f" Changed after results had been seen, and perhaps because of them: {listed(list(chosen_late))}."
     if leaked:
         sentence += f" But {leaked}."
     if unsound:
@@ -267,18 +265,14 @@ def holm(p_values: Sequence[float], alpha: float = 0.05) -> list[float]:
     from statsmodels.stats.multitest import multipletests
 
     tested = [p for p in p_values if not math.isnan(p)]
-    corrected = iter(
-        np.asarray(multipletests(tested, alpha=alpha, method="holm")[1]).tolist() if tested else []
-    )
+    corrected = iter(np.asarray(multipletests(tested, alpha=alpha, method="holm")[1]).tolist() if tested else [])
     return [math.nan if math.isnan(p) else next(corrected) for p in p_values]
 
 
 def _question(level: LevelVerdict) -> str:
     """Returns one sentence on whom the level's p-values and intervals answer for; empty where nothing was tested."""
     tested = [
-        outcome.evidence.comparison
-        for outcome in level.outcomes
-        if outcome.evidence and outcome.evidence.comparison
+        outcome.evidence.comparison for outcome in level.outcomes if outcome.evidence and outcome.evidence.comparison
     ]
     kinds = {comparison.asks_over_seeds for comparison in tested}
     if not kinds:
@@ -294,14 +288,10 @@ def _question(level: LevelVerdict) -> str:
             "This answers for the way of training, on other prompts and with other seeds, as far as "
             f"{plural(n_seeds, 'training seed')} can tell."
         )
-    return (
-        "This answers for these trained models, on other prompts; training again with other seeds may differ."
-    )
+    return "This answers for these trained models, on other prompts; training again with other seeds may differ."
 
 
-def _judge_level(
-    name: str, criteria: Sequence[Criterion], arms: Sequence[str], all_evidence: Found
-) -> LevelVerdict:
+def _judge_level(name: str, criteria: Sequence[Criterion], arms: Sequence[str], all_evidence: Found) -> LevelVerdict:
     family = [(arm, criterion, all_evidence.get((arm, criterion))) for arm in arms for criterion in criteria]
     adjusted = holm([test_p_value(criterion, evidence) for _, criterion, evidence in family])
     outcomes = tuple(

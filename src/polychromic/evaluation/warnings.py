@@ -44,9 +44,7 @@ def temperature_warnings(
         if find_metric(gain.metric).sign * contrast.difference > 0:
             text = _temperature_text(gain)
             if text:
-                yield ResultWarning(
-                    "temperature", gain.arm, f"{gain.arm}: {find_metric(gain.metric).name} {text}"
-                )
+                yield ResultWarning("temperature", gain.arm, f"{gain.arm}: {find_metric(gain.metric).name} {text}")
 
 
 def _temperature_text(gain: MatchedGain) -> str:
@@ -162,9 +160,7 @@ def fault_warnings(means: Mapping[str, Mapping[str, float]]) -> Iterator[ResultW
     """Warns of missing rewards and answers, and truncated texts; `means` by arm and metric."""
     for arm, of_arm in means.items():
         if of_arm.get("missing", 0.0) > _MISSING and "reward" in of_arm:
-            text = (
-                f"{arm}: {100 * of_arm['missing']:.1f} % of rewards are missing, because the checker failed"
-            )
+            text = f"{arm}: {100 * of_arm['missing']:.1f} % of rewards are missing, because the checker failed"
             yield ResultWarning("missing rewards", arm, text)
         if of_arm.get("unanswered", 0.0) > _MISSING:
             text = (
@@ -180,9 +176,7 @@ def fault_warnings(means: Mapping[str, Mapping[str, float]]) -> Iterator[ResultW
 def left_out_warnings(left_out: Sequence[str], n_prompts: int) -> Iterator[ResultWarning]:
     """Yields one line on everything that was given and is not compared, and on what is left."""
     if left_out:
-        yield ResultWarning(
-            "left out", "", f"{'; '.join(left_out)}; {plural(n_prompts, 'prompt')} are compared"
-        )
+        yield ResultWarning("left out", "", f"{'; '.join(left_out)}; {plural(n_prompts, 'prompt')} are compared")
 
 
 def checker_warnings(audit: CheckerAudit | None) -> Iterator[ResultWarning]:

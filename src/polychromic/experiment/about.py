@@ -121,9 +121,7 @@ def task_in_words(settings: TaskKeys, pass_threshold: float) -> str:
         part
         for part in (
             f"{Path(settings.name).name}: {meaning}",
-            f"An answer passes from a reward of {pass_threshold:g} on."
-            if settings.has_checker
-            else "No checker.",
+            f"An answer passes from a reward of {pass_threshold:g} on." if settings.has_checker else "No checker.",
             f"Code: {', '.join(code)}." if code else "",
         )
         if part
@@ -138,9 +136,7 @@ def _data(experiment: Experiment, record: Mapping[str, Any]) -> str:
     if not hashes:
         return f"{experiment.task.data}; {used}"
     sizes = ", ".join(f"{n:,} {split}" for split, n in record.get("prompts", {}).items() if n)
-    files = ", ".join(
-        f"{Path(name).name} (sha256 {digest[:_HASH_DIGITS]}…)" for name, digest in hashes.items()
-    )
+    files = ", ".join(f"{Path(name).name} (sha256 {digest[:_HASH_DIGITS]}…)" for name, digest in hashes.items())
     return "; ".join(filter(None, (f"prompts: {sizes}" if sizes else "", used, files)))
 
 
@@ -199,7 +195,5 @@ def _machine(record: Mapping[str, Any]) -> str:
 def first_example(task: Task, split: Split) -> Example | None:
     """Returns the first prompt of a split with its first reference, where it has one."""
     for prompt in task.prompts(split)[:1]:
-        return Example(
-            prompt.text, *([prompt.references[0], "a reference"] if prompt.references else ["", ""])
-        )
+        return Example(prompt.text, *([prompt.references[0], "a reference"] if prompt.references else ["", ""]))
     return None

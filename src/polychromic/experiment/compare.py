@@ -83,9 +83,7 @@ def recorded_audit(folder: RunFolder) -> CheckerAudit | None:
     if recorded is None:
         return None
     controls = {
-        name: ControlResult(
-            **result | {"pass_rate": math.nan if result["pass_rate"] is None else result["pass_rate"]}
-        )
+        name: ControlResult(**result | {"pass_rate": math.nan if result["pass_rate"] is None else result["pass_rate"]})
         for name, result in recorded["controls"].items()
     }
     return CheckerAudit(**recorded | {"controls": controls})
@@ -113,9 +111,7 @@ def compare_run(
         for arm, seed in sampled
     }
     primary_sampling = experiment.evaluation.sampling_parameters()[0].label
-    extra = {
-        key: {METRIC: values} for key in rows if (values := read_perplexities(folder.arm(*key).references))
-    }
+    extra = {key: {METRIC: values} for key in rows if (values := read_perplexities(folder.arm(*key).references))}
     return compare_rows(
         experiment,
         rows,
@@ -222,9 +218,7 @@ def _at_other_distances(
     if not isinstance(same.equivalence, LazyEmbedded):
         return comparison
     embedded = same.equivalence.embedded
-    at_distances = OtherDistances(embedded, same, task.pass_threshold).judge(
-        comparison, tables, rows, criteria
-    )
+    at_distances = OtherDistances(embedded, same, task.pass_threshold).judge(comparison, tables, rows, criteria)
     warnings = threshold_warnings(at_distances, embedded.distance) if at_distances else []
     return replace(comparison, at_distances=at_distances, warnings=(*comparison.warnings, *warnings))
 
@@ -315,9 +309,7 @@ def _audit_partition(
     )
 
 
-def _audit(
-    task: Task, experiment: Experiment | ExternalExperiment, rows: RowsByArmSeed
-) -> CheckerAudit | None:
+def _audit(task: Task, experiment: Experiment | ExternalExperiment, rows: RowsByArmSeed) -> CheckerAudit | None:
     """Audits the checker on controls; None for a task that has no checker."""
     prompts = task.prompts(experiment.evaluation.split)[:_AUDITED_PROMPTS]
     passed = {

@@ -128,8 +128,7 @@ class Experiment(Settings):
             self.arm(name)
         if self.comparison.baseline not in self.arms:
             raise ValueError(
-                f"comparison.baseline is {self.comparison.baseline!r}, which is not one of the arms "
-                f"{sorted(self.arms)}"
+                f"comparison.baseline is {self.comparison.baseline!r}, which is not one of the arms {sorted(self.arms)}"
             )
         return self
 
@@ -205,8 +204,7 @@ class Experiment(Settings):
         """Returns the arm that stands for the model before training and is not judged; None where the file leaves it
         out, no arm is trained, or an arm of the file is the untrained model already."""
         is_stated = any(
-            arm.untrained and arm.verbalized is None and arm.model == self.model
-            for arm in map(self.arm, self.arms)
+            arm.untrained and arm.verbalized is None and arm.model == self.model for arm in map(self.arm, self.arms)
         )
         return UNTRAINED if self.evaluation.untrained and not is_stated and self.trained_arms else None
 
@@ -220,18 +218,14 @@ class Experiment(Settings):
         """Lists every (arm, seed) that is sampled: no training seed changes the untrained model, so it is sampled
         once."""
         return [
-            (arm, seed)
-            for arm in self.sampled_arms
-            for seed in (self.seeds if arm in self.arms else self.seeds[:1])
+            (arm, seed) for arm in self.sampled_arms for seed in (self.seeds if arm in self.arms else self.seeds[:1])
         ]
 
     def arm(self, name: str) -> Arm:
         """Resolves the arm with every section filled in. Raises ConfigError where the arm's keys do not fit."""
         changes: dict[str, Any] = dict(self.arms[name]) if name in self.arms else {"untrained": True}
         flags = {key: changes.pop(key) for key in ("untrained", "verbalized") if key in changes}
-        sections: dict[str, Any] = {
-            key: getattr(self, key).model_dump() for key in ("model", "training", "diversity")
-        }
+        sections: dict[str, Any] = {key: getattr(self, key).model_dump() for key in ("model", "training", "diversity")}
         unknown = set(changes) - set(sections)
         if unknown:
             raise ValueError(
@@ -240,12 +234,8 @@ class Experiment(Settings):
             )
         for key, change in changes.items():
             if not isinstance(change, Mapping | None):
-                raise ValueError(
-                    f"arms.{name}.{key}: expected the keys that this arm changes, got {change!r:.60}"
-                )
-        merged: dict[str, Any] = {
-            key: _merge(section, changes.get(key) or {}) for key, section in sections.items()
-        }
+                raise ValueError(f"arms.{name}.{key}: expected the keys that this arm changes, got {change!r:.60}")
+        merged: dict[str, Any] = {key: _merge(section, changes.get(key) or {}) for key, section in sections.items()}
         try:
             return Arm(name=name, **flags, **merged)
         except ValidationError as error:

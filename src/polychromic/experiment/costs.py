@@ -98,9 +98,7 @@ def num_samples(folder: RunFolder, arm: str, seed: int) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def projected_seconds(
-    left: Sequence[tuple[str, int, str]], rows: Sequence[Mapping[str, Any]]
-) -> float | None:
+def projected_seconds(left: Sequence[tuple[str, int, str]], rows: Sequence[Mapping[str, Any]]) -> float | None:
     """Projects machine seconds of what is left, at the pace of the same stage so far: of the same arm where any of it
     is done.
 
@@ -170,9 +168,7 @@ def cost_lines(cost: RunCost) -> list[str]:
     lines = [f"{'arm':<20} {'stage':<10} {'hours':>8} {'tokens':>14} {'dollars':>9}"]
     for stage in cost.stages:
         price = str(stage.money).removeprefix("$")
-        lines.append(
-            f"{stage.arm:<20} {stage.stage:<10} {stage.seconds / 3600:>8.3f} {stage.tokens:>14,} {price:>9}"
-        )
+        lines.append(f"{stage.arm:<20} {stage.stage:<10} {stage.seconds / 3600:>8.3f} {stage.tokens:>14,} {price:>9}")
     spent = duration(cost.seconds)
     lines.append(f"spent: {spent}" if cost.money.dollars is None else f"spent: {spent}, {cost.money}")
     lines.append(_left(cost))

@@ -120,33 +120,25 @@ class ExternalExperiment(Settings):
             raise config_error(error, cls, source) from None
 
 
-def split_arguments(
-    generations: Sequence[str], others: Sequence[str]
-) -> tuple[dict[str, list[str]], list[str]]:
+def split_arguments(generations: Sequence[str], others: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
     """Splits `NAME=FILE` options and the free arguments of the command line into files by arm, and overrides.
 
     An option that is a FILE alone is an arm of the file's name. A free argument whose key is no section is a further
     NAME=FILE: `--generations a=1.jsonl b=2.jsonl`. Raises ConfigError for one that is neither.
     """
-    generations = [
-        argument if "=" in argument else f"{Path(argument).stem}={argument}" for argument in generations
-    ]
+    generations = [argument if "=" in argument else f"{Path(argument).stem}={argument}" for argument in generations]
     sections = ExternalExperiment.model_fields.keys() | Experiment.model_fields.keys()
     overrides = [argument for argument in others if argument.partition("=")[0].partition(".")[0] in sections]
     files: dict[str, list[str]] = {}
     for argument in [*generations, *(argument for argument in others if argument not in overrides)]:
         name, separator, file = argument.partition("=")
         if not separator or not name or not file:
-            raise ConfigError(
-                f"--generations {argument}: expected NAME=FILE, such as baseline=baseline.jsonl"
-            )
+            raise ConfigError(f"--generations {argument}: expected NAME=FILE, such as baseline=baseline.jsonl")
         files.setdefault(name, []).append(file)
     return files, overrides
 
 
-def evaluate_external(
-    experiment: ExternalExperiment, folder: RunFolder, *, for_print: bool = False
-) -> RunResult:
+def evaluate_external(experiment: ExternalExperiment, folder: RunFolder, *, for_print: bool = False) -> RunResult:
     """Checks, measures and compares the files, and leaves a run folder with rows, comparison and report.
 
     An earlier comparison of files in the folder is replaced. Raises ConfigError where the folder holds a run, and
@@ -230,9 +222,7 @@ def _primary_sampling(rows: RowsByArmSeed, preferred: str) -> str:
         prompts.append(by_label)
     shared = [label for label in prompts[0] if all(label in others for others in prompts)]
     if not shared:
-        sampled = "; ".join(
-            f"{arm}: {', '.join(by_label)}" for (arm, _), by_label in zip(rows, prompts, strict=True)
-        )
+        sampled = "; ".join(f"{arm}: {', '.join(by_label)}" for (arm, _), by_label in zip(rows, prompts, strict=True))
         raise DataError(
             f"no sampling setting is common to all files ({sampled}); sample at equal settings, or remove temperature, "
             "top_p and other settings from the lines to compare them as they are"

@@ -264,9 +264,7 @@ def _evaluate(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
     )
     # Verbalized prompts are not those that the references answer.
     if arm.verbalized is None and job.shard is None:
-        worked |= score_references(
-            folder.arm(arm.name, job.seed).references, plan.prompts, load_model, plan.adapter
-        )
+        worked |= score_references(folder.arm(arm.name, job.seed).references, plan.prompts, load_model, plan.adapter)
     return sampled if worked else None
 
 
@@ -299,9 +297,7 @@ def _beginning(job: Job, stage: Stage) -> JobEvent:
     return JobEvent(job.arm, job.seed, stage, 0, 0, {})
 
 
-def collection_plan(
-    experiment: Experiment, arm: str, seed: int, folder: RunFolder, task: Task
-) -> CollectionPlan:
+def collection_plan(experiment: Experiment, arm: str, seed: int, folder: RunFolder, task: Task) -> CollectionPlan:
     """Plans what is sampled. Arms share the random numbers of a prompt: what differs between them is the policy.
 
     Raises DataError where the arm is not trained, or its adapter is not what training wrote.

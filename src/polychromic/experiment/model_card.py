@@ -31,9 +31,7 @@ tokenizer = AutoTokenizer.from_pretrained(base{options})
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
-def write_model_cards(
-    experiment: Experiment, folder: RunFolder, comparison: Comparison, about: About
-) -> None:
+def write_model_cards(experiment: Experiment, folder: RunFolder, comparison: Comparison, about: About) -> None:
     """Writes a card beside every trained adapter of the run."""
     made_of = read_json(folder.provenance) if folder.provenance.exists() else {}
     for name in experiment.arms:
@@ -45,9 +43,7 @@ def write_model_cards(
                 write_text(place.adapter / "README.md", about.short(card))
 
 
-def model_card(
-    experiment: Experiment, arm: Arm, seed: int, comparison: Comparison, made_of: Mapping[str, Any]
-) -> str:
+def model_card(experiment: Experiment, arm: Arm, seed: int, comparison: Comparison, made_of: Mapping[str, Any]) -> str:
     """Writes the card of one arm and seed as Markdown with the model hub's front matter."""
     criteria = criteria_table(comparison)
     own = [criteria[0], *(row for row in criteria[1:] if row[1] == arm.name)]
@@ -69,9 +65,7 @@ def model_card(
         baseline = escape_markdown(comparison.baseline)
         parts += [f"Against the arm {baseline}, by the experiment's criteria:", to_markdown(own)]
     parts += [
-        escape_markdown(f"{warning.kind}: {warning.text}")
-        for warning in comparison.warnings
-        if warning.arm == arm.name
+        escape_markdown(f"{warning.kind}: {warning.text}") for warning in comparison.warnings if warning.arm == arm.name
     ]
     parts += ["## Loading", _loading(arm), _sampling(experiment, arm, comparison)]
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
@@ -124,9 +118,7 @@ def _loading(arm: Arm) -> str:
 def _sampling(experiment: Experiment, arm: Arm, comparison: Comparison) -> str:
     quantized = ""
     if arm.model.quantization != "none":
-        quantized = (
-            f" The base was held in {arm.model.quantization} while training: load it so for the same answers."
-        )
+        quantized = f" The base was held in {arm.model.quantization} while training: load it so for the same answers."
     options = arm.model.chat_template_options
     template = f" (with {options})" if options else ""
     return escape_markdown(

@@ -72,9 +72,7 @@ def _kept(path: Path, adapter: str | None) -> set[str]:
     return set(kept)
 
 
-def _score(
-    language_model: LanguageModel, prompt_id: str, sequences: Sequence[TokenSequence]
-) -> dict[str, Any]:
+def _score(language_model: LanguageModel, prompt_id: str, sequences: Sequence[TokenSequence]) -> dict[str, Any]:
     import torch
 
     from polychromic.models.logprobs import answer_logprobs

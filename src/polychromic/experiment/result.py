@@ -68,9 +68,7 @@ class RunResult:
     def _row(self, mean: Any) -> list[Any]:
         contrast = self.comparison.contrast(mean.arm, mean.metric, mean.sampling)
         difference = (
-            [contrast.difference, contrast.ci_low, contrast.ci_high, contrast.p_value]
-            if contrast
-            else [None] * 4
+            [contrast.difference, contrast.ci_low, contrast.ci_high, contrast.p_value] if contrast else [None] * 4
         )
         return [mean.arm, mean.sampling, mean.metric, mean.mean, mean.low, mean.high, *difference]
 

@@ -96,14 +96,10 @@ def as_experiment(experiment: Experiment | str | Path, overrides: Overrides = ()
     what the data has."""
     if isinstance(experiment, Experiment):
         if overrides:
-            raise ConfigError(
-                "overrides change an experiment file; an Experiment object has its values already"
-            )
+            raise ConfigError("overrides change an experiment file; an Experiment object has its values already")
         return within_data(experiment)
     if not isinstance(experiment, str | Path):
-        raise ConfigError(
-            f"experiment={shown(experiment)}: expected the path of an experiment file, or an Experiment"
-        )
+        raise ConfigError(f"experiment={shown(experiment)}: expected the path of an experiment file, or an Experiment")
     return within_data(Experiment.from_file(experiment, _as_strings(overrides)))
 
 
@@ -189,20 +185,14 @@ def require_budget(experiment: Experiment, folder: RunFolder, ledger: Ledger) ->
     if not reached or not cost.left:
         return
     left = ", ".join(f"{arm}/seed-{seed} {stage}" for arm, seed, stage in cost.left)
-    price = (
-        ""
-        if cost.left_seconds is None
-        else f" (about {priced_duration(cost.left_seconds, cost.left_dollars)}"
-    )
+    price = "" if cost.left_seconds is None else f" (about {priced_duration(cost.left_seconds, cost.left_dollars)}"
     source = " by preflight's estimate)" if cost.left_by_preflight else ")" if price else ""
     raise BudgetError(
         f"{reached}; everything done is kept. Left to do{price}{source}: {left}. Raise the cap and run again"
     )
 
 
-def _run_jobs(
-    experiment: Experiment, folder: RunFolder, jobs: list[Job], on_event: OnEvent, ledger: Ledger
-) -> None:
+def _run_jobs(experiment: Experiment, folder: RunFolder, jobs: list[Job], on_event: OnEvent, ledger: Ledger) -> None:
     def on_done(job: Job, rows: LedgerRows) -> None:
         ledger.on_done(job, rows)
         if job.arm == experiment.comparison.baseline:
@@ -217,9 +207,7 @@ def _run_jobs(
 def _check_before_work(experiment: Experiment) -> None:
     """Refuses what is known to fail before a model is loaded: too few prompts, unreadable files, no quantization."""
     build_executor(experiment.run.executor)
-    quantized = [
-        arm.model for arm in map(experiment.arm, experiment.arms) if arm.model.quantization != "none"
-    ]
+    quantized = [arm.model for arm in map(experiment.arm, experiment.arms) if arm.model.quantization != "none"]
     if quantized:
         from polychromic.models.loading import require_quantization_support
 
@@ -227,9 +215,7 @@ def _check_before_work(experiment: Experiment) -> None:
     task = build_task(experiment.task)
     split = experiment.evaluation.split
     if not task.prompts(split):
-        raise ConfigError(
-            f"task {task.name} has no {split} prompts, which the arms are compared on; add some"
-        )
+        raise ConfigError(f"task {task.name} has no {split} prompts, which the arms are compared on; add some")
     if not task.prompts("train") and experiment.trained_arms:
         raise ConfigError(
             f"task {task.name} has no training prompts, but {', '.join(experiment.trained_arms)} would be trained; "
@@ -245,9 +231,7 @@ def _check_before_work(experiment: Experiment) -> None:
 
 
 def _training_is_left(experiment: Experiment, folder: RunFolder) -> bool:
-    return any(
-        not folder.arm(arm, seed).is_trained for arm in experiment.trained_arms for seed in experiment.seeds
-    )
+    return any(not folder.arm(arm, seed).is_trained for arm in experiment.trained_arms for seed in experiment.seeds)
 
 
 def _show_lengths(experiment: Experiment) -> None:
@@ -273,9 +257,7 @@ def compare_and_report(
         return _compare_and_report(experiment, folder, run_code=run_code, for_print=for_print)
 
 
-def _compare_and_report(
-    experiment: Experiment, folder: RunFolder, *, run_code: bool, for_print: bool
-) -> Comparison:
+def _compare_and_report(experiment: Experiment, folder: RunFolder, *, run_code: bool, for_print: bool) -> Comparison:
     from polychromic.experiment.about import about_run
     from polychromic.experiment.compare import compare_run, recorded_audit
     from polychromic.experiment.model_card import write_model_cards
@@ -322,6 +304,4 @@ def within_data(experiment: Experiment) -> Experiment:
             n_prompts,
             "it is" if n_prompts == 1 else "all of them are",
         )
-    return experiment.model_copy(
-        update={"evaluation": settings.model_copy(update={"num_prompts": n_prompts})}
-    )
+    return experiment.model_copy(update={"evaluation": settings.model_copy(update={"num_prompts": n_prompts})})

@@ -48,9 +48,7 @@ def describe_problems(error: ValidationError, model: type[BaseModel], *, prefix:
     for problem in error.errors(include_url=False):
         location = [part for part in problem["loc"] if isinstance(part, (str, int))]
         key = ".".join([prefix, *map(str, location)] if prefix else map(str, location))
-        lines.append(
-            f"{key}: {_explain(problem, model, location)}" if key else _explain(problem, model, location)
-        )
+        lines.append(f"{key}: {_explain(problem, model, location)}" if key else _explain(problem, model, location))
     return lines
 
 
@@ -159,9 +157,7 @@ def _read_text(path: Path) -> str:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     if len(content) > _MOST_BYTES:
-        raise ConfigError(
-            f"{path}: {len(content)} bytes, expected an experiment file of at most {_MOST_BYTES}"
-        )
+        raise ConfigError(f"{path}: {len(content)} bytes, expected an experiment file of at most {_MOST_BYTES}")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -268,9 +264,7 @@ def _place(above: Any, key: str, where: str) -> Any:
     if not isinstance(above, list):
         raise ConfigError(f"{where} is {above!r:.60}, which has no {key}")
     if not key.isdecimal() or int(key) > len(above):
-        raise ConfigError(
-            f"{where} is a list of {len(above)}, expected a number from 0 to {len(above)}, got {key}"
-        )
+        raise ConfigError(f"{where} is a list of {len(above)}, expected a number from 0 to {len(above)}, got {key}")
     if int(key) == len(above):
         above.append(None)
     return int(key)

@@ -34,9 +34,7 @@ class LabelledBy:
 
     def partitions(self, groups: Sequence[TextGroup]) -> list[Partition]:
         """Divides by label."""
-        return [
-            Partition(label_codes(self.function(prompt, text) for text in texts)) for prompt, texts in groups
-        ]
+        return [Partition(label_codes(self.function(prompt, text) for text in texts)) for prompt, texts in groups]
 
 
 def _different(texts: Sequence[str]) -> FloatArray:

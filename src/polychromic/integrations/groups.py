@@ -105,9 +105,7 @@ class RowObjective:
             advantages_B[np.concatenate(alike)] = batch.total()
             given = batch.sampled.advantages
             measured.append((len(alike), self._measured(signals, given.score, float(given.signal_P.mean()))))
-        self.metrics = _means(measured) | {
-            "groups/too_small": 1 - sum(n for n, _ in measured) / max(1, len(members))
-        }
+        self.metrics = _means(measured) | {"groups/too_small": 1 - sum(n for n, _ in measured) / max(1, len(members))}
         self._step += 1
         return advantages_B * (len(rows) / max(1, len(members)))
 
@@ -122,9 +120,7 @@ class RowObjective:
             f"{self.fewest}"
         )
         if self._too_small >= _MOST_TOO_SMALL:
-            raise DataError(
-                f"{sentence}; so had {self._too_small} groups in a row: sample more or lower set_size"
-            )
+            raise DataError(f"{sentence}; so had {self._too_small} groups in a row: sample more or lower set_size")
         logger.warning("%s: it trains nothing", sentence)
         return False
 
@@ -144,9 +140,7 @@ def _group(rows: Sequence[Row]) -> Group:
     return Group(
         Prompt(str(first.group), (Message("user", first.prompt),), meta=first.columns),
         # Where no texts are known, none are read: any that differ will do.
-        tuple(
-            Generation(row.text if row.text is not None else str(i), (), "stop") for i, row in enumerate(rows)
-        ),
+        tuple(Generation(row.text if row.text is not None else str(i), (), "stop") for i, row in enumerate(rows)),
         tuple(Check(row.reward) if row.reward is not None else Check(None, "no reward") for row in rows),
     )
 
@@ -193,9 +187,7 @@ class AdvantageEstimator:
 
     objective: RowObjective
 
-    def __call__(
-        self, token_level_rewards: Any, response_mask: Any, index: Any, **_others: Any
-    ) -> tuple[Any, Any]:
+    def __call__(self, token_level_rewards: Any, response_mask: Any, index: Any, **_others: Any) -> tuple[Any, Any]:
         """Returns the advantages twice: they are the returns as well."""
         rewards_B = float64_of(token_level_rewards.sum(dim=-1).float().cpu().numpy()).tolist()
         given = _TEXTS.get()

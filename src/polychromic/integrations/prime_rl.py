@@ -32,9 +32,7 @@ def set_algorithm(diversity: DiversitySettings, answers: Answers | None = None) 
     class SetAlgorithm(Algorithm):
         async def score_group(self, episodes: list[Any]) -> None:
             traces = [trace for _, trace in iter_trainable_traces(episodes)]
-            rows = [
-                Row("", trace.reward, trace.last_reply, columns={"task": trace.task.data}) for trace in traces
-            ]
+            rows = [Row("", trace.reward, trace.last_reply, columns={"task": trace.task.data}) for trace in traces]
             for trace, advantage in zip(traces, objective.advantages(rows).tolist(), strict=True):
                 assign_advantages(trace, advantage)
 

@@ -30,9 +30,7 @@ def reward_post_process(diversity: DiversitySettings, answers: Answers | None = 
     def set_rewards(args: Any, samples: Sequence[Any]) -> tuple[list[float], list[float]]:
         require_unbiased(args)
         if any(sample.group_index is None for sample in samples):
-            raise DataError(
-                "a sample has no group_index, which the data source gives to all answers to one prompt"
-            )
+            raise DataError("a sample has no group_index, which the data source gives to all answers to one prompt")
         rewards = [sample.get_reward_value(args) for sample in samples]
         rows = [
             Row(
@@ -53,8 +51,7 @@ def spread(args: Any, rollout_data: dict[str, Any]) -> None:
     """Gives every token of an answer its reward as advantage: for `--custom-advantage-function-path`."""
     require_unbiased(args)
     advantages = [
-        kl.new_full(kl.shape, reward)
-        for kl, reward in zip(rollout_data["kl"], rollout_data["rewards"], strict=True)
+        kl.new_full(kl.shape, reward) for kl, reward in zip(rollout_data["kl"], rollout_data["rewards"], strict=True)
     ]
     rollout_data["advantages"], rollout_data["returns"] = advantages, advantages
 

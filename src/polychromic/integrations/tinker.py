@@ -54,9 +54,7 @@ class SetRewards:
         advantages = self.objective.advantages(rows).tolist()
         return [
             (advantage - steps, {**metrics, **self.objective.metrics, "quality": reward})
-            for advantage, steps, reward, (_, metrics) in zip(
-                advantages, of_steps, rewards, of_group, strict=True
-            )
+            for advantage, steps, reward, (_, metrics) in zip(advantages, of_steps, rewards, of_group, strict=True)
         ]
 
     async def cleanup(self) -> None:

@@ -75,9 +75,7 @@ def save_adapter(model: PeftModel, folder: Path, weights: dict[str, torch.Tensor
     weights: those of the whole model by name, where it holds pieces of its own only.
     """
     with known_peft_warnings():
-        model.save_pretrained(
-            str(folder), safe_serialization=True, save_embedding_layers=False, state_dict=weights
-        )
+        model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False, state_dict=weights)
     (folder / "README.md").unlink(missing_ok=True)
     # peft keeps some names in sets, whose order changes from process to process.
     config = read_json(folder / "adapter_config.json")
@@ -140,9 +138,7 @@ def replaced_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -
             parameter.data = current[name]
 
 
-def weights_to_start_from(
-    model: PeftModel | PreTrainedModel, *, continued: bool
-) -> dict[str, torch.Tensor] | None:
+def weights_to_start_from(model: PeftModel | PreTrainedModel, *, continued: bool) -> dict[str, torch.Tensor] | None:
     """Returns a copy of the trained weights where switching the adapter off does not give the policy of the start:
     training that continues from an adapter, and trained biases, which peft does not switch off. None otherwise."""
     config = getattr(model, "peft_config", {}).get("default")
@@ -181,9 +177,7 @@ def _special_linear_layers(base: PreTrainedModel, settings: AdapterSettings) -> 
         return not _multiplies(module) or (own_name == "out_proj" and hasattr(modules[parent], "conv1d"))
 
     return [
-        name
-        for name, module in modules.items()
-        if isinstance(module, torch.nn.Linear) and is_special(name, module)
+        name for name, module in modules.items() if isinstance(module, torch.nn.Linear) and is_special(name, module)
     ]
 
 
@@ -205,9 +199,7 @@ def _multiplies(module: torch.nn.Linear) -> bool:
 def _require_float32(model: torch.nn.Module) -> None:
     """Raises ModelError where something would be trained in half precision: small updates would be rounded away."""
     half = [
-        name
-        for name, p in model.named_parameters()
-        if p.requires_grad and p.dtype in (torch.bfloat16, torch.float16)
+        name for name, p in model.named_parameters() if p.requires_grad and p.dtype in (torch.bfloat16, torch.float16)
     ]
     if half:
         raise ModelError(

@@ -93,9 +93,7 @@ class Drawn:
     plain: list[torch.Tensor]
 
 
-def largest_difference(
-    computed: Sequence[torch.Tensor], plain: Sequence[torch.Tensor], tolerance: Tolerance
-) -> float:
+def largest_difference(computed: Sequence[torch.Tensor], plain: Sequence[torch.Tensor], tolerance: Tolerance) -> float:
     """Returns the largest difference per token; raises ValueError where it, or the mean, is beyond the tolerance."""
     difference = (torch.cat(list(computed)) - torch.cat(list(plain))).abs()
     largest, mean = float(difference.max()), float(difference.mean())
@@ -104,9 +102,7 @@ def largest_difference(
     return largest
 
 
-def gradient_difference(
-    computed: Sequence[torch.Tensor], plain: Sequence[torch.Tensor], tolerance: Tolerance
-) -> float:
+def gradient_difference(computed: Sequence[torch.Tensor], plain: Sequence[torch.Tensor], tolerance: Tolerance) -> float:
     """Returns the norm of the difference relative to that of the plain gradient, nan where there is none; raises
     ValueError where it is beyond the tolerance."""
     norm = gradient_norm(plain)

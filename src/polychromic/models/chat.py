@@ -51,9 +51,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, **template
     return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
 
 
-def encode_pair(
-    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, reference: str, **template_options: Any
-) -> Example:
+def encode_pair(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, reference: str, **template_options: Any) -> Example:
     """Encodes the sequence of prompt, reference and turn end, however long.
 
     Raises DataError as `encode_prompt` does, also for the reference.
@@ -86,9 +84,7 @@ def turn_end_id(tokenizer: PreTrainedTokenizerBase, **template_options: Any) -> 
     Raises ModelError when there is neither.
     """
     if tokenizer.chat_template:
-        after = _once(
-            tokenizer, "turn end", template_options, lambda: _around_turns(tokenizer, template_options)[-1]
-        )
+        after = _once(tokenizer, "turn end", template_options, lambda: _around_turns(tokenizer, template_options)[-1])
         if after is not None:
             return after
     if tokenizer.eos_token_id is None:
@@ -113,9 +109,7 @@ def structure_tokens(tokenizer: PreTrainedTokenizerBase, **template_options: Any
     return _once(tokenizer, "structure", template_options, tokens)
 
 
-def stop_token_ids(
-    tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig | None = None
-) -> set[int]:
+def stop_token_ids(tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig | None = None) -> set[int]:
     """Lists the tokens that end a generation: the template's turn end, the tokenizer's EOS and those the model
     declares.
 
@@ -132,9 +126,7 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
-def _render(
-    tokenizer: PreTrainedTokenizerBase, conversation: Sequence[Message], place: str, **options: Any
-) -> Any:
+def _render(tokenizer: PreTrainedTokenizerBase, conversation: Sequence[Message], place: str, **options: Any) -> Any:
     """Renders a conversation by the chat template; raises DataError where it refuses it."""
     from jinja2 import TemplateError
 
@@ -180,9 +172,7 @@ def _require_every_message(
         position = start + len(content)
 
 
-def _lost_role(
-    tokenizer: PreTrainedTokenizerBase, roles: Sequence[str], options: dict[str, Any]
-) -> str | None:
+def _lost_role(tokenizer: PreTrainedTokenizerBase, roles: Sequence[str], options: dict[str, Any]) -> str | None:
     """Returns the role of the first message that a conversation of these roles loses or moves in the template; None if
     none."""
     markers = [f"{_PROBE} {number}." for number in range(len(roles))]
@@ -196,9 +186,7 @@ def _lost_role(
     return None
 
 
-def _require_plain(
-    tokenizer: PreTrainedTokenizerBase, text: str, place: str, options: dict[str, Any]
-) -> None:
+def _require_plain(tokenizer: PreTrainedTokenizerBase, text: str, place: str, options: dict[str, Any]) -> None:
     """Raises DataError where data holds a token of structure as text: it would end or forge a turn."""
     match = _once(tokenizer, "pattern", options, lambda: _pattern(tokenizer, options)).search(text)
     if match is not None:
@@ -237,9 +225,7 @@ def _around_turns(
     return first[-1] if first else None, second[0] if second else None, last[0] if last else None
 
 
-def _once(
-    tokenizer: PreTrainedTokenizerBase, question: Any, options: dict[str, Any], answer: Callable[[], Any]
-) -> Any:
+def _once(tokenizer: PreTrainedTokenizerBase, question: Any, options: dict[str, Any], answer: Callable[[], Any]) -> Any:
     """Answers a question about a tokenizer as it stands now, once."""
     state = (
         repr(tokenizer.chat_template),

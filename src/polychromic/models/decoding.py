@@ -119,9 +119,7 @@ def _collect_rows(
 class _Decoding:
     """Rows that are being decoded: the logits of their next tokens, and what the model remembers of them."""
 
-    def __init__(
-        self, language_model: LanguageModel, encoded: Sequence[Sequence[int]], n: int, first_row: int
-    ) -> None:
+    def __init__(self, language_model: LanguageModel, encoded: Sequence[Sequence[int]], n: int, first_row: int) -> None:
         self.language_model = language_model
         self.kind = language_model.path.decoding
         self._accepts = inspect.signature(language_model.causal_model.forward).parameters
@@ -129,12 +127,8 @@ class _Decoding:
         self._cache: Any = None
         device = language_model.device
         longest, pad = max(map(len, encoded)), language_model.pad_id
-        self.ids_BT = torch.tensor(
-            [[pad] * (longest - len(ids)) + list(ids) for ids in encoded], device=device
-        )
-        self.mask_BT = torch.tensor(
-            [[0] * (longest - len(ids)) + [1] * len(ids) for ids in encoded], device=device
-        )
+        self.ids_BT = torch.tensor([[pad] * (longest - len(ids)) + list(ids) for ids in encoded], device=device)
+        self.mask_BT = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in encoded], device=device)
         copies = torch.arange(len(encoded), device=device).repeat_interleave(n)
         self.rows_B = first_row + torch.arange(len(copies), device=device)
         if self.kind in ("merged", "unmerged"):  # each prompt is read once, then copied
@@ -188,9 +182,7 @@ class _Decoding:
         return output.logits[:, -1].float()
 
 
-def draw_tokens(
-    logits_BV: torch.Tensor, parameters: SamplingParameters, uniforms_B: torch.Tensor
-) -> torch.Tensor:
+def draw_tokens(logits_BV: torch.Tensor, parameters: SamplingParameters, uniforms_B: torch.Tensor) -> torch.Tensor:
     """Draws one token per row by inverse transform sampling at `uniforms_B` in [0, 1).
 
     Temperature first, then min-p (Nguyen et al., 2024, arXiv:2407.01082) and nucleus (Holtzman et al., 2019,

@@ -144,9 +144,7 @@ class LanguageModel:
         pad: Any = self.tokenizer.pad_token_id
         rows = model_limits(self.model.config).rows or UNLIMITED
         # Tokenizers often name a token for padding that their model has no embedding for.
-        return next(
-            (token for token in (pad, *sorted(self.stop_ids)) if token is not None and token < rows), 0
-        )
+        return next((token for token in (pad, *sorted(self.stop_ids)) if token is not None and token < rows), 0)
 
     @property
     def context_length(self) -> int:
@@ -159,9 +157,7 @@ class LanguageModel:
         then."""
         model: Any = self.model
         reference = (
-            model.disable_adapter()
-            if self.start_weights is None
-            else replaced_weights(model, self.start_weights)
+            model.disable_adapter() if self.start_weights is None else replaced_weights(model, self.start_weights)
         )
         with reference:
             yield
@@ -189,14 +185,10 @@ class LanguageModel:
             for module in switched:
                 module.training = False
 
-    def require_room(
-        self, prompts: Sequence[Prompt], encoded: Sequence[Sequence[int]], new_tokens: int
-    ) -> None:
+    def require_room(self, prompts: Sequence[Prompt], encoded: Sequence[Sequence[int]], new_tokens: int) -> None:
         """Raises DataError that names every prompt which leaves no room for `new_tokens` in the context."""
         room = self.context_length - new_tokens
-        long = [
-            (prompt.id, len(ids)) for prompt, ids in zip(prompts, encoded, strict=True) if len(ids) > room
-        ]
+        long = [(prompt.id, len(ids)) for prompt, ids in zip(prompts, encoded, strict=True) if len(ids) > room]
         if long:
             named = ", ".join(f"{prompt_id} ({length} tokens)" for prompt_id, length in long[:10])
             raise DataError(

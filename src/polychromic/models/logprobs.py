@@ -78,9 +78,7 @@ class PackedRow:
 def micro_batches(sequences: Sequence[TokenSequence], size: int) -> Iterator[list[int]]:
     """Yields the indices of `sequences` in batches of at most `size`; those of one prompt stay together, long ones
     too."""
-    order = sorted(
-        range(len(sequences)), key=lambda index: (sequences[index].n_prompt, sequences[index].prompt_ids)
-    )
+    order = sorted(range(len(sequences)), key=lambda index: (sequences[index].n_prompt, sequences[index].prompt_ids))
     for start in range(0, len(order), size):
         yield order[start : start + size]
 
@@ -95,9 +93,7 @@ def answer_logprobs(
     """
     layout, device = language_model.path.layout, language_model.device
     if layout == "packed":
-        rows = [
-            pack(list(members)) for _, members in groupby(sequences, key=lambda member: member.prompt_ids)
-        ]
+        rows = [pack(list(members)) for _, members in groupby(sequences, key=lambda member: member.prompt_ids)]
     else:
         rows = [pack([sequence]) for sequence in sequences]
     batches = [[row] for row in rows] if layout == "single" else [rows]
@@ -108,9 +104,7 @@ def answer_logprobs(
     return AnswerLogprobs(logprobs_BT, mask_BT.float())
 
 
-def plain_logprobs(
-    language_model: LanguageModel, sequence: TokenSequence, *, temperature: float = 1.0
-) -> torch.Tensor:
+def plain_logprobs(language_model: LanguageModel, sequence: TokenSequence, *, temperature: float = 1.0) -> torch.Tensor:
     """Computes [T]: log-probability of each answer token by a plain `model(input_ids, attention_mask)` of the sequence
     alone.
 
@@ -122,9 +116,7 @@ def plain_logprobs(
     return token_logprobs(answer_MV, input_ids[0, sequence.n_prompt :], temperature)
 
 
-def token_logprobs(
-    logits_MV: torch.Tensor, targets_M: torch.Tensor, temperature: float = 1.0
-) -> torch.Tensor:
+def token_logprobs(logits_MV: torch.Tensor, targets_M: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
     """Computes [M], at least float32: log softmax(logits / temperature) at the targets."""
     logits_MV = logits_MV.to(torch.promote_types(logits_MV.dtype, torch.float32)) / temperature
     return logits_MV.gather(-1, targets_M[:, None])[:, 0] - logits_MV.logsumexp(dim=-1)
@@ -145,9 +137,7 @@ def pack(members: Sequence[TokenSequence]) -> PackedRow:
     return row
 
 
-def _row_logprobs(
-    language_model: LanguageModel, rows: Sequence[PackedRow], temperature: float
-) -> torch.Tensor:
+def _row_logprobs(language_model: LanguageModel, rows: Sequence[PackedRow], temperature: float) -> torch.Tensor:
     """Computes [M]: the answer tokens of all rows one after another."""
     device = language_model.device
     # Only real answer tokens meet the output head: with a large vocabulary it is most of the work.
@@ -191,9 +181,7 @@ def _decoder_output(language_model: LanguageModel, rows: Sequence[PackedRow]) ->
     if language_model.path.layout != "packed":
         return decoder(**inputs, use_cache=False)
     if "position_ids" not in inspect.signature(decoder.forward).parameters:
-        raise UnsupportedPathError(
-            "its decoder takes no positions, so that answers cannot share a prompt's row"
-        )
+        raise UnsupportedPathError("its decoder takes no positions, so that answers cannot share a prompt's row")
     longest, device = inputs["input_ids"].shape[1], language_model.device
     segments_RS = _padded([row.segments for row in rows], longest, device, _PAD_SEGMENT)
     positions_RS = _padded([row.positions for row in rows], longest, device)
@@ -250,9 +238,7 @@ def head_disagreement(language_model: LanguageModel, sequence: TokenSequence) ->
     """
     weight_VD = _plain_head_weight(language_model)
     input_ids = torch.tensor([sequence.token_ids], device=language_model.device)
-    output = language_model.decoder(
-        input_ids=input_ids, attention_mask=torch.ones_like(input_ids), use_cache=False
-    )
+    output = language_model.decoder(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), use_cache=False)
     hidden_MD = output.last_hidden_state[0].to(weight_VD.dtype)
     hidden_MD = hidden_MD * (30.0 / (hidden_MD @ weight_VD.T).abs().max())
     own_MV = _own_logits(language_model, output, hidden_MD).float()

@@ -40,9 +40,7 @@ def describe_model(language_model: LanguageModel, length: int, *, trains: bool) 
     length: tokens of the longest prompt with its answer; trains: the adapter is one to be trained.
     """
     prompts = [Prompt(f"probe-{number}", as_messages(text)) for number, text in enumerate(PROBES)]
-    encoded = [
-        encode_prompt(language_model.tokenizer, prompt, **language_model.chat_options) for prompt in prompts
-    ]
+    encoded = [encode_prompt(language_model.tokenizer, prompt, **language_model.chat_options) for prompt in prompts]
     yield _model_row(language_model)
     check = self_check(language_model, encoded, length, trains=trains)
     yield from _check_rows(check)
@@ -89,9 +87,7 @@ def _greedy_row(language_model: LanguageModel, encoded: Sequence[Sequence[int]])
         return logits_BV.argmax(dim=-1)
 
     with decoding(language_model):
-        rows = decode_rows(
-            language_model, encoded, 1, likeliest, NEW_TOKENS, frozenset(language_model.stop_ids)
-        )
+        rows = decode_rows(language_model, encoded, 1, likeliest, NEW_TOKENS, frozenset(language_model.stop_ids))
     different = []
     for number, (prompt, row) in enumerate(zip(encoded, rows, strict=True), start=1):
         theirs = _generated(language_model, prompt)
@@ -99,9 +95,7 @@ def _greedy_row(language_model: LanguageModel, encoded: Sequence[Sequence[int]])
         at = next((place for place, (ours, token) in enumerate(pairs) if ours != token), None)
         if at is None and len(theirs) == len(row.token_ids):
             continue
-        if at is None or not _is_tie(
-            language_model, [*prompt, *theirs[:at]], (row.token_ids[at], theirs[at])
-        ):
+        if at is None or not _is_tie(language_model, [*prompt, *theirs[:at]], (row.token_ids[at], theirs[at])):
             different.append(
                 f"prompt {number} at token {min(len(theirs), len(row.token_ids)) if at is None else at + 1}"
             )
@@ -140,8 +134,7 @@ def _is_tie(language_model: LanguageModel, ids: Sequence[int], tokens: tuple[int
     """Compares two tokens' log-probabilities after `ids`: within rounding either may be the likeliest."""
     with torch.inference_mode():
         first, second = (
-            float(plain_logprobs(language_model, TokenSequence((*ids, token), len(ids)))[0])
-            for token in tokens
+            float(plain_logprobs(language_model, TokenSequence((*ids, token), len(ids)))[0]) for token in tokens
         )
     return abs(first - second) <= tolerance_of(language_model.model.dtype).largest
 
@@ -151,9 +144,7 @@ def _independence_row(language_model: LanguageModel, prompt: Sequence[int]) -> R
     answers = [tuple(prompt[:4]), tuple(prompt[-4:]), tuple(reversed(prompt[-4:]))]
     first, second, changed = (TokenSequence((*prompt, *answer), len(prompt)) for answer in answers)
     with torch.inference_mode():
-        before, after = (
-            answer_logprobs(language_model, [first, other]).logprobs_BT[0] for other in (second, changed)
-        )
+        before, after = (answer_logprobs(language_model, [first, other]).logprobs_BT[0] for other in (second, changed))
     moved = float((before - after).abs().max())
     right = moved <= tolerance_of(language_model.model.dtype).largest
     return Row(
@@ -167,17 +158,13 @@ def _template_row(language_model: LanguageModel) -> Row:
     """Renders a conversation and looks for every message in it."""
     tokenizer = language_model.tokenizer
     if not tokenizer.chat_template:
-        return Row(
-            "template", "note", "no chat template: messages are joined by line breaks, nothing after them"
-        )
+        return Row("template", "note", "no chat template: messages are joined by line breaks, nothing after them")
     turns = (
         Message("user", "first question"),
         Message("assistant", "first answer"),
         Message("user", "second question"),
     )
-    text = decode(
-        tokenizer, encode_prompt(tokenizer, Prompt("round trip", turns), **language_model.chat_options)
-    )
+    text = decode(tokenizer, encode_prompt(tokenizer, Prompt("round trip", turns), **language_model.chat_options))
     missing = [turn.content for turn in turns if turn.content not in text]
     if missing:
         return Row("template", "wrong", f"the chat template drops {', '.join(map(repr, missing))}")
@@ -187,14 +174,10 @@ def _template_row(language_model: LanguageModel) -> Row:
 def _end_row(language_model: LanguageModel) -> Row:
     tokenizer = language_model.tokenizer
     end = turn_end_id(tokenizer, **language_model.chat_options)
-    stops = ", ".join(
-        repr(tokenizer.convert_ids_to_tokens(token)) for token in sorted(language_model.stop_ids)
-    )
+    stops = ", ".join(repr(tokenizer.convert_ids_to_tokens(token)) for token in sorted(language_model.stop_ids))
     name = tokenizer.convert_ids_to_tokens(end)
     if end not in language_model.stop_ids:
-        return Row(
-            "end of answer", "wrong", f"training ends answers with {name!r}, sampling stops at {stops} only"
-        )
+        return Row("end of answer", "wrong", f"training ends answers with {name!r}, sampling stops at {stops} only")
     return Row("end of answer", "right", f"{name!r} in training; sampling stops at {stops}")
 
 

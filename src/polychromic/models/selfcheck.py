@@ -120,9 +120,7 @@ def check_on_prompts(
     return self_check(language_model, encoded, longest, trains=trains)
 
 
-def check_prompts(
-    language_model: LanguageModel, encoded: Sequence[Sequence[int]], longest: int
-) -> list[list[int]]:
+def check_prompts(language_model: LanguageModel, encoded: Sequence[Sequence[int]], longest: int) -> list[list[int]]:
     """Makes prompts of different lengths from real tokens: a short one, a middle one, one as long as any, and for each
     number of tokens at which the model computes differently one just before it and one just behind."""
     by_length = sorted((list(ids) for ids in encoded if ids), key=len)
@@ -234,9 +232,7 @@ class _Check:
         with torch.inference_mode():
             difference = head_disagreement(self.language_model, sequence)
         if not difference <= self.tolerance.head:
-            raise ValueError(
-                f"logits are more than the product with the output matrix (off by {difference:.2%})"
-            )
+            raise ValueError(f"logits are more than the product with the output matrix (off by {difference:.2%})")
 
     @contextmanager
     def _required(self, stage: str) -> Iterator[None]:

@@ -117,9 +117,7 @@ def _read_tokenizer(source: Path) -> PreTrainedTokenizerFast:
     tokenizer.chat_template = tokenizer.chat_template or metadata.get("tokenizer.chat_template")
     end = metadata.get("tokenizer.ggml.eos_token_id")
     if end is None:
-        raise ModelError(
-            f"{source.name}: no end-of-sequence token in its metadata; generation would never stop"
-        )
+        raise ModelError(f"{source.name}: no end-of-sequence token in its metadata; generation would never stop")
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(int(end))
     if metadata.get("tokenizer.ggml.pre") == "smollm":
         _split_digits(tokenizer)
@@ -307,9 +305,7 @@ def _require_model(folder: Path, source: str) -> Path:
             f"model.source: {source!r} is an adapter, expected a base model; "
             "name the base in model.source and this folder in model.adapter.start_from"
         )
-    raise ModelError(
-        f"model.source: {source!r} holds no config.json; expected a folder that save_pretrained wrote"
-    )
+    raise ModelError(f"model.source: {source!r} holds no config.json; expected a folder that save_pretrained wrote")
 
 
 def _unknown(source: str) -> str:

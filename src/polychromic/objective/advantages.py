@@ -92,14 +92,10 @@ def set_advantages(
     input is float64 (or none is floating), else float32. Computed in float64 either way.
     Raises ValueError that names the argument, its value and the fix.
     """
-    groups = read_groups(
-        objective, rewards=rewards, clusters=clusters, distances=distances, gates=gates, gate=gate
-    )
+    groups = read_groups(objective, rewards=rewards, clusters=clusters, distances=distances, gates=gates, gate=gate)
     _check_sizes(groups, set_size, baseline)
     if coefficients is not None and baseline != "fitted":
-        raise ValueError(
-            f"coefficients are of baseline='fitted', but baseline is {baseline!r}: pass one or the other"
-        )
+        raise ValueError(f"coefficients are of baseline='fitted', but baseline is {baseline!r}: pass one or the other")
     mixes = _mixes(coefficients, set_size, groups) if baseline == "fitted" else None
     advantages_PN = np.zeros(groups.valid_PN.shape)
     needed = max(set_size + (baseline == "leave_one_out"), 2 if baseline == "fitted" else 1)
@@ -107,9 +103,7 @@ def set_advantages(
         n = int(valid.sum())
         if n >= needed:
             mix = mixes[p] if mixes else None
-            advantages_PN[p, valid] = _group_advantages(
-                groups.score(p, generator), set_size, n, baseline, mix
-            )
+            advantages_PN[p, valid] = _group_advantages(groups.score(p, generator), set_size, n, baseline, mix)
     return groups.restore(advantages_PN)
 
 
@@ -152,9 +146,7 @@ def subset_mean(
 
     Arguments and errors as in `set_advantages`; nan for a group with fewer valid generations than `set_size`.
     """
-    groups = read_groups(
-        objective, rewards=rewards, clusters=clusters, distances=distances, gates=gates, gate=gate
-    )
+    groups = read_groups(objective, rewards=rewards, clusters=clusters, distances=distances, gates=gates, gate=gate)
     _check_sizes(groups, set_size, "none")
     means_P = np.full(groups.n_groups, np.nan)
     for p, valid in enumerate(groups.valid_PN):
@@ -190,9 +182,7 @@ def _mixes(coefficients: Mapping[int, Any] | None, set_size: int, groups: Groups
         raise ValueError(f"coefficients is {coefficients!r}, expected {{set size: coefficient}}")
     wrong = [size for size in coefficients if size not in range(n)]
     if wrong:
-        raise ValueError(
-            f"coefficients has set size {wrong[0]!r}, expected 0 to {n - 1} with {n} generations a group"
-        )
+        raise ValueError(f"coefficients has set size {wrong[0]!r}, expected 0 to {n - 1} with {n} generations a group")
     columns = {size: np.asarray(value, dtype=np.float64) for size, value in coefficients.items()}
     for size, column in columns.items():
         if column.shape not in ((), (p,)) or not np.isfinite(column).all():

@@ -127,9 +127,7 @@ def _objective_polynomial(
     return _Polynomial(sets_QK, scores_Q * coefficients_Q)
 
 
-def _maximise(
-    polynomial: _Polynomial, weight: float, quality_M: FloatArray, allowed_M: BoolArray
-) -> list[_Optimum]:
+def _maximise(polynomial: _Polynomial, weight: float, quality_M: FloatArray, allowed_M: BoolArray) -> list[_Optimum]:
     """Returns the optima, all equally good, that several starts within the allowed outcomes lead to."""
     allowed = np.flatnonzero(allowed_M)
 
@@ -233,6 +231,4 @@ def _check(
         if value < lowest:
             raise ValueError(f"{name} is {value}, expected at least {lowest} for {entry.name!r}")
     if diversity_weight is not None and not 0.0 <= diversity_weight < float("inf"):
-        raise ValueError(
-            f"diversity_weight is {diversity_weight}, expected λ ≥ 0, or None for the objective alone"
-        )
+        raise ValueError(f"diversity_weight is {diversity_weight}, expected λ ≥ 0, or None for the objective alone")

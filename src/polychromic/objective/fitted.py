@@ -106,9 +106,7 @@ def baseline_equations(
         signal small advantages, whose expected gradient is zero. Leave it out to keep those at exactly zero.
     Groups with missing values count for nothing.
     """
-    groups = read_groups(
-        objective, rewards=rewards, clusters=clusters, distances=distances, gates=gates, gate=gate
-    )
+    groups = read_groups(objective, rewards=rewards, clusters=clusters, distances=distances, gates=gates, gate=gate)
     n = groups.num_samples
     if not groups.objective.smallest_set <= set_size <= n:
         raise ValueError(f"set_size is {set_size}, expected {groups.objective.smallest_set} ≤ set_size ≤ {n}")
@@ -123,9 +121,7 @@ def baseline_equations(
     return BaselineEquations(sizes, _prior(sizes, set_size, n), matrix_PMM, target_PM)
 
 
-def cross_fitted_coefficients(
-    equations: BaselineEquations, *, prior_groups: float = 1.0
-) -> dict[int, FloatArray]:
+def cross_fitted_coefficients(equations: BaselineEquations, *, prior_groups: float = 1.0) -> dict[int, FloatArray]:
     """Fits the coefficients [P] of every set size, those of each group on all the *other* groups of the batch."""
     matrix_MM, target_M = equations.matrix_PMM.sum(axis=0), equations.target_PM.sum(axis=0)
     coefficients_PM = np.stack(
@@ -176,9 +172,7 @@ class FittedBaseline:
     def _direction(self) -> FloatArray:
         """Returns the step from leave_one_out to the least-squares fit on the batches so far."""
         prior_M = np.array(self.prior)
-        fit_M = _solve(
-            np.array(self.matrix), np.array(self.target), prior_M, self.n_groups, self.prior_groups
-        )
+        fit_M = _solve(np.array(self.matrix), np.array(self.target), prior_M, self.n_groups, self.prior_groups)
         return fit_M - prior_M
 
     def update(self, equations: BaselineEquations) -> Self:
@@ -191,9 +185,7 @@ class FittedBaseline:
         matrix, target = equations.matrix_PMM.sum(axis=0), equations.target_PM.sum(axis=0)
         record = self.record
         if self.set_sizes:
-            record = record.after(
-                self._direction(), equations.prior_M, matrix, target, self.decay**RECORD_DECAY
-            )
+            record = record.after(self._direction(), equations.prior_M, matrix, target, self.decay**RECORD_DECAY)
             matrix = matrix + self.decay * np.array(self.matrix)
             target = target + self.decay * np.array(self.target)
         return replace(
@@ -249,9 +241,7 @@ def _same(labels: Any, shape: tuple[int, ...]) -> FloatArray:
     return (codes_PN[:, :, None] == codes_PN[:, None, :]).astype(np.float64)
 
 
-def _means_and_targets(
-    score: SetScore, set_size: int, sizes: Sequence[int], n: int
-) -> tuple[FloatArray, FloatArray]:
+def _means_and_targets(score: SetScore, set_size: int, sizes: Sequence[int], n: int) -> tuple[FloatArray, FloatArray]:
     """Returns leave-one-out means [N, M] at the mix's set sizes, and with-member means W [N], which they are to fit."""
     means = [mix_of_means(score, {size: 1.0}, n) for size in sizes]
     return np.stack(means, axis=1), with_member_mean(score, set_size, n)
@@ -296,7 +286,5 @@ def _check_gram(score_gram: Any, groups: Groups) -> FloatArray:
     gram_PNN = np.asarray(score_gram, dtype=np.float64)
     gram_PNN = gram_PNN[None] if gram_PNN.ndim == 2 else gram_PNN
     if gram_PNN.shape != (p, n, n) or not np.isfinite(gram_PNN).all():
-        raise ValueError(
-            f"score_gram has shape {gram_PNN.shape}, expected finite inner products of shape {(p, n, n)}"
-        )
+        raise ValueError(f"score_gram has shape {gram_PNN.shape}, expected finite inner products of shape {(p, n, n)}")
     return gram_PNN

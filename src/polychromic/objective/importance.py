@@ -40,9 +40,7 @@ def importance_weights(
             f"mask_BT {tuple(mask_BT.shape)}: expected the same [B, T]"
         )
     if not cap >= 1.0:
-        raise ValueError(
-            f"cap is {cap}, expected at least 1: a smaller one would cut weights of equal policies"
-        )
+        raise ValueError(f"cap is {cap}, expected at least 1: a smaller one would cut weights of equal policies")
     # Padding may hold anything, and inf − inf would turn sums into nan.
     ratios_BT = (logprobs_BT.detach() - sampled_logprobs_BT).double().masked_fill(mask_BT == 0, 0.0)
     if level == "generation":

@@ -72,9 +72,7 @@ class EnumeratedScore:
         return np.argpartition(keys_MN, set_size - 1, axis=1)[:, :set_size]
 
 
-def vendi_scores(
-    distances_NN: FloatArray, gates_N: FloatArray, gate: GateRule, sets_MK: IntArray
-) -> FloatArray:
+def vendi_scores(distances_NN: FloatArray, gates_N: FloatArray, gate: GateRule, sets_MK: IntArray) -> FloatArray:
     """Returns [M]: exp of the von Neumann entropy of each set's kernel / K, over K (Friedman & Dieng,
     arXiv:2210.02410).
 
@@ -87,9 +85,7 @@ def vendi_scores(
     return vendi_M * gates_N[sets_MK].mean(axis=1) if gate == "product" else vendi_M
 
 
-def logdet_scores(
-    distances_NN: FloatArray, gates_N: FloatArray, gate: GateRule, sets_MK: IntArray
-) -> FloatArray:
+def logdet_scores(distances_NN: FloatArray, gates_N: FloatArray, gate: GateRule, sets_MK: IntArray) -> FloatArray:
     """Returns [M]: log det(I + k') / (K · log 2), k'_ij = g_i (1 − d_ij) g_j, whatever the gate rule.
 
     A determinantal point process's volume with quality (Kulesza & Taskar, arXiv:1207.6083).

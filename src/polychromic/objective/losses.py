@@ -37,9 +37,7 @@ def chunked_token_logprobs(
             f"{tuple(head_weight_VD.shape)}: expected [B, T, D], [B, T] and [V, D]"
         )
     if not temperature > 0:
-        raise ValueError(
-            f"temperature is {temperature}, expected more than 0: greedy decoding has no gradient"
-        )
+        raise ValueError(f"temperature is {temperature}, expected more than 0: greedy decoding has no gradient")
     chunk = chunk_tokens or max(1, LOGITS_AT_ONCE // head_weight_VD.shape[0])
     logprobs_M = _TokenLogprobs.apply(
         hidden_BTD.flatten(0, -2), head_weight_VD, token_ids_BT.flatten(), temperature, chunk
@@ -189,9 +187,7 @@ def _over_tokens(values_BT: torch.Tensor, mask_BT: torch.Tensor, length_normaliz
     return total_B / mask_BT.sum(dim=-1).clamp(min=1) if length_normalized else total_B
 
 
-def _check_shapes(
-    logprobs_BT: torch.Tensor, mask_BT: torch.Tensor, advantages_B: torch.Tensor | None = None
-) -> None:
+def _check_shapes(logprobs_BT: torch.Tensor, mask_BT: torch.Tensor, advantages_B: torch.Tensor | None = None) -> None:
     if logprobs_BT.ndim != 2 or mask_BT.shape != logprobs_BT.shape:
         raise ValueError(
             f"logprobs_BT is {tuple(logprobs_BT.shape)} and mask_BT {tuple(mask_BT.shape)}: expected [B, T] both"

@@ -220,9 +220,7 @@ def _enumerated(
             )
         )
         if not (math.isfinite(value) and lowest <= value <= highest):
-            raise ValueError(
-                f"objective {name} returned {value:g}, expected a number in [{lowest:g}, {highest:g}]"
-            )
+            raise ValueError(f"objective {name} returned {value:g}, expected a number in [{lowest:g}, {highest:g}]")
         return value
 
     def bind(arrays: Mapping[str, Any], gate: GateRule, generator: np.random.Generator | None) -> SetScore:

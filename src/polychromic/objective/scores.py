@@ -213,9 +213,7 @@ class PassingDistance:
         c = int(self.passing_N.sum())
         two_pass = at_least_two_probabilities(len(self.passing_N) - 1, set_size)
         total = self.row_sums_N.sum()
-        without_passing_N = (
-            two_pass[max(c - 1, 0)] * (total - 2.0 * self.row_sums_N) / max((c - 1) * (c - 2), 1)
-        )
+        without_passing_N = two_pass[max(c - 1, 0)] * (total - 2.0 * self.row_sums_N) / max((c - 1) * (c - 2), 1)
         # With c = N nobody fails, and the entry that is looked up is not used.
         without_failing = two_pass[min(c, len(two_pass) - 1)] * total / max(c * (c - 1), 1)
         return np.where(self.passing_N, without_passing_N, without_failing)

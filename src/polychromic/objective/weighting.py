@@ -141,9 +141,7 @@ class FloorController:
     def __post_init__(self) -> None:
         _check_bounds(self.weight, self.lowest, self.highest)
         if not math.isfinite(self.floor):
-            raise ValueError(
-                f"floor is {self.floor}, expected the quality that must be kept, a finite number"
-            )
+            raise ValueError(f"floor is {self.floor}, expected the quality that must be kept, a finite number")
         if not 0.0 <= self.smoothing < 1.0:
             raise ValueError(f"smoothing is {self.smoothing}, expected at least 0 and below 1")
 

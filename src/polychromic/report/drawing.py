@@ -115,9 +115,7 @@ def render(canvas: Any, form: Format, *, dots_per_inch: int = 150) -> bytes:
     }
     stream = io.BytesIO()
     with style(), _laid_out(canvas, form):
-        canvas.savefig(
-            stream, format=form, transparent=form == "svg", metadata=dates[form], dpi=dots_per_inch
-        )
+        canvas.savefig(stream, format=form, transparent=form == "svg", metadata=dates[form], dpi=dots_per_inch)
     return stream.getvalue()
 
 
@@ -155,9 +153,7 @@ def line(axes: Any, x: ArrayLike, y: ArrayLike, **options: Any) -> None:
     axes.plot(x, y, marker="o" if np.size(x) == 1 else None, **options)
 
 
-def band(
-    axes: Any, x: Sequence[float], low: Sequence[float], high: Sequence[float], color: str, name: str
-) -> None:
+def band(axes: Any, x: Sequence[float], low: Sequence[float], high: Sequence[float], color: str, name: str) -> None:
     """Fills between two curves, whose edges stand in the figure's data as `name: low` and `name: high`."""
     if len(x) == 1:
         axes.plot([x[0]] * 2, [low[0], high[0]], color=color, alpha=0.3, lw=4, solid_capstyle="butt")
@@ -202,7 +198,5 @@ def _drawn_data(axes: Sequence[Any]) -> str:
     for panel in axes:
         for curve in panel.get_lines():
             series = (curve.get_gid() or curve.get_label()).replace(r"\$", "$")
-            table.writerows(
-                [panel.get_ylabel(), series, x, y] for x, y in zip(*curve.get_data(), strict=True)
-            )
+            table.writerows([panel.get_ylabel(), series, x, y] for x, y in zip(*curve.get_data(), strict=True))
     return stream.getvalue()

@@ -80,14 +80,8 @@ def comparison_figures(
             add(name, title, f"{caption} {bands[number]}", _curves, name, label)
     if comparison.frontier:
         add("frontier", "Diversity at the same quality", _FRONTIER_CAPTION, _frontier)
-    if any(
-        math.isfinite(value)
-        for sensitivity in comparison.sensitivity[:1]
-        for value in sensitivity.differences
-    ):
-        spread = (
-            " (thin lines: from its lowest to its highest seed)" if _has_spread(comparison, study) else ""
-        )
+    if any(math.isfinite(value) for sensitivity in comparison.sensitivity[:1] for value in sensitivity.differences):
+        spread = " (thin lines: from its lowest to its highest seed)" if _has_spread(comparison, study) else ""
         add("paired-differences", "Prompt by prompt", _PAIRED_CAPTION.format(spread=spread), _paired, study)
         if _gains(comparison, work):
             priced = all(stages.dollars is not None for stages in work.values())
@@ -173,9 +167,7 @@ def _matched_gain(axes: Any, gain: MatchedGain, color: str) -> None:
     axes.plot([x, x], [reach, gain.diversity], ls=style, color=color, lw=1.2, alpha=0.9, gid=label)
     axes.plot([x], [reach], marker="_", ms=9, color=color, gid=f"{label}: the baseline's reach")
     interval = [reach + sign * gain.low, reach + sign * gain.high]
-    axes.plot(
-        [x, x], interval, color=color, lw=5, alpha=0.25, solid_capstyle="butt", gid=f"{label}: interval"
-    )
+    axes.plot([x, x], interval, color=color, lw=5, alpha=0.25, solid_capstyle="butt", gid=f"{label}: interval")
 
 
 def _paired(axes: Any, comparison: Comparison, colors: Colors, study: Study | None) -> None:
@@ -221,8 +213,7 @@ def _paired(axes: Any, comparison: Comparison, colors: Colors, study: Study | No
 def _has_spread(comparison: Comparison, study: Study | None) -> bool:
     metric = comparison.sensitivity[0].metric
     return any(
-        _seed_spread(comparison, study, sensitivity.arm, metric) is not None
-        for sensitivity in comparison.sensitivity
+        _seed_spread(comparison, study, sensitivity.arm, metric) is not None for sensitivity in comparison.sensitivity
     )
 
 

@@ -139,9 +139,7 @@ def answer_groups(answers: Answers) -> dict[str, list[dict[str, Any]]]:
         groups: dict[int, list[list[Any]]] = {}
         for (number, text, reward), count in wordings.most_common():
             groups.setdefault(number, []).append([shortened(text), count, reward])
-        ordered = sorted(
-            groups.items(), key=lambda item: (-_best(item[1]), -sum(answer[1] for answer in item[1]))
-        )
+        ordered = sorted(groups.items(), key=lambda item: (-_best(item[1]), -sum(answer[1] for answer in item[1])))
         grouped[arm] = [{"group": number, "wordings": wordings} for number, wordings in ordered]
     return grouped
 
@@ -167,9 +165,7 @@ def packed_parts(data: Mapping[str, Any]) -> tuple[str, list[str]]:
 
 def packed(value: Any) -> str:
     """Returns JSON, compressed and in base64: the page's script unpacks it."""
-    return base64.b64encode(gzip.compress(strict_json(value).encode(), compresslevel=9, mtime=0)).decode(
-        "ascii"
-    )
+    return base64.b64encode(gzip.compress(strict_json(value).encode(), compresslevel=9, mtime=0)).decode("ascii")
 
 
 def _label(row: GenerationRow) -> tuple[str, str]:
@@ -242,9 +238,7 @@ def _values(
 
 
 def _are_equal(columns: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> bool:
-    return all(
-        np.array_equal(column, other, equal_nan=True) for column, other in zip(columns, others, strict=True)
-    )
+    return all(np.array_equal(column, other, equal_nan=True) for column, other in zip(columns, others, strict=True))
 
 
 def _with_mean(cells_SP: np.ndarray) -> np.ndarray:

@@ -50,9 +50,7 @@ class PageServer(ThreadingHTTPServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answers in a thread of its own, as long as there are not too many."""
         with self._connections_lock:
-            silent = next(
-                (connection for connection, has_asked in self._connections.items() if not has_asked), None
-            )
+            silent = next((connection for connection, has_asked in self._connections.items() if not has_asked), None)
             full = len(self._connections) >= MOST_CONNECTIONS
             if full and silent is not None:
                 del self._connections[silent]

@@ -57,9 +57,7 @@ def criteria_groups(comparison: Comparison) -> list[CellGroup]:
     """Returns the criteria level by level, with how every change was measured and why its status."""
     views = outcome_views(comparison)
     return [
-        CellGroup(
-            f"{capital(level.name)} criteria", [view.cells for view in views if view.level == level.name]
-        )
+        CellGroup(f"{capital(level.name)} criteria", [view.cells for view in views if view.level == level.name])
         for level in comparison.verdict.levels
     ]
 
@@ -82,9 +80,7 @@ def means_groups(comparison: Comparison) -> list[CellGroup]:
     titles = {"pass": "Pass@k", "distinct_correct": "Distinct correct answers among k"}
     for curve, title in titles.items():
         groups.append((title, [key for key, name in of_curves.items() if name == curve]))
-    groups.append(
-        ("Other measures of k answers", [key for key, name in of_curves.items() if name not in titles])
-    )
+    groups.append(("Other measures of k answers", [key for key, name in of_curves.items() if name not in titles]))
     return [
         CellGroup(title, [_mean_cells(comparison, key, names[key]) for key in members])
         for title, members in groups
@@ -139,9 +135,7 @@ def difference_cell(comparison: Comparison, arm: str, key: str) -> Cell:
         return Cell("–")
     metric = find_metric(key)
     word = contrast.change(metric.sign)
-    text = (
-        signed(contrast.difference) if not contrast.mean_b else signed_percent(contrast.relative_difference)
-    )
+    text = signed(contrast.difference) if not contrast.mean_b else signed_percent(contrast.relative_difference)
     detail = comparison_detail(contrast)
     if word not in ("better", "worse"):
         return Cell(text, detail, "unclear")
@@ -207,9 +201,7 @@ def untrained_table(comparison: Comparison) -> Table:
 
     Empty where the untrained model was not sampled.
     """
-    contrasts = {
-        (contrast.metric, contrast.arm): contrast.comparison for contrast in comparison.against_untrained
-    }
+    contrasts = {(contrast.metric, contrast.arm): contrast.comparison for contrast in comparison.against_untrained}
     if not contrasts or comparison.untrained is None:
         return []
     arms = [arm for arm in comparison.arms if arm != comparison.untrained]
@@ -231,11 +223,7 @@ def _moved(metric: str, contrast: PairedComparison | None) -> str:
     relative = contrast.mean_b != 0.0
     written = signed_percent if relative else signed
     change = written(contrast.relative_difference if relative else contrast.difference)
-    ends = (
-        (contrast.relative_ci_low, contrast.relative_ci_high)
-        if relative
-        else (contrast.ci_low, contrast.ci_high)
-    )
+    ends = (contrast.relative_ci_low, contrast.relative_ci_high) if relative else (contrast.ci_low, contrast.ci_high)
     return f"{change} ({written(ends[0])} to {written(ends[1])}), {contrast.change(find_metric(metric).sign)}"
 
 
@@ -289,9 +277,7 @@ def signature_lines(comparison: Comparison) -> list[str]:
 def signatures(comparison: Comparison) -> dict[str, str]:
     """Returns every signature of the comparison's measures at the primary sampling, those at k once for all k."""
     lines: dict[str, str] = {}
-    for key in dict.fromkeys(
-        mean.metric for mean in comparison.means if mean.sampling == comparison.primary_sampling
-    ):
+    for key in dict.fromkeys(mean.metric for mean in comparison.means if mean.sampling == comparison.primary_sampling):
         made = how_made(comparison, key)
         at_k = split_at_k(key)
         if at_k is not None:
@@ -335,9 +321,7 @@ def facts(
     if spent:
         cells.append(Cell(spent, f"Machine minutes by arm and stage, all seeds: {by_stage}."))
         if "$" not in spent:
-            cells.append(
-                Cell("no price stated", "budget.dollars_per_hour in the experiment file makes dollars of it.")
-            )
+            cells.append(Cell("no price stated", "budget.dollars_per_hour in the experiment file makes dollars of it."))
     return [cell for cell in cells if cell.text]
 
 

@@ -43,9 +43,7 @@ def show_comparison(comparison: Comparison, console: Console | None = None, *, d
     console.file.flush()
 
 
-def verdict_block(
-    comparison: Comparison, width: int | None, *, details: bool = False
-) -> list[tuple[str, str]]:
+def verdict_block(comparison: Comparison, width: int | None, *, details: bool = False) -> list[tuple[str, str]]:
     """Returns the lines of the block, each with its style."""
     styled = [(line, "bold") for line in in_lines(printable(as_text(plain_verdict(comparison))), width)]
     for view in outcome_views(comparison):
@@ -120,9 +118,7 @@ def fitted(table: Table, width: int | None) -> list[str]:
     columns = range(len(table[0]))
     widths = [max(len(row[column]) for row in table) for column in columns]
     if width is None or sum(widths) + len(_GAP) * (len(widths) - 1) <= width:
-        return [
-            _GAP.join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip() for row in table
-        ]
+        return [_GAP.join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip() for row in table]
     header, *rows = table
     name = max(len(cell) for cell in header[1:])
     lines = [header[0]]

@@ -74,9 +74,7 @@ def markdown_report(page: PageContent) -> str:
 
 def _opening(page: PageContent, comparison: Comparison) -> Iterator[str]:
     n_answers = answers_a_prompt(page.samples) if page.samples else ""
-    rests_on = facts(
-        comparison, n_answers=n_answers, spent=page.spent, work=page.work, model_checks=page.model_checks
-    )
+    rests_on = facts(comparison, n_answers=n_answers, spent=page.spent, work=page.work, model_checks=page.model_checks)
     yield f"**{escape_markdown(as_text(plain_verdict(comparison)))}**"
     yield escape_markdown(f"{comparison.verdict.sentence} {comparison.verdict.question}".rstrip())
     yield escape_markdown(as_text(rests_on, " · "))
@@ -102,9 +100,7 @@ def _figures(page: PageContent) -> Iterator[str]:
 
 def _diagnosis(diagnosis: Diagnosis) -> Iterator[str]:
     for arm in diagnosis.arms:
-        findings = [
-            f"{finding.kind}: {finding.sentence}. To fix it: {finding.fix}." for finding in arm.findings
-        ]
+        findings = [f"{finding.kind}: {finding.sentence}. To fix it: {finding.fix}." for finding in arm.findings]
         lines = [*arm.summary, *(findings or ["Nothing looks wrong."])]
         listed = "\n".join(f"- {escape_markdown(line)}" for line in lines)
         yield f"### {escape_markdown(arm.arm)}\n\n{listed}"
@@ -112,8 +108,6 @@ def _diagnosis(diagnosis: Diagnosis) -> Iterator[str]:
 
 def _methods(comparison: Comparison) -> Iterator[str]:
     """Yields what the page tells of a number when it is pointed at."""
-    methods = [
-        f"{', '.join(view.row[:3])}: {view.method}" for view in outcome_views(comparison) if view.method
-    ]
+    methods = [f"{', '.join(view.row[:3])}: {view.method}" for view in outcome_views(comparison) if view.method]
     yield "\n".join(f"- {escape_markdown(line)}" for line in methods)
     yield "\n".join(f"- {escape_markdown(f'{key}: {made}')}" for key, made in signatures(comparison).items())

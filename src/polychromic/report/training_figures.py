@@ -87,9 +87,7 @@ def training_figures(training: TrainingRows, colors: Colors) -> list[Figure]:
     ]
     if any(is_known(key) for key, _ in _SHARES):
         title = "Share of the loss, share of the gradient"
-        shares = draw(
-            "shares", title, _SHARES_CAPTION, lambda *axes: _shares(axes, training, colors), panels=2
-        )
+        shares = draw("shares", title, _SHARES_CAPTION, lambda *axes: _shares(axes, training, colors), panels=2)
         figures.insert(0, shares)
     return figures
 
@@ -113,22 +111,12 @@ def _curves(axes: Any, training: TrainingRows, colors: Colors, key: str, title: 
         for seed, points in lines.items():
             name = f"{arm} seed {seed}"
             line(axes, [*points], [*points.values()], color=colors[arm], alpha=0.35, lw=0.8, gid=name)
-        common = [
-            step
-            for step in next(iter(lines.values()), {})
-            if all(step in points for points in lines.values())
-        ]
+        common = [step for step in next(iter(lines.values()), {}) if all(step in points for points in lines.values())]
         if common:
             mean = [np.mean([points[step] for points in lines.values()]) for step in common]
             line(axes, common, mean, color=colors[arm], lw=1.8, label=plain(arm))
     axes.set(xlabel="step", ylabel=title)
-    if all(
-        row[key] >= 0
-        for seeds in training.values()
-        for rows in seeds.values()
-        for row in rows
-        if row.get(key)
-    ):
+    if all(row[key] >= 0 for seeds in training.values() for rows in seeds.values() for row in rows if row.get(key)):
         keep_within(axes, 0.0)
     legend_above(axes)
 

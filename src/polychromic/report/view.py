@@ -73,9 +73,7 @@ def outcome_columns(comparison: Comparison) -> list[str]:
 
 def outcome_views(comparison: Comparison) -> list[OutcomeView]:
     """Returns the view of every outcome of the verdict, level by level."""
-    return [
-        view_outcome(comparison, outcome) for level in comparison.verdict.levels for outcome in level.outcomes
-    ]
+    return [view_outcome(comparison, outcome) for level in comparison.verdict.levels for outcome in level.outcomes]
 
 
 def view_outcome(comparison: Comparison, outcome: CriterionOutcome) -> OutcomeView:
@@ -255,9 +253,7 @@ def plain_verdict(comparison: Comparison) -> list[Cell]:
         late = f"Changed then: {listed(list(verdict.chosen_late))}."
         pieces.append(Cell(" What decides this was changed after results had been seen.", late))
     if verdict.leaked:
-        pieces.append(
-            Cell(f" But {verdict.leaked.partition(':')[0].partition(' (')[0]}.", f"{verdict.leaked}.")
-        )
+        pieces.append(Cell(f" But {verdict.leaked.partition(':')[0].partition(' (')[0]}.", f"{verdict.leaked}."))
     return [piece for piece in pieces if piece.text]
 
 
@@ -268,11 +264,7 @@ def as_text(cells: Sequence[Cell], joint: str = "") -> str:
 
 def _further(level: LevelVerdict, arm: str) -> str:
     status = level.arms.get(arm, "undecided")
-    return (
-        f" It also meets the {level.name} criteria."
-        if status == "met"
-        else f" The {level.name} criteria: {status}."
-    )
+    return f" It also meets the {level.name} criteria." if status == "met" else f" The {level.name} criteria: {status}."
 
 
 def _clause(outcome: CriterionOutcome, method: str) -> list[Cell]:

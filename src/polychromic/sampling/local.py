@@ -49,10 +49,7 @@ class LocalSampler:
         seeds: Sequence[int],
     ) -> list[list[Generation]]:
         language_model = self.language_model
-        encoded = [
-            encode_prompt(language_model.tokenizer, prompt, **language_model.chat_options)
-            for prompt in prompts
-        ]
+        encoded = [encode_prompt(language_model.tokenizer, prompt, **language_model.chat_options) for prompt in prompts]
         language_model.require_room(prompts, encoded, parameters.max_new_tokens)
         uniforms_BT = torch.cat(
             [

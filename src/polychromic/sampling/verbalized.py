@@ -27,9 +27,7 @@ with nothing but the answer, and a <probability> between 0 and 1: how likely you
 _TOKENS_OF_FRAME = 24  # an answer's tags and probability
 _MISSING = Generation("", (), "missing")
 
-_TAGGED_TEXT = re.compile(
-    r"<text>(.*?)(?:</text>|(?=<probability>|</response>|<response>|<text>)|\Z)", re.S | re.I
-)
+_TAGGED_TEXT = re.compile(r"<text>(.*?)(?:</text>|(?=<probability>|</response>|<response>|<text>)|\Z)", re.S | re.I)
 _PROBABILITY = re.compile(r"<probability>\s*([\d.]+)\s*(%?)", re.I)
 _NUMBERED = re.compile(r"^\s*(?:\(?\d{1,2}[.):]|[-*•])\s+(.*\S)\s*$")
 _WORD = r"(?:probability|prob\.?|p)\s*[:=]?\s*"
@@ -83,9 +81,7 @@ class VerbalizedSampler:
         requests = [verbalised_prompt(prompt, self.n_answers) for prompt in prompts]
         most_tokens = self.n_answers * (parameters.max_new_tokens + _TOKENS_OF_FRAME)
         n_replies = -(-num_samples // self.n_answers)
-        replies = self.sampler.sample(
-            requests, n_replies, replace(parameters, max_new_tokens=most_tokens), seeds
-        )
+        replies = self.sampler.sample(requests, n_replies, replace(parameters, max_new_tokens=most_tokens), seeds)
         return [self._answers(group)[:num_samples] for group in replies]
 
     def _answers(self, replies: Sequence[Generation]) -> list[Generation]:

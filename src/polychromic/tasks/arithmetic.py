@@ -107,16 +107,13 @@ class ArithmeticTask:
 
     def prompts(self, split: Split) -> list[Prompt]:
         """Returns distinct problems of a split."""
-        wanted = {"train": self.train_problems, "validation": self.validation_problems}.get(
-            split, self.test_problems
-        )
+        wanted = {"train": self.train_problems, "validation": self.validation_problems}.get(split, self.test_problems)
         return list(_distinct_problems(split, wanted, self.seed))
 
     def check(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Check]:
         """Checks each answer exactly."""
         return [
-            Check(float(solve_or_none(prompt, text) is not None))
-            for prompt, text in zip(prompts, texts, strict=True)
+            Check(float(solve_or_none(prompt, text) is not None)) for prompt, text in zip(prompts, texts, strict=True)
         ]
 
     def judge(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Check] | None:

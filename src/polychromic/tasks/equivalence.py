@@ -120,9 +120,7 @@ class LazyEmbedded:
         try:
             distance = calibrated_distance(embedder, references)
         except ValueError as error:
-            raise ConfigError(
-                f"task.same_answer.distance is calibrated: {error}; state a distance"
-            ) from error
+            raise ConfigError(f"task.same_answer.distance is calibrated: {error}; state a distance") from error
         return Embedded(embedder, distance, ", calibrated on references")
 
 

@@ -128,9 +128,7 @@ def _chain(expression: Expression, operators: str) -> str:
             (inverted if inverse else plain).append(canonical(node))
 
     collect(expression, inverse=False)
-    parts = [operators[0] + part for part in sorted(plain)] + [
-        operators[1] + part for part in sorted(inverted)
-    ]
+    parts = [operators[0] + part for part in sorted(plain)] + [operators[1] + part for part in sorted(inverted)]
     return "(" + "".join(parts) + ")"
 
 

@@ -93,18 +93,14 @@ class CustomTask(FileTask):
         keys: Keys = NO_KEYS,
     ):
         forms = FORMS[checker or ""] if same.kind == "canonical" else same.kind
-        super().__init__(
-            train, validation, test, embedder, same.model_copy(update={"kind": forms}), second, keys
-        )
+        super().__init__(train, validation, test, embedder, same.model_copy(update={"kind": forms}), second, keys)
         self.same = same
         self.pass_threshold = pass_threshold
         isolated = partial(
             isolated_checker, seconds=checker_seconds, memory_gb=checker_memory_gb, recheck=checker_recheck
         )
         built_in = {
-            name: partial(run_checker, function)
-            for name, function in BUILT_IN.items()
-            if name not in RUN_APART
+            name: partial(run_checker, function) for name, function in BUILT_IN.items() if name not in RUN_APART
         }
         self._check, self._judge = (
             None if not name else built_in.get(name) or isolated(name).run for name in (checker, judge)

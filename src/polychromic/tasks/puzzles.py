@@ -107,9 +107,7 @@ class PuzzleTask:
             answer = entry["answer"]
             references = (str(answer),) if answer is not None else ()
             text = self._text(entry)
-            problems.setdefault(
-                text, Prompt(f"{self._dataset}-{index:06d}", as_messages(text), references, meta)
-            )
+            problems.setdefault(text, Prompt(f"{self._dataset}-{index:06d}", as_messages(text), references, meta))
         if len(problems) < wanted:
             raise ConfigError(
                 f"task.dataset: {self._dataset} gave {len(problems)} different problems of {wanted}; lower "
@@ -133,9 +131,7 @@ def made_dataset(name: str, options: str, seed: int, size: int) -> Any:
     except ImportError as error:
         raise ConfigError(EXTRA) from error
     if name not in DATASETS:
-        raise ConfigError(
-            f"task.dataset: {name!r} is not known, expected one of {', '.join(sorted(DATASETS))}"
-        )
+        raise ConfigError(f"task.dataset: {name!r} is not known, expected one of {', '.join(sorted(DATASETS))}")
     try:
         return reasoning_gym.create_dataset(name, size=size, seed=seed, **json.loads(options))
     except (TypeError, AssertionError, ValueError) as error:

@@ -51,9 +51,7 @@ def _echoes(post: Sequence[str], reply: Sequence[str]) -> bool:
     if post == reply:
         return True
     shared = (Counter(post) & Counter(reply)).total()
-    return any(
-        len(side) >= FEWEST_ECHOED_WORDS and shared >= ECHOED_SHARE * len(side) for side in (post, reply)
-    )
+    return any(len(side) >= FEWEST_ECHOED_WORDS and shared >= ECHOED_SHARE * len(side) for side in (post, reply))
 
 
 def _repeats(reply: Sequence[str]) -> bool:
@@ -142,9 +140,7 @@ class RelevanceChecker:
     def scores(self, posts: Sequence[str], replies: Sequence[str]) -> Floats:
         """Computes the relevance of each reply in [0, 1]; exactly 0 for empty replies, echoes and repetitions."""
         scores_N = np.zeros(len(posts))
-        sound = [
-            i for i, (post, reply) in enumerate(zip(posts, replies, strict=True)) if not fault(post, reply)
-        ]
+        sound = [i for i, (post, reply) in enumerate(zip(posts, replies, strict=True)) if not fault(post, reply)]
         if sound:
             posts_ND = self.encoder.encode([posts[i] for i in sound])
             replies_ND = self.encoder.encode([replies[i] for i in sound])
@@ -168,8 +164,7 @@ def train_checker(
     model = fit_relevance(encoder, training.take(np.arange(len(training.posts))[:_MOST_PAIRS]), generator)
     posts_ND, replies_ND = encoder.encode(validation.posts), encoder.encode(validation.replies)
     shuffled = [
-        model.probability(posts_ND, replies_ND[other_N])
-        for other_N in mismatches(len(posts_ND), 10, generator)
+        model.probability(posts_ND, replies_ND[other_N]) for other_N in mismatches(len(posts_ND), 10, generator)
     ]
     threshold = np.quantile(np.concatenate(shuffled), 1 - SHUFFLED_PASS_RATE)
     return RelevanceChecker(encoder, model, float(threshold))
@@ -202,9 +197,7 @@ def fit_relevance(encoder: Encoder, pairs: Pairs, generator: np.random.Generator
         np.stack([z, z**2], axis=1), np.arange(len(z)) < len(true_N), sample_weight=weights * len(z)
     )
     c1, c2 = (float(c) for c in regression.coef_[0])
-    return RelevanceModel(
-        unfitted.post_mean_D, unfitted.reply_mean_D, (float(regression.intercept_[0]), c1, c2)
-    )
+    return RelevanceModel(unfitted.post_mean_D, unfitted.reply_mean_D, (float(regression.intercept_[0]), c1, c2))
 
 
 def mismatches(n: int, count: int, generator: np.random.Generator) -> Iterator[NDArray[np.int64]]:
@@ -252,8 +245,7 @@ def _controls(task: RepliesTask, test: Pairs) -> dict[str, list[list[str]]]:
     return {
         "references": [test.replies],
         "shuffled": [
-            [test.replies[i] for i in other_N]
-            for other_N in mismatches(len(test.posts), _REPORTED_SHUFFLES, generator)
+            [test.replies[i] for i in other_N] for other_N in mismatches(len(test.posts), _REPORTED_SHUFFLES, generator)
         ],
         "stock": [[_STOCK_REPLY] * len(test.posts)],
         "empty": [["..."] * len(test.posts)],
@@ -265,9 +257,7 @@ def _controls(task: RepliesTask, test: Pairs) -> dict[str, list[list[str]]]:
     }
 
 
-def _control_scores(
-    checker: RelevanceChecker, test: Pairs, controls: dict[str, list[list[str]]]
-) -> dict[str, Floats]:
+def _control_scores(checker: RelevanceChecker, test: Pairs, controls: dict[str, list[list[str]]]) -> dict[str, Floats]:
     return {
         kind: np.concatenate([checker.scores(test.posts, replies) for replies in rounds])
         for kind, rounds in controls.items()

@@ -56,9 +56,7 @@ class MiniLMWords:
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns the word pieces of each text."""
-        return [
-            encoded.ids for encoded in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        ]
+        return [encoded.ids for encoded in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
 
 class HashedWords:
@@ -70,10 +68,7 @@ class HashedWords:
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns the buckets of each text's words."""
         size = len(self.vectors_VD)
-        return [
-            [zlib.crc32(word.encode("utf-8", "surrogatepass")) % size for word in words(text)]
-            for text in texts
-        ]
+        return [[zlib.crc32(word.encode("utf-8", "surrogatepass")) % size for word in words(text)] for text in texts]
 
 
 @dataclass(frozen=True)
@@ -166,9 +161,7 @@ class RepliesTask(FileTask):
         lock.parent.mkdir(parents=True, exist_ok=True)
         # Arms started side by side would otherwise each embed the pairs; the second finds them in the cache.
         with FileLock(lock):
-            return train_checker(
-                self.embedder, self._halves[0], self.pairs("validation"), self.generator("checker")
-            )
+            return train_checker(self.embedder, self._halves[0], self.pairs("validation"), self.generator("checker"))
 
     @cached_property
     def second_checker(self) -> RelevanceChecker:

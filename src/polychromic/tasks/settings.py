@@ -248,9 +248,7 @@ class ImportedSettings(TaskKeys):
         else:
             built = construct(factory, kind, **keys)
         missing = [
-            name
-            for name in _MEMBERS
-            if not hasattr(type(built), name) and name not in getattr(built, "__dict__", {})
+            name for name in _MEMBERS if not hasattr(type(built), name) and name not in getattr(built, "__dict__", {})
         ]
         if missing:
             raise ConfigError(

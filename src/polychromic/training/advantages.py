@@ -87,9 +87,7 @@ class Division:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ):
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
 

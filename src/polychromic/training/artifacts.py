@@ -75,20 +75,14 @@ def _recorded(folder: Path) -> dict[str, str] | None:
         hashes = read_json(ArmFolder(folder).ending).get("adapter_files", {})
     except (DataError, AttributeError):
         return None
-    return (
-        hashes
-        if isinstance(hashes, dict) and all(isinstance(digest, str) for digest in hashes.values())
-        else None
-    )
+    return hashes if isinstance(hashes, dict) and all(isinstance(digest, str) for digest in hashes.values()) else None
 
 
 def _damaged(folder: Path) -> list[Path]:
     hashes = _recorded(folder)
     if hashes is None:
         return [ArmFolder(folder).ending]
-    return [
-        path for name in _FILES if not _is_whole(path := ArmFolder(folder).adapter / name, hashes.get(name))
-    ]
+    return [path for name in _FILES if not _is_whole(path := ArmFolder(folder).adapter / name, hashes.get(name))]
 
 
 def _is_whole(path: Path, digest: str | None) -> bool:

@@ -75,9 +75,7 @@ def _read(folder: Path) -> Checkpoint:
     for name, digest in digests.items():
         if expected.get(name) != digest:
             raise TrainingError(f"{folder / name}: damaged (its hash is not the one written with it)")
-    return Checkpoint(
-        record["step"], load_file(folder / _TENSORS[0]), load_file(folder / _TENSORS[1]), record["state"]
-    )
+    return Checkpoint(record["step"], load_file(folder / _TENSORS[0]), load_file(folder / _TENSORS[1]), record["state"])
 
 
 def _digest(record: Any) -> str:
@@ -101,9 +99,7 @@ def _contiguous(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def trainable_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Returns the trained parameters by name."""
-    return {
-        name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad
-    }
+    return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def restore_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> None:

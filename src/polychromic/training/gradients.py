@@ -78,8 +78,7 @@ class GradientAccumulator:
         self.loss_scale = loss_scale
         self.separate = separate
         self._by_term: dict[Term, list[torch.Tensor]] = {
-            term: [torch.zeros_like(parameter) for parameter in self.parameters] if separate else []
-            for term in TERMS
+            term: [torch.zeros_like(parameter) for parameter in self.parameters] if separate else [] for term in TERMS
         }
         self._gate: list[torch.Tensor] | None = None
         for parameter in self.parameters:
@@ -131,9 +130,7 @@ class GradientAccumulator:
 
     def measurement(self, n_prompts: int) -> GradientMeasurement:
         """Sums the terms, which were kept apart, over the processes and compares them; `parameter.grad` stays."""
-        self.processes.add_up(
-            [tensor for term in TERMS for tensor in self._by_term[term]] + (self._gate or [])
-        )
+        self.processes.add_up([tensor for term in TERMS for tensor in self._by_term[term]] + (self._gate or []))
         quality, even, odd = (self._by_term[term] for term in TERMS)
         diversity = [first + second for first, second in zip(even, odd, strict=True)]
         quality_norm, diversity_norm = _norm(quality), _norm(diversity)
@@ -160,8 +157,7 @@ class GradientAccumulator:
         had = torch.tensor([float(parameter.grad is not None) for parameter in self.parameters])
         had = had.to(self.parameters[0].device)
         gradients = [
-            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            for parameter in self.parameters
+            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in self.parameters
         ]
         self.processes.add_up([had, *gradients])
         for parameter, gradient, owners in zip(self.parameters, gradients, had.tolist(), strict=True):
@@ -177,17 +173,12 @@ def _signal_to_noise(even: Sequence[torch.Tensor], odd: Sequence[torch.Tensor], 
     both = share * (1.0 - share)
     if both == 0.0:
         return math.nan
-    noise = (
-        _norm([first / share - second / (1.0 - share) for first, second in zip(even, odd, strict=True)]) ** 2
-        * both
-    )
+    noise = _norm([first / share - second / (1.0 - share) for first, second in zip(even, odd, strict=True)]) ** 2 * both
     return _product(even, odd) / both / noise if noise > 0 else math.nan
 
 
 def _product(ones: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> float:
-    return sum(
-        float((first * second).sum(dtype=torch.float64)) for first, second in zip(ones, others, strict=True)
-    )
+    return sum(float((first * second).sum(dtype=torch.float64)) for first, second in zip(ones, others, strict=True))
 
 
 def _norm(tensors: Sequence[torch.Tensor]) -> float:
@@ -274,9 +265,7 @@ def measurement_metrics(measurement: GradientMeasurement) -> dict[str, float]:
     gate.
     """
     metrics = {
-        "train/diversity_gradient_share": gradient_share(
-            measurement.quality_norm, measurement.diversity_norm
-        ),
+        "train/diversity_gradient_share": gradient_share(measurement.quality_norm, measurement.diversity_norm),
         "train/gradient_cosine": measurement.cosine,
         "train/quality_gradient_norm": measurement.quality_norm,
         "train/diversity_gradient_norm": measurement.diversity_norm,
@@ -286,9 +275,7 @@ def measurement_metrics(measurement: GradientMeasurement) -> dict[str, float]:
         metrics |= {
             "train/diversity_gate_gradient_norm": measurement.gate_norm,
             "train/diversity_distance_gradient_norm": measurement.distance_norm,
-            "train/diversity_gate_gradient_share": gradient_share(
-                measurement.distance_norm, measurement.gate_norm
-            ),
+            "train/diversity_gate_gradient_share": gradient_share(measurement.distance_norm, measurement.gate_norm),
         }
     return metrics
 

@@ -42,9 +42,7 @@ class PolicyGradient:
         correct that, and the KL in nats a generation where it is asked for.
         """
         settings, n_prompts = self.run.training, len(sampled.groups)
-        advantages = self._scaled_advantages(
-            sampled, quality_scale, diversity_scale, split_gate=accumulator.separate
-        )
+        advantages = self._scaled_advantages(sampled, quality_scale, diversity_scale, split_gate=accumulator.separate)
         if "diversity_gate" in advantages:
             accumulator.open_gate()
         kl_weight = settings.kl_weight if quality_scale else 0.0
@@ -65,9 +63,7 @@ class PolicyGradient:
                 mismatch.add(chosen, logprobs_BT.detach(), mask_BT)
                 weights_BT = correction.weights(chosen, answers) if correction else None
                 losses: dict[Term, torch.Tensor] = {
-                    term: policy_gradient_loss(
-                        logprobs_BT, mask_BT, advantages_B[chosen], weights_BT=weights_BT
-                    )
+                    term: policy_gradient_loss(logprobs_BT, mask_BT, advantages_B[chosen], weights_BT=weights_BT)
                     / n_prompts
                     for term, advantages_B in advantages.items()
                 }
@@ -139,9 +135,7 @@ class PolicyGradient:
         """Sums over the sequences the KL to the policy that training started from."""
         with torch.no_grad(), self.language_model.reference_policy():
             reference = self._logprobs(members)
-        return kl_to_reference(
-            answers.logprobs_BT, reference.logprobs_BT, answers.mask_BT, weights_BT=weights_BT
-        )
+        return kl_to_reference(answers.logprobs_BT, reference.logprobs_BT, answers.mask_BT, weights_BT=weights_BT)
 
 
 class ImportanceCorrection:
@@ -195,9 +189,7 @@ class ImportanceCorrection:
     def _padded(self, rows: Sequence[int], like_BT: torch.Tensor) -> torch.Tensor:
         padded_BT = torch.zeros(like_BT.shape, dtype=torch.float64)
         for place, row in enumerate(rows):
-            padded_BT[place, : len(self._sampled[row])] = torch.tensor(
-                self._sampled[row], dtype=torch.float64
-            )
+            padded_BT[place, : len(self._sampled[row])] = torch.tensor(self._sampled[row], dtype=torch.float64)
         return padded_BT.to(like_BT.device)
 
     def _cut(self, trained_BT: torch.Tensor, sampled_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:

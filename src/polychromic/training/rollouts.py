@@ -160,9 +160,7 @@ def require_working_checker(groups: Sequence[Group], largest_share: float) -> fl
     """Returns the share of generations that the checker failed on; raises CheckerError with the reasons above
     `largest_share`.
     """
-    errors = [
-        check.error or "no reason given" for group in groups for check in group.checks if check.reward is None
-    ]
+    errors = [check.error or "no reason given" for group in groups for check in group.checks if check.reward is None]
     share = len(errors) / sum(len(group.checks) for group in groups)
     if share > largest_share:
         raise CheckerError(
@@ -234,12 +232,9 @@ def group_sequences(language_model: LanguageModel, groups: Sequence[Group]) -> l
     """Returns the prompt and generation of every member of every group as token sequences, in order."""
     sequences = []
     for group in groups:
-        prompt_ids = tuple(
-            encode_prompt(language_model.tokenizer, group.prompt, **language_model.chat_options)
-        )
+        prompt_ids = tuple(encode_prompt(language_model.tokenizer, group.prompt, **language_model.chat_options))
         sequences += [
-            TokenSequence(prompt_ids + generation.token_ids, len(prompt_ids))
-            for generation in group.generations
+            TokenSequence(prompt_ids + generation.token_ids, len(prompt_ids)) for generation in group.generations
         ]
     return sequences
 
@@ -258,9 +253,7 @@ def gate_part(
     return diversity_advantages(replace(signals, distances_PNN=flat_PNN), settings, coefficients)[0]
 
 
-def distance_metrics(
-    signals: GroupSignals, diversity_PN: FloatArray, gate_PN: FloatArray | None
-) -> dict[str, float]:
+def distance_metrics(signals: GroupSignals, diversity_PN: FloatArray, gate_PN: FloatArray | None) -> dict[str, float]:
     """Returns the mean raw distance within groups, and the gate's share of the advantages where it has a part.
 
     The cheapest way to raise g_i g_j d_ij may be g: then the score rises while the raw distance falls.
@@ -334,9 +327,7 @@ def reference_sequences(
     return references
 
 
-def fitting_references(
-    language_model: LanguageModel, prompts: Sequence[Prompt], max_length: int
-) -> ReferenceSequences:
+def fitting_references(language_model: LanguageModel, prompts: Sequence[Prompt], max_length: int) -> ReferenceSequences:
     """Encodes every reference once; those of more than `max_length` tokens with their prompt are left out."""
     by_prompt: dict[str, list[TokenSequence]] = {}
     n_too_long = 0

@@ -88,7 +88,5 @@ def after_step(
     measured = outcome.measurement
     observation = Observation(quality=outcome.quality - (baseline_quality or 0.0))
     if measured is not None:
-        observation = replace(
-            observation, quality_norm=measured.quality_norm, diversity_norm=measured.diversity_norm
-        )
+        observation = replace(observation, quality_norm=measured.quality_norm, diversity_norm=measured.diversity_norm)
     return controller.update(observation)

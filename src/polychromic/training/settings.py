@@ -99,13 +99,9 @@ class TrainingSettings(Settings):
                 "under accelerate launch"
             )
         if self.engine == "trl" and self.max_decode_batch is not None:
-            raise ValueError(
-                "max_decode_batch is the local sampler's; engine: trl samples by its own options"
-            )
+            raise ValueError("max_decode_batch is the local sampler's; engine: trl samples by its own options")
         if self.engine == "trl" and self.early_stopping is not None:
-            raise ValueError(
-                "early_stopping is not offered with engine: trl; leave it out, or use engine: local"
-            )
+            raise ValueError("early_stopping is not offered with engine: trl; leave it out, or use engine: local")
         return self
 
     @property
@@ -256,9 +252,7 @@ def _references(training: TrainingSettings, diversity: DiversitySettings) -> Los
         samples=diversity.is_active,
         reads_rewards=False,
         reference_tokens=training.max_length,
-        floor_keys=frozenset(
-            {"loss", "prompts_per_step", "validation_every", "validation_prompts", "max_length"}
-        ),
+        floor_keys=frozenset({"loss", "prompts_per_step", "validation_every", "validation_prompts", "max_length"}),
         # Cross-entropy of the same validation references every time has no sampling noise and is measured every few
         # steps only: a tenth of a nat per token matters, nothing is smoothed, and each measurement may move λ further.
         floor_options={"scale": 0.1, "smoothing": 0.0, "largest_step": 0.7},

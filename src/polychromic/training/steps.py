@@ -87,9 +87,7 @@ class Step:
         held_out = self.held_out is not None and step % self.run.training.validation_every == 0
         return StepPlan(has_diversity, has_diversity and step // every % rounds == 0, held_out)
 
-    def make(
-        self, step: int, prompts: Sequence[Prompt], weight: float, plan: StepPlan | None = None
-    ) -> StepOutcome:
+    def make(self, step: int, prompts: Sequence[Prompt], weight: float, plan: StepPlan | None = None) -> StepOutcome:
         """Makes `step` for its prompts at diversity weight λ; `plan` replaces what is due."""
         plan = plan or self.plan(step)
         half = self.language_model.model.dtype == torch.float16
@@ -204,9 +202,7 @@ class ReferenceStep(Step):
             sampled = self.sample(step, prompts[: settings.num_prompts], settings.num_samples)
             # Sampled every m-th step, weighed m times: J keeps its meaning whatever m is.
             scale = weight * settings.sample_every
-            measured = self.gradient.accumulate(
-                sampled, accumulator, quality_scale=0.0, diversity_scale=scale
-            )
+            measured = self.gradient.accumulate(sampled, accumulator, quality_scale=0.0, diversity_scale=scale)
         outcome = step_outcome(
             settings,
             accumulator.finish(min(len(prompts), settings.num_prompts)),

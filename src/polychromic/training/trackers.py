@@ -127,9 +127,7 @@ class BackgroundTracker:
         try:
             tracker = build()
         except Exception as error:  # noqa: BLE001 - the tracker boundary: other people's services must not end a run
-            logger.warning(
-                "tracker %s could not start (%s); metrics.jsonl goes on", self.name, _reason(error)
-            )
+            logger.warning("tracker %s could not start (%s); metrics.jsonl goes on", self.name, _reason(error))
             return
         while (item := self._waiting.get()) is not None and failures < _MOST_FAILURES:
             try:
@@ -138,9 +136,7 @@ class BackgroundTracker:
             except Exception as error:  # noqa: BLE001 - the tracker boundary again
                 failures += 1
                 if failures in (1, _MOST_FAILURES):
-                    logger.warning(
-                        "tracker %s failed %d times in a row: %s", self.name, failures, _reason(error)
-                    )
+                    logger.warning("tracker %s failed %d times in a row: %s", self.name, failures, _reason(error))
         with contextlib.suppress(Exception):
             tracker.close()
 

@@ -81,9 +81,7 @@ def train_arm(run: ArmRun, on_step: OnStep | None = None) -> Path:
                 trainer.save_checkpoint()
                 if not first:
                     stopping.request("the first process")
-                stopping.stop_if_requested(
-                    f"{run.arm}/seed-{run.seed} is kept after step {trainer.steps_done}"
-                )
+                stopping.stop_if_requested(f"{run.arm}/seed-{run.seed} is kept after step {trainer.steps_done}")
     finally:
         for tracker in trackers:
             tracker.close()
@@ -110,9 +108,7 @@ class ArmTrainer:
         )
         self.controller = diversity_controller(run.diversity, run.facts)
         self.zero_gradient = ZeroGradientWatch(run.diversity)
-        self.validation = (
-            ValidationWatch(run, self.language_model, processes) if run.training.early_stopping else None
-        )
+        self.validation = ValidationWatch(run, self.language_model, processes) if run.training.early_stopping else None
         self.maker = build_step(run, self.language_model, processes)
         self.prompts = self.maker.prompts
         self.total_steps = total_steps(run.training, len(self.prompts))
@@ -264,9 +260,7 @@ class ArmTrainer:
 
     def _resume(self) -> None:
         first = self.processes.is_first
-        checkpoint = self.processes.from_first(
-            latest_checkpoint(self.run.folder / "checkpoints") if first else None
-        )
+        checkpoint = self.processes.from_first(latest_checkpoint(self.run.folder / "checkpoints") if first else None)
         if checkpoint is not None:
             model = self.language_model.model
             restore_weights(model, checkpoint.weights)

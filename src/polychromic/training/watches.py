@@ -44,9 +44,7 @@ class HeldOutReferences:
         self.processes = processes
         self.micro_batch_size = settings.micro_batch_size
         references = reference_sequences(language_model, chosen, settings.max_length, split="validation")
-        self.sequences = [
-            sequence for prompt in chosen for sequence in references.by_prompt.get(prompt.id, [])
-        ]
+        self.sequences = [sequence for prompt in chosen for sequence in references.by_prompt.get(prompt.id, [])]
 
     def cross_entropy(self) -> float:
         """Returns nats per reference token, turn ends included. Dropout is off."""
@@ -62,9 +60,7 @@ _MOSTLY_CUT = 0.9
 
 IDENTICAL = "all generations of every group are the same; raise the sampling temperature"
 UNCHECKED = "the checker failed on every generation, so none has a reward; fix the checker"
-CLOSED = (
-    "no generation passes, so the quality gate is closed; train for quality first or use an easier checker"
-)
+CLOSED = "no generation passes, so the quality gate is closed; train for quality first or use an easier checker"
 EQUAL_REWARDS = (
     "all rewards of every group are equal and its answers equally different, so that no set is better than another; "
     "choose prompts of middling difficulty, a stricter checker or more generations a prompt"
@@ -78,9 +74,7 @@ EQUAL_ADVANTAGES = (
 )
 CUT = "no generation passes, and nearly all were cut at max_new_tokens; raise it or teach the model to end"
 NO_PATH = "the advantages are not zero but no gradient reaches the parameters (no grad path)"
-NOT_FINITE = (
-    "the gradient of the diversity term is not finite; lower training.learning_rate or use dtype float32"
-)
+NOT_FINITE = "the gradient of the diversity term is not finite; lower training.learning_rate or use dtype float32"
 
 
 class ZeroGradientWatch:
@@ -240,9 +234,7 @@ class ValidationWatch:
 
     def _mean_reward(self, step: int) -> float:
         names = (self.run.experiment, self.run.arm, self.run.seed, "validation", step)
-        parameters = SamplingParameters(
-            self.run.training.temperature, max_new_tokens=self.run.training.max_new_tokens
-        )
+        parameters = SamplingParameters(self.run.training.temperature, max_new_tokens=self.run.training.max_new_tokens)
         own = self.processes.own(self.prompts)
         seeds = [child_seed(*names, prompt.id) for prompt in own]
         groups = sample_groups(

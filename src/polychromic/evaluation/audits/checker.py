@@ -92,8 +92,7 @@ def audit_checker(
     if not prompts:
         raise ValueError("prompts: expected at least one prompt to audit the checker on")
     controls = {
-        name: _try(check, pairs, pass_threshold)
-        for name, pairs in _control_texts(prompts, replies or {}, seed).items()
+        name: _try(check, pairs, pass_threshold) for name, pairs in _control_texts(prompts, replies or {}, seed).items()
     }
     passing = [name for name in BAD if controls[name].pass_rate > most_bad]
     harsh = controls[GOOD].pass_rate < least_good
@@ -107,9 +106,7 @@ def _control_texts(
     replied = [] if with_references else [prompt for prompt in prompts if prompt.id in replies]
     return {
         GOOD: [(prompt, text) for prompt in with_references for text in prompt.references],
-        "shuffled references": _shuffled(
-            [(prompt, prompt.references[0]) for prompt in with_references], seed
-        ),
+        "shuffled references": _shuffled([(prompt, prompt.references[0]) for prompt in with_references], seed),
         "shuffled replies": _shuffled([(prompt, replies[prompt.id]) for prompt in replied], seed),
         "empty": [(prompt, "") for prompt in prompts],
         "echoed prompt": [(prompt, prompt.text) for prompt in prompts],
@@ -291,11 +288,7 @@ def _near(test: Sequence[tuple[str, str]], train: Sequence[str]) -> Iterator[str
 def _runs(text: str) -> set[tuple[str, ...]]:
     """Returns the runs of words and marks of a text; none of a text too short to say anything by being alike."""
     words = unicode_words(text)
-    return (
-        set(zip(*(words[start:] for start in range(_RUN)), strict=False))
-        if len(words) >= _LEAST_WORDS
-        else set()
-    )
+    return set(zip(*(words[start:] for start in range(_RUN)), strict=False)) if len(words) >= _LEAST_WORDS else set()
 
 
 def _answered(test: Sequence[Prompt], train: Sequence[Prompt], repeated: Mapping[str, str]) -> Iterable[str]:

@@ -178,9 +178,7 @@ def audit_partition(
             equivalence,
             [(prompt, [text, f"{text.upper().rstrip('.')}.", f"  {text} "]) for prompt, text in first],
         ),
-        wrapped=_kept_apart(
-            equivalence, [(prompt, _wrapped(text)) for prompt, text in first if _is_short(text)]
-        ),
+        wrapped=_kept_apart(equivalence, [(prompt, _wrapped(text)) for prompt, text in first if _is_short(text)]),
         merged=_merged(equivalence, _strangers(first)),
         references=_references(equivalence, audited, are_same=references_are_same),
         references_are_same=references_are_same,
@@ -244,9 +242,7 @@ def _reordered(equivalence: Equivalence, groups: Sequence[TextGroup], divided: S
         (prompt, [texts[int(i)] for i in generator.permutation(len(texts))]) for prompt, texts in groups
     ]
     again = equivalence.partitions(shuffled)
-    changed = sum(
-        _n_clusters(before) != _n_clusters(after) for before, after in zip(divided, again, strict=True)
-    )
+    changed = sum(_n_clusters(before) != _n_clusters(after) for before, after in zip(divided, again, strict=True))
     return Share(changed, len(groups))
 
 
@@ -289,9 +285,7 @@ def _is_open(groups: Sequence[TextGroup]) -> bool:
     return bool(lengths) and statistics.median(lengths) >= _OPEN_WORDS
 
 
-def _agreement(
-    second: Equivalence, groups: Sequence[TextGroup], divided: Sequence[Partition]
-) -> Agreement | None:
+def _agreement(second: Equivalence, groups: Sequence[TextGroup], divided: Sequence[Partition]) -> Agreement | None:
     from sklearn.metrics import adjusted_rand_score
 
     scores = []

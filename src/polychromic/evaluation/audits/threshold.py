@@ -33,9 +33,7 @@ class OtherDistances:
     same: SameAnswers
     pass_threshold: float
 
-    def judge(
-        self, comparison: Comparison, tables: Tables, rows: Rows, criteria: Levels
-    ) -> tuple[AtDistance, ...]:
+    def judge(self, comparison: Comparison, tables: Tables, rows: Rows, criteria: Levels) -> tuple[AtDistance, ...]:
         """Returns the verdict's status at each distance, the used one among them; empty where no criterion rests on the
         partition."""
         metrics = {criterion.metric for level in criteria.values() for criterion in level}
@@ -62,9 +60,7 @@ class OtherDistances:
     ) -> PromptTable:
         """Replaces what rests on the partition; measures of texts, which do not, see one answer and cost nothing."""
         drawn = dict(Signature.parse(table.signatures["clusters"]).choices)["k"]
-        options = MeasureOptions(
-            self.pass_threshold, draws=int(drawn) if drawn.isdigit() else None, answers=1
-        )
+        options = MeasureOptions(self.pass_threshold, draws=int(drawn) if drawn.isdigit() else None, answers=1)
         measured = measure_rows(rows, options, same=same)
         [again] = measured.sampled.values()
         before = table.sampled[label]

@@ -140,9 +140,7 @@ def utility_k(labels: ArrayLike, scores: ArrayLike, *, patience: float = PATIENC
     return float(np.average(gained_N, weights=_require_patience(patience) ** np.arange(len(labels_N))))
 
 
-def utility_curve(
-    labels: ArrayLike, scores: ArrayLike, k_max: int, *, patience: float = PATIENCE
-) -> FloatArray:
+def utility_curve(labels: ArrayLike, scores: ArrayLike, k_max: int, *, patience: float = PATIENCE) -> FloatArray:
     """Returns [k_max] of `utility_k` expected of the first k answers when all N are put in random order; nan for k > N.
 
     Independent samples have no order of their own, so that this is as unbiased as the value in the order of sampling,

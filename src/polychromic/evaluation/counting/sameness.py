@@ -66,9 +66,7 @@ def joint_labels(
     for key, rows in rows_by_arm_seed.items():
         for group in group_rows(rows).get(label, []):
             by_prompt[group.prompt_id].append((key, group.first(most)))
-    unformed = [
-        prompt for prompt, parts in by_prompt.items() if not all(group.all_formed for _, group in parts)
-    ]
+    unformed = [prompt for prompt, parts in by_prompt.items() if not all(group.all_formed for _, group in parts)]
     answers = same.equivalence.partitions(
         [
             (same.prompts[prompt], [text for _, group in by_prompt[prompt] for text in group.texts])
@@ -134,10 +132,7 @@ def _by_prompt(labels: Labels, arms: Mapping[str, Sequence[int]], arm: str, othe
     rows = [
         (
             _mean(_agreement(a[prompt], b[prompt]) for a, b in product(ours, theirs)),
-            *(
-                _mean(pair_sameness(_labelled(by_prompt[prompt])) for by_prompt in side)
-                for side in (ours, theirs)
-            ),
+            *(_mean(pair_sameness(_labelled(by_prompt[prompt])) for by_prompt in side) for side in (ours, theirs)),
         )
         for prompt in prompts
     ]

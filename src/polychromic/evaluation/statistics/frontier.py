@@ -222,9 +222,7 @@ def _seed_gains(points_SPC: FloatArray, base_SPC: FloatArray) -> FloatArray:
     return _gain(np.concatenate(means, axis=-1))
 
 
-def _over_seeds(
-    gain: float, low: float, high: float, gain_S: FloatArray, alpha: float
-) -> tuple[float, float]:
+def _over_seeds(gain: float, low: float, high: float, gain_S: FloatArray, alpha: float) -> tuple[float, float]:
     """Returns an interval over prompts widened by the spread of seeds, which includes the noise within prompts: it errs
     on the wide side. A skewed bootstrap can leave the gain outside its own interval; seeds then widen, never shift,
     it."""

@@ -41,11 +41,7 @@ def hedges_gz(x_P: FloatArray) -> float:
 
     Source: Hedges 1981, Distribution Theory for Glass's Estimator of Effect Size, equation 6e.
     """
-    return (
-        _ratio(x_P.mean(), _sd(x_P)) * (1.0 - 3.0 / (4.0 * (len(x_P) - 1) - 1.0))
-        if len(x_P) > 1
-        else math.nan
-    )
+    return _ratio(x_P.mean(), _sd(x_P)) * (1.0 - 3.0 / (4.0 * (len(x_P) - 1) - 1.0)) if len(x_P) > 1 else math.nan
 
 
 def effect_sizes(a_P: FloatArray, b_P: FloatArray) -> EffectSizes:
@@ -218,9 +214,7 @@ class Reach:
         return float(ndtr(math.sqrt(n / (n - 1)) * _student(n - 1, alpha / 2)))
 
 
-def relative_interval(
-    a_SP: FloatArray, b_SP: FloatArray, reach: Reach, over_seeds: bool, alpha: float
-) -> Interval:
+def relative_interval(a_SP: FloatArray, b_SP: FloatArray, reach: Reach, over_seeds: bool, alpha: float) -> Interval:
     """Returns the interval of mean(a) / mean(b) − 1: the changes ρ for which the interval of mean(a − (1 + ρ) b) holds
     0.
 
@@ -232,9 +226,7 @@ def relative_interval(
     if not mean_b > 0.0 or a_SP.shape[1] < 2:
         return math.nan, math.nan
     change = float(a_SP.mean()) / mean_b - 1.0
-    low, high = (
-        _relative_end(a_SP, b_SP, change, reach, over_seeds, alpha, above) for above in (False, True)
-    )
+    low, high = (_relative_end(a_SP, b_SP, change, reach, over_seeds, alpha, above) for above in (False, True))
     return low, high
 
 
@@ -290,8 +282,7 @@ def reaches(x_PM: FloatArray, resampling: Resampling) -> list[Reach]:
     """Returns the reach of each column's mean over prompts; all columns share the draws."""
     drawn = studentised_means(x_PM, n_resamples=resampling.bootstraps, seed=resampling.seed)
     return [
-        Reach.of(x_P, means_B, t_B)
-        for x_P, means_B, t_B in zip(x_PM.T, drawn.means_BM.T, drawn.t_BM.T, strict=True)
+        Reach.of(x_P, means_B, t_B) for x_P, means_B, t_B in zip(x_PM.T, drawn.means_BM.T, drawn.t_BM.T, strict=True)
     ]
 
 

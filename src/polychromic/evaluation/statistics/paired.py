@@ -170,9 +170,7 @@ class PairedComparison:
         return "better" if sign * self.difference > 0.0 else "worse"
 
 
-def paired_comparison(
-    a: ArrayLike, b: ArrayLike, *, resampling: Resampling | None = None
-) -> PairedComparison:
+def paired_comparison(a: ArrayLike, b: ArrayLike, *, resampling: Resampling | None = None) -> PairedComparison:
     """Compares a with b on the same prompts: arrays [seeds, prompts], or [prompts] for one seed; difference a − b.
 
     A prompt that is nan in any cell is dropped from all, and counted. Raises ValueError where the shapes differ,
@@ -196,9 +194,7 @@ def paired_comparisons(
     shapes = [(len(a_SP), int(kept_P.sum())) for (a_SP, _), kept_P in zip(pairs, complete, strict=True)]
     results: dict[int, PairedComparison] = {}
     for members in indices_by_key(shapes).values():
-        a_SPM, b_SPM = (
-            np.stack([pairs[i][side][:, complete[i]] for i in members], axis=-1) for side in (0, 1)
-        )
+        a_SPM, b_SPM = (np.stack([pairs[i][side][:, complete[i]] for i in members], axis=-1) for side in (0, 1))
         dropped = [int((~complete[i]).sum()) for i in members]
         results |= zip(members, _compare_block(a_SPM, b_SPM, dropped, resampling), strict=True)
     return [results[index] for index in range(len(pairs))]
@@ -236,9 +232,7 @@ def _over_prompts(a_SP: FloatArray, b_SP: FloatArray, reach: Reach, flip: SignFl
     return _agreeing(p_value, (low, high), relative, alpha)
 
 
-def _over_seeds(
-    a_SP: FloatArray, b_SP: FloatArray, reach: Reach, over_prompts: Answer, alpha: float
-) -> Answer | None:
+def _over_seeds(a_SP: FloatArray, b_SP: FloatArray, reach: Reach, over_prompts: Answer, alpha: float) -> Answer | None:
     """Answers over seeds; None with one seed. p is that of the interval over seeds, and no less than over prompts
     alone."""
     if len(a_SP) < 2:
@@ -303,9 +297,7 @@ def _summary(
 
 
 def _method(flip: SignFlip, n_seeds: int, n_informative: int, resampling: Resampling) -> str:
-    patterns = (
-        f"exact, {flip.n_patterns:,} patterns" if flip.exact else f"{flip.n_patterns:,} random patterns"
-    )
+    patterns = f"exact, {flip.n_patterns:,} patterns" if flip.exact else f"{flip.n_patterns:,} random patterns"
     seeds = f", over {n_seeds} seeds widened by Student's t of their means" if n_seeds > 1 else ""
     floor = f"with {n_informative:,} prompts that differ p cannot fall below {flip.p_floor:.2g}"
     if n_seeds > 1:
@@ -322,7 +314,5 @@ def _as_cells(name: str, values: ArrayLike) -> FloatArray:
     if cells.ndim != 2 or not cells.size:
         raise ValueError(f"{name} has shape {np.shape(values)}; expected [seeds, prompts] or [prompts]")
     if np.isinf(cells).any():
-        raise ValueError(
-            f"{name} holds an infinite value; expected numbers, or nan where a metric is undefined"
-        )
+        raise ValueError(f"{name} holds an infinite value; expected numbers, or nan where a metric is undefined")
     return cells

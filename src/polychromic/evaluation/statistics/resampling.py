@@ -163,9 +163,7 @@ def studentised_means(x_PM: FloatArray, *, n_resamples: int = 9999, seed: int = 
     and Tibshirani 1993, section 12.5, which has no such bound.
     """
     moved_PM = x_PM - x_PM.mean(axis=0)
-    drawn = bootstrap_means(
-        np.concatenate([moved_PM, moved_PM**2], axis=1), n_resamples=n_resamples, seed=seed
-    )
+    drawn = bootstrap_means(np.concatenate([moved_PM, moved_PM**2], axis=1), n_resamples=n_resamples, seed=seed)
     shift_BM, square_BM = np.split(drawn, 2, axis=1)
     least_M = LEAST_SPREAD**2 * (moved_PM**2).mean(axis=0)
     error_BM = np.sqrt(np.maximum(square_BM - shift_BM**2, least_M) / max(len(x_PM) - 1, 1))

@@ -25,9 +25,7 @@ _TIME = 315_532_800  # 1980-01-01, the oldest that zip files and some tools can 
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 
 
-def write_archive(
-    path: Path, files: Mapping[str, Content], *, executable: frozenset[str] = frozenset()
-) -> None:
+def write_archive(path: Path, files: Mapping[str, Content], *, executable: frozenset[str] = frozenset()) -> None:
     """Writes a `.tar.gz` of the files by name: sorted, with one time and no owner, so that the same content makes the
     same bytes. Whole or not at all."""
     # Neither the name nor the time of writing: gzip would store both.
@@ -69,9 +67,7 @@ def read_sums(path: Path) -> dict[str, str]:
     for number, line in enumerate(text.splitlines(), start=1):
         match = _LINE.fullmatch(line)
         if match is None or not _is_inside(match[2]) or match[2] in found:
-            raise DataError(
-                f"{path}:{number}: expected the SHA-256 and the name of a file inside, each name once"
-            )
+            raise DataError(f"{path}:{number}: expected the SHA-256 and the name of a file inside, each name once")
         found[match[2]] = match[1]
     return found
 
@@ -98,9 +94,7 @@ def _more(names: list[str]) -> str:
 def _files_below(root: Path, source: str) -> Iterator[Path]:
     for path in sorted(root.rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise DataError(
-                f"{source}: {path.relative_to(root)} is a link or no plain file; nothing of it was used"
-            )
+            raise DataError(f"{source}: {path.relative_to(root)} is a link or no plain file; nothing of it was used")
         if path.is_file():
             yield path
 
@@ -119,9 +113,7 @@ def extract(path: Path, folder: Path) -> None:
                 _require_plain(path, member, seen)
                 room -= member.size
                 if room < 0:
-                    raise DataError(
-                        f"{path}: holds more than the {shutil.disk_usage(folder).free} bytes left on disk"
-                    )
+                    raise DataError(f"{path}: holds more than the {shutil.disk_usage(folder).free} bytes left on disk")
                 target = folder / member.name
                 if member.isdir():
                     target.mkdir(parents=True, exist_ok=True)
@@ -137,9 +129,7 @@ def extract(path: Path, folder: Path) -> None:
 
 def _require_plain(path: Path, member: tarfile.TarInfo, seen: set[str]) -> None:
     if not (member.isreg() or member.isdir()):
-        raise DataError(
-            f"{path}: {member.name} is a link or a device, expected plain files; nothing of it was used"
-        )
+        raise DataError(f"{path}: {member.name} is a link or a device, expected plain files; nothing of it was used")
     if not _is_inside(member.name):
         raise DataError(f"{path}: {member.name} names a place outside of the archive; nothing of it was used")
     if member.name in seen and not member.isdir():
@@ -151,6 +141,4 @@ def _is_inside(name: str) -> bool:
     """Tells whether a name stays below the folder that it is unpacked in."""
     parts = PurePosixPath(name).parts
     plain = "\\" not in name and "\0" not in name and "\n" not in name
-    return (
-        bool(parts) and plain and not name.startswith("/") and not any(part in ("..", "~") for part in parts)
-    )
+    return bool(parts) and plain and not name.startswith("/") and not any(part in ("..", "~") for part in parts)

@@ -77,9 +77,7 @@ def own_files(experiment: Experiment, include: Sequence[Path] = ()) -> OwnFiles:
 def _import_folders(files: Sequence[Path], roots: Sequence[Path]) -> set[Path]:
     """Returns the folders that the files are imported from: of each the first root that has it, so that the current
     folder counts only for what is found nowhere else."""
-    places = (
-        [root.resolve() for root in roots if file.resolve().is_relative_to(root.resolve())] for file in files
-    )
+    places = ([root.resolve() for root in roots if file.resolve().is_relative_to(root.resolve())] for file in files)
     return {having[0] for having in places if having}
 
 

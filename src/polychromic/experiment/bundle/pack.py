@@ -79,9 +79,7 @@ def _refuse_secrets(yaml: str, files: Iterable[Path]) -> None:
 
 
 def _run_script(name: str, import_folders: Sequence[str]) -> str:
-    template = (
-        package_resources("polychromic.experiment.bundle").joinpath("run.sh").read_text(encoding="utf-8")
-    )
+    template = package_resources("polychromic.experiment.bundle").joinpath("run.sh").read_text(encoding="utf-8")
     folders = "".join(f":$PWD/{shlex.quote(folder)}" for folder in import_folders)
     filled = {"@NAME@": name, "@SUMS@": SUMS, "@PYTHONPATH@": folders}
     for mark, value in filled.items():

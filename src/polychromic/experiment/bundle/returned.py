@@ -52,9 +52,7 @@ def _stays(name: Path) -> bool:
     return hidden or any(part in _STAYS for part in name.parts)
 
 
-def fetch(
-    experiment: Experiment, returned: Path, out: Path, *, fresh: bool = False, yes: bool = False
-) -> RunFolder:
+def fetch(experiment: Experiment, returned: Path, out: Path, *, fresh: bool = False, yes: bool = False) -> RunFolder:
     """Takes in what `pack_run` wrote, as archive or as folder with its SHA256SUMS beside it: verifies every hash, then
     that it is a run of this experiment (settings, prompts, checkers), and puts it to `out/NAME`.
 
@@ -65,9 +63,7 @@ def fetch(
     if not returned.exists():
         raise ConfigError(f"{returned}: no such file or folder")
     if not fresh and target.exists() and RunFolder(target).has_work:
-        raise ConfigError(
-            f"{target} holds a run already; --fresh moves it aside, or name another place with --out"
-        )
+        raise ConfigError(f"{target} holds a run already; --fresh moves it aside, or name another place with --out")
     out.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=out, prefix=".fetch."))
     try:

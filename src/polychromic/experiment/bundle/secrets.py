@@ -33,9 +33,7 @@ _ASSIGNED = re.compile(
     r"""(?ix) \b [\w.-]* (?: api[_-]?key | secret(?:[_-]?(?:access[_-]?)?key)? | (?:access|auth|api|bearer)[_-]?token
     | passwd | password | hf[_-]?token | private[_-]?key ) ["']? \s* [:=] \s* ["']? (?P<value> [^\s"',;#}\]]{8,} )"""
 )
-_BEARER = re.compile(
-    r"(?i)authorization[\"']?\s*[:=]\s*[\"']?(?:bearer|basic)\s+(?P<value>[A-Za-z0-9+/=._-]{12,})"
-)
+_BEARER = re.compile(r"(?i)authorization[\"']?\s*[:=]\s*[\"']?(?:bearer|basic)\s+(?P<value>[A-Za-z0-9+/=._-]{12,})")
 _CODE = {".py", ".sh", ".yaml", ".yml", ".toml", ".cfg", ".ini", ".json", ".txt", ".env", ""}
 
 _NAMES = re.compile(

@@ -37,9 +37,7 @@ def fitting_plans(experiment: Experiment) -> list[RunPlan]:
     return fitting
 
 
-def sky_task(
-    experiment: Experiment, bundle: str, plans: list[RunPlan], storage: str | None = None
-) -> dict[str, Any]:
+def sky_task(experiment: Experiment, bundle: str, plans: list[RunPlan], storage: str | None = None) -> dict[str, Any]:
     """Returns the task: any of the GPUs that fit (SkyPilot takes the cheapest there is), a mounted bucket for the run
     folder, and a time limit where the price reaches the cap.
 

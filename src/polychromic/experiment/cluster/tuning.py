@@ -106,9 +106,7 @@ def _require_tunable(experiment: Experiment, search: Search) -> None:
             f"--arm {search.arm}: expected an arm with a diversity term: {', '.join(active) or 'the file has none'}"
         )
     if experiment.arm(experiment.comparison.baseline).untrained:
-        raise ConfigError(
-            "comparison.baseline is untrained; the floor is measured from a trained arm, so name another"
-        )
+        raise ConfigError("comparison.baseline is untrained; the floor is measured from a trained arm, so name another")
     if experiment.evaluation.split == "validation":
         raise ConfigError(
             "evaluation.split is validation: the verdict would be given on the prompts that settings are chosen on; "
@@ -116,9 +114,7 @@ def _require_tunable(experiment: Experiment, search: Search) -> None:
         )
     for key in (search.metric, search.quality):
         if find_metric(key).needs in (EMBEDDER, THINKING):
-            raise ConfigError(
-                f"{key} needs {find_metric(key).needs}; a search measures answers with the checker alone"
-            )
+            raise ConfigError(f"{key} needs {find_metric(key).needs}; a search measures answers with the checker alone")
     n = len(build_task(experiment.task).prompts("validation"))
     if n < 2:
         raise ConfigError(
@@ -153,9 +149,7 @@ def _open_study(root: Path, experiment: Experiment, search: Search) -> Any:
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
     except ImportError as error:
-        raise ConfigError(
-            "polychromic tune needs the package optuna; pip install 'polychromic[tune]'"
-        ) from error
+        raise ConfigError("polychromic tune needs the package optuna; pip install 'polychromic[tune]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     higher = find_metric(search.metric).better != "lower"
     study = optuna.create_study(
@@ -233,9 +227,7 @@ def _ask(study: Any, search: Search, n: int) -> dict[int, dict[str, float]]:
         # Seeded by the trial's number, so that a later start neither repeats the draws of the first nor differs from
         # one that was never stopped. Trials side by side keep away from each other (constant_liar).
         seed = child_seed(study.study_name, "tune", len(study.get_trials(deepcopy=False))) % 2**32
-        study.sampler = optuna.samplers.TPESampler(
-            seed=seed, n_startup_trials=_RANDOM_TRIALS, constant_liar=True
-        )
+        study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_RANDOM_TRIALS, constant_liar=True)
         trial = study.ask(space)
         asked[trial.number] = dict(trial.params)
     return asked
@@ -263,9 +255,7 @@ def _means(experiment: Experiment, folder: RunFolder, arm: str, keys: Sequence[s
         for key in keys:
             values_P = sampled.metric(key)
             if values_P is None or np.isnan(values_P).all():
-                raise ConfigError(
-                    f"{key} is undefined on every validation prompt of {arm}; choose another metric"
-                )
+                raise ConfigError(f"{key} is undefined on every validation prompt of {arm}; choose another metric")
             found[key].append(float(np.nanmean(values_P)))
     return {key: float(np.mean(means)) for key, means in found.items()}
 

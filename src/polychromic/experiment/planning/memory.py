@@ -108,9 +108,7 @@ def weight_bytes(shape: ModelShape, model: ModelSettings) -> float:
     """Returns the bytes of the frozen base. With nf4 only matrices of decoder layers have 4 bits: embedding, head and
     norms are raised to float32 (peft's `prepare_model_for_kbit_training`), 5 GB of Qwen3-8B."""
     if model.quantization == "nf4":
-        return shape.linear_parameters * _NF4_BYTES + _FLOAT32 * (
-            shape.embedding_parameters + shape.small_parameters
-        )
+        return shape.linear_parameters * _NF4_BYTES + _FLOAT32 * (shape.embedding_parameters + shape.small_parameters)
     return float(shape.parameters * element_bytes(model))
 
 
@@ -128,9 +126,7 @@ def adapter_bytes(
     return float(copies * _FLOAT32 * shape.adapter_parameters(model.adapter))
 
 
-def activation_bytes(
-    shape: ModelShape, model: ModelSettings, load: TrainingLoad, *, on_gpu: bool = True
-) -> float:
+def activation_bytes(shape: ModelShape, model: ModelSettings, load: TrainingLoad, *, on_gpu: bool = True) -> float:
     """Returns what autograd keeps of one micro-batch, and what the backward pass of one layer adds to it: with
     gradient checkpointing that is the layer itself, which is computed again."""
     working = 3.0 * load.tokens * shape.intermediate * element_bytes(model)
@@ -139,9 +135,7 @@ def activation_bytes(
     return kept_activation_bytes(shape, model, load, on_gpu=on_gpu) + working
 
 
-def kept_activation_bytes(
-    shape: ModelShape, model: ModelSettings, load: TrainingLoad, *, on_gpu: bool = True
-) -> float:
+def kept_activation_bytes(shape: ModelShape, model: ModelSettings, load: TrainingLoad, *, on_gpu: bool = True) -> float:
     """Returns what autograd keeps between the forward and the backward pass: of every layer what
     `layer_activation_bytes` counts, or its input alone with gradient checkpointing; and the ends of the model."""
     h, b = shape.hidden, element_bytes(model)

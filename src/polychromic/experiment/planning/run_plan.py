@@ -16,9 +16,7 @@ from polychromic.models.settings import ModelSettings
 MOST_SHARE_OF_MEMORY = 0.9
 """Of a device's memory that may be planned for: preflight asks for the same share when it has measured."""
 
-_CHARACTERS_PER_TOKEN = (
-    4.0  # of English with a vocabulary of 50,000 or more; other languages need more tokens
-)
+_CHARACTERS_PER_TOKEN = 4.0  # of English with a vocabulary of 50,000 or more; other languages need more tokens
 _TEMPLATE_TOKENS = 20  # roles and turn ends around a prompt
 _START_SECONDS = 900.0  # image, packages and weights; assumed, as it depends on the cloud
 
@@ -112,9 +110,7 @@ def read_lengths(experiment: Experiment) -> Lengths:
     by_split = stated_prompts(experiment)
     prompts = by_split.get("train") or by_split.get(experiment.evaluation.split)
     if not prompts:
-        raise DataError(
-            f"task {experiment.task.name}: no prompts can be read; nothing can be planned without them"
-        )
+        raise DataError(f"task {experiment.task.name}: no prompts can be read; nothing can be planned without them")
     prompt_tokens = [_tokens(sum(len(message.content) for message in prompt.messages)) for prompt in prompts]
     references = [len(text) / _CHARACTERS_PER_TOKEN for prompt in prompts for text in prompt.references]
     return Lengths(
@@ -131,9 +127,7 @@ def _tokens(characters: float) -> float:
     return characters / _CHARACTERS_PER_TOKEN + _TEMPLATE_TOKENS
 
 
-def _plan_arm(
-    experiment: Experiment, arm: Arm, shape: ModelShape, lengths: Lengths, hardware: Hardware
-) -> ArmPlan:
+def _plan_arm(experiment: Experiment, arm: Arm, shape: ModelShape, lengths: Lengths, hardware: Hardware) -> ArmPlan:
     evaluation = experiment.evaluation
     at_once = max(1, evaluation.max_decode_batch // evaluation.num_samples)
     nucleus = any(one.top_p < 1 for one in evaluation.sampling_parameters())
@@ -209,9 +203,7 @@ def _training_seconds(arm: Arm, shape: ModelShape, lengths: Lengths, hardware: H
         load = _training_sampling(arm, lengths.prompt)
         prompts = load.sequences // arm.loss.num_samples
         batches = -(-arm.loss.num_prompts // prompts) / arm.loss.sample_every
-        seconds += batches * decoding_seconds(
-            shape, arm.model, load, round(lengths.prompt), prompts, hardware
-        )
+        seconds += batches * decoding_seconds(shape, arm.model, load, round(lengths.prompt), prompts, hardware)
     return seconds * total_steps(arm.training, lengths.prompts)
 
 

@@ -54,9 +54,7 @@ def _gpu(name: str, gigabytes: float, teraflops: float, terabytes: float) -> Har
     # Assumed, not measured: 40 % of the peak in products, half the bandwidth in decoding, 0.4 ms a layer for the dozen
     # kernels that the Python decode loop starts one by one, eight passes over what is kept, scores within their kernel.
     bandwidth = terabytes * 1e12
-    return Hardware(
-        name, gigabytes * 1e9, teraflops * 1e12, bandwidth, 0.4, 0.5, 4e-4, 8 / bandwidth, 0.0, name
-    )
+    return Hardware(name, gigabytes * 1e9, teraflops * 1e12, bandwidth, 0.4, 0.5, 4e-4, 8 / bandwidth, 0.0, name)
 
 
 HARDWARE: Mapping[str, Hardware] = {
@@ -96,9 +94,7 @@ def training_flops(shape: ModelShape, model: ModelSettings, load: TrainingLoad) 
     return matrices + adapters + attention + head
 
 
-def training_seconds(
-    shape: ModelShape, model: ModelSettings, load: TrainingLoad, hardware: Hardware
-) -> float:
+def training_seconds(shape: ModelShape, model: ModelSettings, load: TrainingLoad, hardware: Hardware) -> float:
     """Returns the time of a forward and backward pass of one micro-batch: of its products, of what is done element by
     element (half as much again with gradient checkpointing), and of attention scores."""
     slowdown = _QUANTIZED_SLOWDOWN if model.quantization == "nf4" else 1.0

@@ -44,9 +44,7 @@ def prompts_and_references(probe: Probe) -> Finding:
     if over:
         warnings.append(f"{over} training pairs are longer than training.max_length and are left out")
     if warnings:
-        return Finding(
-            "warned", f"{result}; {'; '.join(warnings)}", "clean the files; the run goes on as they are"
-        )
+        return Finding("warned", f"{result}; {'; '.join(warnings)}", "clean the files; the run goes on as they are")
     return Finding("passed", result)
 
 
@@ -142,9 +140,7 @@ def feasibility(probe: Probe) -> Finding:
     shown = {key: value for key in keys if not math.isnan(value := probe.metric(key))}
     result = "untrained: " + ", ".join(f"{key} {value:.3f}" for key, value in shown.items())
     kept = "; the run keeps these answers" if probe.generations.of_the_run else ""
-    result += (
-        f" ({plural(probe.generations.n_prompts, 'prompt')} × {n} answers{kept}){probe.generations.lowered}"
-    )
+    result += f" ({plural(probe.generations.n_prompts, 'prompt')} × {n} answers{kept}){probe.generations.lowered}"
     criteria = [criterion for level in probe.experiment.comparison.levels().values() for criterion in level]
     reached = {criterion.metric: probe.metric(criterion.metric) for criterion in criteria}
     impossible = impossible_criteria(criteria, reached)

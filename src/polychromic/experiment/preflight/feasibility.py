@@ -34,9 +34,7 @@ def refuse_impossible_criteria(experiment: Experiment, folder: RunFolder) -> Non
     if not sentences:
         return
     comparison = experiment.comparison
-    text = (
-        f"the baseline arm {comparison.baseline!r} rules out what comparison asks for: {'; '.join(sentences)}"
-    )
+    text = f"the baseline arm {comparison.baseline!r} rules out what comparison asks for: {'; '.join(sentences)}"
     if (comparison.minimum or comparison.strong) and comparison.if_impossible == "stop":
         raise ConfigError(
             f"{text}. State another criterion (or a harder task), or go on with comparison.if_impossible=report; "

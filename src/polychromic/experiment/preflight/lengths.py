@@ -155,9 +155,7 @@ def _encoded(model: ModelSettings, prompts: Sequence[Prompt]) -> _Tokens:
 def _require_encoded(kind: str, model: str, limits: ModelLimits, tokens: _Tokens) -> None:
     if tokens.refused:
         more = len(tokens.refused) - 1
-        raise DataError(
-            f"{tokens.refused[0][1]}{f' So it is with {more} more {kind} prompts.' if more else ''}"
-        )
+        raise DataError(f"{tokens.refused[0][1]}{f' So it is with {more} more {kind} prompts.' if more else ''}")
     if tokens.unknown:
         raise DataError(
             f"{plural(len(tokens.unknown), f'{kind} prompt')} with tokens that {model} has no embedding for (it has "

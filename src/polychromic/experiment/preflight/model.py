@@ -200,9 +200,7 @@ def _training_batches(probe: Probe) -> dict[str, list[TokenSequence]]:
 
 def _longest_answers(probe: Probe, prompts: Sequence[Prompt]) -> list[TokenSequence]:
     language_model, training = probe.language_model, probe.baseline.training
-    encoded = [
-        encode_prompt(language_model.tokenizer, prompt, **language_model.chat_options) for prompt in prompts
-    ]
+    encoded = [encode_prompt(language_model.tokenizer, prompt, **language_model.chat_options) for prompt in prompts]
     n, n_prompts = probe.baseline.loss.num_samples, probe.baseline.loss.num_prompts
     rows = min(training.micro_batch_size, n_prompts * n)
     longest = sorted(encoded, key=len, reverse=True)[: -(-rows // n)]
@@ -238,9 +236,7 @@ def _memory() -> tuple[float, float]:
     """Returns the peak use of this process and what there is, in bytes: of the GPU where there is one, else of the
     machine."""
     if torch.cuda.is_available():
-        return float(torch.cuda.max_memory_allocated()), float(
-            torch.cuda.get_device_properties(0).total_memory
-        )
+        return float(torch.cuda.max_memory_allocated()), float(torch.cuda.get_device_properties(0).total_memory)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return float(peak), float(psutil.virtual_memory().total)
 

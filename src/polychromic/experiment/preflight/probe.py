@@ -60,11 +60,7 @@ class TimeLimit:
 
     def lowered(self, did: int, wanted: int, noun: str) -> str:
         """Says what was lowered, such as "; 4 of 20 prompts, to keep preflight.minutes = 2"; "" where nothing was."""
-        return (
-            ""
-            if did >= wanted
-            else f"; {did} of {wanted} {noun}, to keep preflight.minutes = {self.minutes:g}"
-        )
+        return "" if did >= wanted else f"; {did} of {wanted} {noun}, to keep preflight.minutes = {self.minutes:g}"
 
 
 Status = Literal["passed", "warned", "failed", "skipped"]

@@ -76,9 +76,7 @@ def show_check(check: CheckResult, console: Console | None = None) -> None:
     time = f" ({check.seconds:.1f} s)" if check.status != "skipped" else ""
     width = width_of(console)
     number = f"{check.number:>2} {mark} "
-    first, *others = in_lines(
-        f"{number}{check.name}: {plain_text(check.result)}{time}", width, indent=5, first=0
-    )
+    first, *others = in_lines(f"{number}{check.name}: {plain_text(check.result)}{time}", width, indent=5, first=0)
     head = Text(first)
     head.stylize(style, 0, len(number))
     head.stylize("bold", len(number), len(number) + len(check.name))

@@ -63,9 +63,7 @@ def carry_out(
             on_start(number, len(checks), row.name)
             finding = _finding(row.check, probe)
         seconds = time.perf_counter() - started
-        result = CheckResult(
-            number, row.name, finding.status, finding.result, finding.fix, seconds, finding.figures
-        )
+        result = CheckResult(number, row.name, finding.status, finding.result, finding.fix, seconds, finding.figures)
         results.append(result)
         on_result(result)
     return PreflightReport(tuple(results))
@@ -160,9 +158,7 @@ def _keep_generations(probe: Probe, folder: RunFolder) -> None:
         write_generations(path, sampled.rows)
 
 
-def _require_cap(
-    budget: BudgetSettings, rows: Sequence[Mapping[str, Any]], started: float, when: str
-) -> None:
+def _require_cap(budget: BudgetSettings, rows: Sequence[Mapping[str, Any]], started: float, when: str) -> None:
     """Raises BudgetError where earlier starts and this preflight have reached a cap: the checks cost what work
     costs."""
     seconds = time.monotonic() - started

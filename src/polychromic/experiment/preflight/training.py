@@ -63,9 +63,7 @@ def probe_arms(probe: Probe) -> dict[str, ProbedArm]:
     probed: dict[str, ProbedArm] = {}
     by_settings: dict[str, ProbedArm] = {}
     runs = {
-        arm.name: arm_run(
-            probe.experiment, arm, probe.experiment.seeds[0], RunFolder(probe.folder), probe.task
-        )
+        arm.name: arm_run(probe.experiment, arm, probe.experiment.seeds[0], RunFolder(probe.folder), probe.task)
         for arm in probe.trained_arms
     }
     keys = {arm.name: _settings_but_weight(arm, runs[arm.name]) for arm in probe.trained_arms}
@@ -184,9 +182,7 @@ def diversity_gradient_reaches_the_weights(probe: Probe) -> Finding:
         if not diversity > 0 or not math.isfinite(diversity):
             silent.append(f"{arm.name}: {zero_gradient_cause(probed.first, arm.diversity)}")
             continue
-        lines.append(
-            f"{arm.name} {_at_weight(arm, share)}; λ = {share['weight_for_30_percent']:.2g} gives 30 %"
-        )
+        lines.append(f"{arm.name} {_at_weight(arm, share)}; λ = {share['weight_for_30_percent']:.2g} gives 30 %")
         if share["share"] is not None and share["share"] < _FAINT_SHARE:
             faint.append(arm.name)
     result = ". ".join(lines) + lowered
@@ -245,9 +241,7 @@ def time_and_money(probe: Probe) -> Finding:
     figures = {"seconds": seconds, "tokens": tokens, "dollars": dollars, "text": text}
     exceeded = experiment.budget.exceeded(seconds)
     if exceeded:
-        return Finding(
-            "warned", f"{text}: more than the budget allows", f"{exceeded}: raise it or do less", figures
-        )
+        return Finding("warned", f"{text}: more than the budget allows", f"{exceeded}: raise it or do less", figures)
     return Finding("passed", f"{text}, {tokens / 1e6:.1f} M sampled tokens", figures=figures)
 
 

@@ -131,9 +131,7 @@ class PlainProgress:
         self.last_line[key] = now
         counts = f"{head}: {event.done:,}/{event.total:,} {_UNITS[event.stage]}"
         self._write(
-            "  ".join(
-                filter(None, [counts, *_details(self.projection, event), left(self.projection, self.price)])
-            )
+            "  ".join(filter(None, [counts, *_details(self.projection, event), left(self.projection, self.price)]))
         )
 
     def _write(self, line: str) -> None:

@@ -36,9 +36,7 @@ class _Running:
 class Ledger:
     """Follows a run through its events. Every few seconds running work is written down, so that a kill loses little."""
 
-    def __init__(
-        self, folder: RunFolder, budget: BudgetSettings, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, folder: RunFolder, budget: BudgetSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self.folder = folder
         self.budget = budget
         self.clock = clock
@@ -140,9 +138,7 @@ class Ledger:
 
 
 @contextmanager
-def paid(
-    folder: RunFolder, budget: BudgetSettings, stage: str, *, calls_only: bool = False
-) -> Iterator[None]:
+def paid(folder: RunFolder, budget: BudgetSettings, stage: str, *, calls_only: bool = False) -> Iterator[None]:
     """Writes down what the block took, also where it ends in an error; `calls_only` where it called a service."""
     started, before = time.monotonic(), calls_so_far()
     try:
@@ -177,9 +173,7 @@ class _Pace:
 class Projection:
     """Follows events; `left` are the stages that had not ended when the run started, `workers` go side by side."""
 
-    def __init__(
-        self, left: Iterable[Key], workers: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, left: Iterable[Key], workers: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.left = set(left)
         self.workers = max(1, workers)
         self.clock = clock

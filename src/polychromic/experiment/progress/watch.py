@@ -52,9 +52,7 @@ def diagnosis_of(experiment: Experiment, folder: RunFolder) -> Diagnosis:
         updates_of=lambda arm, seed: _updates(experiment, folder, arm, seed),
     )
     if not diagnosis.arms:
-        raise ConfigError(
-            f"{folder.root}: no arm has begun to train; `polychromic run` or `train` starts them"
-        )
+        raise ConfigError(f"{folder.root}: no arm has begun to train; `polychromic run` or `train` starts them")
     return diagnosis
 
 
@@ -151,13 +149,7 @@ def progress_table(experiment: Experiment, folder: RunFolder) -> list[list[str]]
         done = num_samples(folder, arm, seed)
         rows.append([arm, str(seed), steps, f"{done:,} of {wanted:,}"])
     cost = run_cost(experiment, folder)
-    left = (
-        "not known yet"
-        if cost.left_seconds is None
-        else duration(cost.left_seconds)
-        if cost.left
-        else "nothing"
-    )
+    left = "not known yet" if cost.left_seconds is None else duration(cost.left_seconds) if cost.left else "nothing"
     return [["arm", "seed", "steps", "generations"], *rows, ["left", "", "", left]]
 
 

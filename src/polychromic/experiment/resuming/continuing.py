@@ -29,18 +29,13 @@ from polychromic.sampling.vllm.settings import VllmSettings
 
 logger = logging.getLogger(__name__)
 
-_WAYS_ON = (
-    "start anew with --fresh (the old run is moved aside), or give this one a name of its own with name=NEW"
-)
+_WAYS_ON = "start anew with --fresh (the old run is moved aside), or give this one a name of its own with name=NEW"
 _AT_RESULTS = "settings_at_first_results"
 _RECORDED_AGAIN = "recorded_again"
 
 # How the work is spread does not change what it is: these may differ between starts.
 _FREE = {"run", "budget", "preflight", "evaluation.max_decode_batch", "model.gradient_checkpointing"}
-_FREE |= {
-    f"training.{key}"
-    for key in ("micro_batch_size", "max_decode_batch", "checkpoint_every", "keep_checkpoints")
-}
+_FREE |= {f"training.{key}" for key in ("micro_batch_size", "max_decode_batch", "checkpoint_every", "keep_checkpoints")}
 _FREE |= {f"task.same_answer.{key}" for key in ("base_url", "api_key_env", "retries", "concurrency")}
 _FREE |= {f"task.same_answer.{key}" for key in ("input_dollars", "output_dollars")}
 # What is finished can be built upon: what is missing is made, what exists is kept.
@@ -57,17 +52,13 @@ _DECIDING_PACKAGES = ("torch", "transformers", "tokenizers", "peft")
 
 
 @contextmanager
-def working_folder(
-    experiment: Experiment, out: Path, *, fresh: bool = False, yes: bool = False
-) -> Iterator[RunFolder]:
+def working_folder(experiment: Experiment, out: Path, *, fresh: bool = False, yes: bool = False) -> Iterator[RunFolder]:
     """Holds the experiment's run folder (`held_folder`), fit to go on in (`open_run_folder`)."""
     with held_folder(out / experiment.name):
         yield open_run_folder(experiment, out, fresh=fresh, yes=yes)
 
 
-def open_run_folder(
-    experiment: Experiment, out: Path, *, fresh: bool = False, yes: bool = False
-) -> RunFolder:
+def open_run_folder(experiment: Experiment, out: Path, *, fresh: bool = False, yes: bool = False) -> RunFolder:
     """Opens the folder of this experiment below `out`, made if missing. The caller holds its lock.
 
     With `fresh` what it holds is moved aside, where training has finished only with `yes` or a yes on the terminal.
@@ -188,20 +179,14 @@ def _completed(recorded: Inputs, current: Inputs) -> dict[str, Any]:
     return {key: recorded[key] | now for key, now in (dict(current) | of_files).items()}
 
 
-def _refuse_other_settings(
-    folder: RunFolder, old: Experiment, new: Experiment, recorded: Inputs | None
-) -> None:
+def _refuse_other_settings(folder: RunFolder, old: Experiment, new: Experiment, recorded: Inputs | None) -> None:
     before, now = old.model_dump(mode="json"), new.model_dump(mode="json")
     followers = [arm for arm in old.arms if old.arm(arm).diversity.follows_baseline]
     refused = []
     for path in _differing(before, now):
         key, before_value, now_value = ".".join(path), _at(before, path), _at(now, path)
         may_grow = _MAY_GROW.get(key)
-        if (
-            path[0] in _FREE
-            or key in _FREE
-            or (path[0] == "arms" and len(path) == 2 and before_value is None)
-        ):
+        if path[0] in _FREE or key in _FREE or (path[0] == "arms" and len(path) == 2 and before_value is None):
             continue
         if new.sampling.engine == "vllm" and path[0] == "sampling" and path[1] in VllmSettings.model_fields:
             continue  # where it is reached and how it is watched over, which may change; none says what is drawn
@@ -280,9 +265,7 @@ def _set_aside(folder: RunFolder, *, yes: bool) -> None:
 def _ask(folder: RunFolder, n_trained: int) -> None:
     warning = f"{folder.root} holds {plural(n_trained, 'trained adapter')}, which --fresh moves aside"
     if not sys.stdin.isatty():
-        raise ConfigError(
-            f"{warning}; add --yes to do that, or give this run a name of its own with name=NEW"
-        )
+        raise ConfigError(f"{warning}; add --yes to do that, or give this run a name of its own with name=NEW")
     sys.stderr.write(f"{warning}. Go on? [y/N] ")
     sys.stderr.flush()
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
@@ -298,9 +281,7 @@ def _with_new_keys(old: dict[str, Any]) -> dict[str, Any]:
         return old
 
 
-def _differing(
-    old: Mapping[str, Any], new: Mapping[str, Any], above: tuple[str, ...] = ()
-) -> list[tuple[str, ...]]:
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any], above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     """Lists the paths of the keys whose values differ."""
     different = []
     for key in sorted(old.keys() | new.keys()):

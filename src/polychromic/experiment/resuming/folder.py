@@ -43,9 +43,7 @@ def read_resolved(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise DataError(f"{path}: damaged ({' '.join(str(error).split())}); {_WAY_ON}") from error
     if not isinstance(content, dict):
-        raise DataError(
-            f"{path}: damaged (expected the settings of a run, found {repr(content)[:40]}); {_WAY_ON}"
-        )
+        raise DataError(f"{path}: damaged (expected the settings of a run, found {repr(content)[:40]}); {_WAY_ON}")
     return content
 
 
@@ -83,9 +81,7 @@ def hold(folder: RunFolder) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise ConfigError(
-            f"{folder.root}: {_owner(folder)}; wait for it, or use another place with --out"
-        ) from None
+        raise ConfigError(f"{folder.root}: {_owner(folder)}; wait for it, or use another place with --out") from None
     try:
         started = datetime.now().astimezone().isoformat(timespec="seconds")
         write_json(folder.owner, {"pid": os.getpid(), "host": socket.gethostname(), "started": started})

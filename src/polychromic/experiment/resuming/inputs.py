@@ -40,9 +40,7 @@ _MODEL_FILES = (
 _EMBEDDER_FILES = ("*.safetensors", "*.json", "*.txt", "*/*.safetensors", "*/*.json")
 
 
-def record_inputs(
-    experiment: Experiment, previous: Inputs | None = None, *, models: bool = True
-) -> dict[str, Any]:
+def record_inputs(experiment: Experiment, previous: Inputs | None = None, *, models: bool = True) -> dict[str, Any]:
     """Hashes the prompts of each split, data files, checkers, and (`models`) base models and embedders.
 
     `known` is an earlier record: model files whose size, time of change and inode are still those written there are
@@ -171,9 +169,7 @@ def stated_prompts(experiment: Experiment) -> dict[str, list[Prompt]]:
     return prompts
 
 
-def _changed_prompts(
-    experiment: Experiment, recorded: Inputs, current: Inputs, *, only_evaluated: bool
-) -> list[str]:
+def _changed_prompts(experiment: Experiment, recorded: Inputs, current: Inputs, *, only_evaluated: bool) -> list[str]:
     """Names the splits whose prompts have changed: every one, or the evaluated one where it can be read."""
     changed = []
     for split, digest in recorded["prompts_sha256"].items():
@@ -254,9 +250,7 @@ def _folder_or_snapshot(name: str) -> Path | None:
 def _hashes(folder: Path | None, patterns: Sequence[str], previous: Mapping[str, Any]) -> dict[str, Any]:
     """Hashes the files that match by name, and records what tells cheaply that one is still the same: its size, time of
     change in nanoseconds and inode. What `known` has for these is taken over."""
-    files = (
-        {file for pattern in patterns for file in folder.glob(pattern) if file.is_file()} if folder else set()
-    )
+    files = {file for pattern in patterns for file in folder.glob(pattern) if file.is_file()} if folder else set()
     hashes, stats = {}, {}
     for file in sorted(files):
         name, status = str(file.relative_to(folder or Path())), file.stat()

@@ -125,9 +125,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
     filters = _run_git(folder, "config", "--show-scope", "--name-only", "--get-regexp", r"^filter\.")
     scopes = (line.partition("\t") for line in (filters or "").splitlines())
     own = [key for scope, _, key in scopes if scope in ("local", "worktree")]
-    no_filters = [
-        part for key in own for part in ("-c", f"{key}={'false' if key.endswith('.required') else ''}")
-    ]
+    no_filters = [part for key in own for part in ("-c", f"{key}={'false' if key.endswith('.required') else ''}")]
     return _run_git(folder, *no_filters, *arguments)
 
 

@@ -39,9 +39,7 @@ class Goal:
         """Returns the key and value of what is asked for."""
         criterion = self.criterion
         return (
-            f"margin: {criterion.margin:g}"
-            if criterion.margin is not None
-            else f"relative_change: {criterion.asked:g}"
+            f"margin: {criterion.margin:g}" if criterion.margin is not None else f"relative_change: {criterion.asked:g}"
         )
 
 
@@ -137,9 +135,7 @@ def _loss(probed: Probed, threshold: float, references: float, why: dict[str, st
         why["loss"] = f"policy gradient on the checker's word: it passes {100 * rate:.0f} % of {seen}"
         return "rl"
     if references > 0:
-        checked = (
-            f"; the checker gives all {seen} one reward, which teaches nothing" if probed.rewards else ""
-        )
+        checked = f"; the checker gives all {seen} one reward, which teaches nothing" if probed.rewards else ""
         why["loss"] = f"cross-entropy on the references{checked}"
         return "sft"
     if probed.rewards:
@@ -150,9 +146,7 @@ def _loss(probed: Probed, threshold: float, references: float, why: dict[str, st
     return None
 
 
-def _diversity(
-    loss: Loss | None, probed: Probed, threshold: float, why: dict[str, str]
-) -> tuple[str, str, str]:
+def _diversity(loss: Loss | None, probed: Probed, threshold: float, why: dict[str, str]) -> tuple[str, str, str]:
     """Returns objective, gate and λ."""
     if probed.rewards and passing(probed, threshold) > _LITTLE:
         why["objective"] = "different answers among those that pass, of set_size"

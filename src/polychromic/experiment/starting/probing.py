@@ -114,9 +114,7 @@ def probe_model(content: Mapping[str, Any], splits: Mapping[Split, Sequence[Prom
         return _seen(probe, prompts, max_new_tokens, Path(folder), chat=bool(tokenizer.chat_template))
 
 
-def _seen(
-    probe: Probe, prompts: Sequence[Prompt], max_new_tokens: int, folder: Path, *, chat: bool
-) -> Probed:
+def _seen(probe: Probe, prompts: Sequence[Prompt], max_new_tokens: int, folder: Path, *, chat: bool) -> Probed:
     rows = probe.generations.rows
     wordings = probe.metric("clusters") / SAMPLES
     measured, embedder = _measured(probe, wordings)
@@ -135,9 +133,7 @@ def _seen(
         wordings=wordings,
         same_answer="normalised" if measured is probe else "embedding",
         embedder=embedder,
-        rewards=tuple(
-            tuple(row.reward for row in group if row.reward is not None) for group in groups.values()
-        )
+        rewards=tuple(tuple(row.reward for row in group if row.reward is not None) for group in groups.values())
         if has_checker
         else (),
         failures=tuple(row.error or "" for row in rows if row.reward is None) if has_checker else (),
@@ -152,9 +148,7 @@ def _measured(probe: Probe, wordings: float) -> tuple[Probe, str]:
     from polychromic.experiment.preflight.probe import Probe
 
     by_meaning = probe.experiment.model_copy(
-        update={
-            "task": probe.experiment.task.model_copy(update={"same_answer": SameAnswer(kind="embedding")})
-        }
+        update={"task": probe.experiment.task.model_copy(update={"same_answer": SameAnswer(kind="embedding")})}
     )
     other = Probe(by_meaning, probe.folder)
     other.generations = probe.generations
@@ -163,9 +157,7 @@ def _measured(probe: Probe, wordings: float) -> tuple[Probe, str]:
     except ModelError as error:
         logger.warning("answers are told apart by wording, the embedder cannot be had: %s", error)
         return probe, "hash"
-    return (other if wordings >= NEARLY_ALL_DIFFER else probe), str(
-        probe.experiment.task.model_dump()["embedder"]
-    )
+    return (other if wordings >= NEARLY_ALL_DIFFER else probe), str(probe.experiment.task.model_dump()["embedder"])
 
 
 def _reference_perplexity(probe: Probe, prompts: Sequence[Prompt], folder: Path) -> float:
@@ -192,9 +184,7 @@ def _affordable(probe: Probe, prompts: Sequence[Prompt], max_new_tokens: int) ->
     from polychromic.records import SamplingParameters
     from polychromic.sampling.base import build_sampler
 
-    sampler = build_sampler(
-        probe.experiment.sampling, probe.language_model, max_decode_batch=256, thinking="auto"
-    )
+    sampler = build_sampler(probe.experiment.sampling, probe.language_model, max_decode_batch=256, thinking="auto")
     n_tokens = min(8, max_new_tokens)
     sampler.sample(prompts[:1], 1, SamplingParameters(max_new_tokens=2), [0])  # the first call is slow
     started = time.perf_counter()

@@ -59,9 +59,7 @@ def divide(by_name: Mapping[str, Sequence[Prompt]]) -> Divided:
     n_prompts = sum(map(len, left))
     taken: dict[Split, list[Prompt]] = {}
     for split, (share, most) in _SHARES.items():
-        taken[split] = named.get(split) or _take(
-            left, min(most, round(share * n_prompts)), leave=1 + (split == "test")
-        )
+        taken[split] = named.get(split) or _take(left, min(most, round(share * n_prompts)), leave=1 + (split == "test"))
     splits: dict[Split, list[Prompt]] = {"train": [prompt for group in left for prompt in group], **taken}
     if not all(splits.values()):
         raise DataError(
@@ -105,11 +103,7 @@ def _groups(prompts: Sequence[Prompt]) -> list[list[Prompt]]:
     from scipy.sparse.csgraph import connected_components
 
     owner: dict[str, int] = {}
-    pairs = [
-        (number, owner.setdefault(key, number))
-        for number, member in enumerate(prompts)
-        for key in _keys(member)
-    ]
+    pairs = [(number, owner.setdefault(key, number)) for number, member in enumerate(prompts) for key in _keys(member)]
     rows, columns = zip(*pairs, strict=True) if pairs else ((), ())
     graph = coo_array((np.ones(len(pairs)), (rows, columns)), shape=(len(prompts),) * 2)
     _, labels = connected_components(graph, directed=False)
@@ -125,9 +119,7 @@ def _keys(prompt: Prompt) -> Iterator[str]:
     turns = [message for message in prompt.messages if message.role not in ("system", "developer")]
     answers = [Message("assistant", reference) for reference in prompt.references]
     # A question with its answer, in one row as its beginning and in another as its end, is one conversation.
-    for conversation in [turns[:end] for end in range(2, len(turns), 2)] + [
-        [*turns, answer] for answer in answers
-    ]:
+    for conversation in [turns[:end] for end in range(2, len(turns), 2)] + [[*turns, answer] for answer in answers]:
         yield plain_content(replace(prompt, messages=tuple(conversation)))
     for key in _CONVERSATION_KEYS:
         if isinstance(value := prompt.meta.get(key), str | int) and not isinstance(value, bool):

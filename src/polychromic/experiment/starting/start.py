@@ -41,9 +41,7 @@ def write_example(name: str, path: Path | None, say: Callable[[str], None]) -> P
     path = path or Path(f"{name}.yaml")
     text = (SHIPPED / "experiments" / f"{name}.yaml").read_text(encoding="utf-8")
     folders = dict.fromkeys(match[1] for match in _DATA.finditer(text))
-    files = [
-        file for file in dict.fromkeys(_CODE.findall(text)) if (SHIPPED / "experiments" / file).is_file()
-    ]
+    files = [file for file in dict.fromkeys(_CODE.findall(text)) if (SHIPPED / "experiments" / file).is_file()]
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: there is no folder {path.parent}; make it first")
     for place in (path, *(path.parent / name for name in (*folders, *files))):
@@ -108,9 +106,7 @@ def start_experiment(request: Request, say: Say = lambda _: None) -> Experiment:
     probed = probe_model(content, divided.splits)
     train = divided.splits["train"]
     references = sum(bool(prompt.references) for prompt in train) / len(train)
-    chosen = choose(
-        probed, len(train), len(divided.splits["test"]), references=references, minutes=request.minutes
-    )
+    chosen = choose(probed, len(train), len(divided.splits["test"]), references=references, minutes=request.minutes)
     if chosen.loss is None and not probed.chat:
         raise ConfigError(
             f"{request.data}: nothing says what a good answer is, and {request.model} has no chat template to be asked "
@@ -175,9 +171,7 @@ def _beside(path: Path, value: str) -> str:
     return relative if relative.startswith(".") else f"./{relative}"
 
 
-def _written(
-    path: Path, folder: Path, text: str, splits: Mapping[Split, Sequence[Prompt]], say: Say
-) -> Experiment:
+def _written(path: Path, folder: Path, text: str, splits: Mapping[Split, Sequence[Prompt]], say: Say) -> Experiment:
     """Writes the splits, then the file, and reads it: what is written runs."""
     try:
         for split, prompts in splits.items():
@@ -190,8 +184,6 @@ def _written(
     try:
         experiment = Experiment.from_file(path)
     except PolychromicError as error:
-        raise ConfigError(
-            f"the file that was written cannot be read, which is a fault of init: {error}"
-        ) from error
+        raise ConfigError(f"the file that was written cannot be read, which is a fault of init: {error}") from error
     say(f"wrote {path} and {folder}/")
     return experiment

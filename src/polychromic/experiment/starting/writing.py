@@ -18,21 +18,15 @@ _PLAIN = re.compile(r"[A-Za-z][\w./-]*", re.ASCII)
 _WORDS_OF_YAML = ("y", "n", "yes", "no", "on", "off", "true", "false", "null")
 
 
-def experiment_text(
-    name: str, data: str, model: str, checker: str | None, probed: Probed, chosen: Choices
-) -> str:
+def experiment_text(name: str, data: str, model: str, checker: str | None, probed: Probed, chosen: Choices) -> str:
     """Returns the YAML text. `data` is the folder of the three splits; folders, files and checkers are as seen from the
     file."""
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
-    )
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
     environment.filters |= {"text": _quoted, "digits": _digits, "percent": percent, "minutes": in_minutes}
     template = (
-        resources.files("polychromic.experiment.starting")
-        .joinpath("experiment.yaml.j2")
-        .read_text(encoding="utf-8")
+        resources.files("polychromic.experiment.starting").joinpath("experiment.yaml.j2").read_text(encoding="utf-8")
     )
     rendered = environment.from_string(template).render(
         name=name, data=data, model=model, checker=checker, probed=probed, chosen=chosen

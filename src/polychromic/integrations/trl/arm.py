@@ -41,9 +41,7 @@ class ArmGRPOTrainer(SetGRPOTrainer):
     The dataset's rows are ids of prompts: prompts are encoded and answers decoded as everywhere here.
     """
 
-    def __init__(
-        self, run: ArmRun, language_model: LanguageModel, args: GRPOConfig, on_step: OnStep | None
-    ) -> None:
+    def __init__(self, run: ArmRun, language_model: LanguageModel, args: GRPOConfig, on_step: OnStep | None) -> None:
         self.run = run
         self.language_model = language_model
         self.on_step = on_step
@@ -51,14 +49,10 @@ class ArmGRPOTrainer(SetGRPOTrainer):
         self.prompts = {prompt.id: prompt for prompt in prompts}
         order = [prompt.id for step in range(args.max_steps) for prompt in step_prompts(run, prompts, step)]
         used = [self.prompts[prompt_id] for prompt_id in dict.fromkeys(order)]
-        encoded = [
-            encode_prompt(language_model.tokenizer, prompt, **language_model.chat_options) for prompt in used
-        ]
+        encoded = [encode_prompt(language_model.tokenizer, prompt, **language_model.chat_options) for prompt in used]
         language_model.require_room(used, encoded, run.training.max_new_tokens)
         self._encoded = {prompt.id: ids for prompt, ids in zip(used, encoded, strict=True)}
-        self._thinking = thinking_of_model(
-            run.thinking, language_model.tokenizer, language_model.chat_options
-        )
+        self._thinking = thinking_of_model(run.thinking, language_model.tokenizer, language_model.chat_options)
         self._members: list[tuple[str, Generation, Check]] = []
         self._trackers: list[Tracker] = []
         self._metrics_file = MetricsFile(run.folder / "metrics.jsonl")
@@ -223,9 +217,7 @@ class _Safely(TrainerCallback):
         """Looks at the gradient."""
         self.trainer.require_finite_gradient()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_keys: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_keys: Any) -> None:
         """Asks the first process whether to stop, so that all stop at one step."""
         if self.trainer.processes.from_first(stopping.requested()):
             control.should_save = True

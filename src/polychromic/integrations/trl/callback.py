@@ -51,12 +51,8 @@ def watch_diversity(
     folder: where rank 0 writes metrics.jsonl, which `polychromic diagnose` reads; None writes nothing.
     Nothing that the run trains on changes. What is said of the term that is not trained begins with `watch/`.
     """
-    settings = diversity or DiversitySettings(
-        weight=1.0, set_size=max(1, min(4, (trainer.num_generations or 2) - 1))
-    )
-    watch = DiversityWatch(
-        trainer, SetObjective(settings, answers or Answers()), gradient_share_every, folder
-    )
+    settings = diversity or DiversitySettings(weight=1.0, set_size=max(1, min(4, (trainer.num_generations or 2) - 1)))
+    watch = DiversityWatch(trainer, SetObjective(settings, answers or Answers()), gradient_share_every, folder)
     trainer.add_callback(watch)
     return watch
 
@@ -64,9 +60,7 @@ def watch_diversity(
 class DiversityWatch(TrainerCallback):
     """Measures every batch that the trainer samples; `rows` are the metrics by update, `findings` what looks wrong."""
 
-    def __init__(
-        self, trainer: GRPOTrainer, objective: SetObjective, every: int, folder: str | Path | None
-    ) -> None:
+    def __init__(self, trainer: GRPOTrainer, objective: SetObjective, every: int, folder: str | Path | None) -> None:
         self.trainer = trainer
         self.objective = objective
         self.every = every

@@ -44,9 +44,7 @@ class TrlTrainer:
         from polychromic.integrations.trl.arm import ArmGRPOTrainer
 
         processes = join_processes()
-        language_model = load_language_model(
-            run.model, seed=child_seed(run.experiment, "adapter", run.seed) % 2**31
-        )
+        language_model = load_language_model(run.model, seed=child_seed(run.experiment, "adapter", run.seed) % 2**31)
         language_model.model.generation_config.eos_token_id = sorted(language_model.stop_ids)  # type: ignore[union-attr]
         args = grpo_config(run, processes)
         trainer = ArmGRPOTrainer(run, language_model, args, on_step)
@@ -60,9 +58,7 @@ class TrlTrainer:
         if trainer.state.global_step < args.max_steps:
             if not processes.is_first:
                 stopping.request("the first process")
-            stopping.stop_if_requested(
-                f"{run.arm}/seed-{run.seed} is kept after step {trainer.state.global_step}"
-            )
+            stopping.stop_if_requested(f"{run.arm}/seed-{run.seed} is kept after step {trainer.state.global_step}")
         _save(run, language_model, trainer, processes)
         return Artifacts(run.adapter)
 
@@ -111,9 +107,7 @@ def grpo_config(run: ArmRun, processes: Processes) -> GRPOConfig:
 def _stated(run: ArmRun, processes: Processes) -> Mapping[str, Any]:
     settings = run.training
     prompts = min(settings.prompts_per_step, len(run.task.prompts("train")))
-    per_device, accumulation = micro_batches(
-        prompts * settings.num_samples, processes.size, settings.micro_batch_size
-    )
+    per_device, accumulation = micro_batches(prompts * settings.num_samples, processes.size, settings.micro_batch_size)
     return {
         "output_dir": str(ArmFolder(run.folder).checkpoints),
         "max_steps": total_steps(settings, len(run.task.prompts("train"))),
@@ -178,7 +172,5 @@ def _save(run: ArmRun, language_model: LanguageModel, trainer: ArmGRPOTrainer, p
     if processes.is_first:
         with atomic_folder(run.adapter) as staging:
             save_adapter(model, staging, state)
-        write_ending(
-            run.folder, {"steps": trainer.state.global_step, "stopped_early": False, "references_too_long": 0}
-        )
+        write_ending(run.folder, {"steps": trainer.state.global_step, "stopped_early": False, "references_too_long": 0})
     processes.from_first(None)

@@ -44,9 +44,7 @@ def sampled_rows(trainer: GRPOTrainer, inputs: Sequence[Mapping[str, Any]], batc
                 tokens,
                 "stop" if stopped else "length",
                 {key: value for key, value in row.items() if key not in ("prompt", "image", "images")},
-                float("nan")
-                if logprobs is None
-                else float(logprobs[index].cpu()[masks[index]].double().sum()),
+                float("nan") if logprobs is None else float(logprobs[index].cpu()[masks[index]].double().sum()),
             )
         )
     return rows

@@ -82,22 +82,14 @@ def _rows(
     completion_ids: Sequence[Any],
     columns: Mapping[str, Any],
 ) -> list[Completion]:
-    data = {
-        key: values for key, values in columns.items() if key not in _NO_COLUMNS and isinstance(values, list)
-    }
+    data = {key: values for key, values in columns.items() if key not in _NO_COLUMNS and isinstance(values, list)}
     return [
-        Completion(
-            prompt, completion, tuple(ids), "stop", {key: values[index] for key, values in data.items()}
-        )
-        for index, (prompt, completion, ids) in enumerate(
-            zip(prompts, completions, completion_ids, strict=True)
-        )
+        Completion(prompt, completion, tuple(ids), "stop", {key: values[index] for key, values in data.items()})
+        for index, (prompt, completion, ids) in enumerate(zip(prompts, completions, completion_ids, strict=True))
     ]
 
 
-def _gathered(
-    processes: Processes, rows: list[Completion], rewards_B: Any
-) -> tuple[list[Completion], Any, int]:
+def _gathered(processes: Processes, rows: list[Completion], rewards_B: Any) -> tuple[list[Completion], Any, int]:
     """Returns the rows and rewards of all processes one after the other, and where this one's begin."""
     parts = processes.by_process((rows, rewards_B))
     everything = [row for part, _ in parts for row in part]

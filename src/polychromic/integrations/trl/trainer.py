@@ -138,9 +138,7 @@ class SetGRPOTrainer(GRPOTrainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
-            folder = (
-                Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            )
+            folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             write_json(folder / STATE, {**self.sets.state(), "sha256": checkpoint_hashes(folder)})
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

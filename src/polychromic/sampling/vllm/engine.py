@@ -57,9 +57,7 @@ class Engine(Protocol):
         """Lets go of an adapter that is not asked for again."""
         ...
 
-    def draw(
-        self, requests: Sequence[Request], keys: Mapping[str, Any], adapter: str | None
-    ) -> list[list[Draw]]:
+    def draw(self, requests: Sequence[Request], keys: Mapping[str, Any], adapter: str | None) -> list[list[Draw]]:
         """Draws for each request in the way of `keys` (`sampling_keys`), from the base model where `adapter` is None.
 
         Raises EngineError where it is not there, EngineRestartedError where it came back in between.
@@ -80,9 +78,7 @@ def sampling_keys(parameters: SamplingParameters, n: int, stop_ids: frozenset[in
     """
     if parameters.others:
         named = ", ".join(f"{name}={value}" for name, value in parameters.others)
-        raise EngineError(
-            f"sampling engine vllm: {named} is of another tool and is not sampled with; leave it out"
-        )
+        raise EngineError(f"sampling engine vllm: {named} is of another tool and is not sampled with; leave it out")
     if parameters.temperature < COLDEST:
         raise EngineError(
             f"sampling engine vllm: a temperature of {parameters.temperature:g} would be sampled at {COLDEST}, the "

@@ -44,9 +44,7 @@ def served_policy(language_model: LanguageModel, settings: VllmSettings) -> Serv
     """
     model = language_model.settings
     if model is None:
-        raise ConfigError(
-            "sampling.engine vllm loads the base itself, and this model was not loaded by its settings"
-        )
+        raise ConfigError("sampling.engine vllm loads the base itself, and this model was not loaded by its settings")
     config: LoraConfig | None = getattr(language_model.model, "peft_config", {}).get("default")
     if config is not None:
         require_servable(config)

@@ -97,9 +97,7 @@ class Prober:
         self.language_model = language_model
         self.requests = requests[:_PROMPTS]
         self.temperature = parameters.temperature
-        short = SamplingParameters(
-            parameters.temperature, max_new_tokens=min(_TOKENS, parameters.max_new_tokens)
-        )
+        short = SamplingParameters(parameters.temperature, max_new_tokens=min(_TOKENS, parameters.max_new_tokens))
         self.keys = sampling_keys(short, _SAMPLES, language_model.stop_ids)
         self._sequences: list[TokenSequence] = []
 
@@ -120,9 +118,7 @@ class Prober:
         """Draws answers, whose log-probabilities are asked for from now on; returns the engine's own, [M]."""
         drawn = self.engine.draw(self.requests, self.keys, adapter)
         pairs = [
-            (request.prompt_ids, one)
-            for request, group in zip(self.requests, drawn, strict=True)
-            for one in group
+            (request.prompt_ids, one) for request, group in zip(self.requests, drawn, strict=True) for one in group
         ]
         self._sequences = [TokenSequence(ids + one.token_ids, len(ids)) for ids, one in pairs]
         return np.array([logprob for _, one in pairs for logprob in one.logprobs])

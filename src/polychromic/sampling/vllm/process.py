@@ -76,9 +76,7 @@ class ProcessEngine:
         """Forgets the name; vLLM drops the weights for the next adapter's."""
         self._adapters.pop(name, None)
 
-    def draw(
-        self, requests: Sequence[Request], keys: Mapping[str, Any], adapter: str | None
-    ) -> list[list[Draw]]:
+    def draw(self, requests: Sequence[Request], keys: Mapping[str, Any], adapter: str | None) -> list[list[Draw]]:
         """Draws for each request. Raises EngineError where vLLM fails or its process ends."""
         from vllm import SamplingParams  # pyright: ignore[reportMissingImports]
         from vllm.inputs import TokensPrompt  # pyright: ignore[reportMissingImports]

@@ -79,17 +79,14 @@ class VllmSampler:
         self.served.note("engine/tokens_per_second", tokens / (time.perf_counter() - started))
         told = tells_logprobs(parameters)
         return [
-            [generation_of(model, one.token_ids, one.logprobs if told else None) for one in group]
-            for group in drawn
+            [generation_of(model, one.token_ids, one.logprobs if told else None) for one in group] for group in drawn
         ]
 
     def take_metrics(self) -> dict[str, float]:
         """Returns what the hand-over, the probe and the speed were since it was last asked."""
         return self.served.take_metrics()
 
-    def _require_whole(
-        self, drawn: Sequence[Sequence[Draw]], num_samples: int, parameters: SamplingParameters
-    ) -> None:
+    def _require_whole(self, drawn: Sequence[Sequence[Draw]], num_samples: int, parameters: SamplingParameters) -> None:
         """Raises EngineError where an answer is missing, not a number, or cut before the limit that was asked for."""
         place, stop_ids = self.served.engine.place, self.language_model.stop_ids
         for group in drawn:
@@ -98,9 +95,7 @@ class VllmSampler:
             for one in group:
                 length = len(one.token_ids)
                 if any(math.isnan(logprob) for logprob in one.logprobs):
-                    raise EngineError(
-                        f"{place}: its log-probabilities are not numbers; use model.dtype: float32"
-                    )
+                    raise EngineError(f"{place}: its log-probabilities are not numbers; use model.dtype: float32")
                 if length < parameters.max_new_tokens and (not length or one.token_ids[-1] not in stop_ids):
                     raise EngineError(
                         f"{place}: cut a generation at {length} of {parameters.max_new_tokens} tokens; start vLLM "

@@ -23,9 +23,7 @@ from polychromic.sampling.vllm.settings import VllmSettings
 logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0  # seconds between tries
-_KEY_VARIABLE = (
-    "VLLM_API_KEY"  # vLLM's own; a key in the experiment file would be copied into every run folder
-)
+_KEY_VARIABLE = "VLLM_API_KEY"  # vLLM's own; a key in the experiment file would be copied into every run folder
 _COME_BACK = {502, 503, 504}  # a proxy in front of a server that is down, or one that is being started
 
 Answer = TypeVar("Answer")
@@ -61,9 +59,7 @@ class ServerEngine:
         except (_RefusedError, EngineRestartedError):
             logger.debug("%s had no adapter %s to unload", self.place, name)
 
-    def draw(
-        self, requests: Sequence[Request], keys: Mapping[str, Any], adapter: str | None
-    ) -> list[list[Draw]]:
+    def draw(self, requests: Sequence[Request], keys: Mapping[str, Any], adapter: str | None) -> list[list[Draw]]:
         """Draws for each request, several in flight: a request has one seed, so each prompt is one of its own."""
         common = {**keys, "model": adapter or self.model, "return_token_ids": True}
 
@@ -127,9 +123,7 @@ class ServerEngine:
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
             except _RefusedError as refused:
-                raise EngineError(
-                    f"{self.place}: answers {refused}; is it the address of a `vllm serve`?"
-                ) from refused
+                raise EngineError(f"{self.place}: answers {refused}; is it the address of a `vllm serve`?") from refused
 
     def _get(self, path: str) -> dict[str, Any]:
         return self._answer(HttpRequest(f"{self.settings.url}{path}"), seconds=30.0)
@@ -147,9 +141,7 @@ class ServerEngine:
         if key := os.environ.get(_KEY_VARIABLE):
             request.add_header("Authorization", f"Bearer {key}")
         try:
-            with urlopen(
-                request, timeout=seconds
-            ) as response:  # the address is the user's own, http or https
+            with urlopen(request, timeout=seconds) as response:  # the address is the user's own, http or https
                 content = response.read()
         except HTTPError as error:
             detail = _detail(error.read())
@@ -157,9 +149,7 @@ class ServerEngine:
                 raise _UnreachableError(f"HTTP {error.code}") from error
             raise _RefusedError(error.code, detail) from error
         except (URLError, OSError, HTTPException) as error:
-            raise _UnreachableError(
-                str(getattr(error, "reason", None) or error or type(error).__name__)
-            ) from error
+            raise _UnreachableError(str(getattr(error, "reason", None) or error or type(error).__name__)) from error
         try:
             answer = json.loads(content)
         except ValueError:

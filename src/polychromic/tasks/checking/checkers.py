@@ -71,9 +71,7 @@ def _rouge_l(text: str, reference: str) -> float:
     from polychromic.diversity.overlap import rouge_l as mean_rouge_l
     from polychromic.diversity.tokens import rouge_words
 
-    return mean_rouge_l(
-        [text, reference], lowercase=True, tokens="rouge" if rouge_words(reference) else "unicode"
-    )
+    return mean_rouge_l([text, reference], lowercase=True, tokens="rouge" if rouge_words(reference) else "unicode")
 
 
 def _plain(text: str) -> str:

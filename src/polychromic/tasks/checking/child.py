@@ -26,14 +26,10 @@ _MOST_PROCESSES = 64
 _COUNTED_BY_NAMESPACE = (5, 14)  # Linux; before that all processes of the user counted, ours among them
 _VIEWS = tuple(type(view) for view in ({}.keys(), {}.values(), {}.items()))
 _ITERATORS = (GeneratorType, map, filter, zip, range, enumerate, reversed, *_VIEWS)
-_MOST_ITEMS = (
-    100_000  # of an iterator: one that never ends is cut off by the limit of bytes or of time anyway
-)
+_MOST_ITEMS = 100_000  # of an iterator: one that never ends is cut off by the limit of bytes or of time anyway
 
 
-def serve_execution(
-    conversation: Conversation, request: Mapping[str, Any], protection: Sequence[str]
-) -> None:
+def serve_execution(conversation: Conversation, request: Mapping[str, Any], protection: Sequence[str]) -> None:
     """Confines this process further, executes the code, evaluates the expressions, sends what came of it, and ends."""
     protection = confine(conversation, request, protection)
     printed = sys.stdout
@@ -43,9 +39,7 @@ def serve_execution(
     os._exit(0)
 
 
-def confine(
-    conversation: Conversation, request: Mapping[str, Any], protection: Sequence[str]
-) -> Sequence[str]:
+def confine(conversation: Conversation, request: Mapping[str, Any], protection: Sequence[str]) -> Sequence[str]:
     """Takes from this process whatever code does not need, for good; returns in words what the system keeps it from."""
     if unshare("processes"):
         protection = [*protection, "own processes"]
@@ -157,9 +151,7 @@ def _defined(names: dict[str, Any], code: str) -> None:
 
 def _called(names: Mapping[str, Any], request: Mapping[str, Any], handles: list[Any]) -> Any:
     objects = {"handle": handles.__getitem__, "builtin": partial(getattr, builtins)}
-    arguments, named = (
-        decode(part, lambda kind, content: objects[kind](content)) for part in request["arguments"]
-    )
+    arguments, named = (decode(part, lambda kind, content: objects[kind](content)) for part in request["arguments"])
     return encode(names[request["call"]](*arguments, **named), partial(_kept_value, handles))
 
 

@@ -180,9 +180,7 @@ class _Gate:
             f"Try `{' '.join(wall.words(Path('MODULES'), 'try')[:2])} …` by hand, or state another sandbox"
         )
 
-    def ask(
-        self, content: Mapping[str, Any], seconds: float, most_bytes: float = _OVERHEAD_BYTES
-    ) -> dict[str, Any]:
+    def ask(self, content: Mapping[str, Any], seconds: float, most_bytes: float = _OVERHEAD_BYTES) -> dict[str, Any]:
         """Returns the gate's answer. Raises ProcessFailedError where the code's process, or the gate, has ended."""
         deadline = time.monotonic() + seconds
         self._conversation.allow(most_bytes)
@@ -191,14 +189,10 @@ class _Gate:
             reply = self._conversation.receive(deadline)[0]
         except TimeoutError:
             self.stop()
-            raise ProcessFailedError(
-                f"nothing came within {seconds:g} s, and the container was stopped"
-            ) from None
+            raise ProcessFailedError(f"nothing came within {seconds:g} s, and the container was stopped") from None
         except TooMuchError:
             self.stop()
-            raise ProcessFailedError(
-                f"more than {most_bytes:,} bytes came, and the container was stopped"
-            ) from None
+            raise ProcessFailedError(f"more than {most_bytes:,} bytes came, and the container was stopped") from None
         except (EOFError, BrokenPipeError, OSError) as error:
             self.stop()
             raise ProcessFailedError("the container has ended") from error

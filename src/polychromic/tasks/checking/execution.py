@@ -52,9 +52,7 @@ def run_isolated(
     `most_bytes` what comes back. Never raises for what the code does.
     """
     with borrowed_sandbox(OPEN_FILES) as sandbox:
-        return executed(
-            sandbox, code, ask, stdin=stdin, seconds=seconds, memory_gb=memory_gb, most_bytes=most_bytes
-        )
+        return executed(sandbox, code, ask, stdin=stdin, seconds=seconds, memory_gb=memory_gb, most_bytes=most_bytes)
 
 
 def executed(

@@ -29,9 +29,7 @@ logger = logging.getLogger(__name__)
 
 _START_SECONDS = 120.0
 _COMMAND_SECONDS = 30.0
-_PATIENCE_SECONDS = (
-    1.0  # for a process that has closed its conversation to end by itself, so that it can be said how
-)
+_PATIENCE_SECONDS = 1.0  # for a process that has closed its conversation to end by itself, so that it can be said how
 _MOST_ANSWERED = 2**16  # bytes for one text: an answer takes hundreds, the rest is noise
 _LONGEST_REASON = 1000
 
@@ -133,9 +131,7 @@ class Process:
                 self._conversation.send({"token": token}, deadline)
                 yield _believed(self._until("token", token, deadline))
         except TimeoutError:
-            raise ProcessFailedError(
-                f"the checker did not answer within {seconds:g} s and was stopped"
-            ) from None
+            raise ProcessFailedError(f"the checker did not answer within {seconds:g} s and was stopped") from None
         except TooMuchError:
             raise ProcessFailedError(
                 f"the checker's process wrote more than {_MOST_ANSWERED:,} bytes in place of an answer and was stopped"
@@ -144,9 +140,7 @@ class Process:
             ending = self.end(_PATIENCE_SECONDS)
             raise ProcessFailedError(f"the checker's process ended ({ending})") from error
 
-    def execute(
-        self, request: Mapping[str, Any], seconds: float, most_bytes: int, kind: str = "execute"
-    ) -> Any:
+    def execute(self, request: Mapping[str, Any], seconds: float, most_bytes: int, kind: str = "execute") -> Any:
         """Executes the code of a request in the process and returns what it sent; the code can write what it likes.
 
         Raises ProcessFailedError with the reason where nothing comes.
@@ -159,9 +153,7 @@ class Process:
         except TimeoutError:
             raise ProcessFailedError(f"the code did not end within {seconds:g} s and was stopped") from None
         except TooMuchError:
-            raise ProcessFailedError(
-                f"the code gave more than {most_bytes:,} bytes and was stopped"
-            ) from None
+            raise ProcessFailedError(f"the code gave more than {most_bytes:,} bytes and was stopped") from None
         except (EOFError, BrokenPipeError) as error:
             raise ProcessFailedError(f"the code's process ended ({self.end(_PATIENCE_SECONDS)})") from error
 
@@ -196,8 +188,7 @@ class Keeper(Process):
         ours, theirs = socket.socketpair()
         with theirs:
             popen = subprocess.Popen(
-                [sys.executable, "-m", "polychromic.tasks.checking.process", str(theirs.fileno())]
-                + ["apart"] * apart,
+                [sys.executable, "-m", "polychromic.tasks.checking.process", str(theirs.fileno())] + ["apart"] * apart,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

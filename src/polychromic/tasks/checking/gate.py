@@ -44,9 +44,7 @@ class Gate:
                 return {}
             kind = "session" if "session" in request else "execute"
             assert self._executor is not None
-            return {
-                "said": self._executor.execute(kind, request[kind], request["seconds"], request["most_bytes"])
-            }
+            return {"said": self._executor.execute(kind, request[kind], request["seconds"], request["most_bytes"])}
         except ProcessFailedError as failure:
             return {"failed": str(failure)}
 

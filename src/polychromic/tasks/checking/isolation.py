@@ -53,9 +53,7 @@ class Recheck:
         controls = self._controls(prompts, texts)
         first_answers = checker.ask(controls) + [checks[index] for index in sample]
         pairs = controls + [(prompts[index], texts[index]) for index in sample]
-        with (
-            checker.elsewhere() as ask
-        ):  # controls first: one of the sample may be the answer that changes a process
+        with checker.elsewhere() as ask:  # controls first: one of the sample may be the answer that changes a process
             second_answers = [ask(*pair) for pair in pairs]
         for pair, first, second in zip(pairs, first_answers, second_answers, strict=True):
             if _differ(first, second):
@@ -72,9 +70,7 @@ class Recheck:
         others = [text for other, text in zip(prompts, texts, strict=True) if other.id != prompt.id]
         return [*controls, (prompt, self._random.choice(others))] if others else controls
 
-    def _settle(
-        self, checker: IsolatedChecker, pair: Pair, said: Check, heard: Check, batch: Sequence[Pair]
-    ) -> None:
+    def _settle(self, checker: IsolatedChecker, pair: Pair, said: Check, heard: Check, batch: Sequence[Pair]) -> None:
         """Raises CheckerError where both processes keep to their answer; one that varies by itself cannot be
         compared."""
         [again] = checker.ask([pair])
@@ -130,9 +126,7 @@ def _shown(pair: Pair) -> str:
 def _differ(first: Check, second: Check) -> bool:
     """Tells whether both are verdicts, and not the same; what failed, as a time limit may on a busy machine, says
     nothing."""
-    return (
-        first.reward is not None and second.reward is not None and abs(first.reward - second.reward) > _SAME
-    )
+    return first.reward is not None and second.reward is not None and abs(first.reward - second.reward) > _SAME
 
 
 _MOST_FAILURES_IN_A_ROW = 10
@@ -252,8 +246,7 @@ class IsolatedChecker:
             check = process.ask(prompt, text, self.seconds, watch=False).check
             # What the answer has done to its process must not show in what that says of a known value.
             honest = all(
-                process.passes_control(prompt, value, self.seconds)
-                for value in (0.0, random.SystemRandom().random())
+                process.passes_control(prompt, value, self.seconds) for value in (0.0, random.SystemRandom().random())
             )
             return check if honest else Check(None, _TAMPERED)
         except ProcessFailedError as failure:

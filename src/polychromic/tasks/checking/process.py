@@ -211,9 +211,7 @@ def _leave() -> list[str]:
         return ["no rights", "no network"]
     if unshare("user"):
         return ["no rights"]
-    return (
-        ["no network"] if unshare("network", "messages") else []
-    )  # root, where nobody may become another user
+    return ["no network"] if unshare("network", "messages") else []  # root, where nobody may become another user
 
 
 def _end(process: int, patience: float) -> str:

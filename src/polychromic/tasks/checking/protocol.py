@@ -75,9 +75,7 @@ _ENCODERS: list[tuple[type, Callable[[Any, Any], Any]]] = [
     (bytes, lambda value, _: {"bytes": bytes.hex(value)}),
     (
         dict,
-        lambda value, other: {
-            "dict": [[encode(key, other), encode(item, other)] for key, item in dict.items(value)]
-        },
+        lambda value, other: {"dict": [[encode(key, other), encode(item, other)] for key, item in dict.items(value)]},
     ),
     *((base, _items(kind)) for kind, base in _ITERABLES.items()),
 ]
@@ -109,9 +107,7 @@ class Conversation:
         """Takes at most that many bytes from the other side from here on."""
         self._allowance = n_bytes - len(self._buffer)
 
-    def send(
-        self, content: Mapping[str, Any], deadline: float = math.inf, descriptor: int | None = None
-    ) -> None:
+    def send(self, content: Mapping[str, Any], deadline: float = math.inf, descriptor: int | None = None) -> None:
         """Raises TimeoutError at the deadline (of time.monotonic), BrokenPipeError where the other side is closed."""
         payload = json.dumps(content, default=_plain).encode() + b"\n"
         self._socket.settimeout(_left(deadline))

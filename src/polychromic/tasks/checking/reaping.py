@@ -62,9 +62,7 @@ def drop_capabilities(numbers: Collection[int] = range(_LAST_CAPABILITY + 1)) ->
     for number in numbers:
         _prctl(_PR_CAPBSET_DROP, number)  # programs that we execute do not get it back; only root may say so
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
-    sets = (
-        ctypes.c_uint32 * 6
-    )()  # effective, permitted, inheritable: of capabilities 0 to 31, then of 32 to 63
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable: of capabilities 0 to 31, then of 32 to 63
     if library.capget(header, sets) != 0:
         return False
     for number in numbers:

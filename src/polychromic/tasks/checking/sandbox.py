@@ -112,9 +112,7 @@ class Sandbox:
     """Starts sessions, each in a fresh process of one room. Use it from one thread."""
 
     def __init__(self, place: Place = LOCAL) -> None:
-        self._room: Room = (
-            WalledRoom(place) if isinstance(place, Wall) else LocalRoom(own_files=place == LOCAL)
-        )
+        self._room: Room = WalledRoom(place) if isinstance(place, Wall) else LocalRoom(own_files=place == LOCAL)
 
     @contextmanager
     def session(self, limits: Limits = DEFAULT_LIMITS) -> Iterator[Session]:

@@ -38,11 +38,7 @@ class _Plain(ast.NodeTransformer):
     def _without_docstring(self, node: Any) -> Any:
         self.generic_visit(node)
         first = node.body[0] if node.body else None
-        if (
-            isinstance(first, ast.Expr)
-            and isinstance(first.value, ast.Constant)
-            and isinstance(first.value.value, str)
-        ):
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
             node.body = node.body[1:] or [ast.Pass()]
         if len(node.body) > 1:
             node.body = [part for part in node.body if not isinstance(part, ast.Pass)] or [ast.Pass()]
@@ -160,9 +156,7 @@ def _is_number(node: ast.AST) -> bool:
     if isinstance(node, ast.Constant):
         return isinstance(node.value, (int, float, complex))
     if isinstance(node, ast.BinOp):
-        return isinstance(node.op, _NUMERIC) and (
-            _is_number(node.left) or not isinstance(node.op, (ast.Sub, ast.Mod))
-        )
+        return isinstance(node.op, _NUMERIC) and (_is_number(node.left) or not isinstance(node.op, (ast.Sub, ast.Mod)))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         return node.func.id in _NUMERIC_CALLS
     return isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd))
@@ -171,9 +165,7 @@ def _is_number(node: ast.AST) -> bool:
 def _shape(node: ast.expr) -> str:
     """Returns a key that does not know names, so that renaming changes no order; operands of one shape keep theirs."""
     return ast.dump(
-        _Anonymous().visit(
-            ast.parse(ast.unparse(ast.fix_missing_locations(ast.Expression(node))), mode="eval")
-        )
+        _Anonymous().visit(ast.parse(ast.unparse(ast.fix_missing_locations(ast.Expression(node))), mode="eval"))
     )
 
 

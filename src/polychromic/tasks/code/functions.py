@@ -90,9 +90,7 @@ _KEEPS: tuple[Part | None, ...] = (
     _ODD,
     *_with_number("keep those above {k}", ("{x} > {k}",), lambda x, k: x > k),
     *_with_number("keep those below {k}", ("{x} < {k}",), lambda x, k: x < k),
-    *_with_number("keep the multiples of {k}", ("{x} % {k} == 0", "not {x} % {k}"), lambda x, k: x % k == 0)[
-        1:
-    ],
+    *_with_number("keep the multiples of {k}", ("{x} % {k} == 0", "not {x} % {k}"), lambda x, k: x % k == 0)[1:],
 )
 _SIGNS = (
     Part("keep the positive ones", ("{x} > 0",), lambda x: x > 0),
@@ -139,9 +137,7 @@ _DISTINCT = Gather(
     "sorted({t})",
 )
 _NUMBER_GATHERS = (
-    Gather(
-        "return the sum", sum, ("sum({})",), "sum({})", "0", "{t} += {v}", recursion=("0", "{v} + {rest}")
-    ),
+    Gather("return the sum", sum, ("sum({})",), "sum({})", "0", "{t} += {v}", recursion=("0", "{v} + {rest}")),
     _COUNT,
     _LIST,
     Gather(
@@ -162,9 +158,7 @@ _NUMBER_GATHERS = (
         "y = {v}\nif {t} is None or y > {t}:\n    {t} = y",
         "0 if {t} is None else {t}",
     ),
-    Gather(
-        "return them sorted", sorted, ("sorted({})",), "sorted({})", "[]", "{t}.append({v})", "sorted({t})"
-    ),
+    Gather("return them sorted", sorted, ("sorted({})",), "sorted({})", "[]", "{t}.append({v})", "sorted({t})"),
     _DISTINCT,
 )
 _TEXT_GATHERS = (
@@ -269,9 +263,7 @@ class Function:
     def text(self) -> str:
         """Returns the prompt that the model sees."""
         steps = [f"take {self.source.words}", *(part.words for part in (self.keep, self.change) if part)]
-        return (
-            f"Write a Python function f({self.source.argument}): {', '.join(steps)}, {self.gather.words}.\n"
-        )
+        return f"Write a Python function f({self.source.argument}): {', '.join(steps)}, {self.gather.words}.\n"
 
     @property
     def split(self) -> Split:
@@ -282,9 +274,7 @@ class Function:
     def value(self, argument: Any) -> Any:
         """Returns what a right program returns."""
         kept = [item for item in self.source.items(argument) if self.keep is None or self.keep.meaning(item)]
-        return self.gather.meaning(
-            kept if self.change is None else [self.change.meaning(item) for item in kept]
-        )
+        return self.gather.meaning(kept if self.change is None else [self.change.meaning(item) for item in kept])
 
     @property
     def is_telling(self) -> bool:
@@ -330,9 +320,7 @@ def make_problems(split: Split, wanted: int, seed: int) -> Sequence[Problem]:
             break
         fruitless = fruitless + 1 if function.text in problems else 0
         if fruitless == _FRUITLESS_DRAWS:
-            raise ConfigError(
-                f"task: {wanted} {split} problems asked for, {len(problems)} were found; ask for fewer"
-            )
+            raise ConfigError(f"task: {wanted} {split} problems asked for, {len(problems)} were found; ask for fewer")
         if function.text not in problems:
             problems[function.text] = Problem(
                 id=f"{split}-{len(problems):05d}",

@@ -50,8 +50,7 @@ def load_benchmark(name: str) -> dict[Split, list[Problem]]:
     rows = _packaged(f"{name}.json.gz" if name == "mbpp_sanitized" else f"{name}.jsonl.gz")
     problems = {row["task_id"]: _of_mbpp(row) for row in rows}
     return {
-        split: [problems[number] for number in numbers if number in problems]
-        for split, numbers in _MBPP_SPLITS.items()
+        split: [problems[number] for number in numbers if number in problems] for split, numbers in _MBPP_SPLITS.items()
     }
 
 
@@ -71,9 +70,7 @@ def load_problems(path: Path) -> list[Problem]:
     counts: dict[str, int] = {}
     for problem in problems:
         counts[problem.id] = counts.get(problem.id, 0) + 1
-    faults += [
-        f"{path}: id {name!r} stands {n} times, expected unique ids" for name, n in counts.items() if n > 1
-    ]
+    faults += [f"{path}: id {name!r} stands {n} times, expected unique ids" for name, n in counts.items() if n > 1]
     if faults or not problems:
         raise DataError("\n".join(faults) or f"{path}: holds no problems, expected one JSON object a line")
     return problems
@@ -124,9 +121,7 @@ def _of_user(row: Mapping[str, Any], default_id: str) -> Problem:
         prompt=prompt,
         tests=tuple(tests),
         entry_point=entry_point,
-        opening=prompt
-        if entry_point and re.search(rf"^def {re.escape(entry_point)}\b", prompt, re.MULTILINE)
-        else "",
+        opening=prompt if entry_point and re.search(rf"^def {re.escape(entry_point)}\b", prompt, re.MULTILINE) else "",
         setup=row.get("setup", ""),
         cases=cases,
         solutions=(solution,) if solution else (),

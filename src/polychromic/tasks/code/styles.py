@@ -158,9 +158,7 @@ def style_of(code: str) -> str:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return "no Python"
     defined = {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
-    called = {
-        node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-    }
+    called = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     comprehensions = sum(isinstance(node, _COMPREHENSIONS) for node in nodes)
     signs = {
         "recursion": bool(defined & called),

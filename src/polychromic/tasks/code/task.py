@@ -86,9 +86,7 @@ class CodeTask:
         problem = self._by_id[pair[0]]
         with borrowed_sandbox(self._place) as sandbox:
             verdict = judged(problem, pair[1], sandbox, self._limits)
-            if verdict.timed_out and os.getloadavg()[0] > (
-                os.cpu_count() or 1
-            ):  # others may have had its time
+            if verdict.timed_out and os.getloadavg()[0] > (os.cpu_count() or 1):  # others may have had its time
                 verdict = judged(problem, pair[1], sandbox, self._limits)
         return verdict
 
@@ -98,9 +96,7 @@ class CodeTask:
             with borrowed_sandbox(self._place) as sandbox:
                 if problem.id not in self._probes:
                     self._probes[problem.id] = probes_of(problem, sandbox)
-                self._behaviours[key] = behaviour(
-                    problem, text, self._probes[problem.id], sandbox, self._limits
-                )
+                self._behaviours[key] = behaviour(problem, text, self._probes[problem.id], sandbox, self._limits)
         return self._behaviours[key]
 
     @cached_property

@@ -145,9 +145,7 @@ def _trl(row: Mapping[str, Any], keys: Keys) -> Question:
     turns = turns_of("prompt", row["prompt"]) if "prompt" in row else []
     reference = one_key(row, REFERENCE_KEYS)
     if reference == "references":
-        raise BadLineError(
-            "references: the prompt is a list of turns; write one completion as a list of turns"
-        )
+        raise BadLineError("references: the prompt is a list of turns; write one completion as a list of turns")
     if reference is not None and not (reference == "completion" and row.get("label") is False):
         value = row[reference]
         answer = (
@@ -170,11 +168,7 @@ def _messages(row: Mapping[str, Any], keys: Keys) -> Question:
 def _alpaca(row: Mapping[str, Any], keys: Keys) -> Question:
     parts = [value_of("instruction", row["instruction"], filled_text)]
     parts += [value_of("input", row["input"], filled_text)] if _is_filled(row, "input") else []
-    turns = (
-        [Message("system", value_of("system", row["system"], filled_text))]
-        if _is_filled(row, "system")
-        else []
-    )
+    turns = [Message("system", value_of("system", row["system"], filled_text))] if _is_filled(row, "system") else []
     for number, pair in enumerate(row.get("history") or []):
         if not (isinstance(pair, list) and len(pair) == 2):
             raise BadLineError(f"history[{number}]: {shown(pair)}, expected a question and its answer")
@@ -194,9 +188,7 @@ def _alpaca(row: Mapping[str, Any], keys: Keys) -> Question:
         *ID_KEYS,
         "meta",
     )
-    return Question(
-        [*turns, Message("user", "\n\n".join(parts))], references, _without(row, *read), _meta(row)
-    )
+    return Question([*turns, Message("user", "\n\n".join(parts))], references, _without(row, *read), _meta(row))
 
 
 def _sharegpt(row: Mapping[str, Any], keys: Keys) -> Question:
@@ -214,9 +206,7 @@ def _asked(row: Mapping[str, Any], keys: Keys) -> Question:
     key, answer = one_key(row, _ASKED_KEYS), one_key(row, (*_ANSWER_KEYS, *REFERENCE_KEYS))
     assert key is not None
     # SQuAD keeps the text that a question is about beside it.
-    context = (
-        [value_of("context", row["context"], filled_text)] if isinstance(row.get("context"), str) else []
-    )
+    context = [value_of("context", row["context"], filled_text)] if isinstance(row.get("context"), str) else []
     text = "\n\n".join([*context, value_of(key, row[key], filled_text)])
     references = answers_of(answer, row[answer]) if answer and _is_filled(row, answer) else ()
     # The answer stays in the meta as well: a checker looks for it under its own name.
@@ -230,11 +220,7 @@ def _mapped(row: Mapping[str, Any], keys: Keys) -> Question:
         listed = ", ".join(map(shown, list(row)[:8])) or "none"
         raise BadLineError(f"{name}: is missing, and task.prompt_key names it; the row's keys are {listed}")
     value = row[name]
-    turns = (
-        turns_of(name, value)
-        if isinstance(value, list)
-        else [Message("user", value_of(name, value, filled_text))]
-    )
+    turns = turns_of(name, value) if isinstance(value, list) else [Message("user", value_of(name, value, filled_text))]
     references: tuple[str, ...] = ()
     if keys.reference is not None and _is_filled(row, keys.reference):
         references = answers_of(keys.reference, row[keys.reference])
@@ -264,8 +250,7 @@ def _is_openai(row: Mapping[str, Any]) -> bool:
     content."""
     turns = row.get("messages")
     return isinstance(turns, list) and any(
-        isinstance(turn, dict)
-        and ((isinstance(turn.get("content"), list) and "role" in turn) or "name" in turn)
+        isinstance(turn, dict) and ((isinstance(turn.get("content"), list) and "role" in turn) or "name" in turn)
         for turn in turns
     )
 
@@ -285,9 +270,7 @@ _FORMS: tuple[tuple[Callable[[Mapping[str, Any]], bool], Form], ...] = (
     (_is_openai, OPENAI),
     (lambda row: "messages" in row, OWN),
     (
-        lambda row: (
-            "prompt" in row and not set(REFERENCE_KEYS) & set(row) and bool(set(_ANSWER_KEYS) & set(row))
-        ),
+        lambda row: "prompt" in row and not set(REFERENCE_KEYS) & set(row) and bool(set(_ANSWER_KEYS) & set(row)),
         ASKED,
     ),
     (lambda row: "prompt" in row, OWN),

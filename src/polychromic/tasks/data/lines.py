@@ -95,9 +95,7 @@ def decode_object(line: bytes) -> Mapping[str, Any]:
         ) from error
     except RecursionError as error:
         raise BadLineError("nested too deeply; expected one flat JSON object a line") from error
-    except (
-        ValueError
-    ) as error:  # a key that stands twice, a number that JSON does not know or that is too long
+    except ValueError as error:  # a key that stands twice, a number that JSON does not know or that is too long
         if isinstance(error, BadLineError):
             raise
         raise BadLineError(f"not JSON: {error}") from error
@@ -125,9 +123,7 @@ def one_key(row: Mapping[str, Any], keys: Sequence[str]) -> str | None:
     """Returns the one of the keys that the line uses, if any; two are refused, since one would have to be ignored."""
     used = [key for key in keys if key in row]
     if len(used) > 1:
-        raise BadLineError(
-            f"{used[1]}: {used[0]} is given too, expected one of {', '.join(keys)}; remove the other"
-        )
+        raise BadLineError(f"{used[1]}: {used[0]} is given too, expected one of {', '.join(keys)}; remove the other")
     return used[0] if used else None
 
 

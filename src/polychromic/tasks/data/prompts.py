@@ -48,9 +48,7 @@ def prompts_of(rows: Sequence[Row], place: str, stem: str, keys: Keys = NO_KEYS)
             prompt = parse_row(row.content, f"{stem}-{row.number:05d}", form, keys)
             first = row_of_id.setdefault(prompt.id, row.number)
             if first != row.number:
-                raise BadLineError(
-                    f"id: {shown(prompt.id)} is the id of line {first}, expected unique ids; rename one"
-                )
+                raise BadLineError(f"id: {shown(prompt.id)} is the id of line {first}, expected unique ids; rename one")
             prompts.append(prompt)
             forms[form.name] += 1
         except BadLineError as error:
@@ -58,9 +56,7 @@ def prompts_of(rows: Sequence[Row], place: str, stem: str, keys: Keys = NO_KEYS)
     if problems:
         raise DataError(listing(place, problems))
     if not prompts:
-        raise DataError(
-            f'{place}: holds no prompts; expected one JSON object per line, such as {{"prompt": "Hi"}}'
-        )
+        raise DataError(f'{place}: holds no prompts; expected one JSON object per line, such as {{"prompt": "Hi"}}')
     return ReadPrompts(prompts, forms)
 
 
@@ -69,9 +65,7 @@ def parse_row(row: Mapping[str, Any], default_id: str, form: Form, keys: Keys = 
     identifier_key = one_key(row, ID_KEYS)
     question = form.read(row, keys)
     turns, references = _without_answer(question, "conversations" if "conversations" in row else "messages")
-    prompt_id = (
-        default_id if identifier_key is None else value_of(identifier_key, row[identifier_key], identifier)
-    )
+    prompt_id = default_id if identifier_key is None else value_of(identifier_key, row[identifier_key], identifier)
     return Prompt(prompt_id, turns, references, _joined_meta(question, is_own=form is OWN))
 
 

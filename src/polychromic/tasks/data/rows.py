@@ -57,9 +57,7 @@ def read_rows(path: Path) -> list[Row]:
     """Reads the rows of a file or of a folder that holds one split. Raises DataError where it cannot be read at all."""
     splits = read_splits(path)
     if len(splits) > 1:
-        raise DataError(
-            f"{path}: holds the splits {', '.join(splits)}; name one of them, {path / next(iter(splits))}"
-        )
+        raise DataError(f"{path}: holds the splits {', '.join(splits)}; name one of them, {path / next(iter(splits))}")
     return next(iter(splits.values()))
 
 
@@ -124,16 +122,8 @@ def _document(path: Path, *, is_lines: bool) -> list[Row] | None:
     try:
         text = decode_utf8(read_content(path))
         values = list(_values(text))
-        if (
-            len(values) == 1
-            and isinstance(values[0][1], dict)
-            and (inner := _inner_list(values[0][1])) is not None
-        ):
-            return [
-                _row(f"{path}: {name} {n}", n, item)
-                for name, many in [inner]
-                for n, item in enumerate(many, 1)
-            ]
+        if len(values) == 1 and isinstance(values[0][1], dict) and (inner := _inner_list(values[0][1])) is not None:
+            return [_row(f"{path}: {name} {n}", n, item) for name, many in [inner] for n, item in enumerate(many, 1)]
     except (ValueError, RecursionError) as error:
         if is_lines or _is_object(next(filled_lines(path))[1]):
             return None
@@ -161,14 +151,10 @@ def _values(text: str) -> Iterator[tuple[int, Any]]:
 def _strict_value(text: str) -> Any:
     """Returns the value of a text that is JSON, or the error that says what stricter reading refuses in it."""
     if len(text) > lines.MAX_LINE_BYTES:
-        return BadLineError(
-            f"the object has {len(text)} characters, expected at most {lines.MAX_LINE_BYTES}; cut it"
-        )
+        return BadLineError(f"the object has {len(text)} characters, expected at most {lines.MAX_LINE_BYTES}; cut it")
     try:
         return parse_json(text)
-    except (
-        ValueError
-    ) as error:  # a key that stands twice, a number that JSON does not know or that is too long
+    except ValueError as error:  # a key that stands twice, a number that JSON does not know or that is too long
         return BadLineError(f"not JSON: {error}")
 
 
@@ -177,9 +163,7 @@ def _inner_list(document: Mapping[str, Any]) -> tuple[str, list[Any]] | None:
     lists = [
         (key, value)
         for key, value in document.items()
-        if isinstance(value, list)
-        and value
-        and all(isinstance(item, dict) and "role" not in item for item in value)
+        if isinstance(value, list) and value and all(isinstance(item, dict) and "role" not in item for item in value)
     ]
     return lists[0] if len(lists) == 1 and not any("from" in item for item in lists[0][1]) else None
 
@@ -213,9 +197,7 @@ def _from_table(path: Path, suffix: str) -> list[Row]:
     try:
         with csv.open_csv(pa.BufferReader(content), parse_options=parse) as reader:
             names = reader.schema.names
-        convert = csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
-        )
+        convert = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
         table = csv.read_csv(pa.BufferReader(content), parse_options=parse, convert_options=convert)
     except pa.ArrowInvalid as error:
         raise DataError(
@@ -262,9 +244,7 @@ def _from_folder(path: Path) -> Splits:
 
 def _from_hub(name: str) -> Splits:
     if not _hub_answers():
-        os.environ.setdefault(
-            "HF_HUB_OFFLINE", "1"
-        )  # what was loaded before is found at once, the rest said at once
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # what was loaded before is found at once, the rest said at once
     import datasets
 
     datasets.disable_progress_bars()
@@ -295,8 +275,7 @@ def _hub_answers() -> bool:
 def _by_split(place: str, dataset: Any) -> Splits:
     splits = dataset if isinstance(dataset, dict) else {"": dataset}
     return {
-        split: _arrow_rows(f"{place}/{split}" if split else place, data.to_list())
-        for split, data in splits.items()
+        split: _arrow_rows(f"{place}/{split}" if split else place, data.to_list()) for split, data in splits.items()
     }
 
 

@@ -15,18 +15,14 @@ _SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", 
 def turns_of(key: str, value: Any) -> list[Message]:
     """Reads turns of OpenAI (role, content) or of ShareGPT (from, value)."""
     if not isinstance(value, list) or not value:
-        raise BadLineError(
-            f'{key}: {shown(value)}, expected a list such as [{{"role": "user", "content": "Hi"}}]'
-        )
+        raise BadLineError(f'{key}: {shown(value)}, expected a list such as [{{"role": "user", "content": "Hi"}}]')
     return [_turn(f"{key}[{number}]", turn) for number, turn in enumerate(value)]
 
 
 def _turn(place: str, turn: Any) -> Message:
     names = ("role", "content") if isinstance(turn, dict) and "role" in turn else ("from", "value")
     if not isinstance(turn, dict) or not set(names) <= set(turn):
-        raise BadLineError(
-            f"{place}: {shown(turn)}, expected an object with role and content (or from and value)"
-        )
+        raise BadLineError(f"{place}: {shown(turn)}, expected an object with role and content (or from and value)")
     speaker, content = turn[names[0]], turn[names[1]]
     role = _SHAREGPT_ROLES.get(speaker, speaker) if isinstance(speaker, str) else speaker
     if role not in get_args(Role):
@@ -40,12 +36,8 @@ def _turn(place: str, turn: Any) -> Message:
 def _joined_parts(place: str, parts: Sequence[Any]) -> str:
     for number, part in enumerate(parts):
         if not (isinstance(part, dict) and part.get("type") == "text"):
-            raise BadLineError(
-                f"{place}[{number}]: {shown(part)}, expected a part of text: other kinds are not learnt"
-            )
-    return "\n".join(
-        value_of(f"{place}[{n}].text", part.get("text"), filled_text) for n, part in enumerate(parts)
-    )
+            raise BadLineError(f"{place}[{number}]: {shown(part)}, expected a part of text: other kinds are not learnt")
+    return "\n".join(value_of(f"{place}[{n}].text", part.get("text"), filled_text) for n, part in enumerate(parts))
 
 
 def answers_of(key: str, value: Any) -> tuple[str, ...]:

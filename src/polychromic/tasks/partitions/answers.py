@@ -46,9 +46,7 @@ def _read(file: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, bool]:
     stored: dict[bytes, bool] = {}
     for start in range(0, len(keys), KEYS_A_QUERY):
         some = keys[start : start + KEYS_A_QUERY]
-        query = (
-            f"SELECT key, same FROM {_TABLE} WHERE key IN ({','.join('?' * len(some))}) AND same IN (0, 1)"
-        )
+        query = f"SELECT key, same FROM {_TABLE} WHERE key IN ({','.join('?' * len(some))}) AND same IN (0, 1)"
         stored |= {key: bool(same) for key, same in file.execute(query, some)}
     return stored
 

@@ -69,9 +69,7 @@ class ClassifierEquivalence:
         missing = [key for key in pairs if key not in answers]
         if missing:
             scores = self.probabilities([pairs[key] for key in missing])
-            new = {
-                key: bool(score >= self._same.threshold) for key, score in zip(missing, scores, strict=True)
-            }
+            new = {key: bool(score >= self._same.threshold) for key, score in zip(missing, scores, strict=True)}
             self._cache.write(new)
             answers |= new
         return [answers[key] for key in keys]

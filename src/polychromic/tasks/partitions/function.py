@@ -68,8 +68,7 @@ class FunctionEquivalence:
         answers = dict(zip(distinct, answer, strict=True))
         codes: dict[Any, int] = {}
         labels = [
-            MISSING if answers[text][0] is None else codes.setdefault(answers[text][0], len(codes))
-            for text in texts
+            MISSING if answers[text][0] is None else codes.setdefault(answers[text][0], len(codes)) for text in texts
         ]
         reasons = tuple(answers[text][1] for text in texts if answers[text][0] is None)
         return Partition(np.array(labels, dtype=np.int64), reasons)
@@ -92,9 +91,7 @@ class FunctionEquivalence:
             reason = f"no answer within {self._seconds:g} seconds a call; its process was ended"
         except BrokenProcessPool:
             reason = "its process ended before it answered"
-        for process in list(
-            (self._pool._processes or {}).values()
-        ):  # nothing public ends a process that hangs
+        for process in list((self._pool._processes or {}).values()):  # nothing public ends a process that hangs
             process.kill()
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._pool = None
@@ -107,9 +104,7 @@ class FunctionEquivalence:
 def _call_of(name: str) -> str:
     """Returns how the function is called, or what is wrong with it."""
     try:
-        parameters = list(
-            inspect.signature(resolve(name, {}, "same_answer", noun="function")).parameters.values()
-        )
+        parameters = list(inspect.signature(resolve(name, {}, "same_answer", noun="function")).parameters.values())
     except (ConfigError, TypeError, ValueError) as error:
         return str(error)
     needed = [
@@ -141,10 +136,7 @@ def _answers(
 
         [partition] = pairwise_partitions([(prompt, texts)], ask, rule)
         reasons = iter(partition.reasons)
-        return [
-            (None, next(reasons)) if label == MISSING else (label, "")
-            for label in partition.labels_N.tolist()
-        ]
+        return [(None, next(reasons)) if label == MISSING else (label, "") for label in partition.labels_N.tolist()]
     if call == "labels":
         try:
             labels = _guarded(list, function, prompt, texts, seconds=seconds)
@@ -152,9 +144,7 @@ def _answers(
             return str(error)
         if len(labels) != len(texts):
             return f"it returned {len(labels)} labels for {len(texts)} texts"
-        return [
-            (None if label is None else repr(label), "its label is None: it cannot tell") for label in labels
-        ]
+        return [(None if label is None else repr(label), "its label is None: it cannot tell") for label in labels]
     answers: list[tuple[Any, str]] = []
     for text in texts:
         try:

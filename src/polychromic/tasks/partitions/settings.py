@@ -105,16 +105,12 @@ class SameAnswer(Settings):
             )
         self._require_own_keys()
         if isinstance(self.distance, float) and not 0.0 < self.distance < 2.0:
-            raise ValueError(
-                f"distance {self.distance:g}: expected 1 − cosine between 0 and 2, or calibrated"
-            )
+            raise ValueError(f"distance {self.distance:g}: expected 1 − cosine between 0 and 2, or calibrated")
         if self.kind in ("classifier", "judge") and not self.model:
             expected = "a cross-encoder's hub id or folder" if self.kind == "classifier" else "a model's name"
             raise ValueError(f"{self.kind} needs model: {expected}")
         if self.kind == "judge" and (self.input_dollars is None) != (self.output_dollars is None):
-            raise ValueError(
-                "a judge's price is both input_dollars and output_dollars, a million tokens each"
-            )
+            raise ValueError("a judge's price is both input_dollars and output_dollars, a million tokens each")
         return self
 
     def _require_own_keys(self) -> None:
