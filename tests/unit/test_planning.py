@@ -1,6 +1,7 @@
 """Plans are what torch, transformers and peft make of the same shape: parameters, kept tensors, operations."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,10 @@ from polychromic.experiment.planning.memory import (
     plan_memory,
     weight_bytes,
 )
-from polychromic.experiment.planning.run_plan import plan_lines, plan_run, read_lengths
+from polychromic.experiment.planning.run_plan import overview_lines, plan_lines, plan_run, read_lengths
 from polychromic.experiment.planning.shapes import KINDS, PUBLISHED, shape_from_config, shape_of
 from polychromic.experiment.planning.time import HARDWARE, decoding_flops, training_flops
+from polychromic.ledger import priced_duration
 from polychromic.models.adapters import attach_fresh
 from polychromic.models.loading import LanguageModel
 from polychromic.models.logprobs import TokenSequence, answer_logprobs
@@ -233,12 +235,19 @@ def test_the_first_experiment_is_planned_for_one_gpu():
     lines = plan_lines(plan)
     assert lines[0].startswith("H100: at most ")
     assert f"${plan.dollars:.2f}" in lines[-1]
+    small = replace(plan, hardware=HARDWARE["L4"], seconds=2 * plan.seconds, dollars=None)
+    rows = overview_lines([plan, small])
+    assert [row.split()[0] for row in rows[:3]] == ["GPU", "H100", "L4"]
+    assert f"fits  {priced_duration(plan.seconds, plan.dollars)}" in rows[1]
+    assert len({row.index("fits") for row in rows[1:3]}) == 1  # one column
+    assert "--on H100" in rows[-1]
     in_half = plan_run(
         Experiment.from_file("experiments/qwen3-8b-replies.yaml", ["model.quantization=none"]),
         HARDWARE["L4"],
         lengths,
     )
     assert not in_half.fits
+    assert "too small" in overview_lines([in_half])[1]
     assert in_half.dollars is None
 
 

@@ -111,12 +111,12 @@ def plan(
     overrides: Overrides = None,
     on: Annotated[
         list[str] | None,
-        typer.Option("--on", metavar="GPU", help="Only this device (repeatable), such as H100."),
+        typer.Option("--on", metavar="GPU", help="This device alone (repeatable), such as H100, in detail."),
     ] = None,
 ) -> None:
     """Compute memory, hours and dollars of a run on one GPU from formulas, before any machine is rented."""
     from polychromic.errors import ConfigError
-    from polychromic.experiment.planning.run_plan import plan_lines, plan_run, read_lengths
+    from polychromic.experiment.planning.run_plan import overview_lines, plan_lines, plan_run, read_lengths
     from polychromic.experiment.planning.time import HARDWARE
     from polychromic.experiment.run import as_experiment
 
@@ -125,6 +125,6 @@ def plan(
         raise ConfigError(f"--on {unknown[0]}: not known, expected one of {', '.join(HARDWARE)}")
     chosen = as_experiment(experiment, overrides or ())
     lengths = read_lengths(chosen)
-    for name in on or HARDWARE:
-        for line in plan_lines(plan_run(chosen, HARDWARE[name], lengths)):
-            typer.echo(line)
+    plans = [plan_run(chosen, HARDWARE[name], lengths) for name in on or HARDWARE]
+    lines = [line for plan in plans for line in plan_lines(plan)] if on else overview_lines(plans)
+    typer.echo("\n".join(lines))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -103,6 +104,21 @@ def plan_lines(plan: RunPlan) -> list[str]:
         "measures on the machine)"
     )
     return lines
+
+
+def overview_lines(plans: Sequence[RunPlan]) -> list[str]:
+    """Writes a row for each device: memory of the heaviest job, and time and dollars of all arms and seeds."""
+    from polychromic.ledger import priced_duration
+
+    rows = [("GPU", "memory, GB", "", "all arms and seeds")]
+    for plan in plans:
+        memory = f"{plan.peak / 1e9:.1f} of {plan.hardware.memory / 1e9:.0f}"
+        whole = ("fits", priced_duration(plan.seconds, plan.dollars)) if plan.fits else ("too small", "–")
+        rows.append((plan.hardware.name, memory, *whole))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    note = f"computed, not measured; {MOST_SHARE_OF_MEMORY:.0%} of the memory may be used"
+    return [*lines, f"({note}; --on {plans[0].hardware.name} tells the parts and the arms)"]
 
 
 def read_lengths(experiment: Experiment) -> Lengths:
