@@ -4,13 +4,4 @@ from polychromic.diagnosis.rules import Finding, Severity
 from polychromic.diagnosis.run import ArmDiagnosis, Diagnosis, diagnose
 from polychromic.diagnosis.traces import ArmEvidence, ArmFacts, ArmTrace
 
-__all__ = [
-    "ArmDiagnosis",
-    "ArmEvidence",
-    "ArmFacts",
-    "ArmTrace",
-    "Diagnosis",
-    "Finding",
-    "Severity",
-    "diagnose",
-]
+__all__ = ["ArmDiagnosis", "ArmEvidence", "ArmFacts", "ArmTrace", "Diagnosis", "Finding", "Severity", "diagnose"]

@@ -12,14 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from polychromic.diagnosis.rules import GATE_SHARE, GRADIENT_SHARE, LOSS_SHARE, Finding, find
-from polychromic.diagnosis.traces import (
-    ArmEvidence,
-    ArmFacts,
-    ArmTrace,
-    TextFigures,
-    floor_record,
-    text_figures,
-)
+from polychromic.diagnosis.traces import ArmEvidence, ArmFacts, ArmTrace, TextFigures, floor_record, text_figures
 from polychromic.diagnosis.weights import (
     Adapted,
     AdapterDistance,

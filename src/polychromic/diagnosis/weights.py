@@ -107,9 +107,7 @@ def updates_by_module(weights: Mapping[str, torch.Tensor], scaling: float) -> di
 
 
 def adapter_distance(
-    arm: Mapping[str, Update],
-    baseline: Mapping[str, Update] | None,
-    start: Mapping[str, Update] | None = None,
+    arm: Mapping[str, Update], baseline: Mapping[str, Update] | None, start: Mapping[str, Update] | None = None
 ) -> AdapterDistance:
     """Measures how far two adapters of one base moved, and apart from each other; without `baseline`, how far one
     moved.

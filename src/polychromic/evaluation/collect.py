@@ -9,14 +9,7 @@ from pathlib import Path
 
 from polychromic.errors import DataError
 from polychromic.evaluation.audits.checker import check_rows
-from polychromic.generations import (
-    AGAIN,
-    RowKey,
-    append_generations,
-    row_key,
-    scan_generations,
-    write_generations,
-)
+from polychromic.generations import AGAIN, RowKey, append_generations, row_key, scan_generations, write_generations
 from polychromic.records import Generation, GenerationRow, Prompt, SamplingParameters
 from polychromic.sampling.base import Sampler
 from polychromic.seeding import child_seed

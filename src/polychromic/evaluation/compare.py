@@ -10,14 +10,7 @@ from polychromic.evaluation.audits.checker import CheckerAudit
 from polychromic.evaluation.audits.gaming import partition_gaming, reward_hacking
 from polychromic.evaluation.audits.partition import PartitionAudit
 from polychromic.evaluation.counting.curves import curve_order, split_at_k
-from polychromic.evaluation.criteria import (
-    DEFAULT_LEVELS,
-    Criterion,
-    Levels,
-    ResultWarning,
-    plural,
-    share_at_bound,
-)
+from polychromic.evaluation.criteria import DEFAULT_LEVELS, Criterion, Levels, ResultWarning, plural, share_at_bound
 from polychromic.evaluation.lengths import EqualLength
 from polychromic.evaluation.metrics import METRICS, find_metric
 from polychromic.evaluation.outcomes import Evidence
@@ -26,15 +19,7 @@ from polychromic.evaluation.statistics.intervals import Interval, Resampling, me
 from polychromic.evaluation.statistics.paired import PairedComparison, paired_comparisons
 from polychromic.evaluation.statistics.sensitivity import Overtaking, margin_test, overtakings, robustness
 from polychromic.evaluation.tables import Plan, PromptTable
-from polychromic.evaluation.verdict import (
-    ArmCurve,
-    ArmMean,
-    Comparison,
-    Contrast,
-    Sensitivity,
-    Verdict,
-    judge,
-)
+from polychromic.evaluation.verdict import ArmCurve, ArmMean, Comparison, Contrast, Sensitivity, Verdict, judge
 from polychromic.evaluation.warnings import (
     Contrasts,
     answer_warnings,
@@ -147,11 +132,7 @@ def _at_primary(plan: Plan, contrasts: Sequence[Contrast]) -> Contrasts:
 
 
 def _warnings_of_claims(
-    plan: Plan,
-    audit: CheckerAudit | None,
-    gains: Sequence[MatchedGain],
-    at_primary: Contrasts,
-    verdict: Verdict,
+    plan: Plan, audit: CheckerAudit | None, gains: Sequence[MatchedGain], at_primary: Contrasts, verdict: Verdict
 ) -> list[ResultWarning]:
     """Returns what to beware of in what is claimed of the arms."""
     return [

@@ -275,10 +275,7 @@ def contradictions(criteria: Sequence[Criterion]) -> list[str]:
         for other in criteria[:i]:
             if criterion.metric == other.metric and criterion.direction == other.direction:
                 sentences.append(f"{criterion.metric} {criterion.direction} is stated twice; keep one of them")
-            elif criterion.metric == other.metric and {criterion.direction, other.direction} == {
-                "higher",
-                "lower",
-            }:
+            elif criterion.metric == other.metric and {criterion.direction, other.direction} == {"higher", "lower"}:
                 sentences.append(f"{criterion.metric} is to be both higher and lower; keep one of them")
         if criterion.direction == "not_worse" and (criterion.margin or 0.0) >= metric.highest - metric.lowest:
             sentences.append(

@@ -20,12 +20,7 @@ from polychromic.tasks.data.lines import BadLineError, filled_lines, listing, sh
 RowsByArmSeed = dict[tuple[str, int], list[GenerationRow]]
 
 _IDS_NAMED = 3
-_FINISHES: dict[Ending, Finish] = {
-    "finished": "stop",
-    "limit": "length",
-    "interrupted": "length",
-    "missing": "missing",
-}
+_FINISHES: dict[Ending, Finish] = {"finished": "stop", "limit": "length", "interrupted": "length", "missing": "missing"}
 
 
 @dataclass(frozen=True, slots=True)

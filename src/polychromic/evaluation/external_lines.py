@@ -39,26 +39,11 @@ Ending = Literal["finished", "limit", "interrupted", "missing"]
 never given at all."""
 
 _ID_KEYS = ("prompt_id", "id", "task_id")
-_TEXT_KEYS = (
-    "text",
-    "completion",
-    "generation",
-    "response",
-    "texts",
-    "completions",
-    "generations",
-    "responses",
-)
+_TEXT_KEYS = ("text", "completion", "generation", "response", "texts", "completions", "generations", "responses")
 _FINISH_KEYS = ("finish", "finish_reason", "finishReason")
 # Beside finish_reason, vLLM's stop_reason is the stop string that was met; alone it is Anthropic's word for the ending.
 _FINISH_KEYS_IF_ALONE = ("stop_reason", "stopReason", "done_reason", "stop_type")
-_SAMPLING_KEYS = (
-    "sampling",
-    "sampling_params",
-    "sampling_parameters",
-    "generation_config",
-    "generationConfig",
-)
+_SAMPLING_KEYS = ("sampling", "sampling_params", "sampling_parameters", "generation_config", "generationConfig")
 
 _WORDS: dict[Ending, str] = {
     "finished": "stop end_turn stop_sequence eos eos_token end completed complete finished word stop_token "
@@ -95,15 +80,7 @@ _NEUTRAL: dict[str, tuple[float, ...]] = {
 }
 """Further settings that may stand in the line itself, with the values that do nothing: they are as good as absent."""
 _OTHER_NAMES = {"repeat_penalty": "repetition_penalty", "typical": "typical_p", "typ_p": "typical_p"}
-_CUTS_OF_THE_TAIL = (
-    "top_k",
-    "typical_p",
-    "tfs_z",
-    "top_a",
-    "epsilon_cutoff",
-    "eta_cutoff",
-    "xtc_probability",
-)
+_CUTS_OF_THE_TAIL = ("top_k", "typical_p", "tfs_z", "top_a", "epsilon_cutoff", "eta_cutoff", "xtc_probability")
 _NOT_HOW = re.compile(
     r"_.*|max_.*|min_(new_)?(tokens|length)|num_predict|n_predict|n_ctx|num_ctx|seed|n|num_return_sequences|best_of|"
     r"stop.*|.*token_ids?|(top_|prompt_)?logprobs?|echo|stream.*|user|model.*|response_.*|skip_.*|use_cache|"
@@ -226,10 +203,7 @@ def _sampling(row: Mapping[str, Any]) -> SamplingParameters | None:
         and not (greedy and key in _CUTS_OF_THE_TAIL)
     ]
     return SamplingParameters(
-        1.0 if temperature is None else temperature,
-        1.0 if top_p is None else top_p,
-        min_p or 0.0,
-        others=tuple(kept),
+        1.0 if temperature is None else temperature, 1.0 if top_p is None else top_p, min_p or 0.0, others=tuple(kept)
     )
 
 

@@ -6,14 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from polychromic.evaluation.criteria import (
-    Criterion,
-    criterion_possible,
-    p_text,
-    plural,
-    signed,
-    signed_percent,
-)
+from polychromic.evaluation.criteria import Criterion, criterion_possible, p_text, plural, signed, signed_percent
 from polychromic.evaluation.metrics import find_metric
 from polychromic.evaluation.statistics.paired import ALPHA, POWER, Change, PairedComparison
 from polychromic.evaluation.statistics.resampling import LEAST_SEEDS

@@ -18,15 +18,7 @@ from polychromic.evaluation.criteria import (
     contradictions,
     impossible_criteria,
 )
-from polychromic.evaluation.metrics import (
-    CHECKER,
-    EMBEDDER,
-    JUDGE,
-    THINKING,
-    declare_metric,
-    find_metric,
-    load_metrics,
-)
+from polychromic.evaluation.metrics import CHECKER, EMBEDDER, JUDGE, THINKING, declare_metric, find_metric, load_metrics
 from polychromic.records import SamplingParameters
 from polychromic.registry import is_import_path
 from polychromic.settings import Settings
@@ -174,12 +166,7 @@ class ComparisonSettings(Settings):
         return chosen or DEFAULT_LEVELS
 
     def require_measured(
-        self,
-        task: TaskSettings,
-        evaluation: EvaluationSettings,
-        *,
-        samples: int | None = None,
-        rewarded: bool = True,
+        self, task: TaskSettings, evaluation: EvaluationSettings, *, samples: int | None = None, rewarded: bool = True
     ) -> None:
         """Raises ValueError where a stated criterion is on a metric that task and evaluation do not measure; `samples`
         is the number of generations per prompt where it is known, `rewarded` says that answers get rewards."""

@@ -239,11 +239,7 @@ def judge(
 
 
 def judge_means(
-    baseline: Mapping[str, float],
-    arm: Mapping[str, float],
-    *,
-    levels: Levels = DEFAULT_LEVELS,
-    name: str = "arm",
+    baseline: Mapping[str, float], arm: Mapping[str, float], *, levels: Levels = DEFAULT_LEVELS, name: str = "arm"
 ) -> Verdict:
     """Judges published means by metric key, of which no values of single prompts are known.
 

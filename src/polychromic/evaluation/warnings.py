@@ -6,15 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from polychromic.evaluation.audits.checker import CheckerAudit
-from polychromic.evaluation.criteria import (
-    ResultWarning,
-    listed,
-    number,
-    p_text,
-    plural,
-    signed,
-    signed_percent,
-)
+from polychromic.evaluation.criteria import ResultWarning, listed, number, p_text, plural, signed, signed_percent
 from polychromic.evaluation.metrics import METRICS, find_metric
 from polychromic.evaluation.outcomes import CriterionOutcome
 from polychromic.evaluation.statistics.frontier import MatchedGain
@@ -78,10 +70,7 @@ def length_warnings(
             )
             yield ResultWarning("length", arm, text)
         matched = {
-            key: (
-                f"{find_metric(metric.at_equal_length).name} ",
-                contrasts.get((arm, metric.at_equal_length)),
-            )
+            key: (f"{find_metric(metric.at_equal_length).name} ", contrasts.get((arm, metric.at_equal_length)))
             for key, metric in METRICS.items()
             if metric.at_equal_length
         } | {

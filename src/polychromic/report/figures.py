@@ -14,17 +14,7 @@ from polychromic.evaluation.statistics.frontier import MatchedGain
 from polychromic.evaluation.statistics.paired import PairedComparison
 from polychromic.evaluation.tables import Study
 from polychromic.ledger import ArmWork
-from polychromic.report.drawing import (
-    QUIET,
-    Colors,
-    Figure,
-    band,
-    draw,
-    keep_within,
-    legend_above,
-    line,
-    plain,
-)
+from polychromic.report.drawing import QUIET, Colors, Figure, band, draw, keep_within, legend_above, line, plain
 
 _BANDS = (
     "Each band holds its whole curve at once with {confidence:g} % confidence over prompts (seeds averaged). Arms "
@@ -85,13 +75,7 @@ def comparison_figures(
         add("paired-differences", "Prompt by prompt", _PAIRED_CAPTION.format(spread=spread), _paired, study)
         if _gains(comparison, work):
             priced = all(stages.dollars is not None for stages in work.values())
-            add(
-                "cost-gain",
-                f"{'Dollars' if priced else 'Machine time'} against gain",
-                _COST_CAPTION,
-                _cost,
-                work,
-            )
+            add("cost-gain", f"{'Dollars' if priced else 'Machine time'} against gain", _COST_CAPTION, _cost, work)
     return figures
 
 
@@ -101,12 +85,7 @@ def _curves(axes: Any, comparison: Comparison, colors: Colors, name: str, label:
         if arm_curve.name == name and arm_curve.sampling == comparison.primary_sampling:
             curve, color = arm_curve.curve, colors[arm_curve.arm]
             line(
-                axes,
-                curve.k,
-                curve.mean,
-                color=color,
-                ls=_style(comparison, arm_curve.arm),
-                label=plain(arm_curve.arm),
+                axes, curve.k, curve.mean, color=color, ls=_style(comparison, arm_curve.arm), label=plain(arm_curve.arm)
             )
             band(axes, curve.k, curve.low, curve.high, color, arm_curve.arm)
     axes.set_xscale("log", base=2)
@@ -179,11 +158,7 @@ def _paired(axes: Any, comparison: Comparison, colors: Colors, study: Study | No
         values = np.array(sensitivity.differences, dtype=float)
         order = np.argsort(values, kind="stable")
         order = order[~np.isnan(values[order])]
-        prompts, color, longest = (
-            np.arange(1, len(order) + 1),
-            colors[sensitivity.arm],
-            max(longest, len(order)),
-        )
+        prompts, color, longest = (np.arange(1, len(order) + 1), colors[sensitivity.arm], max(longest, len(order)))
         spread = _seed_spread(comparison, study, sensitivity.arm, metric)
         if spread is not None:
             low, high = spread[0][order], spread[1][order]

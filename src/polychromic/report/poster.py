@@ -37,14 +37,7 @@ def draw_poster(page: PageContent) -> dict[Format, bytes]:
             _heading(rows[0], page, comparison)
             _panels(rows[1], figures)
             _numbers(rows[2], comparison)
-            _text(
-                rows[3],
-                0.02,
-                0.5,
-                textwrap.shorten(_footer(page, comparison), _FOOTER_WIDTH),
-                size=10,
-                alpha=0.7,
-            )
+            _text(rows[3], 0.02, 0.5, textwrap.shorten(_footer(page, comparison), _FOOTER_WIDTH), size=10, alpha=0.7)
     return {form: render(canvas, form) for form in ("png", "svg", "pdf")}
 
 

@@ -311,10 +311,7 @@ def facts(
             "correct answers of k are unbiased estimates from all of them.",
         ),
         Cell(plural(seeds, "training seed"), f"Seeds by arm: {of_arms}."),
-        Cell(
-            f"sampled at {comparison.primary_sampling}",
-            "The sampling setting at which the criteria are judged.",
-        ),
+        Cell(f"sampled at {comparison.primary_sampling}", "The sampling setting at which the criteria are judged."),
     ]
     if model_checks:
         cells.append(_model_fact(model_checks))

@@ -20,12 +20,7 @@ _ROUNDING = 1e-6
 _REWARD, _QUALITY_LOSS = "train/reward", "train/quality_loss"
 _CURVES = (
     (_REWARD, "mean reward", "Reward", "Mean reward of the sampled groups."),
-    (
-        _QUALITY_LOSS,
-        "quality loss",
-        "Quality loss",
-        "Loss of the quality term: lower is better.",
-    ),
+    (_QUALITY_LOSS, "quality loss", "Quality loss", "Loss of the quality term: lower is better."),
     (
         "train/diversity_score",
         "diversity score",
@@ -44,12 +39,7 @@ _CURVES = (
         "Entropy",
         "Entropy of the sampled policy: falls as a model collapses.",
     ),
-    (
-        "generation/tokens",
-        "tokens an answer",
-        "Length",
-        "Length of the sampled answers: growth may be length hacking.",
-    ),
+    ("generation/tokens", "tokens an answer", "Length", "Length of the sampled answers: growth may be length hacking."),
 )
 _SHARES = (
     ("train/diversity_loss_share", "share of the loss"),

@@ -97,10 +97,7 @@ def view_outcome(comparison: Comparison, outcome: CriterionOutcome) -> OutcomeVi
         Cell(criterion.text, metric_detail(comparison, criterion.metric)),
         Cell(outcome.arm),
         *(
-            Cell(
-                _mean_text(comparison, arm, criterion.metric, mean),
-                mean_detail(comparison, arm, criterion.metric),
-            )
+            Cell(_mean_text(comparison, arm, criterion.metric, mean), mean_detail(comparison, arm, criterion.metric))
             for arm, mean in zip((comparison.baseline, outcome.arm), means, strict=True)
         ),
         Cell(lengths, "Mean lengths in tokens of the baseline's texts and the arm's"),

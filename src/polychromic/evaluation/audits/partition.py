@@ -175,8 +175,7 @@ def audit_partition(
     return PartitionAudit(
         equivalence.name,
         spelt=_kept_apart(
-            equivalence,
-            [(prompt, [text, f"{text.upper().rstrip('.')}.", f"  {text} "]) for prompt, text in first],
+            equivalence, [(prompt, [text, f"{text.upper().rstrip('.')}.", f"  {text} "]) for prompt, text in first]
         ),
         wrapped=_kept_apart(equivalence, [(prompt, _wrapped(text)) for prompt, text in first if _is_short(text)]),
         merged=_merged(equivalence, _strangers(first)),
@@ -202,8 +201,7 @@ def _kept_apart(equivalence: Equivalence, groups: Sequence[TextGroup]) -> Share:
 def _merged(equivalence: Equivalence, pairs: Sequence[TextGroup]) -> Share:
     partitions = equivalence.partitions(pairs)
     return Share(
-        sum(_n_labelled(partition) == 2 and _n_clusters(partition) == 1 for partition in partitions),
-        len(pairs),
+        sum(_n_labelled(partition) == 2 and _n_clusters(partition) == 1 for partition in partitions), len(pairs)
     )
 
 

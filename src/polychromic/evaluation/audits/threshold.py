@@ -72,12 +72,7 @@ class OtherDistances:
 def _verdict(comparison: Comparison, tables: Tables, criteria: Levels) -> Verdict:
     """Judges tables as the comparison was judged."""
     plan = Plan.of(
-        tables,
-        comparison.baseline,
-        criteria,
-        comparison.primary_sampling,
-        comparison.resampling,
-        comparison.untrained,
+        tables, comparison.baseline, criteria, comparison.primary_sampling, comparison.resampling, comparison.untrained
     )
     pairs = {
         (arm, metric): pair

@@ -11,12 +11,7 @@ import numpy as np
 
 from polychromic.evaluation.metrics import find_metric
 from polychromic.evaluation.statistics.intervals import Resampling
-from polychromic.evaluation.statistics.resampling import (
-    LEAST_SEEDS,
-    LEAST_SPREAD,
-    SeedSpread,
-    bootstrap_means,
-)
+from polychromic.evaluation.statistics.resampling import LEAST_SEEDS, LEAST_SPREAD, SeedSpread, bootstrap_means
 from polychromic.evaluation.tables import Study
 from polychromic.numerics import FloatArray
 
@@ -213,10 +208,7 @@ def _seed_gains(points_SPC: FloatArray, base_SPC: FloatArray) -> FloatArray:
     if 1 < min(len(points_SPC), len(base_SPC)) < n_seeds:
         n_seeds = min(len(points_SPC), len(base_SPC))
     means = [
-        np.nanmean(
-            np.broadcast_to(cells, (n_seeds, *cells.shape[1:])) if len(cells) == 1 else cells[:n_seeds],
-            axis=1,
-        )
+        np.nanmean(np.broadcast_to(cells, (n_seeds, *cells.shape[1:])) if len(cells) == 1 else cells[:n_seeds], axis=1)
         for cells in (points_SPC, base_SPC)
     ]
     return _gain(np.concatenate(means, axis=-1))
@@ -241,11 +233,7 @@ def _position(quality: float, base_quality_L: FloatArray) -> Position:
 
 
 def _reached_by(
-    quality: float,
-    diversity: float,
-    labels: Sequence[str],
-    base_quality_L: FloatArray,
-    base_diversity_L: FloatArray,
+    quality: float, diversity: float, labels: Sequence[str], base_quality_L: FloatArray, base_diversity_L: FloatArray
 ) -> str | None:
     reaching = (base_quality_L >= quality) & (base_diversity_L >= diversity)
     return labels[int(reaching.argmax())] if reaching.any() else None

@@ -231,13 +231,7 @@ def relative_interval(a_SP: FloatArray, b_SP: FloatArray, reach: Reach, over_see
 
 
 def _relative_end(
-    a_SP: FloatArray,
-    b_SP: FloatArray,
-    change: float,
-    reach: Reach,
-    over_seeds: bool,
-    alpha: float,
-    above: bool,
+    a_SP: FloatArray, b_SP: FloatArray, change: float, reach: Reach, over_seeds: bool, alpha: float, above: bool
 ) -> float:
     from scipy.optimize import root_scalar
 

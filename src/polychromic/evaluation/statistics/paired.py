@@ -153,9 +153,7 @@ class PairedComparison:
         if over_seeds:
             answer = self.over_seeds or replace(self.over_prompts, p_value=math.nan)
         return replace(
-            self,
-            asks_over_seeds=over_seeds,
-            **{name: getattr(answer, name) for name in Answer.__dataclass_fields__},
+            self, asks_over_seeds=over_seeds, **{name: getattr(answer, name) for name in Answer.__dataclass_fields__}
         )
 
     def change(self, sign: float, alpha: float = ALPHA, p_value: float | None = None) -> Change:
@@ -208,15 +206,7 @@ def _compare_block(
     by_prompt_BM = bootstrap_means(x_PM, n_resamples=resampling.bootstraps, seed=resampling.seed)
     flips = sign_flip_tests(x_PM, n_resamples=resampling.sign_patterns, seed=resampling.seed)
     return [
-        _summary(
-            a_SPM[:, :, m],
-            b_SPM[:, :, m],
-            flips[m],
-            reach,
-            by_prompt_BM[:, m],
-            dropped[m],
-            resampling,
-        )
+        _summary(a_SPM[:, :, m], b_SPM[:, :, m], flips[m], reach, by_prompt_BM[:, m], dropped[m], resampling)
         for m, reach in enumerate(reaches(x_PM, resampling))
     ]
 

@@ -17,12 +17,7 @@ from polychromic.evaluation.statistics.intervals import (
     effect_sizes,
     reaches,
 )
-from polychromic.evaluation.statistics.resampling import (
-    LEAST_SEEDS,
-    SeedSpread,
-    has_spread,
-    two_way_bootstrap_means,
-)
+from polychromic.evaluation.statistics.resampling import LEAST_SEEDS, SeedSpread, has_spread, two_way_bootstrap_means
 from polychromic.evaluation.tables import Study
 from polychromic.numerics import FloatArray, IntArray
 
@@ -38,12 +33,7 @@ class MarginTest:
 
 
 def margin_test(
-    a_SP: FloatArray,
-    b_SP: FloatArray,
-    margin: float,
-    sign: float = 1.0,
-    *,
-    resampling: Resampling | None = None,
+    a_SP: FloatArray, b_SP: FloatArray, margin: float, sign: float = 1.0, *, resampling: Resampling | None = None
 ) -> MarginTest:
     """Tests a against b [seeds, prompts] with an absolute margin; `sign` is −1 where lower values are better.
 
