@@ -321,7 +321,8 @@ def _metric_at_k(key: str, curve: AtK, k: int) -> Metric:
         needs += f", and at least {k} {'judged ' if needs == CHECKER else ''}answers a prompt"
     alone = curve.name == "pass" and k == 1
     title, meaning, subject, signature = (
-        text.replace("{k}", str(k)) for text in (curve.title, curve.meaning, curve.subject, curve.signature)
+        text.replace("{k}", str(k))
+        for text in (curve.title, curve.meaning, curve.subject, f"{curve.signature}|k:{{k}}")
     )
     return Metric(
         key, title, "higher", "quality" if alone else curve.kind, 0.0, float(k) if curve.grows else 1.0, needs,

@@ -67,10 +67,10 @@ class AtK:
     name: str
     mark: str
     title: str
+    function: CurveFunction
     meaning: str
     subject: str
     signature: str
-    function: CurveFunction
     kind: Literal["diversity", "both"] = "both"
     grows: bool = False
     plural: bool = False
@@ -84,7 +84,103 @@ class AtK:
         return [n] if self.shown == "last" else []
 
 
-CURVES: dict[str, AtK] = {}
+_PASSES = "passes(reward >= pass_threshold)"
+
+
+def _pass(answers: Counted) -> FloatArray:
+    rewarded = answers.rewarded
+    return pass_at_k_curve(len(rewarded), int(rewarded.passing_N.sum()), max(1, len(answers)))
+
+
+def _distinct_correct(answers: Counted) -> FloatArray:
+    complete = answers.rewarded.labelled
+    return distinct_curve(complete.labels_N[complete.passing_N], max(1, len(answers)), len(complete))
+
+
+def _coverage(answers: Counted) -> FloatArray:
+    found_K = _distinct_correct(answers)
+    return found_K / np.arange(1, len(found_K) + 1)
+
+
+def _distinct(answers: Counted) -> FloatArray:
+    return distinct_curve(answers.labelled.labels_N, max(1, len(answers)))
+
+
+def _utility(answers: Counted) -> FloatArray:
+    complete = answers.rewarded.labelled
+    return utility_curve(complete.labels_N, complete.rewards_N, max(1, len(answers)))
+
+
+def _auc(answers: Counted) -> FloatArray:
+    return auc_at_k_curve(_pass(answers))
+
+
+def _all_pass(answers: Counted) -> FloatArray:
+    rewarded = answers.rewarded
+    return all_pass_at_k_curve(len(rewarded), int(rewarded.passing_N.sum()), max(1, len(answers)))
+
+
+def _majority(answers: Counted) -> FloatArray:
+    complete = answers.rewarded.labelled
+    return majority_curve(complete.labels_N, complete.passing_N, min(MOST_VOTES, max(1, len(answers))))
+
+
+_BUILT_IN = (
+    AtK(
+        "pass", "pass@", "Pass@{k}", _pass, shown="all",
+        meaning="Chance that at least one of {k} answers passes the checker",
+        subject="the chance that one of {k} answers passes",
+        signature=f"pass|{_PASSES}|estimator:1-C(n-c,k)/C(n,k)",
+    ),
+    AtK(
+        "distinct_correct", "distinct_correct@", "Distinct correct answers of {k}", _distinct_correct,
+        grows=True, plural=True, shown="all",
+        meaning="Different passing answers expected among {k}",
+        subject="different correct answers among {k}",
+        signature=f"distinct_correct|same:{{same}}|{_PASSES}|"
+        "estimator:sum over different answers a of 1-C(n-n_a,k)/C(n,k)",
+    ),
+    AtK(
+        "coverage", "coverage@", "Coverage@{k}", _coverage,
+        meaning="Different passing answers expected among {k}, as a share of {k}: training's set score of this name",
+        subject="the share of {k} answers that are right and different",
+        signature=f"coverage|same:{{same}}|{_PASSES}|estimator:distinct_correct@k / k",
+    ),
+    AtK(
+        "distinct", "distinct@", "Distinct answers of {k}", _distinct, kind="diversity", grows=True, plural=True,
+        meaning="Different answers expected among {k}, right or wrong (NoveltyBench's distinct_k)",
+        subject="different answers among {k}",
+        signature="distinct|same:{same}|estimator:sum over different answers a of 1-C(n-n_a,k)/C(n,k)",
+    ),
+    AtK(
+        "utility", "utility@", "Utility@{k}", _utility, shown="last",
+        meaning=f"Mean reward of {{k}} answers in turn, where one that was given before counts 0 and each weighs "
+        f"{PATIENCE:g} times the one before it (NoveltyBench's utility_k, over random orders)",
+        subject="what a reader gets out of {k} answers in turn (utility)",
+        signature=f"utility|same:{{same}}|patience:{PATIENCE:g}|score:reward of the first of a cluster|"
+        "order:mean over all",
+    ),
+    AtK(
+        "auc", "auc@", "AUC@{k}", _auc, shown="last",
+        meaning="Mean of pass@1 to pass@{k}: the area under the curve by the trapezoidal rule",
+        subject="the chance that one of up to {k} answers passes",
+        signature=f"auc|{_PASSES}|estimator:trapezoidal area under pass@1..k / (k-1)",
+    ),
+    AtK(
+        "all_pass", "pass^", "Pass^{k}", _all_pass, shown="last",
+        meaning="Chance that all of {k} answers pass the checker",
+        subject="the chance that all of {k} answers pass",
+        signature=f"all_pass|{_PASSES}|estimator:C(c,k)/C(n,k)",
+    ),
+    AtK(
+        "maj", "maj@", "Maj@{k}", _majority, shown="last", most_k=MOST_VOTES,
+        meaning="Chance that the answer given most often among {k} passes, ties by lot",
+        subject="the chance that the vote of {k} answers passes",
+        signature=f"maj|same:{{same}}|{_PASSES}|ties:by lot|estimator:exact over all k of n",
+    ),
+)  # fmt: skip
+
+CURVES: dict[str, AtK] = {curve.name: curve for curve in _BUILT_IN}
 """By name, in the order in which they are shown."""
 
 
@@ -105,126 +201,6 @@ def curve_order(key: str) -> tuple[int, int]:
     """Returns what sorts keys of curves: by their order in the registry, then by k."""
     name, k = split_at_k(key) or ("", 0)
     return list(CURVES).index(name), k
-
-
-def at_k(
-    mark: str,
-    title: str,
-    *,
-    meaning: str,
-    subject: str,
-    signature: str,
-    name: str = "",
-    kind: Literal["diversity", "both"] = "both",
-    grows: bool = False,
-    plural: bool = False,
-    shown: Shown = "asked",
-    most_k: int = 0,
-) -> Callable[[CurveFunction], CurveFunction]:
-    """Registers a function of the counted answers as a curve, called as its mark unless `name` says otherwise."""
-
-    def register(function: CurveFunction) -> CurveFunction:
-        key = name or mark.rstrip("@^")
-        CURVES[key] = AtK(
-            key, mark, title, meaning, subject, f"{signature}|k:{{k}}", function, kind, grows, plural, shown, most_k
-        )  # fmt: skip
-        return function
-
-    return register
-
-
-_PASSES = "passes(reward >= pass_threshold)"
-
-
-@at_k(
-    "pass@", "Pass@{k}", shown="all",
-    meaning="Chance that at least one of {k} answers passes the checker",
-    subject="the chance that one of {k} answers passes",
-    signature=f"pass|{_PASSES}|estimator:1-C(n-c,k)/C(n,k)",
-)  # fmt: skip
-def _pass(answers: Counted) -> FloatArray:
-    rewarded = answers.rewarded
-    return pass_at_k_curve(len(rewarded), int(rewarded.passing_N.sum()), max(1, len(answers)))
-
-
-@at_k(
-    "distinct_correct@", "Distinct correct answers of {k}", grows=True, plural=True, shown="all",
-    meaning="Different passing answers expected among {k}",
-    subject="different correct answers among {k}",
-    signature=f"distinct_correct|same:{{same}}|{_PASSES}|estimator:sum over different answers a of 1-C(n-n_a,k)/C(n,k)",
-)  # fmt: skip
-def _distinct_correct(answers: Counted) -> FloatArray:
-    complete = answers.rewarded.labelled
-    n, k_max = len(complete), max(1, len(answers))
-    sizes = np.unique(complete.labels_N[complete.passing_N], return_counts=True)[1]
-    # Hitting a cluster is passing with that cluster as the only right answer. Equal sizes have equal curves.
-    sizes, n_clusters = np.unique(sizes, return_counts=True)
-    return n_clusters @ pass_at_k_curve(n, sizes, k_max) if len(sizes) else pass_at_k_curve(n, 0, k_max)
-
-
-@at_k(
-    "coverage@", "Coverage@{k}",
-    meaning="Different passing answers expected among {k}, as a share of {k}: training's set score of this name",
-    subject="the share of {k} answers that are right and different",
-    signature=f"coverage|same:{{same}}|{_PASSES}|estimator:distinct_correct@k / k",
-)  # fmt: skip
-def _coverage(answers: Counted) -> FloatArray:
-    found_K = _distinct_correct(answers)
-    return found_K / np.arange(1, len(found_K) + 1)
-
-
-@at_k(
-    "distinct@", "Distinct answers of {k}", kind="diversity", grows=True, plural=True,
-    meaning="Different answers expected among {k}, right or wrong (NoveltyBench's distinct_k)",
-    subject="different answers among {k}",
-    signature="distinct|same:{same}|estimator:sum over different answers a of 1-C(n-n_a,k)/C(n,k)",
-)  # fmt: skip
-def _distinct(answers: Counted) -> FloatArray:
-    return distinct_curve(answers.labelled.labels_N, max(1, len(answers)))
-
-
-@at_k(
-    "utility@", "Utility@{k}", shown="last",
-    meaning=f"Mean reward of {{k}} answers in turn, where one that was given before counts 0 and each weighs "
-    f"{PATIENCE:g} times the one before it (NoveltyBench's utility_k, over random orders)",
-    subject="what a reader gets out of {k} answers in turn (utility)",
-    signature=f"utility|same:{{same}}|patience:{PATIENCE:g}|score:reward of the first of a cluster|order:mean over all",
-)  # fmt: skip
-def _utility(answers: Counted) -> FloatArray:
-    complete = answers.rewarded.labelled
-    return utility_curve(complete.labels_N, complete.rewards_N, max(1, len(answers)))
-
-
-@at_k(
-    "auc@", "AUC@{k}", shown="last",
-    meaning="Mean of pass@1 to pass@{k}: the area under the curve by the trapezoidal rule",
-    subject="the chance that one of up to {k} answers passes",
-    signature=f"auc|{_PASSES}|estimator:trapezoidal area under pass@1..k / (k-1)",
-)  # fmt: skip
-def _auc(answers: Counted) -> FloatArray:
-    return auc_at_k_curve(_pass(answers))
-
-
-@at_k(
-    "pass^", "Pass^{k}", name="all_pass", shown="last",
-    meaning="Chance that all of {k} answers pass the checker",
-    subject="the chance that all of {k} answers pass",
-    signature=f"all_pass|{_PASSES}|estimator:C(c,k)/C(n,k)",
-)  # fmt: skip
-def _all_pass(answers: Counted) -> FloatArray:
-    rewarded = answers.rewarded
-    return all_pass_at_k_curve(len(rewarded), int(rewarded.passing_N.sum()), max(1, len(answers)))
-
-
-@at_k(
-    "maj@", "Maj@{k}", shown="last", most_k=MOST_VOTES,
-    meaning="Chance that the answer given most often among {k} passes, ties by lot",
-    subject="the chance that the vote of {k} answers passes",
-    signature=f"maj|same:{{same}}|{_PASSES}|ties:by lot|estimator:exact over all k of n",
-)  # fmt: skip
-def _majority(answers: Counted) -> FloatArray:
-    complete = answers.rewarded.labelled
-    return majority_curve(complete.labels_N, complete.passing_N, min(MOST_VOTES, max(1, len(answers))))
 
 
 def curves_of(answers: Counted) -> dict[str, FloatArray]:

@@ -111,16 +111,16 @@ def all_pass_at_k_curve(n: int, c: int, k_max: int) -> FloatArray:
     return np.where(left_K >= 1, np.cumprod(hits_K), np.nan)
 
 
-def distinct_curve(labels: ArrayLike, k_max: int) -> FloatArray:
-    """Returns [k_max] of the expected number of clusters among k of the N labelled answers; nan where k > N.
+def distinct_curve(labels: ArrayLike, k_max: int, n: int | None = None) -> FloatArray:
+    """Returns [k_max] of the expected number of clusters among k of n answers, of which those with a label count (None:
+    all have one); nan where k > n.
 
-    NoveltyBench's distinct_k is its value at k = N. Source: Hurlbert 1971, equation 14 (rarefaction).
+    NoveltyBench's distinct_k is its value at k = n. Source: Hurlbert 1971, equation 14 (rarefaction).
     """
-    labels_N = np.asarray(labels)
+    n = np.size(labels) if n is None else n
     # Hitting a cluster is passing with that cluster as the only right answer. Equal sizes have equal curves.
-    sizes, n_clusters = np.unique(_sizes(labels_N), return_counts=True)
-    hits_K = n_clusters @ pass_at_k_curve(len(labels_N), sizes, k_max) if len(sizes) else np.zeros(k_max)
-    return np.where(np.arange(1, k_max + 1) <= len(labels_N), hits_K, np.nan)
+    sizes, n_clusters = np.unique(_sizes(labels), return_counts=True)
+    return n_clusters @ pass_at_k_curve(n, sizes, k_max) if len(sizes) else pass_at_k_curve(n, 0, k_max)
 
 
 def utility_k(labels: ArrayLike, scores: ArrayLike, *, patience: float = PATIENCE) -> float:
