@@ -15,10 +15,10 @@ from polychromic.evaluation.lengths import EqualLength
 from polychromic.evaluation.metrics import METRICS, find_metric
 from polychromic.evaluation.outcomes import Evidence
 from polychromic.evaluation.statistics.frontier import MatchedGain, matched_gains, simultaneous_curve
-from polychromic.evaluation.statistics.intervals import Interval, Resampling, mean_intervals
-from polychromic.evaluation.statistics.paired import PairedComparison, paired_comparisons
+from polychromic.evaluation.statistics.intervals import Resampling, mean_intervals
+from polychromic.evaluation.statistics.paired import paired_comparisons
 from polychromic.evaluation.statistics.sensitivity import Overtaking, margin_test, overtakings, robustness
-from polychromic.evaluation.tables import Plan, PromptTable
+from polychromic.evaluation.tables import Pair, Plan, PromptTable, share_a_prompt
 from polychromic.evaluation.verdict import ArmCurve, ArmMean, Comparison, Contrast, Sensitivity, Verdict, judge
 from polychromic.evaluation.warnings import (
     Contrasts,
@@ -64,15 +64,22 @@ def compare(
     """
     plan = Plan.of(tables, baseline, criteria, primary_sampling, resampling or Resampling(), untrained)
     contrasts = _contrasts(plan)
-    at_primary = _at_primary(plan, contrasts)
-    at_equal_length = _at_equal_length(equal_length or {}, plan)
+    cut = {(arm, plan.primary_sampling, metric): pair for (arm, metric), pair in (equal_length or {}).items()}
+    at_equal_length = _compared(plan, cut)
+    at_primary, at_primary_cut = (_at_primary(plan, found) for found in (contrasts, at_equal_length))
     means, gains = _means(plan), _frontier(plan, quality_metric)
     gaming = [*reward_hacking(plan, at_primary), *partition_gaming(plan, at_primary)]
     verdict = _verdict(plan, at_primary, gaming, partition, chosen_late, notes)
     warnings = (
         *(partition.warnings() if partition is not None else ()), *gaming,
-        *_warnings_of_claims(plan, audit, gains, at_primary, verdict),
-        *_warnings_of_measures(plan, tables, at_primary, at_equal_length, means),
+        *checker_warnings(audit),
+        *temperature_warnings(gains, at_primary, plan.primary_sampling, plan.alpha),
+        *criterion_warnings([outcome for level in verdict.levels for outcome in level.outcomes]),
+        *length_warnings(at_primary, at_primary_cut, plan.judged, plan.alpha),
+        *answer_warnings(tables),
+        *fault_warnings(_primary_means(means, plan.primary_sampling)),
+        *left_out_warnings(plan.study.left_out(plan.baseline), len(plan.study.prompts)),
+        *undefined_warnings(tables, plan.primary_sampling),
         *(seed_warnings(at_primary, plan.asked, plan.alpha) if trained else ()), *notes,
     )  # fmt: skip
     return Comparison(
@@ -131,59 +138,24 @@ def _at_primary(plan: Plan, contrasts: Sequence[Contrast]) -> Contrasts:
     }
 
 
-def _warnings_of_claims(
-    plan: Plan, audit: CheckerAudit | None, gains: Sequence[MatchedGain], at_primary: Contrasts, verdict: Verdict
-) -> list[ResultWarning]:
-    """Returns what to beware of in what is claimed of the arms."""
-    return [
-        *checker_warnings(audit),
-        *temperature_warnings(gains, at_primary, plan.primary_sampling, plan.alpha),
-        *criterion_warnings([outcome for level in verdict.levels for outcome in level.outcomes]),
-    ]
-
-
-def _warnings_of_measures(
-    plan: Plan,
-    tables: Mapping[tuple[str, int], PromptTable],
-    at_primary: Contrasts,
-    at_equal_length: Sequence[Contrast],
-    means: Sequence[ArmMean],
-) -> list[ResultWarning]:
-    """Returns what to beware of in the measures themselves, whatever the criteria."""
-    cut = {(contrast.arm, contrast.metric): contrast.comparison for contrast in at_equal_length}
-    primary_means = _primary_means(means, plan.primary_sampling)
-    return [
-        *length_warnings(at_primary, cut, plan.judged, plan.alpha),
-        *answer_warnings(tables),
-        *fault_warnings(primary_means),
-        *left_out_warnings(plan.study.left_out(plan.baseline), len(plan.study.prompts)),
-        *undefined_warnings(tables, plan.primary_sampling),
-    ]
-
-
 def _contrasts(plan: Plan) -> tuple[Contrast, ...]:
     """Returns every metric that an arm shares with the baseline, under all sampling settings that both have."""
-    named: list[tuple[str, str, str]] = []
-    pairs = []
-    for arm in plan.others:
-        for label in plan.study.labels(arm):
-            for metric in _metrics(plan, arm, label):
-                pair = plan.pair(arm, label, metric)
-                if pair is not None:
-                    named.append((arm, label, metric))
-                    pairs.append(pair)
-    compared = paired_comparisons(pairs, resampling=plan.resampling)
-    return tuple(Contrast(*name, comparison) for name, comparison in zip(named, compared, strict=True))
-
-
-def _at_equal_length(cells: EqualLength, plan: Plan) -> tuple[Contrast, ...]:
-    """Returns what was measured on texts cut to equal lengths, compared like anything else."""
-    defined = {key: pair for key, pair in cells.items() if not np.isnan(pair[0] + pair[1]).any(axis=0).all()}
-    compared = paired_comparisons(list(defined.values()), resampling=plan.resampling)
-    return tuple(
-        Contrast(arm, plan.primary_sampling, metric, comparison)
-        for (arm, metric), comparison in zip(defined, compared, strict=True)
+    return _compared(
+        plan,
+        {
+            (arm, label, metric): plan.pair(arm, label, metric)
+            for arm in plan.others
+            for label in plan.study.labels(arm)
+            for metric in _metrics(plan, arm, label)
+        },
     )
+
+
+def _compared(plan: Plan, pairs: Mapping[tuple[str, str, str], Pair | None]) -> tuple[Contrast, ...]:
+    """Compares pairs by (arm, sampling, metric); those that are None, or share no defined prompt, are left out."""
+    shared = {name: pair for name, pair in pairs.items() if pair is not None and share_a_prompt(pair)}
+    compared = paired_comparisons(list(shared.values()), resampling=plan.resampling)
+    return tuple(Contrast(*name, comparison) for name, comparison in zip(shared, compared, strict=True))
 
 
 def _metrics(plan: Plan, arm: str, label: str) -> list[str]:
@@ -204,21 +176,16 @@ def evidence(plan: Plan, at_primary: Contrasts) -> dict[tuple[str, Criterion], E
         for criterion in plan.criteria:
             comparison = at_primary.get((arm, criterion.metric))
             pair = plan.pair(arm, plan.primary_sampling, criterion.metric)
-            if comparison is not None and pair is not None:
-                by_criterion[arm, criterion] = _evidence_for(plan, criterion, comparison, *pair)
+            if comparison is None or pair is None:
+                continue
+            kept_P = ~np.isnan(pair[0] + pair[1]).any(axis=0)
+            a_SP, b_SP = pair[0][:, kept_P], pair[1][:, kept_P]
+            margin = None
+            if criterion.margin:
+                margin = margin_test(a_SP, b_SP, criterion.margin, criterion.sign, resampling=plan.resampling)
+            at_bound = share_at_bound(a_SP.mean(axis=0), b_SP.mean(axis=0), criterion.metric)
+            by_criterion[arm, criterion] = Evidence(comparison.mean_a, comparison.mean_b, comparison, margin, at_bound)
     return by_criterion
-
-
-def _evidence_for(
-    plan: Plan, criterion: Criterion, comparison: PairedComparison, a_SP: FloatArray, b_SP: FloatArray
-) -> Evidence:
-    kept_P = ~np.isnan(a_SP + b_SP).any(axis=0)
-    a_SP, b_SP = a_SP[:, kept_P], b_SP[:, kept_P]
-    margin = None
-    if criterion.margin:
-        margin = margin_test(a_SP, b_SP, criterion.margin, criterion.sign, resampling=plan.resampling)
-    at_bound = share_at_bound(a_SP.mean(axis=0), b_SP.mean(axis=0), criterion.metric)
-    return Evidence(comparison.mean_a, comparison.mean_b, comparison, margin, at_bound)
 
 
 def _sensitivity(plan: Plan) -> tuple[Sensitivity, ...]:
@@ -253,27 +220,21 @@ def _frontier(plan: Plan, quality_metric: str | None) -> tuple[MatchedGain, ...]
 
 
 def _means(plan: Plan) -> tuple[ArmMean, ...]:
-    named: list[tuple[str, str, str]] = []
-    complete: list[FloatArray] = []
+    complete: dict[tuple[str, str, str], FloatArray] = {}
     for arm in plan.study.arms:
         for label in plan.study.labels(arm):
             for metric in _metrics(plan, arm, label):
                 cells_SP = plan.study.cells(arm, label, metric)
                 if cells_SP is not None and not np.isnan(cells_SP).any(axis=0).all():
-                    named.append((arm, label, metric))
-                    complete.append(cells_SP[:, ~np.isnan(cells_SP).any(axis=0)])
-    intervals = mean_intervals(complete, plan.resampling)
-    return tuple(
-        _arm_mean(*name, cells_SP, interval)
-        for name, cells_SP, interval in zip(named, complete, intervals, strict=True)
-    )
-
-
-def _arm_mean(arm: str, label: str, metric: str, cells_SP: FloatArray, interval: Interval) -> ArmMean:
-    info = find_metric(metric)
-    low, high = max(interval[0], info.lowest), min(interval[1], info.highest)
-    seeds = tuple(cells_SP.mean(axis=1).tolist())
-    return ArmMean(arm, label, metric, float(cells_SP.mean()), low, high, seeds, cells_SP.shape[1])
+                    complete[arm, label, metric] = cells_SP[:, ~np.isnan(cells_SP).any(axis=0)]
+    means = []
+    intervals = mean_intervals(list(complete.values()), plan.resampling)
+    for (name, cells_SP), interval in zip(complete.items(), intervals, strict=True):
+        info = find_metric(name[2])
+        low, high = max(interval[0], info.lowest), min(interval[1], info.highest)
+        seeds = tuple(cells_SP.mean(axis=1).tolist())
+        means.append(ArmMean(*name, float(cells_SP.mean()), low, high, seeds, cells_SP.shape[1]))
+    return tuple(means)
 
 
 def _primary_means(means: Sequence[ArmMean], primary_sampling: str) -> dict[str, dict[str, float]]:
@@ -301,25 +262,23 @@ def _curves(plan: Plan) -> tuple[ArmCurve, ...]:
 def _against_untrained(plan: Plan) -> tuple[Contrast, ...]:
     if plan.untrained is None:
         return ()
-    pairs = {
-        (arm, metric): pair
-        for metric in plan.asked
-        for arm in (plan.baseline, *plan.judged)
-        if (pair := plan.study.pair(arm, plan.untrained, plan.primary_sampling, metric)) is not None
-        and not np.isnan(pair[0] + pair[1]).any(axis=0).all()
-    }
-    compared = paired_comparisons(list(pairs.values()), resampling=plan.resampling)
-    return tuple(
-        Contrast(arm, plan.primary_sampling, metric, comparison)
-        for (arm, metric), comparison in zip(pairs, compared, strict=True)
+    label = plan.primary_sampling
+    return _compared(
+        plan,
+        {
+            (arm, label, metric): plan.study.pair(arm, plan.untrained, label, metric)
+            for metric in plan.asked
+            for arm in (plan.baseline, *plan.judged)
+        },
     )
 
 
 def _overtakings(plan: Plan) -> tuple[Overtaking, ...]:
     if plan.untrained is None:
         return ()
-    arms = (plan.baseline, *plan.judged)
-    return overtakings(plan.study, plan.untrained, arms, plan.primary_sampling, plan.resampling)
+    return overtakings(
+        plan.study, plan.untrained, (plan.baseline, *plan.judged), plan.primary_sampling, plan.resampling
+    )
 
 
 def _basis(plan: Plan) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,9 @@ from polychromic.evaluation.statistics.paired import ALPHA
 from polychromic.numerics import FloatArray, IntArray
 
 SCHEMA_VERSION = 2
+
+Pair = tuple[FloatArray, FloatArray]
+"""Cells [seeds, prompts] of two arms on one metric."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +71,7 @@ class PromptTable:
 
     def to_json(self) -> dict[str, Any]:
         """Returns a plain mapping for `write_json` (nan becomes null); `from_json` is its inverse."""
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "prompts": list(self.prompts),
-            "sampled": {
-                label: {"values": dict(sampled.values), "curves": dict(sampled.curves)}
-                for label, sampled in self.sampled.items()
-            },
-            "clusters": self.clusters,
-            "signatures": dict(self.signatures),
-            "missing": dict(self.missing),
-            "answers": self.answers,
-            "most_answers": dict(self.most_answers),
-            "undefined": {label: dict(metrics) for label, metrics in self.undefined.items()},
-        }
+        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> PromptTable:
@@ -97,16 +87,8 @@ class PromptTable:
             label: SampledTable(_arrays(parts["values"]), _arrays(parts["curves"]))
             for label, parts in data["sampled"].items()
         }
-        return cls(
-            tuple(data["prompts"]),
-            sampled,
-            data["clusters"],
-            data["signatures"],
-            data["missing"],
-            data["answers"],
-            data["most_answers"],
-            data["undefined"],
-        )
+        stated = {name.name: data[name.name] for name in fields(cls)}
+        return cls(**{**stated, "prompts": tuple(data["prompts"]), "sampled": sampled})
 
 
 def _arrays(columns: Mapping[str, ArrayLike]) -> dict[str, FloatArray]:
@@ -213,7 +195,7 @@ class Study:
         kept = [self._kept(arm, seed) for seed in self.arms[arm]]
         return np.stack([row[positions, :n_k] for row, positions in zip(present, kept, strict=True)])
 
-    def pair(self, arm: str, baseline: str, label: str, metric: str) -> tuple[FloatArray, FloatArray] | None:
+    def pair(self, arm: str, baseline: str, label: str, metric: str) -> Pair | None:
         """Returns cells of two arms with their seeds paired; None where one lacks the metric.
 
         Seeds that both have are paired. An arm with a single seed (an untrained model, generations from
@@ -235,12 +217,9 @@ class Study:
         return a_SP[[of_a.index(seed) for seed in shared]], b_SP[[of_b.index(seed) for seed in shared]]
 
     def _row(self, arm: str, seed: int, label: str, metric: str) -> FloatArray | None:
-        table = self.tables[arm, seed]
-        sampled: SampledTable | None = table.sampled.get(label)
+        sampled = self.tables[arm, seed].sampled.get(label)
         values = sampled.metric(metric) if sampled else None
-        if values is None:
-            return None
-        return values[self._kept(arm, seed)]
+        return None if values is None else values[self._kept(arm, seed)]
 
     def _kept(self, arm: str, seed: int) -> IntArray:
         """Returns the positions of the study's prompts in one table (both are sorted by id)."""
@@ -303,12 +282,15 @@ class Plan:
         """Returns metric keys of all criteria, each once."""
         return list(dict.fromkeys(criterion.metric for criterion in self.criteria))
 
-    def pair(self, arm: str, label: str, metric: str) -> tuple[FloatArray, FloatArray] | None:
+    def pair(self, arm: str, label: str, metric: str) -> Pair | None:
         """Returns cells of an arm and the baseline that share at least one defined prompt, else None."""
         pair = self.study.pair(arm, self.baseline, label, metric)
-        if pair is None or np.isnan(pair[0] + pair[1]).any(axis=0).all():
-            return None
-        return pair
+        return pair if pair is not None and share_a_prompt(pair) else None
+
+
+def share_a_prompt(pair: Pair) -> bool:
+    """Tells whether some prompt is defined in all cells of both arms."""
+    return not np.isnan(pair[0] + pair[1]).any(axis=0).all()
 
 
 def _require_one_way(tables: Mapping[tuple[str, int], PromptTable]) -> None:

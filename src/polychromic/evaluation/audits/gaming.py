@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
 from polychromic.diversity.tokens import Signature
 from polychromic.evaluation.criteria import ResultWarning, signed
-from polychromic.evaluation.statistics.paired import PairedComparison, paired_comparison
+from polychromic.evaluation.statistics.paired import paired_comparison
 from polychromic.evaluation.tables import Plan
 from polychromic.evaluation.warnings import Contrasts
 
 _FULL = 0.9
 """Share of the answers drawn from which nearly all differ by the second partition already: it has no room to follow."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Disagreement:
-    """Holds who gained by the first measure and not by the second, against whom, and both differences."""
-
-    who: str
-    other: str
-    first: float
-    second: float
 
 
 def reward_hacking(plan: Plan, contrasts: Contrasts) -> list[ResultWarning]:
@@ -33,11 +22,11 @@ def reward_hacking(plan: Plan, contrasts: Contrasts) -> list[ResultWarning]:
     return [
         ResultWarning(
             "reward hacking",
-            gap.who,
-            f"{gap.who} has {signed(gap.first)} training reward against {gap.other}, but the judge, which "
-            f"training never saw, says {signed(gap.second)}: the reward is being gamed",
+            who,
+            f"{who} has {signed(by_first)} training reward against {other}, but the judge, which training never saw, "
+            f"says {signed(by_second)}: the reward is being gamed",
         )
-        for gap in _disagreements(plan, contrasts, "reward", "judge")
+        for who, other, by_first, by_second in _disagreements(plan, contrasts, "reward", "judge")
     ]
 
 
@@ -52,13 +41,13 @@ def partition_gaming(plan: Plan, contrasts: Contrasts) -> list[ResultWarning]:
     return [
         ResultWarning(
             "partition gaming",
-            gap.who,
-            f"{gap.who} has {signed(gap.first)} different answers to a prompt against {gap.other} by "
-            f"task.same_answer, but the second partition, which training never saw, says {signed(gap.second)}: what "
-            "counts as different is being gamed",
+            who,
+            f"{who} has {signed(by_first)} different answers to a prompt against {other} by task.same_answer, but the "
+            f"second partition, which training never saw, says {signed(by_second)}: what counts as different is being "
+            "gamed",
         )
-        for gap in _disagreements(plan, contrasts, "clusters", "second_clusters")
-        if gap.other == plan.baseline
+        for who, other, by_first, by_second in _disagreements(plan, contrasts, "clusters", "second_clusters")
+        if other == plan.baseline
     ]
 
 
@@ -72,13 +61,20 @@ def _has_room(plan: Plan) -> bool:
     return not drawn.isdigit() or float(np.nanmean(cells_SP)) < _FULL * int(drawn)
 
 
-def _disagreements(plan: Plan, contrasts: Contrasts, first: str, second: str) -> Iterator[_Disagreement]:
-    """Yields arms that differ significantly from the baseline in the first measure, and not that way in the second.
+def _disagreements(
+    plan: Plan, contrasts: Contrasts, first: str, second: str
+) -> Iterator[tuple[str, str, float, float]]:
+    """Yields who gained significantly by the first measure and not by the second, against whom, and both differences:
+    arm and baseline, either way round.
 
     The gap between both measures has to differ significantly as well, so that a second measure that is only noisier
     than the first is not taken for one that disagrees.
     """
-    for arm, gap in _gaps(plan, first, second).items():
+    for arm in plan.judged:
+        cells, second_cells = (plan.pair(arm, plan.primary_sampling, key) for key in (first, second))
+        if cells is None or second_cells is None:
+            continue
+        gap = paired_comparison(cells[0] - second_cells[0], cells[1] - second_cells[1], resampling=plan.resampling)
         of_first, of_second = contrasts[arm, first], contrasts[arm, second]
         if max(of_first.p_value, gap.p_value) >= plan.alpha or of_first.difference * gap.difference <= 0:
             continue
@@ -86,16 +82,4 @@ def _disagreements(plan: Plan, contrasts: Contrasts, first: str, second: str) ->
         if sign * of_second.difference > 0 and of_second.p_value < plan.alpha:
             continue
         who, other = (arm, plan.baseline) if sign > 0 else (plan.baseline, arm)
-        yield _Disagreement(who, other, sign * of_first.difference, sign * of_second.difference)
-
-
-def _gaps(plan: Plan, first: str, second: str) -> dict[str, PairedComparison]:
-    """Compares, by arm, the first measure minus the second with the baseline's; arms that lack one are left out."""
-    gaps = {}
-    for arm in plan.judged:
-        cells, second_cells = (plan.pair(arm, plan.primary_sampling, key) for key in (first, second))
-        if cells is not None and second_cells is not None:
-            gaps[arm] = paired_comparison(
-                cells[0] - second_cells[0], cells[1] - second_cells[1], resampling=plan.resampling
-            )
-    return gaps
+        yield who, other, sign * of_first.difference, sign * of_second.difference
