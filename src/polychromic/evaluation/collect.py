@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from polychromic.errors import DataError
@@ -60,13 +61,8 @@ class CollectionPlan:
     @property
     def keys(self) -> list[RowKey]:
         """Returns the keys of all rows that the plan asks for."""
-        indices = range(self.samples)
-        return [
-            (sampling, prompt.id, index)
-            for sampling in self.sampling_settings
-            for prompt in self.prompts
-            for index in indices
-        ]
+        asked = product(self.sampling_settings, self.prompts, range(self.samples))
+        return [(sampling, prompt.id, index) for sampling, prompt, index in asked]
 
     def chunks(self, rows: Rows) -> list[Chunk]:
         """Returns the units of work, given the rows that exist. A run that was resumed, or of which rows were lost,
@@ -142,7 +138,10 @@ def _sample_missing(
         if all(key in rows for key in chunk.keys):
             continue
         sampler = sampler or sampler_factory()
-        seeds = [_seed(plan, chunk, prompt) for prompt in chunk.prompts]
+        further = (chunk.start,) if chunk.start else ()
+        seeds = [
+            child_seed(*plan.names, "evaluation", chunk.sampling.label, prompt.id, *further) for prompt in chunk.prompts
+        ]
         groups = sampler.sample(chunk.prompts, chunk.stop - chunk.start, chunk.sampling, seeds)
         fresh = _missing_rows(plan, chunk, task, groups, seeds, rows)
         append_generations(path, fresh)
@@ -241,11 +240,6 @@ def _n_lost(plan: CollectionPlan, rows: Rows) -> int:
             else:
                 lost += missing.pop(draw, 0)
     return lost
-
-
-def _seed(plan: CollectionPlan, chunk: Chunk, prompt: Prompt) -> int:
-    further = (chunk.start,) if chunk.start else ()
-    return child_seed(*plan.names, "evaluation", chunk.sampling.label, prompt.id, *further)
 
 
 def _missing_rows(

@@ -261,9 +261,9 @@ def impossible_criteria(criteria: Iterable[Criterion], baseline_means: Mapping[s
     Metrics whose baseline is not known rule nothing out. Usable before a run: with a probe of the base model, or as
     soon as the baseline arm has been sampled.
     """
-    measured = (criterion for criterion in criteria if criterion.metric in baseline_means)
+    measured = [criterion for criterion in criteria if criterion.metric in baseline_means]
     judged = [criterion_possible(criterion, baseline_means[criterion.metric]) for criterion in measured]
-    return list(dict.fromkeys(criterion.sentence for criterion in judged if not criterion.possible))
+    return list(dict.fromkeys(possibility.sentence for possibility in judged if not possibility.possible))
 
 
 def contradictions(criteria: Sequence[Criterion]) -> list[str]:

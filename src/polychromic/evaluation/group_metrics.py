@@ -107,8 +107,8 @@ def _group(prompt_id: str, rows: list[GenerationRow], has_forms: bool) -> Answer
     return AnswerGroup(
         prompt_id,
         [row.text for row in rows],
-        _scores([row.reward for row in rows]),
-        _scores([row.judge for row in rows]),
+        np.array([row.reward for row in rows], dtype=np.float64),
+        np.array([row.judge for row in rows], dtype=np.float64),
         np.array([row.n_tokens for row in rows], dtype=np.float64),
         np.array([row.finish == "length" for row in rows], dtype=np.float64),
         [row.text if row.cluster is None else row.cluster for row in rows] if has_forms else None,
@@ -116,10 +116,6 @@ def _group(prompt_id: str, rows: list[GenerationRow], has_forms: bool) -> Answer
         n_asked - len(rows),
         all_formed=carry_forms(rows) and all(row.cluster is not None for row in rows),
     )
-
-
-def _scores(scores: list[float | None]) -> FloatArray:
-    return np.array(scores, dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)

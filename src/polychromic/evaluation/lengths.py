@@ -13,7 +13,7 @@ import numpy as np
 from polychromic.diversity import MeasureSettings, measure_group
 from polychromic.diversity.tokens import Tokenizer, TokenOptions, cut_text
 from polychromic.evaluation.criteria import ResultWarning
-from polychromic.evaluation.group_metrics import AnswerGroup, group_rows
+from polychromic.evaluation.group_metrics import group_rows
 from polychromic.evaluation.measure import open_pool
 from polychromic.evaluation.metrics import METRICS
 from polychromic.evaluation.warnings import LENGTH_CHANGE
@@ -21,7 +21,8 @@ from polychromic.numerics import FloatArray
 from polychromic.records import GenerationRow
 
 Rows = Mapping[tuple[str, int], Sequence[GenerationRow]]
-ByPrompt = Mapping[str, float]
+Values = Mapping[str, float]
+"""Values by prompt id, or by metric key."""
 
 _MEASURED = ("distinct_2", "self_bleu", "compression_ratio")
 
@@ -48,7 +49,7 @@ def thinking_warnings(rows: Rows, *, measured_apart: bool) -> Iterator[ResultWar
 
 def thinking_measures(
     rows: Rows, primary_sampling: str, tokens: str | Tokenizer
-) -> dict[tuple[str, int], dict[str, ByPrompt]]:
+) -> dict[tuple[str, int], dict[str, Values]]:
     """Measures of the thinking alone at the primary sampling, by arm and seed: metric → prompt → value.
 
     Of every prompt as many thinking texts are measured as each arm and seed has.
@@ -57,13 +58,15 @@ def thinking_measures(
     prompts = set.intersection(*(set(by_prompt) for by_prompt in texts.values()))
     least = {prompt: min(len(by_prompt[prompt]) for by_prompt in texts.values()) for prompt in prompts}
     settings = MeasureSettings(tokens=tokens)
-    measured: dict[tuple[str, int], dict[str, ByPrompt]] = {}
+    measured: dict[tuple[str, int], dict[str, Values]] = {}
     for key, by_prompt in texts.items():
         values = {
             prompt: measure_group(by_prompt[prompt][: least[prompt]], settings).values for prompt in sorted(prompts)
         }
         columns = {f"thinking_{name}": {p: of_prompt[name] for p, of_prompt in values.items()} for name in _MEASURED}
-        columns["thinking_words"] = {p: _mean_words(by_prompt[p]) for p in sorted(prompts)}
+        columns["thinking_words"] = {
+            p: sum(len(text.split()) for text in by_prompt[p]) / len(by_prompt[p]) for p in sorted(prompts)
+        }
         measured[key] = {name: column for name, column in columns.items() if not all(map(math.isnan, column.values()))}
     return measured
 
@@ -76,10 +79,6 @@ def _thinking_texts(rows: Sequence[GenerationRow], primary_sampling: str) -> dic
     return texts
 
 
-def _mean_words(texts: Sequence[str]) -> float:
-    return sum(len(text.split()) for text in texts) / len(texts)
-
-
 EqualLength = Mapping[tuple[str, str], tuple[FloatArray, FloatArray]]
 """Cells [seeds, prompts] of an arm and of the baseline at equal lengths, by (arm, metric key)."""
 
@@ -87,13 +86,12 @@ _MOST_ANSWERS = 16
 """Enough to see whether a difference stays; all of 64 would double the time that an evaluation takes."""
 _AT_ONCE = 64
 
-Values = Mapping[str, float]
 Texts = Mapping[str, list[str]]
 """One arm's and seed's texts by prompt id."""
 
 
 def at_equal_length(
-    rows_by_arm_seed: Mapping[tuple[str, int], Sequence[GenerationRow]],
+    rows_by_arm_seed: Rows,
     *,
     baseline: str,
     primary_sampling: str,
@@ -108,10 +106,11 @@ def at_equal_length(
     """
     texts = {key: _texts(rows, primary_sampling) for key, rows in rows_by_arm_seed.items()}
     of_baseline = {seed: by_prompt for (arm, seed), by_prompt in texts.items() if arm == baseline}
+    length = _mean_length(of_baseline.values(), tokens)
     longer_or_shorter: dict[str, list[tuple[Texts, Texts]]] = {}
     for arm in dict.fromkeys(arm for arm, _ in rows_by_arm_seed if arm != baseline):
         own = {seed: by_prompt for (name, seed), by_prompt in texts.items() if name == arm}
-        if _differ_in_length(own.values(), of_baseline.values(), tokens):
+        if abs(_mean_length(own.values(), tokens) - length) > LENGTH_CHANGE * length:
             longer_or_shorter[arm] = _paired_seeds(own, of_baseline)
     if not longer_or_shorter:
         return {}
@@ -146,13 +145,7 @@ def _lengths(texts: Sequence[str], tokens: str | Tokenizer) -> list[int]:
 
 
 def _texts(rows: Sequence[GenerationRow], primary_sampling: str) -> Texts:
-    groups: list[AnswerGroup] = group_rows(rows).get(primary_sampling, [])
-    return {group.prompt_id: group.texts for group in groups}
-
-
-def _differ_in_length(a: Iterable[Texts], b: Iterable[Texts], tokens: str | Tokenizer) -> bool:
-    of_a, of_b = _mean_length(a, tokens), _mean_length(b, tokens)
-    return abs(of_a - of_b) > LENGTH_CHANGE * of_b
+    return {group.prompt_id: group.texts for group in group_rows(rows).get(primary_sampling, [])}
 
 
 def _mean_length(arm: Iterable[Texts], tokens: str | Tokenizer) -> float:

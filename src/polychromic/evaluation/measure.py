@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain, repeat
 from typing import TypeVar
@@ -209,22 +209,16 @@ def _common(groups: list[AnswerGroup], count: Callable[[AnswerGroup], int]) -> i
 
 
 def _n_rewarded(group: AnswerGroup) -> int:
-    n_rewarded = int((~np.isnan(group.rewards)).sum())
-    return n_rewarded or len(group)
+    return int((~np.isnan(group.rewards)).sum()) or len(group)
 
 
 def _n_bigrams(tokenized: Sequence[Sequence[str]]) -> int:
     return sum(max(len(tokens) - 1, 0) for tokens in tokenized)
 
 
-@contextmanager
-def open_pool(workers: int) -> Iterator[Executor | None]:
+def open_pool(workers: int) -> AbstractContextManager[Executor | None]:
     """Opens that many worker processes, and None for one: then the work is done in this process."""
-    if workers <= 1:
-        yield None
-        return
-    with open_worker_pool(workers) as pool:
-        yield pool
+    return open_worker_pool(workers) if workers > 1 else nullcontext()
 
 
 def _embedded_chunks(groups: list[AnswerGroup], embedder: Embedder | None) -> Iterator[list[Embedded]]:

@@ -21,7 +21,8 @@ PER_PROMPT = "the values of each prompt: means alone carry no test"
 def for_precision(comparison: PairedComparison, distance: float, interval: tuple[float, float]) -> str:
     """Returns what would tell `distance` from 0, given the interval that has it now and shrinks with the root of
     prompts."""
-    if _seeds_dominate(comparison):
+    of_prompts = comparison.bca[1] - comparison.bca[0]
+    if comparison.n_seeds > 1 and comparison.ci_high - comparison.ci_low > _SEEDS_DOMINATE * of_prompts:
         return f"more training seeds than {comparison.n_seeds}: their spread, not the prompts, makes the interval wide"
     from scipy.stats import norm
 
@@ -45,25 +46,12 @@ def for_seeds(comparison: PairedComparison) -> str:
     return f"more training seeds than {comparison.n_seeds}: they differ too much to say that it holds over seeds"
 
 
-def for_informative_prompts(comparison: PairedComparison) -> str:
-    """Returns what a test is short of whose least possible p is not below the level."""
-    return (
-        f"more prompts: only {comparison.n_informative} differ between the arms, "
-        f"and p cannot fall below {comparison.p_floor:.2g}"
-    )
-
-
 def for_saturation(metric_key: str, share_at_bound: float) -> str:
     """Returns what a metric needs that has no room left."""
     return (
         f"harder prompts: {find_metric(metric_key).name} cannot distinguish the arms, "
         f"{100 * share_at_bound:.0f} % of prompts are at its bound in both"
     )
-
-
-def _seeds_dominate(comparison: PairedComparison) -> bool:
-    over_prompts = comparison.bca[1] - comparison.bca[0]
-    return comparison.n_seeds > 1 and comparison.ci_high - comparison.ci_low > _SEEDS_DOMINATE * over_prompts
 
 
 def _rounded(count: int) -> int:
@@ -134,14 +122,10 @@ class CriterionOutcome:
         """Returns the status, with the word on the change where the status does not imply it."""
         if self.status == "not met" and self.worse:
             return "not met (worse)"
-        if self.change == "no clear change" and self.status in ("not met", "undecided") and not self.shows_margin:
+        asks_of_change = self.criterion.direction != "not_worse"  # else p asks about a margin
+        if self.change == "no clear change" and self.status in ("not met", "undecided") and asks_of_change:
             return f"{self.status} (no clear change)"
         return self.status
-
-    @property
-    def shows_margin(self) -> bool:
-        """Tells whether p asks about a margin, not about a change."""
-        return self.criterion.direction == "not_worse"
 
 
 def test_p_value(criterion: Criterion, evidence: Evidence | None) -> float:
@@ -241,7 +225,10 @@ def _rule_no_worse(criterion: Criterion, evidence: Evidence, p_adjusted: float) 
 
 def _for_significance(criterion: Criterion, evidence: Evidence, comparison: PairedComparison) -> str:
     if comparison.p_floor >= criterion.alpha:
-        return for_informative_prompts(comparison)
+        return (
+            f"more prompts: only {comparison.n_informative} differ between the arms, "
+            f"and p cannot fall below {comparison.p_floor:.2g}"
+        )
     if evidence.share_at_bound >= SATURATED_SHARE:
         return for_saturation(criterion.metric, evidence.share_at_bound)
     if comparison.asks_over_seeds and not comparison.p_over_seeds < criterion.alpha:
@@ -256,11 +243,10 @@ def _finding(criterion: Criterion, evidence: Evidence, status: Status, change: C
         word = "no worse" if status == "met" else "worse" if status == "not met" else "not shown to be no worse"
         return f"{metric.name} {word} ({signed(evidence.difference)}, margin {criterion.margin:g})"
     seen = signed_percent(evidence.relative) if evidence.mean_baseline else signed(evidence.difference)
-    was_tested = not math.isnan(p_adjusted)
+    tested = "" if math.isnan(p_adjusted) else f" ({p_text(p_adjusted)})"
     if status == "met":
-        return f"{metric.name} {seen} ({p_text(p_adjusted)})"
+        return f"{metric.name} {seen}{tested}"
     wanted = signed_percent(criterion.sign * criterion.asked) if criterion.asked else criterion.direction
-    tested = f" ({p_text(p_adjusted)})" if was_tested else ""
     if change == "no clear change":
         return f"{metric.name}: no clear change, {seen} where {wanted} was asked{tested}"
     lost = change == "worse" or (change is None and criterion.sign * evidence.difference < 0)

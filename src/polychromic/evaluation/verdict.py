@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -186,15 +187,8 @@ class Comparison:
     def contrast(self, arm: str, metric: str, sampling: str | None = None) -> PairedComparison | None:
         """Returns an arm's comparison with the baseline on a metric, at the primary sampling unless another way is
         named."""
-        wanted = (arm, sampling or self.primary_sampling, metric)
-        return next(
-            (
-                contrast.comparison
-                for contrast in self.contrasts
-                if (contrast.arm, contrast.sampling, contrast.metric) == wanted
-            ),
-            None,
-        )
+        named = {(contrast.arm, contrast.sampling, contrast.metric): contrast.comparison for contrast in self.contrasts}
+        return named.get((arm, sampling or self.primary_sampling, metric))
 
 
 def judge(
@@ -295,21 +289,11 @@ def _judge_level(name: str, criteria: Sequence[Criterion], arms: Sequence[str], 
         for (arm, criterion, evidence), p in zip(family, adjusted, strict=True)
     )
     by_arm: dict[str, Status] = {
-        arm: _worst(outcome.status for outcome in outcomes if outcome.arm == arm) for arm in arms
+        arm: min((outcome.status for outcome in outcomes if outcome.arm == arm), key=_WORST_FIRST.index) for arm in arms
     }
-    best_arm = min(
-        arms, key=lambda arm: (_BEST_FIRST.index(by_arm[arm]), -_count(outcomes, arm, "met"), arms.index(arm))
-    )
+    met = Counter(outcome.arm for outcome in outcomes if outcome.status == "met")
+    best_arm = min(arms, key=lambda arm: (_BEST_FIRST.index(by_arm[arm]), -met[arm]))
     return LevelVerdict(name, by_arm[best_arm], best_arm, by_arm, outcomes)
-
-
-def _worst(statuses: Iterable[Status]) -> Status:
-    present = set(statuses)
-    return next(status for status in _WORST_FIRST if status in present)
-
-
-def _count(outcomes: Sequence[CriterionOutcome], arm: str, status: Status) -> int:
-    return sum(outcome.arm == arm and outcome.status == status for outcome in outcomes)
 
 
 def _sentence(levels: Sequence[LevelVerdict], basis: str, hacked: Sequence[str], gamed: Sequence[str]) -> str:
@@ -333,12 +317,12 @@ def _first_level(level: LevelVerdict) -> str:
     if level.status == "met":
         return f"{level.best_arm} meets the {level.name} criteria: {listed([o.sentence for o in outcomes])}."
     failed = [outcome for outcome in outcomes if outcome.status != "met"]
-    who = level.best_arm if len(level.arms) == 1 else f"no arm ({level.best_arm} came furthest)"
     reasons = "; ".join(outcome.sentence for outcome in failed)
     if level.status == "undecided":
         takes = "; ".join(dict.fromkeys(outcome.would_take for outcome in failed))
         return f"Undecided whether {level.best_arm} meets the {level.name} criteria: {reasons}. It would take {takes}."
-    verb = "cannot meet" if level.status == "impossible" else "does not meet"
     if len(level.arms) > 1:
         verb = "can meet" if level.status == "impossible" else "meets"
-    return f"{who[0].upper() + who[1:] if len(level.arms) > 1 else who} {verb} the {level.name} criteria: {reasons}."
+        return f"No arm ({level.best_arm} came furthest) {verb} the {level.name} criteria: {reasons}."
+    verb = "cannot meet" if level.status == "impossible" else "does not meet"
+    return f"{level.best_arm} {verb} the {level.name} criteria: {reasons}."

@@ -187,16 +187,14 @@ def _vanishing(
     key: str, plain: PairedComparison | None, matched: PairedComparison | None, how: str, alpha: float
 ) -> str:
     """Tells of a significant difference that does not stay when length is matched; empty where it stays."""
-    if plain is None or matched is None or plain.p_value >= alpha or _confirms(plain, matched, alpha):
+    if plain is None or matched is None or plain.p_value >= alpha:
+        return ""
+    if matched.p_value < alpha and plain.difference * matched.difference > 0:
         return ""
     return (
         f"{find_metric(key).name} {signed_percent(plain.relative_difference)} vanishes when length is matched "
         f"({how}{signed_percent(matched.relative_difference)})"
     )
-
-
-def _confirms(plain: PairedComparison, matched: PairedComparison, alpha: float) -> bool:
-    return matched.p_value < alpha and plain.difference * matched.difference > 0
 
 
 def undefined_warnings(tables: Mapping[tuple[str, int], PromptTable], label: str) -> Iterator[ResultWarning]:

@@ -168,6 +168,7 @@ def audit_partition(
     n_prompts = n_prompts or (_PROMPTS_OF_A_SERVICE if getattr(equivalence, "waits", False) else _PROMPTS)
     audited = [prompt for prompt in prompts if prompt.references or answers.get(prompt.id)][:n_prompts]
     first = [(prompt, (*prompt.references, *answers.get(prompt.id, ()))[0]) for prompt in audited]
+    short = [(prompt, text) for prompt, text in first if 0 < len(text.split()) <= _LONGEST_WRAPPED]
     groups: list[TextGroup] = [
         (prompt, list(answers[prompt.id])[:_ANSWERS]) for prompt in audited if answers.get(prompt.id)
     ]
@@ -177,7 +178,10 @@ def audit_partition(
         spelt=_kept_apart(
             equivalence, [(prompt, [text, f"{text.upper().rstrip('.')}.", f"  {text} "]) for prompt, text in first]
         ),
-        wrapped=_kept_apart(equivalence, [(prompt, _wrapped(text)) for prompt, text in first if _is_short(text)]),
+        wrapped=_kept_apart(
+            equivalence,
+            [(prompt, _wrapped(text)) for prompt, text in short],
+        ),
         merged=_merged(equivalence, _strangers(first)),
         references=_references(equivalence, audited, are_same=references_are_same),
         references_are_same=references_are_same,
@@ -203,10 +207,6 @@ def _merged(equivalence: Equivalence, pairs: Sequence[TextGroup]) -> Share:
     return Share(
         sum(_n_labelled(partition) == 2 and _n_clusters(partition) == 1 for partition in partitions), len(pairs)
     )
-
-
-def _is_short(text: str) -> bool:
-    return 0 < len(text.split()) <= _LONGEST_WRAPPED
 
 
 def _wrapped(text: str) -> list[str]:
@@ -251,17 +251,14 @@ def _broken(equivalence: Equivalence, groups: Sequence[TextGroup]) -> Share:
     answers = iter(equivalence.partitions(pairs))
     failed = n = 0
     for _, texts in few:
-        same = {pair: _is_same(next(answers)) for pair in combinations(range(len(texts)), 2)}
+        divided = {pair: next(answers) for pair in combinations(range(len(texts)), 2)}
+        same = {pair: None if _n_labelled(of) < 2 else _n_clusters(of) == 1 for pair, of in divided.items()}
         for a, b, c in combinations(range(len(texts)), 3):
             triple = [same[a, b], same[b, c], same[a, c]]
             if None not in triple and sum(map(bool, triple)) >= 2:
                 n += 1
                 failed += not all(triple)
     return Share(failed, n)
-
-
-def _is_same(pair: Partition) -> bool | None:
-    return None if _n_labelled(pair) < 2 else _n_clusters(pair) == 1
 
 
 def _wordings(groups: Sequence[TextGroup]) -> Share:

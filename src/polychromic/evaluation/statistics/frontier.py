@@ -133,24 +133,25 @@ def matched_gains(
         for label in study.labels(baseline)
         if _points(study, baseline, [label], metric, quality_metric) is not None
     ]
-    gains = []
-    for label in study.labels(arm):
-        points = _points(study, arm, [label], metric, quality_metric)
-        base = _points(study, baseline, labels, metric, quality_metric) if len(labels) > 1 else None
-        if points is not None and base is not None:
-            gains.append(_matched(arm, label, labels, metric, quality_metric, points, base, resampling))
-    return gains
+    base = _points(study, baseline, labels, metric, quality_metric) if len(labels) > 1 else None
+    if base is None:
+        return []
+    points_by_label = {label: _points(study, arm, [label], metric, quality_metric) for label in study.labels(arm)}
+    return [
+        _matched(arm, label, labels, metric, quality_metric, points, base, resampling)
+        for label, points in points_by_label.items()
+        if points is not None
+    ]
 
 
 def _points(study: Study, arm: str, labels: Sequence[str], metric: str, quality: str) -> FloatArray | None:
     """Returns [S, P, 2 L]: quality, then diversity oriented so that higher is more, of each sampling setting."""
-    sign = find_metric(metric).sign
-    cells = [study.cells(arm, label, quality) for label in labels]
-    cells += [study.cells(arm, label, metric) for label in labels]
-    if any(cell is None for cell in cells):
+    cells = [study.cells(arm, label, key) for key in (quality, metric) for label in labels]
+    present = [cell for cell in cells if cell is not None]
+    if len(present) < len(cells):
         return None
-    stacked = np.stack([cell for cell in cells if cell is not None], axis=-1)
-    stacked[..., len(labels) :] *= sign
+    stacked = np.stack(present, axis=-1)
+    stacked[..., len(labels) :] *= find_metric(metric).sign
     return stacked
 
 
@@ -179,6 +180,8 @@ def _matched(
     sign = find_metric(metric).sign
     quality, diversity = mean_C[:2].tolist()
     base_quality_L, base_diversity_L = np.split(mean_C[2:], 2)
+    reaching_L = (base_quality_L >= quality) & (base_diversity_L >= diversity)
+    position = "above" if quality > base_quality_L.max() else "below" if quality < base_quality_L.min() else "within"
     return MatchedGain(
         arm=arm,
         sampling=label,
@@ -190,8 +193,8 @@ def _matched(
         gain=gain,
         low=low,
         high=high,
-        position=_position(quality, base_quality_L),
-        reached_by=_reached_by(quality, diversity, labels, base_quality_L, base_diversity_L),
+        position=position,
+        reached_by=labels[int(reaching_L.argmax())] if reaching_L.any() else None,
     )
 
 
@@ -204,11 +207,10 @@ def _gain(mean_C: FloatArray) -> FloatArray:
 
 def _seed_gains(points_SPC: FloatArray, base_SPC: FloatArray) -> FloatArray:
     """Returns [S] the gain of each seed alone; arms of different numbers of seeds are paired as far as they go."""
-    n_seeds = max(len(points_SPC), len(base_SPC))
-    if 1 < min(len(points_SPC), len(base_SPC)) < n_seeds:
-        n_seeds = min(len(points_SPC), len(base_SPC))
+    numbers = (len(points_SPC), len(base_SPC))
+    n_seeds = max(numbers) if min(numbers) == 1 else min(numbers)
     means = [
-        np.nanmean(np.broadcast_to(cells, (n_seeds, *cells.shape[1:])) if len(cells) == 1 else cells[:n_seeds], axis=1)
+        np.nanmean(np.broadcast_to(cells[:n_seeds], (n_seeds, *cells.shape[1:])), axis=1)
         for cells in (points_SPC, base_SPC)
     ]
     return _gain(np.concatenate(means, axis=-1))
@@ -222,18 +224,3 @@ def _over_seeds(gain: float, low: float, high: float, gain_S: FloatArray, alpha:
     spread = SeedSpread(len(gain_S), error, 1.0)
     below, above = (spread.widen(max(side, 0.0), alpha) for side in (gain - low, high - gain))
     return gain - below, gain + above
-
-
-def _position(quality: float, base_quality_L: FloatArray) -> Position:
-    if quality > base_quality_L.max():
-        return "above"
-    if quality < base_quality_L.min():
-        return "below"
-    return "within"
-
-
-def _reached_by(
-    quality: float, diversity: float, labels: Sequence[str], base_quality_L: FloatArray, base_diversity_L: FloatArray
-) -> str | None:
-    reaching = (base_quality_L >= quality) & (base_diversity_L >= diversity)
-    return labels[int(reaching.argmax())] if reaching.any() else None

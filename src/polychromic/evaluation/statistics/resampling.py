@@ -184,7 +184,7 @@ def two_way_bootstrap_means(x_SPM: FloatArray, *, n_resamples: int = 9999, seed:
     means = []
     for n in _chunks(n_resamples):
         draws = rng.integers(0, limits, (n, n_prompts + n_seeds))
-        of_prompts, of_seeds = (_counts(draws[:, :n_prompts], n_prompts), _counts(draws[:, n_prompts:], n_seeds))
+        of_prompts, of_seeds = _counts(draws[:, :n_prompts], n_prompts), _counts(draws[:, n_prompts:], n_seeds)
         sums_BSM = (of_prompts.astype(np.float64) @ x_PC).reshape(n, n_seeds, n_metrics)
         means.append(np.einsum("bs,bsm->bm", of_seeds, sums_BSM) / (n_prompts * n_seeds))
     return np.concatenate(means)
