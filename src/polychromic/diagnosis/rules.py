@@ -112,13 +112,13 @@ def _entropy_grew(evidence: ArmEvidence) -> bool:
 
 
 def _lengths_grew(evidence: ArmEvidence) -> bool:
-    tokens, truncated = (evidence.trace.edges("generation/tokens"), evidence.trace.edges("generation/truncated"))
+    tokens, truncated = evidence.trace.edges("generation/tokens"), evidence.trace.edges("generation/truncated")
     much_longer = tokens[1] > 1.5 * tokens[0] and tokens[1] > tokens[0] + 5
     return much_longer or truncated[1] > truncated[0] + 0.25
 
 
 def _said_of_lengths(evidence: ArmEvidence) -> str:
-    tokens, truncated = (evidence.trace.edges("generation/tokens"), evidence.trace.edges("generation/truncated"))
+    tokens, truncated = evidence.trace.edges("generation/tokens"), evidence.trace.edges("generation/truncated")
     return (
         f"answers grew from {tokens[0]:.0f} to {tokens[1]:.0f} tokens while training, and {_percent(truncated[1])} of "
         f"them are cut at max_new_tokens = {evidence.facts.max_new_tokens} ({_percent(truncated[0])} at the beginning)"

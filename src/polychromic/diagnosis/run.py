@@ -237,20 +237,17 @@ def _moved(distances: Sequence[AdapterDistance], is_baseline: bool) -> str:
     """Says how far the weights moved, with the modules that moved furthest (or furthest apart) in the first seed."""
     first = distances[0]
     when = "" if first.step is None else f" by the checkpoint of step {first.step}"
-    moved = f"the weights moved by ‖ΔW‖ = {_by_seed(distances, lambda distance: f'{distance.norm:.3g}')}{when}"
+    moved = f"the weights moved by ‖ΔW‖ = {', '.join(f'{distance.norm:.3g}' for distance in distances)}{when}"
     if is_baseline or math.isnan(first.distance):
         without = "" if is_baseline else "; the baseline's are not on disk at the same progress to compare with"
         return f"{moved}{without}, most in {_furthest(first, lambda module: module.norm)}"
     compared = [distance for distance in distances if not math.isnan(distance.distance)]
+    apart = ", ".join(f"{distance.distance:.3g}" for distance in compared)
+    share = ", ".join(f"{distance.relative:.0%}" for distance in compared)
     return (
-        f"{moved} and ended {_by_seed(compared, lambda distance: f'{distance.distance:.3g}')} from the baseline's "
-        f"({_by_seed(compared, lambda distance: f'{distance.relative:.0%}')} of how far that moved), furthest in "
+        f"{moved} and ended {apart} from the baseline's ({share} of how far that moved), furthest in "
         f"{_furthest(first, lambda module: module.distance)}"
     )
-
-
-def _by_seed(distances: Sequence[AdapterDistance], form: Callable[[AdapterDistance], str]) -> str:
-    return ", ".join(map(form, distances))
 
 
 def _furthest(distance: AdapterDistance, by: Callable[[ModuleDistance], float]) -> str:

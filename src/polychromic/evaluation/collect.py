@@ -113,7 +113,9 @@ def collect(
     be sampled at one time in many places. A later call without `shard` takes their rows in.
     """
     if shard is not None:
-        return _collect_shard(plan, sampler_factory, task, path, on_chunk, shard)
+        chunks, file, rows = _shard(plan, path, *shard)
+        _sample_missing(plan, chunks, sampler_factory, task, file, on_chunk, rows)
+        return [rows[key] for chunk in chunks for key in chunk.keys]
     taken = _take_in_shards(plan, path)
     rows, repaired = _kept(plan, path)
     _sample_missing(plan, plan.chunks(rows), sampler_factory, task, path, on_chunk, rows)
@@ -150,17 +152,11 @@ def _sample_missing(
             on_chunk(len(rows), plan.n_rows, sum(row.n_tokens for row in fresh))
 
 
-def _collect_shard(
-    plan: CollectionPlan,
-    sampler_factory: Callable[[], Sampler],
-    task: Task,
-    path: Path,
-    on_chunk: OnChunk | None,
-    shard: tuple[int, int],
-) -> list[GenerationRow]:
-    """Samples a share of the batches into a file of its own. Which batches there are is read from `path` alone, so that
-    all shards agree on them."""
-    number, of = shard
+def _shard(
+    plan: CollectionPlan, path: Path, number: int, of: int
+) -> tuple[list[Chunk], Path, dict[RowKey, GenerationRow]]:
+    """Returns a share of the batches, the file of its own that they are sampled into, and the rows that there are.
+    Which batches there are is read from `path` alone, so that all shards agree on them."""
     there, _, _ = _found(plan, path)
     chunks = plan.chunks(there)[number::of]
     file = path.with_name(f"{path.stem}.shard-{number}-of-{of}{path.suffix}")
@@ -168,8 +164,7 @@ def _collect_shard(
     if faults:
         logger.warning("%s: damaged or doubled rows are sampled again (%s)", file, "; ".join(faults[:3]))
         write_generations(file, own.values())
-    _sample_missing(plan, chunks, sampler_factory, task, file, on_chunk, rows := {**there, **own})
-    return [rows[key] for chunk in chunks for key in chunk.keys]
+    return chunks, file, {**there, **own}
 
 
 def _take_in_shards(plan: CollectionPlan, path: Path) -> bool:

@@ -13,34 +13,11 @@ from polychromic.evaluation.metrics import Metric, find_metric
 from polychromic.numerics import FloatArray
 
 WarningKind = Literal[
-    "reward hacking",
-    "temperature",
-    "length",
-    "number of answers",
-    "saturated",
-    "underpowered",
-    "few seeds",
-    "seeds",
-    "missing rewards",
-    "truncated",
-    "left out",
-    "missing answers",
-    "undefined",
-    "checker",
-    "partition",
-    "partition gaming",
-    "threshold",
-    "sampling not stated",
-    "added after results",
-    "recorded again",
-    "units of text",
-    "sandbox",
-    "thinking",
-    "leakage",
-    "duplicates",
-    "long texts",
-    "untrained model",
-]
+    "reward hacking", "temperature", "length", "number of answers", "saturated", "underpowered", "few seeds", "seeds",
+    "missing rewards", "truncated", "left out", "missing answers", "undefined", "checker", "partition",
+    "partition gaming", "threshold", "sampling not stated", "added after results", "recorded again", "units of text",
+    "sandbox", "thinking", "leakage", "duplicates", "long texts", "untrained model",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

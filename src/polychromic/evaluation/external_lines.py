@@ -60,24 +60,11 @@ ENDINGS: dict[str, Ending] = {word: ending for ending, words in _WORDS.items() f
 
 _RANGES = {"temperature": (0.0, float("inf")), "top_p": (0.0, 1.0), "min_p": (0.0, 1.0)}
 _NEUTRAL: dict[str, tuple[float, ...]] = {
-    "top_k": (0, -1),
-    "typical_p": (0, 1),
-    "tfs_z": (1,),
-    "top_a": (0,),
-    "epsilon_cutoff": (0,),
-    "eta_cutoff": (0,),
-    "xtc_probability": (0,),
-    "repetition_penalty": (1,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "no_repeat_ngram_size": (0,),
-    "dry_multiplier": (0,),
-    "mirostat": (0,),
-    "num_beams": (1,),
-    "penalty_alpha": (0,),
-    "do_sample": (1,),
-    "reasoning_effort": (),
-}
+    "top_k": (0, -1), "typical_p": (0, 1), "tfs_z": (1,), "top_a": (0,), "epsilon_cutoff": (0,), "eta_cutoff": (0,),
+    "xtc_probability": (0,), "repetition_penalty": (1,), "presence_penalty": (0,), "frequency_penalty": (0,),
+    "no_repeat_ngram_size": (0,), "dry_multiplier": (0,), "mirostat": (0,), "num_beams": (1,), "penalty_alpha": (0,),
+    "do_sample": (1,), "reasoning_effort": (),
+}  # fmt: skip
 """Further settings that may stand in the line itself, with the values that do nothing: they are as good as absent."""
 _OTHER_NAMES = {"repeat_penalty": "repetition_penalty", "typical": "typical_p", "typ_p": "typical_p"}
 _CUTS_OF_THE_TAIL = ("top_k", "typical_p", "tfs_z", "top_a", "epsilon_cutoff", "eta_cutoff", "xtc_probability")

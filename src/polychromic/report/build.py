@@ -14,7 +14,7 @@ from polychromic.files import read_jsonl, write_bytes, write_text
 from polychromic.ledger import arm_work, spent, work_table
 from polychromic.plain_text import plain_text
 from polychromic.report.about import About, Example
-from polychromic.report.drawing import Figure, arm_colors
+from polychromic.report.drawing import arm_colors
 from polychromic.report.figures import comparison_figures
 from polychromic.report.latex import results_latex
 from polychromic.report.page import PageContent, render_page
@@ -52,7 +52,9 @@ def write_report(
     colors = arm_colors(comparison.arms, comparison.baseline, comparison.untrained)
     figures = comparison_figures(comparison, arm_work(ledger, dollars_per_hour), colors, study)
     curves = training_figures(training_rows(root, arms, seeds), colors)
-    _write_figures(root / "figures", [*figures, *curves])
+    for figure in [*figures, *curves]:
+        write_text(root / "figures" / f"{figure.name}.svg", figure.svg)
+        write_text(root / "figures" / f"{figure.name}.csv", figure.data)
     samples = explorer_data(root, comparison, prompt_texts=prompt_texts or {}, study=study)
     about = about_with_answer(about or About(), samples, pass_threshold)
     page = PageContent(
@@ -75,7 +77,10 @@ def write_report(
     write_text(root / "report.md", markdown_report(page))
     write_text(root / "results.tex", results_latex(comparison, about))
     if for_print:
-        _write_for_print(root / "figures", page)
+        for figure in [*figures, *curves]:
+            write_bytes(root / "figures" / f"{figure.name}.pdf", figure.drawn_as("pdf"))
+        for form, content in draw_poster(page).items():
+            write_bytes(root / "figures" / f"poster.{form}", content)
     return root / "report.html"
 
 
@@ -92,8 +97,7 @@ def about_with_answer(about: About, samples: Mapping[str, Any], pass_threshold: 
         return about
     if not example.answer:
         arms = next((prompt["arms"] for prompt in samples["prompts"] if prompt["text"] == example.prompt), {})
-        passing = _passing(arms, pass_threshold)
-        example = replace(example, **passing)
+        example = replace(example, **_passing(arms, pass_threshold))
     return replace(
         about, example=Example(plain_text(example.prompt), plain_text(example.answer), plain_text(example.of))
     )
@@ -105,16 +109,3 @@ def _passing(arms: Mapping[str, Any], pass_threshold: float) -> dict[str, str]:
             if text and reward is not None and reward >= pass_threshold:
                 return {"answer": text, "of": f"of {arm}, passes"}
     return {}
-
-
-def _write_figures(folder: Path, figures: Sequence[Figure]) -> None:
-    for figure in figures:
-        write_text(folder / f"{figure.name}.svg", figure.svg)
-        write_text(folder / f"{figure.name}.csv", figure.data)
-
-
-def _write_for_print(folder: Path, page: PageContent) -> None:
-    for figure in [*page.figures, *page.curves]:
-        write_bytes(folder / f"{figure.name}.pdf", figure.drawn_as("pdf"))
-    for form, content in draw_poster(page).items():
-        write_bytes(folder / f"poster.{form}", content)

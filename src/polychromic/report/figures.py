@@ -84,9 +84,8 @@ def _curves(axes: Any, comparison: Comparison, colors: Colors, name: str, label:
     for arm_curve in comparison.curves:
         if arm_curve.name == name and arm_curve.sampling == comparison.primary_sampling:
             curve, color = arm_curve.curve, colors[arm_curve.arm]
-            line(
-                axes, curve.k, curve.mean, color=color, ls=_style(comparison, arm_curve.arm), label=plain(arm_curve.arm)
-            )
+            style = _style(comparison, arm_curve.arm)
+            line(axes, curve.k, curve.mean, color=color, ls=style, label=plain(arm_curve.arm))
             band(axes, curve.k, curve.low, curve.high, color, arm_curve.arm)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
@@ -158,21 +157,15 @@ def _paired(axes: Any, comparison: Comparison, colors: Colors, study: Study | No
         values = np.array(sensitivity.differences, dtype=float)
         order = np.argsort(values, kind="stable")
         order = order[~np.isnan(values[order])]
-        prompts, color, longest = (np.arange(1, len(order) + 1), colors[sensitivity.arm], max(longest, len(order)))
+        prompts, color, longest = np.arange(1, len(order) + 1), colors[sensitivity.arm], max(longest, len(order))
         spread = _seed_spread(comparison, study, sensitivity.arm, metric)
         if spread is not None:
             low, high = spread[0][order], spread[1][order]
             axes.vlines(prompts, low, high, color=color, alpha=0.25, lw=0.7)
             for word, edge in (("lowest", low), ("highest", high)):
                 axes.plot(prompts, edge, visible=False, gid=f"{sensitivity.arm}: {word} seed")
-        line(
-            axes,
-            prompts,
-            values[order],
-            color=color,
-            ls=_style(comparison, sensitivity.arm),
-            label=plain(sensitivity.arm),
-        )
+        style = _style(comparison, sensitivity.arm)
+        line(axes, prompts, values[order], color=color, ls=style, label=plain(sensitivity.arm))
         if len(order):
             axes.axhline(values[order].mean(), color=color, ls="--", lw=1, gid=f"{sensitivity.arm} mean")
         contrast = comparison.contrast(sensitivity.arm, metric)

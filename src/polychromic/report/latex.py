@@ -128,11 +128,10 @@ def _criteria_rows(comparison: Comparison) -> Table:
     return [header, *rows] if rows else []
 
 
-def _bracketed(table: Sequence[Sequence[str]]) -> Table:
+def _bracketed(table: Table) -> Table:
     """Returns rows whose intervals are all written in brackets."""
-    return [
+    rows = [
         [row[0], *(cell.replace(" (", " [").replace(" to ", ", ").replace(")", "]") for cell in row[1:])]
-        if number
-        else list(row)
-        for number, row in enumerate(table)
+        for row in table[1:]
     ]
+    return [*table[:1], *rows]

@@ -26,7 +26,7 @@ from polychromic.report.tables import (
     untrained_table,
 )
 from polychromic.report.training_figures import CURVES_NOTE
-from polychromic.report.view import plain_verdict
+from polychromic.report.view import Cell, plain_verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,41 +58,26 @@ class PageContent:
 def render_page(content: PageContent) -> str:
     """Returns the page as HTML. The same content gives the same text."""
     comparison = content.comparison
-    numbered = _embedded([*content.figures, *content.curves])
-    n_answers = answers_a_prompt(content.samples) if content.samples else ""
+    numbered = [
+        (number, figure, _trusted(in_page(figure)))
+        for number, figure in enumerate([*content.figures, *content.curves], start=1)
+    ]
     samples, parts = packed_parts(content.samples) if content.samples else ("", [])
+    colors = {arm: page_color(color) for arm, color in content.colors.items()}
     return content.about.short(
         _environment()
         .get_template("report.html.j2")
         .render(
             page=content,
             comparison=comparison,
-            verdict=plain_verdict(comparison) if comparison else [],
-            facts=facts(
-                comparison,
-                n_answers=n_answers,
-                spent=content.spent,
-                work=content.work,
-                model_checks=content.model_checks,
-            )
-            if comparison
-            else [],
-            criteria_header=criteria_header(comparison) if comparison else [],
-            criteria=criteria_groups(comparison) if comparison else [],
-            means=means_groups(comparison) if comparison else [],
-            means_header=means_header(comparison) if comparison else [],
-            untrained=untrained_table(comparison) if comparison else [],
-            overtakings=overtaking_lines(comparison) if comparison else [],
-            sameness=sameness_table(comparison) if comparison else [],
-            sameness_note=SAMENESS_NOTE,
-            signatures=signatures(comparison) if comparison else {},
+            **_compared(content, comparison) if comparison else {},
             figures=numbered[: len(content.figures)],
             curves=numbered[len(content.figures) :],
             curves_note=CURVES_NOTE,
-            no_warnings=no_warnings(comparison) if comparison else "",
             diagnosis=content.diagnosis.arms if content.diagnosis else (),
-            arm_colors={arm: page_color(color) for arm, color in content.colors.items()},
-            colors=_script_json({arm: page_color(color) for arm, color in content.colors.items()}),
+            arm_colors=colors,
+            # JSON that cannot end the script element it stands in, whatever text it holds.
+            colors=_trusted(strict_json(colors).replace("<", "\\u003c")),
             samples=samples,
             has_rewards=has_rewards(content.samples) if content.samples else False,
             parts=parts,
@@ -100,14 +85,28 @@ def render_page(content: PageContent) -> str:
     )
 
 
-def _embedded(figures: Sequence[Figure]) -> list[tuple[int, Figure, Any]]:
-    """Returns number, figure and markup of each."""
-    return [(number, figure, _trusted(in_page(figure))) for number, figure in enumerate(figures, start=1)]
+def rests_on(page: PageContent, comparison: Comparison) -> list[Cell]:
+    """Returns what the verdict rests on and what it took."""
+    n_answers = answers_a_prompt(page.samples) if page.samples else ""
+    return facts(comparison, n_answers=n_answers, spent=page.spent, work=page.work, model_checks=page.model_checks)
 
 
-def _script_json(value: Any) -> Any:
-    """Returns JSON that cannot end the script element it stands in, whatever text it holds."""
-    return _trusted(strict_json(value).replace("<", "\\u003c"))
+def _compared(page: PageContent, comparison: Comparison) -> dict[str, Any]:
+    """Returns what the template shows of a comparison, by the template's names."""
+    return {
+        "verdict": plain_verdict(comparison),
+        "facts": rests_on(page, comparison),
+        "criteria_header": criteria_header(comparison),
+        "criteria": criteria_groups(comparison),
+        "means": means_groups(comparison),
+        "means_header": means_header(comparison),
+        "untrained": untrained_table(comparison),
+        "overtakings": overtaking_lines(comparison),
+        "sameness": sameness_table(comparison),
+        "sameness_note": SAMENESS_NOTE,
+        "signatures": signatures(comparison),
+        "no_warnings": no_warnings(comparison),
+    }
 
 
 def _trusted(markup: str) -> Any:

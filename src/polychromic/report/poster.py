@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from polychromic.evaluation import Comparison
-from polychromic.evaluation.outcomes import CriterionOutcome
 from polychromic.report.drawing import Figure, Format, new_canvas, plain, render, style
 from polychromic.report.page import PageContent
 from polychromic.report.view import as_text, plain_verdict, view_outcome
@@ -57,7 +56,8 @@ def _panels(part: Any, figures: Sequence[Figure]) -> None:
 
 def _numbers(part: Any, comparison: Comparison) -> None:
     """Writes the criteria of the arm that decides: change, interval and status."""
-    outcomes = _deciding(comparison)[:_MOST_NUMBERS]
+    levels = comparison.verdict.levels
+    outcomes = levels[0].of_arm(levels[0].best_arm)[:_MOST_NUMBERS] if levels else ()
     for place, outcome in enumerate(outcomes):
         cells = view_outcome(comparison, outcome).cells
         x = 0.02 + place / max(1, len(outcomes)) * 0.97
@@ -67,11 +67,6 @@ def _numbers(part: Any, comparison: Comparison) -> None:
         if interval != "–":
             confidence = f"{100 * comparison.resampling.confidence:g}"
             _text(part, x, 0.22, f"{interval} ({confidence} % interval)", size=11, alpha=0.7)
-
-
-def _deciding(comparison: Comparison) -> list[CriterionOutcome]:
-    levels = comparison.verdict.levels
-    return list(levels[0].of_arm(levels[0].best_arm)) if levels else []
 
 
 def _footer(page: PageContent, comparison: Comparison) -> str:

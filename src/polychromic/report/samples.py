@@ -92,8 +92,7 @@ def openings(
             for arm in judged
             if of_arm and None not in (of_arm[arm][0][0], of_arm[comparison.baseline][0][0])
         ]
-        ends = [("gain", max, 1), ("loss", min, -1)]
-        for word, most, way in ends:
+        for word, most, way in (("gain", max, 1), ("loss", min, -1)):
             gain, arm, prompt = most(gains, key=lambda candidate: candidate[0], default=(0.0, "", ""))
             if way * gain > 0:
                 why = f"largest {word} in {metrics[0]['name']} ({signed(sign * gain)}, {arm})"
@@ -211,27 +210,25 @@ def _values(
         return [], {}
     stated = [sensitivity.metric for sensitivity in comparison.sensitivity]
     names: dict[str, str] = {}
-    earlier: list[tuple[str, list[np.ndarray]]] = []
+    by_arm: dict[str, list[np.ndarray]] = {}
     for key in dict.fromkeys([*stated, *_SHOWN_METRICS]):
         cells = [study.cells(arm, comparison.primary_sampling, key) for arm in comparison.arms]
         columns = [column for column in cells if column is not None]
         if len(columns) < len(cells):
             continue
-        same = next((name for name, others in earlier if _are_equal(columns, others)), None)
+        same = next((name for name, others in by_arm.items() if _are_equal(columns, others)), None)
         if same:  # one number, not two: the reward of a checker that says 0 or 1 is Pass@1
             names[same] += f" = {find_metric(key).name}"
         else:
             names[key] = find_metric(key).name
-            earlier.append((key, columns))
-    keys = list(names)
+            by_arm[key] = columns
     metrics = [
         {"key": key, "name": name, "sign": find_metric(key).sign, "stated": key in stated}
         for key, name in names.items()
     ]
     values: dict[str, dict[str, list[list[float | None]]]] = {prompt: {} for prompt in study.prompts}
-    for arm in comparison.arms:
-        cells = [study.cells(arm, comparison.primary_sampling, key) for key in keys]
-        columns = [_with_mean(column) for column in cells if column is not None]
+    for number, arm in enumerate(comparison.arms):
+        columns = [_with_mean(of_arms[number]) for of_arms in by_arm.values()]
         for index, prompt in enumerate(study.prompts):
             values[prompt][arm] = [[_short(value) for value in column[:, index]] for column in columns]
     return metrics, values

@@ -78,8 +78,7 @@ def means_groups(comparison: Comparison) -> list[CellGroup]:
     groups = [(title, [key for key in plain if find_metric(key).kind == kind]) for kind, title in _GROUPS]
     of_curves = {key: at_k[0] for key in keys if (at_k := split_at_k(key))}
     titles = {"pass": "Pass@k", "distinct_correct": "Distinct correct answers among k"}
-    for curve, title in titles.items():
-        groups.append((title, [key for key, name in of_curves.items() if name == curve]))
+    groups += [(title, [key for key, name in of_curves.items() if name == curve]) for curve, title in titles.items()]
     groups.append(("Other measures of k answers", [key for key, name in of_curves.items() if name not in titles]))
     return [
         CellGroup(title, [_mean_cells(comparison, key, names[key]) for key in members])
@@ -159,17 +158,11 @@ def gains_table(comparison: Comparison) -> Table:
 
     Only the header where the baseline was sampled in one way and so has no frontier.
     """
+    interval = f"{100 * comparison.resampling.confidence:g} % interval"
     header = [
-        "at matched quality",
-        "arm",
-        "sampled at",
-        "quality",
-        "arm's value",
-        "baseline's there",
-        "gain",
-        f"{100 * comparison.resampling.confidence:g} % interval",
+        "at matched quality", "arm", "sampled at", "quality", "arm's value", "baseline's there", "gain", interval,
         "note",
-    ]
+    ]  # fmt: skip
     return [header, *(_gain_row(gain) for gain in comparison.frontier)]
 
 
@@ -262,9 +255,7 @@ def overtaking_lines(comparison: Comparison) -> list[str]:
 
 def _mean_cell(comparison: Comparison, arm: str, metric: str) -> str:
     mean = comparison.mean(arm, metric)
-    if mean is None:
-        return "–"
-    return estimate(mean.mean, mean.low, mean.high)
+    return estimate(mean.mean, mean.low, mean.high) if mean else "–"
 
 
 def signature_lines(comparison: Comparison) -> list[str]:

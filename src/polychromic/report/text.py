@@ -7,13 +7,11 @@ from collections.abc import Iterator
 
 from polychromic.diagnosis import Diagnosis
 from polychromic.evaluation import Comparison
-from polychromic.report.page import PageContent
-from polychromic.report.samples import answers_a_prompt
+from polychromic.report.page import PageContent, rests_on
 from polychromic.report.tables import (
     SAMENESS_NOTE,
     Table,
     criteria_table,
-    facts,
     gains_table,
     means_table,
     no_warnings,
@@ -73,11 +71,9 @@ def markdown_report(page: PageContent) -> str:
 
 
 def _opening(page: PageContent, comparison: Comparison) -> Iterator[str]:
-    n_answers = answers_a_prompt(page.samples) if page.samples else ""
-    rests_on = facts(comparison, n_answers=n_answers, spent=page.spent, work=page.work, model_checks=page.model_checks)
     yield f"**{escape_markdown(as_text(plain_verdict(comparison)))}**"
     yield escape_markdown(f"{comparison.verdict.sentence} {comparison.verdict.question}".rstrip())
-    yield escape_markdown(as_text(rests_on, " · "))
+    yield escape_markdown(as_text(rests_on(page, comparison), " · "))
     yield to_markdown(criteria_table(comparison))
     if comparison.frontier:
         yield to_markdown(gains_table(comparison))
