@@ -140,9 +140,8 @@ def _distances(
         ours, theirs = updates_of(arm, seed), updates_of(baseline, seed)
         if ours is None:
             continue
-        other = theirs.updates if theirs is not None and theirs.step == ours.step else None
         # Arms may adapt different modules; then no distance between them is defined.
-        other = _if_alike(other, ours.updates)
+        other = _if_alike(theirs.updates if theirs and theirs.step == ours.step else None, ours.updates)
         distance = adapter_distance(ours.updates, other, _if_alike(start, ours.updates))
         distances.append(replace(distance, seed=seed, step=ours.step))
     return tuple(sorted(distances, key=lambda distance: math.isnan(distance.distance)))
@@ -153,8 +152,7 @@ def _if_alike(other: Mapping[str, Update] | None, ours: Mapping[str, Update]) ->
 
 
 def _texts(root: Path, arm: str, seeds: Sequence[int], primary_sampling: str) -> TextFigures | None:
-    folder = RunFolder(root)
-    rows = [row for seed in seeds for row in read_generations(folder.arm(arm, seed).generations)]
+    rows = [row for seed in seeds for row in read_generations(RunFolder(root).arm(arm, seed).generations)]
     chosen = [row for row in rows if not primary_sampling or row.sampling.label == primary_sampling]
     return text_figures(chosen) if chosen else None
 
@@ -173,16 +171,9 @@ _COURSES: Mapping[str, tuple[str, str]] = {
     "validation/cross_entropy": ("validation cross-entropy (nats per token)", ".3f"),
 }
 _LOGGED = (
-    *_COURSES,
-    LOSS_SHARE,
-    GRADIENT_SHARE,
-    "train/diversity_weight",
-    "train/gradient_cosine",
-    "train/diversity_signal_to_noise",
-    "train/passing",
-    "groups/no_signal",
-    "groups/diversity_signal",
-)
+    *_COURSES, LOSS_SHARE, GRADIENT_SHARE, "train/diversity_weight", "train/gradient_cosine",
+    "train/diversity_signal_to_noise", "train/passing", "groups/no_signal", "groups/diversity_signal",
+)  # fmt: skip
 
 
 def _summary(evidence: ArmEvidence) -> list[str]:

@@ -168,16 +168,9 @@ def _rows_of_arm(
         answer = thinking.read(text.text, _FINISHES[text.ending or "finished"])
         rows[arm, seed].append(
             GenerationRow(
-                text.prompt_id,
-                counts[place],
-                answer.text,
-                n_tokens,
-                answer.finish,
-                sampling,
-                seed,
-                reward=None,
+                text.prompt_id, counts[place], answer.text, n_tokens, answer.finish, sampling, seed, reward=None,
                 thinking=answer.thinking if text.thinking is None else text.thinking,
             )
-        )
+        )  # fmt: skip
         counts[place] += 1
     return dict(rows)

@@ -71,7 +71,10 @@ def comparison_figures(
     if comparison.frontier:
         add("frontier", "Diversity at the same quality", _FRONTIER_CAPTION, _frontier)
     if any(math.isfinite(value) for sensitivity in comparison.sensitivity[:1] for value in sensitivity.differences):
-        spread = " (thin lines: from its lowest to its highest seed)" if _has_spread(comparison, study) else ""
+        metric = comparison.sensitivity[0].metric
+        spreads = [_seed_spread(comparison, study, sensitivity.arm, metric) for sensitivity in comparison.sensitivity]
+        has_spread = any(spread is not None for spread in spreads)
+        spread = " (thin lines: from its lowest to its highest seed)" if has_spread else ""
         add("paired-differences", "Prompt by prompt", _PAIRED_CAPTION.format(spread=spread), _paired, study)
         if _gains(comparison, work):
             priced = all(stages.dollars is not None for stages in work.values())
@@ -176,13 +179,6 @@ def _paired(axes: Any, comparison: Comparison, colors: Colors, study: Study | No
     axes.set_xlim(0.0, longest + 1.0)
     axes.set(xlabel="prompts, sorted", ylabel=f"{find_metric(metric).name}:\narm − baseline")
     legend_above(axes)
-
-
-def _has_spread(comparison: Comparison, study: Study | None) -> bool:
-    metric = comparison.sensitivity[0].metric
-    return any(
-        _seed_spread(comparison, study, sensitivity.arm, metric) is not None for sensitivity in comparison.sensitivity
-    )
 
 
 def _seed_spread(

@@ -12,30 +12,13 @@ from polychromic.report.text import printable
 from polychromic.report.view import capital, outcome_views
 
 _LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "#": r"\#",
-    "^": r"\textasciicircum{}",
-    "_": r"\_",
-    "~": r"\textasciitilde{}",
-    "%": r"\%",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "^": r"\textasciicircum{}",
+    "_": r"\_", "~": r"\textasciitilde{}", "%": r"\%", "<": r"\textless{}", ">": r"\textgreater{}",
     # At the start of a row these would belong to the \\ before it, which takes a star and a length.
-    "[": "{[}",
-    "*": "{*}",
-    "−": r"$-$",
-    "–": "--",
-    "≥": r"$\geq$",
-    "≤": r"$\leq$",
-    "→": r"$\to$",
-    "λ": r"$\lambda$",
-    "×": r"$\times$",
+    "[": "{[}", "*": "{*}",
+    "−": r"$-$", "–": "--", "≥": r"$\geq$", "≤": r"$\leq$", "→": r"$\to$", "λ": r"$\lambda$", "×": r"$\times$",
     "…": r"\ldots{}",
-}
+}  # fmt: skip
 
 
 _HEAD = r"""% \usepackage{booktabs} in the preamble, then \input{results.tex}.

@@ -137,12 +137,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _made(self, kind: str, make: Callable[[], bytes]) -> None:
         """Returns what `make` gives, or why it cannot be made now."""
+        status = HTTPStatus.OK
         try:
             content = make()
         except (PolychromicError, OSError) as error:
             kind, status, content = "text/plain", HTTPStatus.SERVICE_UNAVAILABLE, f"{error}\n".encode()
-        else:
-            status = HTTPStatus.OK
         self._answer(status, kind, content)
 
     def _answer(self, status: HTTPStatus, kind: str, content: bytes) -> None:

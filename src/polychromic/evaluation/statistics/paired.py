@@ -152,9 +152,7 @@ class PairedComparison:
         answer = self.over_prompts
         if over_seeds:
             answer = self.over_seeds or replace(self.over_prompts, p_value=math.nan)
-        return replace(
-            self, asks_over_seeds=over_seeds, **{name: getattr(answer, name) for name in Answer.__dataclass_fields__}
-        )
+        return replace(self, asks_over_seeds=over_seeds, **asdict(answer))
 
     def change(self, sign: float, alpha: float = ALPHA, p_value: float | None = None) -> Change:
         """Returns the one word on the difference, `sign` +1 where more of the metric is better and −1 where less is.
