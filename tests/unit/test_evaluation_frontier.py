@@ -113,6 +113,19 @@ def test_one_temperature_is_no_frontier():
     assert gains({"T=1": (0.8, 0.5)}, metric="distinct_3") != []
 
 
+def test_a_sampling_setting_without_a_prompt_in_common_is_left_out():
+    """Bug: Self-BLEU of short answers may be defined on other prompts in each arm; the comparison stopped then."""
+    arm = table({"T=1": (0.65, 0.75), "T=1.3": (0.5, 0.8)})
+    arm.sampled["T=1"].values["distinct_2"][:20] = np.nan
+    base = table(BASELINE)
+    base.sampled["T=0.7"].values["distinct_2"][20:] = np.nan
+    study = Study.of({("base", 0): base, ("arm", 0): arm})
+
+    (gain,) = matched_gains(study, "arm", "base", "distinct_2", "reward", QUICK)
+
+    assert gain.sampling == "T=1.3"
+
+
 def test_the_spread_of_seeds_widens_the_gain():
     def study_of(shifts):
         tables = {("base", seed): table(BASELINE, seed) for seed in range(3)}

@@ -126,8 +126,8 @@ def reachable(at_quality: FloatArray, quality_L: FloatArray, diversity_L: FloatA
 def matched_gains(
     study: Study, arm: str, baseline: str, metric: str, quality_metric: str, resampling: Resampling
 ) -> list[MatchedGain]:
-    """Returns a gain per sampling setting of the arm; empty where either arm lacks a metric, or the baseline has one
-    sampling setting only and so no frontier."""
+    """Returns a gain per sampling setting of the arm, without those of which no prompt has all values; empty where
+    either arm lacks a metric, or the baseline has one sampling setting only and so no frontier."""
     labels = [
         label
         for label in study.labels(baseline)
@@ -137,11 +137,12 @@ def matched_gains(
     if base is None:
         return []
     points_by_label = {label: _points(study, arm, [label], metric, quality_metric) for label in study.labels(arm)}
-    return [
+    gains = [
         _matched(arm, label, labels, metric, quality_metric, points, base, resampling)
         for label, points in points_by_label.items()
         if points is not None
     ]
+    return [gain for gain in gains if gain is not None]
 
 
 def _points(study: Study, arm: str, labels: Sequence[str], metric: str, quality: str) -> FloatArray | None:
@@ -164,11 +165,11 @@ def _matched(
     points_SPC: FloatArray,
     base_SPC: FloatArray,
     resampling: Resampling,
-) -> MatchedGain:
+) -> MatchedGain | None:
     mean_PC = np.concatenate([points_SPC.mean(axis=0), base_SPC.mean(axis=0)], axis=-1)
     mean_PC = mean_PC[~np.isnan(mean_PC).any(axis=-1)]
     if not len(mean_PC):
-        raise ValueError(f"{metric} and {quality_metric}: no prompt has both in arm {arm!r} and the baseline")
+        return None
     mean_C = mean_PC.mean(axis=0)
     gain = float(_gain(mean_C))
     draws = _gain(bootstrap_means(mean_PC, n_resamples=resampling.bootstraps, seed=resampling.seed))
