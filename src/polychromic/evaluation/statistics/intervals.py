@@ -274,10 +274,8 @@ def mean_intervals(cells: Sequence[FloatArray], resampling: Resampling) -> list[
 
 def reaches(x_PM: FloatArray, resampling: Resampling) -> list[Reach]:
     """Returns the reach of each column's mean over prompts; all columns share the draws."""
-    drawn = studentised_means(x_PM, n_resamples=resampling.bootstraps, seed=resampling.seed)
-    return [
-        Reach.of(x_P, means_B, t_B) for x_P, means_B, t_B in zip(x_PM.T, drawn.means_BM.T, drawn.t_BM.T, strict=True)
-    ]
+    means_BM, t_BM = studentised_means(x_PM, n_resamples=resampling.bootstraps, seed=resampling.seed)
+    return [Reach.of(x_P, means_B, t_B) for x_P, means_B, t_B in zip(x_PM.T, means_BM.T, t_BM.T, strict=True)]
 
 
 def indices_by_key(keys: Iterable[Hashable]) -> dict[Hashable, list[int]]:

@@ -92,15 +92,6 @@ class SignFlip:
     exact: bool
 
 
-@dataclass(frozen=True, slots=True)
-class MeanDraws:
-    """Holds bootstrap draws [B, M] of column means, and each draw's distance from the mean in its own standard errors
-    (nan where all values drawn are equal)."""
-
-    means_BM: FloatArray
-    t_BM: FloatArray
-
-
 def sign_flip_tests(x_PM: FloatArray, *, n_resamples: int = 100_000, seed: int = 0) -> list[SignFlip]:
     """Tests for each column whether its values over prompts are symmetric about 0; statistic |mean|.
 
@@ -156,8 +147,8 @@ def bootstrap_means(x_PM: FloatArray, *, n_resamples: int = 9999, seed: int = 0)
     return np.concatenate([counts_BP.astype(np.float64) @ x_PM for counts_BP in counts]) / len(x_PM)
 
 
-def studentised_means(x_PM: FloatArray, *, n_resamples: int = 9999, seed: int = 0) -> MeanDraws:
-    """Returns the draws of `bootstrap_means` with their Student's t, nan where the values do not differ.
+def studentised_means(x_PM: FloatArray, *, n_resamples: int = 9999, seed: int = 0) -> tuple[FloatArray, FloatArray]:
+    """Returns the draws of `bootstrap_means` [B, M], and their Student's t [B, M], nan where the values do not differ.
 
     Each draw is divided by its own standard error, but by no less than `LEAST_SPREAD` of the sample's. Source: Efron
     and Tibshirani 1993, section 12.5, which has no such bound.
@@ -168,7 +159,7 @@ def studentised_means(x_PM: FloatArray, *, n_resamples: int = 9999, seed: int = 
     least_M = LEAST_SPREAD**2 * (moved_PM**2).mean(axis=0)
     error_BM = np.sqrt(np.maximum(square_BM - shift_BM**2, least_M) / max(len(x_PM) - 1, 1))
     t_BM = np.divide(shift_BM, error_BM, out=np.full_like(shift_BM, np.nan), where=least_M > 0.0)
-    return MeanDraws(x_PM.mean(axis=0) + shift_BM, t_BM)
+    return x_PM.mean(axis=0) + shift_BM, t_BM
 
 
 def two_way_bootstrap_means(x_SPM: FloatArray, *, n_resamples: int = 9999, seed: int = 0) -> FloatArray:
