@@ -65,8 +65,8 @@ def compare(
     plan = Plan.of(tables, baseline, criteria, primary_sampling, resampling or Resampling(), untrained)
     contrasts = _contrasts(plan)
     cut = {(arm, plan.primary_sampling, metric): pair for (arm, metric), pair in (equal_length or {}).items()}
-    at_equal_length = _compared(plan, cut)
-    at_primary, at_primary_cut = (_at_primary(plan, found) for found in (contrasts, at_equal_length))
+    at_equal_length = contrasts_of(plan, cut)
+    at_primary, at_primary_cut = (at_primary_sampling(plan, found) for found in (contrasts, at_equal_length))
     means, gains = _means(plan), _frontier(plan, quality_metric)
     gaming = [*reward_hacking(plan, at_primary), *partition_gaming(plan, at_primary)]
     verdict = _verdict(plan, at_primary, gaming, partition, chosen_late, notes)
@@ -129,7 +129,7 @@ def _verdict(
     )
 
 
-def _at_primary(plan: Plan, contrasts: Sequence[Contrast]) -> Contrasts:
+def at_primary_sampling(plan: Plan, contrasts: Sequence[Contrast]) -> Contrasts:
     """Returns the contrasts of the judged arms at the sampling setting that the criteria are judged at."""
     return {
         (contrast.arm, contrast.metric): contrast.comparison
@@ -140,7 +140,7 @@ def _at_primary(plan: Plan, contrasts: Sequence[Contrast]) -> Contrasts:
 
 def _contrasts(plan: Plan) -> tuple[Contrast, ...]:
     """Returns every metric that an arm shares with the baseline, under all sampling settings that both have."""
-    return _compared(
+    return contrasts_of(
         plan,
         {
             (arm, label, metric): plan.pair(arm, label, metric)
@@ -151,7 +151,7 @@ def _contrasts(plan: Plan) -> tuple[Contrast, ...]:
     )
 
 
-def _compared(plan: Plan, pairs: Mapping[tuple[str, str, str], Pair | None]) -> tuple[Contrast, ...]:
+def contrasts_of(plan: Plan, pairs: Mapping[tuple[str, str, str], Pair | None]) -> tuple[Contrast, ...]:
     """Compares pairs by (arm, sampling, metric); those that are None, or share no defined prompt, are left out."""
     shared = {name: pair for name, pair in pairs.items() if pair is not None and share_a_prompt(pair)}
     compared = paired_comparisons(list(shared.values()), resampling=plan.resampling)
@@ -263,7 +263,7 @@ def _against_untrained(plan: Plan) -> tuple[Contrast, ...]:
     if plan.untrained is None:
         return ()
     label = plan.primary_sampling
-    return _compared(
+    return contrasts_of(
         plan,
         {
             (arm, label, metric): plan.study.pair(arm, plan.untrained, label, metric)

@@ -288,11 +288,9 @@ def _judge_level(name: str, criteria: Sequence[Criterion], arms: Sequence[str], 
         decide(arm, name, criterion, evidence, p)
         for (arm, criterion, evidence), p in zip(family, adjusted, strict=True)
     )
-    by_arm: dict[str, Status] = {
-        arm: min((outcome.status for outcome in outcomes if outcome.arm == arm), key=_WORST_FIRST.index) for arm in arms
-    }
-    met = Counter(outcome.arm for outcome in outcomes if outcome.status == "met")
-    best_arm = min(arms, key=lambda arm: (_BEST_FIRST.index(by_arm[arm]), -met[arm]))
+    counts = Counter((outcome.arm, outcome.status) for outcome in outcomes)
+    by_arm: dict[str, Status] = {arm: next(status for status in _WORST_FIRST if counts[arm, status]) for arm in arms}
+    best_arm = min(arms, key=lambda arm: (_BEST_FIRST.index(by_arm[arm]), -counts[arm, "met"]))
     return LevelVerdict(name, by_arm[best_arm], best_arm, by_arm, outcomes)
 
 

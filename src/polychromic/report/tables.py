@@ -163,21 +163,16 @@ def gains_table(comparison: Comparison) -> Table:
         "at matched quality", "arm", "sampled at", "quality", "arm's value", "baseline's there", "gain", interval,
         "note",
     ]  # fmt: skip
-    return [header, *(_gain_row(gain) for gain in comparison.frontier)]
-
-
-def _gain_row(gain: MatchedGain) -> list[str]:
-    return [
-        find_metric(gain.metric).name,
-        gain.arm,
-        gain.sampling,
-        f"{find_metric(gain.quality_metric).name} {gain.quality:.3g}",
-        number(gain.diversity),
-        number(gain.baseline_diversity),
-        signed(gain.gain),
-        f"{signed(gain.low)} to {signed(gain.high)}",
-        _gain_note(gain),
-    ]
+    rows = [
+        [
+            find_metric(gain.metric).name, gain.arm, gain.sampling,
+            f"{find_metric(gain.quality_metric).name} {gain.quality:.3g}", number(gain.diversity),
+            number(gain.baseline_diversity), signed(gain.gain), f"{signed(gain.low)} to {signed(gain.high)}",
+            _gain_note(gain),
+        ]
+        for gain in comparison.frontier
+    ]  # fmt: skip
+    return [header, *rows]
 
 
 def _gain_note(gain: MatchedGain) -> str:

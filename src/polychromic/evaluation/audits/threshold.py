@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 
 from polychromic.diversity.equivalence import Embedded
 from polychromic.diversity.tokens import Signature
-from polychromic.evaluation.compare import evidence
+from polychromic.evaluation.compare import at_primary_sampling, contrasts_of, evidence
 from polychromic.evaluation.criteria import Levels, ResultWarning, listed
 from polychromic.evaluation.group_metrics import MeasureOptions
 from polychromic.evaluation.measure import SameAnswers, measure_rows
 from polychromic.evaluation.metrics import find_metric
-from polychromic.evaluation.statistics.paired import paired_comparisons
 from polychromic.evaluation.tables import Plan, PromptTable, SampledTable
 from polychromic.evaluation.verdict import AtDistance, Comparison, Verdict, judge
 from polychromic.records import GenerationRow
@@ -74,14 +73,10 @@ def _verdict(comparison: Comparison, tables: Tables, criteria: Levels) -> Verdic
     plan = Plan.of(
         tables, comparison.baseline, criteria, comparison.primary_sampling, comparison.resampling, comparison.untrained
     )
-    pairs = {
-        (arm, metric): pair
-        for arm in plan.judged
-        for metric in plan.asked
-        if (pair := plan.pair(arm, plan.primary_sampling, metric)) is not None
-    }
-    compared = paired_comparisons(list(pairs.values()), resampling=plan.resampling)
-    return judge(plan.levels, plan.judged, evidence(plan, dict(zip(pairs, compared, strict=True))))
+    label = plan.primary_sampling
+    pairs = {(arm, label, key): plan.pair(arm, label, key) for arm in plan.judged for key in plan.asked}
+    contrasts = at_primary_sampling(plan, contrasts_of(plan, pairs))
+    return judge(plan.levels, plan.judged, evidence(plan, contrasts))
 
 
 def rests_on_partition(key: str) -> bool:
