@@ -33,15 +33,11 @@ def bundle(
     emit: Annotated[
         Path | None,
         typer.Option(
-            "--emit",
-            metavar="SKY.yaml",
-            help="Also write a SkyPilot task that runs the bundle.",
-            parser=user_path,
+            "--emit", metavar="SKY.yaml", help="Also write a SkyPilot task that runs the bundle.", parser=user_path
         ),
     ] = None,
     storage: Annotated[
-        str | None,
-        typer.Option("--storage", metavar="NAME", help="With --emit: the bucket of the run folder."),
+        str | None, typer.Option("--storage", metavar="NAME", help="With --emit: the bucket of the run folder.")
     ] = None,
 ) -> None:
     """Pack an experiment for another machine: code, locked versions, data with hashes, and a script that runs it. The

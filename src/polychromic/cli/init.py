@@ -16,15 +16,13 @@ DataOption = Annotated[
     ),
 ]
 CheckOption = Annotated[
-    str | None,
-    typer.Option("--check", metavar="FILE.py:NAME", help="Your function check(prompt, text) -> 0 to 1."),
+    str | None, typer.Option("--check", metavar="FILE.py:NAME", help="Your function check(prompt, text) -> 0 to 1.")
 ]
 
 
 def init(
     path: Annotated[
-        Path | None,
-        typer.Argument(metavar="[FILE]", help="The file to write; named after the data if left out."),
+        Path | None, typer.Argument(metavar="[FILE]", help="The file to write; named after the data if left out.")
     ] = None,
     data: DataOption = None,
     check: CheckOption = None,
@@ -39,8 +37,7 @@ def init(
     ] = None,
     minutes: Annotated[float, typer.Option("--minutes", min=0.1, help="Time for training and evaluation, here.")] = 2.0,
     example: Annotated[
-        str | None,
-        typer.Option("--example", metavar="NAME", help="Write an example: quickstart, replies, code."),
+        str | None, typer.Option("--example", metavar="NAME", help="Write an example: quickstart, replies, code.")
     ] = None,
 ) -> None:
     """Write an experiment file that runs: for your data (--data), or an example that ships (--example)."""
@@ -50,11 +47,7 @@ def init(
     if data is not None and example is not None:
         raise ConfigError("--data and --example: give one of them")
     if data is None:
-        for name, value in (
-            ("--check", check),
-            ("--prompt-key", prompt_key),
-            ("--reference-key", reference_key),
-        ):
+        for name, value in (("--check", check), ("--prompt-key", prompt_key), ("--reference-key", reference_key)):
             if value is not None:
                 raise ConfigError(f"{name} belongs to --data FILE, which is missing")
         from polychromic.experiment.starting.start import write_example

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 def audit(
     experiment: Annotated[
-        Path | None,
-        typer.Argument(metavar="[EXPERIMENT.yaml]", help="Audit every arm's objective and λ instead."),
+        Path | None, typer.Argument(metavar="[EXPERIMENT.yaml]", help="Audit every arm's objective and λ instead.")
     ] = None,
     overrides: Overrides = None,
     objective: Annotated[str, typer.Option(help="An objective, such as coverage or polychromic.")] = "coverage",
@@ -55,10 +54,7 @@ def _audit_experiment(path: Path, overrides: list[str], wrong_clusters: str, cor
         )
         _say_what_is_sampled(arm)
         for wrong in _numbers(wrong_clusters):
-            _show(
-                _audited(settings.objective, settings.set_size, wrong, correct_modes, weight, settings.gate),
-                "  ",
-            )
+            _show(_audited(settings.objective, settings.set_size, wrong, correct_modes, weight, settings.gate), "  ")
 
 
 def _say_what_is_sampled(arm: Arm) -> None:
@@ -122,8 +118,7 @@ def check(
         str, typer.Argument(metavar="MODEL", help="Hub id, folder, or another name that model.source takes.")
     ],
     adapter: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="A saved PEFT adapter; without it a fresh LoRA adapter."),
+        Path | None, typer.Option(metavar="DIR", help="A saved PEFT adapter; without it a fresh LoRA adapter.")
     ] = None,
     dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="As model.dtype.")] = "float32",
     length: Annotated[int, typer.Option(min=16, help="Tokens of the longest prompt with its answer.")] = 256,

@@ -14,8 +14,7 @@ from polychromic.cli.run import RunFolderPath, Verbose, begin, show_result
 def report(
     run_folder: RunFolderPath,
     watch: Annotated[
-        bool,
-        typer.Option("--watch", help="Serve the page to this machine, with live curves while the run goes on."),
+        bool, typer.Option("--watch", help="Serve the page to this machine, with live curves while the run goes on.")
     ] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="With --watch: the port, 0 for any that is free.")] = 0,
     figure: Annotated[
@@ -23,8 +22,7 @@ def report(
         typer.Option("--figure", help="Add figures/poster as PNG, SVG and PDF for a talk, and every figure as PDF."),
     ] = False,
     yes: Annotated[
-        bool,
-        typer.Option("--yes", help="Run the folder's own code where texts are checked or measured anew."),
+        bool, typer.Option("--yes", help="Run the folder's own code where texts are checked or measured anew.")
     ] = False,
     verbose: Verbose = False,
 ) -> None:

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 ExperimentFile = Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", help="The experiment file.")]
 Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides, such as training.steps=20."),
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides, such as training.steps=20.")
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where run folders live.", parser=user_path)]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew; what the run folder holds is moved aside.")]

@@ -25,10 +25,7 @@ def about_run(experiment: Experiment, folder: RunFolder, task: Task) -> About:
     base = experiment.arm(experiment.comparison.baseline)
     trained = [experiment.arm(name) for name in experiment.trained_arms]
     facts = [
-        (
-            "model",
-            "; ".join(dict.fromkeys(_model(arm, folder) for arm in map(experiment.arm, experiment.arms))),
-        ),
+        ("model", "; ".join(dict.fromkeys(_model(arm, folder) for arm in map(experiment.arm, experiment.arms)))),
         ("adapter", "; ".join(dict.fromkeys(_adapter(arm) for arm in trained)) or "none: nothing is trained"),
         ("task", task_in_words(experiment.task, task.pass_threshold)),
         ("data", _data(experiment, record)),

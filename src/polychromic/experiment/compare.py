@@ -13,12 +13,7 @@ from polychromic.diversity.overlap import ROUGE_L_TOKENS
 from polychromic.diversity.tokens import ModelTokens, Tokenizer, TokenOptions, choose_tokens
 from polychromic.errors import ConfigError
 from polychromic.evaluation.audits.checker import CheckerAudit, ControlResult, audit_checker, find_leakage
-from polychromic.evaluation.audits.partition import (
-    PartitionAudit,
-    answers_of,
-    audit_partition,
-    unlabelled_warnings,
-)
+from polychromic.evaluation.audits.partition import PartitionAudit, answers_of, audit_partition, unlabelled_warnings
 from polychromic.evaluation.audits.threshold import OtherDistances, threshold_warnings
 from polychromic.evaluation.collect import read_collected
 from polychromic.evaluation.compare import Comparison, compare

@@ -194,9 +194,7 @@ def _about(experiment: ExternalExperiment, task: Task) -> About:
         ),
     ]
     return About(
-        tuple(facts),
-        first_example(task, experiment.evaluation.split),
-        own_folders(experiment.model_dump(mode="json")),
+        tuple(facts), first_example(task, experiment.evaluation.split), own_folders(experiment.model_dump(mode="json"))
     )
 
 
@@ -256,9 +254,7 @@ def _notes(external: ExternalGenerations, assumed_label: str, n_prompts: int) ->
     ]
     notes += [
         ResultWarning(
-            "truncated",
-            arm,
-            f"{arm}: {plural(n, 'text')} without a word on how they ended are taken for finished",
+            "truncated", arm, f"{arm}: {plural(n, 'text')} without a word on how they ended are taken for finished"
         )
         for arm, n in external.open_ends.items()
     ]

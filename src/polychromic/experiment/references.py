@@ -23,10 +23,7 @@ _PROMPTS_AT_ONCE = 16
 
 
 def score_references(
-    path: Path,
-    prompts: Sequence[Prompt],
-    load_model: Callable[[], LanguageModel],
-    adapter: str | None = None,
+    path: Path, prompts: Sequence[Prompt], load_model: Callable[[], LanguageModel], adapter: str | None = None
 ) -> bool:
     """Appends the cross-entropy of each prompt's references to `path`; returns whether anything was left to do.
 
@@ -82,8 +79,4 @@ def _score(language_model: LanguageModel, prompt_id: str, sequences: Sequence[To
         with torch.inference_mode():
             scored = answer_logprobs(language_model, sequences)
         nats = -float((scored.logprobs_BT * scored.mask_BT).double().sum())
-    return {
-        "prompt_id": prompt_id,
-        "n_tokens": sum(sequence.n_answer for sequence in sequences),
-        "cross_entropy": nats,
-    }
+    return {"prompt_id": prompt_id, "n_tokens": sum(sequence.n_answer for sequence in sequences), "cross_entropy": nats}

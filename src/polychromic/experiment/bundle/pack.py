@@ -65,9 +65,7 @@ def make_bundle(experiment: Experiment, folder: Path, include: Sequence[Path] = 
     path = folder / bundle_name(experiment)
     top = experiment.name
     write_archive(
-        path,
-        {f"{top}/{name}": content for name, content in inside.items()},
-        executable=frozenset({f"{top}/run.sh"}),
+        path, {f"{top}/{name}": content for name, content in inside.items()}, executable=frozenset({f"{top}/run.sh"})
     )
     return Bundle(path, sha256_file(path), len(inside), path.stat().st_size, tuple(unlocked(extras, pins)))
 

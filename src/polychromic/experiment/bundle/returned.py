@@ -7,14 +7,7 @@ import tempfile
 from pathlib import Path
 
 from polychromic.errors import ConfigError, DataError
-from polychromic.experiment.bundle.archive import (
-    SUMS,
-    extract,
-    read_sums,
-    require_sums,
-    sums_of,
-    write_archive,
-)
+from polychromic.experiment.bundle.archive import SUMS, extract, read_sums, require_sums, sums_of, write_archive
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.resuming.continuing import working_folder
 from polychromic.experiment.resuming.folder import read_resolved

@@ -215,11 +215,7 @@ def _result(ray: Any, reference: Any) -> LedgerRows:
     """Returns the ledger rows of a task; raises its error, and TrainingError where it was lost too often."""
     try:
         result = ray.get(reference)
-    except (
-        ray.exceptions.WorkerCrashedError,
-        ray.exceptions.NodeDiedError,
-        ray.exceptions.OutOfMemoryError,
-    ) as error:
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError) as error:
         raise TrainingError(
             "a task was lost more often than run.ray.retries allows, often because memory ran out; everything up to "
             "its last checkpoint is kept. Lower run.workers, training.micro_batch_size or evaluation.max_decode_batch "

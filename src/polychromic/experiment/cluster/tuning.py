@@ -261,11 +261,7 @@ def _means(experiment: Experiment, folder: RunFolder, arm: str, keys: Sequence[s
 
 
 def _tell(
-    study: Any,
-    number: int,
-    settings: Mapping[str, float],
-    measured: tuple[float, float] | None,
-    lowest: float,
+    study: Any, number: int, settings: Mapping[str, float], measured: tuple[float, float] | None, lowest: float
 ) -> Trial:
     """Enters a trial that has ended into the study. What is below the floor has no value there, however diverse."""
     import optuna
@@ -300,8 +296,7 @@ def _ranked(study: Any, search: Search) -> list[Trial]:
     sign = -1.0 if find_metric(search.metric).better != "lower" else 1.0
     worst = float("inf")
     return sorted(
-        _ended(study),
-        key=lambda trial: (trial.state != "kept", worst if trial.value is None else sign * trial.value),
+        _ended(study), key=lambda trial: (trial.state != "kept", worst if trial.value is None else sign * trial.value)
     )
 
 

@@ -65,10 +65,7 @@ class RunPlan:
 
 
 def plan_run(
-    experiment: Experiment,
-    hardware: Hardware,
-    lengths: Lengths | None = None,
-    shape: ModelShape | None = None,
+    experiment: Experiment, hardware: Hardware, lengths: Lengths | None = None, shape: ModelShape | None = None
 ) -> RunPlan:
     """Plans all arms and seeds, one after another on one device.
 

@@ -118,12 +118,7 @@ def decoding_flops(shape: ModelShape, load: SamplingLoad, prompt_tokens: int, pr
 
 
 def decoding_seconds(
-    shape: ModelShape,
-    model: ModelSettings,
-    load: SamplingLoad,
-    prompt_tokens: int,
-    prompts: int,
-    hardware: Hardware,
+    shape: ModelShape, model: ModelSettings, load: SamplingLoad, prompt_tokens: int, prompts: int, hardware: Hardware
 ) -> float:
     """Returns the time of one decoding batch: each step waits for the slowest of memory and arithmetic, and for the
     Python loop."""

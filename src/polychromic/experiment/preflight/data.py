@@ -186,10 +186,7 @@ def same_answers_are_found(probe: Probe) -> Finding:
     if audit is None:
         return Finding("passed", f"by {equivalence.name}")
     unlabelled = audit.unlabelled.failed / max(1, audit.unlabelled.n)
-    figures = {
-        "agreement": None if audit.agreement is None else audit.agreement.mean,
-        "unlabelled": unlabelled,
-    }
+    figures = {"agreement": None if audit.agreement is None else audit.agreement.mean, "unlabelled": unlabelled}
     allowed = min((arm.training.max_unlabelled for arm in probe.trained_arms), default=0.5)
     if unlabelled > allowed:
         return Finding(

@@ -57,10 +57,7 @@ def baseline_means(experiment: Experiment, folder: RunFolder) -> dict[str, float
         if not rows:
             continue
         tokens = text_units(experiment, task, [row.text for row in rows]).tokens
-        options = MeasureOptions(
-            task.pass_threshold,
-            measures=MeasureSettings(tokens=tokens),
-        )
+        options = MeasureOptions(task.pass_threshold, measures=MeasureSettings(tokens=tokens))
         sampled = measure_rows(rows, options, same=same).sampled[primary_sampling]
         for key in metrics:
             values_P = sampled.metric(key)

@@ -196,8 +196,5 @@ class Probe:
         units = text_units(self.experiment, self.task, [row.text for row in self.generations.rows])
         prompts = [*self.task.prompts("validation"), *self.evaluation_prompts]
         same = SameAnswers(equivalence_of(self.task), {prompt.id: prompt for prompt in prompts})
-        options = MeasureOptions(
-            self.task.pass_threshold,
-            measures=MeasureSettings(tokens=units.tokens),
-        )
+        options = MeasureOptions(self.task.pass_threshold, measures=MeasureSettings(tokens=units.tokens))
         return next(iter(measure_rows(self.generations.rows, options, same=same).sampled.values()))

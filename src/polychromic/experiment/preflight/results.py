@@ -53,11 +53,7 @@ class PreflightReport:
 
     def to_json(self) -> dict[str, Any]:
         """Returns a plain mapping for preflight.json and `--json`."""
-        return {
-            "schema_version": 2,
-            "passed": not self.failed,
-            "checks": [asdict(check) for check in self.checks],
-        }
+        return {"schema_version": 2, "passed": not self.failed, "checks": [asdict(check) for check in self.checks]}
 
 
 _MARKS: dict[Status, tuple[str, str]] = {

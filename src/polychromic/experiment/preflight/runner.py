@@ -42,10 +42,7 @@ class Row:
 
 
 def carry_out(
-    checks: Sequence[Row],
-    probe: Probe,
-    on_result: Callable[[CheckResult], None],
-    on_start: OnStart = lambda *_: None,
+    checks: Sequence[Row], probe: Probe, on_result: Callable[[CheckResult], None], on_start: OnStart = lambda *_: None
 ) -> PreflightReport:
     """Runs the checks in order, up to the end of the first stage that has a failed one. An error for people is a
     failed check."""

@@ -82,10 +82,7 @@ def probe_arms(probe: Probe) -> dict[str, ProbedArm]:
 
 
 def _settings_but_weight(arm: Arm, run: ArmRun) -> str:
-    excluded = {
-        "name": True,
-        "diversity": {"weight", "mode", "target_share", "quality_floor", "floor_margin"},
-    }
+    excluded = {"name": True, "diversity": {"weight", "mode", "target_share", "quality_floor", "floor_margin"}}
     return f"{arm.diversity.is_active} {run.measures_held_out} {arm.model_dump_json(exclude=excluded)}"
 
 

@@ -127,10 +127,7 @@ def _threshold(probed: Probed, why: dict[str, str]) -> float:
 
 
 def _loss(probed: Probed, threshold: float, references: float, why: dict[str, str]) -> Loss | None:
-    rate, seen = (
-        passing(probed, threshold),
-        f"{probed.n_prompts * probed.n_samples} untrained answers",
-    )
+    rate, seen = (passing(probed, threshold), f"{probed.n_prompts * probed.n_samples} untrained answers")
     if probed.rewards and (probed.spread > 0 or (rate > _LITTLE and not references)):
         why["loss"] = f"policy gradient on the checker's word: it passes {100 * rate:.0f} % of {seen}"
         return "rl"
@@ -206,10 +203,7 @@ def _step_seconds(loss: Loss | None, each: float, group: int, prompts_per_step: 
 def _goals(probed: Probed, loss: Loss | None, threshold: float, num_samples: int) -> Iterator[Goal]:
     """Yields criteria: what is to rise as far as its bounds allow, and what may not be lost."""
     is_checked = bool(probed.rewards)
-    wanted: Sequence[tuple[str, Literal["higher", "lower"]]] = [
-        ("distinct_2", "higher"),
-        ("self_bleu", "lower"),
-    ]
+    wanted: Sequence[tuple[str, Literal["higher", "lower"]]] = [("distinct_2", "higher"), ("self_bleu", "lower")]
     if is_checked and passing(probed, threshold) > _LITTLE:
         wanted = [(DISTINCT_CORRECT, "higher"), *wanted]
     tried = [_reachable(key, direction, probed.metric(key)) for key, direction in wanted]
