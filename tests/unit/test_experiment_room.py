@@ -5,7 +5,7 @@ import pytest
 from polychromic.errors import ConfigError
 from polychromic.evaluation import Criterion, impossible_criteria
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.preflight.feasibility import baseline_means, refuse_impossible_criteria
+from polychromic.experiment.preflight.data import baseline_means, refuse_impossible_criteria
 from polychromic.experiment.resuming.continuing import late_changes, open_run_folder
 from polychromic.files import append_jsonl, write_json
 from polychromic.records import GenerationRow, SamplingParameters

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from polychromic.diversity import MeasureSettings, load_embedder
 from polychromic.diversity.overlap import ROUGE_L_TOKENS
 from polychromic.diversity.tokens import ModelTokens, Tokenizer, TokenOptions, choose_tokens
 from polychromic.errors import ConfigError
@@ -19,9 +22,10 @@ from polychromic.evaluation.collect import read_collected
 from polychromic.evaluation.compare import Comparison, compare
 from polychromic.evaluation.counting.sameness import joint_labels, sameness_between
 from polychromic.evaluation.criteria import Levels, ResultWarning, plural
+from polychromic.evaluation.group_metrics import MeasureOptions
 from polychromic.evaluation.lengths import at_equal_length, thinking_measures, thinking_warnings
-from polychromic.evaluation.measure import SameAnswers, measure_arms
-from polychromic.evaluation.tables import PromptTable, Study
+from polychromic.evaluation.measure import SameAnswers, measure_arms, measure_rows
+from polychromic.evaluation.tables import PromptTable, SampledTable, Study
 from polychromic.evaluation.warnings import sandbox_notes
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.jobs import collection_plan
@@ -34,8 +38,6 @@ from polychromic.tasks.base import Task
 from polychromic.tasks.equivalence import LazyEmbedded, second_equivalence_of
 
 if TYPE_CHECKING:
-    from polychromic.diversity import Embedder
-    from polychromic.evaluation.settings import EvaluationSettings
     from polychromic.experiment.external import ExternalExperiment
 
 logger = logging.getLogger(__name__)
@@ -136,17 +138,22 @@ def compare_rows(
     names the arm that is shown and not judged."""
     settings, baseline = experiment.evaluation, experiment.comparison.baseline
     leakage = find_leakage(*_evaluated_and_training_prompts(experiment, task, rows))
-    rows = _without_prompts(rows, leakage.repeated or {})
+    repeated = leakage.repeated or {}
+    rows = {key: [row for row in members if row.prompt_id not in repeated] for key, members in rows.items()}
     of_baseline = [members for (arm, _), members in rows.items() if arm == baseline]
     units = text_units(experiment, task, [row.text for members in of_baseline for row in members])
     apart = experiment.task.thinking == "apart"
     of_thinking = thinking_measures(rows, primary_sampling, units.tokens) if apart else {}
-    same = _same_answers(task, settings, primary_sampling)
+    same = replace(
+        SameAnswers.of(task, settings.split),
+        second=second_equivalence_of(task, settings.embedder),  # which training never saw
+        second_at=primary_sampling,
+    )
     tables = measure_arms(
         rows,
         pass_threshold=task.pass_threshold,
         same=same,
-        embedder=_embedder(settings),
+        embedder=None if settings.embedder is None else load_embedder(settings.embedder),
         tokens=units.tokens,
         metrics=settings.metrics,
         extra={key: {**(extra or {}).get(key, {}), **of_thinking.get(key, {})} for key in rows},
@@ -171,7 +178,10 @@ def compare_rows(
             *unlabelled_warnings(tables),
             *leakage.warnings(),
             *notes,
-            *_warnings_of_texts(rows, units, thinking_apart=apart),
+            *thinking_warnings(rows, measured_apart=apart),
+            *units.notes(),
+            *sandbox_notes(row for members in rows.values() for row in members),
+            *long_texts(rows, units.tokens),
         ],
         chosen_late=chosen_late,
         untrained=untrained,
@@ -180,25 +190,6 @@ def compare_rows(
     comparison = _at_other_distances(comparison, task, same, tables, rows, criteria)
     sameness = sameness_between(joint_labels(rows, same, primary_sampling))
     return Compared(replace(comparison, sameness=sameness), Study.of(tables))
-
-
-def _same_answers(task: Task, settings: EvaluationSettings, primary_sampling: str) -> SameAnswers:
-    """Returns the task's partition, with the second one that training never saw."""
-    return replace(
-        SameAnswers.of(task, settings.split),
-        second=second_equivalence_of(task, settings.embedder),
-        second_at=primary_sampling,
-    )
-
-
-def _warnings_of_texts(rows: RowsByArmSeed, units: TextUnits, *, thinking_apart: bool) -> list[ResultWarning]:
-    """Lists what there is to say of the texts, of their units, and of how answers were executed."""
-    return [
-        *thinking_warnings(rows, measured_apart=thinking_apart),
-        *units.notes(),
-        *sandbox_notes(row for members in rows.values() for row in members),
-        *long_texts(rows, units.tokens),
-    ]
 
 
 def _at_other_distances(
@@ -218,16 +209,19 @@ def _at_other_distances(
     return replace(comparison, at_distances=at_distances, warnings=(*comparison.warnings, *warnings))
 
 
-def _without_prompts(rows: RowsByArmSeed, left_out: Collection[str]) -> RowsByArmSeed:
-    return {key: [row for row in members if row.prompt_id not in left_out] for key, members in rows.items()}
+def measure_sampled(
+    experiment: Experiment, task: Task, rows: Sequence[GenerationRow], same: SameAnswers
+) -> SampledTable:
+    """Measures rows of one sampling setting, but for what needs an embedder."""
+    tokens = text_units(experiment, task, [row.text for row in rows]).tokens
+    options = MeasureOptions(task.pass_threshold, measures=MeasureSettings(tokens=tokens))
+    return next(iter(measure_rows(rows, options, same=same).sampled.values()))
 
 
-def _embedder(settings: EvaluationSettings) -> Embedder | None:
-    if settings.embedder is None:
-        return None
-    from polychromic.diversity.embedders import load_embedder
-
-    return load_embedder(settings.embedder)
+def mean_over_prompts(table: SampledTable, metric: str) -> float:
+    """Averages a metric over the prompts where it is defined; nan where there is none, or it was not measured."""
+    values_P = table.metric(metric)
+    return math.nan if values_P is None or np.isnan(values_P).all() else float(np.nanmean(values_P))
 
 
 def long_texts(rows: RowsByArmSeed, tokens: str | Tokenizer) -> list[ResultWarning]:

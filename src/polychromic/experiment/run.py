@@ -196,7 +196,7 @@ def _run_jobs(experiment: Experiment, folder: RunFolder, jobs: list[Job], on_eve
     def on_done(job: Job, rows: LedgerRows) -> None:
         ledger.on_done(job, rows)
         if job.arm == experiment.comparison.baseline:
-            from polychromic.experiment.preflight.feasibility import refuse_impossible_criteria
+            from polychromic.experiment.preflight.data import refuse_impossible_criteria
 
             refuse_impossible_criteria(experiment, folder)
 

@@ -8,6 +8,7 @@ honest as on any. The study is a journal in its folder; after a kill the same co
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,12 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from polychromic.diversity import MeasureSettings
 from polychromic.errors import ConfigError
-from polychromic.evaluation.group_metrics import MeasureOptions
-from polychromic.evaluation.measure import SameAnswers, measure_rows
+from polychromic.evaluation.measure import SameAnswers
 from polychromic.evaluation.metrics import EMBEDDER, THINKING, find_metric
-from polychromic.experiment.compare import text_units
+from polychromic.experiment.compare import mean_over_prompts, measure_sampled
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.executors import build_executor
 from polychromic.experiment.jobs import Job, TrialFloor
@@ -243,20 +242,17 @@ def _measure(experiment: Experiment, search: Search, root: Path, number: int) ->
 
 
 def _means(experiment: Experiment, folder: RunFolder, arm: str, keys: Sequence[str]) -> dict[str, float]:
-    """Averages metrics at the primary sampling over prompts where they are defined, and over seeds."""
+    """Averages metrics over prompts where they are defined, and over seeds."""
     task = build_task(experiment.task)
-    label = experiment.evaluation.sampling_parameters()[0].label
+    same = SameAnswers.of(task, "validation")
     found: dict[str, list[float]] = {key: [] for key in keys}
     for seed in experiment.seeds:
-        rows = read_generations(folder.arm(arm, seed).generations)
-        tokens = text_units(experiment, task, [row.text for row in rows]).tokens
-        options = MeasureOptions(task.pass_threshold, measures=MeasureSettings(tokens=tokens))
-        sampled = measure_rows(rows, options, same=SameAnswers.of(task, "validation")).sampled[label]
+        table = measure_sampled(experiment, task, read_generations(folder.arm(arm, seed).generations), same)
         for key in keys:
-            values_P = sampled.metric(key)
-            if values_P is None or np.isnan(values_P).all():
+            mean = mean_over_prompts(table, key)
+            if math.isnan(mean):
                 raise ConfigError(f"{key} is undefined on every validation prompt of {arm}; choose another metric")
-            found[key].append(float(np.nanmean(values_P)))
+            found[key].append(mean)
     return {key: float(np.mean(means)) for key, means in found.items()}
 
 

@@ -1,8 +1,9 @@
-"""Checks the data, the checker, the metrics, which answers count as the same, that everything fits the model, and that
+"""Checks the data, the checker, the metrics, which answers count as the same, whether the criteria can be met, and that
 trackers can be written to."""
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import socket
@@ -11,18 +12,27 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from urllib.parse import urlsplit
 
-from polychromic.diversity.embedders import load_embedder
-from polychromic.diversity.measurement import check_measures
-from polychromic.errors import ModelError
+import numpy as np
+
+from polychromic.diversity import check_measures, load_embedder
+from polychromic.errors import ConfigError, ModelError
 from polychromic.evaluation.audits.checker import audit_checker, find_leakage
 from polychromic.evaluation.audits.partition import answers_of, audit_partition
-from polychromic.evaluation.criteria import impossible_criteria, plural
+from polychromic.evaluation.criteria import Criterion, impossible_criteria, plural
+from polychromic.evaluation.measure import SameAnswers
+from polychromic.experiment.compare import mean_over_prompts, measure_sampled
+from polychromic.experiment.config import Experiment
 from polychromic.experiment.preflight.lengths import length_report, require_data_fits
 from polychromic.experiment.preflight.probe import Finding, Probe
+from polychromic.generations import scan_generations
 from polychromic.models.loading import load_limits, load_tokenizer
 from polychromic.models.sources import UNLIMITED
 from polychromic.records import Prompt
+from polychromic.run_folder import RunFolder
+from polychromic.tasks.base import build_task
 from polychromic.tasks.equivalence import equivalence_of, second_equivalence_of
+
+logger = logging.getLogger(__name__)
 
 _LENGTHS_OF = 2000  # prompts whose tokens are counted; the rest is alike
 
@@ -141,7 +151,7 @@ def feasibility(probe: Probe) -> Finding:
     result = "untrained: " + ", ".join(f"{key} {value:.3f}" for key, value in shown.items())
     kept = "; the run keeps these answers" if probe.generations.of_the_run else ""
     result += f" ({plural(probe.generations.n_prompts, 'prompt')} × {n} answers{kept}){probe.generations.lowered}"
-    criteria = [criterion for level in probe.experiment.comparison.levels().values() for criterion in level]
+    criteria = _criteria(probe.experiment)
     reached = {criterion.metric: probe.metric(criterion.metric) for criterion in criteria}
     impossible = impossible_criteria(criteria, reached)
     edges = _at_an_edge(shown, f"pass@{n}")
@@ -166,6 +176,53 @@ def _at_an_edge(metrics: Mapping[str, float], last: str) -> list[str]:
     if metrics.get(last, math.nan) <= _NEAR:
         return [*full, f"{last} is {metrics[last]:.3f}: hardly any reward to learn from"]
     return full
+
+
+def _criteria(experiment: Experiment) -> list[Criterion]:
+    return [criterion for level in experiment.comparison.levels().values() for criterion in level]
+
+
+def refuse_impossible_criteria(experiment: Experiment, folder: RunFolder) -> None:
+    """Raises ConfigError where the sampled baseline rules out a criterion that the file states and work is left to do.
+
+    Default criteria that are ruled out are only warned about, since nobody asked for them, and all are with
+    `comparison.if_impossible: report`. Metrics that need an embedder are left to the comparison.
+    """
+    comparison = experiment.comparison
+    others = [arm for arm in experiment.arms if arm != comparison.baseline]
+    places = [folder.arm(arm, seed) for arm in others for seed in experiment.seeds]
+    if all(place.generations.exists() or place.is_trained for place in places):
+        return
+    sentences = impossible_criteria(_criteria(experiment), baseline_means(experiment, folder))
+    if not sentences:
+        return
+    text = f"the baseline arm {comparison.baseline!r} rules out what comparison asks for: {'; '.join(sentences)}"
+    if (comparison.minimum or comparison.strong) and comparison.if_impossible == "stop":
+        raise ConfigError(
+            f"{text}. State another criterion (or a harder task), or go on with comparison.if_impossible=report; "
+            "what was done is kept"
+        )
+    logger.warning("%s; it is reported as impossible", text)
+
+
+def baseline_means(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
+    """Averages the criteria's metrics at the primary sampling over the seeds sampled so far; empty without any."""
+    primary_sampling = experiment.evaluation.sampling_parameters()[0].label
+    task = build_task(experiment.task)
+    same = SameAnswers.of(task, experiment.evaluation.split)
+    tables = []
+    for seed in experiment.seeds:
+        # Damaged rows of seeds whose turn has not come yet are sampled again then.
+        rows = scan_generations(folder.arm(experiment.comparison.baseline, seed).generations).rows
+        rows = [row for row in rows if row.sampling.label == primary_sampling]
+        if rows:
+            tables.append(measure_sampled(experiment, task, rows, same))
+    found = {}
+    for key in {criterion.metric for criterion in _criteria(experiment)}:
+        means = [mean_over_prompts(table, key) for table in tables]
+        if not np.isnan(means).all():
+            found[key] = float(np.nanmean(means))
+    return found
 
 
 def same_answers_are_found(probe: Probe) -> Finding:
@@ -201,7 +258,6 @@ def same_answers_are_found(probe: Probe) -> Finding:
     return Finding("passed", audit.sentence, figures=figures)
 
 
-_TRACKER_MODULES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
 _REACH_SECONDS = 5.0
 
 
@@ -210,7 +266,7 @@ def trackers(probe: Probe) -> Finding:
     names = probe.experiment.run.tracking
     if not names:
         return Finding("passed", "metrics.jsonl only; no tracker asked for")
-    missing = [name for name in names if find_spec(_TRACKER_MODULES[name]) is None]
+    missing = [name for name in names if find_spec(name) is None]
     if missing:
         return Finding(
             "failed",

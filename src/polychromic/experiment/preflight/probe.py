@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,14 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
-from polychromic.diversity import MeasureSettings
 from polychromic.errors import EngineError, ModelError, PolychromicError
-from polychromic.evaluation.group_metrics import MeasureOptions
-from polychromic.evaluation.measure import SameAnswers, measure_rows
+from polychromic.evaluation.measure import SameAnswers
 from polychromic.evaluation.tables import SampledTable
-from polychromic.experiment.compare import text_units
+from polychromic.experiment.compare import mean_over_prompts, measure_sampled
 from polychromic.experiment.config import Arm, Experiment
 from polychromic.models.loading import LanguageModel, load_language_model
 from polychromic.models.selfcheck import ModelCheck, check_on_prompts
@@ -188,13 +183,10 @@ class Probe:
 
     def metric(self, key: str) -> float:
         """Averages over the probe prompts a metric that needs no embedder, nan where it is not known."""
-        values = self._measured.metric(key)
-        return math.nan if values is None or np.isnan(values).all() else float(np.nanmean(values))
+        return mean_over_prompts(self._measured, key)
 
     @cached_property
     def _measured(self) -> SampledTable:
-        units = text_units(self.experiment, self.task, [row.text for row in self.generations.rows])
         prompts = [*self.task.prompts("validation"), *self.evaluation_prompts]
         same = SameAnswers(equivalence_of(self.task), {prompt.id: prompt for prompt in prompts})
-        options = MeasureOptions(self.task.pass_threshold, measures=MeasureSettings(tokens=units.tokens))
-        return next(iter(measure_rows(self.generations.rows, options, same=same).sampled.values()))
+        return measure_sampled(self.experiment, self.task, self.generations.rows, same)
