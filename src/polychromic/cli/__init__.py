@@ -28,22 +28,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for verb in (
-    run,
-    check,
-    preflight,
-    train,
-    evaluate,
-    report,
-    diagnose,
-    cost,
-    audit,
-    init,
-    plan,
-    bundle,
-    pack,
-    fetch,
-    tune,
-):
+    run, check, preflight, train, evaluate, report, diagnose, cost, audit, init, plan, bundle, pack, fetch, tune,
+):  # fmt: skip
     app.command()(verb)
 
 
@@ -63,14 +49,6 @@ def _options(
     log_plainly(logging.INFO if verbose else logging.WARNING)
 
 
-def _follow() -> None:
-    """Trains along with the first process, which reads the arguments; of another verb than these it is the only one."""
-    if {"run", "train"} & set(sys.argv[1:]):
-        from polychromic.experiment.cluster.launched import follow
-
-        follow()
-
-
 def main() -> None:
     """Runs the command line: errors for people are one message and exit code 1; a second start continues after
     Ctrl-C."""
@@ -80,7 +58,13 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         with in_words():
-            _follow() if launcher_place()[0] else app()
+            if not launcher_place()[0]:
+                app()
+            # The first process reads the arguments; the others train along, and of other verbs it is the only one.
+            elif {"run", "train"} & set(sys.argv[1:]):
+                from polychromic.experiment.cluster.launched import follow
+
+                follow()
     except StoppedError as stopped:
         typer.echo(plain_text(str(stopped)), err=True)
         sys.exit(stopped.exit_code)
