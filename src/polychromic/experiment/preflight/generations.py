@@ -42,6 +42,11 @@ class ProbeGenerations:
         return sum(row.n_tokens for row in self.rows)
 
     @property
+    def seconds_each(self) -> float:
+        """Returns the time of one generation."""
+        return self.seconds / len(self.rows)
+
+    @property
     def n_prompts(self) -> int:
         """Counts the prompts."""
         return len({row.prompt_id for row in self.rows})

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import psutil
 import torch
 
 from polychromic.errors import ModelError
+from polychromic.experiment.planning.run_plan import MOST_SHARE_OF_MEMORY
 from polychromic.experiment.preflight.probe import Finding, Probe
 from polychromic.experiment.resuming.provenance import installed_versions
 from polychromic.models.chat import decode, encode_prompt, structure_tokens, turn_end_id
@@ -82,7 +82,6 @@ def answers_begin_and_end(probe: Probe) -> Finding:
 
 
 _PROMPTS_LOOKED_AT = 2000
-_MOST_SHARE_OF_MEMORY = 0.9
 _PART_OF_TRAINING = 0.1  # of the time that preflight has, for each kind of batch
 _PART_OF_SAMPLING = 0.1
 _TRIED_TOKENS = 4  # sampled to learn how long all of them take
@@ -115,7 +114,7 @@ def longest_batch_fits(probe: Probe) -> Finding:
     used, there = _memory()
     untrained = "" if probe.trained_arms else "no arm is trained; "
     result = f"{untrained}{'; '.join(done)}; at most {used / 1e9:.1f} of {there / 1e9:.0f} GB"
-    if used * probe.workers > _MOST_SHARE_OF_MEMORY * there:
+    if used * probe.workers > MOST_SHARE_OF_MEMORY * there:
         fix = f"{_LESS_MEMORY}, or lower run.workers"
         return Finding("failed", f"{result}, with {probe.workers} workers side by side", fix)
     return Finding("passed", result, figures={"bytes": used})
@@ -130,7 +129,7 @@ def _in_memory(attempted: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not _is_out_of_memory(error):
+        if not isinstance(error, torch.cuda.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
         raise _DoNotFitError(attempted) from error
 
@@ -159,10 +158,6 @@ def _sampled(probe: Probe) -> str:
         if tokens > tried:
             sample(tokens)
     return f"{words}{probe.limit.lowered(tokens, new_tokens, 'tokens')}"
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.cuda.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 def _forward_and_backward(probe: Probe, sequences: Sequence[TokenSequence]) -> None:
@@ -255,13 +250,10 @@ def run_fits_on_disk(probe: Probe) -> Finding:
     rows = len(probe.evaluation_prompts) * settings.num_samples * len(settings.sampling)
     generations = rows * (_BYTES_PER_GENERATION + settings.max_new_tokens * _BYTES_PER_TOKEN)
     needed = parameters * 4 * copies * len(experiment.seeds) + generations * len(experiment.jobs)
-    free = shutil.disk_usage(_existing(probe.folder)).free
-    result = f"about {needed / 1e9:.2f} GB needed, {free / 1e9:.1f} GB free at {_existing(probe.folder)}"
+    folder = probe.folder.resolve()
+    place = next(place for place in (folder, *folder.parents) if place.exists())
+    free = shutil.disk_usage(place).free
+    result = f"about {needed / 1e9:.2f} GB needed, {free / 1e9:.1f} GB free at {place}"
     if needed > free:
         return Finding("failed", result, "free the disk, or write elsewhere with --out")
     return Finding("passed", result, figures={"needed_bytes": needed, "free_bytes": free})
-
-
-def _existing(folder: Path) -> Path:
-    folder = folder.resolve()
-    return next(place for place in (folder, *folder.parents) if place.exists())

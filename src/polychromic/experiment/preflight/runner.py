@@ -15,8 +15,6 @@ from polychromic import stopping
 from polychromic.errors import BudgetError, PolychromicError, PreflightError
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.preflight import data, model, training
-from polychromic.experiment.preflight import data as partition
-from polychromic.experiment.preflight import data as trackers
 from polychromic.experiment.preflight.probe import CheckSkippedError, Finding, Probe
 from polychromic.experiment.preflight.results import CheckResult, PreflightReport, ShownChecks
 from polychromic.experiment.progress.display import say
@@ -48,11 +46,8 @@ def carry_out(
     failed check."""
     results: list[CheckResult] = []
     for number, row in enumerate(checks, start=1):
-        failed = [
-            result.name
-            for result, of in zip(results, checks, strict=False)
-            if result.status == "failed" and of.stage < row.stage
-        ]
+        of_earlier_stages = [result for result, of in zip(results, checks, strict=False) if of.stage < row.stage]
+        failed = [result.name for result in of_earlier_stages if result.status == "failed"]
         started = time.perf_counter()
         if failed:
             finding = Finding("skipped", f"{NOT_RUN}: {failed[0]} failed")
@@ -80,7 +75,7 @@ def _finding(check: Check, probe: Probe) -> Finding:
 
 CHECKS: tuple[Row, ...] = (
     Row(1, "versions and device", model.versions_and_device),
-    Row(1, "trackers", trackers.trackers),
+    Row(1, "trackers", data.trackers),
     Row(1, "data", data.prompts_and_references),
     Row(1, "checker", data.checker_tells_good_from_bad),
     Row(2, "model", model.model_loads),
@@ -88,7 +83,7 @@ CHECKS: tuple[Row, ...] = (
     Row(2, "disk", model.run_fits_on_disk),
     Row(3, "longest batch", model.longest_batch_fits),
     Row(4, "feasibility", data.feasibility),
-    Row(4, "same answers", partition.same_answers_are_found),
+    Row(4, "same answers", data.same_answers_are_found),
     Row(4, "diversity gradient", training.diversity_gradient_reaches_the_weights),
     Row(4, "diversity measures", data.measures_order_known_groups),
     Row(5, "time and money", training.time_and_money),

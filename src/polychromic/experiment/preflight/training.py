@@ -89,9 +89,7 @@ def _settings_but_weight(arm: Arm, run: ArmRun) -> str:
 def _probe_arm(probe: Probe, arm: Arm, run: ArmRun, share: float) -> ProbedArm:
     """Computes some first steps of an arm within `share` seconds and throws the gradients away."""
     language_model = probe.language_model
-    if arm.model != probe.baseline.model:
-        language_model = probe.load(arm)
-    maker = build_step(run, language_model)
+    maker = build_step(run, language_model if arm.model == probe.baseline.model else probe.load(arm))
     started = time.perf_counter()
     held_out_seconds = _held_out_seconds(maker)
     every = arm.loss.sample_every
@@ -128,17 +126,18 @@ def _size(probe: Probe, arm: Arm, maker: Step, share: float) -> tuple[int, float
     sampled = probe.sampled
     if sampled is None or not arm.loss.samples:
         return wanted, 1.0, ""
-    seconds = sampled.seconds / len(sampled.rows) * arm.loss.num_samples * _STEP_OF_SAMPLING
+    seconds = sampled.seconds_each * arm.loss.num_samples * _STEP_OF_SAMPLING
     size = wanted if seconds <= 0.0 else max(1, min(wanted, int(share / 2 / seconds)))
     return size, wanted / size, probe.limit.lowered(size, wanted, "prompts of a step")
 
 
 def _held_out_seconds(maker: Step) -> float:
     """Times one measurement of validation references, which the timed steps leave out."""
+    if maker.held_out is None:
+        return 0.0
     started = time.perf_counter()
-    if maker.held_out is not None:
-        maker.held_out.cross_entropy()
-    return 0.0 if maker.held_out is None else time.perf_counter() - started
+    maker.held_out.cross_entropy()
+    return time.perf_counter() - started
 
 
 def _measured(maker: Step, every: int, size: int, share: float) -> tuple[StepOutcome, float]:
@@ -227,23 +226,22 @@ _COMPARE_SECONDS_PER_ROW = 1e-4  # measuring, bootstrap and page, as seen on the
 
 def time_and_money(probe: Probe) -> Finding:
     """Projects hours, tokens and dollars of the whole run from the steps and generations that were timed here."""
-    experiment = probe.experiment
+    experiment, settings = probe.experiment, probe.experiment.evaluation
     arms = [experiment.arm(name) for name, _ in experiment.jobs]
-    jobs = [_job_seconds(probe, arm) for arm in arms]
-    seconds = _makespan(jobs, probe.workers) + _START_SECONDS + _comparison_seconds(probe, len(jobs))
-    tokens = sum(_job_tokens(probe, arm) for arm in arms)
-    text = f"about {duration(seconds)}"
+    training = [_training_seconds(probe, arm) for arm in arms]
+    n_generations = len(probe.evaluation_prompts) * settings.num_samples * len(settings.sampling)
+    jobs = [trained + n_generations * probe.generations.seconds_each for trained in training]
+    comparison = len(jobs) * n_generations * _COMPARE_SECONDS_PER_ROW
+    seconds = _makespan(jobs, probe.workers) + _START_SECONDS + comparison
+    tokens_each = probe.generations.tokens / len(probe.generations.rows)
+    tokens = sum(_training_tokens(probe, arm) + n_generations * tokens_each for arm in arms)
     dollars = experiment.budget.dollars(seconds)
-    text += "" if dollars is None else f", ${dollars:.2f}"
+    text = f"about {duration(seconds)}" + ("" if dollars is None else f", ${dollars:.2f}")
     figures = {"seconds": seconds, "tokens": tokens, "dollars": dollars, "text": text}
     exceeded = experiment.budget.exceeded(seconds)
     if exceeded:
         return Finding("warned", f"{text}: more than the budget allows", f"{exceeded}: raise it or do less", figures)
     return Finding("passed", f"{text}, {tokens / 1e6:.1f} M sampled tokens", figures=figures)
-
-
-def _job_seconds(probe: Probe, arm: Arm) -> float:
-    return _training_seconds(probe, arm) + _n_generations(probe) * _seconds_per_generation(probe)
 
 
 def _training_seconds(probe: Probe, arm: Arm) -> float:
@@ -256,7 +254,7 @@ def _training_seconds(probe: Probe, arm: Arm) -> float:
     early = arm.training.early_stopping
     if early is not None:
         checks = steps // early.check_every
-        seconds += checks * early.num_prompts * early.num_samples * _seconds_per_generation(probe)
+        seconds += checks * early.num_prompts * early.num_samples * probe.generations.seconds_each
     return seconds
 
 
@@ -266,23 +264,8 @@ def _steps(probe: Probe, arm: Arm) -> tuple[int, int]:
     return steps, -(-steps // arm.loss.sample_every) if arm.loss.samples else 0
 
 
-def _n_generations(probe: Probe) -> int:
-    settings = probe.experiment.evaluation
-    return len(probe.evaluation_prompts) * settings.num_samples * len(settings.sampling)
-
-
-def _seconds_per_generation(probe: Probe) -> float:
-    return probe.generations.seconds / len(probe.generations.rows)
-
-
-def _job_tokens(probe: Probe, arm: Arm) -> float:
-    per_generation = probe.generations.tokens / len(probe.generations.rows)
-    trained = 0.0 if arm.untrained else _steps(probe, arm)[1] * probe.arms[arm.name].tokens_per_sampling_step
-    return trained + _n_generations(probe) * per_generation
-
-
-def _comparison_seconds(probe: Probe, n_jobs: int) -> float:
-    return n_jobs * _n_generations(probe) * _COMPARE_SECONDS_PER_ROW
+def _training_tokens(probe: Probe, arm: Arm) -> float:
+    return 0.0 if arm.untrained else _steps(probe, arm)[1] * probe.arms[arm.name].tokens_per_sampling_step
 
 
 def _makespan(jobs: Sequence[float], workers: int) -> float:

@@ -7,15 +7,15 @@ import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from polychromic.errors import ModelError
-from polychromic.files import write_text
-from polychromic.records import GenerationRow, Prompt
+from polychromic.files import strict_json, write_text
+from polychromic.records import GenerationRow, Prompt, SamplingParameters
 from polychromic.tasks.base import Split
 from polychromic.tasks.partitions.settings import SameAnswer
 
@@ -121,6 +121,7 @@ def _seen(probe: Probe, prompts: Sequence[Prompt], max_new_tokens: int, folder: 
     groups: dict[str, list[GenerationRow]] = {}
     for row in rows:
         groups.setdefault(row.prompt_id, []).append(row)
+    rewards = tuple(tuple(row.reward for row in group if row.reward is not None) for group in groups.values())
     has_checker = probe.experiment.task.has_checker
     return Probed(
         n_prompts=len(groups),
@@ -128,14 +129,12 @@ def _seen(probe: Probe, prompts: Sequence[Prompt], max_new_tokens: int, folder: 
         max_new_tokens=max_new_tokens,
         tokens=float(np.mean([row.n_tokens for row in rows])),
         truncated=float(np.mean([row.finish == "length" for row in rows])),
-        seconds_per_generation=probe.generations.seconds / len(rows),
+        seconds_per_generation=probe.generations.seconds_each,
         metrics={key: measured.metric(key) for key in METRICS if has_checker or key in METRICS[:3]},
         wordings=wordings,
         same_answer="normalised" if measured is probe else "embedding",
         embedder=embedder,
-        rewards=tuple(tuple(row.reward for row in group if row.reward is not None) for group in groups.values())
-        if has_checker
-        else (),
+        rewards=rewards if has_checker else (),
         failures=tuple(row.error or "" for row in rows if row.reward is None) if has_checker else (),
         reference_perplexity=_reference_perplexity(probe, prompts, folder),
         chat=chat,
@@ -181,7 +180,6 @@ def _allowed_tokens(tokenizer: Any, train: Sequence[Prompt]) -> int:
 
 def _affordable(probe: Probe, prompts: Sequence[Prompt], max_new_tokens: int) -> int:
     """Returns how many prompts can be sampled in the time, from a few tokens sampled first."""
-    from polychromic.records import SamplingParameters
     from polychromic.sampling.base import build_sampler
 
     sampler = build_sampler(probe.experiment.sampling, probe.language_model, max_decode_batch=256, thinking="auto")
@@ -195,17 +193,15 @@ def _affordable(probe: Probe, prompts: Sequence[Prompt], max_new_tokens: int) ->
 
 def rows_of(prompts: Sequence[Prompt]) -> str:
     """Writes prompts as JSON lines of the project's own form."""
-    from polychromic.files import strict_json
-
     return "".join(strict_json(_row(prompt)) + "\n" for prompt in prompts)
 
 
 def _row(prompt: Prompt) -> dict[str, Any]:
-    is_plain = len(prompt.messages) == 1 and prompt.messages[0].role == "user"
-    request: dict[str, Any] = (
-        {"prompt": prompt.text}
-        if is_plain
-        else {"messages": [{"role": message.role, "content": message.content} for message in prompt.messages]}
-    )
-    references = {"references": list(prompt.references)} if prompt.references else {}
-    return {"id": prompt.id, **request, **references} | ({"meta": dict(prompt.meta)} if prompt.meta else {})
+    row: dict[str, Any] = {"id": prompt.id}
+    if len(prompt.messages) == 1 and prompt.messages[0].role == "user":
+        row["prompt"] = prompt.text
+    else:
+        row["messages"] = [asdict(message) for message in prompt.messages]
+    if prompt.references:
+        row["references"] = list(prompt.references)
+    return row | ({"meta": dict(prompt.meta)} if prompt.meta else {})
