@@ -72,12 +72,9 @@ def weight_in_words(arm: Arm) -> str:
         return f"{diversity.weight:g}"
     if diversity.mode == "share":
         return f"tuned to a gradient share of {diversity.target_share:g}"
-    floor = diversity.quality_floor
-    return (
-        f"tuned to a quality of at least {floor:g}"
-        if floor is not None
-        else f"tuned to a quality within {diversity.floor_margin:g} of the baseline's"
-    )
+    if diversity.quality_floor is not None:
+        return f"tuned to a quality of at least {diversity.quality_floor:g}"
+    return f"tuned to a quality within {diversity.floor_margin:g} of the baseline's"
 
 
 def _base_folder(arm: Arm) -> str:
@@ -101,7 +98,7 @@ def _model(arm: Arm, folder: RunFolder) -> str:
         model.dtype,
         model.quantization if model.quantization != "none" else "",
     ]
-    return f"{model_name(model.source)} ({', '.join(part for part in parts if part)})"
+    return f"{model_name(model.source)} ({', '.join(filter(None, parts))})"
 
 
 def _adapter(arm: Arm) -> str:
@@ -114,15 +111,9 @@ def task_in_words(settings: TaskKeys, pass_threshold: float) -> str:
     """Says what is asked and what passes."""
     meaning = " ".join((inspect.getdoc(type(settings)) or "").split("\n\n")[0].split())
     code = [f"{role} {Path(name).name}" for role, name in settings.code.items()]
-    return " ".join(
-        part
-        for part in (
-            f"{Path(settings.name).name}: {meaning}",
-            f"An answer passes from a reward of {pass_threshold:g} on." if settings.has_checker else "No checker.",
-            f"Code: {', '.join(code)}." if code else "",
-        )
-        if part
-    )
+    passes = f"An answer passes from a reward of {pass_threshold:g} on." if settings.has_checker else "No checker."
+    parts = [f"{Path(settings.name).name}: {meaning}", passes, f"Code: {', '.join(code)}." if code else ""]
+    return " ".join(filter(None, parts))
 
 
 def _data(experiment: Experiment, record: Mapping[str, Any]) -> str:
@@ -163,18 +154,14 @@ def _sampling(experiment: Experiment) -> str:
 def _code(record: Mapping[str, Any]) -> str:
     source = record.get("polychromic_source") or {}
     commit = source.get("commit") or record.get("commit")
-    version = record.get("packages", {}).get("polychromic")
+    packages = record.get("packages", {})
     parts = [
-        f"polychromic {version}" if version else "",
+        f"polychromic {packages['polychromic']}" if "polychromic" in packages else "",
         f"commit {commit[:_HASH_DIGITS]}" if commit else "",
         "with uncommitted changes" if source.get("uncommitted_changes") else "",
-        *(
-            f"{name} {record['packages'][name]}"
-            for name in ("torch", "transformers")
-            if name in record.get("packages", {})
-        ),
+        *(f"{name} {packages[name]}" for name in ("torch", "transformers") if name in packages),
     ]
-    return ", ".join(part for part in parts if part)
+    return ", ".join(filter(None, parts))
 
 
 def _machine(record: Mapping[str, Any]) -> str:
@@ -186,7 +173,7 @@ def _machine(record: Mapping[str, Any]) -> str:
         f"{plural(threads, 'thread')} a job" if machine and threads else "",
         machine.get("platform", ""),
     ]
-    return ", ".join(part for part in parts if part)
+    return ", ".join(filter(None, parts))
 
 
 def first_example(task: Task, split: Split) -> Example | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from polychromic.evaluation.settings import ComparisonSettings, EvaluationSettings, load_stated_metrics
 from polychromic.experiment.paths import with_absolute_paths
@@ -22,6 +22,7 @@ from polychromic.settings import Settings
 from polychromic.tasks.settings import TaskSettings
 from polychromic.training.settings import ENGINES, DiversitySettings, LossFacts, TrainingSettings, loss_facts
 
+FolderName = Annotated[str, AfterValidator(folder_name)]
 UNTRAINED = "untrained"
 """The arm that `evaluation.untrained` adds to the arms of a file."""
 
@@ -83,7 +84,7 @@ class Arm(Settings):
 class Experiment(Settings):
     """All sections that decide a run. `Experiment.from_file(path)` reads one; `arm(name)` resolves one arm."""
 
-    name: str
+    name: FolderName
     task: TaskSettings
     model: ModelSettings
     training: TrainingSettings
@@ -108,11 +109,6 @@ class Experiment(Settings):
         if all(isinstance(arm, Mapping) and arm.get("untrained") is True for arm in arms.values()):
             return {**content, "training": {"loss": "rl", "steps": 1}}
         return content
-
-    @field_validator("name")
-    @classmethod
-    def _is_a_folder_name(cls, name: str) -> str:
-        return folder_name(name)
 
     @field_validator("seeds")
     @classmethod

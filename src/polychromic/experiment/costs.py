@@ -60,8 +60,9 @@ def run_cost(experiment: Experiment, folder: RunFolder) -> RunCost:
     left = left_to_do(experiment, folder)
     left_seconds = projected_seconds(left, everything)
     worked = spent_seconds([row for row in everything if row["arm"]])
-    by_preflight = _left_by_preflight(folder, worked) if left_seconds is None else None
-    left_seconds = by_preflight if left_seconds is None else left_seconds
+    is_projected = left_seconds is not None
+    if not is_projected:
+        left_seconds = _left_by_preflight(folder, worked)
     price = experiment.budget.dollars_per_hour
     stages = tuple(
         StageCost(arm, stage, spent_seconds(rows), sum(row["tokens"] for row in rows), money(rows, price))
@@ -75,7 +76,7 @@ def run_cost(experiment: Experiment, folder: RunFolder) -> RunCost:
         left_seconds=left_seconds,
         left_dollars=None if left_seconds is None else experiment.budget.dollars(left_seconds),
         gains=tuple(_gains(comparison, stages)) if comparison else (),
-        left_by_preflight=by_preflight is not None,
+        left_by_preflight=not is_projected and left_seconds is not None,
     )
 
 
@@ -141,9 +142,7 @@ def _gains(comparison: Mapping[str, Any], stages: Sequence[StageCost]) -> list[G
     gains = {}
     outcomes = [outcome for level in comparison["verdict"]["levels"] for outcome in level["outcomes"]]
     for outcome in outcomes:
-        arm, metric, direction = (
-            outcome["arm"], outcome["criterion"]["metric"], outcome["criterion"]["direction"]
-        )  # fmt: skip
+        arm, metric, direction = outcome["arm"], outcome["criterion"]["metric"], outcome["criterion"]["direction"]
         # An older comparison does not say whether its changes are clear.
         # A metric that was not measured has no evidence, and one of which only means are known no comparison.
         compared = (outcome["evidence"] or {}).get("comparison") or {}
@@ -156,10 +155,8 @@ def _gains(comparison: Mapping[str, Any], stages: Sequence[StageCost]) -> list[G
             continue
         seconds = sum(stage.seconds for stage in own)
         priced = all(stage.money.dollars is not None and not stage.money.unpriced_seconds for stage in own)
-        dollars = sum(stage.money.dollars or 0.0 for stage in own) if priced else None
-        gains[arm, metric] = Gain(
-            arm, metric, percent, seconds / percent, None if dollars is None else dollars / percent
-        )
+        dollars = sum(stage.money.dollars or 0.0 for stage in own) / percent if priced else None
+        gains[arm, metric] = Gain(arm, metric, percent, seconds / percent, dollars)
     return list(gains.values())
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from polychromic import stopping
 from polychromic.errors import ConfigError, StoppedError, TrainingError
-from polychromic.experiment.jobs import Job, JobEvent, OnEvent, carry_out
+from polychromic.experiment.jobs import Job, OnEvent, carry_out
 from polychromic.plain_text import log_plainly
 from polychromic.processes import open_worker_pool
 from polychromic.registry import resolve
@@ -96,11 +96,7 @@ def _start_worker(events: Any, stop: Any) -> None:
 
 
 def _work(job: Job) -> LedgerRows:
-    return carry_out(job, _send)
-
-
-def _send(event: JobEvent) -> None:
-    _events.put(event)
+    return carry_out(job, _events.put)
 
 
 def _drain(events: Any, on_event: OnEvent) -> None:

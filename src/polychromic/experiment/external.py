@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from polychromic.errors import ConfigError, DataError
 from polychromic.evaluation.criteria import ResultWarning, listed, plural
@@ -23,10 +23,10 @@ from polychromic.evaluation.external import (
 from polychromic.evaluation.settings import ComparisonSettings, EvaluationSettings, load_stated_metrics
 from polychromic.experiment.about import first_example, task_in_words
 from polychromic.experiment.compare import compare_rows
-from polychromic.experiment.config import Experiment
+from polychromic.experiment.config import Experiment, FolderName
 from polychromic.experiment.paths import with_absolute_paths
 from polychromic.experiment.progress import paid
-from polychromic.experiment.resuming.folder import held_folder, read_resolved
+from polychromic.experiment.resuming.folder import held_folder, read_resolved, resolved_yaml
 from polychromic.experiment.resuming.provenance import installed_versions
 from polychromic.experiment.run import RunResult
 from polychromic.experiment.settings import RunSettings
@@ -48,18 +48,13 @@ class ExternalExperiment(Settings):
     what is about training is passed over, so that the file of a whole experiment serves as well.
     """
 
-    name: str
+    name: FolderName
     task: TaskSettings
     generations: dict[str, list[str]]
     """Arm → its files, one per seed unless their lines say otherwise."""
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
     comparison: ComparisonSettings = Field(default_factory=ComparisonSettings)
     run: RunSettings = Field(default_factory=RunSettings)
-
-    @field_validator("name")
-    @classmethod
-    def _is_a_folder_name(cls, name: str) -> str:
-        return folder_name(name)
 
     @model_validator(mode="after")
     def _arms_are_known(self) -> Self:
@@ -186,13 +181,9 @@ def evaluate_external(experiment: ExternalExperiment, folder: RunFolder, *, for_
 
 def _about(experiment: ExternalExperiment, task: Task) -> About:
     """Says what is known of generations made elsewhere: their files, and what judged them."""
-    facts = [
-        ("task", task_in_words(experiment.task, task.pass_threshold)),
-        *(
-            (f"arm {arm}", f"generations of {', '.join(Path(file).name for file in files)}")
-            for arm, files in experiment.generations.items()
-        ),
-    ]
+    facts = [("task", task_in_words(experiment.task, task.pass_threshold))]
+    for arm, files in experiment.generations.items():
+        facts.append((f"arm {arm}", f"generations of {', '.join(Path(file).name for file in files)}"))
     return About(
         tuple(facts), first_example(task, experiment.evaluation.split), own_folders(experiment.model_dump(mode="json"))
     )
@@ -244,26 +235,12 @@ def _some_ids(ids: set[str]) -> str:
 
 def _notes(external: ExternalGenerations, assumed_label: str, n_prompts: int) -> list[ResultWarning]:
     """Lists what the files leave open, and how it was taken."""
-    notes = [
-        ResultWarning(
-            "sampling not stated",
-            arm,
-            f"{arm}: lines do not say how they were sampled and are taken for {assumed_label}",
-        )
-        for arm in external.assumed
-    ]
-    notes += [
-        ResultWarning(
-            "truncated", arm, f"{arm}: {plural(n, 'text')} without a word on how they ended are taken for finished"
-        )
-        for arm, n in external.open_ends.items()
-    ]
-    notes += [
-        ResultWarning(
-            "truncated", arm, f"{arm}: {plural(n, 'text')} stopped by a filter or an error count as truncated"
-        )
-        for arm, n in external.interrupted.items()
-    ]
+    unstated = f"lines do not say how they were sampled and are taken for {assumed_label}"
+    notes = [ResultWarning("sampling not stated", arm, f"{arm}: {unstated}") for arm in external.assumed]
+    unsure = "without a word on how they ended are taken for finished"
+    stopped = "stopped by a filter or an error count as truncated"
+    for counts, words in ((external.open_ends, unsure), (external.interrupted, stopped)):
+        notes += [ResultWarning("truncated", arm, f"{arm}: {plural(n, 'text')} {words}") for arm, n in counts.items()]
     if external.unnamed_seeds:
         text = f"lines of {listed(list(external.unnamed_seeds))} name no seed: the order of the files numbers them"
         notes.append(ResultWarning("seeds", "", text))
@@ -280,10 +257,9 @@ def _notes(external: ExternalGenerations, assumed_label: str, n_prompts: int) ->
 
 def _one_answer_per_seed(rows: RowsByArmSeed) -> dict[str, str]:
     """Warns by arm where seeds look like those of samples: none has two answers to a prompt."""
-    seeds: dict[str, int] = {}
+    seeds = Counter(arm for arm, _ in rows)
     most: dict[str, int] = {}
     for (arm, _), members in rows.items():
-        seeds[arm] = seeds.get(arm, 0) + 1
         most[arm] = max(most.get(arm, 0), *Counter((row.prompt_id, row.sampling) for row in members).values())
     return {
         arm: f"{arm}: one answer per prompt and seed ({n} seeds): these look like samples, not training seeds; remove "
@@ -295,12 +271,9 @@ def _one_answer_per_seed(rows: RowsByArmSeed) -> dict[str, str]:
 
 def _write_inputs(experiment: ExternalExperiment, folder: RunFolder, rows: RowsByArmSeed) -> None:
     """Writes what the comparison was made from: settings, hashes of the files, and the checked rows."""
-    import yaml
-
     for arm in experiment.arms:
         remove_folder(folder.root / arm)
-    settings = experiment.model_dump(mode="json")
-    write_text(folder.experiment, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    write_text(folder.experiment, resolved_yaml(experiment))
     files = [file for paths in experiment.generations.values() for file in paths]
     hashes = {os.fspath(file): sha256_file(Path(file)) for file in files}
     write_json(folder.provenance, {"packages": installed_versions(), "data_sha256": hashes})

@@ -130,13 +130,14 @@ def _sampling(experiment: Experiment, arm: Arm, comparison: Comparison) -> str:
 
 def _training_facts(experiment: Experiment, arm: Arm, seed: int, made_of: Mapping[str, Any]) -> Table:
     training, adapter = arm.training, arm.model.adapter
+    weights = made_of.get("models", {}).get(arm.model.source, {}).get("sha256", {})
     length = f"{training.steps} steps" if training.steps else f"{training.epochs:g} epochs"
     facts = {
         "base model": model_name(arm.model.source),
         "task": experiment.task.name,
         "data": experiment.task.data,
         **{f"data {name}": f"sha256 {digest}" for name, digest in made_of.get("data_sha256", {}).items()},
-        **{f"weights {name}": f"sha256 {digest}" for name, digest in _weight_hashes(arm, made_of)},
+        **{f"weights {name}": f"sha256 {digest}" for name, digest in weights.items()},
         "loss": training.loss,
         "objective": objective_in_words(arm),
         "λ": weight_in_words(arm),
@@ -148,10 +149,6 @@ def _training_facts(experiment: Experiment, arm: Arm, seed: int, made_of: Mappin
         "code": _code(made_of),
     }
     return [[name, value] for name, value in facts.items()]
-
-
-def _weight_hashes(arm: Arm, made_of: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return list(made_of.get("models", {}).get(arm.model.source, {}).get("sha256", {}).items())
 
 
 def _code(made_of: Mapping[str, Any]) -> str:

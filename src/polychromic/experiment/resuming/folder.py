@@ -14,13 +14,13 @@ from safetensors import SafetensorError
 
 from polychromic import stopping
 from polychromic.errors import ConfigError, DataError, PolychromicError, in_words, unwritable
-from polychromic.experiment.config import Experiment
 from polychromic.files import read_json, remove_leftovers, write_json
 from polychromic.run_folder import RunFolder
+from polychromic.settings import Settings
 
 
-def resolved_yaml(experiment: Experiment) -> str:
-    """Returns the experiment as YAML with every default written out."""
+def resolved_yaml(experiment: Settings) -> str:
+    """Returns an experiment as YAML with every default written out."""
     import yaml
 
     return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
