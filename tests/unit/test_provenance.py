@@ -162,7 +162,7 @@ def test_a_hub_model_is_recorded_by_its_downloaded_commit_and_files(tmp_path, mo
     (snapshot / "config.json").write_text("{}")
     (snapshot / "model.safetensors").symlink_to(blobs / digest)
     (snapshot / "other.safetensors").write_bytes(b"copied")
-    monkeypatch.setattr(inputs, "_cached_snapshot", lambda hub_id, revision: snapshot)
+    monkeypatch.setattr(inputs, "cached_snapshot", lambda hub_id, revision: snapshot)
     found = inputs._model(ModelSettings(source="owner/name"), {})
     assert (found["revision"], found["commit"]) == (None, "c" * 40)
     assert found["sha256"] == {
@@ -170,7 +170,7 @@ def test_a_hub_model_is_recorded_by_its_downloaded_commit_and_files(tmp_path, mo
         "model.safetensors": digest,
         "other.safetensors": hashlib.sha256(b"copied").hexdigest(),
     }
-    monkeypatch.setattr(inputs, "_cached_snapshot", lambda hub_id, revision: None)
+    monkeypatch.setattr(inputs, "cached_snapshot", lambda hub_id, revision: None)
     assert inputs._model(ModelSettings(source="owner/name"), {})["sha256"] == {}
 
 
@@ -182,8 +182,8 @@ def test_the_hubs_own_cache_is_looked_into(tmp_path, monkeypatch):
     (snapshot / "config.json").write_text("{}")
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("d" * 40)
-    assert inputs._cached_snapshot("owner/name", "main") == snapshot
-    assert inputs._cached_snapshot("owner/other", "main") is None
+    assert inputs.cached_snapshot("owner/name", "main") == snapshot
+    assert inputs.cached_snapshot("owner/other", "main") is None
 
 
 def test_versions_that_changed_between_starts_are_named():

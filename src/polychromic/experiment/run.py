@@ -80,11 +80,8 @@ def require_models(experiment: Experiment) -> None:
 def _outline(experiment: Experiment) -> str:
     """Says in a line what is about to be done."""
     baseline = experiment.arm(experiment.comparison.baseline)
-    steps = (
-        f", {plural(baseline.training.steps, 'step')} each"
-        if experiment.trained_arms and baseline.training.steps
-        else ""
-    )
+    n_steps = baseline.training.steps if experiment.trained_arms else None
+    steps = f", {plural(n_steps, 'step')} each" if n_steps else ""
     return (
         f"{experiment.name}: {model_name(baseline.model.source)}, arms {', '.join(experiment.arms)}, "
         f"{plural(len(experiment.seeds), 'seed')}{steps}"
@@ -142,7 +139,8 @@ def do_jobs(
 
         require_data_fits(experiment, build_task(experiment.task))
     threads = record_provenance(experiment, folder)
-    if "train" in stages and _training_is_left(experiment, folder):
+    trained = [folder.arm(arm, seed) for arm in experiment.trained_arms for seed in experiment.seeds]
+    if "train" in stages and not all(place.is_trained for place in trained):
         _show_lengths(experiment)
     wanted_arms = arms or (experiment.sampled_arms if "evaluate" in stages else experiment.arms)
     waves = [
@@ -230,17 +228,13 @@ def _check_before_work(experiment: Experiment) -> None:
             require_chat_model(load_tokenizer(model))
 
 
-def _training_is_left(experiment: Experiment, folder: RunFolder) -> bool:
-    return any(not folder.arm(arm, seed).is_trained for arm in experiment.trained_arms for seed in experiment.seeds)
-
-
 def _show_lengths(experiment: Experiment) -> None:
     """Says how long prompts and references are where some are over a limit, which is never cut in silence; with
     --verbose always."""
     from polychromic.experiment.preflight.lengths import length_lines
 
-    shows_all = logger.isEnabledFor(logging.INFO)
-    for line in length_lines(experiment, build_task(experiment.task), only_over=not shows_all):
+    only_over = not logger.isEnabledFor(logging.INFO)
+    for line in length_lines(experiment, build_task(experiment.task), only_over=only_over):
         say(line)
 
 
@@ -254,37 +248,33 @@ def compare_and_report(
     """
     stopping.stop_if_requested("everything sampled is kept")
     with activity("measuring and comparing the answers"):
-        return _compare_and_report(experiment, folder, run_code=run_code, for_print=for_print)
+        from polychromic.experiment.about import about_run
+        from polychromic.experiment.compare import compare_run, recorded_audit
+        from polychromic.experiment.model_card import write_model_cards
+        from polychromic.experiment.progress.watch import diagnose_run
+        from polychromic.report.build import write_report
 
-
-def _compare_and_report(experiment: Experiment, folder: RunFolder, *, run_code: bool, for_print: bool) -> Comparison:
-    from polychromic.experiment.about import about_run
-    from polychromic.experiment.compare import compare_run, recorded_audit
-    from polychromic.experiment.model_card import write_model_cards
-    from polychromic.experiment.progress.watch import diagnose_run
-    from polychromic.report.build import write_report
-
-    task = build_task(experiment.task if run_code else experiment.task.without_code())
-    audit = None if run_code or not own_code(experiment.task) else recorded_audit(folder)
-    with paid(folder, experiment.budget, "comparison", calls_only=True):
-        compared = compare_run(experiment, folder, task, audit=audit)
-    about = about_run(experiment, folder, task)
-    write_json(folder.comparison, about.shortened(compared.comparison.to_json()))
-    write_report(
-        folder.root,
-        compared.comparison,
-        arms=list(experiment.arms),
-        seeds=experiment.seeds,
-        pass_threshold=task.pass_threshold,
-        diagnosis=diagnose_run(experiment, folder) if experiment.trained_arms else None,
-        study=compared.study,
-        prompt_texts={prompt.id: prompt.text for prompt in task.prompts(experiment.evaluation.split)},
-        dollars_per_hour=experiment.budget.dollars_per_hour,
-        about=about,
-        for_print=for_print,
-    )
-    write_model_cards(experiment, folder, compared.comparison, about)
-    return compared.comparison
+        task = build_task(experiment.task if run_code else experiment.task.without_code())
+        audit = None if run_code or not own_code(experiment.task) else recorded_audit(folder)
+        with paid(folder, experiment.budget, "comparison", calls_only=True):
+            compared = compare_run(experiment, folder, task, audit=audit)
+        about = about_run(experiment, folder, task)
+        write_json(folder.comparison, about.shortened(compared.comparison.to_json()))
+        write_report(
+            folder.root,
+            compared.comparison,
+            arms=list(experiment.arms),
+            seeds=experiment.seeds,
+            pass_threshold=task.pass_threshold,
+            diagnosis=diagnose_run(experiment, folder) if experiment.trained_arms else None,
+            study=compared.study,
+            prompt_texts={prompt.id: prompt.text for prompt in task.prompts(experiment.evaluation.split)},
+            dollars_per_hour=experiment.budget.dollars_per_hour,
+            about=about,
+            for_print=for_print,
+        )
+        write_model_cards(experiment, folder, compared.comparison, about)
+        return compared.comparison
 
 
 def within_data(experiment: Experiment) -> Experiment:

@@ -32,12 +32,8 @@ def write_archive(path: Path, files: Mapping[str, Content], *, executable: froze
     with (
         atomic_file(path) as raw,
         gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=6) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
-        _write_members(packed, files, executable)
-
-
-def _write_members(stream: gzip.GzipFile, files: Mapping[str, Content], executable: frozenset[str]) -> None:
-    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for name in sorted(files):
             content = files[name]
             member = tarfile.TarInfo(name)
@@ -82,13 +78,10 @@ def require_sums(root: Path, sums: Mapping[str, str], source: str) -> None:
         "damaged": sorted(damaged),
         f"not named in {SUMS}": sorted(there - sums.keys()),
     }
-    problems = [f"{names[0]} is {what}{_more(names)}" for what, names in wrong.items() if names]
+    more = {what: f" (and {len(names) - 1} more)" if len(names) > 1 else "" for what, names in wrong.items()}
+    problems = [f"{names[0]} is {what}{more[what]}" for what, names in wrong.items() if names]
     if problems:
         raise DataError(f"{source}: {'; '.join(problems)}. Nothing of it was used; copy it again")
-
-
-def _more(names: list[str]) -> str:
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
 def _files_below(root: Path, source: str) -> Iterator[Path]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -147,11 +146,8 @@ def package_files() -> dict[str, Content]:
     }
     checkout = _PACKAGE.parents[1]
     if (checkout / "pyproject.toml").is_file():
-        return files | {
-            f"package/{name}": checkout / name
-            for name in ("pyproject.toml", "README.md", "LICENSE")
-            if (checkout / name).is_file()
-        }
+        top = [checkout / name for name in ("pyproject.toml", "README.md", "LICENSE")]
+        return files | {f"package/{file.name}": file for file in top if file.is_file()}
     return files | {"package/pyproject.toml": _pyproject().encode()}
 
 
@@ -175,18 +171,15 @@ def _pyproject() -> str:
 
 def needed_extras(experiment: Experiment) -> list[str]:
     """Lists the optional dependencies of the package that the experiment uses."""
-    models = stated_models(experiment)
+    partitions = [getattr(experiment.task, key, None) for key in ("same_answer", "second_same_answer")]
     wanted = {
-        "qlora": any(model.quantization != "none" for model in models),
+        "qlora": any(model.quantization != "none" for model in stated_models(experiment)),
         "vllm": experiment.sampling.engine == "vllm",
         "trl": any(experiment.arm(arm).training.engine == "trl" for arm in experiment.arms),
         "ray": experiment.run.executor == "ray",
         "puzzles": experiment.task.name == "reasoning_gym",
         "math": getattr(experiment.task, "checker", None) == "math",
-        "judge": any(
-            getattr(getattr(experiment.task, key, None), "kind", None) == "judge"
-            for key in ("same_answer", "second_same_answer")
-        ),
+        "judge": any(getattr(partition, "kind", None) == "judge" for partition in partitions),
         "sandbox": experiment.task.name in ("humaneval", "mbpp", "mbpp_sanitized", "code", "functions"),
         **{name: name in experiment.run.tracking for name in ("wandb", "tensorboard", "trackio")},
     }
@@ -228,18 +221,11 @@ def _installed_pins() -> list[str]:
         if _normal(name) in pins:
             continue
         pins[_normal(name)] = f"{found.metadata['Name']}=={found.version}"
-        for requirement in found.requires or []:
-            match = _REQUIREMENT.match(requirement)
-            if match and "extra ==" not in requirement:
-                waiting.append(match[0])
+        plain = [requirement for requirement in found.requires or [] if "extra ==" not in requirement]
+        waiting += [match[0] for match in map(_REQUIREMENT.match, plain) if match]
     pins.pop("polychromic", None)
     return sorted(pins.values())
 
 
 def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def python_version() -> str:
-    """Returns the version of Python that the bundle was made with, such as 3.11."""
-    return f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files as package_resources
 from itertools import chain
@@ -16,7 +17,6 @@ from polychromic.experiment.bundle.contents import (
     own_files,
     package_files,
     portable_yaml,
-    python_version,
     unlocked,
 )
 from polychromic.experiment.bundle.secrets import require_no_secrets
@@ -48,7 +48,9 @@ def make_bundle(experiment: Experiment, folder: Path, include: Sequence[Path] = 
     """
     own = own_files(experiment, include)
     yaml = portable_yaml(experiment, own)
-    _refuse_secrets(yaml, own.here)
+    # What is the user's own; the package's source is public.
+    own_texts = ((str(file), file.read_bytes()) for file in own.here)
+    require_no_secrets(chain([("the resolved experiment", yaml.encode())], own_texts))
     extras = needed_extras(experiment)
     package = f"./package[{','.join(extras)}]" if extras else "./package"
     pins = constraints()
@@ -63,31 +65,21 @@ def make_bundle(experiment: Experiment, folder: Path, include: Sequence[Path] = 
     }
     inside[SUMS] = sums_of(inside)
     path = folder / bundle_name(experiment)
-    top = experiment.name
-    write_archive(
-        path, {f"{top}/{name}": content for name, content in inside.items()}, executable=frozenset({f"{top}/run.sh"})
-    )
+    below_top = {f"{experiment.name}/{name}": content for name, content in inside.items()}
+    write_archive(path, below_top, executable=frozenset({f"{experiment.name}/run.sh"}))
     return Bundle(path, sha256_file(path), len(inside), path.stat().st_size, tuple(unlocked(extras, pins)))
-
-
-def _refuse_secrets(yaml: str, files: Iterable[Path]) -> None:
-    """Reads every file that is the user's own; the package's source is public."""
-    named = ((str(file), file.read_bytes()) for file in files)
-    require_no_secrets(chain([("the resolved experiment", yaml.encode())], named))
 
 
 def _run_script(name: str, import_folders: Sequence[str]) -> str:
     template = package_resources("polychromic.experiment.bundle").joinpath("run.sh").read_text(encoding="utf-8")
     folders = "".join(f":$PWD/{shlex.quote(folder)}" for folder in import_folders)
-    filled = {"@NAME@": name, "@SUMS@": SUMS, "@PYTHONPATH@": folders}
-    for mark, value in filled.items():
-        template = template.replace(mark, value)
-    return template
+    return template.replace("@NAME@", name).replace("@SUMS@", SUMS).replace("@PYTHONPATH@", folders)
 
 
 def _readme(name: str) -> str:
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
     return (
-        f"The experiment {name}, packed by `polychromic bundle` with Python {python_version()}.\n\n"
+        f"The experiment {name}, packed by `polychromic bundle` with Python {python}.\n\n"
         "  bash run.sh                sets up an environment, checks, runs; run it again to continue\n"
         "  runs/                      the run folder, or wherever POLYCHROMIC_OUT says\n"
         f"  runs/{name}.run.tar.gz     what to take home: `polychromic fetch EXPERIMENT.yaml {name}.run.tar.gz`\n\n"

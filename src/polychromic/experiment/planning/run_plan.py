@@ -12,6 +12,7 @@ from polychromic.experiment.planning.memory import Memory, SamplingLoad, Trainin
 from polychromic.experiment.planning.shapes import ModelShape, shape_of
 from polychromic.experiment.planning.time import Hardware, decoding_seconds, training_seconds
 from polychromic.experiment.resuming.inputs import stated_prompts
+from polychromic.ledger import priced_duration
 from polychromic.models.settings import ModelSettings
 
 MOST_SHARE_OF_MEMORY = 0.9
@@ -72,10 +73,10 @@ def plan_run(
     Raises ConfigError where the model's shape is not known, DataError where prompts cannot be read.
     """
     lengths = lengths or read_lengths(experiment)
-    planned = {}
-    for name in experiment.sampled_arms:
-        arm = experiment.arm(name)
-        planned[name] = _plan_arm(experiment, arm, shape or shape_of(arm.model), lengths, hardware)
+    planned = {
+        arm.name: _plan_arm(experiment, arm, shape or shape_of(arm.model), lengths, hardware)
+        for arm in map(experiment.arm, experiment.sampled_arms)
+    }
     jobs = [planned[name] for name, _ in experiment.jobs]
     seconds = _START_SECONDS + sum(job.training_seconds + job.evaluation_seconds for job in jobs)
     return RunPlan(hardware, tuple(planned.values()), seconds, experiment.budget.dollars(seconds))
@@ -83,8 +84,6 @@ def plan_run(
 
 def plan_lines(plan: RunPlan) -> list[str]:
     """Writes memory by part, hours by arm, and the sum."""
-    from polychromic.ledger import priced_duration
-
     heaviest = max(plan.arms, key=lambda arm: arm.memory.peak).memory
     parts = heaviest.to_json()
     named = ", ".join(f"{name} {parts[name] / 1e9:.1f}" for name in list(parts)[:7] if parts[name] > 0.05e9)
@@ -92,10 +91,8 @@ def plan_lines(plan: RunPlan) -> list[str]:
     there = plan.hardware.memory / 1e9
     lines = [f"{plan.hardware.name}: at most {plan.peak / 1e9:.1f} of {there:.0f} GB ({fits}): {named} GB"]
     for arm in plan.arms:
-        lines.append(
-            f"  {arm.arm}, each seed: training {arm.training_seconds / 3600:.2f} h, evaluation "
-            f"{arm.evaluation_seconds / 3600:.2f} h"
-        )
+        hours = f"training {arm.training_seconds / 3600:.2f} h, evaluation {arm.evaluation_seconds / 3600:.2f} h"
+        lines.append(f"  {arm.arm}, each seed: {hours}")
     lines.append(
         f"  all arms and seeds: about {priced_duration(plan.seconds, plan.dollars)} (computed, not measured; preflight "
         "measures on the machine)"
@@ -124,7 +121,8 @@ def read_lengths(experiment: Experiment) -> Lengths:
     prompts = by_split.get("train") or by_split.get(experiment.evaluation.split)
     if not prompts:
         raise DataError(f"task {experiment.task.name}: no prompts can be read; nothing can be planned without them")
-    prompt_tokens = [_tokens(sum(len(message.content) for message in prompt.messages)) for prompt in prompts]
+    characters = [sum(len(message.content) for message in prompt.messages) for prompt in prompts]
+    prompt_tokens = [n / _CHARACTERS_PER_TOKEN + _TEMPLATE_TOKENS for n in characters]
     references = [len(text) / _CHARACTERS_PER_TOKEN for prompt in prompts for text in prompt.references]
     return Lengths(
         prompts=len(prompts),
@@ -136,21 +134,9 @@ def read_lengths(experiment: Experiment) -> Lengths:
     )
 
 
-def _tokens(characters: float) -> float:
-    return characters / _CHARACTERS_PER_TOKEN + _TEMPLATE_TOKENS
-
-
 def _plan_arm(experiment: Experiment, arm: Arm, shape: ModelShape, lengths: Lengths, hardware: Hardware) -> ArmPlan:
-    evaluation = experiment.evaluation
-    at_once = max(1, evaluation.max_decode_batch // evaluation.num_samples)
-    nucleus = any(one.top_p < 1 for one in evaluation.sampling_parameters())
-    sampling = [
-        SamplingLoad(
-            min(at_once, evaluation.num_prompts) * evaluation.num_samples,
-            lengths.longest_prompt + evaluation.max_new_tokens,
-            nucleus,
-        )
-    ]
+    nucleus = any(one.top_p < 1 for one in experiment.evaluation.sampling_parameters())
+    sampling = [_evaluation_sampling(experiment, lengths.longest_prompt, nucleus=nucleus)]
     loads = [] if arm.untrained else _training_loads(arm, lengths, longest=True)
     if loads and arm.loss.samples:
         sampling.append(_training_sampling(arm, lengths.longest_prompt))
@@ -197,6 +183,12 @@ def _training_loads(arm: Arm, lengths: Lengths, *, longest: bool) -> list[tuple[
     return loads
 
 
+def _evaluation_sampling(experiment: Experiment, prompt: int, *, nucleus: bool = False) -> SamplingLoad:
+    settings = experiment.evaluation
+    prompts = min(settings.num_prompts, max(1, settings.max_decode_batch // settings.num_samples))
+    return SamplingLoad(prompts * settings.num_samples, prompt + settings.max_new_tokens, nucleus)
+
+
 def _training_sampling(arm: Arm, prompt: float) -> SamplingLoad:
     n = arm.loss.num_samples
     prompts = min(arm.loss.num_prompts, max(1, arm.training.decode_batch // n))
@@ -224,7 +216,7 @@ def _evaluation_seconds(
     experiment: Experiment, arm: Arm, shape: ModelShape, lengths: Lengths, hardware: Hardware
 ) -> float:
     settings = experiment.evaluation
-    prompts = min(settings.num_prompts, max(1, settings.max_decode_batch // settings.num_samples))
-    load = SamplingLoad(prompts * settings.num_samples, round(lengths.prompt) + settings.max_new_tokens)
+    load = _evaluation_sampling(experiment, round(lengths.prompt))
+    prompts = load.sequences // settings.num_samples
     batch = decoding_seconds(shape, arm.model, load, round(lengths.prompt), prompts, hardware)
     return batch * -(-settings.num_prompts // prompts) * len(settings.sampling)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from polychromic.errors import ConfigError
+from polychromic.experiment.resuming.inputs import cached_snapshot
 from polychromic.models.settings import AdapterSettings, ModelSettings
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3")
@@ -88,11 +89,9 @@ class ModelShape:
     def adapter_parameters(self, adapter: AdapterSettings) -> int:
         """Counts the trained parameters: r · (inputs + outputs) for each adapted matrix (Hu et al., 2021), and the
         magnitudes of DoRA."""
-        of_layer = 0
-        for name in self.adapted(adapter):
-            inputs, outputs = self.linears[name]
-            of_layer += adapter.rank * (inputs + outputs) + (outputs if adapter.use_dora else 0)
-        return self.layers * of_layer
+        sizes = [self.linears[name] for name in self.adapted(adapter)]
+        magnitudes = sum(outputs for _, outputs in sizes) if adapter.use_dora else 0
+        return self.layers * (adapter.rank * sum(map(sum, sizes)) + magnitudes)
 
 
 def _targets(adapter: AdapterSettings, name: str) -> bool:
@@ -135,9 +134,12 @@ def shape_of(settings: ModelSettings) -> ModelShape:
     from polychromic.models.sources import resolve_source
 
     place = resolve_source(settings.source)
-    folder = place if isinstance(place, Path) else _snapshot(place, settings.revision)
+    folder = place if isinstance(place, Path) else cached_snapshot(place, settings.revision or "main")
     if folder is not None:
-        return _shape_of_folder(folder, settings)
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
+        return shape_from_config(config, settings.source)
     if settings.source in PUBLISHED:
         return PUBLISHED[settings.source]
     raise ConfigError(
@@ -165,17 +167,3 @@ def shape_from_config(config: Any, source: str) -> ModelShape:
         config.vocab_size,
         bool(config.tie_word_embeddings),
     )
-
-
-def _shape_of_folder(folder: Path, settings: ModelSettings) -> ModelShape:
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
-    return shape_from_config(config, settings.source)
-
-
-def _snapshot(hub_id: str, revision: str | None) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    config = try_to_load_from_cache(hub_id, "config.json", revision=revision or "main")
-    return Path(config).parent if isinstance(config, str) else None

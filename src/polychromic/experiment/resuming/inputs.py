@@ -237,14 +237,14 @@ def _model(model: ModelSettings, previous: Mapping[str, Any]) -> dict[str, Any]:
     place = resolve_source(model.source)
     record: dict[str, Any] = {"revision": model.revision}
     if isinstance(place, str):
-        snapshot = _cached_snapshot(place, model.revision or "main")
+        snapshot = cached_snapshot(place, model.revision or "main")
         record["commit"] = snapshot.name if snapshot else None
         place = snapshot
     return record | _hashes(place, _MODEL_FILES, previous)
 
 
 def _folder_or_snapshot(name: str) -> Path | None:
-    return Path(name) if Path(name).is_dir() else _cached_snapshot(name, "main")
+    return Path(name) if Path(name).is_dir() else cached_snapshot(name, "main")
 
 
 def _hashes(folder: Path | None, patterns: Sequence[str], previous: Mapping[str, Any]) -> dict[str, Any]:
@@ -260,7 +260,7 @@ def _hashes(folder: Path | None, patterns: Sequence[str], previous: Mapping[str,
     return {"sha256": hashes, "stat": stats}
 
 
-def _cached_snapshot(hub_id: str, revision: str) -> Path | None:
+def cached_snapshot(hub_id: str, revision: str) -> Path | None:
     """Returns the folder of a hub model in the local cache, named after its commit; None where it is not there."""
     from huggingface_hub import try_to_load_from_cache
 
