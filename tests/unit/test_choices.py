@@ -11,7 +11,7 @@ from polychromic.evaluation.criteria import criterion_possible
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.starting.choices import choose, passing
 from polychromic.experiment.starting.probing import DISTINCT_CORRECT, Probed
-from polychromic.experiment.starting.writing import experiment_text, verdict_lines
+from polychromic.experiment.starting.start import experiment_text, verdict_lines
 
 VARIED = ((1.0, 0.0, 1.0), (0.0, 0.0, 1.0))
 

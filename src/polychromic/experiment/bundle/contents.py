@@ -14,8 +14,7 @@ from polychromic.errors import ConfigError
 from polychromic.experiment.bundle.archive import Content
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.paths import with_changed_paths
-from polychromic.experiment.resuming.code import code_files
-from polychromic.experiment.resuming.inputs import stated_models, training_code
+from polychromic.experiment.resuming.inputs import code_files, stated_models, training_code
 from polychromic.registry import is_import_path
 from polychromic.tasks.base import own_code
 

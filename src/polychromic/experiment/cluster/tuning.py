@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from polychromic import stopping
 from polychromic.errors import ConfigError
 from polychromic.evaluation.measure import SameAnswers
 from polychromic.evaluation.metrics import EMBEDDER, THINKING, find_metric
@@ -61,11 +62,13 @@ class Trial:
     """`kept`, `below the floor`, or `stopped early` where training was below it already."""
 
 
-OnTrial = Callable[[Trial], None]
-
-
 def tune(
-    experiment: Experiment, search: Search, out: Path, *, n_trials: int, on_trial: OnTrial = lambda _: None
+    experiment: Experiment,
+    search: Search,
+    out: Path,
+    *,
+    n_trials: int,
+    on_trial: Callable[[Trial], None] = lambda _: None,
 ) -> list[Trial]:
     """Carries out trials on the experiment's executor until `n_trials` have ended, those of earlier starts counted;
     returns them, the best first.
@@ -82,17 +85,17 @@ def tune(
         while (missing := n_trials - len(_ended(study))) > 0:
             asked = _ask(study, search, min(chosen.run.workers, missing))
             trials = {number: _variant(chosen, search.arm, settings) for number, settings in asked.items()}
-            _carry_out(
-                [
-                    job
-                    for number, variant in trials.items()
-                    for job in _jobs(variant, search.arm, root / f"trial-{number:04d}", floors)
-                ]
-            )
+            jobs = [
+                job
+                for number, variant in trials.items()
+                for job in _jobs(variant, search.arm, root / f"trial-{number:04d}", floors)
+            ]
+            _carry_out(jobs)
             for number, variant in trials.items():
                 on_trial(_tell(study, number, asked[number], _measure(variant, search, root, number), lowest))
-            ranked = _ranked(study, search)
-            write_json(root / _RESULTS, _summary(search, lowest, ranked))
+            trials_so_far = [asdict(trial) for trial in _ranked(study, search)]
+            summary = {"search": asdict(search), "lowest_quality": lowest, "trials": trials_so_far}
+            write_json(root / _RESULTS, summary)
         return _ranked(study, search)
 
 
@@ -197,8 +200,6 @@ def _jobs(experiment: Experiment, arm: str, out: Path, floors: Mapping[int, Tria
 
 
 def _carry_out(jobs: Sequence[Job]) -> None:
-    from polychromic import stopping
-
     settings = jobs[0].experiment.run
     with stopping.listening():
         build_executor(settings.executor)(jobs, settings.workers, lambda event: None, lambda job, rows: None)
@@ -290,14 +291,11 @@ def _ended(study: Any) -> list[Trial]:
 def _ranked(study: Any, search: Search) -> list[Trial]:
     """Returns the trials that have ended, the kept ones first, the best of them first."""
     sign = -1.0 if find_metric(search.metric).better != "lower" else 1.0
-    worst = float("inf")
-    return sorted(
-        _ended(study), key=lambda trial: (trial.state != "kept", worst if trial.value is None else sign * trial.value)
-    )
 
+    def rank(trial: Trial) -> tuple[bool, float]:
+        return trial.state != "kept", math.inf if trial.value is None else sign * trial.value
 
-def _summary(search: Search, lowest: float, ranked: Sequence[Trial]) -> dict[str, Any]:
-    return {"search": asdict(search), "lowest_quality": lowest, "trials": [asdict(trial) for trial in ranked]}
+    return sorted(_ended(study), key=rank)
 
 
 def overrides_of(trial: Trial, arm: str) -> list[str]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from polychromic.errors import DataError
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.resuming.code import checker_code
 from polychromic.files import sha256_file, strict_json
 from polychromic.models.settings import ModelSettings
 from polychromic.models.sources import resolve_source
@@ -26,24 +27,16 @@ Inputs = Mapping[str, Any]
 _SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MODEL_FILES = (
-    "*.safetensors",
-    "config.json",
-    "generation_config.json",
-    "tokenizer*",
-    "vocab*",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template*",
-    "*.py",
-)
+    "*.safetensors", "config.json", "generation_config.json", "tokenizer*", "vocab*", "merges.txt",
+    "special_tokens_map.json", "added_tokens.json", "chat_template*", "*.py",
+)  # fmt: skip
 _EMBEDDER_FILES = ("*.safetensors", "*.json", "*.txt", "*/*.safetensors", "*/*.json")
 
 
 def record_inputs(experiment: Experiment, previous: Inputs | None = None, *, models: bool = True) -> dict[str, Any]:
     """Hashes the prompts of each split, data files, checkers, and (`models`) base models and embedders.
 
-    `known` is an earlier record: model files whose size, time of change and inode are still those written there are
+    `previous` is an earlier record: model files whose size, time of change and inode are still those written there are
     not read again.
     """
     previous = previous or {"models": {}, "embedders": {}}
@@ -58,7 +51,11 @@ def record_inputs(experiment: Experiment, previous: Inputs | None = None, *, mod
         "metrics": {name.rpartition(":")[2]: checker_code(name) for name in experiment.evaluation.metrics},
         "models": {key: _model(model, previous["models"].get(key, {})) for key, model in of_models.items()},
         "embedders": {
-            name: _hashes(_folder_or_snapshot(name), _EMBEDDER_FILES, previous["embedders"].get(name, {}))
+            name: _hashes(
+                Path(name) if Path(name).is_dir() else cached_snapshot(name, "main"),
+                _EMBEDDER_FILES,
+                previous["embedders"].get(name, {}),
+            )
             for name in (_embedders(experiment) if models else [])
         },
     }
@@ -105,15 +102,8 @@ def as_now(recorded: Mapping[str, Any], old: Experiment) -> dict[str, Any]:
         if (file := name.rpartition(":")[0]) in data
     }
     sections = (
-        "packages",
-        "prompts_sha256",
-        "prompts",
-        "data_sha256",
-        "models",
-        "embedders",
-        "training_code",
-        "metrics",
-    )
+        "packages", "prompts_sha256", "prompts", "data_sha256", "models", "embedders", "training_code", "metrics",
+    )  # fmt: skip
     none = {key: {} for key in sections}
     return {**none, "checkers": checkers, **recorded}
 
@@ -150,8 +140,8 @@ def prompts_sha256(prompts: Sequence[Prompt]) -> str:
     """Hashes prompts with their references, in order."""
     digest = hashlib.sha256()
     for prompt in prompts:
-        messages = [[message.role, message.content] for message in prompt.messages]
-        digest.update(strict_json([prompt.id, messages, list(prompt.references), dict(prompt.meta)]).encode())
+        messages = [(message.role, message.content) for message in prompt.messages]
+        digest.update(strict_json([prompt.id, messages, prompt.references, prompt.meta]).encode())
     return digest.hexdigest()
 
 
@@ -176,9 +166,8 @@ def _changed_prompts(experiment: Experiment, recorded: Inputs, current: Inputs, 
         evaluated = split == experiment.evaluation.split
         if only_evaluated and not (evaluated and split in current["prompts"]):
             continue
-        n, n_now = recorded["prompts"].get(split), current["prompts"].get(split)
-        now = current["prompts_sha256"].get(split)
-        if evaluated and n and n_now and n_now > n:
+        n, now = recorded["prompts"].get(split), current["prompts_sha256"].get(split)
+        if evaluated and n and current["prompts"].get(split, 0) > n:
             now = prompts_sha256(stated_prompts(experiment)[split][:n])
         if digest is not None and now != digest:
             file = getattr(experiment.task, split, None)
@@ -207,8 +196,7 @@ def training_code(experiment: Experiment) -> dict[str, str]:
 
 def _data_files(experiment: Experiment) -> list[str]:
     """Returns the task's files, and adapters that training continues from."""
-    task = experiment.task
-    files = map(str, task.files.values())
+    files = map(str, experiment.task.files.values())
     starts = [start_weights(model) for model in stated_models(experiment)]
     return [file for file in dict.fromkeys([*files, *starts]) if file and Path(file).is_file()]
 
@@ -243,13 +231,9 @@ def _model(model: ModelSettings, previous: Mapping[str, Any]) -> dict[str, Any]:
     return record | _hashes(place, _MODEL_FILES, previous)
 
 
-def _folder_or_snapshot(name: str) -> Path | None:
-    return Path(name) if Path(name).is_dir() else cached_snapshot(name, "main")
-
-
 def _hashes(folder: Path | None, patterns: Sequence[str], previous: Mapping[str, Any]) -> dict[str, Any]:
     """Hashes the files that match by name, and records what tells cheaply that one is still the same: its size, time of
-    change in nanoseconds and inode. What `known` has for these is taken over."""
+    change in nanoseconds and inode. What `previous` has for these is taken over."""
     files = {file for pattern in patterns for file in folder.glob(pattern) if file.is_file()} if folder else set()
     hashes, stats = {}, {}
     for file in sorted(files):
@@ -281,3 +265,70 @@ def _what(file: str) -> str:
     if name.startswith("chat_template"):
         return "the chat template"
     return "the configuration" if name in ("config.json", "generation_config.json") else "the tokenizer"
+
+
+def checker_code(name: str) -> dict[str, str]:
+    """Hashes a checker's source file and what it imports from its own folder (or the current one), by relative
+    path; empty for a built-in checker. Imports are read off the source, which is not run: one that is made while
+    running is not seen, nor is a file that the code opens."""
+    files, roots = code_files(name)
+    return {_relative(file, roots): sha256_file(file) for file in files}
+
+
+def code_files(name: str) -> tuple[list[Path], list[Path]]:
+    """Lists the source file of a checker and what it imports (see `checker_code`), and the folders that it may import
+    from."""
+    start, roots = _place_of_code(name.rpartition(":")[0])
+    found: set[Path] = set()
+    waiting = [start] if start else []
+    while waiting:
+        file = waiting.pop()
+        if file not in found and file.is_file():
+            found.add(file)
+            waiting += _imports_beside(file, roots)
+    return sorted(found), roots
+
+
+def _place_of_code(place: str) -> tuple[Path | None, list[Path]]:
+    """Finds the source file of a checker's file or module, and the folders that it may import from."""
+    if place.endswith(".py"):
+        return Path(place), [Path(place).parent, Path.cwd()]
+    spec = find_spec(place.partition(".")[0]) if place else None
+    if spec is None or spec.origin is None:
+        return None, []
+    top = Path(spec.origin)
+    root = top.parent.parent if top.name == "__init__.py" else top.parent
+    return (list(_modules(place, [root])) or [None])[-1], [root]
+
+
+def _imports_beside(file: Path, roots: Sequence[Path]) -> Iterator[Path]:
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from _modules(alias.name, roots)
+        elif isinstance(node, ast.ImportFrom):
+            places = [file.parents[node.level - 1]] if node.level else roots
+            for name in [node.module, *(f"{node.module or ''}.{alias.name}" for alias in node.names)]:
+                yield from _modules((name or "").strip("."), places)
+
+
+def _modules(dotted: str, roots: Sequence[Path]) -> Iterator[Path]:
+    """Yields the files of a module and of the packages around it, in the first folder that has the outermost."""
+    parts = dotted.split(".")
+    for root in roots:
+        files = []
+        for depth in range(1, len(parts) + 1):
+            place = root.joinpath(*parts[:depth])
+            files += [file for file in (place / "__init__.py", place.with_suffix(".py")) if file.is_file()]
+        if files:
+            yield from files
+            return
+
+
+def _relative(file: Path, roots: Sequence[Path]) -> str:
+    root = next((root for root in roots if file.is_relative_to(root)), None)
+    return str(file.relative_to(root) if root else file)

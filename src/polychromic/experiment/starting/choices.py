@@ -37,10 +37,8 @@ class Goal:
     @property
     def least(self) -> str:
         """Returns the key and value of what is asked for."""
-        criterion = self.criterion
-        return (
-            f"margin: {criterion.margin:g}" if criterion.margin is not None else f"relative_change: {criterion.asked:g}"
-        )
+        margin = self.criterion.margin
+        return f"relative_change: {self.criterion.asked:g}" if margin is None else f"margin: {margin:g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +68,6 @@ class Choices:
     def sampled_prompts(self) -> int:
         """Returns the prompts of a step that are sampled for diversity where references are learnt."""
         return max(1, self.prompts_per_step // 2)
-
-    @property
-    def sample_every(self) -> int:
-        """Returns the steps from one that samples for diversity to the next where references are learnt."""
-        return SAMPLE_EVERY
 
     @property
     def set_size(self) -> int:
@@ -127,7 +120,7 @@ def _threshold(probed: Probed, why: dict[str, str]) -> float:
 
 
 def _loss(probed: Probed, threshold: float, references: float, why: dict[str, str]) -> Loss | None:
-    rate, seen = (passing(probed, threshold), f"{probed.n_prompts * probed.n_samples} untrained answers")
+    rate, seen = passing(probed, threshold), f"{probed.n_prompts * probed.n_samples} untrained answers"
     if probed.rewards and (probed.spread > 0 or (rate > _LITTLE and not references)):
         why["loss"] = f"policy gradient on the checker's word: it passes {100 * rate:.0f} % of {seen}"
         return "rl"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from polychromic.errors import DataError
@@ -13,8 +13,7 @@ from polychromic.evaluation.criteria import plural
 from polychromic.records import Message, Prompt
 from polychromic.tasks.base import Split
 
-TEST_SHARE, MOST_TEST = 0.3, 200
-VALIDATION_SHARE, MOST_VALIDATION = 0.1, 100
+MOST_TEST = 200
 _NAMES: Mapping[str, Split] = {
     "train": "train",
     "validation": "validation",
@@ -24,10 +23,8 @@ _NAMES: Mapping[str, Split] = {
     "test": "test",
 }
 _CONVERSATION_KEYS = ("conversation_id", "conversation", "group")
-_SHARES: Mapping[Split, tuple[float, int]] = {
-    "test": (TEST_SHARE, MOST_TEST),
-    "validation": (VALIDATION_SHARE, MOST_VALIDATION),
-}
+_SHARES: Mapping[Split, tuple[float, int]] = {"test": (0.3, MOST_TEST), "validation": (0.1, 100)}
+"""The share of all prompts that a split takes, and the most."""
 _HELD_OUT: tuple[Split, ...] = ("validation", "test")
 _MOST_ROUNDS = 5
 
@@ -150,20 +147,14 @@ def _without_leakage(
     moved = 0
     for _ in range(_MOST_ROUNDS):
         seen = {key for split in _HELD_OUT for key in find_leakage(splits[split], splits["train"]).seen}
-        kept: dict[Split, list[Prompt]] = {}
-        for split in _HELD_OUT:
-            kept[split] = [prompt for prompt in splits[split] if prompt.id not in seen]
+        kept = {split: [prompt for prompt in splits[split] if prompt.id not in seen] for split in _HELD_OUT}
         if not seen or not all(kept.values()):
             break
         moved += len(seen)
         if not given:
-            splits["train"] += _chosen((*splits["validation"], *splits["test"]), seen)
+            splits["train"] += [prompt for split in _HELD_OUT for prompt in splits[split] if prompt.id in seen]
         splits |= kept
     if moved:
         where = "left out" if given else "moved to training"
         lines.append(f"{plural(moved, 'prompt')} nearly equal to one of training: {where}")
     return splits
-
-
-def _chosen(prompts: Iterable[Prompt], ids: set[str]) -> list[Prompt]:
-    return [prompt for prompt in prompts if prompt.id in ids]

@@ -1,20 +1,24 @@
-"""Starts an experiment: from data that is read, divided and probed, or from one that ships with the package."""
+"""Starts an experiment: writes its file from data that is read, divided and probed, or takes one that ships with the
+package."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 from polychromic.errors import ConfigError, PolychromicError
+from polychromic.evaluation.criteria import number
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.starting.choices import choose
-from polychromic.experiment.starting.probing import probe_model, rows_of
+from polychromic.experiment.starting.choices import SAMPLE_EVERY, Choices, choose
+from polychromic.experiment.starting.probing import Probed, probe_model, rows_of
 from polychromic.experiment.starting.splits import divide
-from polychromic.experiment.starting.writing import experiment_text, verdict_lines
 from polychromic.files import write_text
 from polychromic.records import Prompt
 from polychromic.run_folder import folder_name
@@ -28,9 +32,14 @@ SHIPPED = Path(__file__).resolve().parents[2] / "shipped"
 EXAMPLES = ("quickstart", "replies", "code")
 _CODE = re.compile(r"(?<![\w./])(\w+\.py):\w+")
 _DATA = re.compile(r"\.\./(data/([\w.-]+))/[\w.-]+")
+_COMMENT = re.compile(r"^(?! *#)(.*\S)  # (.*)$")
+_COMMENT_COLUMN = 42
+_PLAIN = re.compile(r"[A-Za-z][\w./-]*", re.ASCII)
+_WORDS_OF_YAML = ("y", "n", "yes", "no", "on", "off", "true", "false", "null")
+Say = Callable[[str], None]
 
 
-def write_example(name: str, path: Path | None, say: Callable[[str], None]) -> Path:
+def write_example(name: str, path: Path | None, say: Say) -> Path:
     """Writes the example's experiment file to `path` (`NAME.yaml` unless stated), its data into `data/` beside it, and
     the code that it names.
 
@@ -62,9 +71,6 @@ def write_example(name: str, path: Path | None, say: Callable[[str], None]) -> P
         ) from error
     say(f"wrote {path}")
     return path
-
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,3 +193,67 @@ def _written(path: Path, folder: Path, text: str, splits: Mapping[Split, Sequenc
         raise ConfigError(f"the file that was written cannot be read, which is a fault of init: {error}") from error
     say(f"wrote {path} and {folder}/")
     return experiment
+
+
+def experiment_text(name: str, data: str, model: str, checker: str | None, probed: Probed, chosen: Choices) -> str:
+    """Returns the YAML text. `data` is the folder of the three splits; folders, files and checkers are as seen from the
+    file."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    environment.filters |= {"text": _quoted, "digits": _digits, "percent": _percent, "minutes": _in_minutes}
+    template = resources.files(__package__).joinpath("experiment.yaml.j2").read_text(encoding="utf-8")
+    rendered = environment.from_string(template).render(
+        name=name, data=data, model=model, checker=checker, probed=probed, chosen=chosen, sample_every=SAMPLE_EVERY
+    )
+    return "".join(f"{_aligned(line)}\n" for line in rendered.rstrip("\n").split("\n"))
+
+
+def _percent(share: float) -> str:
+    """Writes a share in percent; one that is not known as "–"."""
+    return f"{100 * share:.0f} %" if math.isfinite(share) else "–"
+
+
+def _in_minutes(minutes: float) -> str:
+    """Writes a time in minutes, at least one."""
+    rounded = max(1, math.ceil(minutes))
+    return f"{rounded} minute{'s' * (rounded > 1)}"
+
+
+def _digits(value: float) -> str:
+    return number(value, 2)
+
+
+def _quoted(value: str) -> str:
+    """Quotes a text where YAML would read something else; JSON's quotes are YAML's."""
+    is_plain = _PLAIN.fullmatch(value) and value.lower() not in _WORDS_OF_YAML
+    return value if is_plain else json.dumps(value, ensure_ascii=False)
+
+
+def _aligned(line: str) -> str:
+    """Moves the comment behind a key to the column of all comments."""
+    match = _COMMENT.match(line)
+    return f"{match[1]:<{_COMMENT_COLUMN}} # {match[2]}" if match else line.rstrip()
+
+
+def verdict_lines(probed: Probed, chosen: Choices) -> Iterator[str]:
+    """Yields what a person should know about the choices before they run the file."""
+    yield (
+        f"untrained: {_digits(probed.metric('clusters'))} of {probed.n_samples} answers differ, "
+        f"Distinct-2 {_digits(probed.metric('distinct_2'))}, {_percent(probed.truncated)} cut"
+    )
+    if probed.failures:
+        yield f"the checker failed on {len(probed.failures)} answers: {probed.failures[0]:.200}"
+    if chosen.loss is None:
+        yield "nothing says what a good answer is, so nothing is trained: --check FILE.py:NAME"
+    for key in ("loss", "pass_threshold"):
+        if key in chosen.why:
+            yield f"{key}: {chosen.why[key]}"
+    for goal in chosen.goals:
+        if goal.left_out:
+            yield f"no criterion on {goal.criterion.metric}: {goal.left_out}"
+    steps = f"{chosen.steps} steps, " if chosen.loss else ""
+    yield (
+        f"{steps}{chosen.num_prompts} prompts × {chosen.num_samples} answers: "
+        f"about {_in_minutes(chosen.minutes)} after preflight"
+    )
