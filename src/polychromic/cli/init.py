@@ -7,25 +7,22 @@ from typing import Annotated
 
 import typer
 
-DataOption = Annotated[
-    str | None,
-    typer.Option(
-        "--data",
-        metavar="FILE",
-        help="Prompts: JSON lines, JSON, CSV, Parquet, a folder of the datasets library, or a hub name.",
-    ),
-]
-CheckOption = Annotated[
-    str | None, typer.Option("--check", metavar="FILE.py:NAME", help="Your function check(prompt, text) -> 0 to 1.")
-]
-
 
 def init(
     path: Annotated[
         Path | None, typer.Argument(metavar="[FILE]", help="The file to write; named after the data if left out.")
     ] = None,
-    data: DataOption = None,
-    check: CheckOption = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="FILE",
+            help="Prompts: JSON lines, JSON, CSV, Parquet, a folder of the datasets library, or a hub name.",
+        ),
+    ] = None,
+    check: Annotated[
+        str | None, typer.Option("--check", metavar="FILE.py:NAME", help="Your function check(prompt, text) -> 0 to 1.")
+    ] = None,
     model: Annotated[
         str, typer.Option("--model", metavar="ID", help="A hub id or a folder of a causal language model.")
     ] = "smollm2-135m-instruct",
@@ -46,19 +43,20 @@ def init(
 
     if data is not None and example is not None:
         raise ConfigError("--data and --example: give one of them")
+    path = user_path(path) if path else None
     if data is None:
         for name, value in (("--check", check), ("--prompt-key", prompt_key), ("--reference-key", reference_key)):
             if value is not None:
                 raise ConfigError(f"{name} belongs to --data FILE, which is missing")
         from polychromic.experiment.starting.start import write_example
 
-        path = write_example(example or "quickstart", user_path(path) if path else None, typer.echo)
+        path = write_example(example or "quickstart", path, typer.echo)
     else:
         typer.echo(f"reading {data}")
         from polychromic.experiment.starting.start import Request, start_experiment
         from polychromic.tasks.data.formats import Keys
 
-        path = user_path(path) if path else Path(f"{Path(data.partition(':')[0]).stem}.yaml")
-        keys = Keys(prompt_key, reference_key)
-        start_experiment(Request(data, path, model, check, keys, minutes), typer.echo)
+        path = path or Path(f"{Path(data.partition(':')[0]).stem}.yaml")
+        request = Request(data, path, model, check, Keys(prompt_key, reference_key), minutes)
+        start_experiment(request, typer.echo)
     typer.echo(f"next: polychromic run {path}")

@@ -24,8 +24,6 @@ Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where run folde
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew; what the run folder holds is moved aside.")]
 Yes = Annotated[bool, typer.Option("--yes", help="With --fresh: do not ask where training has finished.")]
 RunFolderPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/quickstart.")]
-
-
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more of what is done, and show all tables.")]
 
 

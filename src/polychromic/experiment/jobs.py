@@ -180,11 +180,9 @@ def trainable_run(job: Job) -> ArmRun | None:
     from polychromic.training.artifacts import is_trained
 
     folder, arm = RunFolder(job.root), job.experiment.arm(job.arm)
-    run = replace(
-        arm_run(job.experiment, arm, job.seed, folder, build_task(job.experiment.task)),
-        baseline_quality=baseline_quality(job.experiment, arm.name, job.seed, folder),
-    )
-    return None if arm.untrained or is_trained(run.folder) else run
+    run = arm_run(job.experiment, arm, job.seed, folder, build_task(job.experiment.task))
+    quality = baseline_quality(job.experiment, arm.name, job.seed, folder)
+    return None if arm.untrained or is_trained(run.folder) else replace(run, baseline_quality=quality)
 
 
 def _train(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
@@ -233,10 +231,9 @@ def _evaluate(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
     from polychromic.evaluation.collect import collect
     from polychromic.experiment.references import score_references
 
-    folder = RunFolder(job.root)
+    folder = RunFolder(job.root).arm(arm.name, job.seed)
     task = build_task(job.experiment.task)
-    plan = collection_plan(job.experiment, job.arm, job.seed, folder, task)
-
+    plan = collection_plan(job.experiment, job.arm, job.seed, RunFolder(job.root), task)
     load_model = cache(partial(_load_for_sampling, job, arm, plan, on_event))
     worked, sampled = False, 0
 
@@ -258,13 +255,13 @@ def _evaluate(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
             verbalized=arm.verbalized,
         ),
         task,
-        folder.arm(arm.name, job.seed).generations,
+        folder.generations,
         on_chunk,
         job.shard,
     )
     # Verbalized prompts are not those that the references answer.
     if arm.verbalized is None and job.shard is None:
-        worked |= score_references(folder.arm(arm.name, job.seed).references, plan.prompts, load_model, plan.adapter)
+        worked |= score_references(folder.references, plan.prompts, load_model, plan.adapter)
     return sampled if worked else None
 
 

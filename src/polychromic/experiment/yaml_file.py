@@ -32,7 +32,6 @@ _RENAMED = {
     "evaluation.max_sequences": "max_decode_batch",
     "evaluation.cluster_distance": "task.same_answer ({kind: embedding, distance: 0.25})",
 }
-_ROOT_PREFIX = "Value error, "
 
 
 def config_error(error: ValidationError, model: type[BaseModel], source: str) -> ConfigError:
@@ -63,7 +62,7 @@ def _explain(problem: Any, model: type[BaseModel], location: Sequence[str | int]
     if kind == "union_tag_not_found":
         return f"missing key `name`, expected {', '.join(TASKS)}, path/to/file.py:name or module:name"
     if kind == "value_error":
-        return message.removeprefix(_ROOT_PREFIX)
+        return message.removeprefix("Value error, ")
     shown = repr(value)
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
     return f"{message[0].lower()}{message[1:]}, got {shown}"
@@ -120,7 +119,11 @@ def read_yaml(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     text = _read_text(path)
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-        _require_moderate_size(path, root)
+        size = 0 if root is None else _expanded_size(root, {}, set())
+        if size > _MOST_NODES:  # ten anchors of ten aliases each are ten billion values
+            raise ConfigError(
+                f"{path}: {size} values once its anchors are expanded, expected at most {_MOST_NODES}; write them out"
+            )
         _require_plain_numbers(root, str(path))
         # Asked first: omegaconf asserts that a file is not a single number.
         loaded = OmegaConf.create(text) if isinstance(root, yaml.MappingNode) else None
@@ -145,7 +148,9 @@ def read_yaml(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     for override in overrides:
         _put_in(content, override)
     for place, text in _texts(content):
-        _require_writable(path, place, text)
+        # No path or file can hold these.
+        if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text):
+            raise ConfigError(f"{path}: {place}: holds a NUL character or half a surrogate pair; remove it")
     return content
 
 
@@ -164,27 +169,21 @@ def _read_text(path: Path) -> str:
         raise ConfigError(f"{path}: byte {error.start + 1} is not UTF-8; save the file as UTF-8") from error
 
 
-def _require_moderate_size(path: Path, root: Any) -> None:
-    """Refuses what anchors expand beyond measure: ten anchors of ten aliases each are ten billion values."""
-    sizes: dict[int, int] = {}
-    size = _expanded_size(root, sizes, set()) if root is not None else 0
-    if size > _MOST_NODES:
-        raise ConfigError(
-            f"{path}: {size} values once its anchors are expanded, expected at most {_MOST_NODES}; write them out"
-        )
-
-
 def _expanded_size(node: Any, sizes: dict[int, int], above: set[int]) -> int:
     """Values below a node with every alias counted as often as it stands; raises RecursionError for a cycle."""
     if id(node) in above:
         raise RecursionError
     if id(node) not in sizes:
         above.add(id(node))
-        children = node.value if isinstance(node.value, list) else []
-        flat = [part for child in children for part in (child if isinstance(child, tuple) else (child,))]
-        sizes[id(node)] = 1 + sum(_expanded_size(part, sizes, above) for part in flat)
+        sizes[id(node)] = 1 + sum(_expanded_size(below, sizes, above) for below in _nodes_below(node))
         above.remove(id(node))
     return sizes[id(node)]
+
+
+def _nodes_below(node: Any) -> list[Any]:
+    """Lists the items of a list, or the keys and values of a mapping; of a scalar nothing."""
+    children = node.value if isinstance(node.value, list) else []
+    return [part for child in children for part in (child if isinstance(child, tuple) else (child,))]
 
 
 def _texts(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
@@ -201,12 +200,6 @@ def _children(value: Any) -> Iterable[tuple[Any, Any]]:
     if isinstance(value, dict):
         return value.items()
     return enumerate(value) if isinstance(value, list) else ()
-
-
-def _require_writable(path: Path, place: str, text: str) -> None:
-    """Refuses a text with a NUL character or half a surrogate pair, which no path or file can hold."""
-    if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text):
-        raise ConfigError(f"{path}: {place}: holds a NUL character or half a surrogate pair; remove it")
 
 
 def _require_plain_numbers(node: Any, place: str) -> None:
@@ -232,10 +225,8 @@ def _scalars(node: Any, seen: set[int]) -> Iterator[Any]:
     seen.add(id(node))
     if not isinstance(node.value, list):
         yield node
-        return
-    for child in node.value:
-        for part in child if isinstance(child, tuple) else (child,):
-            yield from _scalars(part, seen)
+    for below in _nodes_below(node):
+        yield from _scalars(below, seen)
 
 
 def _put_in(content: dict[str, Any], override: str) -> None:

@@ -22,11 +22,10 @@ from polychromic.evaluation.criteria import Criterion, impossible_criteria, plur
 from polychromic.evaluation.measure import SameAnswers
 from polychromic.experiment.compare import mean_over_prompts, measure_sampled
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.preflight.lengths import length_report, require_data_fits
+from polychromic.experiment.preflight.lengths import arm_lengths, require_data_fits
 from polychromic.experiment.preflight.probe import Finding, Probe
 from polychromic.generations import scan_generations
 from polychromic.models.loading import load_limits, load_tokenizer
-from polychromic.models.sources import UNLIMITED
 from polychromic.records import Prompt
 from polychromic.run_folder import RunFolder
 from polychromic.tasks.base import build_task
@@ -74,20 +73,13 @@ def _warnings(train: Sequence[Prompt], test: Sequence[Prompt], without_reference
 
 def _shown_lengths(probe: Probe, train: Sequence[Prompt]) -> tuple[str, int]:
     """Tells lengths in tokens, for which the tokenizer is enough; the check of the model says why there is none."""
-    model, settings = probe.baseline.model, probe.baseline.training
     try:
-        tokenizer, context = load_tokenizer(model), load_limits(model).context
+        load_tokenizer(probe.baseline.model)
+        load_limits(probe.baseline.model)
     except ModelError:
         return "lengths unknown without the model", 0
     encoded = require_data_fits(probe.experiment, probe.task)
-    report = length_report(
-        tokenizer,
-        train[:_LENGTHS_OF],
-        max_prompt=None if context == UNLIMITED else context - settings.max_new_tokens,
-        max_reference=settings.max_new_tokens,
-        max_length=settings.max_length,
-        **model.chat_template_options,
-    )
+    report = arm_lengths(probe.baseline, train[:_LENGTHS_OF])
     references = f"; references {report.references}" if report.references else ""
     whole = f"{encoded} encoded, none with a token of structure in its text or a message lost in the template"
     return f"prompts {report.prompts}{references}; {whole}", report.pairs.n_over if report.pairs else 0

@@ -76,6 +76,19 @@ def length_report(
     )
 
 
+def arm_lengths(arm: Arm, prompts: Sequence[Prompt]) -> LengthReport:
+    """Measures prompts with the tokenizer and the limits of an arm (`length_report`)."""
+    context, new_tokens = load_limits(arm.model).context, arm.training.max_new_tokens
+    return length_report(
+        load_tokenizer(arm.model),
+        prompts,
+        max_prompt=None if context == UNLIMITED else context - new_tokens,
+        max_reference=new_tokens,
+        max_length=arm.training.max_length,
+        **arm.model.chat_template_options,
+    )
+
+
 def _lengths(tokens: Sequence[int], limit: int | None) -> Lengths:
     return Lengths(
         n=len(tokens),
@@ -194,16 +207,9 @@ def length_lines(experiment: Experiment, task: Task, *, only_over: bool = False)
     """Says how many tokens the training prompts and references have, and what becomes of those over a limit; with
     `only_over` nothing of those that all fit."""
     arm = experiment.arm(experiment.comparison.baseline)
-    context, new_tokens = load_limits(arm.model).context, arm.training.max_new_tokens
-    report = length_report(
-        load_tokenizer(arm.model),
-        task.prompts("train"),
-        max_prompt=None if context == UNLIMITED else context - new_tokens,
-        max_reference=new_tokens,
-        max_length=arm.training.max_length,
-        **arm.model.chat_template_options,
-    )
-    limit = "" if context == UNLIMITED else f", what the context leaves beside {new_tokens} new tokens"
+    report = arm_lengths(arm, task.prompts("train"))
+    new_tokens = arm.training.max_new_tokens
+    limit = "" if report.prompts.limit is None else f", what the context leaves beside {new_tokens} new tokens"
     lines = [(report.prompts, f"training prompts: {report.prompts}{limit}")]
     if report.references and report.pairs and arm.loss.reads_references:
         sampled = f"references: {report.references}, training.max_new_tokens: longer ones cannot be sampled"
