@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator, mo
 from polychromic.evaluation.settings import ComparisonSettings, EvaluationSettings, load_stated_metrics
 from polychromic.experiment.paths import with_absolute_paths
 from polychromic.experiment.settings import PreflightSettings, RunSettings
-from polychromic.experiment.yaml_file import config_error, describe_problems, read_yaml
+from polychromic.experiment.yaml_file import checked, describe_problems, read_yaml
 from polychromic.files import user_path
 from polychromic.ledger import BudgetSettings
 from polychromic.models.settings import ModelSettings
@@ -252,10 +252,7 @@ class Experiment(Settings):
     @classmethod
     def from_mapping(cls, content: Mapping[str, Any], *, source: str = "experiment") -> Experiment:
         """Checks a mapping with the sections of an experiment file; `source` names it in messages."""
-        try:
-            return cls.model_validate(content)
-        except ValidationError as error:
-            raise config_error(error, cls, source) from None
+        return checked(cls, content, source)
 
 
 def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

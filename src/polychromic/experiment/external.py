@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from polychromic.errors import ConfigError, DataError
 from polychromic.evaluation.criteria import ResultWarning, listed, plural
@@ -30,7 +30,7 @@ from polychromic.experiment.resuming.folder import held_folder, read_resolved, r
 from polychromic.experiment.resuming.provenance import installed_versions
 from polychromic.experiment.run import RunResult
 from polychromic.experiment.settings import RunSettings
-from polychromic.experiment.yaml_file import config_error, read_yaml
+from polychromic.experiment.yaml_file import checked, read_yaml
 from polychromic.files import remove_folder, sha256_file, user_path, write_json, write_text
 from polychromic.generations import write_generations
 from polychromic.ledger import BudgetSettings
@@ -109,10 +109,7 @@ class ExternalExperiment(Settings):
     @classmethod
     def from_mapping(cls, content: Mapping[str, Any], *, source: str) -> ExternalExperiment:
         """Checks a mapping with these sections; `source` names it in messages."""
-        try:
-            return cls.model_validate(content)
-        except ValidationError as error:
-            raise config_error(error, cls, source) from None
+        return checked(cls, content, source)
 
 
 def split_arguments(generations: Sequence[str], others: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
@@ -203,34 +200,29 @@ def _primary_sampling(rows: RowsByArmSeed, preferred: str) -> str:
 
     Raises DataError where there is none.
     """
-    prompts: list[dict[str, set[str]]] = []
-    for members in rows.values():
-        by_label: dict[str, set[str]] = {}
+    prompts: dict[tuple[str, int], dict[str, set[str]]] = {key: {} for key in rows}
+    for key, members in rows.items():
         for row in members:
-            by_label.setdefault(row.sampling.label, set()).add(row.prompt_id)
-        prompts.append(by_label)
-    shared = [label for label in prompts[0] if all(label in others for others in prompts)]
+            prompts[key].setdefault(row.sampling.label, set()).add(row.prompt_id)
+    shared = [label for label in next(iter(prompts.values())) if all(label in others for others in prompts.values())]
     if not shared:
-        sampled = "; ".join(f"{arm}: {', '.join(by_label)}" for (arm, _), by_label in zip(rows, prompts, strict=True))
+        sampled = "; ".join(f"{arm}: {', '.join(by_label)}" for (arm, _), by_label in prompts.items())
         raise DataError(
             f"no sampling setting is common to all files ({sampled}); sample at equal settings, or remove temperature, "
             "top_p and other settings from the lines to compare them as they are"
         )
-    useful = [label for label in shared if set.intersection(*(by_label[label] for by_label in prompts))]
+    useful = [label for label in shared if set.intersection(*(by_label[label] for by_label in prompts.values()))]
     if not useful:
+        answered = {key: by_label[shared[0]] for key, by_label in prompts.items()}
         have = "; ".join(
-            f"{arm}, seed {seed}: {_some_ids(by_label[shared[0]])}"
-            for (arm, seed), by_label in zip(rows, prompts, strict=True)
+            f"{arm}, seed {seed}: {plural(len(ids), 'prompt')} such as {min(ids)!r}"
+            for (arm, seed), ids in answered.items()
         )
         raise DataError(
             f"no prompt is answered in all files at {shared[0]} ({have}); expected answers of every arm and seed to "
             "the same prompts"
         )
     return preferred if preferred in useful else useful[0]
-
-
-def _some_ids(ids: set[str]) -> str:
-    return f"{plural(len(ids), 'prompt')} such as {min(ids)!r}"
 
 
 def _notes(external: ExternalGenerations, assumed_label: str, n_prompts: int) -> list[ResultWarning]:

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -34,11 +34,17 @@ _RENAMED = {
 }
 
 
-def config_error(error: ValidationError, model: type[BaseModel], source: str) -> ConfigError:
-    """Puts all problems of a file (or of what `source` names) into one error."""
-    problems = describe_problems(error, model)
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def checked(model: type[_Model], content: Mapping[str, Any], source: str) -> _Model:
+    """Returns the checked content of a file (or of what `source` names); raises ConfigError with all its problems."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        problems = describe_problems(error, model)
     listed = "\n".join(f"  {problem}" for problem in problems)
-    return ConfigError(f"{source}: {len(problems)} problem{'s' * (len(problems) > 1)}\n{listed}")
+    raise ConfigError(f"{source}: {len(problems)} problem{'s' * (len(problems) > 1)}\n{listed}")
 
 
 def describe_problems(error: ValidationError, model: type[BaseModel], *, prefix: str = "") -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 
 from polychromic.diagnosis import ArmFacts, Diagnosis, diagnose
@@ -74,7 +75,7 @@ def _updates(experiment: Experiment, folder: RunFolder, facts: ArmFacts, seed: i
 
 
 def _facts(arm: Arm) -> ArmFacts:
-    start = arm.model.adapter.start_from
+    start, lowest = arm.model.adapter.start_from, arm.diversity.lowest_quality
     return ArmFacts(
         arm.name,
         arm.training.loss,
@@ -83,15 +84,9 @@ def _facts(arm: Arm) -> ArmFacts:
         arm.training.max_new_tokens,
         # A project may have moved since: then movement is told from the base.
         Path(start) if start and Path(start).is_dir() else None,
-        _floor(arm),
+        None if lowest is None else Floor(lowest, arm.diversity.follows_baseline, arm.loss.quality_key),
         learns_from_rewards=not arm.loss.reads_references,
     )
-
-
-def _floor(arm: Arm) -> Floor | None:
-    """Returns the floor that the arm's λ has to keep; None for an arm without one."""
-    lowest = arm.diversity.lowest_quality
-    return None if lowest is None else Floor(lowest, arm.diversity.follows_baseline, arm.loss.quality_key)
 
 
 def page_server(root: Path, port: int = 0) -> PageServer:
@@ -118,6 +113,9 @@ def run_page(experiment: Experiment, folder: RunFolder) -> str:
     """Renders the finished page where the run has ended, otherwise the live one."""
     if folder.report.exists() and not run_cost(experiment, folder).left:
         return folder.report.read_text(encoding="utf-8")
+    diagnosis = None
+    with suppress(ConfigError):  # nothing has been trained yet
+        diagnosis = diagnosis_of(experiment, folder)
     ledger = read_jsonl(folder.ledger) + (read_derived(folder.heartbeat) or [])
     arms = list(experiment.arms)
     colors = arm_colors(experiment.sampled_arms, experiment.comparison.baseline, experiment.untrained_arm)
@@ -130,7 +128,7 @@ def run_page(experiment: Experiment, folder: RunFolder) -> str:
             colors=colors,
             work=work_table(ledger, experiment.budget.dollars_per_hour),
             about=about_run(experiment, folder, build_task(experiment.task.without_code())),
-            diagnosis=_diagnosis(experiment, folder),
+            diagnosis=diagnosis,
             progress=progress_table(experiment, folder),
             live=True,
         )
@@ -151,10 +149,3 @@ def progress_table(experiment: Experiment, folder: RunFolder) -> list[list[str]]
     cost = run_cost(experiment, folder)
     left = "not known yet" if cost.left_seconds is None else duration(cost.left_seconds) if cost.left else "nothing"
     return [["arm", "seed", "steps", "generations"], *rows, ["left", "", "", left]]
-
-
-def _diagnosis(experiment: Experiment, folder: RunFolder) -> Diagnosis | None:
-    try:
-        return diagnosis_of(experiment, folder)
-    except ConfigError:  # nothing has been trained yet
-        return None

@@ -120,14 +120,9 @@ def start_experiment(request: Request, say: Say = lambda _: None) -> Experiment:
         )
     for line in verdict_lines(probed, chosen):
         say(line)
-    text = experiment_text(
-        request.path.stem,
-        folder.name,
-        _beside(request.path, request.model) if _is_folder(request.model) else request.model,
-        _beside(request.path, checker) if checker and ".py:" in checker else checker,
-        probed,
-        chosen,
-    )
+    model = _beside(request.path, request.model) if _is_folder(request.model) else request.model
+    checker = _beside(request.path, checker) if checker and ".py:" in checker else checker
+    text = experiment_text(request.path.stem, folder.name, model, checker, probed, chosen)
     return _written(request.path, folder, text, divided.splits, say)
 
 
