@@ -8,6 +8,7 @@ import queue
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
 
@@ -63,7 +64,9 @@ def processes(jobs: Sequence[Job], workers: int, on_event: OnEvent, on_done: OnJ
             finished, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
             if stopping.requested():
                 stop.set()
-            _drain(events, on_event)
+            with suppress(queue.Empty):
+                while True:
+                    on_event(events.get_nowait())
             for future in finished:
                 on_done(pending.pop(future), _result(future))
     finally:
@@ -97,14 +100,6 @@ def _start_worker(events: Any, stop: Any) -> None:
 
 def _work(job: Job) -> LedgerRows:
     return carry_out(job, _events.put)
-
-
-def _drain(events: Any, on_event: OnEvent) -> None:
-    while True:
-        try:
-            on_event(events.get_nowait())
-        except queue.Empty:
-            return
 
 
 def ray(jobs: Sequence[Job], workers: int, on_event: OnEvent, on_done: OnJobDone) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ _PATHS: Mapping[str, Any] = {
 
 def with_absolute_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Makes the values that name files absolute, `~` being the user's home, in the sections and in those of arms."""
-    return with_changed_paths(content, partial(_absolute, folder))
+    return with_changed_paths(content, lambda value: str((folder / user_path(value)).resolve()))
 
 
 def with_changed_paths(content: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
@@ -62,7 +61,3 @@ def _changed(value: Any, paths: Any, change: Callable[[str], str]) -> Any:
         return {key: _changed(one, below[key], change) if key in below else one for key, one in value.items()}
     names_file = paths.get("") if isinstance(paths, Mapping) else paths
     return change(value) if names_file and isinstance(value, str) and names_file(value) else value
-
-
-def _absolute(folder: Path, value: str) -> str:
-    return str((folder / user_path(value)).resolve())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -77,14 +77,10 @@ def _explain(problem: Any, model: type[BaseModel], location: Sequence[str | int]
 def _unknown_key(model: type[BaseModel], location: Sequence[str | int]) -> str:
     if renamed := _RENAMED.get(".".join(map(str, location[-2:]))):
         return f"this key is called {renamed} now"
-    return f"unknown key{_suggest(str(location[-1]), _known_keys(model, location[:-1]))}"
-
-
-def _suggest(key: str, expected: Sequence[str]) -> str:
-    close = difflib.get_close_matches(key, expected, n=1)
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f"; expected one of {', '.join(expected)}" if expected else ""
+    expected = _known_keys(model, location[:-1])
+    if close := difflib.get_close_matches(str(location[-1]), expected, n=1):
+        return f"unknown key; did you mean {close[0]}?"
+    return f"unknown key; expected one of {', '.join(expected)}" if expected else "unknown key"
 
 
 def _known_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
@@ -194,18 +190,15 @@ def _nodes_below(node: Any) -> list[Any]:
 
 def _texts(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
     """Yields every text below a value, keys too, with the dotted key that it stands at."""
-    if isinstance(value, str):
-        yield place, value
-    for key, below in _children(value):
-        dotted = f"{place}.{key}" if place else str(key)
-        yield dotted, str(key)
-        yield from _texts(below, dotted)
-
-
-def _children(value: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(value, list):
+        value = dict(enumerate(value))
     if isinstance(value, dict):
-        return value.items()
-    return enumerate(value) if isinstance(value, list) else ()
+        for key, below in value.items():
+            dotted = f"{place}.{key}" if place else str(key)
+            yield dotted, str(key)
+            yield from _texts(below, dotted)
+    elif isinstance(value, str):
+        yield place, value
 
 
 def _require_plain_numbers(node: Any, place: str) -> None:

@@ -68,7 +68,8 @@ def own_files(experiment: Experiment, include: Sequence[Path] = ()) -> OwnFiles:
             raise ConfigError(f"{name}: its source is not on this machine; name a file, path/to/file.py:name")
         here.update(file.resolve() for file in sources)
         folders.update(_import_folders(sources, roots))
-    base = _common_folder([*here, *folders])
+    around = [place if place.is_dir() else place.parent for place in (*here, *folders)]
+    base = Path(os.path.commonpath(around)) if around else Path.cwd()
     return OwnFiles(tuple(sorted(here)), base, tuple(sorted(folders)), tuple(sorted(packages)))
 
 
@@ -127,11 +128,6 @@ def _distribution(module: str) -> str:
     """Returns the installed package that a module comes from, as `name==version`; empty for one from a folder."""
     names = metadata.packages_distributions().get(module.partition(".")[0], [])
     return f"{names[0]}=={metadata.version(names[0])}" if names and names[0] != "polychromic" else ""
-
-
-def _common_folder(places: Sequence[Path]) -> Path:
-    folders = [place if place.is_dir() else place.parent for place in places]
-    return Path(os.path.commonpath(folders)) if folders else Path.cwd()
 
 
 def package_files() -> dict[str, Content]:

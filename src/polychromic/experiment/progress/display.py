@@ -153,7 +153,9 @@ def bar_line(width: int, label: str, done: int, total: int, details: list[str] |
         tail = "  ".join([counts, *kept])
         room = width - len(padded) - len(tail) - 2
         if room >= (_LONGEST_BAR // 2 if kept else _SHORTEST_BAR):
-            return f"{padded} {_bar(min(room, _LONGEST_BAR), done, total)} {tail}"
+            length = min(room, _LONGEST_BAR)
+            filled = length * done // total if total else 0
+            return f"{padded} {'━' * filled}{'─' * (length - filled)} {tail}"
         if not kept:
             break
         kept.pop()
@@ -162,11 +164,6 @@ def bar_line(width: int, label: str, done: int, total: int, details: list[str] |
         return counts
     short = label if len(label) <= label_room else f"{label[: label_room - 1]}…"
     return f"{short} {counts}"
-
-
-def _bar(length: int, done: int, total: int) -> str:
-    filled = length * done // total if total else 0
-    return "━" * filled + "─" * (length - filled)
 
 
 def _ended(event: JobEvent, details: tuple[str, ...], width: int | None) -> str:

@@ -107,7 +107,9 @@ def start_experiment(request: Request, say: Say = lambda _: None) -> Experiment:
     say(f"split: {counts}")
     checker = _checker(request)
     task: dict[str, object] = {"name": "custom", "checker": checker, "embedder": request.embedder}
-    content = {"name": request.path.stem, "task": task, "model": {"source": _model_source(request)}}
+    is_folder = request.model.startswith((".", "/", "~")) or Path(request.model).is_dir()
+    source = str(Path(request.model).expanduser().resolve()) if is_folder else request.model
+    content = {"name": request.path.stem, "task": task, "model": {"source": source}}
     say(f"probing {request.model}, for about a minute")
     probed = probe_model(content, divided.splits)
     train = divided.splits["train"]
@@ -120,7 +122,7 @@ def start_experiment(request: Request, say: Say = lambda _: None) -> Experiment:
         )
     for line in verdict_lines(probed, chosen):
         say(line)
-    model = _beside(request.path, request.model) if _is_folder(request.model) else request.model
+    model = _beside(request.path, request.model) if is_folder else request.model
     checker = _beside(request.path, checker) if checker and ".py:" in checker else checker
     text = experiment_text(request.path.stem, folder.name, model, checker, probed, chosen)
     return _written(request.path, folder, text, divided.splits, say)
@@ -151,14 +153,6 @@ def _checker(request: Request) -> str | None:
         return None
     place, _, function = request.checker.rpartition(":")
     return f"{Path(place).expanduser().resolve()}:{function}" if place.endswith(".py") else request.checker
-
-
-def _is_folder(model: str) -> bool:
-    return model.startswith((".", "/", "~")) or Path(model).is_dir()
-
-
-def _model_source(request: Request) -> str:
-    return str(Path(request.model).expanduser().resolve()) if _is_folder(request.model) else request.model
 
 
 def _beside(path: Path, value: str) -> str:
