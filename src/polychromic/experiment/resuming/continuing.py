@@ -132,7 +132,7 @@ def late_changes(experiment: Experiment, folder: RunFolder) -> tuple[list[Result
 
 def _continue(experiment: Experiment, folder: RunFolder) -> None:
     """Compares settings and inputs with those recorded, and brings the records up to date."""
-    old_settings, settings = (_with_new_keys(read_resolved(folder.experiment)), experiment.model_dump(mode="json"))
+    old_settings, settings = _with_new_keys(read_resolved(folder.experiment)), experiment.model_dump(mode="json")
     old = Experiment.from_mapping(old_settings, source=str(folder.experiment))
     recorded = _recorded(folder, old)
     _refuse_other_settings(folder, old, experiment, recorded)
