@@ -147,7 +147,9 @@ def _without_leakage(
     moved = 0
     for _ in range(_MOST_ROUNDS):
         seen = {key for split in _HELD_OUT for key in find_leakage(splits[split], splits["train"]).seen}
-        kept = {split: [prompt for prompt in splits[split] if prompt.id not in seen] for split in _HELD_OUT}
+        kept: dict[Split, list[Prompt]] = {}
+        for split in _HELD_OUT:
+            kept[split] = [prompt for prompt in splits[split] if prompt.id not in seen]
         if not seen or not all(kept.values()):
             break
         moved += len(seen)

@@ -191,8 +191,8 @@ def experiment_text(name: str, data: str, model: str, checker: str | None, probe
 
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
     environment.filters |= {"text": _quoted, "digits": _digits, "percent": _percent, "minutes": _in_minutes}
-    template = resources.files(__package__).joinpath("experiment.yaml.j2").read_text(encoding="utf-8")
-    rendered = environment.from_string(template).render(
+    template = resources.files("polychromic.experiment.starting").joinpath("experiment.yaml.j2")
+    rendered = environment.from_string(template.read_text(encoding="utf-8")).render(
         name=name, data=data, model=model, checker=checker, probed=probed, chosen=chosen, sample_every=SAMPLE_EVERY
     )
     return "".join(f"{_aligned(line)}\n" for line in rendered.rstrip("\n").split("\n"))
