@@ -155,12 +155,7 @@ class SentenceEmbedder:
     """
 
     def __init__(
-        self,
-        source: str,
-        name: str | None = None,
-        *,
-        device: str | None = None,
-        token_budget: int | None = None,
+        self, source: str, name: str | None = None, *, device: str | None = None, token_budget: int | None = None
     ):
         from sentence_transformers import SentenceTransformer
 

@@ -195,12 +195,7 @@ def rarefied_distinct_n(
 
 
 def ead(
-    texts: Texts,
-    n: int,
-    vocabulary_size: int,
-    *,
-    lowercase: bool = False,
-    tokens: str | Tokenizer = "words",
+    texts: Texts, n: int, vocabulary_size: int, *, lowercase: bool = False, tokens: str | Tokenizer = "words"
 ) -> float:
     """Returns the expectation-adjusted Distinct-n: distinct n-grams over those of as many uniform draws from V symbols.
 

@@ -13,13 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from polychromic.diversity.embedders import Embedder, load_embedder
-from polychromic.diversity.lexical import (
-    TokenizedGroup,
-    compression_ratio,
-    distinct_n,
-    ead,
-    rarefied_distinct_n,
-)
+from polychromic.diversity.lexical import TokenizedGroup, compression_ratio, distinct_n, ead, rarefied_distinct_n
 from polychromic.diversity.overlap import ROUGE_L_TOKENS, rouge_l, self_bleu
 from polychromic.diversity.semantic import (
     cluster_by_embedding,
@@ -195,11 +189,7 @@ _SENTENCES = (
     "Interest rates may rise because inflation stays well above its target",
     "She painted her kitchen bright yellow while listening to old records",
 )
-_GROUPS = {
-    "identical": _SENTENCES[:1] * 8,
-    "mixed": _SENTENCES[:1] * 4 + _SENTENCES[1:5],
-    "different": _SENTENCES,
-}
+_GROUPS = {"identical": _SENTENCES[:1] * 8, "mixed": _SENTENCES[:1] * 4 + _SENTENCES[1:5], "different": _SENTENCES}
 
 
 @dataclass(frozen=True, slots=True)

@@ -224,10 +224,7 @@ def choose_tokens(texts: Iterable[str]) -> tuple[str, str]:
     letters = sum(len(_LETTER.findall(text)) for text in seen)
     unspaced = sum(len(_UNSPACED.findall(text)) for text in seen)
     if unspaced > _SHARE_UNSPACED * letters:
-        return (
-            "unicode",
-            f"{100 * unspaced / letters:.0f} % of the letters are of scripts written without spaces",
-        )
+        return "unicode", f"{100 * unspaced / letters:.0f} % of the letters are of scripts written without spaces"
     spaced = sum(len(text.split()) for text in seen)
     words = sum(word[0].isalnum() for text in seen for word in unicode_words(text))
     if words > 2 * spaced:

@@ -134,12 +134,7 @@ class SetObjective:
         gradient for too long."""
         reward = float(np.nanmean(batch.sampled.signals.rewards_PN))
         outcome = step_outcome(
-            self.settings,
-            measurement,
-            batch.weight,
-            quality=reward,
-            quality_loss=-reward,
-            sampled=batch.sampled,
+            self.settings, measurement, batch.weight, quality=reward, quality_loss=-reward, sampled=batch.sampled
         )
         self.zero_gradient.observe(outcome)
         self.controller = after_step(self.controller, outcome, baseline_quality)

@@ -66,11 +66,7 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, reference: s
 
 
 def encode_example(
-    tokenizer: PreTrainedTokenizerBase,
-    prompt: Prompt,
-    reference: str,
-    max_length: int,
-    **template_options: Any,
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, reference: str, max_length: int, **template_options: Any
 ) -> Example | None:
     """Encodes like `encode_pair`; None where the sequence has more than `max_length` tokens: it is left out, never
     cut."""
@@ -139,11 +135,7 @@ def _render(tokenizer: PreTrainedTokenizerBase, conversation: Sequence[Message],
 
 
 def _require_every_message(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Message],
-    text: str,
-    place: str,
-    options: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], text: str, place: str, options: dict[str, Any]
 ) -> None:
     """Raises DataError where a template leaves a message out, changes it, or puts it out of its order.
 
@@ -227,12 +219,7 @@ def _around_turns(
 
 def _once(tokenizer: PreTrainedTokenizerBase, question: Any, options: dict[str, Any], answer: Callable[[], Any]) -> Any:
     """Answers a question about a tokenizer as it stands now, once."""
-    state = (
-        repr(tokenizer.chat_template),
-        len(tokenizer),
-        tokenizer.eos_token_id,
-        repr(sorted(options.items())),
-    )
+    state = (repr(tokenizer.chat_template), len(tokenizer), tokenizer.eos_token_id, repr(sorted(options.items())))
     answers = _answers.setdefault(tokenizer, {})
     if (question, state) not in answers:
         answers[question, state] = answer()

@@ -62,13 +62,7 @@ def decode_samples(
 
     stop_ids = frozenset(language_model.stop_ids)
     return decode_rows(
-        language_model,
-        encoded,
-        n,
-        draw,
-        parameters.max_new_tokens,
-        stop_ids,
-        temperature=parameters.temperature,
+        language_model, encoded, n, draw, parameters.max_new_tokens, stop_ids, temperature=parameters.temperature
     )
 
 

@@ -19,13 +19,7 @@ from polychromic.errors import DataError, ModelError
 from polychromic.models.adapters import attach_fresh, attach_saved, replaced_weights, weights_to_start_from
 from polychromic.models.chat import stop_token_ids
 from polychromic.models.settings import ModelSettings
-from polychromic.models.sources import (
-    UNLIMITED,
-    ModelLimits,
-    model_limits,
-    require_hub_or_copy,
-    resolve_source,
-)
+from polychromic.models.sources import UNLIMITED, ModelLimits, model_limits, require_hub_or_copy, resolve_source
 from polychromic.records import Prompt
 from polychromic.weights import loading_weights, require_safe_folder
 
@@ -237,17 +231,10 @@ def load_base(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedToken
     device = "cuda" if torch.cuda.is_available() else "cpu"
     options: dict[str, Any] = {}
     if settings.quantization == "nf4":
-        options = {
-            "quantization_config": _nf4_config(settings),
-            "device_map": {"": torch.cuda.current_device()},
-        }
+        options = {"quantization_config": _nf4_config(settings), "device_map": {"": torch.cuda.current_device()}}
     with _loading(settings) as source:
         model = AutoModelForCausalLM.from_pretrained(
-            source,
-            dtype=getattr(torch, settings.dtype),
-            use_safetensors=True,
-            **options,
-            **_hub_options(settings),
+            source, dtype=getattr(torch, settings.dtype), use_safetensors=True, **options, **_hub_options(settings)
         )
     if settings.quantization == "none":
         model.to(torch.device(device))  # pyright: ignore[reportArgumentType]  # a wrapper hides Module.to

@@ -247,11 +247,7 @@ def head_disagreement(language_model: LanguageModel, sequence: TokenSequence) ->
 
 
 def _own_head_logprobs(
-    language_model: LanguageModel,
-    output: Any,
-    hidden_MD: torch.Tensor,
-    targets_M: torch.Tensor,
-    temperature: float,
+    language_model: LanguageModel, output: Any, hidden_MD: torch.Tensor, targets_M: torch.Tensor, temperature: float
 ) -> torch.Tensor:
     """Computes [M]: through whatever the model applies after its decoder, logits of a part of the tokens at a time.
 

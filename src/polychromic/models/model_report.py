@@ -121,9 +121,7 @@ def _generated(language_model: LanguageModel, prompt: Sequence[int]) -> list[int
     try:
         with torch.inference_mode():
             output = causal.generate(
-                input_ids=input_ids,
-                attention_mask=torch.ones_like(input_ids),
-                generation_config=plain,
+                input_ids=input_ids, attention_mask=torch.ones_like(input_ids), generation_config=plain
             )
     finally:
         causal.generation_config = own
@@ -148,9 +146,7 @@ def _independence_row(language_model: LanguageModel, prompt: Sequence[int]) -> R
     moved = float((before - after).abs().max())
     right = moved <= tolerance_of(language_model.model.dtype).largest
     return Row(
-        "independence",
-        "right" if right else "wrong",
-        f"one answer of a group moves another by {moved:.1e} nats",
+        "independence", "right" if right else "wrong", f"one answer of a group moves another by {moved:.1e} nats"
     )
 
 

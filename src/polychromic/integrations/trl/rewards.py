@@ -77,10 +77,7 @@ def group_reward(
 
 
 def _rows(
-    prompts: Sequence[Any],
-    completions: Sequence[Any],
-    completion_ids: Sequence[Any],
-    columns: Mapping[str, Any],
+    prompts: Sequence[Any], completions: Sequence[Any], completion_ids: Sequence[Any], columns: Mapping[str, Any]
 ) -> list[Completion]:
     data = {key: values for key, values in columns.items() if key not in _NO_COLUMNS and isinstance(values, list)}
     return [
