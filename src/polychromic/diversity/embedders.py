@@ -270,9 +270,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _model_hash(model: SentenceTransformer) -> str:
-    """Returns the SHA-256 of what an embedding depends on: weights, modules with their settings, prompt and
-    tokenizer.
-    """
+    """Returns the SHA-256 of what an embedding depends on: weights, modules and their settings, prompt, tokenizer."""
     import torch
 
     digest = hashlib.sha256()

@@ -117,9 +117,7 @@ def _count_ngrams(group: TokenizedGroup, max_n: int) -> NgramCounts:
 
 
 def _pair_keys(group: TokenizedGroup, max_n: int) -> tuple[IntArray, list[int]]:
-    """Returns an integer for each n-gram of each text, equal for equal n-grams of one text; [max_n + 1] bounds by
-    length.
-    """
+    """Returns a number for each n-gram of each text, equal for equal ones of one text; [max_n + 1] bounds by length."""
     text_of = np.repeat(np.arange(len(group)), group.lengths_N)
     codes, n_codes = group.token_ids, group.n_kinds
     keys, bounds = [codes * len(group) + text_of], [0, n_codes * len(group)]
@@ -149,8 +147,7 @@ def _run_bounds(ordered: IntArray) -> IntArray:
 
 
 def expected_kinds(totals: IntArray, budget: int) -> float:
-    """Returns the expected number of kinds among `budget` draws without replacement; nan where there are fewer to
-    draw from.
+    """Returns the expected number of kinds among `budget` draws without replacement; nan where there are fewer items.
 
     `totals` [U] counts the items of each kind. With n_i of kind i, N = Σ n_i and m = budget it is
     Σ_i 1 − C(N−n_i, m) / C(N, m). Source: Hurlbert 1971, The Nonconcept of Species Diversity, equation 14.
@@ -171,8 +168,7 @@ _EMPTY_STREAM = len(zlib.compress(b"", 9))
 
 
 def distinct_n(texts: Texts, n: int = 2, *, lowercase: bool = False, tokens: str | Tokenizer = "words") -> float:
-    """Returns the distinct n-grams over all n-grams of a group, in (0, 1]; higher is more diverse. nan without an
-    n-gram.
+    """Returns the distinct n-grams over all n-grams of a group, in (0, 1]; higher is more diverse. nan without any.
 
     Falls as texts grow, whatever their diversity: compare at equal length, or use `rarefied_distinct_n`.
     Source: Li et al. 2016, A Diversity-Promoting Objective Function for Neural Conversation Models, section 5.
@@ -213,8 +209,7 @@ def ead(
 
 
 def compression_ratio(texts: Texts) -> float:
-    """Returns UTF-8 bytes over compressed bytes of the texts joined by spaces; higher is *less* diverse. nan without
-    text.
+    """Returns UTF-8 bytes over compressed bytes of the space-joined texts; higher is *less* diverse. nan without text.
 
     zlib at level 9, net of the bytes of an empty stream. Repeats more than 32 KiB apart go unseen, and longer
     texts compress better: compare groups of similar size only.

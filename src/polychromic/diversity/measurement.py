@@ -75,8 +75,7 @@ class GroupMeasurements:
 def measure_group(
     texts: Sequence[str], settings: MeasureSettings | None = None, *, embeddings: ArrayLike | None = None
 ) -> GroupMeasurements:
-    """Returns all measures of one group's texts; the semantic ones only where [N, d] `embeddings` of the texts are
-    given.
+    """Returns all measures of one group's texts; the semantic ones only where [N, d] `embeddings` of them are given.
 
     A measure of n-grams is undefined where fewer than half of the texts have n tokens, so that a few longer texts never
     speak for all; Self-BLEU is the mean over those that have `max_n`, since shorter ones score low even when identical.
@@ -133,9 +132,7 @@ def _lexical_values(group: TokenizedGroup, settings: MeasureSettings) -> dict[st
 
 
 def _least_tokens(measure: str, settings: MeasureSettings) -> int:
-    """Returns the tokens that a text must have to say anything about a measure; 0 for measures that do not read
-    tokens.
-    """
+    """Returns the tokens that a text must have to say anything about a measure; 0 where it does not read tokens."""
     needed = {"rarefied_distinct_2": 2, "distinct_1": 1, "distinct_2": 2, "distinct_3": 3, "rouge_l": 1}
     return {**needed, "self_bleu": settings.max_n}.get(measure, 0)
 

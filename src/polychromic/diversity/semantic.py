@@ -64,16 +64,12 @@ def vendi_score(kernel: ArrayLike, q: float = 1.0, *, weights: ArrayLike | None 
 
 
 def vendi_score_from_embeddings(embeddings: ArrayLike, q: float = 1.0) -> float:
-    """Returns the Vendi score with the cosine kernel of [N, d] embeddings; rows need not have length 1. nan without a
-    row.
-    """
+    """Returns the Vendi score by the cosines of [N, d] embeddings, whatever their lengths; nan without a row."""
     return float(_vendi(_require_rows(embeddings), q))
 
 
 def vendi_scores(embeddings_PND: ArrayLike, q: float = 1.0) -> Floats:
-    """Returns [P] Vendi scores of P groups of equal size at once, several times faster than one by one for small
-    groups.
-    """
+    """Returns [P] Vendi scores of P groups of equal size, several times faster than one by one for small groups."""
     return _vendi(_require_rows(embeddings_PND, n_axes=3), q)
 
 
@@ -89,9 +85,7 @@ def _vendi(rows: Floats, q: float) -> Floats:
 
 
 def _cosines(rows: Floats, others: Floats | None = None) -> Floats:
-    """Returns [..., N, N] cosines of all pairs of rows; `others` are the rows again, where they lie elsewhere in
-    memory.
-    """
+    """Returns [..., N, N] cosines of all pairs of rows; `others` are the rows again, elsewhere in memory."""
     products = rows @ np.swapaxes(rows if others is None else others, -1, -2)
     lengths = _require_lengths(np.sqrt(np.diagonal(products, axis1=-2, axis2=-1)))
     return products / (lengths[..., :, None] * lengths[..., None, :])
@@ -198,8 +192,7 @@ def cluster_by_embedding(embeddings: ArrayLike, threshold: float) -> IntArray:
 
 
 def cluster_by_judge(texts: Sequence[str], same: Callable[[str, str], bool]) -> IntArray:
-    """Returns [N] labels by a caller's equivalence: each generation joins the first cluster whose *first* member is
-    the same.
+    """Returns [N] labels by a caller's equivalence: each joins the first cluster whose *first* member is the same.
 
     Calls `same(first_member, text)` at most once a cluster. A judge that is not transitive makes the result depend on
     the order of the generations. Source: Zhang et al. 2025, NoveltyBench, section 3.1.
@@ -221,9 +214,7 @@ def n_clusters(labels: ArrayLike) -> int:
 
 
 def expected_clusters(labels: ArrayLike, k: int) -> float:
-    """Returns the expected number of clusters among k generations drawn from the group; nan where it has fewer than
-    k.
-    """
+    """Returns the expected number of clusters among k generations drawn from the group; nan where it has fewer."""
     labels_N = _require_labels(labels)
     require_whole("k", k, what="a number of generations")
     return expected_kinds(np.unique(labels_N, return_counts=True)[1], k)

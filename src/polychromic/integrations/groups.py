@@ -75,8 +75,7 @@ class RowObjective:
         return max(2, settings.set_size + (settings.baseline == "leave_one_out") if settings.is_active else 2)
 
     def advantages(self, rows: Sequence[Row]) -> FloatArray:
-        """Returns [B]: A_i times rows per group, so that a mean of A log π over the rows has the gradient of J's mean
-        over prompts.
+        """Returns [B]: A_i times rows per group: a mean of A log π over rows has the gradient of J's mean over prompts.
 
         Rows of groups too small to rate get 0. Raises ConfigError where the objective reads texts and there are none,
         and DataError where one group after the other is too small.

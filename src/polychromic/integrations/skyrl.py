@@ -21,8 +21,7 @@ UNBIASED_LOSS = "seq_mean_token_sum_norm"
 def register(
     diversity: DiversitySettings, answers: Answers | None = None, *, name: str = "polychromic"
 ) -> RowObjective:
-    """Registers the objective as `trainer.algorithm.advantage_estimator=NAME` and returns it. Any baseline will do; λ
-    is fixed."""
+    """Registers and returns the objective as `trainer.algorithm.advantage_estimator=NAME`. Any baseline; λ is fixed."""
     from skyrl.backends.skyrl_train.utils import ppo_utils  # pyright: ignore[reportMissingImports]
 
     objective = RowObjective(diversity, answers)
@@ -31,8 +30,7 @@ def register(
 
 
 def reading_answers(trainer: type) -> type:
-    """Returns a trainer of SkyRL's that shows the answers of a batch to its advantage estimator, and logs what it
-    found.
+    """Returns a trainer of SkyRL's that shows a batch's answers to its advantage estimator, and logs what it found.
 
     Return it from `BasePPOExp.get_trainer`. Raises ConfigError with the settings that would bias the
     gradient.

@@ -68,8 +68,7 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, reference: s
 def encode_example(
     tokenizer: PreTrainedTokenizerBase, prompt: Prompt, reference: str, max_length: int, **template_options: Any
 ) -> Example | None:
-    """Encodes like `encode_pair`; None where the sequence has more than `max_length` tokens: it is left out, never
-    cut."""
+    """Encodes like `encode_pair`; None where that has more than `max_length` tokens: it is left out, never cut."""
     example = encode_pair(tokenizer, prompt, reference, **template_options)
     return example if len(example.input_ids) <= max_length else None
 
@@ -92,8 +91,7 @@ def turn_end_id(tokenizer: PreTrainedTokenizerBase, **template_options: Any) -> 
 
 
 def structure_tokens(tokenizer: PreTrainedTokenizerBase, **template_options: Any) -> dict[int, str]:
-    """Returns the tokens that data may not hold, by id: special ones of the added-token table, named ones, and turn
-    marks."""
+    """Returns tokens that data may not hold, by id: special ones of the added-token table, named ones, turn marks."""
 
     def tokens() -> dict[int, str]:
         added = tokenizer.added_tokens_decoder
@@ -106,8 +104,7 @@ def structure_tokens(tokenizer: PreTrainedTokenizerBase, **template_options: Any
 
 
 def stop_token_ids(tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig | None = None) -> set[int]:
-    """Lists the tokens that end a generation: the template's turn end, the tokenizer's EOS and those the model
-    declares.
+    """Lists the tokens that end a generation: the template's turn end, the tokenizer's EOS, the model's declared ones.
 
     Raises ModelError when there is none.
     """
@@ -165,8 +162,7 @@ def _require_every_message(
 
 
 def _lost_role(tokenizer: PreTrainedTokenizerBase, roles: Sequence[str], options: dict[str, Any]) -> str | None:
-    """Returns the role of the first message that a conversation of these roles loses or moves in the template; None if
-    none."""
+    """Returns the role of the first message that the template loses or moves in a conversation of these roles."""
     markers = [f"{_PROBE} {number}." for number in range(len(roles))]
     turns = [Message(role, marker) for role, marker in zip(roles, markers, strict=True)]
     text = _render(tokenizer, turns, "a conversation", add_generation_prompt=True, tokenize=False, **options)
@@ -197,8 +193,7 @@ def _pattern(tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]) -> re.
 def _around_turns(
     tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]
 ) -> tuple[int | None, int | None, int | None]:
-    """Returns added tokens next to the contents of a user and an assistant turn: before and after the first, after the
-    second.
+    """Returns added tokens next to a user and an assistant turn: before and after the first, after the second.
 
     Not those before an answer: a template may open it with <think>, which references may hold.
     """

@@ -35,8 +35,7 @@ class DecodedRow:
 
 @contextmanager
 def decoding(language_model: LanguageModel) -> Iterator[None]:
-    """Makes the model ready to decode within the block: in evaluation mode, and with its adapter folded in where its
-    path says so."""
+    """Makes the model ready to decode within the block: with its adapter folded in where its path says so."""
     with torch.inference_mode():
         if language_model.path.decoding == "merged":
             with merged_adapter(language_model.model):
@@ -205,7 +204,6 @@ def _keep_nucleus(probabilities_BV: torch.Tensor, top_p: float) -> torch.Tensor:
 
 
 def _logprobs(logits_BV: torch.Tensor, tokens_B: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Returns the log-probability [B] of the drawn tokens under the tempered policy, before any truncation of its
-    tail."""
+    """Returns the log-probability [B] of the drawn tokens under the tempered policy, whose tail is whole."""
     tempered_BV = logits_BV / temperature
     return tempered_BV.gather(1, tokens_B[:, None])[:, 0] - tempered_BV.logsumexp(dim=1)

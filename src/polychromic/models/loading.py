@@ -121,8 +121,7 @@ class LanguageModel:
 
     @property
     def causal_model(self) -> Any:
-        """Returns the causal language model inside the adapter's wrapping; layers that the adapter changed are in
-        it."""
+        """Returns the causal language model inside the adapter's wrapping, with the layers that the adapter changed."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model  # type: ignore[operator]
 
     @property
@@ -147,8 +146,7 @@ class LanguageModel:
 
     @contextmanager
     def reference_policy(self) -> Iterator[None]:
-        """Makes the model the policy that training started from, within the block: the adapter off, or as it was
-        then."""
+        """Makes the model the policy that training started from, within the block: the adapter off, or as it was."""
         model: Any = self.model
         reference = (
             model.disable_adapter() if self.start_weights is None else replaced_weights(model, self.start_weights)
@@ -280,8 +278,7 @@ def _hub_options(settings: ModelSettings) -> dict[str, Any]:
 
 @contextmanager
 def _loading(settings: ModelSettings) -> Iterator[Path | str]:
-    """Yields the keywords that `from_pretrained` is given, in a block that reads no pickle and fails in one
-    sentence."""
+    """Yields the source for `from_pretrained`, in a block that reads no pickle and fails in one sentence."""
     place, source = f"model.source: {settings.source}", resolve_source(settings.source)
     require_hub_or_copy(source, settings.revision)
     with loading_weights(place):

@@ -76,8 +76,7 @@ class PackedRow:
 
 
 def micro_batches(sequences: Sequence[TokenSequence], size: int) -> Iterator[list[int]]:
-    """Yields the indices of `sequences` in batches of at most `size`; those of one prompt stay together, long ones
-    too."""
+    """Yields the indices of `sequences` in batches of at most `size`; one prompt's stay together, and long ones."""
     order = sorted(range(len(sequences)), key=lambda index: (sequences[index].n_prompt, sequences[index].prompt_ids))
     for start in range(0, len(order), size):
         yield order[start : start + size]
@@ -105,8 +104,7 @@ def answer_logprobs(
 
 
 def plain_logprobs(language_model: LanguageModel, sequence: TokenSequence, *, temperature: float = 1.0) -> torch.Tensor:
-    """Computes [T]: log-probability of each answer token by a plain `model(input_ids, attention_mask)` of the sequence
-    alone.
+    """Computes [T]: log-probability of each answer token by a plain `model(input_ids, attention_mask)` of it alone.
 
     Every other path is compared with this. With gradient.
     """

@@ -154,8 +154,7 @@ class _Check:
         self.refused: list[str] = []
 
     def causality(self) -> float:
-        """Returns the largest change of earlier log-probabilities when the last token changes; raises ModelError on
-        any."""
+        """Returns how far earlier log-probabilities move with the last token; raises ModelError where they do."""
         ids = tuple(self.prompts[len(self.prompts) // 2])
         other_last = next((token for prompt in self.prompts for token in prompt if token != ids[-1]), ids[-1])
         with self._required(f"a plain forward pass of {len(ids)} tokens"), torch.inference_mode():
@@ -325,8 +324,7 @@ class _Check:
 
 
 def _weighted(rows: Sequence[torch.Tensor], first: int) -> torch.Tensor:
-    """Returns the sum of the log-probabilities, answers weighted by 1, −1, 1, …: as with advantages, their sum is not
-    all."""
+    """Sums the log-probabilities, answers weighted by 1, −1, 1, …: as with advantages, their sum is not all."""
     return torch.stack([(-1.0) ** (first + number) * row.sum() for number, row in enumerate(rows)]).sum()
 
 

@@ -67,8 +67,7 @@ class ModelSettings(Settings):
     @field_validator("chat_template_options")
     @classmethod
     def _leaves_the_form_alone(cls, options: dict[str, Any]) -> dict[str, Any]:
-        """Refuses keys that training and sampling set themselves: where an answer begins and that they get token
-        ids."""
+        """Refuses keys that training and sampling set themselves: where an answer begins, and that they get ids."""
         reserved = sorted(set(options) & _RESERVED_TEMPLATE_OPTIONS)
         if reserved:
             raise ValueError(

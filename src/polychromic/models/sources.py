@@ -200,8 +200,7 @@ def _stretched(config: Any, stated: int) -> int:
 
 
 def _has_alibi(config: Any) -> bool:
-    """Tells whether attention is biased by distance in place of positions, as in BLOOM, and by choice in Falcon and
-    MPT."""
+    """Tells whether attention is biased by distance instead of positions, as in BLOOM, and by choice in Falcon, MPT."""
     attention: Any = getattr(config, "attn_config", None) or {}
     chosen = attention.get("alibi") if isinstance(attention, dict) else getattr(attention, "alibi", False)
     return config.model_type == "bloom" or bool(getattr(config, "alibi", False) or chosen)
@@ -268,8 +267,7 @@ def known_sources() -> list[str]:
 
 
 def smollm2_135m_instruct() -> Path:
-    """Returns the folder of SmolLM2-135M-Instruct in float32 safetensors, dequantised once from the pinned Q4_1
-    file."""
+    """Returns the folder of SmolLM2-135M-Instruct in float32 safetensors, dequantised once from the pinned Q4_1."""
     from filelock import FileLock
 
     folder = cache_root() / "models" / f"smollm2-135m-instruct-{SMOLLM2_WHEEL.sha256[:12]}-{_CONVERSION}"

@@ -196,9 +196,7 @@ def _mixes(coefficients: Mapping[int, Any] | None, set_size: int, groups: Groups
 def _group_advantages(
     score: SetScore, set_size: int, n: int, baseline: str, mix: Mapping[int, float] | None
 ) -> FloatArray:
-    """Returns A [N]. N·ū = K·mean over S∋i + (N−K)·mean over S∌i gives (K/N)·mean over S∋i = ū − (1 − K/N)·mean over
-    S∌i.
-    """
+    """Returns A [N]. With W the mean over S∋i and L over S∌i, N·ū = K·W + (N−K)·L gives (K/N)·W = ū − (1 − K/N)·L."""
     mean = score.mean(set_size)
     without_N = score.leave_one_out(set_size) if set_size < n else np.zeros(n)
     if baseline == "leave_one_out":

@@ -58,8 +58,7 @@ class TrackRecord:
 
 
 DENSE_SET_SIZES = 15
-"""Up to this many set sizes all of 1..N−1 enter the mix beside the constant; in larger groups, about as many, spread by
-ratio."""
+"""Up to so many set sizes all of 1..N−1 enter the mix beside the constant; of more, about as many, spread by ratio."""
 
 RECORD_DECAY = 0.25
 """Power of `decay` with which the record of earlier fits fades: evidence of rare signal is itself rare."""
@@ -150,9 +149,7 @@ class FittedBaseline:
 
     @property
     def coefficients(self) -> dict[int, float] | None:
-        """Returns the mix by set size, for `set_advantages(baseline="fitted", coefficients=...)`; None before any
-        update.
-        """
+        """Returns the mix by set size, for `set_advantages(baseline="fitted", …)`; None before any update."""
         if not self.set_sizes:
             return None
         mix_M = np.array(self.prior) + self.record.trust * self._direction()

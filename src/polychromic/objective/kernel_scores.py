@@ -73,8 +73,7 @@ class EnumeratedScore:
 
 
 def vendi_scores(distances_NN: FloatArray, gates_N: FloatArray, gate: GateRule, sets_MK: IntArray) -> FloatArray:
-    """Returns [M]: exp of the von Neumann entropy of each set's kernel / K, over K (Friedman & Dieng,
-    arXiv:2210.02410).
+    """Returns [M]: exp of the von Neumann entropy of each set's kernel / K, over K (Vendi score, arXiv:2210.02410).
 
     The kernel is k_ij = 1 − d_ij; negative eigenvalues (of a distance that is not of negative type) count as zero.
     gate `product`: times the mean gate (quality-weighted Vendi, arXiv:2405.02449); gate `passing`: of the passing

@@ -97,8 +97,7 @@ def policy_gradient_loss(
     weights_BT: torch.Tensor | None = None,
     length_normalized: bool = False,
 ) -> torch.Tensor:
-    """Returns −Σ_B A_b Σ_T log π(y_bt | y_b,<t): its gradient is minus Σ_i A_i ∇log π(y_i), the score-function
-    estimate.
+    """Returns −Σ_B A_b Σ_T log π(y_bt | y_b,<t): its gradient is −Σ_i A_i ∇log π(y_i), the score-function estimate.
 
     Divide by the number of prompts for the gradient of the mean objective.
 
@@ -143,9 +142,7 @@ def clipped_policy_gradient_loss(
 
 
 def cross_entropy_loss(logprobs_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
-    """Returns −Σ log-probability of the label tokens, in nats. Divide by `mask_BT.sum()` over the batch for the
-    mean.
-    """
+    """Returns −Σ log-probability of the label tokens, in nats. Divide by the batch's `mask_BT.sum()` for the mean."""
     _check_shapes(logprobs_BT, mask_BT)
     return -_over_tokens(logprobs_BT, mask_BT, length_normalized=False).sum()
 

@@ -199,9 +199,7 @@ def _check_distances(distances_PNN: FloatArray) -> None:
 
 
 def _check_symmetry(distances_NN: FloatArray) -> None:
-    """Compares two products with one probe vector (entries ≥ 1), which show almost any asymmetry faster than a
-    transpose.
-    """
+    """Compares two products with one probe vector (entries ≥ 1), which show almost any asymmetry, and fast."""
     probe_N = 1.0 + np.random.default_rng(0).random(len(distances_NN))
     if np.abs(distances_NN @ probe_N - probe_N @ distances_NN).max() <= _TOLERANCE:
         return

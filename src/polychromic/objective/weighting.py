@@ -54,8 +54,7 @@ def gradient_share(quality_norm: float, diversity_norm: float) -> float:
 
 
 def gradient_cosine(product: float, quality_norm: float, diversity_norm: float) -> float:
-    """Returns the cosine between the two gradients from their inner product and norms; nan where either is zero or
-    not finite.
+    """Returns the gradients' cosine from their inner product and norms; nan where either is zero or not finite.
 
     Below 0 the two terms pull against each other: diversity is then bought with quality.
     """
@@ -160,9 +159,7 @@ class FloorController:
         return replace(self, weight=weight, slack=slack, last=measured, variance=variance)
 
     def _variance_with(self, measured: float) -> float | None:
-        """Averages the variance of one measurement over about 1 / (1 − `_VARIANCE_SMOOTHING`) of them; None before
-        the second.
-        """
+        """Averages the variance of a measurement over about 1 / (1 − `_VARIANCE_SMOOTHING`); None before the second."""
         if self.last is None:
             return None
         half_square = (measured - self.last) ** 2 / 2.0  # half the mean squared difference, after von Neumann

@@ -136,8 +136,7 @@ def group_advantages(
     fitted: FittedBaseline,
     generator: np.random.Generator,
 ) -> tuple[GroupAdvantages, FittedBaseline]:
-    """Returns the advantages, and the fitted baseline for the next step: it learns from groups after they have had
-    theirs.
+    """Returns the advantages, and the fitted baseline for the next step: it learns from groups that have had theirs.
 
     `generator` draws subsets where a score without a closed form has too many to rate all; nothing else draws from it.
     """

@@ -68,9 +68,7 @@ def adapter_digest(folder: Path, *, may_be_gone: bool = False) -> str:
 
 
 def _recorded(folder: Path) -> dict[str, str] | None:
-    """Returns the hashes of the adapter's files, none in endings of earlier versions; None where the ending is
-    damaged.
-    """
+    """Returns the hashes of the adapter's files (none in endings of earlier versions); None of a damaged ending."""
     try:
         hashes = read_json(ArmFolder(folder).ending).get("adapter_files", {})
     except (DataError, AttributeError):

@@ -261,9 +261,7 @@ def step_outcome(
 
 
 def measurement_metrics(measurement: GradientMeasurement) -> dict[str, float]:
-    """Returns the norms, shares, cosine and signal-to-noise under their names; the gate's share only where there is a
-    gate.
-    """
+    """Returns norms, shares, cosine and signal-to-noise under their names; the gate's only where there is a gate."""
     metrics = {
         "train/diversity_gradient_share": gradient_share(measurement.quality_norm, measurement.diversity_norm),
         "train/gradient_cosine": measurement.cosine,
@@ -281,9 +279,7 @@ def measurement_metrics(measurement: GradientMeasurement) -> dict[str, float]:
 
 
 def loss_metrics(quality_loss: float, diversity_score: float, weight: float) -> dict[str, float]:
-    """Returns the loss as the origin of this project logged it. Its share says nothing about training: see the
-    gradient's.
-    """
+    """Returns the loss as this project's origin logged it. Its share says nothing of training: see the gradient's."""
     part = abs(weight * diversity_score)
     return {
         "train/diversity_score": diversity_score,
@@ -293,8 +289,7 @@ def loss_metrics(quality_loss: float, diversity_score: float, weight: float) -> 
 
 
 def group_metrics(sampled: SampledGroups) -> dict[str, float]:
-    """Describes the sampled groups: reward, clusters, length, truncation, groups without any signal, the partition's
-    cost."""
+    """Describes the sampled groups: reward, clusters, length, truncation, lack of signal, the partition's cost."""
     generations = [generation for group in sampled.groups for generation in group.generations]
     silent_P = ~(np.any(sampled.advantages.quality_PN, axis=1) | sampled.advantages.signal_P)
     clusters = [len(set(codes) - {MISSING}) for codes in sampled.signals.clusters_PN.tolist()]
@@ -321,8 +316,6 @@ def group_metrics(sampled: SampledGroups) -> dict[str, float]:
 
 
 def token_entropy(generations: Sequence[Generation]) -> float:
-    """Returns the entropy per token, in nats, of the policy that sampled: minus the mean log-probability of what it
-    drew.
-    """
+    """Returns the entropy per token, in nats, of the policy that sampled: minus the mean log-probability drawn."""
     n_tokens = sum(len(generation.token_ids) for generation in generations)
     return -sum(generation.logprob for generation in generations) / n_tokens

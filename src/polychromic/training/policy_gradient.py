@@ -104,9 +104,7 @@ class PolicyGradient:
     def _scaled_advantages(
         self, sampled: SampledGroups, quality_scale: float, diversity_scale: float, *, split_gate: bool
     ) -> dict[Term, torch.Tensor]:
-        """Returns the scaled advantages [P·N] of each term: diversity in two halves of the prompts, and its gate's
-        part.
-        """
+        """Returns each term's scaled advantages [P·N]: diversity in two halves of the prompts, and its gate's part."""
         device = self.language_model.device
 
         def scaled(advantages_PN: FloatArray, scale: float) -> torch.Tensor:

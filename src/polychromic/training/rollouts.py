@@ -157,9 +157,7 @@ def require_working_equivalence(signals: GroupSignals, largest_share: float) -> 
 
 
 def require_working_checker(groups: Sequence[Group], largest_share: float) -> float:
-    """Returns the share of generations that the checker failed on; raises CheckerError with the reasons above
-    `largest_share`.
-    """
+    """Returns the share of generations that the checker failed on; raises CheckerError above `largest_share`."""
     errors = [check.error or "no reason given" for group in groups for check in group.checks if check.reward is None]
     share = len(errors) / sum(len(group.checks) for group in groups)
     if share > largest_share:

@@ -28,9 +28,7 @@ def step_prompts(run: ArmRun, prompts: Sequence[Prompt], step: int) -> list[Prom
 
 
 def baseline_quality(run: ArmRun, step: int) -> float | None:
-    """Returns the baseline's quality at this step, which saw the same prompts; its last ones where it stopped
-    earlier.
-    """
+    """Returns the baseline's quality at this step, on the same prompts; its last ones where it stopped earlier."""
     qualities = run.baseline_quality
     if not run.diversity.follows_baseline:
         return None
@@ -50,9 +48,7 @@ def total_steps(settings: TrainingSettings, n_prompts: int) -> int:
 
 
 def schedule_factor(settings: TrainingSettings, step: int, total: int) -> float:
-    """Returns the share of the learning rate at `step` (from 0): linear warm-up, then constant, linear or half-cosine
-    decay.
-    """
+    """Returns the share of the learning rate at `step` ≥ 0: linear warm-up, then constant, linear or half-cosine."""
     if step < settings.warmup_steps:
         return (step + 1) / settings.warmup_steps
     progress = (step - settings.warmup_steps) / max(1, total - settings.warmup_steps)

@@ -180,9 +180,7 @@ class DiversitySettings(Settings):
 
     @property
     def lowest_quality(self) -> float | None:
-        """Returns the floor: a quality, or where it follows the baseline the lowest difference to that. None without
-        one.
-        """
+        """Returns the floor, if any: a quality, or where it follows the baseline the lowest difference to that."""
         if not self.holds_floor:
             return None
         return self.quality_floor if self.floor_margin is None else -self.floor_margin

@@ -161,9 +161,7 @@ class ArmTrainer:
         return metrics
 
     def _make_deterministically(self) -> StepOutcome:
-        """Makes the step, the same bits at any load; as far as torch can where an operation has no such version
-        here.
-        """
+        """Makes the step, the same bits at any load; as far as torch can where an operation has no such version."""
         fitted = self.maker.fitted
         try:
             with deterministic(strict=not self.nondeterministic):
@@ -187,9 +185,7 @@ class ArmTrainer:
         torch.manual_seed(child_seed(*names, *([self.processes.rank] if self.processes.rank else [])))
 
     def _make(self) -> StepOutcome:
-        """Makes the step. Where the diversity term has had no gradient for too long, or no engine answers, keeps a
-        checkpoint and raises.
-        """
+        """Makes the step; where no engine answers or diversity has long had no gradient, raises after a checkpoint."""
         fitted = self.maker.fitted
         try:
             outcome = self.maker.make(
