@@ -143,11 +143,8 @@ class Embedded:
         return [Partition(self._labels([row_of[text] for text in texts], embeddings_UD)) for _, texts in groups]
 
     def _labels(self, rows: list[int], embeddings_UD: np.ndarray) -> IntArray:
-        unique = list(dict.fromkeys(rows))
-        label_of = dict(
-            zip(unique, cluster_by_embedding(embeddings_UD[unique], 1.0 - self.distance).tolist(), strict=True)
-        )
-        return label_codes(label_of[row] for row in rows)
+        distinct = list(dict.fromkeys(rows))
+        return cluster_by_embedding(embeddings_UD[distinct], 1.0 - self.distance)[label_codes(rows)]
 
 
 class SpellingAside:

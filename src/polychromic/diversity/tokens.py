@@ -162,8 +162,10 @@ class TokenOptions:
 
     @property
     def label(self) -> str:
-        """Returns the tokenizer's name, for signatures."""
-        return tokens_label(self.tokens)
+        """Returns the tokenizer's name as it stands in signatures."""
+        if isinstance(self.tokens, str):
+            return self.tokens
+        return self.tokens.name if isinstance(self.tokens, ModelTokens) else function_name(self.tokens)
 
     def split(self, texts: Sequence[str]) -> list[Sequence[str]]:
         """Returns the tokens of each text."""
@@ -182,13 +184,6 @@ def tokenizer_of(tokens: str | Tokenizer) -> Tokenizer:
         _lexer(language)
         return lambda text: code_tokens(text, language)
     raise ValueError(f"tokens={tokens!r}: expected {', '.join(TOKENIZERS)}, code:LANGUAGE or a function of one text")
-
-
-def tokens_label(tokens: str | Tokenizer) -> str:
-    """Returns a tokenizer's name as it stands in signatures."""
-    if isinstance(tokens, str | ModelTokens):
-        return tokens if isinstance(tokens, str) else tokens.name
-    return function_name(tokens)
 
 
 def cut_text(text: str, n: int, tokens: str | Tokenizer) -> str:

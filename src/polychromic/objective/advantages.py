@@ -148,7 +148,7 @@ def subset_mean(
     """
     groups = read_groups(objective, rewards=rewards, clusters=clusters, distances=distances, gates=gates, gate=gate)
     _check_sizes(groups, set_size, "none")
-    means_P = np.full(groups.n_groups, np.nan)
+    means_P = np.full(len(groups.valid_PN), np.nan)
     for p, valid in enumerate(groups.valid_PN):
         if valid.sum() >= set_size:
             means_P[p] = groups.score(p, generator).mean(set_size)
@@ -156,7 +156,7 @@ def subset_mean(
 
 
 def _check_sizes(groups: Groups, set_size: int, baseline: str) -> None:
-    n, objective = groups.num_samples, groups.objective
+    n, objective = groups.valid_PN.shape[1], groups.objective
     if baseline not in get_args(Baseline):
         raise ValueError(f"baseline is {baseline!r}, expected one of {', '.join(get_args(Baseline))}")
     if isinstance(set_size, bool) or not isinstance(set_size, (int, np.integer)):

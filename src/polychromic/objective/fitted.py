@@ -11,7 +11,7 @@ import numpy as np
 
 from polychromic.numerics import FloatArray, label_codes
 from polychromic.objective.registry import Objective
-from polychromic.objective.scores import GateRule, SetScore, mix_of_means, with_member_mean
+from polychromic.objective.scores import GateRule, mix_of_means, with_member_mean
 from polychromic.objective.validation import Groups, read_groups
 
 
@@ -101,18 +101,19 @@ def baseline_equations(
     Groups with missing values count for nothing.
     """
     groups = read_groups(objective, rewards=rewards, clusters=clusters, distances=distances, gates=gates, gate=gate)
-    n = groups.num_samples
+    p, n = groups.valid_PN.shape
     if not groups.objective.smallest_set <= set_size <= n:
         raise ValueError(f"set_size is {set_size}, expected {groups.objective.smallest_set} ≤ set_size ≤ {n}")
     sizes = _check_set_sizes(set_sizes, set_size, n)
     gram_PNN = _check_gram(score_gram, groups)
-    m = len(sizes)
-    matrix_PMM, target_PM = np.zeros((groups.n_groups, m, m)), np.zeros((groups.n_groups, m))
-    for p in np.flatnonzero(groups.valid_PN.all(axis=1)).tolist():
-        means_NM, with_member_N = _means_and_targets(groups.score(p, generator), set_size, sizes, n)
-        weighted_MN = means_NM.T @ gram_PNN[p]
-        matrix_PMM[p], target_PM[p] = weighted_MN @ means_NM, weighted_MN @ with_member_N
-    return BaselineEquations(sizes, _prior(sizes, set_size, n), matrix_PMM, target_PM)
+    matrix_PMM, target_PM = np.zeros((p, len(sizes), len(sizes))), np.zeros((p, len(sizes)))
+    for group in np.flatnonzero(groups.valid_PN.all(axis=1)).tolist():
+        score = groups.score(group, generator)
+        means_NM = np.stack([mix_of_means(score, {size: 1.0}, n) for size in sizes], axis=1)
+        weighted_MN = means_NM.T @ gram_PNN[group]
+        matrix_PMM[group], target_PM[group] = weighted_MN @ means_NM, weighted_MN @ with_member_mean(score, set_size, n)
+    prior_M = np.array([float(size == min(set_size, n - 1)) for size in sizes])
+    return BaselineEquations(sizes, prior_M, matrix_PMM, target_PM)
 
 
 def cross_fitted_coefficients(equations: BaselineEquations, *, prior_groups: float = 1.0) -> dict[int, FloatArray]:
@@ -227,12 +228,6 @@ def _same(labels: Any, shape: tuple[int, ...]) -> FloatArray:
     return (codes_PN[:, :, None] == codes_PN[:, None, :]).astype(np.float64)
 
 
-def _means_and_targets(score: SetScore, set_size: int, sizes: Sequence[int], n: int) -> tuple[FloatArray, FloatArray]:
-    """Returns leave-one-out means [N, M] at the mix's set sizes, and with-member means W [N], which they are to fit."""
-    means = [mix_of_means(score, {size: 1.0}, n) for size in sizes]
-    return np.stack(means, axis=1), with_member_mean(score, set_size, n)
-
-
 def _solve(
     matrix_MM: FloatArray, target_M: FloatArray, prior_M: FloatArray, n_groups: float, prior_groups: float
 ) -> FloatArray:
@@ -243,10 +238,6 @@ def _solve(
     ridge = scale * prior_groups / n_groups
     shifted = target_M - matrix_MM @ prior_M
     return prior_M + np.linalg.solve(matrix_MM + ridge * np.eye(len(prior_M)), shifted)
-
-
-def _prior(sizes: Sequence[int], set_size: int, n: int) -> FloatArray:
-    return np.array([float(size == min(set_size, n - 1)) for size in sizes])
 
 
 def _check_set_sizes(set_sizes: Sequence[int] | None, set_size: int, n: int) -> tuple[int, ...]:

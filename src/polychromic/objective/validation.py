@@ -29,16 +29,6 @@ class Groups:
     restore: Callable[[FloatArray], Any]
     """Turns a result whose first axis is P into the caller's kind: without P for one group, torch for torch."""
 
-    @property
-    def n_groups(self) -> int:
-        """Returns P."""
-        return self.valid_PN.shape[0]
-
-    @property
-    def num_samples(self) -> int:
-        """Returns N, missing ones included."""
-        return self.valid_PN.shape[1]
-
     def score(self, p: int, generator: np.random.Generator | None) -> SetScore:
         """Returns the set score of group p over its valid generations."""
         valid = self.valid_PN[p]

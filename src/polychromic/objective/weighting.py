@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
-MISSING = float("nan")
 _VARIANCE_SMOOTHING = 0.95
 
 
@@ -22,9 +21,9 @@ class Observation:
     quality_norm, diversity_norm: norms of the gradients of J_quality and of *λ* J_diversity.
     """
 
-    quality: float = MISSING
-    quality_norm: float = MISSING
-    diversity_norm: float = MISSING
+    quality: float = math.nan
+    quality_norm: float = math.nan
+    diversity_norm: float = math.nan
 
 
 class WeightController(Protocol):
@@ -103,7 +102,7 @@ class ShareController:
             return self
         wanted = self.target_share / (1.0 - self.target_share) * quality_norm / diversity_norm
         step = _clamp(self.rate * math.log(wanted), -self.largest_step, self.largest_step)
-        return replace(self, weight=_scaled(self.weight, step, self.lowest, self.highest))
+        return replace(self, weight=_clamp(self.weight * math.exp(step), self.lowest, self.highest))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +154,7 @@ class FloorController:
         aim = self.standard_errors * math.sqrt((variance or 0.0) / self.measurements)
         step = self.rate * (slack - aim) + self.damping * (slack - before)
         step = _clamp(step, -self.largest_step, self.largest_step)
-        weight = _scaled(self.weight, step, self.lowest, self.highest)
+        weight = _clamp(self.weight * math.exp(step), self.lowest, self.highest)
         return replace(self, weight=weight, slack=slack, last=measured, variance=variance)
 
     def _variance_with(self, measured: float) -> float | None:
@@ -166,10 +165,6 @@ class FloorController:
         if self.variance is None:
             return half_square
         return _VARIANCE_SMOOTHING * self.variance + (1.0 - _VARIANCE_SMOOTHING) * half_square
-
-
-def _scaled(weight: float, log_step: float, lowest: float, highest: float) -> float:
-    return _clamp(weight * math.exp(log_step), lowest, highest)
 
 
 def _clamp(value: float, lowest: float, highest: float) -> float:
