@@ -128,9 +128,7 @@ class RowObjective:
         if self.sets.settings.is_active:
             metrics |= {"train/diversity_score": score, "groups/diversity_signal": signal}
         if reads(self.sets.settings, "clusters"):
-            metrics["groups/clusters"] = float(
-                np.mean([len(set(labels) - {-1}) for labels in signals.clusters_PN.tolist()])
-            )
+            metrics["groups/clusters"] = signals.mean_clusters
         return metrics
 
 

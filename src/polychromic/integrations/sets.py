@@ -15,17 +15,10 @@ from polychromic.records import Group
 from polychromic.seeding import numpy_generator
 from polychromic.tasks.base import Task
 from polychromic.tasks.equivalence import equivalence_of
-from polychromic.training.advantages import Division, SampledGroups, group_advantages, reads
-from polychromic.training.gradients import GradientMeasurement, StepOutcome, step_outcome
+from polychromic.training.advantages import Division, SampledGroups, group_advantages, reads, shared_signals
+from polychromic.training.gradients import GradientMeasurement, StepOutcome, reward_outcome
 from polychromic.training.parallel import Processes
-from polychromic.training.rollouts import (
-    GroupSignals,
-    group_signals,
-    joined_signals,
-    require_working_checker,
-    require_working_equivalence,
-    split_signals,
-)
+from polychromic.training.rollouts import GroupSignals, require_working_checker, require_working_equivalence
 from polychromic.training.schedule import after_step, diversity_controller
 from polychromic.training.settings import BaselineName, DiversitySettings
 from polychromic.training.watches import ZeroGradientWatch
@@ -103,16 +96,13 @@ class SetObjective:
 
         Raises CheckerError with the reasons where too many are missing.
         """
-        own, parts = processes.own(groups), list[GroupSignals]()
+        own = processes.own(groups)
         reads_clusters = self.always_divides or reads(self.settings, "clusters")
         with Division(equivalence_of(self.task), reads_clusters=reads_clusters) as division:
             if own:
                 division.add([(group.prompt, group.texts) for group in own])
-                with_distances = reads(self.settings, "distances")
-                found = group_signals(self.task, own, division.partitions(), with_distances=with_distances)
-                parts = split_signals(found)
+            signals = shared_signals(self.task, own, division, self.settings, processes)
         self._division_metrics = division.metrics(processes)
-        signals = joined_signals(processes.gather(parts))
         if self.largest_failures is not None:
             require_working_checker(groups, self.largest_failures[0])
             require_working_equivalence(signals, self.largest_failures[1])
@@ -132,10 +122,7 @@ class SetObjective:
     ) -> StepOutcome:
         """Moves λ by what the step showed and returns that. Raises TrainingError where the diversity term has had no
         gradient for too long."""
-        reward = float(np.nanmean(batch.sampled.signals.rewards_PN))
-        outcome = step_outcome(
-            self.settings, measurement, batch.weight, quality=reward, quality_loss=-reward, sampled=batch.sampled
-        )
+        outcome = reward_outcome(self.settings, measurement, batch.weight, batch.sampled)
         self.zero_gradient.observe(outcome)
         self.controller = after_step(self.controller, outcome, baseline_quality)
         return outcome

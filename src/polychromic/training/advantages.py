@@ -18,6 +18,7 @@ from polychromic.models.logprobs import TokenSequence
 from polychromic.numerics import BoolArray, FloatArray
 from polychromic.objective import FittedBaseline, find_objective, set_advantages
 from polychromic.records import Group
+from polychromic.tasks.base import Task
 from polychromic.tasks.equivalence import TaskForms
 from polychromic.training.parallel import ALONE, Processes
 from polychromic.training.rollouts import (
@@ -25,7 +26,9 @@ from polychromic.training.rollouts import (
     diversity_advantages,
     diversity_signal,
     gate_part,
+    group_signals,
     has_gate_part,
+    joined_signals,
     learn_from,
 )
 from polychromic.training.settings import BaselineName, DiversitySettings
@@ -90,6 +93,19 @@ class Division:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def shared_signals(
+    task: Task, own: Sequence[Group], division: Division, settings: DiversitySettings, processes: Processes
+) -> GroupSignals:
+    """Returns the signals of the groups of all processes; `own` are those of this one, which `division` has got."""
+    partitions = division.partitions() if own else None
+    with_distances = reads(settings, "distances")
+    parts = [
+        group_signals(task, [group], partitions and partitions[p : p + 1], with_distances=with_distances)
+        for p, group in enumerate(own)
+    ]
+    return joined_signals(processes.gather(parts))
 
 
 @dataclass(frozen=True, slots=True)

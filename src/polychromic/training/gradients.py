@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import torch
 
-from polychromic.diversity.equivalence import MISSING
 from polychromic.objective import find_objective, gradient_cosine, gradient_share
-from polychromic.records import Generation, Group
+from polychromic.records import Group
 from polychromic.training.advantages import SampledGroups
 from polychromic.training.parallel import ALONE, Processes
 from polychromic.training.rollouts import GroupSignals, distance_metrics
@@ -80,7 +79,6 @@ class GradientAccumulator:
         self._by_term: dict[Term, list[torch.Tensor]] = {
             term: [torch.zeros_like(parameter) for parameter in self.parameters] if separate else [] for term in TERMS
         }
-        self._gate: list[torch.Tensor] | None = None
         for parameter in self.parameters:
             parameter.grad = None
 
@@ -101,19 +99,13 @@ class GradientAccumulator:
             gradients = torch.autograd.grad(
                 loss, self.parameters, retain_graph=number < len(connected), allow_unused=True
             )
-            for total, gradient in zip(self._totals(term), gradients, strict=True):
+            for total, gradient in zip(self._by_term[term], gradients, strict=True):
                 if gradient is not None:
                     total.add_(gradient, alpha=1.0 / self.loss_scale)
 
-    def _totals(self, term: Term) -> list[torch.Tensor]:
-        if term != "diversity_gate":
-            return self._by_term[term]
-        assert self._gate is not None
-        return self._gate
-
     def open_gate(self) -> None:
         """Makes room for `diversity_gate`: on every process, also one that has none of the step's generations."""
-        self._gate = [torch.zeros_like(parameter) for parameter in self.parameters]
+        self._by_term["diversity_gate"] = [torch.zeros_like(parameter) for parameter in self.parameters]
 
     def finish(self, n_prompts: int) -> GradientMeasurement | None:
         """Leaves the sum in `parameter.grad`; returns the measurement if the terms were kept apart.
@@ -121,7 +113,11 @@ class GradientAccumulator:
         n_prompts: prompts of the diversity term, the even ones of which made up one half.
         """
         if not self.separate:
-            self._finish_together()
+            if self.processes.size > 1:
+                self._sum_over_processes()
+            for parameter in self.parameters:
+                if parameter.grad is not None and self.loss_scale != 1.0:
+                    parameter.grad.div_(self.loss_scale)
             return None
         measurement = self.measurement(n_prompts)
         for parameter, *parts in zip(self.parameters, *(self._by_term[term] for term in TERMS), strict=True):
@@ -130,27 +126,17 @@ class GradientAccumulator:
 
     def measurement(self, n_prompts: int) -> GradientMeasurement:
         """Sums the terms, which were kept apart, over the processes and compares them; `parameter.grad` stays."""
-        self.processes.add_up([tensor for term in TERMS for tensor in self._by_term[term]] + (self._gate or []))
+        self.processes.add_up([tensor for tensors in self._by_term.values() for tensor in tensors])
         quality, even, odd = (self._by_term[term] for term in TERMS)
         diversity = [first + second for first, second in zip(even, odd, strict=True)]
         quality_norm, diversity_norm = _norm(quality), _norm(diversity)
-        return GradientMeasurement(
-            quality_norm,
-            diversity_norm,
-            gradient_cosine(_product(quality, diversity), quality_norm, diversity_norm),
-            _signal_to_noise(even, odd, n_prompts),
-            gate_norm=math.nan if self._gate is None else _norm(self._gate),
-            distance_norm=math.nan
-            if self._gate is None
-            else _norm([whole - part for whole, part in zip(diversity, self._gate, strict=True)]),
-        )
-
-    def _finish_together(self) -> None:
-        if self.processes.size > 1:
-            self._sum_over_processes()
-        for parameter in self.parameters:
-            if parameter.grad is not None and self.loss_scale != 1.0:
-                parameter.grad.div_(self.loss_scale)
+        cosine = gradient_cosine(_product(quality, diversity), quality_norm, diversity_norm)
+        measurement = GradientMeasurement(quality_norm, diversity_norm, cosine, _signal_to_noise(even, odd, n_prompts))
+        gate = self._by_term.get("diversity_gate")
+        if gate is None:
+            return measurement
+        distance = [whole - part for whole, part in zip(diversity, gate, strict=True)]
+        return replace(measurement, gate_norm=_norm(gate), distance_norm=_norm(distance))
 
     def _sum_over_processes(self) -> None:
         """Sums `parameter.grad`; one that no process has stays None, so that the optimizer passes it over."""
@@ -242,7 +228,11 @@ def step_outcome(
         metrics |= group_metrics(sampled)
     if sampled is not None and settings.is_active:
         given = sampled.advantages
-        metrics |= loss_metrics(quality_loss, given.score, weight)
+        # The loss as this project's origin logged it. Its share says nothing about training: see the gradient's.
+        part = abs(weight * given.score)
+        metrics["train/diversity_score"] = given.score
+        metrics["train/combined_loss"] = quality_loss - weight * given.score
+        metrics["train/diversity_loss_share"] = part / max(part + abs(quality_loss), 1e-12)
         if find_objective(settings.objective).pairwise:
             metrics |= distance_metrics(sampled.signals, given.diversity_PN, given.gate_PN)
         metrics["groups/diversity_signal"] = float(given.signal_P.mean())
@@ -258,6 +248,14 @@ def step_outcome(
         signals=sampled.signals if sampled is not None else None,
         truncated=metrics.get("generation/truncated", 0.0),
     )
+
+
+def reward_outcome(
+    settings: DiversitySettings, measurement: GradientMeasurement | None, weight: float, sampled: SampledGroups
+) -> StepOutcome:
+    """Collects what a step did whose quality is the mean reward of its groups."""
+    reward = float(np.nanmean(sampled.signals.rewards_PN))
+    return step_outcome(settings, measurement, weight, quality=reward, quality_loss=-reward, sampled=sampled)
 
 
 def measurement_metrics(measurement: GradientMeasurement) -> dict[str, float]:
@@ -278,44 +276,24 @@ def measurement_metrics(measurement: GradientMeasurement) -> dict[str, float]:
     return metrics
 
 
-def loss_metrics(quality_loss: float, diversity_score: float, weight: float) -> dict[str, float]:
-    """Returns the loss as this project's origin logged it. Its share says nothing of training: see the gradient's."""
-    part = abs(weight * diversity_score)
-    return {
-        "train/diversity_score": diversity_score,
-        "train/combined_loss": quality_loss - weight * diversity_score,
-        "train/diversity_loss_share": part / max(part + abs(quality_loss), 1e-12),
-    }
-
-
 def group_metrics(sampled: SampledGroups) -> dict[str, float]:
     """Describes the sampled groups: reward, clusters, length, truncation, lack of signal, the partition's cost."""
-    generations = [generation for group in sampled.groups for generation in group.generations]
+    signals, metrics = sampled.signals, dict[str, float]()
+    if not np.isnan(signals.rewards_PN).all():
+        metrics["train/reward"] = float(np.nanmean(signals.rewards_PN))
+        metrics["train/passing"] = float(np.nanmean(signals.passing_PN))
     silent_P = ~(np.any(sampled.advantages.quality_PN, axis=1) | sampled.advantages.signal_P)
-    clusters = [len(set(codes) - {MISSING}) for codes in sampled.signals.clusters_PN.tolist()]
-    has_rewards = not np.isnan(sampled.signals.rewards_PN).all()
-    rewards = (
-        {
-            "train/reward": float(np.nanmean(sampled.signals.rewards_PN)),
-            "train/passing": float(np.nanmean(sampled.signals.passing_PN)),
-        }
-        if has_rewards
-        else {}
-    )
-    return {
-        **rewards,
-        "groups/no_signal": float(silent_P.mean()),
-        **({"groups/clusters": float(np.mean(clusters))} if sampled.signals.is_divided else {}),
-        "generation/total_tokens": float(sum(len(generation.token_ids) for generation in generations)),
-        "generation/tokens": float(np.mean([len(generation.token_ids) for generation in generations])),
-        "generation/entropy": token_entropy(generations),
+    metrics["groups/no_signal"] = float(silent_P.mean())
+    if signals.is_divided:
+        metrics["groups/clusters"] = signals.mean_clusters
+    generations = [generation for group in sampled.groups for generation in group.generations]
+    lengths = [len(generation.token_ids) for generation in generations]
+    return metrics | {
+        "generation/total_tokens": float(sum(lengths)),
+        "generation/tokens": float(np.mean(lengths)),
+        # Nats per token of the policy that sampled: minus the mean log-probability of what it drew.
+        "generation/entropy": -sum(generation.logprob for generation in generations) / sum(lengths),
         "generation/truncated": float(np.mean([generation.finish == "length" for generation in generations])),
-        "generation/checker_failures": float(np.isnan(sampled.signals.rewards_PN).mean()),
+        "generation/checker_failures": float(np.isnan(signals.rewards_PN).mean()),
         **sampled.division_metrics,
     }
-
-
-def token_entropy(generations: Sequence[Generation]) -> float:
-    """Returns the entropy per token, in nats, of the policy that sampled: minus the mean log-probability drawn."""
-    n_tokens = sum(len(generation.token_ids) for generation in generations)
-    return -sum(generation.logprob for generation in generations) / n_tokens

@@ -43,6 +43,11 @@ class GroupSignals:
     is_divided: bool = True
     """False where nothing asks for the partition: then equal texts alone share a cluster."""
 
+    @property
+    def mean_clusters(self) -> float:
+        """Returns the mean number of clusters of a group."""
+        return float(np.mean([len(set(labels) - {MISSING}) for labels in self.clusters_PN.tolist()]))
+
 
 def sample_groups(
     sampler: Sampler,
@@ -116,21 +121,6 @@ def group_signals(
         distances_PNN = np.stack([task.distances(group.texts) for group in groups])
     unlabelled = tuple(reason for partition in partitions for reason in partition.reasons)
     return GroupSignals(rewards_PN, passing_PN, clusters_PN, distances_PNN, unlabelled, is_divided)
-
-
-def split_signals(signals: GroupSignals) -> list[GroupSignals]:
-    """Returns the signals of each group; `joined_signals` is its inverse."""
-    return [
-        GroupSignals(
-            signals.rewards_PN[p : p + 1],
-            signals.passing_PN[p : p + 1],
-            signals.clusters_PN[p : p + 1],
-            signals.distances_PNN[p : p + 1],
-            signals.unlabelled if p == 0 else (),
-            signals.is_divided,
-        )
-        for p in range(len(signals.rewards_PN))
-    ]
 
 
 def joined_signals(parts: Sequence[GroupSignals]) -> GroupSignals:

@@ -224,23 +224,20 @@ class LossFacts:
         return self.reference_tokens is not None
 
 
-def _reward(training: TrainingSettings, diversity: DiversitySettings) -> LossFacts:
-    """Every step samples all its prompts, and the diversity term shares the reward's samples."""
-    return LossFacts(
-        quality="reward",
-        quality_key="train/quality_loss",
-        num_samples=training.num_samples,
-        num_samples_key="training.num_samples",
-        num_prompts=training.prompts_per_step,
-        sample_every=1,
-        samples=True,
-        reads_rewards=True,
-    )
-
-
-def _references(training: TrainingSettings, diversity: DiversitySettings) -> LossFacts:
-    """Every step learns references, and every m-th samples its first prompts for diversity."""
-    return LossFacts(
+def loss_facts(training: TrainingSettings, diversity: DiversitySettings) -> LossFacts:
+    """Returns the facts of an arm with these settings."""
+    if training.loss == "rl":  # every step samples all its prompts, and the diversity term shares the reward's samples
+        return LossFacts(
+            quality="reward",
+            quality_key="train/quality_loss",
+            num_samples=training.num_samples,
+            num_samples_key="training.num_samples",
+            num_prompts=training.prompts_per_step,
+            sample_every=1,
+            samples=True,
+            reads_rewards=True,
+        )
+    return LossFacts(  # every step learns references, and every m-th samples its first prompts for diversity
         quality="share of right answers, standing in for references",
         quality_key="validation/cross_entropy",
         num_samples=diversity.num_samples,
@@ -255,11 +252,3 @@ def _references(training: TrainingSettings, diversity: DiversitySettings) -> Los
         # steps only: a tenth of a nat per token matters, nothing is smoothed, and each measurement may move λ further.
         floor_options={"scale": 0.1, "smoothing": 0.0, "largest_step": 0.7},
     )
-
-
-_FACTS = {"rl": _reward, "sft": _references}
-
-
-def loss_facts(training: TrainingSettings, diversity: DiversitySettings) -> LossFacts:
-    """Returns the facts of an arm with these settings."""
-    return _FACTS[training.loss](training, diversity)

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from polychromic.models.loading import LanguageModel
@@ -17,21 +16,24 @@ from polychromic.records import Prompt, SamplingParameters
 from polychromic.sampling.base import build_sampler, taken_metrics
 from polychromic.seeding import child_seed, numpy_generator
 from polychromic.tasks.equivalence import equivalence_of
-from polychromic.training.advantages import Division, SampledGroups, group_advantages, reads, reads_rewards
+from polychromic.training.advantages import (
+    Division,
+    SampledGroups,
+    group_advantages,
+    reads,
+    reads_rewards,
+    shared_signals,
+)
 from polychromic.training.base import ArmRun
-from polychromic.training.gradients import GradientAccumulator, StepOutcome, step_outcome
+from polychromic.training.gradients import GradientAccumulator, StepOutcome, reward_outcome, step_outcome
 from polychromic.training.parallel import ALONE, Processes
 from polychromic.training.policy_gradient import PolicyGradient
 from polychromic.training.rollouts import (
-    GroupSignals,
     group_sequences,
-    group_signals,
-    joined_signals,
     reference_sequences,
     require_working_checker,
     require_working_equivalence,
     sample_groups,
-    split_signals,
 )
 from polychromic.training.watches import HeldOutReferences
 
@@ -108,7 +110,6 @@ class Step:
         parameters = SamplingParameters(settings.temperature, max_new_tokens=settings.max_new_tokens)
         own = self.processes.own(prompts)
         seeds = [child_seed(run.experiment, run.arm, run.seed, step, prompt.id) for prompt in own]
-        parts: list[GroupSignals] = []
         with Division(equivalence_of(task), reads_clusters=reads(run.diversity, "clusters")) as division:
             groups = sample_groups(
                 self.sampler,
@@ -122,11 +123,8 @@ class Step:
                 prompts_at_once=max(1, settings.decode_batch // n) if division.waits else None,
                 on_sampled=division.add,
             )
-            if groups:
-                with_distances = reads(run.diversity, "distances")
-                signals = group_signals(task, groups, division.partitions(), with_distances=with_distances)
-                parts = split_signals(signals)
-        groups, signals = self.processes.gather(groups), joined_signals(self.processes.gather(parts))
+            signals = shared_signals(task, groups, division, run.diversity, self.processes)
+        groups = self.processes.gather(groups)
         if run.facts.reads_rewards or reads_rewards(run.diversity):
             require_working_checker(groups, settings.max_checker_failures)
         require_working_equivalence(signals, settings.max_unlabelled)
@@ -146,15 +144,7 @@ class RewardStep(Step):
     ) -> StepOutcome:
         sampled = self.sample(step, prompts, self.run.training.num_samples)
         measured = self.gradient.accumulate(sampled, accumulator, quality_scale=1.0, diversity_scale=weight)
-        reward = float(np.nanmean(sampled.signals.rewards_PN))
-        outcome = step_outcome(
-            self.run.diversity,
-            accumulator.finish(len(prompts)),
-            weight,
-            quality=reward,
-            quality_loss=-reward,
-            sampled=sampled,
-        )
+        outcome = reward_outcome(self.run.diversity, accumulator.finish(len(prompts)), weight, sampled)
         outcome.metrics.update(measured)
         return outcome
 

@@ -52,9 +52,6 @@ class MetricsFile:
         """Appends the row of a step."""
         append_jsonl(self.path, [{"step": step, **metrics}])
 
-    def close(self) -> None:
-        """Every row is already on disk."""
-
 
 class TensorBoardTracker:
     """Event files below the arm's folder."""
@@ -150,12 +147,12 @@ def open_trackers(names: Sequence[str], folder: Path, *, project: str, run_name:
     """Returns the trackers asked for. Raises ConfigError with the install command where a package is missing."""
     trackers: list[Tracker] = []
     for name in names:
-        if name == "tensorboard":
-            _require("torch.utils.tensorboard", name)
-            trackers.append(BackgroundTracker(name, partial(TensorBoardTracker, folder)))
-        else:
-            _require(name, name)
-            trackers.append(BackgroundTracker(name, partial(HostedTracker, name, folder, project, run_name)))
+        hosted = name != "tensorboard"
+        _require(name if hosted else "torch.utils.tensorboard", name)
+        build = (
+            partial(HostedTracker, name, folder, project, run_name) if hosted else partial(TensorBoardTracker, folder)
+        )
+        trackers.append(BackgroundTracker(name, build))
     return trackers
 
 

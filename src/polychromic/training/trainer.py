@@ -42,7 +42,7 @@ from polychromic.training.schedule import (
 )
 from polychromic.training.steps import build_step
 from polychromic.training.trackers import MetricsFile, open_trackers
-from polychromic.training.watches import ValidationWatch, ZeroGradientWatch, infinite_term
+from polychromic.training.watches import ValidationWatch, ZeroGradientWatch, infinite_gradient
 
 logger = logging.getLogger(__name__)
 
@@ -142,11 +142,7 @@ class ArmTrainer:
         outcome = self._make_deterministically()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.run.training.max_gradient_norm)
         if not math.isfinite(float(norm)):
-            raise TrainingError(
-                f"{self.run.arm}/seed-{self.run.seed}: {infinite_term(outcome)} is not finite "
-                f"at step {self.steps_done + 1}; lower training.learning_rate or use dtype float32 (the last "
-                "checkpoint is kept)"
-            )
+            raise infinite_gradient(self.run, self.steps_done + 1, outcome)
         self.optimizer.step()
         self.controller = after_step(self.controller, outcome, baseline_quality(self.run, self.steps_done))
         self.steps_done += 1

@@ -134,9 +134,17 @@ def zero_gradient_cause(outcome: StepOutcome, settings: DiversitySettings) -> st
     return "; ".join(f"in {count} of {n} groups: {cause}" for cause, count in causes.most_common())
 
 
-def infinite_term(outcome: StepOutcome) -> str:
+def infinite_gradient(run: ArmRun, step: int, outcome: StepOutcome | None) -> TrainingError:
+    """Returns the error of an update whose gradient is not finite, as far as the step is known."""
+    return TrainingError(
+        f"{run.arm}/seed-{run.seed}: {infinite_term(outcome)} is not finite at step {step}; lower "
+        "training.learning_rate or use dtype float32 (the last checkpoint is kept)"
+    )
+
+
+def infinite_term(outcome: StepOutcome | None) -> str:
     """Names the gradient that is not finite, as far as this step measured them apart."""
-    measured = outcome.measurement
+    measured = outcome.measurement if outcome is not None else None
     if measured is None or math.isfinite(measured.quality_norm + measured.diversity_norm):
         return "the gradient"
     return f"the gradient of the {'diversity' if math.isfinite(measured.quality_norm) else 'quality'} term"

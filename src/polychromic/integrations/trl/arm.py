@@ -15,7 +15,7 @@ from polychromic import stopping
 from polychromic.errors import ModelError, TrainingError
 from polychromic.integrations.sets import BatchAdvantages, SetObjective
 from polychromic.integrations.trl.config import sum_scale
-from polychromic.integrations.trl.observing import Batch, is_sharded
+from polychromic.integrations.trl.observing import Batch
 from polychromic.integrations.trl.trainer import SetGRPOTrainer
 from polychromic.models.chat import decode, encode_prompt, thinking_of_model
 from polychromic.models.loading import LanguageModel
@@ -25,7 +25,7 @@ from polychromic.training.gradients import GradientMeasurement, StepOutcome
 from polychromic.training.rollouts import checks_of
 from polychromic.training.schedule import baseline_quality, diversity_controller, schedule_factor, step_prompts
 from polychromic.training.trackers import MetricsFile, Tracker, open_trackers
-from polychromic.training.watches import infinite_term
+from polychromic.training.watches import infinite_gradient
 
 logger = logging.getLogger(__name__)
 
@@ -73,11 +73,6 @@ class ArmGRPOTrainer(SetGRPOTrainer):
             gradient_share_every=run.training.gradient_share_every,
         )
         self.remove_callback(PrinterCallback)
-
-    @property
-    def is_sharded(self) -> bool:
-        """Tells whether parameters lie in pieces on several devices."""
-        return is_sharded(self)
 
     def begin(self, steps_done: int) -> None:
         """Prepares metrics and trackers for going on after some steps."""
@@ -179,11 +174,7 @@ class ArmGRPOTrainer(SetGRPOTrainer):
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         total = torch.stack([gradient.detach().abs().sum().float() for gradient in gradients]).sum()
         if not bool(torch.isfinite(total)):
-            what = infinite_term(self.outcome) if self.outcome is not None else "the gradient"
-            raise TrainingError(
-                f"{self.run.arm}/seed-{self.run.seed}: {what} is not finite at step {self.state.global_step + 1}; "
-                "lower training.learning_rate or use dtype float32 (the last checkpoint is kept)"
-            )
+            raise infinite_gradient(self.run, self.state.global_step + 1, self.outcome)
 
 
 def _of_trl(logs: Mapping[str, float], tokens: float) -> dict[str, float]:

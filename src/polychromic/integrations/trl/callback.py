@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from transformers import TrainerCallback
 from trl import GRPOTrainer  # pyright: ignore[reportMissingImports]
 
@@ -25,7 +24,7 @@ from polychromic.integrations.trl.observing import (
     put_terms,
     sampled_groups,
 )
-from polychromic.training.gradients import GradientMeasurement, step_outcome
+from polychromic.training.gradients import GradientMeasurement, reward_outcome
 from polychromic.training.parallel import ALONE, join_processes
 from polychromic.training.settings import DiversitySettings
 from polychromic.training.trackers import MetricsFile
@@ -115,11 +114,7 @@ class DiversityWatch(TrainerCallback):
             self._say_new_findings()
 
     def _metrics(self, batch: BatchAdvantages, measurement: GradientMeasurement | None) -> dict[str, float]:
-        reward = float(np.nanmean(batch.sampled.signals.rewards_PN))
-        outcome = step_outcome(
-            self.objective.settings, measurement, batch.weight,
-            quality=reward, quality_loss=-reward, sampled=batch.sampled,
-        )  # fmt: skip
+        outcome = reward_outcome(self.objective.settings, measurement, batch.weight, batch.sampled)
         metrics = outcome.metrics | {
             "groups/no_signal": float((~batch.sampled.advantages.quality_PN.any(axis=1)).mean()),
             "generation/entropy": latest_entropy(self.trainer),

@@ -13,6 +13,7 @@ from polychromic import stopping
 from polychromic.errors import ConfigError
 from polychromic.files import atomic_folder
 from polychromic.integrations.trl.checkpoints import latest_whole
+from polychromic.integrations.trl.observing import is_sharded
 from polychromic.models.adapters import save_adapter
 from polychromic.models.loading import LanguageModel, load_language_model
 from polychromic.run_folder import ArmFolder
@@ -88,8 +89,10 @@ def grpo_config(run: ArmRun, processes: Processes) -> GRPOConfig:
     from trl import GRPOConfig  # pyright: ignore[reportMissingImports]
 
     options = dict(run.training.engine_options)
-    stated = _stated(run, processes)
     fields = {field.name for field in dataclasses.fields(GRPOConfig)}
+    # The newer name where this version of transformers has it.
+    checkpointing = "activation_checkpointing" if "activation_checkpointing" in fields else "gradient_checkpointing"
+    stated = {**_stated(run, processes), checkpointing: run.model.gradient_checkpointing}
     for key in options:
         if key not in fields:
             raise ConfigError(f"training.engine_options.{key}: TRL's GRPOConfig has no such option")
@@ -136,16 +139,7 @@ def _stated(run: ArmRun, processes: Processes) -> Mapping[str, Any]:
         "bf16": False,
         "fp16": False,
         "use_cpu": not torch.cuda.is_available(),
-        _checkpointing_key(): run.model.gradient_checkpointing,
     }
-
-
-def _checkpointing_key() -> str:
-    """Returns the name by which this version of transformers knows gradient checkpointing."""
-    from trl import GRPOConfig  # pyright: ignore[reportMissingImports]
-
-    names = {field.name for field in dataclasses.fields(GRPOConfig)}
-    return "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
 
 
 def micro_batches(sequences: int, processes: int, largest: int) -> tuple[int, int]:
@@ -168,7 +162,7 @@ def _save(run: ArmRun, language_model: LanguageModel, trainer: ArmGRPOTrainer, p
     model: Any = language_model.model
     if "ref" in model.peft_config:  # TRL's copy of what training started from
         model.delete_adapter("ref")
-    state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_sharded else None
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if is_sharded(trainer) else None
     if processes.is_first:
         with atomic_folder(run.adapter) as staging:
             save_adapter(model, staging, state)

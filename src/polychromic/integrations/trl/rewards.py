@@ -69,7 +69,9 @@ def group_reward(
         batch = objective.advantages(groups, signals, calls)
         calls += 1
         if (log := columns.get("log_metric")) is not None:
-            _log(log, batch.sampled.advantages.score, signals.rewards_PN, signals.clusters_PN)
+            log("train/reward", float(np.nanmean(signals.rewards_PN)))
+            log("train/diversity_score", batch.sampled.advantages.score)
+            log("groups/clusters", signals.mean_clusters)
         return (scale * batch.total())[start : start + len(prompts)].tolist()
 
     set_reward.__name__ = f"{diversity.objective.rpartition(':')[2]}_set_reward"
@@ -92,9 +94,3 @@ def _gathered(processes: Processes, rows: list[Completion], rewards_B: Any) -> t
     everything = [row for part, _ in parts for row in part]
     start = sum(len(part) for part, _ in parts[: processes.rank])
     return everything, np.concatenate([rewards for _, rewards in parts]), start
-
-
-def _log(log: Callable[[str, float], None], score: float, rewards_PN: Any, clusters_PN: Any) -> None:
-    log("train/reward", float(np.nanmean(rewards_PN)))
-    log("train/diversity_score", score)
-    log("groups/clusters", float(np.mean([len(set(labels) - {-1}) for labels in clusters_PN.tolist()])))
