@@ -12,7 +12,7 @@ from polychromic.integrations.trl import Answers, group_reward
 from polychromic.integrations.trl.checkpoints import STATE, checkpoint_hashes, latest_whole
 from polychromic.integrations.trl.config import require_unbiased, reward_scale, sum_scale
 from polychromic.integrations.trl.engine import micro_batches
-from polychromic.integrations.trl.rows import Completion, groups_of, text_of
+from polychromic.integrations.trl.observing import Completion, groups_of, text_of
 from polychromic.objective import OBJECTIVES, set_advantages
 from polychromic.training.settings import DiversitySettings, TrainingSettings
 

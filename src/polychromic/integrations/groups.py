@@ -63,26 +63,17 @@ class RowObjective:
         self._step = 0
         self._too_small = 0
 
-    @property
-    def reads_texts(self) -> bool:
-        """Tells whether the objective asks which answers are the same, or how far apart they are."""
-        return reads(self.sets.settings, "clusters") or reads(self.sets.settings, "distances")
-
-    @property
-    def fewest(self) -> int:
-        """Returns the smallest group that can be rated."""
-        settings = self.sets.settings
-        return max(2, settings.set_size + (settings.baseline == "leave_one_out") if settings.is_active else 2)
-
     def advantages(self, rows: Sequence[Row]) -> FloatArray:
         """Returns [B]: A_i times rows per group: a mean of A log π over rows has the gradient of J's mean over prompts.
 
         Rows of groups too small to rate get 0. Raises ConfigError where the objective reads texts and there are none,
         and DataError where one group after the other is too small.
         """
-        if self.reads_texts and any(row.text is None for row in rows):
+        settings = self.sets.settings
+        reads_texts = reads(settings, "clusters") or reads(settings, "distances")
+        if reads_texts and any(row.text is None for row in rows):
             raise ConfigError(
-                f"diversity.objective {self.sets.settings.objective!r} reads the answers, and this hook of the trainer "
+                f"diversity.objective {settings.objective!r} reads the answers, and this hook of the trainer "
                 "sees only rewards: docs/integrations.md says how they reach it, or use objective='pass_at_k'"
             )
         members: dict[Hashable, list[int]] = {}
@@ -109,14 +100,14 @@ class RowObjective:
         return advantages_B * (len(rows) / max(1, len(members)))
 
     def _is_large_enough(self, size: int) -> bool:
-        if size >= self.fewest:
+        if size >= self.sets.fewest:
             self._too_small = 0
             return True
         self._too_small += 1
         settings = self.sets.settings
         sentence = (
             f"a group has {size} answers, and sets of {settings.set_size} with baseline {settings.baseline} need "
-            f"{self.fewest}"
+            f"{self.sets.fewest}"
         )
         if self._too_small >= _MOST_TOO_SMALL:
             raise DataError(f"{sentence}; so had {self._too_small} groups in a row: sample more or lower set_size")

@@ -87,6 +87,12 @@ class SetObjective:
         self._division_metrics: Mapping[str, float] = {}
 
     @property
+    def fewest(self) -> int:
+        """Returns the smallest group that can be rated."""
+        settings = self.settings
+        return max(2, settings.set_size + (settings.baseline == "leave_one_out")) if settings.is_active else 2
+
+    @property
     def needs_norms(self) -> bool:
         """Tells whether λ follows the gradients of both terms."""
         return isinstance(self.controller, ShareController)

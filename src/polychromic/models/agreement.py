@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from polychromic.models.loading import ForwardPath
-from polychromic.models.logprobs import TokenSequence
 
 FAILURES = (
     AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError,
@@ -83,14 +82,6 @@ class ModelCheck:
             f"{ways}; at most {self.largest:.1e} nats per token from a plain forward pass ({self.dtype}, sequences "
             f"of up to {max(self.lengths)} tokens)"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """Sequences that were sampled, and the log-probabilities of their answers by plain forward passes."""
-
-    sequences: list[TokenSequence]
-    plain: list[torch.Tensor]
 
 
 def largest_difference(computed: Sequence[torch.Tensor], plain: Sequence[torch.Tensor], tolerance: Tolerance) -> float:

@@ -50,16 +50,18 @@ def decode_samples(
     n: int,
     parameters: SamplingParameters,
     uniforms_BT: torch.Tensor,
+    stop_ids: frozenset[int] | None = None,
 ) -> list[DecodedRow]:
     """Draws n rows for each of P encoded prompts at `uniforms_BT` [P·n, max_new_tokens] in [0, 1).
 
-    Each ends with a stop token or at the length limit. Call within `decoding`.
+    Each ends with a stop token (the model's, unless `stop_ids` are others) or at the length limit. Call within
+    `decoding`.
     """
+    stop_ids = language_model.stop_ids if stop_ids is None else stop_ids
 
     def draw(logits_BV: torch.Tensor, rows_B: torch.Tensor, step: int) -> torch.Tensor:
         return draw_tokens(logits_BV, parameters, uniforms_BT[rows_B, step])
 
-    stop_ids = frozenset(language_model.stop_ids)
     return decode_rows(
         language_model, encoded, n, draw, parameters.max_new_tokens, stop_ids, temperature=parameters.temperature
     )

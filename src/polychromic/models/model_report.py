@@ -87,7 +87,7 @@ def _greedy_row(language_model: LanguageModel, encoded: Sequence[Sequence[int]])
         return logits_BV.argmax(dim=-1)
 
     with decoding(language_model):
-        rows = decode_rows(language_model, encoded, 1, likeliest, NEW_TOKENS, frozenset(language_model.stop_ids))
+        rows = decode_rows(language_model, encoded, 1, likeliest, NEW_TOKENS, language_model.stop_ids)
     different = []
     for number, (prompt, row) in enumerate(zip(encoded, rows, strict=True), start=1):
         theirs = _generated(language_model, prompt)

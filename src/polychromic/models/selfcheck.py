@@ -21,7 +21,6 @@ from polychromic.errors import ModelError
 from polychromic.models.adapters import replaced_weights
 from polychromic.models.agreement import (
     FAILURES,
-    Drawn,
     ModelCheck,
     gradient_difference,
     gradient_norm,
@@ -31,7 +30,7 @@ from polychromic.models.agreement import (
     tolerance_of,
 )
 from polychromic.models.chat import encode_prompt
-from polychromic.models.decoding import decode_rows, decoding, draw_tokens
+from polychromic.models.decoding import decode_samples, decoding
 from polychromic.models.loading import ForwardPath, LanguageModel
 from polychromic.models.logprobs import TokenSequence, answer_logprobs, head_disagreement, plain_logprobs
 from polychromic.records import Prompt, SamplingParameters
@@ -76,15 +75,15 @@ def self_check(
     with deterministic(), noise:
         causality = check.causality()
         check.allow_for_rounding()
-        sampling, drawn = check.choose_decoding()
-        training, gradient = check.choose_training_path(drawn, gradients=trains)
+        sampling, sequences, plain = check.choose_decoding()
+        training, gradient = check.choose_training_path(sequences, plain, gradients=trains)
     result = ModelCheck(
         path=language_model.path,
         sampling=sampling,
         training=training,
         gradient=gradient,
         causality=causality,
-        lengths=tuple(len(sequence.token_ids) for sequence in drawn.sequences),
+        lengths=tuple(len(sequence.token_ids) for sequence in sequences),
         dtype=str(check.dtype).removeprefix("torch."),
         seconds=time.perf_counter() - started,
         refused=tuple(check.refused),
@@ -195,21 +194,23 @@ class _Check:
                 mean=max(self.tolerance.mean, _TIMES_ROUNDING * mean),
             )
 
-    def choose_decoding(self) -> tuple[float, Drawn]:
-        """Sets the fastest way of decoding that agrees; returns its largest difference, and what it drew."""
+    def choose_decoding(self) -> tuple[float, list[TokenSequence], list[torch.Tensor]]:
+        """Sets the fastest way of decoding that agrees; returns its largest difference, the sequences that it drew, and
+        the log-probabilities of their answers by plain forward passes."""
         for way in _DECODINGS:
             self.language_model.path = replace(self.language_model.path, decoding=way)
             with self._attempt(f"{way.replace('_', ' ')} decoding"):
                 sequences, sampled = self._sample()
                 with torch.inference_mode():
                     plain = [plain_logprobs(self.language_model, sequence) for sequence in sequences]
-                return largest_difference(sampled, plain, self.tolerance), Drawn(sequences, plain)
+                return largest_difference(sampled, plain, self.tolerance), sequences, plain
         raise self._unsupported("sampling")
 
-    def choose_training_path(self, drawn: Drawn, *, gradients: bool) -> tuple[float, float]:
+    def choose_training_path(
+        self, sequences: Sequence[TokenSequence], plain: Sequence[torch.Tensor], *, gradients: bool
+    ) -> tuple[float, float]:
         """Sets the fastest way of computing log-probabilities that agrees; returns its largest difference, and the
         relative difference of its gradient on the shorter sequences (nan where not asked for)."""
-        sequences = drawn.sequences
         short = [each for each in sequences if len(each.token_ids) <= _SHORT] or sequences[:_COPIES]
         plain_gradient = self._plain_gradient(short) if gradients else []
         for layout, head in product(_LAYOUTS, _HEADS):
@@ -221,7 +222,7 @@ class _Check:
                     self._require_plain_head(sequences[-1])
                 with torch.inference_mode():
                     answers = self._answers(sequences)
-                difference = largest_difference(answers, drawn.plain, self.tolerance)
+                difference = largest_difference(answers, plain, self.tolerance)
                 gradient = self._gradient(short) if gradients else []
                 return difference, gradient_difference(gradient, plain_gradient, self.tolerance)
         raise self._unsupported("training")
@@ -258,12 +259,8 @@ class _Check:
         uniforms_BT = torch.rand(n_rows, NEW_TOKENS, generator=generator, dtype=torch.float64)
         uniforms_BT = uniforms_BT.to(self.language_model.device)
         parameters = SamplingParameters(max_new_tokens=NEW_TOKENS)
-
-        def draw(logits_BV: torch.Tensor, rows_B: torch.Tensor, step: int) -> torch.Tensor:
-            return draw_tokens(logits_BV, parameters, uniforms_BT[rows_B, step])
-
         with decoding(self.language_model):
-            rows = decode_rows(self.language_model, self.prompts, _COPIES, draw, NEW_TOKENS, frozenset())
+            rows = decode_samples(self.language_model, self.prompts, _COPIES, parameters, uniforms_BT, frozenset())
         sequences, logprobs = [], []
         for number, row in enumerate(rows):
             prompt, copy = self.prompts[number // _COPIES], number % _COPIES

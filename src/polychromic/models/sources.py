@@ -76,7 +76,10 @@ def convert_gguf(source: Path, folder: Path, extra_files: Sequence[Path] = ()) -
 
     Raises ModelError when the `gguf` package is missing or the file carries no end-of-sequence token.
     """
-    _require_gguf_package()
+    from importlib.util import find_spec
+
+    if find_spec("gguf") is None:
+        raise ModelError("reading GGUF weights needs the gguf package: pip install gguf")
     tokenizer = _read_tokenizer(source)
     model = _read_model(source)
     with atomic_folder(folder) as staging:
@@ -86,13 +89,6 @@ def convert_gguf(source: Path, folder: Path, extra_files: Sequence[Path] = ()) -
             shutil.copyfile(file, staging / file.name)
         for file in staging.iterdir():
             file.chmod(0o644)  # safetensors writes for its owner alone; a shared cache is read by all
-
-
-def _require_gguf_package() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("gguf") is None:
-        raise ModelError("reading GGUF weights needs the gguf package: pip install gguf")
 
 
 def _read_model(source: Path) -> PreTrainedModel:
@@ -110,10 +106,13 @@ def _read_model(source: Path) -> PreTrainedModel:
 
 
 def _read_tokenizer(source: Path) -> PreTrainedTokenizerFast:
+    from gguf import GGUFReader
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    metadata = _tokenizer_metadata(source)
+    wanted = ("tokenizer.chat_template", "tokenizer.ggml.eos_token_id", "tokenizer.ggml.pre")
+    fields = GGUFReader(source).fields
+    metadata = {name: fields[name].contents() for name in wanted if name in fields}
     tokenizer.chat_template = tokenizer.chat_template or metadata.get("tokenizer.chat_template")
     end = metadata.get("tokenizer.ggml.eos_token_id")
     if end is None:
@@ -122,14 +121,6 @@ def _read_tokenizer(source: Path) -> PreTrainedTokenizerFast:
     if metadata.get("tokenizer.ggml.pre") == "smollm":
         _split_digits(tokenizer)
     return tokenizer
-
-
-def _tokenizer_metadata(source: Path) -> dict[str, Any]:
-    from gguf import GGUFReader
-
-    wanted = ("tokenizer.chat_template", "tokenizer.ggml.eos_token_id", "tokenizer.ggml.pre")
-    fields = GGUFReader(source).fields
-    return {name: fields[name].contents() for name in wanted if name in fields}
 
 
 def _split_digits(tokenizer: PreTrainedTokenizerFast) -> None:

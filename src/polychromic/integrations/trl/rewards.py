@@ -11,7 +11,7 @@ from polychromic.errors import ConfigError
 from polychromic.integrations.answers import Answers
 from polychromic.integrations.sets import SetObjective, require_centred, require_fixed
 from polychromic.integrations.trl.config import require_unbiased, reward_scale
-from polychromic.integrations.trl.rows import Completion, groups_of
+from polychromic.integrations.trl.observing import Completion, groups_of
 from polychromic.training.parallel import ALONE, Processes, join_processes
 from polychromic.training.settings import DiversitySettings
 

@@ -70,11 +70,10 @@ class SetGRPOTrainer(GRPOTrainer):
 
     def _require_what_the_objective_needs(self) -> None:
         settings, samples = self.sets.settings, self.num_generations
-        spare = settings.baseline == "leave_one_out"
-        if settings.is_active and samples < settings.set_size + spare:
+        if samples < self.sets.fewest:
             raise ConfigError(
                 f"num_generations is {samples}, but sets of {settings.set_size} with baseline {settings.baseline} need "
-                f"{settings.set_size + spare}: raise num_generations or lower set_size"
+                f"{self.sets.fewest}: raise num_generations or lower set_size"
             )
         args: GRPOConfig = self.args
         if (args.steps_per_generation or 1) % args.gradient_accumulation_steps:

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
-from polychromic.diversity.cache_file import KEYS_A_QUERY, CacheFile
+from polychromic.diversity.cache import KEYS_A_QUERY, CacheFile
 from polychromic.weights import cache_root
 
 _TABLE = "pairwise_answers"
