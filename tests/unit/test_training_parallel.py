@@ -11,6 +11,7 @@ from torch import distributed
 from polychromic.errors import ConfigError
 from polychromic.models.settings import AdapterSettings
 from polychromic.records import Prompt, as_messages
+from polychromic.sampling.base import SamplerSettings
 from polychromic.sampling.local import LocalSampler
 from polychromic.tasks.arithmetic import ArithmeticTask
 from polychromic.training.base import ArmRun
@@ -41,7 +42,8 @@ def arm(folder, tiny_settings, loss, diversity, **training):
     return ArmRun(
         experiment="parallel", arm="arm", seed=0, folder=folder, task=WithReferences(16, 16, 16),
         model=tiny_settings.model_copy(update={"adapter": AdapterSettings(rank=2, alpha=4)}),
-        training=settings, diversity=DiversitySettings(set_size=2, num_samples=4, num_prompts=3, **diversity),
+        training=settings,
+        diversity=DiversitySettings(**{"set_size": 2, "num_samples": 4, "num_prompts": 3} | diversity),
     )  # fmt: skip
 
 
@@ -98,6 +100,20 @@ def test_two_processes_make_the_steps_of_one(tmp_path, tiny_settings, on_threads
     assert sum(map(len, sampled)) == 2 * per_step
     assert {len(ids) for ids in sampled} == {per_step // 2, per_step - per_step // 2}
     assert len({*sampled[0], *sampled[1]}) == per_step
+
+
+def test_a_process_without_a_prompt_of_the_diversity_term_makes_the_step_too(tmp_path, tiny_settings, on_threads):
+    """Past bug: with fewer sampled prompts than processes those without any ended with a ValueError of `range`."""
+
+    def steps(processes):
+        run = arm(tmp_path / f"of-{processes.size}", tiny_settings, "sft", {"weight": 2.0, "num_prompts": 1})
+        sampling = SamplerSettings(importance_correction="truncated", importance_level="group")
+        return steps_made(dataclasses.replace(run, sampling=sampling), processes)[0]
+
+    whole = steps(Processes())
+    for gradients in on_threads(2, steps):
+        for one, other in zip(whole, gradients, strict=True):
+            assert float((one - other).abs().max()) < 1e-5 * float(one.abs().max())
 
 
 @pytest.mark.slow

@@ -84,7 +84,7 @@ class PolicyGradient:
         if self.run.sampling.importance_correction == "none":
             return None
         correction = ImportanceCorrection(self.run, sampled.groups)
-        if self.run.sampling.importance_level == "group":
+        if self.run.sampling.importance_level == "group" and own:
             correction.weigh_groups(own, self._all_logprobs([sampled.sequences[row] for row in own]))
         return correction
 

@@ -65,8 +65,9 @@ def sample_groups(
     cut. `on_sampled` gets the texts of every `prompts_at_once` prompts (None: of all) as soon as they are sampled.
     """
     generations: list[list[Generation]] = []
-    for start in range(0, len(prompts), prompts_at_once or len(prompts)):
-        chosen = slice(start, start + (prompts_at_once or len(prompts)))
+    at_once = prompts_at_once or max(1, len(prompts))
+    for start in range(0, len(prompts), at_once):
+        chosen = slice(start, start + at_once)
         sampled = sampler.sample(prompts[chosen], n, parameters, seeds[chosen])
         texts = [[generation.text for generation in group] for group in sampled]
         on_sampled(list(zip(prompts[chosen], texts, strict=True)))
