@@ -105,11 +105,7 @@ def parse_json(text: str | bytes) -> Any:
     """Reads the value of a JSON text. Raises ValueError for what is no JSON, and for what readers read differently: a
     key that stands twice in an object, nan and infinities, numbers that no float holds."""
     return json.loads(
-        text,
-        object_pairs_hook=_unique_keys,
-        parse_constant=_refuse_constant,
-        parse_int=_moderate,
-        parse_float=_finite,
+        text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant, parse_int=_moderate, parse_float=_finite
     )
 
 

@@ -23,12 +23,7 @@ def open_worker_pool(
     Spawned, because a process that has loaded torch or a tokenizer must not be forked. A script that calls this needs
     no `if __name__ == "__main__"`: its processes do not import it.
     """
-    return ProcessPoolExecutor(
-        workers,
-        mp_context=_Context(),
-        initializer=_start_worker,
-        initargs=(start, arguments),
-    )
+    return ProcessPoolExecutor(workers, mp_context=_Context(), initializer=_start_worker, initargs=(start, arguments))
 
 
 class _Process(SpawnProcess):

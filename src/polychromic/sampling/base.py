@@ -33,11 +33,7 @@ class Sampler(Protocol):
     """
 
     def sample(
-        self,
-        prompts: Sequence[Prompt],
-        num_samples: int,
-        parameters: SamplingParameters,
-        seeds: Sequence[int],
+        self, prompts: Sequence[Prompt], num_samples: int, parameters: SamplingParameters, seeds: Sequence[int]
     ) -> list[list[Generation]]:
         """Draws generations for each prompt; `seeds[i]` alone decides the randomness of `prompts[i]`."""
         ...

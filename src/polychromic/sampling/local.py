@@ -25,11 +25,7 @@ class LocalSampler:
         self.max_decode_batch = max_decode_batch
 
     def sample(
-        self,
-        prompts: Sequence[Prompt],
-        num_samples: int,
-        parameters: SamplingParameters,
-        seeds: Sequence[int],
+        self, prompts: Sequence[Prompt], num_samples: int, parameters: SamplingParameters, seeds: Sequence[int]
     ) -> list[list[Generation]]:
         """Draws generations for each prompt, in order. Prompts longer than the context raise DataError."""
         groups: list[list[Generation]] = []
@@ -42,11 +38,7 @@ class LocalSampler:
         return groups
 
     def _sample_chunk(
-        self,
-        prompts: Sequence[Prompt],
-        num_samples: int,
-        parameters: SamplingParameters,
-        seeds: Sequence[int],
+        self, prompts: Sequence[Prompt], num_samples: int, parameters: SamplingParameters, seeds: Sequence[int]
     ) -> list[list[Generation]]:
         language_model = self.language_model
         encoded = [encode_prompt(language_model.tokenizer, prompt, **language_model.chat_options) for prompt in prompts]
@@ -96,11 +88,7 @@ class AnswerSampler:
         self.thinking = thinking
 
     def sample(
-        self,
-        prompts: Sequence[Prompt],
-        num_samples: int,
-        parameters: SamplingParameters,
-        seeds: Sequence[int],
+        self, prompts: Sequence[Prompt], num_samples: int, parameters: SamplingParameters, seeds: Sequence[int]
     ) -> list[list[Generation]]:
         """Draws generations for each prompt; their tokens are those of thinking and answer."""
         groups = self.sampler.sample(prompts, num_samples, parameters, seeds)

@@ -68,11 +68,7 @@ class VerbalizedSampler:
         self.n_answers = n_answers
 
     def sample(
-        self,
-        prompts: Sequence[Prompt],
-        num_samples: int,
-        parameters: SamplingParameters,
-        seeds: Sequence[int],
+        self, prompts: Sequence[Prompt], num_samples: int, parameters: SamplingParameters, seeds: Sequence[int]
     ) -> list[list[Generation]]:
         """Draws generations for each prompt from as many replies as it takes; what a reply lacks is "missing".
 

@@ -49,12 +49,7 @@ class PuzzleTask:
     ) -> None:
         self._dataset, self._sizes, self._seed, self._prompt = dataset, sizes, seed, prompt
         self._options, self._pass_score, self._seconds = dict(options or {}), pass_score, seconds
-        self._made_of = (
-            dataset,
-            json.dumps(self._options, sort_keys=True),
-            seed,
-            _DRAWN * sum(sizes.values()),
-        )
+        self._made_of = (dataset, json.dumps(self._options, sort_keys=True), seed, _DRAWN * sum(sizes.values()))
         made_dataset(*self._made_of)
 
     def prompts(self, split: Split) -> list[Prompt]:

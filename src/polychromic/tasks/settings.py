@@ -287,8 +287,5 @@ if TYPE_CHECKING:
     TaskSettings = TaskKeys
 else:
     _CHOICES = [Annotated[settings, Tag(name)] for name, settings in TASKS.items()]
-    TaskSettings = Annotated[
-        Union[*_CHOICES, Annotated[ImportedSettings, Tag(_IMPORTED)]],
-        Discriminator(_entry),
-    ]
+    TaskSettings = Annotated[Union[*_CHOICES, Annotated[ImportedSettings, Tag(_IMPORTED)]], Discriminator(_entry)]
     """The section as a file states it: settings of the registered task of that name, or of the user's own."""

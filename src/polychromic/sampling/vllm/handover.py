@@ -24,14 +24,7 @@ from polychromic.models.adapters import replaced_weights, save_adapter
 from polychromic.models.loading import LanguageModel
 from polychromic.records import SamplingParameters
 from polychromic.sampling.vllm.engine import Engine, Request
-from polychromic.sampling.vllm.probe import (
-    BASE,
-    Prober,
-    ProbeResult,
-    adapter_weights,
-    trial_weights,
-    weights_digest,
-)
+from polychromic.sampling.vllm.probe import BASE, Prober, ProbeResult, adapter_weights, trial_weights, weights_digest
 
 _MEMORY = Path("/dev/shm")
 _PREFIX, _LOCK = "polychromic-adapters-", ".lock"

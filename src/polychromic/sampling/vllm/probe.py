@@ -87,11 +87,7 @@ class Prober:
     """Draws a few answers and computes their log-probabilities in the trainer, under its policy and under others."""
 
     def __init__(
-        self,
-        engine: Engine,
-        language_model: LanguageModel,
-        requests: Sequence[Request],
-        parameters: SamplingParameters,
+        self, engine: Engine, language_model: LanguageModel, requests: Sequence[Request], parameters: SamplingParameters
     ) -> None:
         self.engine = engine
         self.language_model = language_model

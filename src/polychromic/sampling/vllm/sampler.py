@@ -12,13 +12,7 @@ from polychromic.models.chat import encode_prompt
 from polychromic.models.loading import LanguageModel
 from polychromic.records import Generation, Prompt, SamplingParameters
 from polychromic.sampling.local import generation_of
-from polychromic.sampling.vllm.engine import (
-    Draw,
-    EngineRestartedError,
-    Request,
-    sampling_keys,
-    tells_logprobs,
-)
+from polychromic.sampling.vllm.engine import Draw, EngineRestartedError, Request, sampling_keys, tells_logprobs
 from polychromic.sampling.vllm.handover import ServedPolicy
 from polychromic.sampling.vllm.pool import served_policy
 from polychromic.sampling.vllm.settings import VllmSettings
@@ -42,11 +36,7 @@ class VllmSampler:
         return cls(language_model, served_policy(language_model, settings))
 
     def sample(
-        self,
-        prompts: Sequence[Prompt],
-        num_samples: int,
-        parameters: SamplingParameters,
-        seeds: Sequence[int],
+        self, prompts: Sequence[Prompt], num_samples: int, parameters: SamplingParameters, seeds: Sequence[int]
     ) -> list[list[Generation]]:
         """Draws generations for each prompt, in order.
 

@@ -130,9 +130,7 @@ class ServerEngine:
 
     def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         request = HttpRequest(
-            f"{self.settings.url}{path}",
-            data=json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
+            f"{self.settings.url}{path}", data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
         )
         return self._answer(request, seconds=self.settings.request_seconds)
 

@@ -134,11 +134,7 @@ class _Gate:
         with theirs:
             try:
                 self._popen = subprocess.Popen(
-                    words,
-                    stdin=theirs.fileno(),
-                    stdout=theirs.fileno(),
-                    stderr=self._words,
-                    start_new_session=True,
+                    words, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=self._words, start_new_session=True
                 )
             except OSError as error:
                 ours.close()
@@ -151,14 +147,7 @@ class _Gate:
         self._conversation = Conversation(ours)
         remove = [wall.kind, "rm", "--force", name] if wall.kind != "command" else None
         self.stop = weakref.finalize(
-            self,
-            _stop,
-            self._popen,
-            self._conversation,
-            self._words,
-            self._modules,
-            remove,
-            os.getpid(),
+            self, _stop, self._popen, self._conversation, self._words, self._modules, remove, os.getpid()
         )
         self._greet(wall)
 

@@ -100,12 +100,7 @@ class Process:
         return answer.check == Check(value)
 
     def answers(
-        self,
-        pairs: Sequence[tuple[Prompt, str]],
-        seconds: float,
-        *,
-        watch: bool,
-        control: float | None = None,
+        self, pairs: Sequence[tuple[Prompt, str]], seconds: float, *, watch: bool, control: float | None = None
     ) -> Generator[Answer, None, None]:
         """Yields the answers in order, each within that time; `watch` prevents execution of a text and reports it.
 
@@ -313,9 +308,6 @@ def _believed(message: Mapping[str, Any]) -> Answer:
     shown = ascii(reward)
     shown = shown if len(shown) <= 80 else f"{shown[:80]}..."
     return Answer(
-        Check(
-            None,
-            f"the checker's process answered {shown} as a reward, expected a number from 0 to 1 or a reason",
-        ),
+        Check(None, f"the checker's process answered {shown} as a reward, expected a number from 0 to 1 or a reason"),
         *flags,
     )

@@ -37,11 +37,7 @@ class Recheck:
         self._random = random.SystemRandom()  # an answer must not know whether it will be asked again
 
     def after(
-        self,
-        checker: IsolatedChecker,
-        prompts: Sequence[Prompt],
-        texts: Sequence[str],
-        checks: Sequence[Check],
+        self, checker: IsolatedChecker, prompts: Sequence[Prompt], texts: Sequence[str], checks: Sequence[Check]
     ) -> None:
         """Asks some of the batch again. Raises CheckerError where the answer differs."""
         started = time.monotonic()

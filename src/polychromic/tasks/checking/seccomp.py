@@ -35,10 +35,7 @@ def prepared() -> Any:
     for name in _REFUSED:
         try:
             filtered.add_rule(pyseccomp.ERRNO(errno.EPERM), name)
-        except (
-            OSError,
-            ValueError,
-        ):  # a call that this system, or this version of the library, does not have
+        except (OSError, ValueError):  # a call that this system, or this version of the library, does not have
             continue
     # Not even those of this machine: a socket in a file may belong to a service with rights. Pairs stay.
     filtered.add_rule(pyseccomp.ERRNO(errno.ENETUNREACH), "socket")

@@ -102,15 +102,7 @@ def _recorded(problem: Problem, sandbox: Sandbox) -> list[Call]:
         try:
             session.define(program(problem, problem.solutions[0]))
             run_tests(problem, recorder)
-        except (
-            CandidateError,
-            AssertionError,
-            ArithmeticError,
-            LookupError,
-            TypeError,
-            ValueError,
-            AttributeError,
-        ):
+        except (CandidateError, AssertionError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError):
             pass  # a reference that fails a test has been called up to there
     return recorder.calls
 

@@ -110,13 +110,7 @@ _CHANGES: tuple[Part | None, ...] = (
 _ABSOLUTE = Part("take the absolute value of each", ("abs({x})", "max({x}, -{x})"), abs)
 
 _COUNT = Gather(
-    "return how many there are",
-    len,
-    ("len([{}])",),
-    "len(list({}))",
-    "0",
-    "{t} += 1",
-    recursion=("0", "1 + {rest}"),
+    "return how many there are", len, ("len([{}])",), "len(list({}))", "0", "{t} += 1", recursion=("0", "1 + {rest}")
 )
 _LIST = Gather(
     "return them as a list",
@@ -294,11 +288,7 @@ def random_functions(split: Split, *names: str | int) -> Iterator[tuple[Function
     draw = random.Random(child_seed("functions", split, *names))
     while True:
         source = draw.choice(SOURCES)
-        keep, change, gather = (
-            draw.choice(source.keeps),
-            draw.choice(source.changes),
-            draw.choice(source.gathers),
-        )
+        keep, change, gather = (draw.choice(source.keeps), draw.choice(source.changes), draw.choice(source.gathers))
         # How many there are does not depend on a change.
         function = Function(source, keep, None if gather is _COUNT else change, gather)
         if function.split == split and function.is_telling:

@@ -17,11 +17,7 @@ from polychromic.tasks.base import Split
 
 _INSTRUCTION = "Complete this Python function. Answer with the whole function in one code block.\n\n"
 # Table 1 of Austin et al. 2021: problems 1 to 10 are examples for prompts.
-_MBPP_SPLITS: dict[Split, range] = {
-    "test": range(11, 511),
-    "validation": range(511, 601),
-    "train": range(601, 975),
-}
+_MBPP_SPLITS: dict[Split, range] = {"test": range(11, 511), "validation": range(511, 601), "train": range(601, 975)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,7 @@ from numpy.typing import NDArray
 
 from polychromic.records import Check, Prompt, as_messages
 from polychromic.tasks.base import Split
-from polychromic.tasks.checking.sandbox import (
-    DEFAULT_LIMITS,
-    LOCAL,
-    Limits,
-    Place,
-    borrowed_sandbox,
-)
+from polychromic.tasks.checking.sandbox import DEFAULT_LIMITS, LOCAL, Limits, Place, borrowed_sandbox
 from polychromic.tasks.code.behaviour import Call, behaviour, probes_of
 from polychromic.tasks.code.forms import canonical_form, form_distances
 from polychromic.tasks.code.judging import Verdict, extracted, judged, program

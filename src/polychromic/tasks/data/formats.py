@@ -12,16 +12,7 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from polychromic.records import Message
-from polychromic.tasks.data.lines import (
-    BadLineError,
-    filled_text,
-    hint,
-    identifier,
-    kind,
-    one_key,
-    shown,
-    value_of,
-)
+from polychromic.tasks.data.lines import BadLineError, filled_text, hint, identifier, kind, one_key, shown, value_of
 from polychromic.tasks.data.turns import Role, answers_of, turns_of
 
 ID_KEYS = ("id", "task_id")
@@ -176,18 +167,7 @@ def _alpaca(row: Mapping[str, Any], keys: Keys) -> Question:
         turns += [Message("user", question), Message("assistant", answer)]
     reference = one_key(row, ("output", "response", "references"))
     references = answers_of(reference, row[reference]) if reference and _is_filled(row, reference) else ()
-    read = (
-        "instruction",
-        "input",
-        "system",
-        "history",
-        "output",
-        "response",
-        "references",
-        "text",
-        *ID_KEYS,
-        "meta",
-    )
+    read = ("instruction", "input", "system", "history", "output", "response", "references", "text", *ID_KEYS, "meta")
     return Question([*turns, Message("user", "\n\n".join(parts))], references, _without(row, *read), _meta(row))
 
 
@@ -269,10 +249,7 @@ _FORMS: tuple[tuple[Callable[[Mapping[str, Any]], bool], Form], ...] = (
     (lambda row: isinstance(row.get("completion"), list), TRL),
     (_is_openai, OPENAI),
     (lambda row: "messages" in row, OWN),
-    (
-        lambda row: "prompt" in row and not set(REFERENCE_KEYS) & set(row) and bool(set(_ANSWER_KEYS) & set(row)),
-        ASKED,
-    ),
+    (lambda row: "prompt" in row and not set(REFERENCE_KEYS) & set(row) and bool(set(_ANSWER_KEYS) & set(row)), ASKED),
     (lambda row: "prompt" in row, OWN),
     (lambda row: "conversations" in row, SHAREGPT),
     (lambda row: "instruction" in row, ALPACA),

@@ -13,14 +13,7 @@ from polychromic.files import parse_json
 
 MAX_LINE_BYTES = 16 * 2**20
 _LISTED = 20
-_KINDS = {
-    str: "a text",
-    bool: "true or false",
-    list: "a list",
-    dict: "an object",
-    int: "a number",
-    float: "a number",
-}
+_KINDS = {str: "a text", bool: "true or false", list: "a list", dict: "an object", int: "a number", float: "a number"}
 
 
 class BadLineError(ValueError):
