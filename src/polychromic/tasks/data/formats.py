@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from polychromic.records import Message
 from polychromic.tasks.data.lines import BadLineError, filled_text, hint, identifier, kind, one_key, shown, value_of
-from polychromic.tasks.data.turns import Role, answers_of, turns_of
 
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+_SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "observation": "tool"}
 ID_KEYS = ("id", "task_id")
 QUESTION_KEYS = ("prompt", "messages")
 REFERENCE_KEYS = ("references", "reference", "completion", "chosen")
@@ -94,10 +95,9 @@ def form_of(row: Mapping[str, Any], keys: Keys = NO_KEYS) -> Form:
 def _own(row: Mapping[str, Any], keys: Keys) -> Question:
     question, reference = one_key(row, QUESTION_KEYS), one_key(row, REFERENCE_KEYS)
     if question is None:
-        listed = ", ".join(map(shown, list(row)[:8])) or "none"
         raise BadLineError(
             "prompt: is missing, expected a text, or a list of messages"
-            f"{hint(row, (*QUESTION_KEYS, *_FOREIGN_KEYS), KNOWN_KEYS)} (the keys are {listed}; prompt_key and "
+            f"{hint(row, (*QUESTION_KEYS, *_FOREIGN_KEYS), KNOWN_KEYS)} (the keys are {_keys_of(row)}; prompt_key and "
             "reference_key name others)"
         )
     try:
@@ -138,13 +138,7 @@ def _trl(row: Mapping[str, Any], keys: Keys) -> Question:
     if reference == "references":
         raise BadLineError("references: the prompt is a list of turns; write one completion as a list of turns")
     if reference is not None and not (reference == "completion" and row.get("label") is False):
-        value = row[reference]
-        answer = (
-            turns_of(reference, value)
-            if isinstance(value, list)
-            else [Message("assistant", value_of(reference, value, filled_text))]
-        )
-        turns = [*turns, *answer]
+        turns = [*turns, *_turns(row, reference, "assistant")]
     return Question(turns, (), _without(row, *KNOWN_KEYS), _meta(row))
 
 
@@ -157,16 +151,14 @@ def _messages(row: Mapping[str, Any], keys: Keys) -> Question:
 
 
 def _alpaca(row: Mapping[str, Any], keys: Keys) -> Question:
-    parts = [value_of("instruction", row["instruction"], filled_text)]
-    parts += [value_of("input", row["input"], filled_text)] if _is_filled(row, "input") else []
-    turns = [Message("system", value_of("system", row["system"], filled_text))] if _is_filled(row, "system") else []
+    parts = [_text(row, "instruction"), *([_text(row, "input")] if _is_filled(row, "input") else [])]
+    turns = [Message("system", _text(row, "system"))] if _is_filled(row, "system") else []
     for number, pair in enumerate(row.get("history") or []):
         if not (isinstance(pair, list) and len(pair) == 2):
             raise BadLineError(f"history[{number}]: {shown(pair)}, expected a question and its answer")
         question, answer = (value_of(f"history[{number}]", text, filled_text) for text in pair)
         turns += [Message("user", question), Message("assistant", answer)]
-    reference = one_key(row, ("output", "response", "references"))
-    references = answers_of(reference, row[reference]) if reference and _is_filled(row, reference) else ()
+    references = _answers(row, one_key(row, ("output", "response", "references")))
     read = ("instruction", "input", "system", "history", "output", "response", "references", "text", *ID_KEYS, "meta")
     return Question([*turns, Message("user", "\n\n".join(parts))], references, _without(row, *read), _meta(row))
 
@@ -186,26 +178,81 @@ def _asked(row: Mapping[str, Any], keys: Keys) -> Question:
     key, answer = one_key(row, _ASKED_KEYS), one_key(row, (*_ANSWER_KEYS, *REFERENCE_KEYS))
     assert key is not None
     # SQuAD keeps the text that a question is about beside it.
-    context = [value_of("context", row["context"], filled_text)] if isinstance(row.get("context"), str) else []
-    text = "\n\n".join([*context, value_of(key, row[key], filled_text)])
-    references = answers_of(answer, row[answer]) if answer and _is_filled(row, answer) else ()
+    context = [_text(row, "context")] if isinstance(row.get("context"), str) else []
+    text = "\n\n".join([*context, _text(row, key)])
     # The answer stays in the meta as well: a checker looks for it under its own name.
     others = _without(row, key, *ID_KEYS, *REFERENCE_KEYS, "meta")
-    return Question([Message("user", text)], references, others, _meta(row))
+    return Question([Message("user", text)], _answers(row, answer), others, _meta(row))
 
 
 def _mapped(row: Mapping[str, Any], keys: Keys) -> Question:
     name = keys.prompt or one_key(row, (*_ASKED_KEYS, "messages", "instruction")) or "prompt"
     if not _is_filled(row, name):
-        listed = ", ".join(map(shown, list(row)[:8])) or "none"
-        raise BadLineError(f"{name}: is missing, and task.prompt_key names it; the row's keys are {listed}")
-    value = row[name]
-    turns = turns_of(name, value) if isinstance(value, list) else [Message("user", value_of(name, value, filled_text))]
-    references: tuple[str, ...] = ()
-    if keys.reference is not None and _is_filled(row, keys.reference):
-        references = answers_of(keys.reference, row[keys.reference])
+        raise BadLineError(f"{name}: is missing, and task.prompt_key names it; the row's keys are {_keys_of(row)}")
     used = (name, *ID_KEYS, "meta", *filter(None, [keys.reference]))
-    return Question(turns, references, _without(row, *used), _meta(row))
+    return Question(_turns(row, name, "user"), _answers(row, keys.reference), _without(row, *used), _meta(row))
+
+
+def _turns(row: Mapping[str, Any], key: str, role: str) -> list[Message]:
+    """Reads turns, or a text as one turn of that role."""
+    return turns_of(key, row[key]) if isinstance(row[key], list) else [Message(role, _text(row, key))]
+
+
+def _answers(row: Mapping[str, Any], key: str | None) -> tuple[str, ...]:
+    return answers_of(key, row[key]) if key is not None and _is_filled(row, key) else ()
+
+
+def _text(row: Mapping[str, Any], key: str) -> str:
+    return value_of(key, row[key], filled_text)
+
+
+def _keys_of(row: Mapping[str, Any]) -> str:
+    return ", ".join(map(shown, list(row)[:8])) or "none"
+
+
+def turns_of(key: str, value: Any) -> list[Message]:
+    """Reads turns of OpenAI (role, content) or of ShareGPT (from, value)."""
+    if not isinstance(value, list) or not value:
+        raise BadLineError(f'{key}: {shown(value)}, expected a list such as [{{"role": "user", "content": "Hi"}}]')
+    return [_turn(f"{key}[{number}]", turn) for number, turn in enumerate(value)]
+
+
+def _turn(place: str, turn: Any) -> Message:
+    names = ("role", "content") if isinstance(turn, dict) and "role" in turn else ("from", "value")
+    if not isinstance(turn, dict) or not set(names) <= set(turn):
+        raise BadLineError(f"{place}: {shown(turn)}, expected an object with role and content (or from and value)")
+    speaker, content = turn[names[0]], turn[names[1]]
+    role = _SHAREGPT_ROLES.get(speaker, speaker) if isinstance(speaker, str) else speaker
+    if role not in get_args(Role):
+        roles = [*get_args(Role), *(() if names[0] == "role" else _SHAREGPT_ROLES)]
+        raise BadLineError(f"{place}.{names[0]}: {shown(speaker)}, expected one of {', '.join(roles)}")
+    if isinstance(content, list):
+        content = _joined_parts(f"{place}.{names[1]}", content)
+    return Message(role, value_of(f"{place}.{names[1]}", content, filled_text))
+
+
+def _joined_parts(place: str, parts: Sequence[Any]) -> str:
+    for number, part in enumerate(parts):
+        if not (isinstance(part, dict) and part.get("type") == "text"):
+            raise BadLineError(f"{place}[{number}]: {shown(part)}, expected a part of text: other kinds are not learnt")
+    return "\n".join(value_of(f"{place}[{n}].text", part.get("text"), filled_text) for n, part in enumerate(parts))
+
+
+def answers_of(key: str, value: Any) -> tuple[str, ...]:
+    """Reads one answer or several: a text, a number, a list of these, turns that end with it, or SQuAD's texts."""
+    if isinstance(value, dict) and isinstance(value.get("text"), list):
+        value = value["text"]
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        value = turns_of(key, value)[-1].content
+    values = value if isinstance(value, list) else [value]
+    places = [f"{key}[{number}]" for number in range(len(values))] if isinstance(value, list) else [key]
+    texts = [_answer(place, item) for place, item in zip(places, values, strict=True)]
+    return tuple(dict.fromkeys(texts))
+
+
+def _answer(place: str, value: Any) -> str:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if is_number else value_of(place, value, filled_text)
 
 
 def _is_filled(row: Mapping[str, Any], key: str) -> bool:
