@@ -15,17 +15,15 @@ _STEERING |= {chr(code) for code in range(0x2066, 0x206A)}
 
 def plain_text(text: str) -> str:
     """Writes control codes, direction marks and lone surrogates as escapes such as `\\x1b`."""
-    return "".join(_escaped(character) if _steers(character) else character for character in text)
+    return "".join(
+        character.encode("unicode_escape").decode("ascii") if _steers(character) else character for character in text
+    )
 
 
 def _steers(character: str) -> bool:
     if character in _KEPT:
         return False
     return unicodedata.category(character) in ("Cc", "Cs") or character in _STEERING
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
 
 
 def without_lone_surrogates(text: str) -> str:

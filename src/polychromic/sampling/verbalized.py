@@ -40,6 +40,7 @@ _TRAILING_PROBABILITY = re.compile(
 )
 _LONGEST_PROBABILITY = 40  # characters; bounds the search in a long line
 _STATED_NUMBER = re.compile(r"\d*\.?\d+\s*%?")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _QUOTES = {'"': '"', "“": "”", "'": "'", "«": "»"}
 
 
@@ -140,7 +141,7 @@ def _as_json(reply: str) -> Iterator[VerbalisedAnswer]:
         text = item
         if isinstance(item, dict):
             text = next((item[key] for key in ("text", "response", "answer") if key in item), None)
-        if isinstance(text, str) and _is_unicode(text):
+        if isinstance(text, str) and not _SURROGATE.search(text):  # JSON escapes can spell half a pair
             stated = item.get("probability") if isinstance(item, dict) else None
             yield VerbalisedAnswer(text.strip(), _probability(str(stated)))
 
@@ -166,11 +167,6 @@ def _json_items(reply: str) -> list[Any]:
     return objects
 
 
-def _is_unicode(text: str) -> bool:
-    """Tells whether UTF-8 can carry a text: JSON escapes can spell half a surrogate pair."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
 def _listed(reply: str) -> Iterator[VerbalisedAnswer]:
     lines = reply.splitlines()
     for number, line in enumerate(lines, start=1):
@@ -180,17 +176,10 @@ def _listed(reply: str) -> Iterator[VerbalisedAnswer]:
         text, probability = match[1], None
         stated = _TRAILING_PROBABILITY.search(text, max(0, len(text) - _LONGEST_PROBABILITY))
         if stated and stated.start() > 0:
-            text, probability = text[: stated.start()], _last_number(stated[0])
-        yield VerbalisedAnswer(_unquoted(text), probability, closed=number < len(lines))
-
-
-def _unquoted(text: str) -> str:
-    inside = len(text) > 1 and _QUOTES.get(text[0]) == text[-1]
-    return text[1:-1].strip() if inside else text
-
-
-def _last_number(text: str) -> float | None:
-    return _probability(_STATED_NUMBER.findall(text)[-1])
+            text, probability = text[: stated.start()], _probability(_STATED_NUMBER.findall(stated[0])[-1])
+        if len(text) > 1 and _QUOTES.get(text[0]) == text[-1]:
+            text = text[1:-1].strip()
+        yield VerbalisedAnswer(text, probability, closed=number < len(lines))
 
 
 def _probability(text: str) -> float | None:

@@ -9,6 +9,7 @@ Model output is never evaluated as code: it is read by the small grammar below a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -77,9 +78,7 @@ def canonical(expression: Expression) -> str:
     """
     if isinstance(expression, Leaf):
         return str(expression.value)
-    if expression.operator in "+-":
-        return _chain(expression, "+-")
-    return _chain(expression, "*/")
+    return _chain(expression, "+-" if expression.operator in "+-" else "*/")
 
 
 def commuted(expression: Expression) -> str:
@@ -140,15 +139,15 @@ class _Reader:
         self.position = 0
 
     def sum(self) -> Expression:
-        expression = self.product()
-        while (operator := self.take("+-")) is not None:
-            expression = Operation(operator, expression, self.product())
-        return expression
+        return self.chain("+-", self.product)
 
     def product(self) -> Expression:
-        expression = self.factor()
-        while (operator := self.take("*/")) is not None:
-            expression = Operation(operator, expression, self.factor())
+        return self.chain("*/", self.factor)
+
+    def chain(self, operators: str, operand: Callable[[], Expression]) -> Expression:
+        expression = operand()
+        while (operator := self.take(operators)) is not None:
+            expression = Operation(operator, expression, operand())
         return expression
 
     def factor(self) -> Expression:

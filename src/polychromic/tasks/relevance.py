@@ -10,9 +10,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from polychromic.errors import DataError
+from polychromic.numerics import Float32Array, FloatArray, IntArray
 
 if TYPE_CHECKING:
     from polychromic.tasks.replies import RepliesTask
@@ -87,13 +87,11 @@ _ECHO_WEIGHT = 0.03
 _MOST_PAIRS = 1000
 """Pairs that the model is fitted on: three coefficients and two means gain nothing from more."""
 
-Floats = NDArray[np.float64]
-
 
 class Encoder(Protocol):
     """Turns texts into unit vectors."""
 
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def encode(self, texts: Sequence[str]) -> Float32Array:
         """Returns unit vectors, float32 [n, d]."""
         ...
 
@@ -104,7 +102,7 @@ class Pairs(NamedTuple):
     posts: list[str]
     replies: list[str]
 
-    def take(self, indices: NDArray[np.int64]) -> Pairs:
+    def take(self, indices: IntArray) -> Pairs:
         """Returns some of the pairs."""
         return Pairs([self.posts[i] for i in indices], [self.replies[i] for i in indices])
 
@@ -113,16 +111,16 @@ class Pairs(NamedTuple):
 class RelevanceModel:
     """P(true pair | z) = sigmoid(c0 + c1 z + c2 z²) for z the inner product of the centred embeddings."""
 
-    post_mean_D: NDArray[np.float32]
-    reply_mean_D: NDArray[np.float32]
+    post_mean_D: Float32Array
+    reply_mean_D: Float32Array
     coefficients: tuple[float, float, float]
 
-    def similarity(self, posts_ND: NDArray[np.float32], replies_ND: NDArray[np.float32]) -> Floats:
+    def similarity(self, posts_ND: Float32Array, replies_ND: Float32Array) -> FloatArray:
         """Computes z of each pair, [N]."""
         product_ND = (posts_ND - self.post_mean_D) * (replies_ND - self.reply_mean_D)
         return product_ND.sum(axis=1, dtype=np.float64)
 
-    def probability(self, posts_ND: NDArray[np.float32], replies_ND: NDArray[np.float32]) -> Floats:
+    def probability(self, posts_ND: Float32Array, replies_ND: Float32Array) -> FloatArray:
         """Computes the relevance of each pair, [N] in (0, 1)."""
         z_N = self.similarity(posts_ND, replies_ND)
         c0, c1, c2 = self.coefficients
@@ -137,7 +135,7 @@ class RelevanceChecker:
     model: RelevanceModel
     pass_threshold: float
 
-    def scores(self, posts: Sequence[str], replies: Sequence[str]) -> Floats:
+    def scores(self, posts: Sequence[str], replies: Sequence[str]) -> FloatArray:
         """Computes the relevance of each reply in [0, 1]; exactly 0 for empty replies, echoes and repetitions."""
         scores_N = np.zeros(len(posts))
         sound = [i for i, (post, reply) in enumerate(zip(posts, replies, strict=True)) if not fault(post, reply)]
@@ -200,7 +198,7 @@ def fit_relevance(encoder: Encoder, pairs: Pairs, generator: np.random.Generator
     return RelevanceModel(unfitted.post_mean_D, unfitted.reply_mean_D, (float(regression.intercept_[0]), c1, c2))
 
 
-def mismatches(n: int, count: int, generator: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+def mismatches(n: int, count: int, generator: np.random.Generator) -> Iterator[IntArray]:
     """Yields at most `count` permutations of range(n), none of which leaves any index where it was."""
     order_N = generator.permutation(n)
     for shift in range(1, min(count, n - 1) + 1):
@@ -257,14 +255,16 @@ def _controls(task: RepliesTask, test: Pairs) -> dict[str, list[list[str]]]:
     }
 
 
-def _control_scores(checker: RelevanceChecker, test: Pairs, controls: dict[str, list[list[str]]]) -> dict[str, Floats]:
+def _control_scores(
+    checker: RelevanceChecker, test: Pairs, controls: dict[str, list[list[str]]]
+) -> dict[str, FloatArray]:
     return {
         kind: np.concatenate([checker.scores(test.posts, replies) for replies in rounds])
         for kind, rounds in controls.items()
     }
 
 
-def _summary(checker: RelevanceChecker, scores: dict[str, Floats]) -> dict[str, Any]:
+def _summary(checker: RelevanceChecker, scores: dict[str, FloatArray]) -> dict[str, Any]:
     from sklearn.metrics import roc_auc_score
 
     true, shuffled = scores["references"], scores["shuffled"]

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from polychromic.numerics import Float32Array
 from polychromic.records import Check, Prompt
 from polychromic.seeding import numpy_generator
 from polychromic.tasks.base import Split
@@ -24,13 +24,11 @@ from polychromic.weights import cache_root
 
 _SMOOTHING = 1e-3
 
-Floats32 = NDArray[np.float32]
-
 
 class WordTable(Protocol):
     """A vocabulary of V words with a vector each."""
 
-    vectors_VD: Floats32
+    vectors_VD: Float32Array
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns the word ids of each text."""
@@ -52,7 +50,7 @@ class MiniLMWords:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         with safe_open(folder / "model.safetensors", "np") as weights:
-            self.vectors_VD: Floats32 = weights.get_tensor("embeddings.word_embeddings.weight")
+            self.vectors_VD: Float32Array = weights.get_tensor("embeddings.word_embeddings.weight")
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns the word pieces of each text."""
@@ -63,7 +61,7 @@ class HashedWords:
     """A random vector for every word, by its hash: needs no download and knows no meaning."""
 
     def __init__(self, size: int = 1 << 14, dimensions: int = 256):
-        self.vectors_VD: Floats32 = np.random.default_rng(0).standard_normal((size, dimensions), np.float32)
+        self.vectors_VD: Float32Array = np.random.default_rng(0).standard_normal((size, dimensions), np.float32)
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns the buckets of each text's words."""
@@ -76,9 +74,9 @@ class SifEncoder:
     """Unit vectors of texts: rare words count more, and the direction that all texts share is taken out."""
 
     table: WordTable
-    weights_V: Floats32
-    mean_D: Floats32
-    common_D: Floats32
+    weights_V: Float32Array
+    mean_D: Float32Array
+    common_D: Float32Array
 
     @classmethod
     def fit(cls, table: WordTable, texts: Sequence[str]) -> SifEncoder:
@@ -93,7 +91,7 @@ class SifEncoder:
         common_D = np.linalg.svd(texts_ND - mean_D, full_matrices=False)[2][0]
         return cls(table, weights_V, mean_D, common_D)
 
-    def encode(self, texts: Sequence[str]) -> Floats32:
+    def encode(self, texts: Sequence[str]) -> Float32Array:
         """Returns float32 [n, d] with rows of length 1 (0 where a text has nothing but the common direction)."""
         texts_ND = _weighted_means(self.table, self.weights_V, texts) - self.mean_D
         texts_ND -= np.outer(texts_ND @ self.common_D, self.common_D)
@@ -101,7 +99,7 @@ class SifEncoder:
         return texts_ND / np.maximum(norms_N1, np.finfo(np.float32).tiny)
 
 
-def _weighted_means(table: WordTable, weights_V: Floats32, texts: Sequence[str]) -> Floats32:
+def _weighted_means(table: WordTable, weights_V: Float32Array, texts: Sequence[str]) -> Float32Array:
     means_ND = np.zeros((len(texts), table.vectors_VD.shape[1]), dtype=np.float32)
     for row_D, ids in zip(means_ND, table.ids(texts), strict=True):
         if ids:
@@ -166,9 +164,9 @@ class RepliesTask(FileTask):
     @cached_property
     def second_checker(self) -> RelevanceChecker:
         """Trains the evaluation-only checker when it is first used."""
-
         half = self._halves[1]
-        encoder = SifEncoder.fit(self._word_table(), half.posts + half.replies)
+        table = HashedWords() if self._embedder_name == "hash" else MiniLMWords()
+        encoder = SifEncoder.fit(table, half.posts + half.replies)
         return train_checker(encoder, half, self.pairs("validation"), self.generator("judge"))
 
     def pairs(self, split: Split) -> Pairs:
@@ -186,10 +184,6 @@ class RepliesTask(FileTask):
         order = self.generator("halves").permutation(len(pairs.posts))
         middle = len(order) // 2
         return pairs.take(order[:middle]), pairs.take(order[middle:])
-
-    def _word_table(self) -> WordTable:
-
-        return HashedWords() if self._embedder_name == "hash" else MiniLMWords()
 
 
 def _checks(checker: RelevanceChecker, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Check]:

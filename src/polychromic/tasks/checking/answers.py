@@ -34,7 +34,7 @@ def regex_form(prompt: Prompt, text: str) -> str:
 def _matched(prompt: Prompt, text: str) -> Any:
     import regex
 
-    for reference in prompt.references:
+    for reference in references_of(prompt):
         try:
             expression = regex.compile(reference)
         except regex.error as error:
@@ -42,9 +42,14 @@ def _matched(prompt: Prompt, text: str) -> Any:
         match = expression.fullmatch(text.strip(), timeout=_REGEX_SECONDS)
         if match is not None:
             return match
+    return None
+
+
+def references_of(prompt: Prompt) -> tuple[str, ...]:
+    """Returns the references of a prompt; raises ValueError where it has none."""
     if not prompt.references:
         raise ValueError(f"prompt {prompt.id!r} has no references to compare with")
-    return None
+    return prompt.references
 
 
 def math_equal(prompt: Prompt, text: str) -> bool:
@@ -53,14 +58,10 @@ def math_equal(prompt: Prompt, text: str) -> bool:
     LaTeX and plain writing are read, the last `\\boxed{…}` first. Numbers are equal to six places. It runs in a process
     of its own: what reads mathematics may take for ever on some of it.
     """
-    try:
-        from math_verify import verify
-    except ImportError as error:
-        raise ValueError(MATH_EXTRA) from error
-    if not prompt.references:
-        raise ValueError(f"prompt {prompt.id!r} has no references to compare with")
+    verify = _math_verify().verify
+    references = references_of(prompt)
     answer = _read(text)
-    for reference in prompt.references:
+    for reference in references:
         expected = _read(reference)
         if not expected:
             raise ValueError(f"reference {reference!r} cannot be read as mathematics")
@@ -77,15 +78,20 @@ def math_form(prompt: Prompt, text: str) -> str:
 
 def _read(text: str) -> list[Any]:
     """Returns math-verify's readings of a text, the best first; a text without marks is tried as LaTeX too."""
-    try:
-        from math_verify import parse
-    except ImportError as error:
-        raise ValueError(MATH_EXTRA) from error
+    parse = _math_verify().parse
     text = text[-_LONGEST:].strip()
     read = parse(text)
     if not read and _LATEX.search(text) and "$" not in text and "\n" not in text:
         read = parse(f"${text}$")
     return list(read)
+
+
+def _math_verify() -> Any:
+    try:
+        import math_verify
+    except ImportError as error:
+        raise ValueError(MATH_EXTRA) from error
+    return math_verify
 
 
 def _form(value: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from polychromic.errors import CheckerError, ConfigError
 from polychromic.records import Check, Prompt
 from polychromic.registry import resolve
-from polychromic.tasks.checking.answers import math_equal, regex_match
+from polychromic.tasks.checking.answers import math_equal, references_of, regex_match
 
 _LONGEST_REASON = 500
 CheckFunction = Callable[[Prompt, str], Any]
@@ -50,12 +50,12 @@ def failed_check(error: BaseException) -> Check:
 def exact_match(prompt: Prompt, text: str) -> bool:
     """Tells whether the text is one of the references, apart from white space around it and from the way in which
     Unicode writes an accent."""
-    return _plain(text) in map(_plain, _references(prompt))
+    return _plain(text) in map(_plain, references_of(prompt))
 
 
 def contains(prompt: Prompt, text: str) -> bool:
     """Tells whether one of the references occurs in the text, in upper or lower case (as `includes` of inspect-ai)."""
-    return any(_plain(reference).casefold() in _plain(text).casefold() for reference in _references(prompt))
+    return any(_plain(reference).casefold() in _plain(text).casefold() for reference in references_of(prompt))
 
 
 def rouge_l(prompt: Prompt, text: str) -> float:
@@ -64,7 +64,7 @@ def rouge_l(prompt: Prompt, text: str) -> float:
 
     It knows a–z and 0–9 alone: against a reference without any of these, words by Unicode are compared, lower-cased.
     """
-    return max(_rouge_l(text, reference) for reference in _references(prompt))
+    return max(_rouge_l(text, reference) for reference in references_of(prompt))
 
 
 def _rouge_l(text: str, reference: str) -> float:
@@ -92,12 +92,6 @@ FORMS = {
     "math": "polychromic.tasks.checking.answers:math_form",
 }
 """The functions that give the canonical forms of answers to a checker, for `same_answer: canonical`."""
-
-
-def _references(prompt: Prompt) -> tuple[str, ...]:
-    if not prompt.references:
-        raise ValueError(f"prompt {prompt.id!r} has no references to compare with")
-    return prompt.references
 
 
 def _run_one(function: CheckFunction, prompt: Prompt, text: str) -> Check:

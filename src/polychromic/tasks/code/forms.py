@@ -11,7 +11,8 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from polychromic.numerics import FloatArray
 
 _COMMUTATIVE = (ast.Mult, ast.BitAnd, ast.BitOr, ast.BitXor)
 _NUMERIC = (ast.Sub, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow)
@@ -139,13 +140,11 @@ class _Renamed(ast.NodeTransformer):
         arguments.defaults, arguments.kw_defaults = outer, outer_named
         return node
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> Any:
+    def _definition(self, node: Any) -> Any:
         node.name = self._name(node.name)
         return self.generic_visit(node)
 
-    def visit_ClassDef(self, node: ast.ClassDef) -> Any:
-        node.name = self._name(node.name)
-        return self.generic_visit(node)
+    visit_FunctionDef = visit_ClassDef = _definition
 
     def visit_alias(self, node: ast.alias) -> Any:
         return ast.alias(node.name, self._name(node.asname or node.name.partition(".")[0]))
@@ -174,7 +173,7 @@ class _Anonymous(ast.NodeTransformer):
         return node if hasattr(builtins, node.id) else ast.Name("_", node.ctx)
 
 
-def form_distances(codes: Sequence[str]) -> NDArray[np.float64]:
+def form_distances(codes: Sequence[str]) -> FloatArray:
     """Returns [N, N] distances in [0, 1]: 1 − |A ∩ B| / |A ∪ B| of the pairs of neighbouring tokens."""
     pairs_N = [_token_pairs(code) for code in codes]
     distances_NN = np.zeros((len(codes), len(codes)))
