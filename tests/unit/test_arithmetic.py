@@ -7,7 +7,7 @@ import pytest
 
 from polychromic.errors import ConfigError
 from polychromic.records import Prompt, as_messages
-from polychromic.tasks import arithmetic
+from polychromic.tasks import arithmetic, base
 from polychromic.tasks.arithmetic import ArithmeticTask, random_problems
 from polychromic.tasks.base import build_task
 from polychromic.tasks.settings import ArithmeticSettings
@@ -81,7 +81,8 @@ def test_a_size_of_zero_is_refused_by_key():
 
 def test_more_problems_than_there_are_is_an_error_and_no_endless_search(monkeypatch):
     """Past bug, found by fuzzing: a file that asked for ten thousand test problems hung for ever."""
-    monkeypatch.setattr(arithmetic, "_FRUITLESS_DRAWS", 50)
+    for module in (base, arithmetic):
+        monkeypatch.setattr(module, "FRUITLESS_DRAWS", 50)
     with pytest.raises(ConfigError, match=r"task: 5000 test problems asked for, and the 50 draws"):
         ArithmeticTask(test_problems=5000).prompts("test")
     with pytest.raises(ValueError, match="less than or equal to 600"):

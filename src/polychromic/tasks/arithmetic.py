@@ -14,7 +14,7 @@ from polychromic.errors import ConfigError
 from polychromic.numerics import FloatArray, label_codes
 from polychromic.records import Check, Prompt, as_messages
 from polychromic.seeding import child_seed
-from polychromic.tasks.base import Split
+from polychromic.tasks.base import FRUITLESS_DRAWS, Split, distinct, split_of
 from polychromic.tasks.expressions import (
     Expression,
     Leaf,
@@ -31,8 +31,6 @@ SameAnswer = Literal["regrouped", "commuted"]
 _FORMS = {"regrouped": canonical, "commuted": commuted}
 
 SMALLEST_TARGET, LARGEST_TARGET = 1, 20
-# Two tenths of all problems are kept away from training, whatever seed draws them.
-_SPLIT_TENTHS: dict[Split, range] = {"validation": range(1), "test": range(1, 2), "train": range(2, 10)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,31 +45,15 @@ class Problem:
         """Returns the prompt that the model sees, such as `1,4,6,8=24:`."""
         return f"{','.join(map(str, self.numbers))}={self.target}:"
 
-    @property
-    def split(self) -> Split:
-        """Returns the split this problem belongs to, decided by its content alone, so that no seed can leak it."""
-        tenth = child_seed("arithmetic-split", self.text) % 10
-        return next(split for split, tenths in _SPLIT_TENTHS.items() if tenth in tenths)
-
-
-_FRUITLESS_DRAWS = 1000
-"""Draws in a row without a new problem after which the search ends."""
-
 
 @lru_cache(maxsize=16)
 def _distinct_problems(split: Split, wanted: int, seed: int) -> tuple[Prompt, ...]:
-    problems: dict[Problem, None] = {}
-    fruitless = 0
-    for problem, _ in random_problems(split, seed):
-        fruitless = fruitless + 1 if problem in problems else 0
-        if fruitless == _FRUITLESS_DRAWS:
-            raise ConfigError(
-                f"task: {wanted} {split} problems asked for, and the {fruitless} draws after the {len(problems)}th "
-                "found no other; ask for fewer"
-            )
-        problems.setdefault(problem)
-        if len(problems) == wanted:
-            break
+    problems = distinct(((problem.text, problem) for problem, _ in random_problems(split, seed)), wanted)
+    if len(problems) < wanted:
+        raise ConfigError(
+            f"task: {wanted} {split} problems asked for, and the {FRUITLESS_DRAWS} draws after the {len(problems)}th "
+            "found no other; ask for fewer"
+        )
     return tuple(
         Prompt(
             f"{split}-{index:05d}",
@@ -162,7 +144,7 @@ def random_problems(split: Split, *names: str | int) -> Iterator[tuple[Problem, 
             continue
         if result.denominator == 1 and SMALLEST_TARGET <= result <= LARGEST_TARGET:
             problem = Problem(tuple(sorted(numbers)), int(result))
-            if problem.split == split:
+            if split_of("arithmetic", problem.text) == split:
                 yield problem, render(expression)
 
 

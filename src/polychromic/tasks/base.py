@@ -6,7 +6,7 @@ function) that makes a `Task` from the section's other keys, or a pydantic model
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol, Self, TypeVar
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from polychromic.models.chat import ThinkingMode
 from polychromic.records import Check, Prompt
+from polychromic.seeding import child_seed
 from polychromic.settings import Settings
 from polychromic.tasks.checking.checkers import BUILT_IN
 
@@ -108,6 +109,7 @@ class TaskKeys(Settings):
         raise NotImplementedError
 
 
+P = TypeVar("P")
 S = TypeVar("S", bound=TaskKeys)
 TASKS: dict[str, type[TaskKeys]] = {}
 """The settings of each task, by its name."""
@@ -121,6 +123,30 @@ def task(name: str) -> Callable[[type[S]], type[S]]:
         return settings
 
     return register
+
+
+FRUITLESS_DRAWS = 1000
+"""Draws in a row without a new problem after which the search ends."""
+# Two tenths of all problems are kept away from training, whatever seed draws them.
+_SPLIT_TENTHS: dict[Split, range] = {"validation": range(1), "test": range(1, 2), "train": range(2, 10)}
+
+
+def split_of(kind: str, text: str) -> Split:
+    """Returns the split of a made problem, decided by its content alone, so that no seed can leak it."""
+    tenth = child_seed(f"{kind}-split", text) % 10
+    return next(split for split, tenths in _SPLIT_TENTHS.items() if tenth in tenths)
+
+
+def distinct(drawn: Iterable[tuple[str, P]], wanted: int) -> list[P]:
+    """Returns the first `wanted` problems whose texts, drawn with them, differ; fewer where the search ends before."""
+    problems: dict[str, P] = {}
+    fruitless = 0
+    for text, problem in drawn:
+        fruitless = fruitless + 1 if text in problems else 0
+        problems.setdefault(text, problem)
+        if len(problems) == wanted or fruitless == FRUITLESS_DRAWS:
+            break
+    return list(problems.values())
 
 
 def own_code(settings: TaskKeys) -> list[str]:

@@ -17,12 +17,9 @@ from typing import Any
 
 from polychromic.errors import ConfigError
 from polychromic.seeding import child_seed
-from polychromic.tasks.base import Split
+from polychromic.tasks.base import Split, distinct, split_of
 from polychromic.tasks.code.problems import Problem
 
-# Two tenths of all problems are kept away from training, whatever seed draws them.
-_SPLIT_TENTHS: dict[Split, range] = {"validation": range(1), "test": range(1, 2), "train": range(2, 10)}
-_FRUITLESS_DRAWS = 1000
 _SMALL = range(2, 10)
 _FEWEST_VALUES = 3
 
@@ -259,12 +256,6 @@ class Function:
         steps = [f"take {self.source.words}", *(part.words for part in (self.keep, self.change) if part)]
         return f"Write a Python function f({self.source.argument}): {', '.join(steps)}, {self.gather.words}.\n"
 
-    @property
-    def split(self) -> Split:
-        """Returns the split this problem belongs to, decided by its content alone, so that no seed can leak it."""
-        tenth = child_seed("functions-split", self.text) % 10
-        return next(split for split, tenths in _SPLIT_TENTHS.items() if tenth in tenths)
-
     def value(self, argument: Any) -> Any:
         """Returns what a right program returns."""
         kept = [item for item in self.source.items(argument) if self.keep is None or self.keep.meaning(item)]
@@ -291,7 +282,7 @@ def random_functions(split: Split, *names: str | int) -> Iterator[tuple[Function
         keep, change, gather = (draw.choice(source.keeps), draw.choice(source.changes), draw.choice(source.gathers))
         # How many there are does not depend on a change.
         function = Function(source, keep, None if gather is _COUNT else change, gather)
-        if function.split == split and function.is_telling:
+        if split_of("functions", function.text) == split and function.is_telling:
             yield function, draw
 
 
@@ -303,20 +294,16 @@ def make_problems(split: Split, wanted: int, seed: int) -> Sequence[Problem]:
     """
     from polychromic.tasks.code.styles import solutions
 
-    problems: dict[str, Problem] = {}
-    fruitless = 0
-    for function, _ in random_functions(split, seed):
-        if len(problems) == wanted:
-            break
-        fruitless = fruitless + 1 if function.text in problems else 0
-        if fruitless == _FRUITLESS_DRAWS:
-            raise ConfigError(f"task: {wanted} {split} problems asked for, {len(problems)} were found; ask for fewer")
-        if function.text not in problems:
-            problems[function.text] = Problem(
-                id=f"{split}-{len(problems):05d}",
-                prompt=function.text,
-                tests=tuple(function.tests()),
-                entry_point="f",
-                solutions=tuple(solutions(function)),
-            )
-    return tuple(problems.values())
+    functions = distinct(((function.text, function) for function, _ in random_functions(split, seed)), wanted)
+    if len(functions) < wanted:
+        raise ConfigError(f"task: {wanted} {split} problems asked for, {len(functions)} were found; ask for fewer")
+    return tuple(
+        Problem(
+            id=f"{split}-{index:05d}",
+            prompt=function.text,
+            tests=tuple(function.tests()),
+            entry_point="f",
+            solutions=tuple(solutions(function)),
+        )
+        for index, function in enumerate(functions)
+    )
