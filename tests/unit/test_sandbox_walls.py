@@ -9,9 +9,8 @@ import pytest
 
 from polychromic.errors import CheckerError
 from polychromic.tasks.checking.containers import Wall, _copy_modules
-from polychromic.tasks.checking.execution import executed
 from polychromic.tasks.checking.family import ProcessFailedError
-from polychromic.tasks.checking.sandbox import CandidateError, Limits, Sandbox
+from polychromic.tasks.checking.sandbox import CandidateError, Limits, Sandbox, executed
 from polychromic.tasks.code import Problem, judged
 
 ADD = Problem("add", "Write add.", tests=("assert add(2, 3) == 5", "assert add(-1, 1) == 0"))

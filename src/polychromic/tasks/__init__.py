@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from polychromic.tasks.base import Task
-    from polychromic.tasks.checking.execution import Execution, run_isolated
+    from polychromic.tasks.checking.sandbox import Execution, run_isolated
 
 __all__ = ["Execution", "Task", "run_isolated"]
 
@@ -15,7 +15,7 @@ def __getattr__(name: str) -> Any:
     """Imports public names on first use: most tasks start no process."""
     if name in __all__:
         from polychromic.tasks import base
-        from polychromic.tasks.checking import execution
+        from polychromic.tasks.checking import sandbox
 
-        return getattr(base if name == "Task" else execution, name)
+        return getattr(base if name == "Task" else sandbox, name)
     raise AttributeError(f"module 'polychromic.tasks' has no attribute {name!r}")

@@ -18,8 +18,7 @@ from types import GeneratorType
 from typing import Any
 
 from polychromic.tasks.checking.protocol import Conversation, decode, encode
-from polychromic.tasks.checking.reaping import end_with_parent, give_up_rights, unshare
-from polychromic.tasks.checking.seccomp import refuse_calls
+from polychromic.tasks.checking.reaping import end_with_parent, give_up_rights, refuse_calls, unshare
 
 _LONGEST_REASON = 500
 _MOST_PROCESSES = 64

@@ -22,6 +22,7 @@ What the checker prints, or reads from standard input, never meets these convers
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import sys
@@ -39,6 +40,7 @@ from polychromic.tasks.checking.child import serve_execution, serve_session
 from polychromic.tasks.checking.protocol import Conversation
 from polychromic.tasks.checking.reaping import (
     become_subreaper,
+    call_filter,
     children,
     end_children,
     end_with_parent,
@@ -49,7 +51,6 @@ from polychromic.tasks.checking.reaping import (
     unshare,
 )
 from polychromic.tasks.checking.rooms import keepers
-from polychromic.tasks.checking.seccomp import prepared
 from polychromic.tasks.checking.watch import ExecutionWatch
 
 _REAP_SECONDS = 1.0
@@ -131,7 +132,7 @@ class Server:
 
     def load(self, name: str, memory: int) -> None:
         """Imports the checker within the limit of memory, and says whether this process may be forked from here on."""
-        _limit_memory(memory)
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
         try:
             self._checker = load_checker(name)
         except CheckerError as error:
@@ -196,7 +197,7 @@ def main() -> None:
     _close_standard_streams()
     is_apart = sys.argv[2:] == ["apart"]
     if is_apart:
-        prepared()  # looks for a library, which it may not any more below
+        call_filter()  # looks for a library, which it may not any more below
     protection = _leave() if is_apart else []
     if writable := os.environ.pop("POLYCHROMIC_WRITABLE", ""):
         protection += restrict_files(writable)
@@ -257,12 +258,6 @@ def _close_standard_streams() -> None:
     for stream in (0, 1, 2):
         os.dup2(nowhere, stream)
     os.close(nowhere)
-
-
-def _limit_memory(n_bytes: int) -> None:
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_AS, (n_bytes, n_bytes))
 
 
 def _prompt(fields: Mapping[str, Any]) -> Prompt:

@@ -7,6 +7,7 @@ and its environment, but not the tree below the subreaper. Linux only; elsewhere
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER = 1, 4, 24, 36
 _PR_SET_NO_NEW_PRIVS = 38
@@ -21,6 +23,20 @@ _NAMESPACES = {"user": 0x10000000, "processes": 0x20000000, "network": 0x4000000
 _CAP_SYS_PTRACE, _LAST_CAPABILITY = 19, 63
 _CAPABILITY_VERSION = 0x20080522
 _MOST_ROUNDS = 200
+_REFUSED_CALLS = (
+    # other processes
+    "ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd", "kcmp", "process_madvise",
+    # files and namespaces
+    "mount", "umount2", "pivot_root", "chroot", "setns", "unshare", "open_by_handle_at", "quotactl", "swapon",
+    "swapoff", "move_mount", "open_tree", "fsopen", "fsmount", "mknod", "mknodat",
+    # the kernel
+    "bpf", "perf_event_open", "userfaultfd", "io_uring_setup", "io_uring_enter", "io_uring_register", "kexec_load",
+    "kexec_file_load", "init_module", "finit_module", "delete_module", "keyctl", "add_key", "request_key", "syslog",
+    "acct", "reboot", "settimeofday", "clock_settime", "clock_adjtime", "adjtimex", "iopl", "ioperm", "lookup_dcookie",
+    "fanotify_init", "vhangup", "move_pages", "mbind", "migrate_pages",
+)  # fmt: skip
+"""System calls that code of a model has no use for: they reach other processes, the kernel's configuration, or other
+machines; most ways out of a process begin with one."""
 
 
 def become_subreaper() -> bool:
@@ -146,6 +162,39 @@ def _readable() -> list[Path]:
         for place in [*places, *installed]
         if place.exists() and place.resolve() != ours and "site-packages" not in place.name
     ]
+
+
+@cache
+def call_filter() -> Any:
+    """Returns the filter of system calls, made once before processes are forked.
+
+    None without package `pyseccomp` (extra `sandbox`) and the system's library libseccomp; nothing is refused then.
+    """
+    try:
+        import pyseccomp
+    except (ImportError, OSError, RuntimeError, AttributeError):
+        return None
+    filtered = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
+    for name in _REFUSED_CALLS:
+        try:
+            filtered.add_rule(pyseccomp.ERRNO(errno.EPERM), name)
+        except (OSError, ValueError):  # a call that this system, or this version of the library, does not have
+            continue
+    # Not even those of this machine: a socket in a file may belong to a service with rights. Pairs stay.
+    filtered.add_rule(pyseccomp.ERRNO(errno.ENETUNREACH), "socket")
+    return filtered
+
+
+def refuse_calls() -> list[str]:
+    """Refuses those calls to this process and all that it starts, for good; returns in words what is protected then."""
+    filtered = call_filter()
+    if filtered is None:
+        return []
+    try:
+        filtered.load()
+    except OSError:  # the kernel has no filters
+        return []
+    return ["fewer system calls", "no network"]
 
 
 def _kill(process: int) -> bool:

@@ -13,8 +13,14 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, Protocol
 
-from polychromic.tasks.checking.execution import executed
-from polychromic.tasks.checking.sandbox import DEFAULT_LIMITS, CandidateError, CandidateTimeoutError, Limits, Sandbox
+from polychromic.tasks.checking.sandbox import (
+    DEFAULT_LIMITS,
+    CandidateError,
+    CandidateTimeoutError,
+    Limits,
+    Sandbox,
+    executed,
+)
 from polychromic.tasks.code.problems import Problem
 
 _FENCE = re.compile(r"```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
