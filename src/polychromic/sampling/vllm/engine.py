@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 OLDEST_VERSION, NEWEST_VERSION = (0, 32), (1, 0)
 """Versions of vLLM from the first that was tested to before the second, which may be another library."""
+_OLDEST, _NEWEST = (".".join(map(str, version)) for version in (OLDEST_VERSION, NEWEST_VERSION))
+REQUIREMENT = f"vllm>={_OLDEST},<{_NEWEST}"
 COLDEST = 0.01
 """The lowest temperature of vLLM, which it takes for any lower one that it is asked for."""
 
@@ -135,8 +137,6 @@ def require_version(version: str, place: str) -> None:
     numbers = re.match(r"(\d+)\.(\d+)", version)
     found = (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
     if not OLDEST_VERSION <= found < NEWEST_VERSION:
-        oldest, newest = (".".join(map(str, each)) for each in (OLDEST_VERSION, NEWEST_VERSION))
         raise EngineError(
-            f"{place}: vLLM {version}, expected at least {oldest} and below {newest}; pip install "
-            f"'vllm>={oldest},<{newest}'"
+            f"{place}: vLLM {version}, expected at least {_OLDEST} and below {_NEWEST}; pip install '{REQUIREMENT}'"
         )

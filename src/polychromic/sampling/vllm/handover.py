@@ -126,7 +126,12 @@ class ServedPolicy:
         handed = time.perf_counter()
         rivals = {_EARLIER: earlier_weights} if earlier_weights.keys() == weights.keys() else {}
         result = prober.compare(name, rivals=rivals)
-        self._require(result.fault(self.tolerance), result)
+        if fault := result.fault(self.tolerance):
+            raise EngineError(
+                f"{self.engine.place}: after the hand-over of an adapter {fault} (largest difference "
+                f"{result.worst:.3g}). Nothing was trained on its answers; use sampling.engine: local, or raise "
+                "sampling.probe_tolerance where half precision explains it"
+            )
         self.note("engine/handover_seconds", handed - started)
         self.note("engine/probe_seconds", time.perf_counter() - handed)
         self.note("engine/probe_mismatch", result.mismatch)
@@ -218,11 +223,3 @@ class ServedPolicy:
             f"{result.mismatch:.3g} nats per token from the trainer's); it answers for {BASE}, or applies adapters at "
             "another scale or to other modules, so that training would not be of what it samples"
         )
-
-    def _require(self, fault: str, result: ProbeResult) -> None:
-        if fault:
-            raise EngineError(
-                f"{self.engine.place}: after the hand-over of an adapter {fault} (largest difference "
-                f"{result.worst:.3g}). Nothing was trained on its answers; use sampling.engine: local, or raise "
-                "sampling.probe_tolerance where half precision explains it"
-            )

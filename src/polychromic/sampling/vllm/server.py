@@ -41,21 +41,21 @@ class ServerEngine:
         self.settings = settings
         self.place = f"sampling.url: {settings.url}"
         self._pool = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="vllm")
-        require_version(str(self._patiently(lambda: self._get("/version")).get("version")), self.place)
+        require_version(str(self._patiently(lambda: self._ask("/version")).get("version")), self.place)
         self.model = self._served_model(source, names)
 
     def load_adapter(self, name: str, number: int, folder: Path) -> None:
         """Lets the server read the adapter's folder now; it counts adapters itself."""
         body = {"lora_name": name, "lora_path": str(folder)}
         try:
-            self._restarting(lambda: self._post("/v1/load_lora_adapter", body))
+            self._restarting(lambda: self._ask("/v1/load_lora_adapter", body))
         except _RefusedError as refused:
             raise EngineError(f"{self.place}: {_why_not_loaded(refused, folder)}") from refused
 
     def forget_adapter(self, name: str) -> None:
         """Unloads the adapter; one that a restarted server never had is no fault."""
         try:
-            self._restarting(lambda: self._post("/v1/unload_lora_adapter", {"lora_name": name}))
+            self._restarting(lambda: self._ask("/v1/unload_lora_adapter", {"lora_name": name}))
         except (_RefusedError, EngineRestartedError):
             logger.debug("%s had no adapter %s to unload", self.place, name)
 
@@ -65,7 +65,7 @@ class ServerEngine:
 
         def ask(request: Request) -> list[Draw]:
             body = {**common, "prompt": list(request.prompt_ids), "seed": request.seed}
-            return _draws(self._post("/v1/completions", body), self.place)
+            return _draws(self._ask("/v1/completions", body), self.place)
 
         try:
             return self._restarting(lambda: list(self._pool.map(ask, requests)))
@@ -79,7 +79,7 @@ class ServerEngine:
         self._pool.shutdown(cancel_futures=True)
 
     def _served_model(self, source: str, names: Sequence[str]) -> str:
-        models = [one for one in self._get("/v1/models").get("data", []) if not one.get("parent")]
+        models = [one for one in self._ask("/v1/models").get("data", []) if not one.get("parent")]
         wanted = self.settings.served_model
         chosen = [one for one in models if wanted in (None, one.get("id"))]
         served = ", ".join(str(one.get("id")) for one in models) or "none"
@@ -103,7 +103,7 @@ class ServerEngine:
             return ask()
         except _UnreachableError as error:
             logger.warning("%s: does not answer (%s); waiting for it", self.place, error)
-            self._patiently(lambda: self._get("/health"))
+            self._patiently(lambda: self._ask("/health"))
             raise EngineRestartedError from error
 
     def _patiently(self, ask: Callable[[], Answer]) -> Answer:
@@ -125,17 +125,13 @@ class ServerEngine:
             except _RefusedError as refused:
                 raise EngineError(f"{self.place}: answers {refused}; is it the address of a `vllm serve`?") from refused
 
-    def _get(self, path: str) -> dict[str, Any]:
-        return self._answer(HttpRequest(f"{self.settings.url}{path}"), seconds=30.0)
-
-    def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        request = HttpRequest(
-            f"{self.settings.url}{path}", data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
-        )
-        return self._answer(request, seconds=self.settings.request_seconds)
-
-    def _answer(self, request: HttpRequest, *, seconds: float) -> dict[str, Any]:
-        """Returns the answer's JSON, empty where it is none; raises _UnreachableError or _RefusedError."""
+    def _ask(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Returns the answer's JSON, empty where it is none; raises _UnreachableError or _RefusedError. Without a body
+        it is a GET request."""
+        request, seconds = HttpRequest(f"{self.settings.url}{path}"), 30.0
+        if body is not None:
+            request.data, seconds = json.dumps(body).encode(), self.settings.request_seconds
+            request.add_header("Content-Type", "application/json")
         if key := os.environ.get(_KEY_VARIABLE):
             request.add_header("Authorization", f"Bearer {key}")
         try:
