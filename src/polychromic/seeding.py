@@ -11,12 +11,9 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    import torch
 
 
 def child_seed(*names: str | int) -> int:
@@ -32,13 +29,6 @@ def child_seed(*names: str | int) -> int:
 def numpy_generator(*names: str | int) -> np.random.Generator:
     """Makes a numpy generator seeded by the path of names."""
     return np.random.default_rng(child_seed(*names))
-
-
-def torch_generator(*names: str | int, device: str | torch.device = "cpu") -> torch.Generator:
-    """Makes a torch generator on `device` seeded by the path of names."""
-    import torch
-
-    return torch.Generator(device=device).manual_seed(child_seed(*names))
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Named child seeds."""
 
-from polychromic.seeding import child_seed, numpy_generator, torch_generator
+from polychromic.seeding import child_seed, numpy_generator
 
 
 def test_seeds_depend_on_the_path_alone():
@@ -16,4 +16,3 @@ def test_neighbouring_paths_differ():
 
 def test_generators_repeat():
     assert numpy_generator("x", 1).random() == numpy_generator("x", 1).random()
-    assert torch_generator("x", 1).initial_seed() == child_seed("x", 1)

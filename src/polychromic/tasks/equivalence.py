@@ -70,19 +70,15 @@ def build_equivalence(same: SameAnswer, task: Any) -> Equivalence:
         from polychromic.tasks.partitions.function import FunctionEquivalence
 
         return FunctionEquivalence(same.kind, same.seconds, same.rule)
+    if same.kind == "classifier":
+        from polychromic.tasks.partitions.classifier import ClassifierEquivalence
+
+        return ClassifierEquivalence(same)
+    if same.kind == "judge":
+        from polychromic.tasks.partitions.judge import JudgeEquivalence
+
+        return JudgeEquivalence(same)
     return _KINDS[same.kind](same, task)
-
-
-def _classifier(same: SameAnswer, task: Any) -> Equivalence:
-    from polychromic.tasks.partitions.classifier import ClassifierEquivalence
-
-    return ClassifierEquivalence(same)
-
-
-def _judge(same: SameAnswer, task: Any) -> Equivalence:
-    from polychromic.tasks.partitions.judge import JudgeEquivalence
-
-    return JudgeEquivalence(same)
 
 
 class LazyEmbedded:
@@ -129,6 +125,4 @@ _KINDS: dict[str, Callable[[SameAnswer, Any], Equivalence]] = {
     "exact": lambda same, task: Exact(),
     "canonical": lambda same, task: TaskForms(task),
     "embedding": LazyEmbedded,
-    "classifier": _classifier,
-    "judge": _judge,
 }

@@ -164,10 +164,6 @@ def _moves(answer: str) -> str:
     return json.dumps(["".join(str(move).split()).upper() for move in json.loads(answer.replace("'", '"'))])
 
 
-def _letters(answer: str) -> str:
-    return answer.lower()
-
-
 _FORMS: dict[str, Callable[[str], str]] = {
     "countdown": _expression,
     "puzzle24": _expression,
@@ -176,5 +172,5 @@ _FORMS: dict[str, Callable[[str], str]] = {
     "word_ladder": _words,
     "jugs": _moves,
     "knight_swap": _moves,
-    "palindrome_generation": _letters,
+    "palindrome_generation": str.lower,
 }

@@ -6,6 +6,7 @@ import ast
 import gzip
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -63,9 +64,7 @@ def load_problems(path: Path) -> list[Problem]:
             problems.append(_of_user(row, f"{path.stem}-{number:05d}"))
         except (KeyError, TypeError, ValueError, SyntaxError) as error:
             faults.append(f"{path}:{number}: {_fault(error)}")
-    counts: dict[str, int] = {}
-    for problem in problems:
-        counts[problem.id] = counts.get(problem.id, 0) + 1
+    counts = Counter(problem.id for problem in problems)
     faults += [f"{path}: id {name!r} stands {n} times, expected unique ids" for name, n in counts.items() if n > 1]
     if faults or not problems:
         raise DataError("\n".join(faults) or f"{path}: holds no problems, expected one JSON object a line")
