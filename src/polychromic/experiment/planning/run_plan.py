@@ -102,7 +102,7 @@ def plan_lines(plan: RunPlan) -> list[str]:
 
 def overview_lines(plans: Sequence[RunPlan]) -> list[str]:
     """Writes a row for each device: memory of the heaviest job, and time and dollars of all arms and seeds."""
-    rows = [("GPU", "memory, GB", "", "all arms and seeds")]
+    rows: list[tuple[str, ...]] = [("GPU", "memory, GB", "", "all arms and seeds")]
     for plan in plans:
         memory = f"{plan.peak / 1e9:.1f} of {plan.hardware.memory / 1e9:.0f}"
         whole = ("fits", priced_duration(plan.seconds, plan.dollars)) if plan.fits else ("too small", "–")
