@@ -13,23 +13,22 @@ from polychromic.files import user_path
 if TYPE_CHECKING:
     from polychromic.experiment.config import Experiment
 
-BundleOut = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the bundle is written.", parser=user_path)]
-Include = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--include",
-        metavar="PATH",
-        help="A file or folder that the experiment's own code opens by itself (repeatable).",
-        parser=user_path,
-    ),
-]
-
 
 def bundle(
     experiment: ExperimentFile,
     overrides: Overrides = None,
-    out: BundleOut = Path(),
-    include: Include = None,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Where the bundle is written.", parser=user_path)
+    ] = Path(),
+    include: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--include",
+            metavar="PATH",
+            help="A file or folder that the experiment's own code opens by itself (repeatable).",
+            parser=user_path,
+        ),
+    ] = None,
     emit: Annotated[
         Path | None,
         typer.Option(

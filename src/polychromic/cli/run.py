@@ -117,20 +117,17 @@ def preflight(
         raise typer.Exit(1)
 
 
-Generations = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--generations",
-        metavar="NAME=FILE",
-        help="Compare generations made anywhere instead (repeatable): JSON lines with prompt id and text.",
-    ),
-]
-
-
 def evaluate(
     experiment: ExperimentFile,
     overrides: Overrides = None,
-    generations: Generations = None,
+    generations: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--generations",
+            metavar="NAME=FILE",
+            help="Compare generations made anywhere instead (repeatable): JSON lines with prompt id and text.",
+        ),
+    ] = None,
     out: Out = Path("runs"),
     verbose: Verbose = False,
 ) -> None:
