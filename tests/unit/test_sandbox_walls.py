@@ -125,6 +125,15 @@ def test_what_does_not_start_says_why(wall, words):
         judged(ADD, RIGHT, Sandbox(wall))
 
 
+def test_a_gate_that_ends_before_its_first_process_says_why():
+    """Past bug: its last words were closed with it, and the message ended where they should stand."""
+    script = """echo '{"ready": "3"}'; read request; echo no memory left >&2"""
+    sandbox = Sandbox(Wall("command", command=("sh", "-c", script)))
+    with pytest.raises(CheckerError, match="no process for code: the container has ended no memory left"):
+        judged(ADD, RIGHT, sandbox)
+    sandbox.close()
+
+
 def test_a_docker_that_does_not_answer_is_named(tmp_path, monkeypatch):
     """The client's own words reach the user."""
     client = tmp_path / "docker"

@@ -130,6 +130,7 @@ class _Gate:
         name = f"polychromic-{secrets.token_hex(6)}"
         words = wall.words(self._modules, name)
         self._words = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the command
+        self._said = ""
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -177,26 +178,28 @@ class _Gate:
             self._conversation.send(content, deadline)
             reply = self._conversation.receive(deadline)[0]
         except TimeoutError:
-            self.stop()
-            raise ProcessFailedError(f"nothing came within {seconds:g} s, and the container was stopped") from None
+            raise self._stopped(f"nothing came within {seconds:g} s, and the container was stopped") from None
         except TooMuchError:
-            self.stop()
-            raise ProcessFailedError(f"more than {most_bytes:,} bytes came, and the container was stopped") from None
-        except (EOFError, BrokenPipeError, OSError) as error:
-            self.stop()
-            raise ProcessFailedError("the container has ended") from error
+            raise self._stopped(f"more than {most_bytes:,} bytes came, and the container was stopped") from None
+        except (EOFError, OSError) as error:
+            raise self._stopped("the container has ended") from error
         if not isinstance(reply, dict):
             raise ProcessFailedError("the container said something else in place of an answer")
         if "failed" in reply:
             raise ProcessFailedError(str(reply["failed"])[:1000])
         return reply
 
+    def _stopped(self, reason: str) -> ProcessFailedError:
+        self.said()  # it cannot be read any more once the command is stopped
+        self.stop()
+        return ProcessFailedError(reason)
+
     def said(self) -> str:
-        """Returns the end of what the command wrote to its standard error."""
+        """Returns the end of what the command wrote to its standard error, until it was stopped."""
         with suppress(OSError, ValueError):
             self._words.seek(0)
-            return self._words.read()[-600:].decode(errors="replace").strip()
-        return ""
+            self._said = self._words.read()[-600:].decode(errors="replace").strip()
+        return self._said
 
 
 def _copy_modules(folder: Path) -> None:
