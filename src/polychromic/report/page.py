@@ -9,22 +9,10 @@ from typing import Any
 from polychromic.diagnosis import Diagnosis
 from polychromic.evaluation import Comparison
 from polychromic.files import strict_json
+from polychromic.report import tables
 from polychromic.report.about import About
 from polychromic.report.drawing import Figure, in_page, page_color
 from polychromic.report.samples import answers_a_prompt, has_rewards, packed_parts
-from polychromic.report.tables import (
-    SAMENESS_NOTE,
-    criteria_groups,
-    criteria_header,
-    facts,
-    means_groups,
-    means_header,
-    no_warnings,
-    overtaking_lines,
-    sameness_table,
-    signatures,
-    untrained_table,
-)
 from polychromic.report.training_figures import CURVES_NOTE
 from polychromic.report.view import Cell, plain_verdict
 
@@ -70,7 +58,9 @@ def render_page(content: PageContent) -> str:
         .render(
             page=content,
             comparison=comparison,
-            **_compared(content, comparison) if comparison else {},
+            verdict=plain_verdict(comparison) if comparison else [],
+            facts=rests_on(content, comparison) if comparison else [],
+            tables=tables,
             figures=numbered[: len(content.figures)],
             curves=numbered[len(content.figures) :],
             curves_note=CURVES_NOTE,
@@ -88,25 +78,9 @@ def render_page(content: PageContent) -> str:
 def rests_on(page: PageContent, comparison: Comparison) -> list[Cell]:
     """Returns what the verdict rests on and what it took."""
     n_answers = answers_a_prompt(page.samples) if page.samples else ""
-    return facts(comparison, n_answers=n_answers, spent=page.spent, work=page.work, model_checks=page.model_checks)
-
-
-def _compared(page: PageContent, comparison: Comparison) -> dict[str, Any]:
-    """Returns what the template shows of a comparison, by the template's names."""
-    return {
-        "verdict": plain_verdict(comparison),
-        "facts": rests_on(page, comparison),
-        "criteria_header": criteria_header(comparison),
-        "criteria": criteria_groups(comparison),
-        "means": means_groups(comparison),
-        "means_header": means_header(comparison),
-        "untrained": untrained_table(comparison),
-        "overtakings": overtaking_lines(comparison),
-        "sameness": sameness_table(comparison),
-        "sameness_note": SAMENESS_NOTE,
-        "signatures": signatures(comparison),
-        "no_warnings": no_warnings(comparison),
-    }
+    return tables.facts(
+        comparison, n_answers=n_answers, spent=page.spent, work=page.work, model_checks=page.model_checks
+    )
 
 
 def _trusted(markup: str) -> Any:

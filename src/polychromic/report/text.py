@@ -7,19 +7,8 @@ from collections.abc import Iterator
 
 from polychromic.diagnosis import Diagnosis
 from polychromic.evaluation import Comparison
+from polychromic.report import tables
 from polychromic.report.page import PageContent, rests_on
-from polychromic.report.tables import (
-    SAMENESS_NOTE,
-    Table,
-    criteria_table,
-    gains_table,
-    means_table,
-    no_warnings,
-    overtaking_lines,
-    sameness_table,
-    signatures,
-    untrained_table,
-)
 from polychromic.report.training_figures import CURVES_NOTE
 from polychromic.report.view import as_text, outcome_views, plain_verdict
 
@@ -28,7 +17,7 @@ _MARKDOWN_SPECIAL = re.compile(r"([\\`*_\[\]|~$])")
 _MARKDOWN_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "://": "&#58;//", "www.": "www&#46;"}
 
 
-def to_markdown(table: Table) -> str:
+def to_markdown(table: tables.Table) -> str:
     """Returns a pipe table; cells are escaped so that they stay text."""
     rows = [[escape_markdown(cell) for cell in row] for row in table]
     rule = ["---"] * len(table[0])
@@ -57,10 +46,10 @@ def markdown_report(page: PageContent) -> str:
     if page.comparison:
         parts += [
             f"## All measures at {escape_markdown(page.comparison.primary_sampling)}",
-            to_markdown(means_table(page.comparison)),
+            to_markdown(tables.means_table(page.comparison)),
         ]
         if page.comparison.sameness:
-            parts += [escape_markdown(SAMENESS_NOTE), to_markdown(sameness_table(page.comparison))]
+            parts += [escape_markdown(tables.SAMENESS_NOTE), to_markdown(tables.sameness_table(page.comparison))]
     if page.diagnosis:
         parts += ["## What the training did", *_diagnosis(page.diagnosis)]
     if page.work[1:]:
@@ -74,16 +63,16 @@ def _opening(page: PageContent, comparison: Comparison) -> Iterator[str]:
     yield f"**{escape_markdown(as_text(plain_verdict(comparison)))}**"
     yield escape_markdown(f"{comparison.verdict.sentence} {comparison.verdict.question}".rstrip())
     yield escape_markdown(as_text(rests_on(page, comparison), " · "))
-    yield to_markdown(criteria_table(comparison))
+    yield to_markdown(tables.criteria_table(comparison))
     if comparison.frontier:
-        yield to_markdown(gains_table(comparison))
+        yield to_markdown(tables.gains_table(comparison))
     if comparison.untrained:
-        moved = untrained_table(comparison)
+        moved = tables.untrained_table(comparison)
         yield to_markdown(moved) if moved else ""
-        yield "\n".join(f"- {escape_markdown(line)}" for line in overtaking_lines(comparison))
+        yield "\n".join(f"- {escape_markdown(line)}" for line in tables.overtaking_lines(comparison))
     warnings = [f"- {escape_markdown(f'{warning.kind}: {warning.text}')}" for warning in comparison.warnings]
     yield "## Before you believe it"
-    yield "\n".join(warnings) or no_warnings(comparison)
+    yield "\n".join(warnings) or tables.no_warnings(comparison)
 
 
 def _figures(page: PageContent) -> Iterator[str]:
@@ -106,4 +95,4 @@ def _methods(comparison: Comparison) -> Iterator[str]:
     """Yields what the page tells of a number when it is pointed at."""
     methods = [f"{', '.join(view.row[:3])}: {view.method}" for view in outcome_views(comparison) if view.method]
     yield "\n".join(f"- {escape_markdown(line)}" for line in methods)
-    yield "\n".join(f"- {escape_markdown(f'{key}: {made}')}" for key, made in signatures(comparison).items())
+    yield "\n".join(f"- {escape_markdown(f'{key}: {made}')}" for key, made in tables.signatures(comparison).items())
