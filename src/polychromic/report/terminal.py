@@ -8,17 +8,7 @@ from rich.text import Text
 from polychromic.evaluation import Comparison
 from polychromic.evaluation.criteria import plural
 from polychromic.plain_text import in_lines, plain_text
-from polychromic.report.tables import (
-    SAMENESS_NOTE,
-    Table,
-    criteria_table,
-    gains_table,
-    means_table,
-    overtaking_lines,
-    sameness_table,
-    signature_lines,
-    untrained_table,
-)
+from polychromic.report import tables
 from polychromic.report.text import printable
 from polychromic.report.view import OutcomeView, as_text, outcome_views, plain_verdict
 
@@ -50,7 +40,7 @@ def verdict_block(comparison: Comparison, width: int | None, *, details: bool = 
         styled += [(line, status_style(view.row[-1])) for line in _criterion_lines(view, comparison, width)]
     if len(comparison.arms) == 1:
         styled += [(line, "") for line in _only_arm_lines(comparison)]
-    for line in overtaking_lines(comparison) if comparison.untrained else []:
+    for line in tables.overtaking_lines(comparison) if comparison.untrained else []:
         styled += [(part, "") for part in in_lines(printable(f"{line}."), width, indent=4, first=2)]
     shown = comparison.warnings if details else comparison.warnings[:_MOST_WARNINGS]
     for warning in shown:
@@ -65,9 +55,9 @@ def verdict_block(comparison: Comparison, width: int | None, *, details: bool = 
 def _criterion_lines(view: OutcomeView, comparison: Comparison, width: int | None) -> list[str]:
     """Returns a criterion with its status, and below it the values with change, interval and p."""
     level, arm, criterion, baseline, value, _, change, interval, p_value, status = view.row
-    several = len({shown_view.row[1] for shown_view in outcome_views(comparison)}) > 1
-    levels = len(comparison.verdict.levels) > 1
-    head = f"{status}: {criterion}" + (f" ({arm})" if several else "") + (f" [{level}]" if levels else "")
+    levels = comparison.verdict.levels
+    several = len({outcome.arm for of_level in levels for outcome in of_level.outcomes}) > 1
+    head = f"{status}: {criterion}" + (f" ({arm})" if several else "") + (f" [{level}]" if len(levels) > 1 else "")
     confidence = f"{100 * comparison.resampling.confidence:g} % interval"
     numbers = ", ".join(part for part in (f"{baseline} → {value}", change) if part != "–")
     numbers += f" ({confidence} {interval})" if interval != "–" else ""
@@ -80,7 +70,7 @@ def _criterion_lines(view: OutcomeView, comparison: Comparison, width: int | Non
 
 def _only_arm_lines(comparison: Comparison) -> list[str]:
     """Returns the chances of a right answer and the numbers of different ones of an arm that stands alone."""
-    head, *rows = means_table(comparison)
+    head, *rows = tables.means_table(comparison)
     shown_rows = [row for row in rows if any(word in row[0] for word in ("Pass@", "Distinct correct"))]
     return [f"  {head[1]}, {comparison.primary_sampling}", *(f"  {row[0]}: {row[1]}" for row in shown_rows)]
 
@@ -95,16 +85,16 @@ def summary_text(comparison: Comparison) -> str:
 def detail_lines(comparison: Comparison, width: int | None) -> list[str]:
     """Returns all tables and signatures."""
     lines = [comparison.verdict.sentence, comparison.verdict.question, ""]
-    tables = [criteria_table(comparison), means_table(comparison)]
+    shown = [tables.criteria_table(comparison), tables.means_table(comparison)]
     if comparison.frontier:
-        tables.insert(1, gains_table(comparison))
+        shown.insert(1, tables.gains_table(comparison))
     if comparison.untrained:
-        tables.insert(-1, untrained_table(comparison))
-    for table in [*tables, sameness_table(comparison)]:
+        shown.insert(-1, tables.untrained_table(comparison))
+    for table in [*shown, tables.sameness_table(comparison)]:
         if table:
             lines += [*fitted(table, width), ""]
-    lines += [SAMENESS_NOTE, ""] if comparison.sameness else []
-    lines += signature_lines(comparison)
+    lines += [tables.SAMENESS_NOTE, ""] if comparison.sameness else []
+    lines += tables.signature_lines(comparison)
     fitting: list[str] = []
     for line in lines:
         is_long = width is not None and len(line) > width
@@ -112,7 +102,7 @@ def detail_lines(comparison: Comparison, width: int | None) -> list[str]:
     return fitting
 
 
-def fitted(table: Table, width: int | None) -> list[str]:
+def fitted(table: tables.Table, width: int | None) -> list[str]:
     """Returns a table as aligned lines; where they would be wider than the terminal, every row as a card of its own:
     the first cell, and below it each column's name with its value."""
     columns = range(len(table[0]))
