@@ -226,13 +226,10 @@ CAUSES: tuple[Rule, ...] = (
     ),
 )  # fmt: skip
 below_floor = Rule(
-    "below-floor",
-    "warning",
-    _broke_the_floor,
-    _said_of_the_floor,
+    "below-floor", "warning", _broke_the_floor, _said_of_the_floor,
     "train longer, since λ needs steps to come down, or ask for a floor that lies higher; see whether λ is at its "
     "lowest bound",
-)
+)  # fmt: skip
 SYMPTOMS: tuple[Rule, ...] = (
     Rule(
         "same-weights-as-baseline", "fault",

@@ -21,20 +21,12 @@ _BANDS = (
     "answer the same prompts, so bands may overlap where the paired difference is clear: the criteria test that."
 )
 _CURVES = (
-    (
-        "pass",
-        "pass@k",
-        "Pass@k",
-        "The chance that at least one of k answers passes. A collapsed model's curve is flat: more answers find "
-        "nothing new.",
-    ),
-    (
-        "distinct_correct",
-        "distinct correct answers",
-        "Distinct correct answers",
-        "How many different passing answers k answers hold. A collapsed model gives the same one again.",
-    ),
-)
+    ("pass", "pass@k", "Pass@k",
+     "The chance that at least one of k answers passes. A collapsed model's curve is flat: more answers find nothing "
+     "new."),
+    ("distinct_correct", "distinct correct answers", "Distinct correct answers",
+     "How many different passing answers k answers hold. A collapsed model gives the same one again."),
+)  # fmt: skip
 _FRONTIER_CAPTION = (
     "Quality against diversity, a point for each sampling setting. Vertical lines are the gain at matched quality, "
     "from the most that the baseline reaches at that quality by any temperature (tick) to the arm's point; the broad "

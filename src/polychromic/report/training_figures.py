@@ -21,26 +21,14 @@ _REWARD, _QUALITY_LOSS = "train/reward", "train/quality_loss"
 _CURVES = (
     (_REWARD, "mean reward", "Reward", "Mean reward of the sampled groups."),
     (_QUALITY_LOSS, "quality loss", "Quality loss", "Loss of the quality term: lower is better."),
-    (
-        "train/diversity_score",
-        "diversity score",
-        "Diversity score",
-        "What the diversity term rewards, before its weight λ: it should rise where λ is above 0.",
-    ),
-    (
-        "groups/clusters",
-        "different answers a group",
-        "Different answers",
-        "Different answers in a sampled group: falls where a model collapses.",
-    ),
-    (
-        "generation/entropy",
-        "entropy (nats per token)",
-        "Entropy",
-        "Entropy of the sampled policy: falls as a model collapses.",
-    ),
+    ("train/diversity_score", "diversity score", "Diversity score",
+     "What the diversity term rewards, before its weight λ: it should rise where λ is above 0."),
+    ("groups/clusters", "different answers a group", "Different answers",
+     "Different answers in a sampled group: falls where a model collapses."),
+    ("generation/entropy", "entropy (nats per token)", "Entropy",
+     "Entropy of the sampled policy: falls as a model collapses."),
     ("generation/tokens", "tokens an answer", "Length", "Length of the sampled answers: growth may be length hacking."),
-)
+)  # fmt: skip
 _SHARES = (
     ("train/diversity_loss_share", "share of the loss"),
     ("train/diversity_gradient_share", "share of the gradient"),
