@@ -5,12 +5,12 @@ import math
 
 import numpy as np
 import pytest
+from summary import summary_text
 
 from polychromic.evaluation import Criterion, Resampling, compare, measure_arms
 from polychromic.records import GenerationRow, SamplingParameters
 from polychromic.report.latex import escape_latex, to_latex
 from polychromic.report.tables import criteria_table, means_table
-from polychromic.report.terminal import summary_text
 from polychromic.report.text import escape_markdown, to_markdown
 
 QUICK = Resampling(bootstraps=1000, sign_patterns=2000)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 from rich.console import Console
+from summary import summary_text
 
 from polychromic.diversity import MeasureSettings, load_embedder
 from polychromic.evaluation import Resampling, compare, measure_arms
@@ -12,7 +13,7 @@ from polychromic.evaluation.group_metrics import MeasureOptions
 from polychromic.evaluation.measure import measure_rows
 from polychromic.evaluation.tables import PromptTable
 from polychromic.records import GenerationRow, SamplingParameters
-from polychromic.report.terminal import show_comparison, summary_text
+from polychromic.report.terminal import show_comparison
 
 QUICK = Resampling(bootstraps=1000, sign_patterns=2000)
 TEXTS = ["the cat sat down", "a dog ran off", "the cat ran off", "one bird sang"]

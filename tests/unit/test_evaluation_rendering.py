@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from summary import summary_text
 
 from polychromic.evaluation import Criterion, Resampling, compare, measure_arms
 from polychromic.evaluation.statistics.frontier import MatchedGain
 from polychromic.records import GenerationRow, SamplingParameters
 from polychromic.report.latex import to_latex
 from polychromic.report.tables import criteria_table, gains_table, means_table
-from polychromic.report.terminal import summary_text
 
 LEVELS = {"minimum": [Criterion("distinct_2", "higher", 0.1), Criterion("pass@1", "not_worse", margin=0.1)]}
 GAIN = MatchedGain("ours", "T=1", "distinct_2", "reward", 0.5, 0.4, 0.3, 0.1, 0.05, 0.15, "within", None)

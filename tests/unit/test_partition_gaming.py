@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from summary import summary_text
 
 from polychromic.diversity.embedders import load_embedder
 from polychromic.diversity.equivalence import Embedded, Exact, Normalised
@@ -13,7 +14,6 @@ from polychromic.evaluation.measure import SameAnswers
 from polychromic.evaluation.statistics.paired import paired_comparison
 from polychromic.evaluation.tables import Plan, PromptTable, SampledTable
 from polychromic.records import GenerationRow, Prompt, SamplingParameters, as_messages
-from polychromic.report.terminal import summary_text
 from polychromic.report.view import as_text, plain_verdict
 from polychromic.tasks.equivalence import LazyEmbedded
 from polychromic.tasks.partitions.settings import AUTO, SameAnswer, SecondSameAnswer

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from summary import summary_text
 
 from polychromic.errors import ConfigError
 from polychromic.evaluation import Criterion, PromptTable, Resampling, SampledTable, compare
@@ -10,7 +11,6 @@ from polychromic.experiment.config import Experiment
 from polychromic.report.drawing import arm_colors
 from polychromic.report.latex import results_latex
 from polychromic.report.tables import means_table, overtaking_lines, untrained_table
-from polychromic.report.terminal import summary_text
 
 QUICK = Resampling(bootstraps=1000, sign_patterns=2000)
 N_PROMPTS, N_SAMPLES = 80, 32

@@ -75,13 +75,6 @@ def _only_arm_lines(comparison: Comparison) -> list[str]:
     return [f"  {head[1]}, {comparison.primary_sampling}", *(f"  {row[0]}: {row[1]}" for row in shown_rows)]
 
 
-def summary_text(comparison: Comparison) -> str:
-    """Returns the tables, the warnings, the signatures and the verdict as plain lines without control characters."""
-    block = [line for line, _ in verdict_block(comparison, None, details=True)]
-    lines = [*detail_lines(comparison, None), "", *block]
-    return "\n".join(printable(line).rstrip() for line in lines).rstrip() + "\n"
-
-
 def detail_lines(comparison: Comparison, width: int | None) -> list[str]:
     """Returns all tables and signatures."""
     lines = [comparison.verdict.sentence, comparison.verdict.question, ""]
