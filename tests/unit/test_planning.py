@@ -55,7 +55,8 @@ def build(settings, kind="llama", attention="sdpa"):
     dtype = getattr(torch, settings.dtype)
     base = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
     if settings.gradient_checkpointing:
-        base.activation_checkpointing_enable({"use_reentrant": False})
+        enable = getattr(base, "activation_checkpointing_enable", base.gradient_checkpointing_enable)
+        enable({"use_reentrant": False})
         base.enable_input_require_grads()
     base.requires_grad_(requires_grad=False)
     model = attach_fresh(base, settings.adapter, quantized=False).eval()

@@ -174,6 +174,7 @@ def test_an_adapter_of_an_earlier_version_without_hashes_counts_as_trained(run):
     assert is_trained(run.folder)
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # newer transformers
 def test_the_adapter_loads_with_plain_peft_and_differs_from_the_base(run, tiny_settings):
     from peft import PeftModel
 
@@ -182,8 +183,7 @@ def test_the_adapter_loads_with_plain_peft_and_differs_from_the_base(run, tiny_s
     ids = torch.tensor([tokenizer.encode("1,2,3,4=10:")])
     with torch.inference_mode():
         before = base(input_ids=ids).logits
-        with pytest.warns(FutureWarning, match="is_gradient_checkpointing"):
-            after = PeftModel.from_pretrained(base, str(adapter))(input_ids=ids).logits
+        after = PeftModel.from_pretrained(base, str(adapter))(input_ids=ids).logits
     assert (before - after).abs().max() > 1e-3
 
 
