@@ -142,13 +142,12 @@ def require_working_equivalence(signals: GroupSignals, largest_share: float) -> 
     if share > largest_share:
         raise CheckerError(
             f"task.same_answer failed on {share:.0%} of a step's generations (training.max_unlabelled allows "
-            f"{largest_share:.0%}): "
-            f"{'; '.join(sorted(set(signals.unlabelled))[:3])}"
+            f"{largest_share:.0%}): {'; '.join(sorted(set(signals.unlabelled))[:3])}"
         )
 
 
-def require_working_checker(groups: Sequence[Group], largest_share: float) -> float:
-    """Returns the share of generations that the checker failed on; raises CheckerError above `largest_share`."""
+def require_working_checker(groups: Sequence[Group], largest_share: float) -> None:
+    """Raises CheckerError with the reasons where the checker failed on more than `largest_share` of generations."""
     errors = [check.error or "no reason given" for group in groups for check in group.checks if check.reward is None]
     share = len(errors) / sum(len(group.checks) for group in groups)
     if share > largest_share:
@@ -156,7 +155,6 @@ def require_working_checker(groups: Sequence[Group], largest_share: float) -> fl
             f"the checker failed on {share:.0%} of a step's generations (at most {largest_share:.0%} are allowed): "
             f"{'; '.join(sorted(set(errors))[:3])}"
         )
-    return share
 
 
 def diversity_advantages(

@@ -42,7 +42,7 @@ from polychromic.training.schedule import (
 )
 from polychromic.training.steps import build_step
 from polychromic.training.trackers import MetricsFile, open_trackers
-from polychromic.training.watches import ValidationWatch, ZeroGradientWatch, infinite_gradient
+from polychromic.training.watches import ValidationState, ValidationWatch, ZeroGradientWatch, infinite_gradient
 
 logger = logging.getLogger(__name__)
 
@@ -240,7 +240,7 @@ class ArmTrainer:
             "controller": asdict(self.controller),  # type: ignore[call-overload]  # every controller is a dataclass
             "zero_gradient": self.zero_gradient.state(),
             "fitted_baseline": self.maker.fitted.to_state(),
-            "validation": self.validation.state.to_json() if self.validation is not None else None,
+            "validation": asdict(self.validation.state) if self.validation is not None else None,
         }
         checkpoint = Checkpoint(
             self.steps_done, trainable_weights(model), optimizer_tensors(model, self.optimizer), state
@@ -258,7 +258,7 @@ class ArmTrainer:
             self.zero_gradient.restore(checkpoint.state["zero_gradient"])
             self.maker.fitted = FittedBaseline.from_state(checkpoint.state["fitted_baseline"])
             if self.validation is not None:
-                self.validation.restore(checkpoint.state["validation"])
+                self.validation.state = ValidationState(**checkpoint.state["validation"])
             self.steps_done = checkpoint.step
             logger.info("%s/seed-%d: continues after step %d", self.run.arm, self.run.seed, self.steps_done)
         if first:

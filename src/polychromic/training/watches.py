@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -174,21 +173,11 @@ def _group_causes(signals: GroupSignals, settings: DiversitySettings, closed: st
 
 @dataclass
 class ValidationState:
-    """The best mean reward so far, when it was seen, and how many checks have passed since."""
+    """The best mean reward so far (None before one), when it was seen, and how many checks have passed since."""
 
-    best_reward: float = float("-inf")
+    best_reward: float | None = None
     best_step: int = 0
     checks_since: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns a plain mapping (no infinity, which JSON lacks)."""
-        return asdict(self) | {"best_reward": None if self.best_step == 0 else self.best_reward}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> ValidationState:
-        """Inverts `to_json`."""
-        best = float("-inf") if data["best_reward"] is None else data["best_reward"]
-        return cls(best, data["best_step"], data["checks_since"])
 
 
 class ValidationWatch:
@@ -220,7 +209,8 @@ class ValidationWatch:
         if step % self.settings.check_every:
             return {}
         reward = self._mean_reward(step)
-        if reward > self.state.best_reward + self.settings.min_improvement:
+        best = -math.inf if self.state.best_reward is None else self.state.best_reward
+        if reward > best + self.settings.min_improvement:
             self.state = ValidationState(reward, step, 0)
             if self.processes.is_first:
                 with atomic_folder(self.folder) as staging:
@@ -232,10 +222,6 @@ class ValidationWatch:
     def best_weights(self) -> dict[str, torch.Tensor] | None:
         """Returns the weights of the best check, or None before the first."""
         return load_file(self.folder / "weights.safetensors") if self.state.best_step else None
-
-    def restore(self, data: Mapping[str, Any]) -> None:
-        """Takes up the state of a checkpoint."""
-        self.state = ValidationState.from_json(data)
 
     def _mean_reward(self, step: int) -> float:
         names = (self.run.experiment, self.run.arm, self.run.seed, "validation", step)
