@@ -93,7 +93,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    _sync(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -194,11 +194,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     try:
         yield staging
         for file in staging.rglob("*"):
-            if file.is_file():
-                _sync_file(file)
-            elif file.is_dir():
-                sync_folder(file)
-        sync_folder(staging)
+            if file.is_file() or file.is_dir():
+                _sync(file)
+        _sync(staging)
         umask = os.umask(0)
         os.umask(umask)
         staging.chmod(0o777 & ~umask)
@@ -210,7 +208,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             remove_folder(retired)
         else:
             staging.replace(path)
-        sync_folder(path.parent)
+        _sync(path.parent)
     except BaseException:
         remove_folder(staging)
         raise
@@ -251,7 +249,7 @@ def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     if is_new:
-        sync_folder(path.parent)
+        _sync(path.parent)
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -332,18 +330,13 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def sync_folder(path: Path) -> None:
-    """Makes a rename in `path` durable."""
+def _sync(path: Path) -> None:
+    """Makes what a file holds, or the names in a folder, durable."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
 
 
 def _cut_torn_line(stream: Any) -> None:
