@@ -10,7 +10,7 @@ from itertools import chain
 
 import numpy as np
 
-from polychromic import arguments
+from polychromic import numerics
 from polychromic.diversity.tokens import Tokenizer, TokenOptions
 from polychromic.diversity.tokens import rouge_words as rouge_words  # noqa: PLC0414 - read from here too
 from polychromic.numerics import IntArray
@@ -72,7 +72,7 @@ class TokenizedGroup:
 
     def ngrams(self, max_n: int) -> NgramCounts:
         """Counts of the n-grams of lengths 1 to at least max_n; asking for the longest first saves work."""
-        max_n = arguments.require_whole("n", max_n, what="an n-gram length")
+        max_n = numerics.require_whole("n", max_n, what="an n-gram length")
         if self._counts is None or self._counts.max_n < max_n:
             self._counts = _count_ngrams(self, max_n)
         return self._counts
@@ -97,7 +97,7 @@ def tokenize(texts: Texts, *, lowercase: bool = False, tokens: str | Tokenizer =
 
 def require_texts(texts: Texts) -> list[str]:
     """Returns the texts of a group; raises ValueError for what is no list of texts."""
-    return texts.texts if isinstance(texts, TokenizedGroup) else arguments.require_texts("texts", texts)
+    return texts.texts if isinstance(texts, TokenizedGroup) else numerics.require_texts("texts", texts)
 
 
 def _count_ngrams(group: TokenizedGroup, max_n: int) -> NgramCounts:
@@ -153,7 +153,7 @@ def expected_kinds(totals: IntArray, budget: int) -> float:
     Σ_i 1 − C(N−n_i, m) / C(N, m). Source: Hurlbert 1971, The Nonconcept of Species Diversity, equation 14.
     Raises ValueError for a budget below 1.
     """
-    arguments.require_whole("budget", budget, what="a number of draws")
+    numerics.require_whole("budget", budget, what="a number of draws")
     n_items = int(np.sum(totals))
     if n_items < budget:
         return math.nan
@@ -199,7 +199,7 @@ def ead(
     from uniform. nan without an n-gram.
     Source: Liu et al. 2022, Rethinking and Refining the Distinct Metric, equation 3.
     """
-    arguments.require_whole("vocabulary_size", vocabulary_size, what="a number of symbols")
+    numerics.require_whole("vocabulary_size", vocabulary_size, what="a number of symbols")
     totals = ngram_totals(texts, n, lowercase=lowercase, tokens=tokens)
     if not len(totals):
         return math.nan

@@ -6,10 +6,9 @@ import math
 
 import numpy as np
 
-from polychromic.arguments import require_whole
 from polychromic.diversity.lexical import NgramCounts, Texts, TokenizedGroup, tokenize
 from polychromic.diversity.tokens import Tokenizer
-from polychromic.numerics import FloatArray, IntArray
+from polychromic.numerics import FloatArray, IntArray, require_whole
 
 ROUGE_L_TOKENS = 5_000
 """ROUGE-L reads so many tokens of each text: its time grows with the product of two lengths."""

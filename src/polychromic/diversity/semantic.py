@@ -9,9 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from polychromic.arguments import require_array, require_between, require_texts, require_whole, shown
 from polychromic.diversity.lexical import expected_kinds
-from polychromic.numerics import IntArray, label_codes
+from polychromic.numerics import (
+    IntArray,
+    label_codes,
+    require_array,
+    require_between,
+    require_texts,
+    require_whole,
+    shown,
+)
 
 _TOLERANCE = 1e-5  # what single-precision embeddings leave of exact symmetry, unit diagonals and eigenvalues ≥ 0
 

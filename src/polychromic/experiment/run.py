@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polychromic import stopping
-from polychromic.arguments import shown
 from polychromic.errors import BudgetError, ConfigError, PolychromicError, StoppedError
 from polychromic.evaluation.criteria import plural
 from polychromic.experiment.cluster.launched import dismiss, lead
@@ -26,6 +25,7 @@ from polychromic.experiment.resuming.provenance import add_model_checks
 from polychromic.files import user_path, write_json
 from polychromic.ledger import priced_duration
 from polychromic.models.sources import model_name, require_hub_or_copy, resolve_source
+from polychromic.numerics import shown
 from polychromic.processes import is_launched
 from polychromic.run_folder import RunFolder
 from polychromic.tasks.base import build_task, own_code

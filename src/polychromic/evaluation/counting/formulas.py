@@ -12,8 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike
 
-from polychromic.arguments import require_whole
-from polychromic.numerics import FloatArray, IntArray
+from polychromic.numerics import FloatArray, IntArray, require_whole
 
 PATIENCE = 0.8
 """Of NoveltyBench: the chance that a user who has read an answer asks for one more."""

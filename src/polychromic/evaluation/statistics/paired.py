@@ -11,7 +11,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from polychromic.arguments import require_array, require_between, require_whole
 from polychromic.evaluation.statistics.intervals import (
     PROMPTS_ALONE,
     Interval,
@@ -31,7 +30,7 @@ from polychromic.evaluation.statistics.resampling import (
     sign_flip_tests,
     without_noise,
 )
-from polychromic.numerics import FloatArray
+from polychromic.numerics import FloatArray, require_array, require_between, require_whole
 
 _MOST_PROMPTS = 10_000_000
 
