@@ -8,7 +8,7 @@ TESTED := $(VENV)/.test-installed
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test wheel docs lint slow faults fuzz attack architectures puzzles vllm trl integrations ray sky clean
+.PHONY: setup demo test wheel docs lint slow faults fuzz attack architectures puzzles oldest vllm trl integrations ray sky clean
 KILLS ?= 50
 SIZE ?= small
 FUZZ ?= 20000
@@ -93,6 +93,18 @@ vllm: .venv-vllm/.installed
 	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check '$(VLLM)>=0.32,<1'
 	$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check -e . hypothesis pytest
+	touch $@
+
+# The oldest versions that pyproject.toml allows, in an environment of their own (6 GB: torch of that day brings CUDA); on another
+# Python: make oldest PYTHON=python3.12. Old packages warn of each other, so that their deprecations are no errors here.
+oldest: .venv-oldest/.installed
+	.venv-oldest/bin/python -m pytest tests/unit tests/exact tests/architectures tests/end_to_end/test_run.py -W ignore::DeprecationWarning \
+		--numprocesses auto --maxprocesses 4 --dist loadfile
+
+.venv-oldest/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct -e '.[test]'
 	touch $@
 
 # Arms, seeds and shards of evaluation as tasks of a real Ray cluster on this machine; workers and runs are killed.
