@@ -138,4 +138,4 @@ $(TESTED): $(INSTALLED)
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-vllm .venv-integrations .venv-sky build
+	rm -rf $(VENV) .venv-vllm .venv-integrations .venv-sky .venv-oldest build
