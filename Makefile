@@ -96,10 +96,10 @@ vllm: .venv-vllm/.installed
 	touch $@
 
 # The oldest versions that pyproject.toml allows, in an environment of their own (6 GB: torch of that day brings CUDA); on another
-# Python: make oldest PYTHON=python3.12. Old packages warn of each other, so that their deprecations are no errors here.
+# Python: make oldest PYTHON=python3.12. Old packages warn of each other and of what was an experiment then: no errors here.
 oldest: .venv-oldest/.installed
 	.venv-oldest/bin/python -m pytest tests/unit tests/exact tests/architectures tests/end_to_end/test_run.py -W ignore::DeprecationWarning \
-		--numprocesses auto --maxprocesses 4 --dist loadfile
+		-W "ignore:Argument" --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .venv-oldest/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv-oldest

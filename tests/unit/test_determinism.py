@@ -157,6 +157,10 @@ def test_threads_are_shared_by_the_jobs_that_can_run_side_by_side():
     assert found == [4, 2, 1, 1, 1]
 
 
+@pytest.mark.skipif(
+    torch.version.cuda is not None and not torch.cuda.is_available(),
+    reason="torch for CUDA asks a driver, and finds none",
+)
 def test_an_operation_without_a_deterministic_version_is_used_and_named(tmp_path, tiny_settings, monkeypatch, caplog):
     """As on CUDA, where torch has none for some operations: training goes on, and what was given up is said."""
 
