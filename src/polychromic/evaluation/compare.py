@@ -83,28 +83,13 @@ def compare(
         *(seed_warnings(at_primary, plan.asked, plan.alpha) if trained else ()), *notes,
     )  # fmt: skip
     return Comparison(
-        baseline=baseline,
-        arms=tuple(plan.study.arms),
-        seeds=plan.study.arms,
-        primary_sampling=plan.primary_sampling,
-        prompts=plan.study.prompts,
-        means=means,
-        contrasts=contrasts,
-        equal_length=at_equal_length,
-        sensitivity=_sensitivity(plan),
-        frontier=gains,
-        curves=_curves(plan),
-        warnings=tuple(dict.fromkeys(warnings)),
-        verdict=verdict,
-        clusters=plan.study.clusters,
-        signatures=plan.study.signatures,
-        resampling=plan.resampling,
-        checker=audit,
-        partition=partition,
-        untrained=plan.untrained,
-        against_untrained=_against_untrained(plan),
-        overtakings=_overtakings(plan),
-    )
+        baseline=baseline, arms=tuple(plan.study.arms), seeds=plan.study.arms, prompts=plan.study.prompts,
+        primary_sampling=plan.primary_sampling, clusters=plan.study.clusters, signatures=plan.study.signatures,
+        means=means, contrasts=contrasts, equal_length=at_equal_length, sensitivity=_sensitivity(plan),
+        frontier=gains, curves=_curves(plan), warnings=tuple(dict.fromkeys(warnings)), verdict=verdict,
+        resampling=plan.resampling, checker=audit, partition=partition, untrained=plan.untrained,
+        against_untrained=_against_untrained(plan), overtakings=_overtakings(plan),
+    )  # fmt: skip
 
 
 def _verdict(

@@ -25,6 +25,7 @@ from polychromic.evaluation.criteria import Levels, ResultWarning, plural
 from polychromic.evaluation.group_metrics import MeasureOptions
 from polychromic.evaluation.lengths import at_equal_length, thinking_measures, thinking_warnings
 from polychromic.evaluation.measure import SameAnswers, measure_arms, measure_rows
+from polychromic.evaluation.settings import EvaluationSettings
 from polychromic.evaluation.tables import PromptTable, SampledTable, Study
 from polychromic.evaluation.warnings import sandbox_notes
 from polychromic.experiment.config import Experiment
@@ -144,11 +145,7 @@ def compare_rows(
     units = text_units(experiment, task, [row.text for members in of_baseline for row in members])
     apart = experiment.task.thinking == "apart"
     of_thinking = thinking_measures(rows, primary_sampling, units.tokens) if apart else {}
-    same = replace(
-        SameAnswers.of(task, settings.split),
-        second=second_equivalence_of(task, settings.embedder),  # which training never saw
-        second_at=primary_sampling,
-    )
+    same = _same_answers(task, settings, primary_sampling)
     tables = measure_arms(
         rows,
         pass_threshold=task.pass_threshold,
@@ -174,15 +171,7 @@ def compare_rows(
             tokens=units.tokens,
             workers=experiment.run.workers,
         ),
-        notes=[
-            *unlabelled_warnings(tables),
-            *leakage.warnings(),
-            *notes,
-            *thinking_warnings(rows, measured_apart=apart),
-            *units.notes(),
-            *sandbox_notes(row for members in rows.values() for row in members),
-            *long_texts(rows, units.tokens),
-        ],
+        notes=[*unlabelled_warnings(tables), *leakage.warnings(), *notes, *_warnings_of_texts(rows, units, apart)],
         chosen_late=chosen_late,
         untrained=untrained,
         trained=not isinstance(experiment, Experiment) or bool(experiment.trained_arms),
@@ -190,6 +179,22 @@ def compare_rows(
     comparison = _at_other_distances(comparison, task, same, tables, rows, criteria)
     sameness = sameness_between(joint_labels(rows, same, primary_sampling))
     return Compared(replace(comparison, sameness=sameness), Study.of(tables))
+
+
+def _same_answers(task: Task, settings: EvaluationSettings, primary_sampling: str) -> SameAnswers:
+    """Returns the task's partition, and at the primary sampling the second one, which training never saw."""
+    second = second_equivalence_of(task, settings.embedder)
+    return replace(SameAnswers.of(task, settings.split), second=second, second_at=primary_sampling)
+
+
+def _warnings_of_texts(rows: RowsByArmSeed, units: TextUnits, thinking_apart: bool) -> list[ResultWarning]:
+    """Returns what to beware of in the texts: their thinking, units, protection when they ran, and lengths."""
+    return [
+        *thinking_warnings(rows, measured_apart=thinking_apart),
+        *units.notes(),
+        *sandbox_notes(row for members in rows.values() for row in members),
+        *long_texts(rows, units.tokens),
+    ]
 
 
 def _at_other_distances(
