@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.integrate import quad
 
 from polychromic.evaluation import Resampling, detectable_effect, paired_comparison, prompts_needed
 from polychromic.evaluation.statistics.intervals import bootstrap_interval
@@ -310,6 +311,35 @@ def test_power_agrees_with_its_inverse():
     assert prompts_needed(0.0) is None
     assert prompts_needed(math.nan) is None
     assert math.isnan(detectable_effect(1, 0.05, 0.8))
+    assert detectable_effect(20, 0.05, 0.04) == 0.0
+
+
+@pytest.mark.parametrize("alpha", [0.001, 0.05, 0.3])
+@pytest.mark.parametrize("power", [0.4, 0.8, 0.99])
+@pytest.mark.parametrize("n_prompts", [2, 3, 5, 30, 164, 4000])
+def test_a_t_test_sees_the_detectable_effect_with_that_power(n_prompts, power, alpha):
+    """Against an integral over the sample variance: a mean of 0 is rejected where |normal + shift| > critical · s.
+
+    Past bug: 3.81 for five prompts, a level of 0.001 and a power of 0.8, which takes 4.77: far tails came as nan.
+    """
+    degrees, shift = n_prompts - 1, detectable_effect(n_prompts, alpha, power) * math.sqrt(n_prompts)
+    critical = stats.t.isf(alpha / 2, degrees)
+
+    def rejected(quantile):
+        deviation = math.sqrt(stats.chi2.ppf(quantile, degrees) / degrees)
+        return stats.norm.sf(critical * deviation - shift) + stats.norm.cdf(-critical * deviation - shift)
+
+    integral, error = quad(rejected, 0.0, 1.0, limit=400, epsabs=1e-10)
+    assert integral == pytest.approx(power, abs=max(1e-8, error))
+
+
+def test_a_large_effect_needs_as_many_prompts_as_it_needs():
+    """Past bug: three prompts for an effect of 5 at a level of 0.001, which takes five: far tails came as nan."""
+    for effect in (2.0, 5.0, 20.0):
+        for alpha in (0.05, 0.01, 0.001):
+            n_prompts = prompts_needed(effect, alpha)
+            assert detectable_effect(n_prompts, alpha, 0.8) <= effect
+            assert n_prompts == 2 or detectable_effect(n_prompts - 1, alpha, 0.8) > effect
 
 
 def test_p_and_interval_say_the_same_of_either_question():

