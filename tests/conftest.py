@@ -54,6 +54,20 @@ def pytest_terminal_summary(terminalreporter, config):
         )
 
 
+@pytest.fixture(scope="session")
+def untouched_run(tmp_path_factory):
+    """The folder of a small run of two arms and two seeds that nobody disturbed, made once for all workers: copy it
+    before anything may write to it."""
+    from filelock import FileLock
+    from tests.faults.storm import WORKERS, untouched
+
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    with FileLock(shared / "untouched.lock"):
+        untouched(shared, WORKERS, "small")
+    return shared / "whole" / "quickstart"
+
+
 class Payload:
     """A pickle that writes a file when it is read."""
 

@@ -39,6 +39,9 @@ MARK = "POLYCHROMIC_STORM"
 # Written before any work, or by the clock.
 STARTING = {".lock", ".owner.json", "experiment.yaml", "provenance.json", ".running.json", "ledger.jsonl"}
 DOING = {"metrics.jsonl": "training", "generations.jsonl": "sampling"}
+# Runs are compared to the last bit, which depends on how many threads a sum is split over, and a new run gives each of
+# its workers a share of them: in tests, a run and the one that it is compared with have as many workers.
+WORKERS = 2
 PATIENCE = 1800.0  # seconds: the machine may be busy with other work
 LEAVES_CLEANLY = {143, -signal.SIGTERM}  # the latter before the run has begun to listen
 
@@ -61,7 +64,7 @@ def start(out: Path, workers: int, size: str = "small") -> subprocess.Popen[str]
     command = [sys.executable, "-m", "polychromic", "run", "experiments/quickstart.yaml", *SIZES[size]]
     return subprocess.Popen(
         [*command, f"run.workers={workers}", "--out", str(out)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         env=os.environ | {MARK: str(out)},  # with as many threads as a user has
     )  # fmt: skip
 
@@ -69,7 +72,7 @@ def start(out: Path, workers: int, size: str = "small") -> subprocess.Popen[str]
 def artefacts(root: Path) -> dict[str, bytes]:
     """Returns what must be the same however the run came about."""
     found = [
-        *root.rglob("adapter/adapter_*"),
+        *root.rglob("adapter/*"),
         *root.rglob("generations.jsonl"),
         *root.rglob("references.jsonl"),
         *(root / name for name in ("comparison.json", "results.tex")),
@@ -129,16 +132,21 @@ class Victim:
             process.communicate(timeout=chance.uniform(0.0, self.reach) if self.kills < self.most else PATIENCE)
         except subprocess.TimeoutExpired:
             moments[doing(self.out, since)] += 1
-            process.send_signal(number)
-            process.wait(PATIENCE)
             self.kills += 1
-            _wait_for_workers(self.out)  # one that lives on would hold the pipe that is read next
-            _, errors = process.communicate(timeout=PATIENCE)
-            _check_ending(number, process.returncode, errors)
+            cut_short(process, number, self.out)
             return False
         if process.returncode:
             raise RuntimeError(f"the run failed after {self.kills} kills with code {process.returncode}")
         return True
+
+
+def cut_short(process: subprocess.Popen[str], number: int, out: Path) -> None:
+    """Ends a run by a signal, and waits until nothing of it is left."""
+    process.send_signal(number)
+    process.wait(PATIENCE)
+    _wait_for_workers(out)  # one that lives on would hold the pipe that is read next
+    _, errors = process.communicate(timeout=PATIENCE)
+    _check_ending(number, process.returncode, errors)
 
 
 def _check_ending(number: int, code: int, errors: str) -> None:

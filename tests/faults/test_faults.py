@@ -2,42 +2,36 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
 from contextlib import contextmanager
 
 import pytest
-from tests.faults.storm import PATIENCE, artefacts, start, storm, whole_run
-
-KILLS = int(os.environ.get("KILLS", "1"))
+from tests.faults.storm import PATIENCE, WORKERS, artefacts, cut_short, leftovers, start, storm, whole_run
 
 
-# Runs are compared to the last bit, which depends on how many threads a sum is split over, and a new run gives each of
-# its workers a share of them: a run and the one that it is compared with have as many workers.
-WORKERS = 2
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """Folder, artefacts and seconds of an untouched run."""
-    out = tmp_path_factory.mktemp("whole")
-    return out, *whole_run(out, WORKERS)
-
-
-def test_killed_runs_end_like_untouched_ones(whole, tmp_path):
-    check_storm(whole[1:], tmp_path, WORKERS)
+def test_a_run_cut_short_twice_ends_like_an_untouched_one(untouched_run, tmp_path):
+    """Killed once in training and once in sampling; `make faults` kills at random."""
+    root = tmp_path / "quickstart"
+    for landmark in ("baseline/seed-0/checkpoints/step-000002", "coverage/seed-0/generations.jsonl"):
+        process = start(tmp_path, WORKERS)
+        while not (root / landmark).exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        cut_short(process, signal.SIGKILL, tmp_path)
+        assert not (root / "comparison.json").exists()
+    finish(tmp_path)
+    assert artefacts(root) == artefacts(untouched_run)
+    assert not leftovers(tmp_path)
 
 
 @pytest.mark.slow
 def test_killed_runs_of_one_process_end_like_untouched_ones(tmp_path):
-    check_storm(whole_run(tmp_path / "whole", workers=1), tmp_path, workers=1)
-
-
-def check_storm(whole, folder, workers):
-    tally = storm(KILLS, seed=workers, workers=workers, folder=folder, whole=whole)
+    tally = storm(1, seed=1, workers=1, folder=tmp_path, whole=whole_run(tmp_path / "whole", workers=1))
     assert str(tally) == f"killed {tally.kills}, identical {tally.kills}, lost 0"
-    assert tally.kills >= KILLS
+    assert tally.kills >= 1
 
 
 def finish(out):
@@ -55,10 +49,9 @@ def refused(out):
     return errors
 
 
-def test_damage_is_said_and_made_good(whole, tmp_path):
+def test_damage_is_said_and_made_good(untouched_run, tmp_path):
     """At once: an adapter removed, a torn last line, and the newest checkpoint of an unfinished arm cut short."""
-    subprocess.run(["cp", "-r", f"{whole[0]}/quickstart", str(tmp_path)], check=True)
-    root = tmp_path / "quickstart"
+    root = shutil.copytree(untouched_run, tmp_path / "quickstart")
     (root / "coverage" / "seed-1" / "adapter" / "adapter_model.safetensors").unlink()
     generations = root / "baseline" / "seed-0" / "generations.jsonl"
     generations.write_bytes(generations.read_bytes()[:-40])
@@ -71,10 +64,10 @@ def test_damage_is_said_and_made_good(whole, tmp_path):
     assert "coverage/seed-1/adapter/adapter_model.safetensors: missing or damaged; it is made again" in errors
     assert f"{newest}: damaged" in errors
     assert "taking the checkpoint before it" in errors
-    assert artefacts(root) == whole[1]
+    assert artefacts(root) == artefacts(untouched_run)
 
 
-def test_a_second_process_is_refused(whole, tmp_path):
+def test_a_second_process_is_refused(tmp_path):
     first = start(tmp_path, WORKERS)
     try:
         owner = tmp_path / "quickstart" / ".owner.json"
@@ -104,7 +97,7 @@ def small_disk(folder, options):
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root")
 @pytest.mark.parametrize("size", ["3m", "6m", "9m"])
-def test_a_full_disk_is_said_and_nothing_is_lost(whole, tmp_path, size):
+def test_a_full_disk_is_said_and_nothing_is_lost(untouched_run, tmp_path, size):
     disk = tmp_path / "disk"
     with small_disk(disk, f"size={size}"):
         errors = refused(disk)
@@ -112,7 +105,7 @@ def test_a_full_disk_is_said_and_nothing_is_lost(whole, tmp_path, size):
         assert "run again to continue" in errors
         subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
         finish(disk)
-        assert artefacts(disk / "quickstart") == whole[1]
+        assert artefacts(disk / "quickstart") == artefacts(untouched_run)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a read-only disk takes root")
@@ -122,10 +115,10 @@ def test_a_read_only_disk_is_one_sentence(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a read-only disk takes root")
-def test_a_run_whose_disk_became_read_only_is_one_sentence(whole, tmp_path):
+def test_a_run_whose_disk_became_read_only_is_one_sentence(untouched_run, tmp_path):
     disk = tmp_path / "disk"
     with small_disk(disk, "size=200m"):
-        subprocess.run(["cp", "-r", f"{whole[0]}/quickstart", str(disk)], check=True)
+        shutil.copytree(untouched_run, disk / "quickstart")
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         errors = refused(disk)
         assert "quickstart: cannot be written: " in errors
