@@ -9,17 +9,15 @@ survives where the verb ends with 0, or with 1 and one message that names a file
 from __future__ import annotations
 
 import argparse
-import io
 import re
 import shutil
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
+
+from tests.command import command
 
 SMALL = (
     "seeds=[0]", "training.steps=2", "training.prompts_per_step=2", "training.num_samples=4",
@@ -141,35 +139,6 @@ def trials() -> Iterator[Trial]:
         for damage in IN_THE_WAY if file in OUTPUTS else DAMAGES:
             for verb in VERBS:
                 yield Trial(file, damage, verb)
-
-
-@dataclass(frozen=True)
-class Ending:
-    """Holds how a command ended; `crash` is the traceback of what no user should see."""
-
-    code: int
-    output: str
-    errors: str
-    crash: str = ""
-
-
-def command(*arguments: str) -> Ending:
-    """`polychromic ARGUMENTS` in this process, as its entry point would do it."""
-    from polychromic.cli import main
-
-    output, errors, crash, code = io.StringIO(), io.StringIO(), "", 0
-    with (
-        mock.patch.object(sys, "argv", ["polychromic", *arguments]),
-        redirect_stdout(output),
-        redirect_stderr(errors),
-    ):
-        try:
-            main()
-        except SystemExit as ended:
-            code = ended.code if isinstance(ended.code, int) else 1
-        except BaseException:  # noqa: BLE001 - this is what is looked for
-            crash = traceback.format_exc()
-    return Ending(code, output.getvalue(), errors.getvalue(), crash)
 
 
 def arguments(verb: str, root: Path) -> Sequence[str]:

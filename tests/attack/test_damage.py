@@ -4,7 +4,8 @@ import json
 import random
 
 import pytest
-from tests.attack.damage import JOB, attempt, command, trials
+from tests.attack.damage import JOB, attempt, trials
+from tests.command import command
 
 SAMPLED = 20
 

@@ -8,7 +8,8 @@ import subprocess
 import sys
 
 import pytest
-from tests.attack.damage import EXPERIMENT, SMALL, command
+from tests.attack.damage import EXPERIMENT, SMALL
+from tests.command import command
 from tests.faults.test_faults import small_disk
 
 from polychromic.errors import ConfigError, PolychromicError, in_words

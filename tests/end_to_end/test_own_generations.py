@@ -8,26 +8,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.command import Ending, command
+
 EXAMPLE = Path("examples/own_generations")
 
 
-def polychromic(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "polychromic", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-
-
-def evaluate(*arguments: str) -> subprocess.CompletedProcess:
-    return polychromic("evaluate", str(EXAMPLE / "experiment.yaml"), *arguments)
+def evaluate(*arguments: str) -> Ending:
+    return command("evaluate", str(EXAMPLE / "experiment.yaml"), *arguments)
 
 
 def test_two_files_become_a_report_with_a_frontier_and_a_verdict(tmp_path):
     files = [f"{name}={EXAMPLE / name}.jsonl" for name in ("baseline", "ours")]
     result = evaluate("--generations", *files, "--out", str(tmp_path))
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("evaluate experiment.yaml (polychromic ")
+    assert result.code == 0, result.errors
+    assert result.output.startswith("evaluate experiment.yaml (polychromic ")
     # The answers are wordings ("How about Saturn?"), which spelling counts, and this is said before the verdict.
     assert (
-        "\nWhich answers count as the same is decided badly here. Yes: ours does what was asked of it." in result.stdout
+        "\nWhich answers count as the same is decided badly here. Yes: ours does what was asked of it." in result.output
     )
     folder = tmp_path / "own-generations"
     comparison = json.loads((folder / "comparison.json").read_text())
@@ -37,8 +34,8 @@ def test_two_files_become_a_report_with_a_frontier_and_a_verdict(tmp_path):
     packed = re.search(rb'id="samples"[^>]*>(.*?)</script>', page, re.DOTALL)
     assert packed is not None
     assert b"Jupiter" in gzip.decompress(base64.b64decode(packed.group(1)))
-    rebuilt = polychromic("report", str(folder))
-    assert rebuilt.returncode == 0, rebuilt.stderr
+    rebuilt = command("report", str(folder))
+    assert rebuilt.code == 0, rebuilt.errors
     assert (folder / "report.html").read_bytes() == page
 
 
@@ -49,7 +46,7 @@ def test_the_example_counts_planets_by_a_function_and_wordings_by_spelling(tmp_p
     for same in ("normalised", "same.py:named"):
         name = same.partition(".")[0]
         result = evaluate("--generations", *files, "--out", str(tmp_path), f"name={name}", f"task.same_answer={same}")
-        assert result.returncode == 0, result.stderr
+        assert result.code == 0, result.errors
         comparison = json.loads((tmp_path / name / "comparison.json").read_text())
         assert comparison["clusters"] == same
         page = json.loads((tmp_path / name / "ours" / "seed-0" / "generations.jsonl").read_text().splitlines()[0])
@@ -83,8 +80,8 @@ def test_no_model_library_is_loaded(tmp_path):
 def test_bad_lines_are_one_message(tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"id": "planets", "text": "Mars"}\n{"id": "planet"}\n')
     result = evaluate("--generations", f"a={tmp_path / 'bad.jsonl'}", f"b={EXAMPLE / 'ours.jsonl'}")
-    assert result.returncode == 1
-    assert "2 bad lines" in result.stderr
-    assert 'bad.jsonl:1: prompt id "planets" is not one of the 16 prompts' in result.stderr
-    assert "bad.jsonl:2: text: is missing" in result.stderr
-    assert "Traceback" not in result.stderr
+    assert result.code == 1
+    assert "2 bad lines" in result.errors
+    assert 'bad.jsonl:1: prompt id "planets" is not one of the 16 prompts' in result.errors
+    assert "bad.jsonl:2: text: is missing" in result.errors
+    assert not result.crash

@@ -6,16 +6,7 @@ import sys
 import time
 
 import pytest
-
-
-def polychromic(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "polychromic", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+from tests.command import command
 
 
 def test_help_names_every_verb_and_imports_nothing_heavy():
@@ -44,38 +35,39 @@ def test_help_names_every_verb_and_imports_nothing_heavy():
     ],
 )
 def test_errors_are_one_message_without_a_traceback(arguments, expected, tmp_path):
-    result = polychromic(*arguments)
-    assert result.returncode == 1
-    assert expected in result.stderr
-    assert "Traceback" not in result.stderr
+    ending = command(*arguments)
+    assert ending.code == 1
+    assert expected in ending.errors
+    assert not ending.crash
 
 
 def test_init_writes_a_file_once(tmp_path):
     """Without data it is the quickstart, which runs as it stands."""
     path = str(tmp_path / "mine.yaml")
-    assert polychromic("init", path).returncode == 0
-    again = polychromic("init", path)
-    assert again.returncode == 1
-    assert "exists already" in again.stderr
+    assert command("init", path).code == 0
+    again = command("init", path)
+    assert again.code == 1
+    assert "exists already" in again.errors
 
 
 def test_audit_prints_where_being_wrong_pays():
     """Being wrong pays under the published score: 0.794, 0.718 and 0.693 at K = 4."""
-    result = polychromic("audit", "--objective", "polychromic", "--set-size", "4", "--wrong-clusters", "1,3,6")
-    assert [line.split("= ")[1][:5] for line in result.stdout.splitlines() if "P(correct)" in line] == [
+    ending = command("audit", "--objective", "polychromic", "--set-size", "4", "--wrong-clusters", "1,3,6")
+    assert [line.split("= ")[1][:5] for line in ending.output.splitlines() if "P(correct)" in line] == [
         "0.794",
         "0.718",
         "0.693",
     ]
-    assert "warning" in result.stdout
-    safe = polychromic("audit", "--objective", "coverage", "--correct-modes", "3", "--wrong-clusters", "2")
-    assert "P(correct) = 1.000, 3.00 of 3" in safe.stdout
-    assert "audit: " in polychromic("audit", "--objective", "entropy").stderr
+    assert "warning" in ending.output
+    safe = command("audit", "--objective", "coverage", "--correct-modes", "3", "--wrong-clusters", "2")
+    assert "P(correct) = 1.000, 3.00 of 3" in safe.output
+    assert "audit: " in command("audit", "--objective", "entropy").errors
 
 
 def test_version():
     started = time.monotonic()
-    result = polychromic("--version")
+    version = [sys.executable, "-m", "polychromic", "--version"]
+    result = subprocess.run(version, capture_output=True, text=True, timeout=60, check=False)
     assert result.stdout.strip() == "0.1.0", result.stderr
     assert time.monotonic() - started < 30
 
