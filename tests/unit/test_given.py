@@ -284,6 +284,12 @@ def test_what_cannot_be_compared_is_named_by_key(files, names, overrides, messag
         ExternalExperiment.from_file(files / "experiment.yaml", given_files, overrides)
 
 
+def test_an_arm_without_a_file_is_refused(files):
+    """Past bug: an IndexError once the other arms' files had been read."""
+    with pytest.raises(ConfigError, match=r"generations\.a: no file is given, expected one per seed"):
+        ExternalExperiment.from_file(files / "experiment.yaml", {"a": [], "b": ["y"]})
+
+
 def test_one_file_given_twice_is_no_second_seed(files):
     with pytest.raises(ConfigError, match="the same file is given twice"):
         ExternalExperiment.from_file(files / "experiment.yaml", {"a": ["x", "x"], "b": ["y"]})

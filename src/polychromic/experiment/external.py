@@ -62,6 +62,8 @@ class ExternalExperiment(Settings):
             raise ValueError("generations: nothing is given, expected files; add --generations NAME=FILE")
         for arm, files in self.generations.items():
             folder_name(arm, place=f"generations.{arm}: ")
+            if not files:
+                raise ValueError(f"generations.{arm}: no file is given, expected one per seed")
             if len(set(files)) < len(files):
                 raise ValueError(f"generations.{arm}: the same file is given twice; each file is one seed")
         if self.comparison.baseline not in self.generations:
