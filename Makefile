@@ -7,6 +7,8 @@ TESTED := $(VENV)/.test-installed
 # Modules are compiled when they are first imported: compiling all 19,000 of them takes longer than installing them.
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 export TOKENIZERS_PARALLELISM := false
+# Many images forbid Python to keep what it compiled: each of a hundred processes would compile torch again, 10 s each.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: setup demo test wheel docs lint slow faults fuzz attack architectures puzzles oldest vllm trl integrations ray sky clean
 KILLS ?= 50
