@@ -23,7 +23,7 @@ demo: $(INSTALLED)
 
 # Files of tests side by side, one thread each.
 test: $(TESTED)
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # Builds the wheel, installs it alone into an empty environment, and follows the README's own commands on a copy of the repository.
 wheel: $(TESTED)

@@ -37,8 +37,8 @@ _MOST_PROMPTS = 10_000_000
 
 @lru_cache(maxsize=256)
 def detectable_effect(n_prompts: int, alpha: float, power: float) -> float:
-    """Returns least mean, in standard deviations of the paired differences, that a two-sided t-test sees with this
-    power.
+    """Returns the least mean, in standard deviations of the paired differences, that a two-sided t-test sees with this
+    power; 0 where that is no more than the level.
 
     nan with fewer than two prompts. Source: Cohen 1988, section 2.3.
     """
@@ -53,8 +53,8 @@ def detectable_effect(n_prompts: int, alpha: float, power: float) -> float:
     beyond = 1.0
     while _t_test_power(beyond, n_prompts, alpha) < power:
         beyond *= 2.0
-    missing = root_scalar(lambda effect: _t_test_power(effect, n_prompts, alpha) - power, bracket=(0.0, beyond))
-    return float(missing.root)
+    solution = root_scalar(lambda effect: _t_test_power(effect, n_prompts, alpha) - power, bracket=(0.0, beyond))
+    return float(solution.root)
 
 
 def prompts_needed(effect: float, alpha: float = 0.05, power: float = 0.8) -> int | None:
@@ -97,8 +97,6 @@ def _require_shares(alpha: float, power: float) -> None:
 
 
 ALPHA, POWER = 0.05, 0.8
-
-
 Change = Literal["better", "worse", "no clear change"]
 
 
