@@ -79,6 +79,19 @@ def test_a_stage_that_ended_takes_no_share_of_the_next_ones_time(folder):
     assert [one["machine_seconds"] for one in read_jsonl(folder.ledger)] == [10.0, 6.0]
 
 
+def test_an_event_that_comes_after_its_job_has_ended_begins_no_work(folder):
+    """Past bug: a worker's last event could come after its result, and was work that went on to the end of the run."""
+    clock = Clock()
+    ledger = Ledger(folder, BudgetSettings(), clock)
+    ledger.on_event(event("a"))
+    clock.now = 10.0
+    ledger.on_done(job("a"), [row("a", 10.0)])
+    ledger.on_event(event("a", tokens=7))
+    clock.now = 100.0
+    ledger.close()
+    assert [(one["arm"], one["seconds"]) for one in read_jsonl(folder.ledger)] == [("a", 10.0)]
+
+
 def test_a_kill_loses_at_most_the_time_since_the_last_heartbeat(folder):
     clock = Clock()
     first = Ledger(folder, BudgetSettings(), clock)

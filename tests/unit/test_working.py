@@ -14,7 +14,7 @@ from polychromic import stopping
 from polychromic.errors import ConfigError, PolychromicError, StoppedError, TrainingError
 from polychromic.experiment import executors
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.jobs import Job, carry_out
+from polychromic.experiment.jobs import Job, JobEvent, carry_out
 from polychromic.experiment.preflight import runner
 from polychromic.experiment.preflight.results import CheckResult
 from polychromic.experiment.resuming.continuing import open_run_folder, working_folder
@@ -261,3 +261,34 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_sentence(tmp_path, monkeypa
     monkeypatch.setattr(executors, "_work", _killed)
     with pytest.raises(TrainingError, match=r"a worker process was ended from outside.*run again to continue"):
         executors.processes(jobs, 2, lambda event: None, lambda job, rows: None)
+
+
+def _talks(job):
+    """Says more than a pipe holds, and marks each time that it has; the baseline's job ends after the first."""
+    marks = job.root / "marks"
+    if job.arm == "baseline":
+        while not marks.exists():
+            time.sleep(0.01)
+        return []
+    while not stopping.requested():
+        for _ in range(100):
+            executors._events.put(JobEvent(job.arm, job.seed, "train", 1, 9, {"x" * 2000: 1.0}))
+        with marks.open("a") as file:
+            file.write(".")
+    return []
+
+
+def test_a_run_ends_though_its_workers_have_said_more_than_was_read(tmp_path, monkeypatch):
+    """Past bug: a worker cannot end before its events are read, and the run that waited for it read no more of them."""
+    one = experiment(tmp_path / "here")
+    jobs = [Job(one, arm, 0, tmp_path) for arm in one.arms]
+    monkeypatch.setattr(executors, "_work", _talks)
+
+    def refuse(_job, _rows):
+        before = len((tmp_path / "marks").read_text())
+        while len((tmp_path / "marks").read_text()) < before + 2:
+            time.sleep(0.01)
+        raise ConfigError("no criterion can be met")
+
+    with pytest.raises(ConfigError, match="no criterion can be met"):
+        executors.processes(jobs, 2, lambda event: None, refuse)

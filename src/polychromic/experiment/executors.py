@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import queue
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
 
 from polychromic import stopping
 from polychromic.errors import ConfigError, StoppedError, TrainingError
-from polychromic.experiment.jobs import Job, OnEvent, carry_out
+from polychromic.experiment.jobs import Job, JobEvent, OnEvent, carry_out
 from polychromic.plain_text import log_plainly
 from polychromic.processes import open_worker_pool
 from polychromic.registry import resolve
@@ -72,7 +73,20 @@ def processes(jobs: Sequence[Job], workers: int, on_event: OnEvent, on_done: OnJ
     finally:
         # What is still running may stop too: it continues from its checkpoint.
         stop.set()
-        pool.shutdown(cancel_futures=True)
+        late = _close(pool, events)
+    for event in late:
+        on_event(event)
+
+
+def _close(pool: ProcessPoolExecutor, events: Any) -> list[JobEvent]:
+    """Ends the pool; returns the events that had not been read. A worker ends only once all of its own are."""
+    closing = threading.Thread(target=pool.shutdown, kwargs={"cancel_futures": True})
+    closing.start()
+    late = []
+    while closing.is_alive() or not events.empty():
+        with suppress(queue.Empty):
+            late.append(events.get(timeout=0.1))
+    return late
 
 
 def _result(future: Future[LedgerRows]) -> LedgerRows:

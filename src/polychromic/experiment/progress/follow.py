@@ -41,6 +41,7 @@ class Ledger:
         self.budget = budget
         self.clock = clock
         self.running: dict[Key, _Running] = {}
+        self.done: set[tuple[str, int]] = set()  # arm and seed of jobs whose rows are written
         self._recover()
         self.finished = read_jsonl(folder.ledger)
         self.last_tick = self.last_heartbeat = clock()
@@ -63,6 +64,8 @@ class Ledger:
     def on_event(self, event: JobEvent) -> None:
         """Takes note of a job's progress, and asks the run to stop where a cap is reached."""
         self._tick()
+        if (event.arm, event.seed) in self.done:
+            return  # it took another way than the job's end, and a longer one
         for (arm, seed, stage), stage_progress in self.running.items():
             stage_progress.ended |= (arm, seed) == (event.arm, event.seed) and stage != event.stage
         running = self.running.setdefault((event.arm, event.seed, event.stage), _Running())
@@ -78,6 +81,7 @@ class Ledger:
     def on_done(self, job: Job, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes the rows of a finished job; its own clock is more exact than the events."""
         self._tick()
+        self.done.add((job.arm, job.seed))
         finished = []
         for row in rows:
             running = self.running.pop((job.arm, job.seed, row["stage"]), _Running())
