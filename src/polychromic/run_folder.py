@@ -68,7 +68,9 @@ RUN_FILES: Mapping[str, RunFile] = {
         {"prompt_id": str, "n_tokens": int, "cross_entropy": float},
         "delete it; the next `polychromic evaluate` makes it again",
     ),
-    "adapter_config.json": RunFile({"r": int, "lora_alpha": float, "use_rslora?": (bool, None)}, _TRAINED_AGAIN),
+    "adapter_config.json": RunFile(
+        {"lora_alpha": float, "alpha_pattern?": ({"*": float}, None), "use_rslora?": (bool, None)}, _TRAINED_AGAIN
+    ),
     "state.json": RunFile({"step": int, "state": dict, "sha256": {"*": str}}, _TRAINED_AGAIN),
     "generations.jsonl": RunFile(
         {

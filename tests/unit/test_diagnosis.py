@@ -12,15 +12,16 @@ from polychromic.cli import app
 from polychromic.diagnosis import ArmEvidence, ArmFacts, ArmTrace, diagnose
 from polychromic.diagnosis.rules import CAUSES, SYMPTOMS, find
 from polychromic.diagnosis.traces import TextFigures
-from polychromic.diagnosis.weights import Update, adapter_distance, read_updates
-from polychromic.errors import TrainingError
+from polychromic.diagnosis.weights import Scaling, Update, adapter_distance, read_updates, updates_by_module
+from polychromic.errors import DataError, TrainingError
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.resuming.folder import resolved_yaml
 from polychromic.files import write_text
 from polychromic.models import decoding
+from polychromic.models.adapters import save_adapter
 from polychromic.models.decoding import draw_tokens
-from polychromic.models.loading import load_tokenizer
-from polychromic.models.settings import ModelSettings
+from polychromic.models.loading import load_language_model, load_tokenizer
+from polychromic.models.settings import AdapterSettings, ModelSettings
 from polychromic.records import Check
 from polychromic.run_folder import RunFolder
 from polychromic.tasks.arithmetic import ArithmeticTask
@@ -201,6 +202,37 @@ def test_distances_equal_those_of_the_full_products():
     assert adapter_distance(ours, ours).distance == pytest.approx(0.0, abs=1e-4)
 
 
+PATTERNS = {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {r"layers\.0\.self_attn\.q_proj": 3.0, "down_proj": 5.0}}
+
+
+@pytest.mark.parametrize("more", [{}, {"use_rslora": True}, PATTERNS, {**PATTERNS, "use_rslora": True}], ids=str)
+def test_updates_are_those_of_peft(tmp_path, more):
+    """Past bug: ranks and alphas of single modules were passed over, and of a run that trains √rank was, too."""
+    adapter = AdapterSettings(rank=4, alpha=8, **more)
+    model = load_language_model(ModelSettings(source="polychromic:arithmetic-tiny", adapter=adapter), seed=1).model
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter.data)
+    save_adapter(model, tmp_path)
+    truth = {
+        name: module.get_delta_weight("default").norm().item()
+        for name, module in model.named_modules()
+        if hasattr(module, "get_delta_weight")
+    }
+    going_on = Scaling(adapter.alpha, adapter.alpha_pattern, adapter.use_rslora)
+    for updates in (read_updates(tmp_path), updates_by_module(model.state_dict(), going_on)):
+        distance = adapter_distance(updates, None)
+        assert {f"base_model.model.{one.module}": one.norm for one in distance.modules} == pytest.approx(truth)
+
+
+@pytest.mark.parametrize("pattern", ["(", "(.|..|...)+[0-9]"])
+def test_a_pattern_that_is_none_or_never_ends_is_damage(tmp_path, adapter, pattern):
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, "alpha_pattern": {pattern: 1.0}}))
+    with pytest.raises(DataError, match=r"adapter_config.json: damaged \(alpha_pattern"):
+        read_updates(adapter)
+
+
 def test_equal_weights_at_a_positive_weight_are_a_fault():
     update = {"q": Update(torch.ones(2, 3), torch.ones(4, 2), 1.0)}
     [finding] = find(evidence([SOUND] * 10, distances=(adapter_distance(update, update),)))
@@ -277,7 +309,6 @@ def test_a_run_that_is_training_tells_how_far_its_checkpoints_are_apart(tmp_path
     assert later["distance"]["norm"] > 0
     assert later["distance"]["distance"] > 0
     assert later["distance"]["baseline_norm"] == pytest.approx(baseline["distance"]["norm"])
-    # The scaling of an adapter that is on disk as a checkpoint: alpha / rank.
     saved = trainer.run.folder / "adapter"
     trainer.save_adapter()
     now = adapter_distance(read_updates(saved), None).norm

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import regex
+
 from polychromic.errors import DataError
 from polychromic.files import read_json
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:  # a report of external generations has a diagnosis too, and m
 
 
 _A, _B = ".lora_A.weight", ".lora_B.weight"
+_PREFIX = "base_model.model."
+_PATTERN_SECONDS = 1.0  # a folder that somebody sent may hold a pattern that never ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,23 +91,48 @@ def read_updates(adapter: Path) -> dict[str, Update]:
             "checkpoint"
         ) from error
     try:
-        return updates_by_module(weights, adapter_scaling(adapter))
+        return updates_by_module(weights, Scaling.of_adapter(adapter))
     except KeyError as error:
         raise DataError(f"{weights_file}: damaged (the tensor {error} is missing); put a copy back") from error
+    except (regex.error, TimeoutError) as error:
+        raise DataError(f"{config_file}: damaged (alpha_pattern: {error}); put a copy back") from error
 
 
-def adapter_scaling(adapter: Path) -> float:
-    """Reads the factor of B A in a saved adapter."""
-    config = read_json(adapter / "adapter_config.json")
-    return config["lora_alpha"] / (math.sqrt(config["r"]) if config.get("use_rslora") else config["r"])
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """The factors of B A in the modules of an adapter, as PEFT sets them: alpha / rank, or alpha / √rank."""
+
+    alpha: float
+    alpha_pattern: Mapping[str, float]
+    """Pattern of the end of a module's name → its own alpha; the first that fits counts."""
+    use_rslora: bool
+
+    @classmethod
+    def of_adapter(cls, adapter: Path) -> Scaling:
+        """Reads those of a saved adapter."""
+        config = read_json(adapter / "adapter_config.json")
+        return cls(config["lora_alpha"], config.get("alpha_pattern") or {}, bool(config.get("use_rslora")))
+
+    def of(self, module: str, rank: int) -> float:
+        """Returns the factor of a module."""
+        own = (
+            alpha
+            for pattern, alpha in self.alpha_pattern.items()
+            if regex.match(rf"(.*\.)?({pattern})$", module, timeout=_PATTERN_SECONDS)
+        )
+        return next(own, self.alpha) / (math.sqrt(rank) if self.use_rslora else rank)
 
 
-def updates_by_module(weights: Mapping[str, torch.Tensor], scaling: float) -> dict[str, Update]:
+def updates_by_module(weights: Mapping[str, torch.Tensor], scaling: Scaling) -> dict[str, Update]:
     """Groups tensors into updates, named as PEFT saves them, or as it names them in a model (with the adapter's
     name)."""
     plain = {name.replace(".default.weight", ".weight"): tensor for name, tensor in weights.items()}
     modules = sorted(name.removesuffix(_A) for name in plain if name.endswith(_A))
-    return {module: Update(plain[module + _A], plain[module + _B], scaling) for module in modules}
+    updates = {}
+    for module in modules:
+        a, b = plain[module + _A], plain[module + _B]
+        updates[module] = Update(a, b, scaling.of(module.removeprefix(_PREFIX), len(a)))
+    return updates
 
 
 def adapter_distance(
@@ -144,7 +173,7 @@ def _module_distance(name: str, arm: Update, baseline: Update | None, start: Upd
         return math.sqrt(max(square, 0.0))
 
     return ModuleDistance(
-        name.removeprefix("base_model.model."),
+        name.removeprefix(_PREFIX),
         apart(arm, start),
         apart(baseline, start) if baseline else math.nan,
         apart(arm, baseline) if baseline else math.nan,

@@ -9,7 +9,7 @@ from pathlib import Path
 from polychromic.diagnosis import ArmFacts, Diagnosis, diagnose
 from polychromic.diagnosis.run import finished_updates
 from polychromic.diagnosis.traces import Floor
-from polychromic.diagnosis.weights import Adapted, adapter_scaling, updates_by_module
+from polychromic.diagnosis.weights import Adapted, Scaling, updates_by_module
 from polychromic.errors import ConfigError
 from polychromic.experiment.about import about_run
 from polychromic.experiment.config import Arm, Experiment
@@ -70,7 +70,8 @@ def _updates(experiment: Experiment, folder: RunFolder, facts: ArmFacts, seed: i
     if checkpoint is None:
         return finished
     settings = experiment.arm(facts.name).model.adapter
-    scaling = adapter_scaling(facts.start) if facts.start else settings.alpha / settings.rank
+    own = Scaling(settings.alpha, settings.alpha_pattern, settings.use_rslora)
+    scaling = Scaling.of_adapter(facts.start) if facts.start else own
     return Adapted(updates_by_module(checkpoint.weights, scaling), checkpoint.step)
 
 
