@@ -167,7 +167,7 @@ def test_loading_a_model_is_paid_for_by_starts_that_are_killed(folder, tiny_sett
     small = experiment()
     with pytest.raises(KeyboardInterrupt):
         carry_out(Job(small, "baseline", 0, folder.root), begun.append)
-    assert begun == [JobEvent("baseline", 0, "train", 0, 0, {}), "loads"]
+    assert begun == [JobEvent("baseline", 0, "train", 0, 0, {}, folder.root), "loads"]
 
 
 def test_dollars_need_a_price():

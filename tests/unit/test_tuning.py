@@ -6,16 +6,16 @@ import signal
 
 import pytest
 
-from polychromic.errors import ConfigError
+from polychromic.errors import BudgetError, ConfigError
 from polychromic.experiment.cluster.tuning import Search, overrides_of, tune
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.executors import EXECUTORS
 from polychromic.experiment.jobs import TrialFloor
-from polychromic.files import read_json
+from polychromic.files import read_json, read_jsonl
 from polychromic.processes import open_worker_pool
 
 
-def experiment(**changes):
+def experiment(budget=None, **changes):
     content = {
         "name": "own",
         "task": {"name": "arithmetic", "train_problems": 32, "validation_problems": 6, "test_problems": 8},
@@ -25,6 +25,7 @@ def experiment(**changes):
         "arms": {"baseline": {}, "coverage": {"diversity": {"weight": 1.0}}},
         "evaluation": {"num_prompts": 8, "num_samples": 4, "max_new_tokens": 12, "untrained": False},
         "run": {"executor": "local", "preflight": False},
+        "budget": budget or {},
     }
     for dotted, value in changes.items():
         section, _, key = dotted.partition("__")
@@ -77,6 +78,23 @@ def test_the_search_reads_validation_prompts_and_goes_on_where_it_was(tmp_path, 
             tmp_path,
             n_trials=4,
         )
+
+
+def test_a_budget_caps_the_whole_search(tmp_path):
+    """Past bug: a search trained on, whatever `budget` said, and wrote down nothing of what it took."""
+    capped = {"dollars_per_hour": 1.0, "max_dollars": 1e-5}
+    with pytest.raises(BudgetError, match=r"max_dollars = 1e-05 is reached .* of 2 trials have ended.*Raise the cap"):
+        tune(experiment(budget=capped), SEARCH, tmp_path, n_trials=2)
+    with pytest.raises(BudgetError, match="0 of 2 trials"):
+        tune(experiment(budget=capped), SEARCH, tmp_path, n_trials=2)
+    spent = read_jsonl(tmp_path / "own.tune" / "ledger.jsonl")
+    assert [row["arm"] for row in spent] == ["baseline"] * len(spent)
+
+    tune(experiment(budget=capped | {"max_dollars": 1.0}), SEARCH, tmp_path, n_trials=2)
+    spent = read_jsonl(tmp_path / "own.tune" / "ledger.jsonl")
+    whole = [(row["arm"], row["stage"]) for row in spent if not row.get("interrupted")]
+    assert whole[-4:] == [(f"trial-000{number}", stage) for number in (0, 1) for stage in ("train", "evaluate")]
+    assert all(row["dollars"] > 0 for row in spent)
 
 
 def _killed_at_the_second_trial(folder):

@@ -81,6 +81,8 @@ class JobEvent:
     done: int
     total: int
     metrics: Mapping[str, float]
+    root: Path | None = None
+    """The run folder, where one search has several."""
 
 
 _LEAST_STEPS = 5
@@ -199,7 +201,7 @@ def _train(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
     def on_step(done: int, total: int, metrics: Mapping[str, float]) -> None:
         nonlocal tokens
         tokens += round(metrics.get("generation/total_tokens", 0))
-        on_event(JobEvent(arm.name, job.seed, "train", done, total, metrics))
+        on_event(JobEvent(arm.name, job.seed, "train", done, total, metrics, job.root))
         _require_floor(job, done, total)
 
     try:
@@ -242,7 +244,7 @@ def _evaluate(job: Job, arm: Arm, on_event: OnEvent) -> int | None:
         worked = True
         sampled += tokens
         metrics = {"generation/total_tokens": float(tokens)}
-        on_event(JobEvent(arm.name, job.seed, "evaluate", done, total, metrics))
+        on_event(JobEvent(arm.name, job.seed, "evaluate", done, total, metrics, job.root))
         stopping.stop_if_requested(f"{arm.name}/seed-{job.seed} keeps its {done} generations")
 
     collect(
@@ -291,7 +293,7 @@ def _beginning(job: Job, stage: Stage) -> JobEvent:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # loading bars would tear the run's own progress
-    return JobEvent(job.arm, job.seed, stage, 0, 0, {})
+    return JobEvent(job.arm, job.seed, stage, 0, 0, {}, job.root)
 
 
 def collection_plan(experiment: Experiment, arm: str, seed: int, folder: RunFolder, task: Task) -> CollectionPlan:

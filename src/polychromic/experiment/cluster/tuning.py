@@ -2,28 +2,31 @@
 
 A trial is the tuned arm in a run folder of its own below the study's, beside one baseline for all. It is trained as any
 arm is and sampled on the validation split: the test split is never read, so that a verdict on the chosen settings is as
-honest as on any. The study is a journal in its folder; after a kill the same command goes on with it.
+honest as on any. The study is a journal in its folder; after a kill the same command goes on with it. `budget` caps the
+whole study; what it took is in a ledger beside the journal, a row for each trial, seed and stage.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from polychromic import stopping
-from polychromic.errors import ConfigError
+from polychromic.errors import BudgetError, ConfigError, StoppedError
 from polychromic.evaluation.measure import SameAnswers
 from polychromic.evaluation.metrics import EMBEDDER, THINKING, find_metric
 from polychromic.experiment.compare import mean_over_prompts, measure_sampled
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.executors import build_executor
-from polychromic.experiment.jobs import Job, TrialFloor
+from polychromic.experiment.jobs import Job, JobEvent, TrialFloor
+from polychromic.experiment.progress import Ledger
 from polychromic.experiment.resuming.continuing import record_provenance, working_folder
 from polychromic.experiment.resuming.folder import hold
 from polychromic.files import read_jsonl, write_json
@@ -74,14 +77,15 @@ def tune(
     returns them, the best first.
 
     Raises ConfigError where there is no validation split, the verdict would be on it, or the study in `out` is of
-    another search.
+    another search, and BudgetError where a cap is reached before; what was done is kept.
     """
     _require_tunable(experiment, search)
     chosen = _on_validation(experiment)
     root = out / f"{experiment.name}.tune"
     with hold(RunFolder(root)):
         study = _open_study(root, chosen, search)
-        floors, lowest = _baseline(chosen, search, root)
+        with _accounts(root, chosen, study, n_trials) as ledger:
+            floors, lowest = _baseline(chosen, search, root, ledger)
         while (missing := n_trials - len(_ended(study))) > 0:
             asked = _ask(study, search, min(chosen.run.workers, missing))
             trials = {number: _variant(chosen, search.arm, settings) for number, settings in asked.items()}
@@ -90,7 +94,8 @@ def tune(
                 for number, variant in trials.items()
                 for job in _jobs(variant, search.arm, root / f"trial-{number:04d}", floors)
             ]
-            _carry_out(jobs)
+            with _accounts(root, chosen, study, n_trials) as ledger:
+                _carry_out(jobs, ledger)
             for number, variant in trials.items():
                 on_trial(_tell(study, number, asked[number], _measure(variant, search, root, number), lowest))
             trials_so_far = [asdict(trial) for trial in _ranked(study, search)]
@@ -174,11 +179,35 @@ def _open_study(root: Path, experiment: Experiment, search: Search) -> Any:
     return study
 
 
-def _baseline(experiment: Experiment, search: Search, root: Path) -> tuple[dict[int, TrialFloor], float]:
+@contextmanager
+def _accounts(root: Path, experiment: Experiment, study: Any, n_trials: int) -> Iterator[Ledger]:
+    """Yields the study's ledger. Raises BudgetError where a cap is reached at the start, or stops the work within."""
+    ledger = Ledger(RunFolder(root), experiment.budget)
+
+    def require_budget() -> None:
+        if ledger.reached_cap:
+            raise BudgetError(
+                f"{ledger.reached_cap}; {len(_ended(study))} of {n_trials} trials have ended, and everything done is "
+                "kept. Raise the cap and run again"
+            )
+
+    require_budget()
+    try:
+        yield ledger
+    except StoppedError:
+        require_budget()
+        raise
+    finally:
+        ledger.close()
+
+
+def _baseline(
+    experiment: Experiment, search: Search, root: Path, ledger: Ledger
+) -> tuple[dict[int, TrialFloor], float]:
     """Trains and samples the baseline once for all trials; returns the floor of each seed's training, and the lowest
     quality on validation that is kept."""
     name = experiment.comparison.baseline
-    _carry_out(_jobs(experiment, name, root / "baseline", {}))
+    _carry_out(_jobs(experiment, name, root / "baseline", {}), ledger)
     folder = RunFolder(root / "baseline" / experiment.name)
     floors = {}
     if experiment.arm(name).training.loss == "rl":
@@ -199,10 +228,20 @@ def _jobs(experiment: Experiment, arm: str, out: Path, floors: Mapping[int, Tria
         ]
 
 
-def _carry_out(jobs: Sequence[Job]) -> None:
+def _carry_out(jobs: Sequence[Job], ledger: Ledger) -> None:
+    """Carries out jobs; in the ledger each has the name of its trial in the arm's place, since all are of one arm."""
+
+    def on_event(event: JobEvent) -> None:
+        assert event.root is not None
+        ledger.on_event(replace(event, arm=event.root.parent.name))
+
+    def on_done(job: Job, rows: Sequence[Mapping[str, Any]]) -> None:
+        trial = job.root.parent.name
+        ledger.on_done(replace(job, arm=trial), [{**row, "arm": trial} for row in rows])
+
     settings = jobs[0].experiment.run
     with stopping.listening():
-        build_executor(settings.executor)(jobs, settings.workers, lambda event: None, lambda job, rows: None)
+        build_executor(settings.executor)(jobs, settings.workers, on_event, on_done)
 
 
 def _ask(study: Any, search: Search, n: int) -> dict[int, dict[str, float]]:
