@@ -308,7 +308,7 @@ def reference_sequences(
     references = fitting_references(language_model, prompts, max_length)
     if not references.by_prompt:
         raise DataError(
-            f"training.loss is references, but none of {len(prompts)} {split} prompts has one that fits into "
+            f"training.loss is sft, but none of {len(prompts)} {split} prompts has one that fits into "
             f"{max_length} tokens ({references.n_too_long} are longer); raise training.max_length or add references"
         )
     return references
