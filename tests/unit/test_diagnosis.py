@@ -87,6 +87,15 @@ def test_a_sound_run_has_no_fault(tmp_path, tiny_settings):
     assert "of the gradient" in " ".join(arm.summary)
 
 
+def test_what_no_step_could_measure_is_not_said(tmp_path):
+    """Past bug: "of the gradient nan%; cosine to the quality gradient nan" of an arm whose groups had no signal."""
+    silent = {"step": 1, "train/reward": 0.0, "train/diversity_weight": 0.3, "train/diversity_loss_share": 0.0}
+    write_text(tmp_path / "arm" / "seed-0" / "metrics.jsonl", json.dumps(silent) + "\n")
+    [arm] = diagnose(tmp_path, [ArmFacts("arm", "rl", 0.3, 1.0, 64)], [0]).arms
+    assert "λ 0.3, share of the loss 0%" in arm.summary
+    assert "nan" not in " ".join(arm.summary)
+
+
 def test_a_detached_score_is_named(tmp_path, tiny_settings, monkeypatch):
     """The origin's mistake: the score takes part in the loss as a number, and no gradient of it exists."""
     add = GradientAccumulator.add

@@ -196,7 +196,7 @@ def _summary(evidence: ArmEvidence) -> list[str]:
         sentences.append(f"evaluated answers: {texts.tokens:.1f} tokens, {cut}{_tongues(texts)}")
     if evidence.distances:
         sentences.append(_moved(evidence.distances, evidence.is_baseline))
-    return sentences
+    return [sentence for sentence in sentences if sentence]
 
 
 def _tongues(texts: TextFigures) -> str:
@@ -206,17 +206,26 @@ def _tongues(texts: TextFigures) -> str:
 
 
 def _pull(trace: ArmTrace) -> str:
-    """Says how hard the diversity term pulled. Its share of the gradient is what trains, not that of the loss."""
-    weight, loss, gradient = (
-        _course(trace.early(key), trace.late(key), form)
-        for key, form in (("train/diversity_weight", ".3g"), (LOSS_SHARE, ".0%"), (GRADIENT_SHARE, ".0%"))
-    )
-    noise = trace.mean("train/diversity_signal_to_noise")
-    return (
-        f"λ {weight}; share of the loss {loss}, of the gradient {gradient}; cosine to the quality gradient "
-        f"{trace.mean('train/gradient_cosine'):.2f}"
-        + ("" if math.isnan(noise) else f", signal-to-noise per step {noise:.2g}")
-    )
+    """Says how hard the diversity term pulled, without what no step could measure. Its share of the gradient is what
+    trains, not that of the loss."""
+    courses = {
+        words: _course(trace.early(key), trace.late(key), form)
+        for words, key, form in (
+            ("λ", "train/diversity_weight", ".3g"),
+            ("share of the loss", LOSS_SHARE, ".0%"),
+            ("share of the gradient", GRADIENT_SHARE, ".0%"),
+        )
+        if not math.isnan(trace.mean(key))
+    }
+    means = {
+        words: format(trace.mean(key), form)
+        for words, key, form in (
+            ("cosine to the quality gradient", "train/gradient_cosine", ".2f"),
+            ("signal-to-noise per step", "train/diversity_signal_to_noise", ".2g"),
+        )
+        if not math.isnan(trace.mean(key))
+    }
+    return ", ".join(f"{words} {value}" for words, value in (courses | means).items())
 
 
 def _course(first: float, last: float, form: str) -> str:
