@@ -27,7 +27,7 @@ _PATTERN_SECONDS = 1.0  # a folder that somebody sent may hold a pattern that ne
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """ΔW of one module: scaling · B [out, r] @ A [r, in]."""
+    """ΔW of one module: scaling · B [out, r] @ A [r, in]. DoRA's magnitudes and layers trained whole are left out."""
 
     a: torch.Tensor
     b: torch.Tensor
