@@ -1,6 +1,7 @@
 """Code tasks: the benchmarks' own solutions pass, the reference evaluator's example is matched, bad files are named."""
 
 import json
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,7 @@ from polychromic.tasks.code import CodeTask, Problem, Verdict, judged, load_benc
 from polychromic.tasks.code.behaviour import behaviour, ordered, probes_of
 from polychromic.tasks.code.forms import canonical_form
 from polychromic.tasks.code.judging import extracted, program
+from polychromic.tasks.code.styles import style_of
 
 
 @pytest.fixture(scope="module")
@@ -249,6 +251,15 @@ def test_programs_that_differ_in_approach_have_two(first, second):
 
 def test_what_is_no_python_has_no_form():
     assert canonical_form("def f(:") is None
+
+
+def test_what_python_warns_of_is_not_said(capfd):
+    """Past bug: "<unknown>:2: SyntaxWarning: invalid decimal literal" between the lines of a run's progress."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert canonical_form("x = 1if y else 2") == canonical_form("x = 1 if y else 2")
+        assert style_of("x = '\\d' is 1") == "other"
+    assert capfd.readouterr().err == ""
 
 
 def test_the_program_of_a_completion_is_prompt_and_completion():

@@ -6,6 +6,7 @@ import ast
 import builtins
 import io
 import tokenize
+import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -26,11 +27,21 @@ def canonical_form(code: str) -> str | None:
 
     What a program does is not looked at: `a + b` of unknown types is not reordered, as of texts it does not commute.
     """
+    tree = parsed(code)
     try:
-        tree = ast.parse(code)
-        return ast.dump(_Renamed().visit(_Plain().visit(tree)))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None if tree is None else ast.dump(_Renamed().visit(_Plain().visit(tree)))
+    except (ValueError, RecursionError, MemoryError):
         return None
+
+
+def parsed(code: str) -> ast.Module | None:
+    """Returns the syntax tree; None where the code is no Python. What Python warns of (`1if x`) is not said."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return ast.parse(code)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return None
 
 
 class _Plain(ast.NodeTransformer):

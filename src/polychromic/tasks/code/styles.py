@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from polychromic.seeding import child_seed
+from polychromic.tasks.code.forms import parsed
 from polychromic.tasks.code.functions import Function, Gather, Source
 
 _NAMES = {"s": ("c", "ch")}
@@ -153,10 +154,10 @@ def style_of(code: str) -> str:
 
     `recursion`, `counting`, `loop`, `piped`, `stepwise`, `comprehension`, `other`, or `no Python`.
     """
-    try:
-        nodes = list(ast.walk(ast.parse(code)))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    tree = parsed(code)
+    if tree is None:
         return "no Python"
+    nodes = list(ast.walk(tree))
     defined = {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
     called = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     comprehensions = sum(isinstance(node, _COMPREHENSIONS) for node in nodes)
