@@ -14,6 +14,7 @@ export PYTHONDONTWRITEBYTECODE :=
 KILLS ?= 50
 SIZE ?= small
 FUZZ ?= 20000
+RUNS ?= 100
 
 # Afterwards `. .venv/bin/activate` puts `polychromic` on the PATH.
 setup: $(INSTALLED)
@@ -44,9 +45,9 @@ faults: $(TESTED)
 	$(BIN)/python -m pytest tests/faults -m "" -k "not killed"
 	$(BIN)/python -m tests.faults.storm --kills $(KILLS) --size $(SIZE) --workers 2
 
-# Mutated experiment and data files, FUZZ of each.
+# Mutated experiment and data files, FUZZ of each, and RUNS whole runs of settings drawn at random.
 fuzz: $(TESTED)
-	FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/fuzz
+	FUZZ=$(FUZZ) RUNS=$(RUNS) $(BIN)/python -m pytest tests/fuzz -m ""
 
 # What strangers may bring: foreign weights and templates, checkers that cheat, hostile texts, folders changed by hand; then
 # every damage to every file of a run folder with every verb, whose last line counts the trials. TRIAL=TEXT picks some.

@@ -145,6 +145,10 @@ def test_an_arm_changes_only_its_own_keys():
             "model.chat_template_options.tokenize=false",
             r"model.chat_template_options: 'tokenize' is set by training and sampling themselves",
         ),
+        (
+            "model={source: polychromic:arithmetic-tiny, dtype: bfloat16, adapter: {modules_to_save: [lm_head]}}",
+            "modules trained whole would be kept in bfloat16",  # past bug: said when the model had been loaded
+        ),
     ],
 )
 def test_one_clear_message_names_the_key(tmp_path, override, expected):

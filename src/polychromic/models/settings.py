@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from polychromic.settings import Settings
 
@@ -70,3 +70,12 @@ class ModelSettings(Settings):
                 "template reads, such as enable_thinking"
             )
         return options
+
+    @model_validator(mode="after")
+    def _whole_modules_are_precise(self) -> Self:
+        if self.adapter.modules_to_save and self.dtype != "float32":
+            raise ValueError(
+                f"adapter.modules_to_save: modules trained whole would be kept in {self.dtype}, where small updates "
+                "are rounded away; set dtype to float32, or train these layers by LoRA (adapter.target_modules)"
+            )
+        return self
