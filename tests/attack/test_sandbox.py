@@ -1,6 +1,7 @@
 """Code that cheats: each of these fails its tests, and leaves the machine as it was."""
 
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -206,6 +207,38 @@ def test_no_process_outlives_its_candidate(sandbox):
     while processes() - before and time.monotonic() < deadline:
         time.sleep(0.1)
     assert processes() <= before
+
+
+def test_programs_that_have_ended_leave_no_entries(sandbox):
+    """Past bug: where files are restricted, ended programs stayed in the system's table of processes, one in four of
+    them until it was full: after 30,000 or more, nothing could be started on the machine any more."""
+    for _ in range(40):
+        assert judged(ADD, "def add(a, b): return a + b", sandbox).passed
+    assert children(sandbox._room.keeper) == []
+
+
+def test_a_daemon_is_ended_where_no_namespace_does_it(monkeypatch):
+    """Past bug: where files are restricted and there is no namespace of processes, a program's daemons lived on."""
+
+    popen = subprocess.Popen
+    without = (
+        "from polychromic.tasks.checking import child, process; child.unshare = lambda *names: False; process.main()"
+    )
+
+    def start(command, **options):
+        assert command[1] == "-m"
+        return popen([command[0], "-c", without, *command[3:]], **options)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    sandbox = Sandbox()
+    verdict = judged(ADD, ATTACKS["forks a daemon and leaves"], sandbox, LIMITS)
+    monkeypatch.undo()
+    assert "own processes" not in verdict.protection
+    deadline = time.monotonic() + 10
+    while children(sandbox._room.keeper) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert children(sandbox._room.keeper) == []
+    sandbox.close()
 
 
 def processes():

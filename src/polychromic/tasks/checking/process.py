@@ -42,10 +42,12 @@ from polychromic.tasks.checking.reaping import (
     become_subreaper,
     call_filter,
     children,
+    drop_list_of_children,
     end_children,
     end_with_parent,
     give_up_rights,
     hide,
+    keep_list_of_children,
     reap,
     restrict_files,
     unshare,
@@ -120,6 +122,7 @@ class Server:
             self._say({"process": child, "adopts": self._adopts})
             return
         end_with_parent(parent)
+        drop_list_of_children()
         os.setsid()
         if request["apart"]:
             give_up_rights()
@@ -199,6 +202,7 @@ def main() -> None:
     if is_apart:
         call_filter()  # looks for a library, which it may not any more below
     protection = _leave() if is_apart else []
+    keep_list_of_children()
     if writable := os.environ.pop("POLYCHROMIC_WRITABLE", ""):
         protection += restrict_files(writable)
     hide()

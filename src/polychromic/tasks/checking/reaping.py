@@ -107,8 +107,30 @@ def reap(keep: Collection[int]) -> None:
                 os.waitpid(child, os.WNOHANG)
 
 
+_own_list: int | None = None  # descriptor of the list of this process's children
+
+
+def keep_list_of_children() -> None:
+    """Opens the list of this process's children for good: once files are restricted, nothing in /proc is opened."""
+    global _own_list  # noqa: PLW0603  # one a process
+    with suppress(OSError):
+        _own_list = os.open("/proc/thread-self/children", os.O_RDONLY)
+
+
+def drop_list_of_children() -> None:
+    """Closes that list in a fork, which is another process, and whose code has no business with it."""
+    global _own_list  # noqa: PLW0603
+    if _own_list is not None:
+        os.close(_own_list)
+        _own_list = None
+
+
 def children(process: int) -> list[int]:
     """Lists the ids of a process's children, ended ones included; none where there is no /proc."""
+    listed = _own_list
+    if listed is not None and process == os.getpid():
+        os.lseek(listed, 0, os.SEEK_SET)
+        return [int(word) for word in b"".join(iter(lambda: os.read(listed, 2**16), b"")).split()]
     try:
         return [int(word) for word in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
     except OSError:  # kernels without that file
