@@ -9,7 +9,7 @@ from rich.console import Console
 
 from polychromic.experiment.jobs import JobEvent
 from polychromic.experiment.progress import Projection
-from polychromic.experiment.progress.display import Bars, PlainProgress, bar_line, left, summary
+from polychromic.experiment.progress.display import Bars, PlainProgress, bar_line, counting, left, summary
 
 
 class Clock:
@@ -77,6 +77,16 @@ def test_plain_lines_say_step_metrics_pace_time_and_dollars(clock, capsys):
     assert capsys.readouterr().out == (
         "a seed 0 training: 10/10 steps  reward 0.250  gradient share 0.500  10 tokens/s  about 20.0 s, $0.20 left\n"
     )
+
+
+def test_a_log_counts_what_is_checked_every_few_seconds(clock, monkeypatch, capsys):
+    """Past bug: `evaluate --generations` said nothing for twenty minutes while 49,200 programs ran."""
+    monkeypatch.setattr("polychromic.experiment.progress.display.time.monotonic", clock)
+    with counting("checking", "answers") as show:
+        for done, seconds in ((1024, 0), (2048, 16), (3072, 17), (4096, 40), (5000, 60)):
+            clock.now = seconds
+            show(done, 5000)
+    assert capsys.readouterr().out == "checking: 2,048 of 5,000 answers\nchecking: 4,096 of 5,000 answers\n"
 
 
 def test_a_log_says_when_a_model_is_loaded(clock, capsys):

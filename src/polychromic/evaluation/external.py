@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,8 +18,11 @@ from polychromic.tasks.base import Task
 from polychromic.tasks.data.lines import BadLineError, filled_lines, listing, shown
 
 RowsByArmSeed = dict[tuple[str, int], list[GenerationRow]]
+OnChecked = Callable[[int, int], None]
+"""Called now and then with the number of answers that are checked, and of all."""
 
 _IDS_NAMED = 3
+_CHECKED_AT_ONCE = 1024
 _FINISHES: dict[Ending, Finish] = {"finished": "stop", "limit": "length", "interrupted": "length", "missing": "missing"}
 
 
@@ -47,6 +50,7 @@ def read_external(
     prompts: Sequence[Prompt],
     default: SamplingParameters,
     thinking: ThinkingMode = "auto",
+    on_checked: OnChecked = lambda done, total: None,
 ) -> ExternalGenerations:
     """Reads and checks the files of each arm; an arm's second file is its second seed unless the lines name seeds.
 
@@ -72,9 +76,14 @@ def read_external(
     rows: RowsByArmSeed = {}
     for arm, members in texts.items():
         rows |= _rows_of_arm(arm, members, default, thinking_of_files(thinking), in_words)
-    checked = {
-        key: check_rows(task, [by_id[row.prompt_id] for row in members], members) for key, members in rows.items()
-    }
+    checked: RowsByArmSeed = {key: [] for key in rows}
+    done, total = 0, sum(map(len, rows.values()))
+    for key, members in rows.items():
+        for start in range(0, len(members), _CHECKED_AT_ONCE):
+            batch = members[start : start + _CHECKED_AT_ONCE]
+            checked[key] += check_rows(task, [by_id[row.prompt_id] for row in batch], batch)
+            done += len(batch)
+            on_checked(done, total)
     named = {arm: members[0][1].seed is not None for arm, members in texts.items()}
     return ExternalGenerations(
         checked,

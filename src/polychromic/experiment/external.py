@@ -26,6 +26,7 @@ from polychromic.experiment.compare import compare_rows
 from polychromic.experiment.config import Experiment, FolderName
 from polychromic.experiment.paths import with_absolute_paths
 from polychromic.experiment.progress import paid
+from polychromic.experiment.progress.display import counting
 from polychromic.experiment.resuming.folder import held_folder, read_resolved, resolved_yaml
 from polychromic.experiment.resuming.provenance import installed_versions
 from polychromic.experiment.run import RunResult
@@ -146,7 +147,8 @@ def evaluate_external(experiment: ExternalExperiment, folder: RunFolder, *, for_
     default = settings.sampling_parameters()[0]
     files = {arm: [Path(file) for file in paths] for arm, paths in experiment.generations.items()}
     prompts = task.prompts(settings.split)
-    external = read_external(files, task, prompts, default, experiment.task.thinking)
+    with counting("checking", "answers") as on_checked:
+        external = read_external(files, task, prompts, default, experiment.task.thinking, on_checked)
     if experiment.comparison.match_seeds == "order":
         external = replace(external, rows=pair_by_order(external.rows))
     require_common_seeds(external.rows, experiment.comparison.baseline)

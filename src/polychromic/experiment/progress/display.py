@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -49,6 +49,26 @@ def activity(text: str, console: Console | None = None) -> Iterator[None]:
         return
     with console.status(Text(f"{text} …")):
         yield
+
+
+@contextmanager
+def counting(what: str, unit: str, console: Console | None = None) -> Iterator[Callable[[int, int], None]]:
+    """Yields a function that takes how many of how many are done, and shows it: on a terminal while it lasts, in a log
+    as a line every few seconds."""
+    console = console or Console()
+    last_line = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        nonlocal last_line
+        text = f"{what}: {done:,} of {total:,} {unit}"
+        if status is not None:
+            status.update(Text(text))
+        elif done < total and time.monotonic() - last_line >= _SECONDS_BETWEEN_LINES:
+            last_line = time.monotonic()
+            say(text, console)
+
+    with console.status(Text(f"{what} …")) if console.is_terminal else nullcontext() as status:
+        yield show
 
 
 @contextmanager
