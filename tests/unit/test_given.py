@@ -14,6 +14,7 @@ from polychromic.files import write_text
 from polychromic.records import GenerationRow, Prompt, SamplingParameters, as_messages
 from polychromic.report.terminal import show_comparison
 from polychromic.run_folder import RunFolder
+from polychromic.tasks.arithmetic import ArithmeticTask
 from polychromic.tasks.data.lines import BadLineError
 
 PROMPTS = [Prompt(f"p{i}", as_messages("2 + 2?"), references=("four",)) for i in range(3)]
@@ -343,3 +344,26 @@ def test_trained_adapters_survive_though_the_file_that_says_so_is_lost(files):
     with pytest.raises(ConfigError, match="holds a run with trained arms; choose another place"):
         evaluate_external(experiment_of(files), folder)
     assert adapter.read_text() == "trained for a day"
+
+
+def test_answers_are_checked_prompt_by_prompt_in_batches_and_keep_the_files_order(tmp_path, monkeypatch):
+    """Past bug: in a file that takes the prompts in turn, equal answers to one prompt fell into many batches, and ran
+    once in each."""
+    monkeypatch.setattr("polychromic.evaluation.external._CHECKED_AT_ONCE", 4)
+    task, batches, counted = ArithmeticTask(4, 2, 2), [], []
+    prompts = task.prompts("test")
+    check = ArithmeticTask.check
+
+    def recorded(self, prompts, texts):
+        batches.append([prompt.id for prompt in prompts])
+        return check(self, prompts, texts)
+
+    monkeypatch.setattr(ArithmeticTask, "check", recorded)
+    answers = [{"id": prompt.id, "text": f"{turn}"} for turn in range(4) for prompt in prompts]
+    lines(tmp_path / "a.jsonl", *answers)
+    read = read_external(
+        {"a": [tmp_path / "a.jsonl"]}, task, prompts, SamplingParameters(), on_checked=lambda *n: counted.append(n)
+    )
+    assert batches == [[prompt.id] * 4 for prompt in sorted(prompts, key=lambda prompt: prompt.id)]
+    assert [(row.prompt_id, row.text) for row in read.rows["a", 0]] == [(one["id"], one["text"]) for one in answers]
+    assert counted == [(4, 8), (8, 8)]
