@@ -78,17 +78,17 @@ def read_external(
         rows |= _rows_of_arm(arm, members, default, thinking_of_files(thinking), in_words)
     checked: RowsByArmSeed = {}
     done, total = 0, sum(map(len, rows.values()))
-    for key, members in rows.items():
+    for key, unchecked in rows.items():
         # Prompt by prompt, whatever the file's order: tasks may check equal answers to one prompt once for a batch.
-        order = sorted(range(len(members)), key=lambda index: members[index].prompt_id)
+        order = sorted(range(len(unchecked)), key=lambda index: unchecked[index].prompt_id)
         by_index: dict[int, GenerationRow] = {}
         for start in range(0, len(order), _CHECKED_AT_ONCE):
             batch = order[start : start + _CHECKED_AT_ONCE]
-            given = [members[index] for index in batch]
+            given = [unchecked[index] for index in batch]
             by_index |= zip(batch, check_rows(task, [by_id[row.prompt_id] for row in given], given), strict=True)
             done += len(batch)
             on_checked(done, total)
-        checked[key] = [by_index[index] for index in range(len(members))]
+        checked[key] = [by_index[index] for index in range(len(unchecked))]
     named = {arm: members[0][1].seed is not None for arm, members in texts.items()}
     return ExternalGenerations(
         checked,
