@@ -174,8 +174,6 @@ def hill_number(labels: ArrayLike, q: float, k: int | None = None) -> float:
     Raises ValueError for q < 0 or infinite.
     Source: Hill 1973; Chao et al. 2014, Rarefaction and Extrapolation with Hill Numbers, for k < N.
     """
-    from scipy.stats import hypergeom
-
     if not 0.0 <= q < math.inf:
         raise ValueError(f"q={q}: expected a finite order of at least 0")
     sizes_C = _sizes(labels)
@@ -185,11 +183,12 @@ def hill_number(labels: ArrayLike, q: float, k: int | None = None) -> float:
         return math.nan
     shares_J = np.arange(1, k + 1) / k
     # How many clusters are expected to hold exactly j of the k answers.
-    expected_J = (
-        np.bincount(sizes_C, minlength=k + 1)[1:].astype(np.float64)
-        if k == n
-        else hypergeom.pmf(np.arange(1, k + 1)[:, None], n, sizes_C, k).sum(axis=1)
-    )
+    if k == n:
+        expected_J = np.bincount(sizes_C, minlength=k + 1)[1:].astype(np.float64)
+    else:
+        from scipy.stats import hypergeom  # a second to import, which most processes that measure are spared
+
+        expected_J = hypergeom.pmf(np.arange(1, k + 1)[:, None], n, sizes_C, k).sum(axis=1)
     if abs(q - 1.0) < 1e-8:
         return math.exp(-float(expected_J @ (shares_J * np.log(shares_J))))
     return float(expected_J @ shares_J**q) ** (1.0 / (1.0 - q))
