@@ -204,6 +204,17 @@ def test_equal_arms_are_equal_with_certainty():
     assert math.isnan(found.effect_size)
 
 
+def test_one_value_computed_in_two_ways_is_no_difference():
+    """One answer of five is one cluster, and the sum of five shares is 1 − 2⁻⁵³: twenty such prompts were "worse"."""
+    a, b = np.full(20, 1.0 - 2.0**-53), np.ones(20)
+    found = paired_comparison(a, b, resampling=QUICK)
+
+    assert (found.difference, found.p_value, found.n_informative) == (0.0, 1.0, 0)
+    assert (found.ci_low, found.ci_high) == (found.relative_ci_low, found.relative_ci_high) == (0.0, 0.0)
+    assert found.change(1.0) == found.change(-1.0) == "no clear change"
+    assert robustness(np.array([a]), np.array([b])).effects.cliffs_delta == 0.0
+
+
 def test_one_prompt_has_no_interval():
     found = paired_comparison([[1.0]], [[0.5]], resampling=QUICK)
 

@@ -17,6 +17,7 @@ from polychromic.evaluation.outcomes import Evidence
 from polychromic.evaluation.statistics.frontier import MatchedGain, matched_gains, simultaneous_curve
 from polychromic.evaluation.statistics.intervals import Resampling, mean_intervals
 from polychromic.evaluation.statistics.paired import paired_comparisons
+from polychromic.evaluation.statistics.resampling import differences
 from polychromic.evaluation.statistics.sensitivity import Overtaking, margin_test, overtakings, robustness
 from polychromic.evaluation.tables import Pair, Plan, PromptTable, share_a_prompt
 from polychromic.evaluation.verdict import ArmCurve, ArmMean, Comparison, Contrast, Sensitivity, Verdict, judge
@@ -180,7 +181,7 @@ def _sensitivity(plan: Plan) -> tuple[Sensitivity, ...]:
             pair = plan.pair(arm, plan.primary_sampling, metric)
             if pair is None:
                 continue
-            difference_P = (pair[0] - pair[1]).mean(axis=0)
+            difference_P = differences(*pair).mean(axis=0)
             kept_P = ~np.isnan(difference_P)
             second = robustness(pair[0][:, kept_P], pair[1][:, kept_P], plan.resampling.confidence)
             sensitivities.append(Sensitivity(arm, metric, tuple(difference_P.tolist()), second))

@@ -82,8 +82,8 @@ class Evidence:
 
     @property
     def difference(self) -> float:
-        """Returns arm minus baseline."""
-        return self.mean_arm - self.mean_baseline
+        """Returns arm minus baseline; that of the comparison, which is 0 where the two are equal up to rounding."""
+        return self.comparison.difference if self.comparison else self.mean_arm - self.mean_baseline
 
     @property
     def relative(self) -> float:

@@ -15,6 +15,7 @@ from polychromic.evaluation.statistics.resampling import (
     LEAST_SEEDS,
     ROUNDING,
     SeedSpread,
+    differences,
     has_spread,
     studentised_means,
 )
@@ -48,8 +49,8 @@ def effect_sizes(a_P: FloatArray, b_P: FloatArray) -> EffectSizes:
     """Returns all effect sizes of a against b, paired by prompt."""
     from scipy.stats import mannwhitneyu, rankdata
 
-    difference_P = a_P - b_P
-    dominance = 2.0 * mannwhitneyu(a_P, b_P).statistic / (len(a_P) * len(b_P)) - 1.0
+    difference_P = differences(a_P, b_P)
+    dominance = 2.0 * mannwhitneyu(b_P + difference_P, b_P).statistic / (len(a_P) * len(b_P)) - 1.0
     moved = difference_P[difference_P != 0]
     ranks = rankdata(np.abs(moved))
     return EffectSizes(
@@ -225,27 +226,29 @@ def relative_interval(a_SP: FloatArray, b_SP: FloatArray, reach: Reach, over_see
     mean_b = float(b_SP.mean())
     if not mean_b > 0.0 or a_SP.shape[1] < 2:
         return math.nan, math.nan
-    change = float(a_SP.mean()) / mean_b - 1.0
-    low, high = (_relative_end(a_SP, b_SP, change, reach, over_seeds, alpha, above) for above in (False, True))
+    x_SP = differences(a_SP, b_SP)
+    low, high = (_relative_end(x_SP, b_SP, reach, over_seeds, alpha, above) for above in (False, True))
     return low, high
 
 
 def _relative_end(
-    a_SP: FloatArray, b_SP: FloatArray, change: float, reach: Reach, over_seeds: bool, alpha: float, above: bool
+    x_SP: FloatArray, b_SP: FloatArray, reach: Reach, over_seeds: bool, alpha: float, above: bool
 ) -> float:
+    """Returns one end from the differences x = a − b and from b."""
     from scipy.optimize import root_scalar
 
     errors, sign = reach.in_errors(alpha, above), 1.0 if above else -1.0
+    scale = float(b_SP.mean())
+    change = float(x_SP.mean()) / scale
 
     def excess(distance: float) -> float:
         """Returns how far the interval of a − (1 + ρ) b still reaches beyond 0, ρ so far from what was found."""
-        x_SP = a_SP - (1.0 + change + sign * distance) * b_SP
-        x_P = x_SP.mean(axis=0)
-        half = errors * float(x_P.std(ddof=1)) / math.sqrt(len(x_P))
-        half = SeedSpread.of(x_SP).widen(half, alpha) if over_seeds else half
-        return half + sign * float(x_P.mean())
+        moved_SP = x_SP - (change + sign * distance) * b_SP
+        moved_P = moved_SP.mean(axis=0)
+        half = errors * float(moved_P.std(ddof=1)) / math.sqrt(len(moved_P))
+        half = SeedSpread.of(moved_SP).widen(half, alpha) if over_seeds else half
+        return half + sign * float(moved_P.mean())
 
-    scale = float(b_SP.mean())
     if excess(0.0) <= ROUNDING * scale:
         return change
     farthest = excess(0.0) / scale

@@ -27,6 +27,7 @@ from polychromic.evaluation.statistics.resampling import (
     SeedSpread,
     SignFlip,
     bootstrap_means,
+    differences,
     sign_flip_tests,
     without_noise,
 )
@@ -214,7 +215,7 @@ def paired_comparisons(
 def _compare_block(
     a_SPM: FloatArray, b_SPM: FloatArray, dropped: Sequence[int], resampling: Resampling
 ) -> list[PairedComparison]:
-    x_SPM = a_SPM - b_SPM
+    x_SPM = differences(a_SPM, b_SPM)
     x_PM = x_SPM.mean(axis=0)
     by_prompt_BM = bootstrap_means(x_PM, n_resamples=resampling.bootstraps, seed=resampling.seed)
     flips = sign_flip_tests(x_PM, n_resamples=resampling.sign_patterns, seed=resampling.seed)
@@ -240,7 +241,7 @@ def _over_seeds(a_SP: FloatArray, b_SP: FloatArray, reach: Reach, over_prompts: 
     alone."""
     if len(a_SP) < 2:
         return None
-    spread = SeedSpread.of(a_SP - b_SP)
+    spread = SeedSpread.of(differences(a_SP, b_SP))
     p_value = max(reach.p_value(0.0, spread), over_prompts.p_value)
     relative = relative_interval(a_SP, b_SP, reach, over_seeds=True, alpha=alpha)
     return _agreeing(p_value, reach.interval(alpha, spread), relative, alpha)
@@ -265,7 +266,7 @@ def _summary(
     n_dropped: int,
     resampling: Resampling,
 ) -> PairedComparison:
-    x_SP = a_SP - b_SP
+    x_SP = differences(a_SP, b_SP)
     x_P = x_SP.mean(axis=0)
     n_seeds, n_prompts = x_SP.shape
     mean_b = float(b_SP.mean())

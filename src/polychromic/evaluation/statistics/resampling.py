@@ -25,6 +25,13 @@ def without_noise(x: FloatArray) -> FloatArray:
     return np.where(np.abs(x) > ROUNDING * np.abs(x).max(initial=0.0), x, 0.0)
 
 
+def differences(a: FloatArray, b: FloatArray) -> FloatArray:
+    """Returns a − b, 0 where both are equal up to rounding: one value computed in two ways is no difference, however
+    many prompts have it."""
+    x = a - b
+    return np.where(np.abs(x) <= ROUNDING * np.maximum(np.abs(a), np.abs(b)), 0.0, x)
+
+
 LEAST_SEEDS = 3
 """With so many training seeds a difference is tested against their spread unless a criterion says otherwise."""
 

@@ -17,7 +17,13 @@ from polychromic.evaluation.statistics.intervals import (
     effect_sizes,
     reaches,
 )
-from polychromic.evaluation.statistics.resampling import LEAST_SEEDS, SeedSpread, has_spread, two_way_bootstrap_means
+from polychromic.evaluation.statistics.resampling import (
+    LEAST_SEEDS,
+    SeedSpread,
+    differences,
+    has_spread,
+    two_way_bootstrap_means,
+)
 from polychromic.evaluation.tables import Study
 from polychromic.numerics import FloatArray, IntArray
 
@@ -44,7 +50,7 @@ def margin_test(
     """
     if not margin > 0:
         raise ValueError(f"margin={margin}: expected the largest loss that still counts as no worse")
-    x_SP = sign * (a_SP - b_SP)
+    x_SP = sign * differences(a_SP, b_SP)
     n_seeds, n_prompts = x_SP.shape
     if n_prompts < 2:
         return MarginTest(1.0, math.nan, 1.0)
@@ -84,7 +90,7 @@ def robustness(a_SP: FloatArray, b_SP: FloatArray, confidence: float = 0.95) -> 
     """Computes second opinions on a − b, arrays [seeds, prompts] without nan."""
     from scipy.stats import ttest_1samp
 
-    x_SP = a_SP - b_SP
+    x_SP = differences(a_SP, b_SP)
     a_P, b_P, x_P = a_SP.mean(axis=0), b_SP.mean(axis=0), x_SP.mean(axis=0)
     t_test: Any = ttest_1samp(x_P, 0.0) if has_spread(x_P) else None
     interval = t_test.confidence_interval(confidence) if t_test else (math.nan, math.nan)
