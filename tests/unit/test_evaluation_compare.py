@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -204,6 +205,20 @@ def test_a_baseline_that_games_the_reward_is_named_too():
     )
 
     assert comparison.verdict.hacked == ("baseline",)
+
+
+def test_a_judge_and_a_reward_that_have_no_prompt_in_common_are_not_held_against_each_other():
+    """The judge failed where the reward did not: the comparison ended with "nothing can be compared"."""
+    of_arm = [
+        replace(row, judge=1.0, reward=None) if row.prompt_id < "p15" else replace(row, judge=None, reward=1.0)
+        for row in make_rows(pass_rate=0.5, modes=2, seed=1)
+    ]
+    of_baseline = [replace(row, judge=1.0) for row in make_rows(pass_rate=0.5, modes=2, seed=2)]
+    tables = measure_arms({("baseline", 0): of_baseline, ("arm", 0): of_arm}, pass_threshold=1.0)
+    comparison = compare(tables, baseline="baseline", criteria=LEVELS, resampling=QUICK)
+
+    assert comparison.contrast("arm", "reward").n_prompts == comparison.contrast("arm", "judge").n_prompts == 15
+    assert comparison.verdict.hacked == ()
 
 
 def test_warnings_stand_where_they_belong():

@@ -1,5 +1,7 @@
 """The alarm for answers that differ by the training partition alone, and the verdict at other distances."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from summary import summary_text
@@ -159,6 +161,27 @@ def test_the_verdict_is_judged_again_at_other_distances():
     assert status[0.15] == at_half.verdict.status and status[0.3] == comparison.verdict.status
     [warning] = threshold_warnings(others, 0.3)
     assert warning.kind == "threshold" and f"{status[0.3]} at 0.3, met at 0.15" in warning.text
+
+
+def test_prompts_that_were_sampled_another_way_alone_do_not_shift_the_verdict_at_other_distances():
+    """Files of two temperatures need not have all prompts at both: their tables ended in an IndexError."""
+    embedded = Embedded(load_embedder("hash"), 0.3)
+    arms = {"baseline": (3, 1), "gamed": (3, 8)}
+    comparison, tables, found, same = compared(arms, embedded, None)
+    alone = OtherDistances(embedded, same, 0.5).judge(comparison, tables, found, LEVELS)
+    prompts = PROMPTS | {"a first one": Prompt("a first one", as_messages("Name one."))}
+    same = SameAnswers(embedded, prompts)
+    elsewhere = [
+        replace(row, prompt_id="a first one", sampling=SamplingParameters(0.5))
+        for row in rows(3, 1, seed=9)[:8]
+    ]  # fmt: skip
+    found = {key: [*members, *elsewhere] for key, members in found.items()}
+    tables = measure_arms(found, pass_threshold=0.5, same=same)
+    comparison = compare(tables, baseline="baseline", criteria=LEVELS, resampling=QUICK, primary_sampling="T=1")
+
+    assert OtherDistances(embedded, same, 0.5).judge(comparison, tables, found, LEVELS) == tuple(
+        replace(one, sentence=one.sentence.replace("24 prompts", "25 prompts")) for one in alone
+    )
 
 
 def test_criteria_that_do_not_count_same_answers_are_not_judged_again():

@@ -9,7 +9,7 @@ import numpy as np
 from polychromic.diversity.tokens import Signature
 from polychromic.evaluation.criteria import ResultWarning, signed
 from polychromic.evaluation.statistics.paired import paired_comparison
-from polychromic.evaluation.tables import Plan
+from polychromic.evaluation.tables import Plan, share_a_prompt
 from polychromic.evaluation.warnings import Contrasts
 
 _FULL = 0.9
@@ -74,7 +74,10 @@ def _disagreements(
         cells, second_cells = (plan.pair(arm, plan.primary_sampling, key) for key in (first, second))
         if cells is None or second_cells is None:
             continue
-        gap = paired_comparison(cells[0] - second_cells[0], cells[1] - second_cells[1], resampling=plan.resampling)
+        gaps = (cells[0] - second_cells[0], cells[1] - second_cells[1])
+        if not share_a_prompt(gaps):  # each measure has its own missing values
+            continue
+        gap = paired_comparison(*gaps, resampling=plan.resampling)
         of_first, of_second = contrasts[arm, first], contrasts[arm, second]
         if max(of_first.p_value, gap.p_value) >= plan.alpha or of_first.difference * gap.difference <= 0:
             continue

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from polychromic.diversity.equivalence import Embedded
 from polychromic.diversity.tokens import Signature
 from polychromic.evaluation.compare import at_primary_sampling, contrasts_of, evidence
@@ -14,6 +16,7 @@ from polychromic.evaluation.measure import SameAnswers, measure_rows
 from polychromic.evaluation.metrics import find_metric
 from polychromic.evaluation.tables import Plan, PromptTable, SampledTable
 from polychromic.evaluation.verdict import AtDistance, Comparison, Verdict, judge
+from polychromic.numerics import FloatArray
 from polychromic.records import GenerationRow
 
 FACTORS = (0.5, 0.75, 1.25, 1.5)
@@ -63,8 +66,17 @@ class OtherDistances:
         measured = measure_rows(rows, options, same=same)
         [again] = measured.sampled.values()
         before = table.sampled[label]
-        values = {key: column for key, column in again.values.items() if rests_on_partition(key)}
-        sampled = SampledTable({**before.values, **values}, {**before.curves, **again.curves})
+        # The table has the prompts of every sampling setting, and some may not have been sampled at this one.
+        places = np.searchsorted(table.prompts, measured.prompts)
+
+        def placed(column: FloatArray) -> FloatArray:
+            rows_of_table = np.full((len(table.prompts), *column.shape[1:]), np.nan)
+            rows_of_table[places] = column
+            return rows_of_table
+
+        values = {key: placed(column) for key, column in again.values.items() if rests_on_partition(key)}
+        curves = {name: placed(curve) for name, curve in again.curves.items()}
+        sampled = SampledTable({**before.values, **values}, {**before.curves, **curves})
         return replace(table, sampled={label: sampled})
 
 
