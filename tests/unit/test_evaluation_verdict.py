@@ -20,6 +20,7 @@ from polychromic.evaluation import (
     paired_comparison,
 )
 from polychromic.evaluation.criteria import share_at_bound
+from polychromic.evaluation.metrics import METRICS, Metric
 from polychromic.evaluation.outcomes import Evidence, decide
 from polychromic.evaluation.statistics.sensitivity import margin_test
 from polychromic.evaluation.verdict import holm, judge
@@ -244,7 +245,22 @@ def test_a_relative_change_from_zero_has_no_meaning():
     outcome = outcome_of(Criterion("distinct_correct", "higher", 0.5), np.ones((1, 9)), np.zeros((1, 9)))
 
     assert outcome.status == "undecided"
-    assert "a baseline other than 0" in outcome.would_take
+    assert "a baseline above 0 (a change relative to 0 has no meaning)" in outcome.would_take
+
+
+def test_a_rise_from_below_zero_is_a_rise(monkeypatch):
+    """A mean log-likelihood of −2 that rose to −1 was "−50 %", and a fall to −3 "+50 %"."""
+    key = "mean_loglik"
+    monkeypatch.setitem(METRICS, key, Metric(key, "Log-likelihood", "higher", "quality", -math.inf, math.inf))
+    before, better = spread_around(-2.0), spread_around(-1.0, seed=1)
+    risen, fallen = (outcome_of(Criterion(key, "higher"), *pair) for pair in ((better, before), (before, better)))
+    asked = outcome_of(Criterion(key, "higher", 0.1), better, before)
+
+    assert risen.status == "met" and risen.sentence.startswith("Log-likelihood +1 (")
+    assert fallen.label == "not met (worse)" and "got worse: −1 where higher was asked" in fallen.sentence
+    assert asked.status == "undecided" and "a change relative to −2 has no meaning" in asked.would_take
+    assert "has no meaning from −2" in criterion_possible(asked.criterion, -2.0).sentence
+    assert math.isnan(risen.evidence.comparison.relative_difference)
 
 
 def test_holm_corrects_over_the_family_and_leaves_unknown_p_alone():

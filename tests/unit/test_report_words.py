@@ -68,6 +68,19 @@ def test_what_falls_short_says_by_how_much_and_which_way():
     assert "the chance that a single answer passes is worse (−0.198; a loss of 0.05 was allowed)." in worse
 
 
+def test_a_share_of_nothing_is_said_to_have_no_meaning():
+    """A rise from 0 was not decided and read "rose by 0.5 where a rise was asked"."""
+    prompts = tuple(f"p{n:02}" for n in range(N_PROMPTS))
+    tables = {
+        (arm, 0): PromptTable(prompts, {"T=1": SampledTable({"distinct_correct": np.full(N_PROMPTS, mean)})})
+        for arm, mean in (("base", 0.0), ("arm", 0.5))
+    }
+    words = as_text(plain_verdict(compare(tables, baseline="base", criteria={"minimum": [MORE]}, resampling=QUICK)))
+    assert words.endswith(
+        "different correct answers to a prompt rose by 0.5 where 50 % was asked, which has no meaning from 0."
+    )
+
+
 def test_what_no_model_could_reach_says_why():
     found = comparison_of(criteria=[Criterion("distinct_2", "higher", 1.5)], distinct_2=0.1)
     words = as_text(plain_verdict(found))

@@ -219,6 +219,9 @@ def criterion_possible(criterion: Criterion, baseline_value: float) -> Possibili
         return Possibility(True, math.nan, f"{criterion.text} can always be met")
     metric = find_metric(criterion.metric)
     bound = metric.highest if criterion.sign > 0 else metric.lowest
+    if criterion.asked and baseline_value < 0.0:
+        sentence = f"{criterion.text} has no meaning from {number(baseline_value, _DIGITS)}, which is below 0"
+        return Possibility(True, math.nan, sentence)
     needed = baseline_value * (1.0 + criterion.sign * criterion.asked)
     beyond = criterion.sign * (needed - bound) > 1e-12 * max(1.0, abs(needed))
     full = criterion.sign * (baseline_value - bound) >= 0

@@ -6,7 +6,15 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from polychromic.evaluation.criteria import Criterion, criterion_possible, p_text, plural, signed, signed_percent
+from polychromic.evaluation.criteria import (
+    Criterion,
+    criterion_possible,
+    number,
+    p_text,
+    plural,
+    signed,
+    signed_percent,
+)
 from polychromic.evaluation.metrics import find_metric
 from polychromic.evaluation.statistics.paired import ALPHA, POWER, Change, PairedComparison
 from polychromic.evaluation.statistics.resampling import LEAST_SEEDS
@@ -87,8 +95,8 @@ class Evidence:
 
     @property
     def relative(self) -> float:
-        """Returns the relative change of the mean; nan from a baseline of 0."""
-        return self.difference / self.mean_baseline if self.mean_baseline else math.nan
+        """Returns the relative change of the mean; nan from a baseline that is not above 0."""
+        return self.difference / self.mean_baseline if self.mean_baseline > 0.0 else math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +186,8 @@ def _rule_change(criterion: Criterion, evidence: Evidence, p_adjusted: float) ->
     what was asked."""
     relative = criterion.sign * evidence.relative
     if criterion.asked and math.isnan(relative):
-        return "undecided", "a baseline other than 0: a change relative to 0 has no meaning"
+        word = number(evidence.mean_baseline)
+        return "undecided", f"a baseline above 0 (a change relative to {word} has no meaning), or relative_change: 0"
     gained = criterion.sign * evidence.difference > 0
     reached = gained and (relative >= criterion.asked or not criterion.asked)
     if evidence.comparison is None:
@@ -242,7 +251,7 @@ def _finding(criterion: Criterion, evidence: Evidence, status: Status, change: C
     if criterion.direction == "not_worse":
         word = "no worse" if status == "met" else "worse" if status == "not met" else "not shown to be no worse"
         return f"{metric.name} {word} ({signed(evidence.difference)}, margin {criterion.margin:g})"
-    seen = signed_percent(evidence.relative) if evidence.mean_baseline else signed(evidence.difference)
+    seen = signed(evidence.difference) if math.isnan(evidence.relative) else signed_percent(evidence.relative)
     tested = "" if math.isnan(p_adjusted) else f" ({p_text(p_adjusted)})"
     if status == "met":
         return f"{metric.name} {seen}{tested}"

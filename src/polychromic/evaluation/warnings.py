@@ -97,7 +97,7 @@ def criterion_warnings(outcomes: Sequence[CriterionOutcome]) -> Iterator[ResultW
                 f"prompts; {comparison.n_informative} of {comparison.n_prompts} prompts can tell them apart"
             )
             yield ResultWarning("saturated", outcome.arm, text)
-        wanted = criterion.margin or criterion.asked * abs(evidence.mean_baseline)
+        wanted = criterion.margin or criterion.asked * max(evidence.mean_baseline, 0.0)
         if outcome.status == "undecided" and comparison.minimum_detectable_effect > wanted > 0:
             text = (
                 f"{outcome.arm}: {name} asks for {wanted:.3g}, and {plural(comparison.n_prompts, 'prompt')} show no "

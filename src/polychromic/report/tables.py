@@ -134,7 +134,8 @@ def difference_cell(comparison: Comparison, arm: str, key: str) -> Cell:
         return Cell("–")
     metric = find_metric(key)
     word = contrast.change(metric.sign)
-    text = signed(contrast.difference) if not contrast.mean_b else signed_percent(contrast.relative_difference)
+    relative = contrast.relative_difference
+    text = signed(contrast.difference) if math.isnan(relative) else signed_percent(relative)
     detail = comparison_detail(contrast)
     if word not in ("better", "worse"):
         return Cell(text, detail, "unclear")
@@ -208,7 +209,7 @@ def _moved(metric: str, contrast: PairedComparison | None) -> str:
     """Returns a change from the untrained model with its interval and the word on it."""
     if contrast is None:
         return "–"
-    relative = contrast.mean_b != 0.0
+    relative = not math.isnan(contrast.relative_difference)
     written = signed_percent if relative else signed
     change = written(contrast.relative_difference if relative else contrast.difference)
     ends = (contrast.relative_ci_low, contrast.relative_ci_high) if relative else (contrast.ci_low, contrast.ci_high)

@@ -108,13 +108,14 @@ def view_outcome(comparison: Comparison, outcome: CriterionOutcome) -> OutcomeVi
 
 
 def _changes(criterion: Criterion, evidence: Evidence | None, *, fitted: bool) -> tuple[str, str]:
-    """Returns the change and its interval: relative, or in the metric's unit for a margin and from a baseline of 0.
+    """Returns the change and its interval: relative, or in the metric's unit for a margin and from a baseline that is
+    not above 0.
 
     `fitted` numbers have the decimals that the interval's width allows, others three digits.
     """
     if evidence is None:
         return "–", "–"
-    absolute = criterion.direction == "not_worse" or not evidence.mean_baseline
+    absolute = criterion.direction == "not_worse" or math.isnan(evidence.relative)
     values = [evidence.difference if absolute else evidence.relative]
     if comparison := evidence.comparison:
         ends = (
@@ -290,8 +291,8 @@ def _clause(outcome: CriterionOutcome, method: str) -> list[Cell]:
 
 
 def _amount(evidence: Evidence) -> str:
-    """Returns the size of a change: whole percents where they say enough, the metric's own unit from a baseline of
-    0."""
+    """Returns the size of a change: whole percents where they say enough, the metric's own unit from a baseline that is
+    not above 0."""
     percent = abs(100 * evidence.relative)
     if not math.isfinite(percent):
         return f"{abs(evidence.difference):.2g}"
@@ -299,12 +300,15 @@ def _amount(evidence: Evidence) -> str:
 
 
 def _shortfall(outcome: CriterionOutcome) -> str:
-    """Returns why a clear change is not what was asked: too small, or the wrong way."""
+    """Returns why a clear change is not what was asked: too small, the wrong way, or from where no share can be
+    told."""
     evidence = outcome.evidence
     if outcome.status == "met" or evidence is None:
         return ""
-    if outcome.worse or math.isnan(evidence.relative):
+    if outcome.worse:
         return f" where {_way(outcome)} was asked"
+    if math.isnan(evidence.relative):
+        return f"{_asked(outcome)}, which has no meaning from {number(evidence.mean_baseline)}"
     return _asked(outcome)
 
 

@@ -115,7 +115,8 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class PairedComparison:
-    """Holds arm a against arm b on one metric. Every difference is a − b; relative ones are divided by the mean of b.
+    """Holds arm a against arm b on one metric. Every difference is a − b; relative ones are divided by the mean of b,
+    and nan where that is not above 0: there a rise would read as a fall.
 
     `p_value`, `ci_low` … `relative_ci_high` (95 % unless stated) are those that stand: of `over_seeds` where there are
     `LEAST_SEEDS` training seeds or more, else of `over_prompts`; `asking` chooses otherwise. `over_prompts` answers
@@ -277,7 +278,7 @@ def _summary(
     standing = over_seeds if over_seeds and n_seeds >= LEAST_SEEDS else over_prompts
     return PairedComparison(
         difference=float(x_P.mean()),
-        relative_difference=float(x_P.mean()) / mean_b if mean_b else math.nan,
+        relative_difference=float(x_P.mean()) / mean_b if mean_b > 0.0 else math.nan,
         **asdict(standing),
         asks_over_seeds=standing is over_seeds,
         over_prompts=over_prompts,
