@@ -375,6 +375,18 @@ def test_a_change_whose_interval_holds_zero_is_no_clear_change_everywhere():
     assert far.sentence.startswith("Distinct-2: no clear change, −0.0")
 
 
+def test_what_is_met_at_a_looser_level_is_a_clear_change_at_that_level():
+    """At alpha 0.1 a rise with p = 0.07 was met, and "no clear change (+13 %) where a rise was asked"."""
+    baseline = spread_around(2.0, 50)
+    moved = np.random.default_rng(0).normal(0.0, 1.0, baseline.shape)
+    risen = baseline + moved - moved.mean() + 0.26
+
+    strict, loose = (outcome_of(Criterion("vendi", "higher", alpha=alpha), risen, baseline) for alpha in (0.05, 0.1))
+    assert 0.05 < loose.p_adjusted < 0.1
+    assert (strict.status, strict.change) == ("undecided", "no clear change")
+    assert (loose.status, loose.change, loose.label) == ("met", "better", "met")
+
+
 def test_the_verdict_says_whom_it_answers_for():
     baseline = np.repeat(spread_around(0.25, 200), 3, axis=0)
     default, models = Criterion("distinct_2", "higher"), Criterion("distinct_2", "higher", over_seeds=False)

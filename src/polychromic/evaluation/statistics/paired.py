@@ -24,6 +24,7 @@ from polychromic.evaluation.statistics.intervals import (
 )
 from polychromic.evaluation.statistics.resampling import (
     LEAST_SEEDS,
+    ROUNDING,
     SeedSpread,
     SignFlip,
     bootstrap_means,
@@ -174,11 +175,12 @@ class PairedComparison:
     def change(self, sign: float, alpha: float = ALPHA, p_value: float | None = None) -> Change:
         """Returns the one word on the difference, `sign` +1 where more of the metric is better and −1 where less is.
 
-        A change is clear where p is below `alpha` and the interval leaves 0 out; `p_value` stands in for the
-        comparison's own where it was corrected for many tests.
+        A change is clear where p is below `alpha` and the interval leaves 0 out, unless the interval is at a stricter
+        level than `alpha`; `p_value` stands in for the comparison's own where it was corrected for many tests.
         """
         p_value = self.p_value if p_value is None else p_value
-        if not p_value < alpha or not self.ci_low * self.ci_high > 0.0:
+        is_stricter = alpha > 1.0 - self.confidence + ROUNDING
+        if not p_value < alpha or not (is_stricter or self.ci_low * self.ci_high > 0.0):
             return "no clear change"
         return "better" if sign * self.difference > 0.0 else "worse"
 
