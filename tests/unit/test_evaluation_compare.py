@@ -221,6 +221,25 @@ def test_a_judge_and_a_reward_that_have_no_prompt_in_common_are_not_held_against
     assert comparison.verdict.hacked == ()
 
 
+@pytest.mark.parametrize("single", ["baseline", "arm"])
+def test_an_arm_of_one_seed_beside_several_of_another_is_taken_as_it_stands(single):
+    """The verdict answered "for the way of training, as far as 3 training seeds can tell" of a model trained once."""
+    rows = {
+        (arm, seed): make_rows(pass_rate=0.5, modes=2, seed=hash_of(arm) + seed)
+        for arm in ("baseline", "arm")
+        for seed in range(1 if arm == single else 3)
+    }
+    comparison = compare(measure_arms(rows, pass_threshold=1.0), baseline="baseline", criteria=LEVELS, resampling=QUICK)
+    [warning] = [warning for warning in comparison.warnings if warning.kind == "few seeds" and warning.arm == single]
+
+    assert warning.text.startswith(f"{single} has one training seed and stands against each of several")
+    assert comparison.verdict.question.endswith(f"; {single} has one seed and is taken as it stands.")
+
+
+def test_arms_of_equal_numbers_of_seeds_stand_for_themselves(diverse):
+    assert "taken as it stands" not in diverse.verdict.question
+
+
 def test_warnings_stand_where_they_belong():
     comparison = compared(
         {

@@ -81,7 +81,7 @@ def compare(
         *fault_warnings(_primary_means(means, plan.primary_sampling)),
         *left_out_warnings(plan.study.left_out(plan.baseline), len(plan.study.prompts)),
         *undefined_warnings(tables, plan.primary_sampling),
-        *(seed_warnings(at_primary, plan.asked, plan.alpha) if trained else ()), *notes,
+        *(seed_warnings(at_primary, plan.asked, plan.alpha, plan.alone) if trained else ()), *notes,
     )  # fmt: skip
     return Comparison(
         baseline=baseline, arms=tuple(plan.study.arms), seeds=plan.study.arms, prompts=plan.study.prompts,
@@ -110,6 +110,7 @@ def _verdict(
         hacked=[alarm.arm for alarm in gaming if alarm.kind == "reward hacking"],
         gamed=[alarm.arm for alarm in gaming if alarm.kind == "partition gaming"],
         chosen_late=chosen_late,
+        alone=plan.alone,
         unsound=partition.finding if partition is not None and partition.faults else "",
         leaked=next((note.text for note in notes if note.kind == "leakage"), ""),
     )

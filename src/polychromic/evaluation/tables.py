@@ -268,6 +268,15 @@ class Plan:
         return tuple(arm for arm in self.others if arm != self.untrained)
 
     @property
+    def alone(self) -> tuple[str, ...]:
+        """Returns arms of one training seed that stand against each seed of another: how they would differ with other
+        seeds is in no interval."""
+        n_seeds = {arm: len(self.study.arms[arm]) for arm in (self.baseline, *self.judged)}
+        if n_seeds[self.baseline] > 1:
+            return tuple(arm for arm in self.judged if n_seeds[arm] == 1)
+        return (self.baseline,) if max(n_seeds.values()) > 1 else ()
+
+    @property
     def criteria(self) -> list[Criterion]:
         """Returns the criteria of all levels."""
         return [criterion for level in self.levels.values() for criterion in level]

@@ -201,10 +201,12 @@ def judge(
     chosen_late: Sequence[str] = (),
     leaked: str = "",
     unsound: str = "",
+    alone: Sequence[str] = (),
 ) -> Verdict:
     """Judges every arm by every criterion. p-values are corrected by Holm over all arms and criteria of a level.
 
-    `basis` says what it rests on ("200 prompts, 3 seeds"). Without an arm, or without a criterion, nothing is decided.
+    `basis` says what it rests on ("200 prompts, 3 seeds"), `alone` names arms of one seed that stand against each seed
+    of another. Without an arm, or without a criterion, nothing is decided.
     """
     stated = {name: criteria for name, criteria in levels.items() if criteria}
     if not arms or not stated:
@@ -222,7 +224,7 @@ def judge(
         judged[0].status,
         sentence,
         judged,
-        _question(judged[0]),
+        _question(judged[0], alone),
         hacked=tuple(hacked),
         chosen_late=tuple(chosen_late),
         leaked=leaked,
@@ -261,8 +263,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return p_M.tolist()
 
 
-def _question(level: LevelVerdict) -> str:
+def _question(level: LevelVerdict, alone: Sequence[str]) -> str:
     """Returns one sentence on whom the level's p-values and intervals answer for; empty where nothing was tested."""
+    verb = "has one seed and is" if len(alone) == 1 else "have one seed each and are"
+    but = f"; {listed(list(alone))} {verb} taken as it stands" if alone else ""
     tested = [
         outcome.evidence.comparison for outcome in level.outcomes if outcome.evidence and outcome.evidence.comparison
     ]
@@ -272,13 +276,13 @@ def _question(level: LevelVerdict) -> str:
     if len(kinds) > 1:
         return (
             "Criteria over seeds answer for this way of training, on other prompts and with other seeds; the others "
-            "for these trained models, on other prompts."
+            f"for these trained models, on other prompts{but}."
         )
     if kinds == {True}:
         n_seeds = min(comparison.n_seeds for comparison in tested)
         return (
             "This answers for the way of training, on other prompts and with other seeds, as far as "
-            f"{plural(n_seeds, 'training seed')} can tell."
+            f"{plural(n_seeds, 'training seed')} can tell{but}."
         )
     return "This answers for these trained models, on other prompts; training again with other seeds may differ."
 

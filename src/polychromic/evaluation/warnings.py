@@ -106,9 +106,11 @@ def criterion_warnings(outcomes: Sequence[CriterionOutcome]) -> Iterator[ResultW
             yield ResultWarning("underpowered", outcome.arm, text)
 
 
-def seed_warnings(contrasts: Contrasts, metrics: Sequence[str], alpha: float) -> Iterator[ResultWarning]:
-    """Warns of too few training seeds, and differences that stand for these models but not against the spread of
-    seeds."""
+def seed_warnings(
+    contrasts: Contrasts, metrics: Sequence[str], alpha: float, alone: Sequence[str] = ()
+) -> Iterator[ResultWarning]:
+    """Warns of too few training seeds, of arms that have one beside several of another (`alone`), and of differences
+    that stand for these models but not against the spread of seeds."""
     n_seeds = min((comparison.n_seeds for comparison in contrasts.values()), default=LEAST_SEEDS)
     if n_seeds < LEAST_SEEDS:
         text = (
@@ -116,6 +118,12 @@ def seed_warnings(contrasts: Contrasts, metrics: Sequence[str], alpha: float) ->
             f"again would; use at least {LEAST_SEEDS}"
         )
         yield ResultWarning("few seeds", "", text)
+    for arm in alone:
+        text = (
+            f"{arm} has one training seed and stands against each of several: p and intervals over seeds hold the "
+            f"spread of the others alone; where {arm} was trained too, give it as many seeds"
+        )
+        yield ResultWarning("few seeds", arm, text)
     for (arm, metric), comparison in contrasts.items():
         if (
             metric in metrics
