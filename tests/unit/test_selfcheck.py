@@ -1,6 +1,8 @@
 """The self-check: what it chooses, what it refuses, and that it leaves the model as it was."""
 
 import dataclasses
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,8 +10,9 @@ from typer.testing import CliRunner
 
 from polychromic.cli import app
 from polychromic.errors import ModelError
-from polychromic.models.adapters import merged_adapter
-from polychromic.models.loading import ForwardPath, load_language_model
+from polychromic.models import decoding, selfcheck
+from polychromic.models.adapters import attach_fresh, merged_adapter
+from polychromic.models.loading import ForwardPath, load_base, load_language_model
 from polychromic.models.selfcheck import check_prompts, self_check
 from polychromic.tasks.arithmetic import ArithmeticTask
 
@@ -135,3 +138,41 @@ def test_the_verb_prints_a_table_and_fails_where_something_is_wrong():
     wrong = runner.invoke(app, ["check", "polychromic:arithmetic-tiny", "--length", "500"])
     assert wrong.exit_code == 1
     assert "--length 500 is longer" in wrong.output
+
+
+def quantized(language_model, compute_dtype):
+    """Makes a model say of itself what transformers has one say whose weights are 4-bit numbers."""
+    facts = {"load_in_4bit": True, "bnb_4bit_compute_dtype": compute_dtype}
+    language_model.causal_model.config.quantization_config = SimpleNamespace(**facts, to_dict=dict)
+    return language_model
+
+
+def test_quantized_weights_are_held_to_the_rounding_of_the_dtype_that_they_are_computed_in(tiny_model, monkeypatch):
+    # What is not quantized is kept in float32, and no product of 4-bit weights agreed to a ten-thousandth: with
+    # bfloat16 or float16, `quantization: nf4` was refused on every model.
+    assert tiny_model.dtype == torch.float32
+    right = decoding.decode_samples
+
+    def off(*arguments):
+        rows = right(*arguments)
+        return [replace(row, logprobs=[logprob - 0.002 for logprob in row.logprobs]) for row in rows]
+
+    monkeypatch.setattr(selfcheck, "decode_samples", off)
+    with pytest.raises(ModelError, match="sampling does not agree"):
+        self_check(tiny_model, PROMPTS, 40, trains=True)
+    quantized(tiny_model, torch.bfloat16)
+    check = self_check(tiny_model, PROMPTS, 40, trains=True)
+    assert check.dtype == "bfloat16"
+    assert not check.refused
+
+
+def test_quantized_weights_are_checkpointed_only_where_asked(tiny_settings):
+    # peft checkpoints them unless it is told otherwise, in a way under which no gradient agreed with the plain one.
+    base, _ = load_base(tiny_settings)
+    base.is_loaded_in_4bit = True
+    model = attach_fresh(base, tiny_settings.adapter, quantized=True)
+    assert not any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+def test_losses_of_weights_computed_in_float16_are_scaled(tiny_model):
+    assert quantized(tiny_model, torch.float16).dtype == torch.float16  # what `Step.make` asks

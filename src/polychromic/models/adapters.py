@@ -28,7 +28,7 @@ def attach_fresh(base: PreTrainedModel, settings: AdapterSettings, *, quantized:
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
     if quantized:
-        base = prepare_model_for_kbit_training(base)
+        base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)  # `load_base` does as asked
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # peft computes alpha / r; a float is fine

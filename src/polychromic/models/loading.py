@@ -120,6 +120,15 @@ class LanguageModel:
         return next(self.model.parameters()).device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Returns the dtype that its products are rounded to: quantized weights are computed in another one than what
+        lies between them."""
+        config = getattr(self.causal_model.config, "quantization_config", None)
+        if self.model.dtype == torch.float32 and getattr(config, "load_in_4bit", False):
+            return config.bnb_4bit_compute_dtype  # type: ignore[union-attr]
+        return self.model.dtype
+
+    @property
     def causal_model(self) -> Any:
         """Returns the causal language model inside the adapter's wrapping, with the layers that the adapter changed."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model  # type: ignore[operator]

@@ -58,7 +58,7 @@ def _model_row(language_model: LanguageModel) -> Row:
         "model",
         "right",
         f"{type(causal).__name__}, {sum(p.numel() for p in parameters) / 1e6:.2f} M parameters, {trained / 1e6:.2f} M "
-        f"trained, {str(causal.dtype).removeprefix('torch.')}, attention: {causal.config._attn_implementation}",
+        f"trained, {str(language_model.dtype).removeprefix('torch.')}, attention: {causal.config._attn_implementation}",
     )
 
 
@@ -134,7 +134,7 @@ def _is_tie(language_model: LanguageModel, ids: Sequence[int], tokens: tuple[int
         first, second = (
             float(plain_logprobs(language_model, TokenSequence((*ids, token), len(ids)))[0]) for token in tokens
         )
-    return abs(first - second) <= tolerance_of(language_model.model.dtype).largest
+    return abs(first - second) <= tolerance_of(language_model.dtype).largest
 
 
 def _independence_row(language_model: LanguageModel, prompt: Sequence[int]) -> Row:
@@ -144,7 +144,7 @@ def _independence_row(language_model: LanguageModel, prompt: Sequence[int]) -> R
     with torch.inference_mode():
         before, after = (answer_logprobs(language_model, [first, other]).logprobs_BT[0] for other in (second, changed))
     moved = float((before - after).abs().max())
-    right = moved <= tolerance_of(language_model.model.dtype).largest
+    right = moved <= tolerance_of(language_model.dtype).largest
     return Row(
         "independence", "right" if right else "wrong", f"one answer of a group moves another by {moved:.1e} nats"
     )

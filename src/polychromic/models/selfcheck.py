@@ -147,7 +147,7 @@ class _Check:
     def __init__(self, language_model: LanguageModel, prompts: Sequence[Sequence[int]]) -> None:
         self.language_model = language_model
         self.prompts = prompts
-        self.dtype = language_model.model.dtype
+        self.dtype = language_model.dtype
         self.tolerance = tolerance_of(self.dtype)
         self.trained = [p for p in language_model.model.parameters() if p.requires_grad]
         self.refused: list[str] = []

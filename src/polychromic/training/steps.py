@@ -85,7 +85,7 @@ class Step:
     def make(self, step: int, prompts: Sequence[Prompt], weight: float, plan: StepPlan | None = None) -> StepOutcome:
         """Makes `step` for its prompts at diversity weight λ; `plan` replaces what is due."""
         plan = plan or self.plan(step)
-        half = self.language_model.model.dtype == torch.float16
+        half = self.language_model.dtype == torch.float16
         accumulator = GradientAccumulator(
             self.parameters,
             separate=plan.measures,

@@ -54,7 +54,7 @@ def served_policy(language_model: LanguageModel, settings: VllmSettings) -> Serv
         if one.base == base and one.settings == settings and one.rank >= rank:
             return one.served
     close_served()
-    dtype = language_model.model.dtype
+    dtype = language_model.dtype
     tolerance = settings.probe_tolerance or _TOLERANCE.get(dtype, _HALF_PRECISION_TOLERANCE)  # type: ignore[arg-type]
     store = AdapterStore(settings.adapter_folder, shared=settings.url is not None)
     try:
