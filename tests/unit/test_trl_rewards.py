@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from polychromic.errors import ConfigError, DataError
 from polychromic.integrations.groups import float64_of
@@ -12,7 +13,7 @@ from polychromic.integrations.trl import Answers, group_reward
 from polychromic.integrations.trl.checkpoints import STATE, checkpoint_hashes, latest_whole
 from polychromic.integrations.trl.config import require_unbiased, reward_scale, sum_scale
 from polychromic.integrations.trl.engine import micro_batches
-from polychromic.integrations.trl.observing import Completion, groups_of, text_of
+from polychromic.integrations.trl.observing import Completion, groups_of, rewards_of, text_of
 from polychromic.objective import OBJECTIVES, set_advantages
 from polychromic.training.settings import DiversitySettings, TrainingSettings
 
@@ -170,6 +171,18 @@ def test_the_scales_turn_means_over_generations_into_the_gradient():
 
 def row(prompt, text):
     return Completion(prompt, text, (1, 2), "stop", {"id": "q7", "target": 3})
+
+
+def test_a_weighted_sum_of_full_rewards_is_a_full_reward():
+    # 0.9 and 0.1 are less than 1 together in float32, and 0.7, 0.2 and 0.1 in float64: nothing passed, all along.
+    for weights in ([0.9, 0.1], [0.7, 0.2, 0.1], [0.3, 0.3, 0.4]):
+        names = [f"f{number}" for number in range(len(weights))]
+        trainer = SimpleNamespace(
+            reward_func_names=names,
+            reward_weights=torch.tensor(weights),
+            _logs={"rewards": {name: [1.0, float("nan")] for name in names}},
+        )
+        np.testing.assert_array_equal(rewards_of(trainer, 2), [1.0, np.nan])
 
 
 def test_rows_become_groups_with_their_columns_and_missing_rewards():

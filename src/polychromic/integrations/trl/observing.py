@@ -113,9 +113,11 @@ def rewards_of(trainer: GRPOTrainer, n_rows: int) -> FloatArray:
     them gave one."""
     names = trainer.reward_func_names
     columns = [float64_of(np.array(list(trainer._logs["rewards"][name])[-n_rows:])) for name in names]
-    weights = trainer.reward_weights.double().tolist()
-    given_FB = np.stack([weight * column for weight, column in zip(weights, columns, strict=True)])
-    return np.where(np.isnan(given_FB).all(axis=0), np.nan, np.nansum(given_FB, axis=0))
+    weights_F = float64_of(trainer.reward_weights.float().cpu().numpy())
+    given_FB = np.stack([weight * column for weight, column in zip(weights_F, columns, strict=True)])
+    # 0.9 · 1 + 0.1 · 1 has to reach a threshold of 1, in float32 and whatever the sum rounds to.
+    total_B = np.nansum(given_FB, axis=0).round(12)
+    return np.where(np.isnan(given_FB).all(axis=0), np.nan, total_B)
 
 
 def sampled_groups(
