@@ -11,6 +11,7 @@ from polychromic.errors import CheckerError
 from polychromic.experiment.progress import Ledger
 from polychromic.files import read_jsonl
 from polychromic.ledger import BudgetSettings, Calls, money
+from polychromic.objective import OBJECTIVES, objective
 from polychromic.records import Check, Generation, Prompt, SamplingParameters, as_messages
 from polychromic.run_folder import RunFolder
 from polychromic.tasks.base import Task
@@ -18,7 +19,7 @@ from polychromic.tasks.jsonl_task import CustomTask
 from polychromic.tasks.partitions.settings import SameAnswer
 from polychromic.training.advantages import Division
 from polychromic.training.base import ArmRun
-from polychromic.training.rollouts import sample_groups
+from polychromic.training.rollouts import GroupSignals, diversity_advantages, sample_groups
 from polychromic.training.settings import DiversitySettings, TrainingSettings
 from polychromic.training.trainer import train_arm
 
@@ -187,3 +188,19 @@ def test_calls_stand_in_the_ledger_and_count_as_money_also_after_a_kill(tmp_path
 
 def test_labels_that_are_missing_are_no_clusters():
     assert MISSING not in {label for one in divide(Costly())[0] for label in one.labels_N.tolist()}
+
+
+def test_an_answer_without_a_label_is_not_paid_by_an_objective_that_reads_clusters_alone():
+    # It counted as a cluster of its own, and had the highest advantage of its group.
+    @objective()
+    def kinds(clusters):
+        return len(set(clusters.tolist())) / len(clusters)
+
+    rewards = np.array([[1.0, 1.0, np.nan, 0.0, 1.0]])
+    signals = GroupSignals(rewards, rewards, np.array([[0, 0, MISSING, 0, 1]]), np.zeros((1, 5, 5)))
+    try:
+        advantages, score = diversity_advantages(signals, DiversitySettings(weight=1.0, objective="kinds", set_size=2))
+    finally:
+        del OBJECTIVES["kinds"]
+    assert advantages[0, 2] == 0.0 and advantages[0].argmax() == 4
+    assert score == pytest.approx((3 * 0.5 + 3 * 1.0) / 6)

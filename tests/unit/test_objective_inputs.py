@@ -75,6 +75,12 @@ def test_a_missing_generation_needs_no_label():
     np.testing.assert_array_equal(found[[0, 1, 3]], rest)
 
 
+def test_a_generation_without_a_label_is_left_out():
+    whole = set_advantages("coverage", 2, rewards=[1, 1, 0, 1], clusters=["a", "a", "b", "c"])
+    given = set_advantages("coverage", 2, rewards=[1, 1, 1, 0, 1], clusters=["a", "a", None, "b", "c"])
+    np.testing.assert_allclose(given, np.insert(whole, 2, 0.0))
+
+
 def test_missing_gates_drop_out_of_distances():
     rng = np.random.default_rng(1)
     distances = rng.random((5, 5))

@@ -86,8 +86,9 @@ def set_advantages(
     generator: draws subsets of a score without a closed form where there are more than 5,000 (N > 20 at K = 4); without
         one that is an error, and `sampled_subsets` says beforehand how many are drawn.
 
-    A nan reward or gate takes that generation out: its advantage is 0 and N is smaller for the rest. A group too
-    small after that has advantages of 0 throughout, and so has one in which no set is better than another.
+    A nan reward or gate, or a label that is None, takes that generation out: its advantage is 0 and N is smaller for
+    the rest. A group too small after that has advantages of 0 throughout, and so has one in which no set is better
+    than another.
     Returns float64 numpy for numpy or lists; for torch, detached tensors on the input's device, float64 where an
     input is float64 (or none is floating), else float32. Computed in float64 either way.
     Raises ValueError that names the argument, its value and the fix.

@@ -19,7 +19,7 @@ _TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class Groups:
-    """P checked groups of N generations. `valid_PN` is False where a reward or gate is missing."""
+    """P checked groups of N generations. `valid_PN` is False where a reward, gate or label is missing."""
 
     objective: Objective
     gate: GateRule
@@ -68,6 +68,7 @@ def read_groups(
         if name in arrays:
             valid_PN &= ~np.isnan(arrays[name])
     if "clusters" in arrays:
+        valid_PN &= _has_label(arrays["clusters"])
         _check_labels(arrays["clusters"], valid_PN)
         arrays["clusters"] = _cluster_codes(arrays["clusters"], valid_PN)
     if "gates" in entry.reads and "gates" not in arrays:
@@ -165,6 +166,13 @@ def _check_range(name: str, array_PN: FloatArray, *, bounded: bool) -> None:
     if wrong.any():
         expected = "values in [0, 1]: rescale them" if bounded else "finite values"
         raise ValueError(f"{name} has {array_PN[wrong][0]:g} at {_first(wrong)}, expected {expected}")
+
+
+def _has_label(labels_PN: NDArray[Any]) -> BoolArray:
+    """Returns False where a label is None."""
+    if labels_PN.dtype != object:
+        return np.ones(labels_PN.shape, dtype=bool)
+    return np.array([[label is not None for label in labels] for labels in labels_PN.tolist()])
 
 
 def _check_labels(labels_PN: NDArray[Any], valid_PN: BoolArray) -> None:

@@ -205,7 +205,9 @@ def objective_inputs(signals: GroupSignals, settings: DiversitySettings) -> dict
     if "passing" in reads or "rewards" in reads:
         inputs["rewards"] = signals.passing_PN if "passing" in reads else signals.rewards_PN
     if "clusters" in reads:
-        inputs["clusters"] = signals.clusters_PN
+        # An objective that reads clusters alone sees no reward that is missing.
+        labels_PN = signals.clusters_PN.astype(object)
+        inputs["clusters"] = np.where(labels_PN == MISSING, None, labels_PN)
     if "distances" in reads:
         inputs["distances"] = signals.distances_PNN
     if "gates" in reads:
