@@ -96,3 +96,14 @@ def test_a_term_without_a_gradient_path_adds_nothing():
 
     assert accumulator.finish(2).diversity_norm == 0.0
     assert parameter.grad.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_a_parameter_that_nothing_reaches_has_no_gradient_measured_or_not(separate):
+    # A gradient of zeros let the optimizer move it by momentum and weight decay, on measured steps alone.
+    reached, other = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
+    accumulator = GradientAccumulator([reached, other], separate=separate)
+    accumulator.add({"quality": reached.sum(), "diversity_even": 0.0 * reached.sum()})
+    accumulator.finish(2)
+    assert reached.grad.tolist() == [1.0, 1.0]
+    assert other.grad is None

@@ -79,6 +79,8 @@ class GradientAccumulator:
         self._by_term: dict[Term, list[torch.Tensor]] = {
             term: [torch.zeros_like(parameter) for parameter in self.parameters] if separate else [] for term in TERMS
         }
+        self._reached = torch.zeros(len(self.parameters))
+        """1 of parameters that some term has a gradient of, where the terms are kept apart."""
         for parameter in self.parameters:
             parameter.grad = None
 
@@ -99,9 +101,10 @@ class GradientAccumulator:
             gradients = torch.autograd.grad(
                 loss, self.parameters, retain_graph=number < len(connected), allow_unused=True
             )
-            for total, gradient in zip(self._by_term[term], gradients, strict=True):
+            for place, (total, gradient) in enumerate(zip(self._by_term[term], gradients, strict=True)):
                 if gradient is not None:
                     total.add_(gradient, alpha=1.0 / self.loss_scale)
+                    self._reached[place] = 1.0
 
     def open_gate(self) -> None:
         """Makes room for `diversity_gate`: on every process, also one that has none of the step's generations."""
@@ -109,6 +112,8 @@ class GradientAccumulator:
 
     def finish(self, n_prompts: int) -> GradientMeasurement | None:
         """Leaves the sum in `parameter.grad`; returns the measurement if the terms were kept apart.
+
+        A parameter that no term reaches has none either way: the optimizer passes it over, measured or not.
 
         n_prompts: prompts of the diversity term, the even ones of which made up one half.
         """
@@ -120,8 +125,11 @@ class GradientAccumulator:
                     parameter.grad.div_(self.loss_scale)
             return None
         measurement = self.measurement(n_prompts)
-        for parameter, *parts in zip(self.parameters, *(self._by_term[term] for term in TERMS), strict=True):
-            parameter.grad = parts[0] + (parts[1] + parts[2])
+        reached = self._over_processes(self._reached)
+        for parameter, owners, *parts in zip(
+            self.parameters, reached, *(self._by_term[term] for term in TERMS), strict=True
+        ):
+            parameter.grad = parts[0] + (parts[1] + parts[2]) if owners else None
         return measurement
 
     def measurement(self, n_prompts: int) -> GradientMeasurement:
@@ -140,14 +148,19 @@ class GradientAccumulator:
 
     def _sum_over_processes(self) -> None:
         """Sums `parameter.grad`; one that no process has stays None, so that the optimizer passes it over."""
-        had = torch.tensor([float(parameter.grad is not None) for parameter in self.parameters])
-        had = had.to(self.parameters[0].device)
+        had = self._over_processes(torch.tensor([float(parameter.grad is not None) for parameter in self.parameters]))
         gradients = [
             torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in self.parameters
         ]
-        self.processes.add_up([had, *gradients])
-        for parameter, gradient, owners in zip(self.parameters, gradients, had.tolist(), strict=True):
+        self.processes.add_up(gradients)
+        for parameter, gradient, owners in zip(self.parameters, gradients, had, strict=True):
             parameter.grad = gradient if owners else None
+
+    def _over_processes(self, had: torch.Tensor) -> list[float]:
+        """Returns on how many processes each parameter has a gradient."""
+        had = had.to(self.parameters[0].device)
+        self.processes.add_up([had])
+        return had.tolist()
 
 
 def _signal_to_noise(even: Sequence[torch.Tensor], odd: Sequence[torch.Tensor], n_prompts: int) -> float:
