@@ -22,7 +22,7 @@ from polychromic.training.artifacts import is_trained
 from polychromic.training.base import ArmRun
 from polychromic.training.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from polychromic.training.rollouts import sample_groups
-from polychromic.training.schedule import schedule_factor, step_prompts
+from polychromic.training.schedule import schedule_factor, step_prompts, total_steps
 from polychromic.training.settings import DiversitySettings, TrainingSettings
 from polychromic.training.trainer import ArmTrainer, train_arm
 
@@ -311,6 +311,14 @@ def test_cross_entropy_learns_the_references_and_their_end(run, tmp_path):
 def test_schedules(schedule, expected):
     chosen = settings(schedule=schedule, warmup_steps=2)
     np.testing.assert_allclose([schedule_factor(chosen, step, 5) for step in range(5)], expected)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "prompts", "steps"), [(3, 15, 6), (1, 15, 2), (1, 16, 2), (0.1, 15, 1), (2, 3, 2), (0.5, 160, 10)]
+)
+def test_epochs_are_passes_over_all_prompts(epochs, prompts, steps):
+    """Past bug: three passes over 15 prompts, 8 a step, were three steps, which saw 24 prompts in place of 45."""
+    assert total_steps(settings(steps=None, epochs=epochs, prompts_per_step=8), prompts) == steps
 
 
 @pytest.mark.parametrize(("baseline", "rises"), [(-1.0, True), (2.0, False)])

@@ -40,11 +40,13 @@ def baseline_quality(run: ArmRun, step: int) -> float | None:
 
 
 def total_steps(settings: TrainingSettings, n_prompts: int) -> int:
-    """Returns the number of updates: stated, or enough to see every prompt `epochs` times."""
+    """Returns the number of updates: stated, or as many as take `epochs` times the number of prompts, to the nearest.
+
+    What a pass leaves over for want of a whole step waits for the next one, which draws its order anew.
+    """
     if settings.steps is not None:
         return settings.steps
-    per_epoch = n_prompts // min(settings.prompts_per_step, n_prompts)
-    return max(1, round((settings.epochs or 0) * per_epoch))
+    return max(1, round((settings.epochs or 0) * n_prompts / min(settings.prompts_per_step, n_prompts)))
 
 
 def schedule_factor(settings: TrainingSettings, step: int, total: int) -> float:
