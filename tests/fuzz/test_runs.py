@@ -77,7 +77,8 @@ def drawn(draw, folder):
         prompts_per_step=[1, 2, 5], num_samples=[3, 4, 6], micro_batch_size=[1, 7, 256], max_decode_batch=[None, 1, 5],
         learning_rate=[1e-5, 1e-3, 0.1], schedule=["constant", "cosine", "linear"], warmup_steps=[0, 1, 5],
         temperature=[0.3, 1.0, 1.7], max_new_tokens=[1, 4, 12], truncation_reward=["checker", "zero"],
-        kl_weight=[0, 0.1], quality_baseline=["none", "leave_one_out", "leave_one_out_minus_one"],
+        kl_weight=[0, 0.1] if loss == "rl" else [0],
+        quality_baseline=["none", "leave_one_out", "leave_one_out_minus_one"],
         checkpoint_every=[1, 2, 50], gradient_share_every=[1, 25], validation_every=[1, 3], max_length=[30, 512],
         early_stopping=[None, None, {"check_every": 1, "num_prompts": 2, "num_samples": 2, "patience": 1}],
     )  # fmt: skip

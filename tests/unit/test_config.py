@@ -138,6 +138,10 @@ def test_an_arm_changes_only_its_own_keys():
         ),
         ("comparison.baseline=control", "not one of the arms"),
         ("name=../elsewhere", "name: expected letters"),
+        (
+            "training={loss: sft, steps: 3, kl_weight: 0.1}",
+            "kl_weight is 0.1, which has no effect where the loss is sft",
+        ),
         ("training.epochs=2", "state either steps or epochs"),
         ("diversity.set_size=8", "needs at least 9 generations per prompt, got training.num_samples = 8"),
         ("run.tracking=[clipboard]", "unknown tracker 'clipboard'"),

@@ -245,7 +245,8 @@ SYMPTOMS: tuple[Rule, ...] = (
     ),
     Rule(
         "collapse", "warning", _collapsed, _fell_apart,
-        "expected of the baseline in reward training; in a diversity arm raise λ, add kl_weight or stop earlier",
+        "expected of the baseline in reward training; in a diversity arm raise λ, add kl_weight (loss: rl) or stop "
+        "earlier",
     ),
     Rule(
         "gibberish-growth", "warning", _entropy_grew,

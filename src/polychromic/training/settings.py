@@ -68,7 +68,8 @@ class TrainingSettings(Settings):
     max_length: int = Field(default=512, ge=2)
     """Tokens of prompt plus reference; longer pairs are left out and counted."""
     kl_weight: float = Field(default=0.0, ge=0)
-    """Weight of the KL to the policy that training started from."""
+    """Weight of the KL to the policy that training started from, where the loss is `rl`: it is estimated on the sampled
+    groups, and `sft` does not sample at every step."""
     quality_baseline: BaselineName = "leave_one_out"
     checkpoint_every: int = Field(default=50, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
@@ -102,6 +103,15 @@ class TrainingSettings(Settings):
             raise ValueError("max_decode_batch is the local sampler's; engine: trl samples by its own options")
         if self.engine == "trl" and self.early_stopping is not None:
             raise ValueError("early_stopping is not offered with engine: trl; leave it out, or use engine: local")
+        return self
+
+    @model_validator(mode="after")
+    def _divergence_is_of_samples(self) -> Self:
+        if self.loss == "sft" and self.kl_weight > 0:
+            raise ValueError(
+                f"kl_weight is {self.kl_weight:g}, which has no effect where the loss is sft: references are learnt "
+                "without a KL; set it to 0, or train with loss: rl"
+            )
         return self
 
     @property
