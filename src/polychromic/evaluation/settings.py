@@ -70,7 +70,7 @@ class EvaluationSettings(Settings):
     """Metrics of your own, as `path/to/file.py:name` or `module:name`: measured on every arm, shown, and known to
     criteria."""
     max_decode_batch: int = Field(default=256, ge=1)
-    """Sequences decoded at once. Bounds memory."""
+    """Sequences decoded at once, at least the `num_samples` of one prompt. Bounds memory."""
 
     @field_validator("metrics")
     @classmethod

@@ -52,8 +52,8 @@ class TrainingSettings(Settings):
     micro_batch_size: int = Field(default=256, ge=1)
     """Sequences a forward pass; gradients accumulate over a step's sequences. Bounds memory, not the result."""
     max_decode_batch: int | None = Field(default=None, ge=1)
-    """Sequences decoded at once by the local sampler; null: as many as `micro_batch_size`. Decoding keeps no
-    activations, so that more fit, and most of a small batch's time is the loop's own."""
+    """Sequences decoded at once by the local sampler, at least one prompt's; null: as many as `micro_batch_size`.
+    Decoding keeps no activations, so that more fit, and most of a small batch's time is the loop's own."""
     learning_rate: float = Field(default=2e-4, gt=0)
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     warmup_steps: int = Field(default=0, ge=0)

@@ -87,7 +87,8 @@ _PART_OF_SAMPLING = 0.1
 _TRIED_TOKENS = 4  # sampled to learn how long all of them take
 _LESS_MEMORY = (
     "lower training.micro_batch_size, training.max_decode_batch and evaluation.max_decode_batch (the result stays the "
-    "same), or set model.gradient_checkpointing"
+    "same; one prompt's samples are decoded together whatever they say, so below that lower num_samples), or set "
+    "model.gradient_checkpointing"
 )
 
 
