@@ -214,13 +214,19 @@ def test_distances_equal_those_of_the_full_products():
 PATTERNS = {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {r"layers\.0\.self_attn\.q_proj": 3.0, "down_proj": 5.0}}
 
 
-@pytest.mark.parametrize("more", [{}, {"use_rslora": True}, PATTERNS, {**PATTERNS, "use_rslora": True}], ids=str)
+EMBEDDING = {"target_modules": ["embed_tokens", "q_proj"], "rank_pattern": {"embed_tokens": 2}}
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"use_rslora": True}, PATTERNS, {**PATTERNS, "use_rslora": True}, EMBEDDING], ids=str
+)
 def test_updates_are_those_of_peft(tmp_path, more):
-    """Past bug: ranks and alphas of single modules were passed over, and of a run that trains √rank was, too."""
+    """Past bugs: ranks and alphas of single modules were passed over, and of a run that trains √rank was, too; those of
+    embeddings were, so that where nothing else is adapted the weights were said not to have moved."""
     adapter = AdapterSettings(rank=4, alpha=8, **more)
     model = load_language_model(ModelSettings(source="polychromic:arithmetic-tiny", adapter=adapter), seed=1).model
     for name, parameter in model.named_parameters():
-        if "lora_B" in name:
+        if "lora_B" in name or "lora_embedding" in name:
             torch.nn.init.normal_(parameter.data)
     save_adapter(model, tmp_path)
     truth = {

@@ -20,14 +20,18 @@ if TYPE_CHECKING:  # a report of external generations has a diagnosis too, and m
     import torch
 
 
-_A, _B = ".lora_A.weight", ".lora_B.weight"
+_PARTS = ((".lora_A.weight", ".lora_B.weight"), (".lora_embedding_A", ".lora_embedding_B"))
+"""Endings of the names of A and B: of layers that multiply, and of embeddings, whose ΔW is the transposed product."""
 _PREFIX = "base_model.model."
+_OF_MODEL = regex.compile(r"\.default(?=\.weight$|$)")
+"""The adapter's name, where tensors are named as in a model."""
 _PATTERN_SECONDS = 1.0  # a folder that somebody sent may hold a pattern that never ends
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """ΔW of one module: scaling · B [out, r] @ A [r, in]. DoRA's magnitudes and layers trained whole are left out."""
+    """ΔW of one module: scaling · B [out, r] @ A [r, in], of an embedding its transpose. DoRA's magnitudes and
+    layers trained whole are left out."""
 
     a: torch.Tensor
     b: torch.Tensor
@@ -126,11 +130,11 @@ class Scaling:
 def updates_by_module(weights: Mapping[str, torch.Tensor], scaling: Scaling) -> dict[str, Update]:
     """Groups tensors into updates, named as PEFT saves them, or as it names them in a model (with the adapter's
     name)."""
-    plain = {name.replace(".default.weight", ".weight"): tensor for name, tensor in weights.items()}
-    modules = sorted(name.removesuffix(_A) for name in plain if name.endswith(_A))
+    plain = {_OF_MODEL.sub("", name): tensor for name, tensor in weights.items()}
+    found = sorted((name.removesuffix(end), end, b) for end, b in _PARTS for name in plain if name.endswith(end))
     updates = {}
-    for module in modules:
-        a, b = plain[module + _A], plain[module + _B]
+    for module, name_a, name_b in found:
+        a, b = plain[module + name_a], plain[module + name_b]
         updates[module] = Update(a, b, scaling.of(module.removeprefix(_PREFIX), len(a)))
     return updates
 
