@@ -1,6 +1,7 @@
 """A quality floor relative to the baseline arm: order of the jobs, where the floor comes from, what is refused."""
 
 import json
+import math
 
 import pytest
 
@@ -35,9 +36,10 @@ def test_the_floor_is_the_baselines_own_trace(tmp_path):
     (job / "adapter").mkdir(parents=True)
     (job / "training.json").write_text("{}")
     rows = [{"step": step, "train/quality_loss": -0.1 * step} for step in (1, 2, 3)]
+    rows.append({"step": 4, "train/quality_loss": None})  # the checker failed on every generation
     (job / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    assert baseline_quality(experiment(), "floor", 0, folder) == pytest.approx((0.1, 0.2, 0.3))
+    assert baseline_quality(experiment(), "floor", 0, folder) == pytest.approx((0.1, 0.2, 0.3, math.nan), nan_ok=True)
     assert baseline_quality(experiment(), "baseline", 0, folder) == ()
     with pytest.raises(ConfigError, match=r"--arm baseline --seed 1"):
         baseline_quality(experiment(), "floor", 1, folder)

@@ -56,7 +56,8 @@ def baseline_quality(experiment: Experiment, arm: str, seed: int, folder: RunFol
             f"does not exist; train it first: --arm {baseline} --seed {seed}"
         )
     key = experiment.arm(arm).loss.quality_key
-    quality = tuple(-row.get(key, math.nan) for row in read_jsonl(trained.metrics))
+    losses = [row.get(key) for row in read_jsonl(trained.metrics)]
+    quality = tuple(math.nan if loss is None else -loss for loss in losses)
     if all(map(math.isnan, quality)):
         raise ConfigError(
             f"arms.{arm}: diversity.floor_margin is measured from {key} of {trained.metrics}, which has none: "
