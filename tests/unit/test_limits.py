@@ -169,3 +169,42 @@ def test_models_without_a_limit_show_none(tmp_path, short_model, monkeypatch):
     )
     one = experiment(tmp_path, short_model, ROOM)
     assert length_lines(one, build_task(one.task))[0].endswith("(median 15, 95 % up to 19.5)")
+
+
+FLOOR = {"diversity": {"weight": "auto", "mode": "floor", "floor_margin": 0.1, "objective": "distance", "gate": "none"}}
+
+
+def test_references_that_a_floor_is_measured_on_have_to_fit_as_well(tmp_path, short_model):
+    """Past bug: an IndexError from the embedding, or a measurement beyond the context."""
+    one = experiment(tmp_path, short_model, ROOM, max_new_tokens=4)
+    (tmp_path / "validation.jsonl").write_text(
+        "".join(json.dumps({"id": f"v-{n}", "prompt": "a" * n, "references": ["b" * 10]}) + "\n" for n in (30, 38))
+    )
+    assert require_data_fits(one, build_task(one.task)) == 4
+    content = one.model_dump(mode="json")
+    follows = Experiment.from_mapping({**content, "arms": {"baseline": {}, "other": FLOOR}})
+    assert refusal(follows).startswith("2 held-out pairs of prompt and reference longer than the context of 40 of")
+    left_out = Experiment.from_mapping(
+        {**content, "training": {**content["training"], "max_length": 40}, "arms": {"baseline": {}, "other": FLOOR}}
+    )
+    require_data_fits(left_out, build_task(left_out.task))
+
+
+OPENS = (
+    "{% for m in messages %}{{ m.role[0] }}{{ m.content }}<eos>{% endfor %}"
+    "{% if add_generation_prompt %}a<think>\n{% endif %}{# </think> #}"
+)
+
+
+def test_references_behind_thinking_that_the_template_opens_are_answers_only_once_it_is_closed(tmp_path, short_model):
+    """Past bug: they were learnt as thinking, and every answer of the trained model was empty and counted as cut."""
+    byte_tokenizer(OPENS, eos="<eos>").save_pretrained(short_model)
+    said = refusal(experiment(tmp_path, short_model, [("a", "bc")]))
+    assert said.startswith(
+        "1 training prompt of arm baseline with a reference that would be learnt as thinking without"
+    )
+    closed = experiment(tmp_path, short_model, [("a", "</think>bc")])
+    require_data_fits(closed, build_task(closed.task))
+    content = experiment(tmp_path, short_model, [("a", "bc")]).model_dump(mode="json")
+    kept = Experiment.from_mapping({**content, "task": {**content["task"], "thinking": "keep"}})
+    require_data_fits(kept, build_task(kept.task))

@@ -11,7 +11,8 @@ import numpy as np
 from polychromic.errors import DataError
 from polychromic.evaluation.criteria import plural
 from polychromic.experiment.config import Arm, Experiment
-from polychromic.models.chat import encode_pair, encode_prompt
+from polychromic.experiment.jobs import measures_held_out
+from polychromic.models.chat import encode_pair, encode_prompt, thinking_of_model
 from polychromic.models.loading import load_limits, load_tokenizer
 from polychromic.models.settings import ModelSettings
 from polychromic.models.sources import UNLIMITED, ModelLimits
@@ -111,6 +112,12 @@ class _Tokens:
     refused: list[tuple[str, str]] = field(default_factory=list)
     unknown: list[tuple[str, int]] = field(default_factory=list)
     """Prompts with a token that the embedding matrix has no row for, and the largest such id."""
+    thoughts: list[str] = field(default_factory=list)
+    """Prompts with a reference that the model would learn as thinking without an end."""
+
+
+_HELD_OUT = "held-out"
+"""Validation prompts whose references a quality floor is measured on."""
 
 
 def require_data_fits(experiment: Experiment, task: Task) -> int:
@@ -131,6 +138,8 @@ def require_data_fits(experiment: Experiment, task: Task) -> int:
             limits, tokens = encoded[key]
             _require_encoded(kind, arm.model.source, limits, tokens)
             _require_context(experiment, arm, kind, limits.context, tokens)
+            if kind == "training" and arm.loss.reads_references and experiment.task.thinking != "keep":
+                _require_answers(arm, tokens)
     return n
 
 
@@ -140,6 +149,9 @@ def _prompts_of(experiment: Experiment, arm: Arm, task: Task) -> dict[str, Seque
     by_kind: dict[str, Sequence[Prompt]] = {} if arm.untrained else {"training": task.prompts("train")}
     if training.early_stopping and not arm.untrained:
         by_kind["validation"] = task.prompts("validation")[: training.early_stopping.num_prompts]
+    if measures_held_out(experiment, arm):
+        with_references = [prompt for prompt in task.prompts("validation") if prompt.references]
+        by_kind[_HELD_OUT] = with_references[: training.validation_prompts]
     if arm.verbalized is None:
         by_kind["evaluated"] = task.prompts(settings.split)[: settings.num_prompts]
     return by_kind
@@ -147,6 +159,7 @@ def _prompts_of(experiment: Experiment, arm: Arm, task: Task) -> dict[str, Seque
 
 def _encoded(model: ModelSettings, prompts: Sequence[Prompt]) -> _Tokens:
     tokenizer, limits, tokens = load_tokenizer(model), load_limits(model), _Tokens()
+    thinking = thinking_of_model("strip", tokenizer, model.chat_template_options)
     for prompt in prompts:
         try:
             pairs = [
@@ -159,6 +172,8 @@ def _encoded(model: ModelSettings, prompts: Sequence[Prompt]) -> _Tokens:
         lengths = [len(pair.input_ids) for pair in pairs]
         tokens.prompts.append((prompt.id, lengths[0] - sum(pairs[0].loss_mask)))
         tokens.pairs += [(prompt.id, length) for length in lengths if prompt.references]
+        endings = [thinking.read(reference, "stop").finish for reference in prompt.references]
+        tokens.thoughts += [prompt.id] * (thinking.opened and "length" in endings)
         largest = max(token for pair in pairs for token in pair.input_ids)
         if limits.rows is not None and largest >= limits.rows:
             tokens.unknown.append((prompt.id, largest))
@@ -180,7 +195,7 @@ def _require_context(experiment: Experiment, arm: Arm, kind: str, context: int, 
     """Raises DataError where the context cannot hold a prompt with its answer, or references that are going to be
     learnt are longer."""
     training = arm.training
-    is_sampled = kind != "training" or arm.loss.samples
+    is_sampled = arm.loss.samples if kind == "training" else kind != _HELD_OUT
     stage = experiment.evaluation if kind == "evaluated" else training
     name = "evaluation" if kind == "evaluated" else "training"
     long = [(name, n) for name, n in tokens.prompts if n + stage.max_new_tokens > context]
@@ -191,10 +206,21 @@ def _require_context(experiment: Experiment, arm: Arm, kind: str, context: int, 
             f"{name}.max_new_tokens"
         )
     over = [(name, n) for name, n in tokens.pairs if context < n <= training.max_length]
-    if kind == "training" and arm.loss.reads_references and over:
+    if kind in ("training", _HELD_OUT) and arm.loss.reads_references and over:
         raise DataError(
-            f"{plural(len(over), 'training pair')} of prompt and reference longer than the context of {context} of "
+            f"{plural(len(over), f'{kind} pair')} of prompt and reference longer than the context of {context} of "
             f"{arm.model.source}: {_named(over)}; set training.max_length={context} to leave them out, or shorten them"
+        )
+
+
+def _require_answers(arm: Arm, tokens: _Tokens) -> None:
+    """Raises DataError where references would be learnt as thinking, which no answer follows."""
+    if tokens.thoughts:
+        raise DataError(
+            f"{plural(len(tokens.thoughts), 'training prompt')} of arm {arm.name} with a reference that would be "
+            f"learnt as thinking without an answer: the chat template of {arm.model.source} opens <think> before it, "
+            f"and it holds no </think> ({', '.join(tokens.thoughts[:10])}); begin it with </think>, or with thoughts and "
+            "</think>, or turn thinking off (model.chat_template_options), or set task.thinking: keep"
         )
 
 
