@@ -219,8 +219,8 @@ def _require_answers(arm: Arm, tokens: _Tokens) -> None:
         raise DataError(
             f"{plural(len(tokens.thoughts), 'training prompt')} of arm {arm.name} with a reference that would be "
             f"learnt as thinking without an answer: the chat template of {arm.model.source} opens <think> before it, "
-            f"and it holds no </think> ({', '.join(tokens.thoughts[:10])}); begin it with </think>, or with thoughts and "
-            "</think>, or turn thinking off (model.chat_template_options), or set task.thinking: keep"
+            f"and it holds no </think> ({', '.join(tokens.thoughts[:10])}); begin it with </think>, or with thoughts "
+            "and </think>, or turn thinking off (model.chat_template_options), or set task.thinking: keep"
         )
 
 
