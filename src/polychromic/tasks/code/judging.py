@@ -7,6 +7,7 @@ import builtins
 import random
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -21,9 +22,8 @@ from polychromic.tasks.checking.sandbox import (
     Sandbox,
     executed,
 )
+from polychromic.tasks.code.fences import extracted
 from polychromic.tasks.code.problems import Problem
-
-_FENCE = re.compile(r"```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +73,12 @@ def run_tests(problem: Problem, candidate: Caller) -> None:
 def _judged_by_output(problem: Problem, text: str, sandbox: Sandbox, limits: Limits) -> Verdict:
     """Runs a program once for each case; outputs are compared line by line without white space at the ends."""
     protection: tuple[str, ...] = ()
+    code, deadline = program(problem, text), time.monotonic() + limits.seconds
     for given, expected in problem.cases:
-        done = executed(
-            sandbox, program(problem, text), stdin=given, seconds=limits.seconds, memory_gb=limits.memory_gb
-        )
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return Verdict(False, f"timeout: all cases did not end within {limits.seconds:g} s", True, protection)
+        done = executed(sandbox, code, stdin=given, seconds=left, memory_gb=limits.memory_gb)
         protection = done.protection
         if done.error is not None and not done.error.startswith("SystemExit"):
             late = "did not end within" in done.error
@@ -90,12 +92,6 @@ def _lines(text: str) -> list[str]:
     return [line.rstrip() for line in text.rstrip().splitlines()]
 
 
-def extracted(text: str) -> str:
-    """Returns the first fenced block of Python in a text, or all of it."""
-    fenced = _FENCE.search(text)
-    return fenced.group(1) if fenced else text
-
-
 def program(problem: Problem, text: str) -> str:
     """Returns an answer as a program: as it is where it defines the entry point, else as what continues the opening."""
     code = extracted(text)
@@ -103,7 +99,7 @@ def program(problem: Problem, text: str) -> str:
     if entry is None or not problem.opening:
         return code
     if re.search(rf"^(?:async )?def {re.escape(entry)}\b", code, re.MULTILINE):
-        return f"{problem.opening}    pass\n\n{code}"
+        return f"{problem.opening}\n    pass\n\n{code}"
     return problem.opening + code
 
 
@@ -111,7 +107,7 @@ def _names_of_tests(problem: Problem, candidate: Caller) -> dict[str, Any]:
     """Returns what tests see: the opening's own functions, the setup, and a proxy for every other name."""
     names: dict[str, Any] = {"__builtins__": {**vars(builtins), "__import__": _importer()}}
     if problem.opening:
-        exec(f"{problem.opening}    pass\n", names)
+        exec(f"{problem.opening}\n    pass\n", names)
     tests = [ast.parse(test) for test in (problem.setup, *problem.tests)]
     modules, names_needed = _free_names(tests, problem)
     names |= {name: import_module(name) for name in modules}
