@@ -12,9 +12,10 @@ import re
 import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import islice
-from types import GeneratorType
+from types import GeneratorType, ModuleType
 from typing import Any
 
 from polychromic.tasks.checking.protocol import Conversation, decode, encode
@@ -34,7 +35,9 @@ def serve_execution(conversation: Conversation, request: Mapping[str, Any], prot
     printed = sys.stdout
     assert isinstance(printed, _Printed)
     outcome = _execute(request["code"], request["ask"])
-    conversation.send({**outcome, "printed": printed.getvalue(), "protection": protection})
+    with suppress(BaseException):  # a stream of the code's own over ours may hold something back
+        sys.stdout.flush()
+    conversation.send({**outcome, "printed": printed.text(), "protection": protection})
     os._exit(0)
 
 
@@ -57,26 +60,54 @@ def confine(conversation: Conversation, request: Mapping[str, Any], protection: 
     if "no rights" in protection:
         _limit_processes()
     protection = list(dict.fromkeys(["limits", *protection, *refuse_calls()]))
-    sys.stdin, sys.stdout, sys.stderr = (
-        io.StringIO(request["stdin"]),
-        _Printed(request["most_printed"]),
-        io.StringIO(),
-    )
+    sys.stdin = _standard_input(request["stdin"])
+    sys.stdout, sys.stderr = _Printed(request["most_printed"]), _Printed(0)
     return protection
 
 
-class _Printed(io.StringIO):
-    """Keeps the beginning of what is written."""
+def _standard_input(text: str) -> io.TextIOWrapper:
+    """Opens what the code reads: as text, as bytes by `sys.stdin.buffer`, on Linux also by its descriptor 0."""
+    content = io.BytesIO(text.encode("utf-8", "surrogatepass"))
+    if text and hasattr(os, "memfd_create"):
+        held = os.memfd_create("stdin")
+        with open(held, "wb", closefd=False) as file:
+            file.write(content.getvalue())
+        os.lseek(held, 0, os.SEEK_SET)
+        os.dup2(held, 0)
+        os.close(held)
+        return open(0, encoding="utf-8", errors="surrogatepass", closefd=False)
+    return io.TextIOWrapper(content, encoding="utf-8", errors="surrogatepass")
+
+
+class _Printed(io.TextIOWrapper):
+    """Keeps the beginning of what is written, as text or as bytes by `sys.stdout.buffer`."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._kept = _Kept(4 * most)  # a character has four bytes at most
+        super().__init__(self._kept, encoding="utf-8", errors="surrogatepass", newline="\n", write_through=True)
+
+    def text(self) -> str:
+        """Returns what was kept; bytes that are no text are replaced."""
+        written = self._kept.getvalue()
+        try:
+            return written.decode("utf-8", "surrogatepass")[: self._most]
+        except UnicodeDecodeError:
+            return written.decode("utf-8", "replace")[: self._most]
+
+
+class _Kept(io.BytesIO):
+    """Keeps the first bytes, and claims to have written all."""
 
     def __init__(self, most: int) -> None:
         super().__init__()
         self._left = most
 
-    def write(self, text: str) -> int:
-        """Claims to have written everything."""
-        kept = text[: self._left]
-        self._left -= super().write(kept)
-        return len(text)
+    def write(self, content: Any, /) -> int:
+        """Takes what there is room for."""
+        content = bytes(content)
+        self._left -= super().write(content[: self._left])
+        return len(content)
 
 
 def _execute(code: str, ask: list[str]) -> dict[str, Any]:
@@ -129,7 +160,10 @@ def _limit_processes() -> None:
 def serve_session(conversation: Conversation, request: Mapping[str, Any], protection: Sequence[str]) -> None:
     """Confines this process and says how, before any code; then executes code and answers calls until nobody asks."""
     conversation.send({"value": list(confine(conversation, request, protection)), "raised": None})
-    names: dict[str, Any] = {"__name__": "__main__"}
+    # Functions are asked for, not a program: what stands behind `if __name__ == "__main__":` is not run.
+    module = ModuleType("candidate")
+    sys.modules["candidate"] = module  # where dataclasses look for the names of their annotations
+    names = vars(module)
     handles: list[Any] = []
     while True:
         try:

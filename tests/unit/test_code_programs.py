@@ -1,0 +1,68 @@
+"""How programs and functions of answers are started: their name, their streams, their time."""
+
+import os
+import time
+
+import pytest
+
+from polychromic.tasks.checking.sandbox import Limits, Sandbox, run_isolated
+from polychromic.tasks.code import Problem, judged
+
+CODE = "def f(x):\n    return x"
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    sandbox = Sandbox()
+    yield sandbox
+    sandbox.close()
+
+
+@pytest.mark.parametrize(
+    "guarded",
+    ["print(f(int(input())))", "import unittest; unittest.main()", "raise SystemExit(f(1))"],
+)
+def test_what_is_for_the_main_program_is_not_run_where_a_function_is_asked_for(sandbox, guarded):
+    """Past bug: a right function with a demonstration that reads its input was a wrong answer (EOFError)."""
+    problem = Problem("p", "", ("assert f(1) == 1",))
+    data = "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n    x: int\n"
+    assert judged(problem, f"{data}{CODE}\nif __name__ == '__main__':\n    {guarded}\n", sandbox).passed
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "if __name__ == '__main__':\n    print(int(input()) + 1)",
+        # Past bug: "'_io.StringIO' object has no attribute 'buffer'" was the judgement on each of these.
+        "import sys\nprint(int(sys.stdin.buffer.readline()) + 1)",
+        "import sys\nsys.stdout.buffer.write(b'2\\n')",
+        "import sys, io\nsys.stdout = io.TextIOWrapper(sys.stdout.buffer)\nprint(2)",
+        "import sys\nsys.stdout.reconfigure(line_buffering=True)\nprint(2)",
+    ],
+)
+def test_programs_read_and_write_text_and_bytes(sandbox, code):
+    assert judged(Problem("p", "", cases=(("1\n", "2\n"),)), code, sandbox).reason == ""
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="files in memory are Linux's")
+def test_the_descriptor_of_standard_input_holds_it_too(sandbox):
+    assert judged(Problem("p", "", cases=(("1\n", "2\n"),)), "print(int(open(0).read()) + 1)", sandbox).passed
+
+
+def test_line_ends_are_read_as_python_reads_them():
+    done = run_isolated("print([input(), input()])", stdin="a\r\nb")
+    assert done.printed == "['a', 'b']\n"
+
+
+def test_what_is_printed_is_cut_by_characters():
+    assert len(run_isolated("print('\\0' * 100_000)").printed) == 2**16
+    assert len(run_isolated("print('\\U0001f600' * 100_000)").printed) == 2**16
+
+
+def test_all_cases_together_have_the_seconds_of_an_answer(sandbox):
+    """Past bug: each case had them, so that an answer could take as many times as long as there are cases."""
+    problem = Problem("p", "", cases=(("", "1\n"),) * 20)
+    began = time.monotonic()
+    verdict = judged(problem, "import time\ntime.sleep(0.4)\nprint(1)", sandbox, Limits(seconds=1.0))
+    assert (verdict.passed, verdict.timed_out) == (False, True)
+    assert time.monotonic() - began < 4.0
