@@ -24,7 +24,8 @@ from polychromic.tasks.checking.family import ProcessFailedError
 from polychromic.tasks.checking.protocol import decode, encode
 from polychromic.tasks.checking.rooms import Executor, LocalRoom, Room
 
-_MOST_PRINTED = 2**16
+MOST_PRINTED = 2**16
+"""Characters that are read of what a program prints."""
 
 
 class CandidateError(Exception):
@@ -220,7 +221,7 @@ def executed(
         "stdin": stdin,
         "memory": int(memory_gb * 2**30),
         "cpu_seconds": math.ceil(seconds) + 1,
-        "most_printed": _MOST_PRINTED,
+        "most_printed": MOST_PRINTED,
     }
     try:
         return _execution(sandbox.execute(request, seconds, most_bytes), len(ask))
@@ -240,7 +241,7 @@ def _execution(reply: Any, n: int) -> Execution:
     return Execution(
         values,
         errors,
-        str(reply["printed"])[:_MOST_PRINTED],
+        str(reply["printed"])[:MOST_PRINTED],
         _reason(reply["error"]),
         tuple(map(str, reply["protection"])),
     )

@@ -24,7 +24,8 @@ class _Block:
 def extracted(text: str) -> str:
     """Returns the first fenced block of Python in a text, else the first that names no language, else all of it.
 
-    Blocks of other languages (what to install, what is printed) are passed over; one without an end goes to the last line.
+    Blocks of other languages (what to install, what is printed) are passed over. One that is not closed goes on to the
+    end of the text.
     """
     blocks = list(_blocks(text))
     python = (block for block in blocks if _PYTHON.fullmatch(block.language))

@@ -7,7 +7,7 @@ import gzip
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -15,8 +15,20 @@ from typing import Any
 
 from polychromic.errors import DataError
 from polychromic.tasks.base import Split
+from polychromic.tasks.checking.sandbox import MOST_PRINTED
+from polychromic.tasks.data.lines import (
+    any_text,
+    decode_object,
+    filled_lines,
+    filled_text,
+    identifier,
+    kind,
+    shown,
+    value_of,
+)
 
 _INSTRUCTION = "Complete this Python function. Answer with the whole function in one code block.\n\n"
+_CODE = re.compile(r"from |import |async |def |class |@|[A-Za-z_]\w* *[=:]")
 # Table 1 of Austin et al. 2021: problems 1 to 10 are examples for prompts.
 _MBPP_SPLITS: dict[Split, range] = {"test": range(11, 511), "validation": range(511, 601), "train": range(601, 975)}
 
@@ -59,9 +71,9 @@ def load_problems(path: Path) -> list[Problem]:
     HumanEval's and MBPP's own lines are read as they are.
     """
     problems, faults = [], []
-    for number, row in _rows(path, faults):
+    for number, line in filled_lines(path):
         try:
-            problems.append(_of_user(row, f"{path.stem}-{number:05d}"))
+            problems.append(_of_user(decode_object(line), f"{path.stem}-{number:05d}"))
         except (KeyError, TypeError, ValueError, SyntaxError) as error:
             faults.append(f"{path}:{number}: {_fault(error)}")
     counts = Counter(problem.id for problem in problems)
@@ -69,25 +81,6 @@ def load_problems(path: Path) -> list[Problem]:
     if faults or not problems:
         raise DataError("\n".join(faults) or f"{path}: holds no problems, expected one JSON object a line")
     return problems
-
-
-def _rows(path: Path, faults: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); check the path") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            faults.append(f"{path}:{number}: no JSON ({error})")
-            continue
-        if isinstance(row, dict):
-            yield number, row
-        else:
-            faults.append(f"{path}:{number}: expected a JSON object")
 
 
 def _fault(error: Exception) -> str:
@@ -101,29 +94,79 @@ def _of_user(row: Mapping[str, Any], default_id: str) -> Problem:
         return _of_humaneval(row)
     if "test_list" in row:
         return _of_mbpp(row)
-    cases = tuple((case["input"], case["output"]) for case in row.get("cases", ()))
-    tests = row.get("tests", ())
-    if isinstance(tests, str) or not all(isinstance(test, str) for test in tests):
-        raise TypeError("tests: expected a list of assertions")
-    if not cases and not tests:
-        raise ValueError("expected tests (a list of assertions) or cases (pairs of input and output)")
-    for test in tests:
-        ast.parse(test)
-    entry_point, prompt = row.get("entry_point"), row["prompt"]
-    solution = row.get("solution")
+    cases, tests = tuple(_case(row, number) for number in range(len(_list(row, "cases")))), _texts(row, "tests")
+    if bool(cases) == bool(tests):
+        both = ", not both" if tests else ""
+        raise ValueError(f"expected tests (a list of assertions) or cases (pairs of input and output){both}")
+    prompt, entry_point = value_of("prompt", row["prompt"], filled_text), _text(row, "entry_point") or None
+    setup, solution = _text(row, "setup"), _text(row, "solution")
+    for code in (setup, *tests):
+        ast.parse(code)
+    key = next((key for key in ("id", "task_id") if row.get(key) is not None), None)
     return Problem(
-        id=str(row.get("id", row.get("task_id", default_id))),
+        id=default_id if key is None else value_of(key, row[key], identifier),
         prompt=prompt,
-        tests=tuple(tests),
+        tests=tests,
         entry_point=entry_point,
-        opening=prompt if entry_point and re.search(rf"^def {re.escape(entry_point)}\b", prompt, re.MULTILINE) else "",
-        setup=row.get("setup", ""),
+        opening=_opening(prompt, entry_point) if entry_point else "",
+        setup=setup,
         cases=cases,
         solutions=(solution,) if solution else (),
     )
 
 
+def _text(row: Mapping[str, Any], key: str) -> str:
+    """Returns the text of a key that may be left out, or be null."""
+    return "" if row.get(key) is None else value_of(key, row[key], any_text)
+
+
+def _list(row: Mapping[str, Any], key: str) -> list[Any]:
+    value = row.get(key)
+    if value is not None and not isinstance(value, list):
+        raise TypeError(f"{key}: expected a list{' of assertions' if key == 'tests' else ''}, not {kind(value)}")
+    return value or []
+
+
+def _texts(row: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    return tuple(value_of(f"{key}[{number}]", text, any_text) for number, text in enumerate(_list(row, key)))
+
+
+def _case(row: Mapping[str, Any], number: int) -> tuple[str, str]:
+    case, place = row["cases"][number], f"cases[{number}]"
+    if not isinstance(case, dict) or not {"input", "output"} <= case.keys():
+        raise TypeError(f'{place}: {shown(case)}, expected an object such as {{"input": "1 2", "output": "3"}}')
+    given, expected = (
+        str(value) if type(value) in (int, float) else value_of(f"{place}.{key}", value, any_text)
+        for key, value in ((key, case[key]) for key in ("input", "output"))
+    )
+    if len(expected) > MOST_PRINTED:
+        raise ValueError(
+            f"{place}.output: has {len(expected):,} characters, and {MOST_PRINTED:,} of a program are read"
+        )
+    return given, expected
+
+
+def _opening(prompt: str, entry_point: str) -> str:
+    """Returns the code that an answer may continue: the prompt, or what stands behind its words, without fences; ""
+    where the prompt does not open the function."""
+    defined = re.compile(rf"^(?:async )?def {re.escape(entry_point)}\b", re.MULTILINE)
+    lines = re.sub(r"\n```[ \t]*\n*\Z", "\n", prompt).split("\n")
+    begins = [number for number, line in enumerate(lines) if number == 0 or _CODE.match(line)]
+    parts = ("\n".join(lines[number:]) for number in begins)
+    return next((part for part in parts if defined.search(part) and _is_opening(part)), "")
+
+
+def _is_opening(code: str) -> bool:
+    try:
+        ast.parse(f"{code}\n    pass\n")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
+
+
 def _of_humaneval(row: Mapping[str, Any]) -> Problem:
+    for key in ("task_id", "prompt", "test", "entry_point", "canonical_solution"):
+        value_of(key, row[key], any_text)
     entry = row["entry_point"]
     return Problem(
         id=row["task_id"],
@@ -136,16 +179,16 @@ def _of_humaneval(row: Mapping[str, Any]) -> Problem:
 
 
 def _of_mbpp(row: Mapping[str, Any]) -> Problem:
-    tests = tuple(row["test_list"])
-    shown = "\n".join(tests)
-    setup = "\n".join([*row.get("test_imports", ()), row.get("test_setup_code", "")])
+    tests = _texts(row, "test_list")
+    told = "\n".join(tests)
+    setup = "\n".join([*_texts(row, "test_imports"), _text(row, "test_setup_code")])
     return Problem(
         id=str(row["task_id"]),
-        prompt=f"{row.get('text') or row['prompt']} Answer with one Python code block. "
-        f"It should pass these tests:\n\n{shown}",
+        prompt=f"{_text(row, 'text') or row['prompt']} Answer with one Python code block. "
+        f"It should pass these tests:\n\n{told}",
         tests=tests,
         setup=setup,
-        solutions=(row["code"].replace("\r\n", "\n"),),
+        solutions=(value_of("code", row["code"], any_text).replace("\r\n", "\n"),),
     )
 
 

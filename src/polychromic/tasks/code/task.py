@@ -40,8 +40,8 @@ class CodeTask:
         self._limits = limits
         self._same_answer = same_answer
         self._place: Place = place
-        self._probes: dict[str, list[Call]] = {}
-        self._behaviours: dict[tuple[str, str], str] = {}
+        self._probes: dict[Problem, list[Call]] = {}
+        self._behaviours: dict[tuple[Problem, str], str] = {}
 
     def prompts(self, split: Split) -> list[Prompt]:
         """Returns the prompts of a split with solutions as references; none of a split that a benchmark lacks."""
@@ -52,7 +52,7 @@ class CodeTask:
 
     def check(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Check]:
         """Returns 1 where every test passes, else 0 with the reason. One text to one prompt is executed once."""
-        pairs = [(prompt.id, text) for prompt, text in zip(prompts, texts, strict=True)]
+        pairs = [(self._problem(prompt), text) for prompt, text in zip(prompts, texts, strict=True)]
         distinct = list(dict.fromkeys(pairs))
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
             verdicts = dict(zip(distinct, threads.map(self._judged, distinct), strict=True))
@@ -65,7 +65,7 @@ class CodeTask:
     def cluster(self, prompt: Prompt, text: str) -> str | None:
         """Returns the canonical form of the answer, or a hash of what it does; its text where it is no Python."""
         if self._same_answer == "behaviour":
-            return self._behaviour(self._by_id[prompt.id], text)
+            return self._behaviour(self._problem(prompt), text)
         return canonical_form(self.program(prompt, text)) or f"no Python: {text}"
 
     def distances(self, texts: Sequence[str]) -> NDArray[np.float64]:
@@ -74,28 +74,31 @@ class CodeTask:
 
     def program(self, prompt: Prompt, text: str) -> str:
         """Returns the candidate's whole program."""
-        return program(self._by_id[prompt.id], text)
+        return program(self._problem(prompt), text)
 
-    def _judged(self, pair: tuple[str, str]) -> Verdict:
-        problem = self._by_id[pair[0]]
+    def _judged(self, pair: tuple[Problem, str]) -> Verdict:
         with borrowed_sandbox(self._place) as sandbox:
-            verdict = judged(problem, pair[1], sandbox, self._limits)
+            verdict = judged(*pair, sandbox, self._limits)
             if verdict.timed_out and os.getloadavg()[0] > (os.cpu_count() or 1):  # others may have had its time
-                verdict = judged(problem, pair[1], sandbox, self._limits)
+                verdict = judged(*pair, sandbox, self._limits)
         return verdict
 
     def _behaviour(self, problem: Problem, text: str) -> str:
-        key = (problem.id, text)
+        key = (problem, text)
         if key not in self._behaviours:
             with borrowed_sandbox(self._place) as sandbox:
-                if problem.id not in self._probes:
-                    self._probes[problem.id] = probes_of(problem, sandbox)
-                self._behaviours[key] = behaviour(problem, text, self._probes[problem.id], sandbox, self._limits)
+                if problem not in self._probes:
+                    self._probes[problem] = probes_of(problem, sandbox)
+                self._behaviours[key] = behaviour(problem, text, self._probes[problem], sandbox, self._limits)
         return self._behaviours[key]
 
+    def _problem(self, prompt: Prompt) -> Problem:
+        return self._by_prompt[prompt.id, prompt.text]
+
     @cached_property
-    def _by_id(self) -> dict[str, Problem]:
-        return {problem.id: problem for problems in self._problems.values() for problem in problems}
+    def _by_prompt(self) -> dict[tuple[str, str], Problem]:
+        """Problems by id and text: files of two splits may count their problems from 1 each."""
+        return {(p.id, p.prompt): p for problems in self._problems.values() for p in problems}
 
 
 def _check(verdict: Verdict) -> Check:
