@@ -213,6 +213,20 @@ SAME = [
         "def f(a):\n    return sorted(a, key=lambda x: -x)",
         "def f(a):\n    return sorted(a, key=lambda a: -a)",
     ),
+    # Past bugs: names of builtins, of another function's variables, of exceptions, of keywords, after `global` and of
+    # async functions did count.
+    ("def f(list):\n    return list[0]", "def f(xs):\n    return xs[0]"),
+    ("def f(a):\n    max = 0\n    return max * len(a)", "def f(a):\n    m = 0\n    return len(a) * m"),
+    ("def g(x): return x\ndef f(x): return g(x)", "def g(y): return y\ndef f(x): return g(x)"),
+    ("try:\n    f()\nexcept OSError as e:\n    print(e)", "try:\n    f()\nexcept OSError as error:\n    print(error)"),
+    ("def f(n, memo=0):\n    return f(n, memo=memo)", "def f(n, seen=0):\n    return f(n, seen=seen)"),
+    ("def f():\n    global a\n    a = 1", "def f():\n    global b\n    b = 1"),
+    ("async def f(a) -> int:\n    'Doc.'\n    return a", "async def g(b):\n    return b"),
+    ("def f(a):\n    return u'x'", "def f(a):\n    return 'x'"),
+    (
+        "def f(a):\n    match a:\n        case [x, *y]:\n            return x",
+        "def f(a):\n    match a:\n        case [u, *v]:\n            return u",
+    ),
 ]
 APART = [
     ("def f(a, b):\n    return a + b", "def f(a, b):\n    return b + a"),  # of texts these differ
@@ -236,6 +250,24 @@ APART = [
         "def f(a):\n    return [[y for x in y] for y in a]",
     ),
     ("def f(a, b):\n    return lambda a: a", "def f(a, b):\n    return lambda b: a"),
+    # Past bugs: each of these pairs was one program.
+    ("def f(d):\n    return d | {'a': 1}", "def f(d):\n    return {'a': 1} | d"),
+    ("def f(a):\n    return sum(a, []) + [1]", "def f(a):\n    return [1] + sum(a, [])"),
+    ("def f(a):\n    b = a\n    b *= 2\n    return a", "def f(a):\n    b = a\n    b = b * 2\n    return a"),
+    ("from math import *\ndef f(a):\n    return floor(a)", "from math import *\ndef f(a):\n    return ceil(a)"),
+    (
+        "x = 0\ny = 0\ndef f():\n    global x\n    x = 1\n    y = 1",
+        "y = 0\nx = 0\ndef f():\n    global x\n    y = 1\n    x = 1",
+    ),
+    (
+        "class A:\n    def p(self): return 1\n    def q(self): return 2\ndef f(a):\n    return A().p()",
+        "class A:\n    def q(self): return 1\n    def p(self): return 2\ndef f(a):\n    return A().p()",
+    ),
+    (
+        "@dataclass\nclass A:\n    x: int\n    y: int\ndef f(a):\n    return A(1, 2).x",
+        "@dataclass\nclass A:\n    y: int\n    x: int\ndef f(a):\n    return A(1, 2).x",
+    ),
+    ("def f(max):\n    return max", "def f(a):\n    return max"),
 ]
 
 
@@ -247,6 +279,11 @@ def test_programs_that_differ_in_writing_have_one_form(first, second):
 @pytest.mark.parametrize(("first", "second"), APART)
 def test_programs_that_differ_in_approach_have_two(first, second):
     assert canonical_form(first) != canonical_form(second)
+
+
+def test_a_set_and_numbers_commute():
+    assert canonical_form("def f(a): return a | {1}") == canonical_form("def f(a): return {1} | a")
+    assert canonical_form("def f(a): return a | 1") == canonical_form("def f(a): return 1 | a")
 
 
 def test_what_is_no_python_has_no_form():

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from polychromic.numerics import FloatArray
+from polychromic.tasks.code.names import renamed, renumbered
 
-_COMMUTATIVE = (ast.Mult, ast.BitAnd, ast.BitOr, ast.BitXor)
+_COMMUTATIVE = (ast.Mult, ast.BitAnd, ast.BitXor)
 _NUMERIC = (ast.Sub, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow)
 _NUMERIC_CALLS = frozenset({"len", "int", "float", "abs", "ord", "sum", "round"})
+_SETS = frozenset({"set", "frozenset"})
 _MIRRORED: dict[type[ast.cmpop], type[ast.cmpop]] = {ast.Gt: ast.Lt, ast.GtE: ast.LtE}
 
 
@@ -29,7 +31,7 @@ def canonical_form(code: str) -> str | None:
     """
     tree = parsed(code)
     try:
-        return None if tree is None else ast.dump(_Renamed().visit(_Plain().visit(tree)))
+        return None if tree is None else renumbered(ast.dump(_Plain().visit(renamed(tree))))
     except (ValueError, RecursionError, MemoryError):
         return None
 
@@ -56,15 +58,18 @@ class _Plain(ast.NodeTransformer):
             node.body = [part for part in node.body if not isinstance(part, ast.Pass)] or [ast.Pass()]
         return node
 
-    visit_Module = visit_ClassDef = _without_docstring
+    visit_Module = visit_FunctionDef = visit_AsyncFunctionDef = _without_docstring
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> Any:
-        node.returns = None
+    def visit_ClassDef(self, node: ast.ClassDef) -> Any:
+        # What a dataclass or a NamedTuple holds is said by annotations alone.
+        node.body = [
+            ast.Assign([part.target], ast.Constant(...)) if isinstance(part, ast.AnnAssign) and not part.value else part
+            for part in node.body
+        ]
         return self._without_docstring(node)
 
-    def visit_arg(self, node: ast.arg) -> Any:
-        node.annotation = None
-        return node
+    def visit_Constant(self, node: ast.Constant) -> Any:
+        return ast.Constant(node.value)  # without the mark of u"..."
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> Any:
         self.generic_visit(node)
@@ -72,16 +77,18 @@ class _Plain(ast.NodeTransformer):
 
     def visit_AugAssign(self, node: ast.AugAssign) -> Any:
         self.generic_visit(node)
-        # Of a list, += changes it in place: only where the other side is a number are the two the same.
-        if not isinstance(node.target, ast.Name) or not _is_number(node.value):
+        # Of a list, += and *= change it in place: only where the other side is a number are the two the same, and *= of
+        # a list takes one.
+        if not isinstance(node.target, ast.Name) or isinstance(node.op, ast.Mult) or not _is_number(node.value):
             return node
         read = ast.Name(node.target.id, ast.Load())
         return ast.Assign([node.target], self.visit_BinOp(ast.BinOp(read, node.op, node.value)))
 
     def visit_BinOp(self, node: ast.BinOp) -> Any:
         self.generic_visit(node)
-        adds = isinstance(node.op, ast.Add) and (_is_number(node.left) or _is_number(node.right))
-        if isinstance(node.op, _COMMUTATIVE) or adds:
+        # Of two dictionaries, the values of the one behind | stand.
+        unsure = isinstance(node.op, (ast.Add, ast.BitOr))
+        if isinstance(node.op, _COMMUTATIVE) or (unsure and any(map(_commutes, (node.left, node.right)))):
             node.left, node.right = sorted((node.left, node.right), key=_shape)
         return node
 
@@ -98,67 +105,11 @@ class _Plain(ast.NodeTransformer):
         return node
 
 
-class _Renamed(ast.NodeTransformer):
-    """Calls names by the order in which they first appear; attributes, builtins and imported modules keep theirs.
-
-    The variables of a comprehension or a lambda are its own: they are called by their place in it, so that `x` in two
-    comprehensions and `x` in one, `v` in the other are the same program.
-    """
-
-    def __init__(self) -> None:
-        self._names: dict[str, str] = {}
-        self._scopes: list[dict[str, str]] = []
-
-    def _name(self, name: str) -> str:
-        for scope in reversed(self._scopes):
-            if name in scope:
-                return scope[name]
-        if hasattr(builtins, name) and name not in self._names:
-            return name
-        return self._names.setdefault(name, f"n{len(self._names)}")
-
-    def visit_Name(self, node: ast.Name) -> Any:
-        return ast.Name(self._name(node.id), node.ctx)
-
-    def visit_arg(self, node: ast.arg) -> Any:
-        return ast.arg(self._name(node.arg))
-
-    def _within(self, node: Any, names: Sequence[str]) -> Any:
-        """Renames inside of a node that binds `names` for itself alone."""
-        depth = len(self._scopes)
-        self._scopes.append({name: f"own{depth}_{i}" for i, name in enumerate(dict.fromkeys(names))})
-        node = self.generic_visit(node)
-        self._scopes.pop()
-        return node
-
-    def _comprehension(self, node: Any) -> Any:
-        first = node.generators[0]
-        outer, first.iter = self.visit(first.iter), ast.Constant(None)  # the first iterable is read outside
-        targets = [part for loop in node.generators for part in ast.walk(loop.target)]
-        node = self._within(node, [part.id for part in targets if isinstance(part, ast.Name)])
-        first.iter = outer
-        return node
-
-    visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = _comprehension
-
-    def visit_Lambda(self, node: ast.Lambda) -> Any:
-        arguments = node.args
-        outer = [self.visit(value) for value in arguments.defaults]
-        outer_named = [value and self.visit(value) for value in arguments.kw_defaults]
-        arguments.defaults, arguments.kw_defaults = [], []
-        names = [part.arg for part in ast.walk(arguments) if isinstance(part, ast.arg)]
-        node = self._within(node, names)
-        arguments.defaults, arguments.kw_defaults = outer, outer_named
-        return node
-
-    def _definition(self, node: Any) -> Any:
-        node.name = self._name(node.name)
-        return self.generic_visit(node)
-
-    visit_FunctionDef = visit_ClassDef = _definition
-
-    def visit_alias(self, node: ast.alias) -> Any:
-        return ast.alias(node.name, self._name(node.asname or node.name.partition(".")[0]))
+def _commutes(node: ast.AST) -> bool:
+    """Tells whether a value is a number or a set for certain: + and | of it take either order."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _SETS:
+        return True
+    return _is_number(node) or isinstance(node, (ast.Set, ast.SetComp))
 
 
 def _is_number(node: ast.AST) -> bool:
@@ -168,7 +119,8 @@ def _is_number(node: ast.AST) -> bool:
     if isinstance(node, ast.BinOp):
         return isinstance(node.op, _NUMERIC) and (_is_number(node.left) or not isinstance(node.op, (ast.Sub, ast.Mod)))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        return node.func.id in _NUMERIC_CALLS
+        adds_up_others = node.func.id == "sum" and len(node.args) + len(node.keywords) > 1  # sum(lists, [])
+        return node.func.id in _NUMERIC_CALLS and not adds_up_others
     return isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd))
 
 
