@@ -82,6 +82,11 @@ def test_the_unit_is_chosen_by_the_script(texts, unit):
     assert (chosen, bool(why)) == (unit, True)
 
 
+def test_vowels_that_are_marks_are_no_letters_of_their_own():
+    """Thai was "131 % of the letters": its vowels above and below a consonant counted on one side alone."""
+    assert choose_tokens(["สวัสดีครับ ผมชื่อสมชาย"])[1].startswith("100 % of the letters")
+
+
 def test_the_unit_is_in_the_signature():
     for tokens in ("words", "characters", "unicode", "code", "code:rust"):
         assert f"|tokens:{tokens}|" in str(measure_signatures(MeasureSettings(tokens=tokens), 4)["distinct_2"])

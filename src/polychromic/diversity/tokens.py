@@ -84,7 +84,9 @@ _ROUGE_LETTERS = bytes(code if chr(code) in "abcdefghijklmnopqrstuvwxyz012345678
 _CLUSTER = regex.compile(r"\X")
 _WORD_BOUNDARY = regex.compile(r"(?V1w)\b")
 _LETTER = regex.compile(r"\p{L}")
-_UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]")
+_UNSPACED = regex.compile(
+    r"(?V1)[[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]&&\p{L}]"
+)
 _SHARE_UNSPACED = 0.2
 _TEXTS_LOOKED_AT = 1000
 _CHARACTERS_LOOKED_AT = 10_000  # of each text
