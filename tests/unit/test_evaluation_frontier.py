@@ -126,6 +126,27 @@ def test_a_sampling_setting_without_a_prompt_in_common_is_left_out():
     assert gain.sampling == "T=1.3"
 
 
+def test_the_gain_of_one_prompt_has_no_interval():
+    """It was "+0.03, 95 % interval +0.03 to +0.03"."""
+    points = {"base": {"T=0.7": (0.9, 0.2), "T=1": (0.5, 0.4)}, "arm": {"T=1": (0.9, 0.23)}}
+    study = Study.of(
+        {
+            (arm, 0): PromptTable(
+                PROMPTS[:1],
+                {
+                    label: SampledTable({"reward": np.array([quality]), "distinct_2": np.array([diversity])})
+                    for label, (quality, diversity) in by_label.items()
+                },
+            )
+            for arm, by_label in points.items()
+        }
+    )
+    [found] = matched_gains(study, "arm", "base", "distinct_2", "reward", QUICK)
+
+    assert found.gain == pytest.approx(0.03)
+    assert np.isnan([found.low, found.high]).all()
+
+
 def test_the_spread_of_seeds_widens_the_gain():
     def study_of(shifts):
         tables = {("base", seed): table(BASELINE, seed) for seed in range(3)}

@@ -169,6 +169,23 @@ def test_an_arm_that_is_never_overtaken_is_said_so():
     assert "is above that of ours from k = 1 on" in at_once
 
 
+def test_a_missing_reward_does_not_take_its_prompt_from_the_overtaking():
+    """Prompts with 31 of 32 rewards were left out: of half the prompts, those that training had learnt, it was told
+    that the untrained model does not overtake."""
+    known = np.arange(N_PROMPTS) % 10 < 5
+    of_baseline = curves(np.where(known, 0.8, 0.0), 1)
+    of_baseline[~known, -1] = np.nan
+    prompts = tuple(f"p{n:02}" for n in range(N_PROMPTS))
+    all_curves = {"baseline": of_baseline, "untrained": curves(np.full(N_PROMPTS, 0.12), 2)}
+    tables = {
+        (arm, 0): PromptTable(prompts, {"T=1": SampledTable({"tokens": np.ones(N_PROMPTS)}, {"pass": curve})})
+        for arm, curve in all_curves.items()
+    }
+    [found] = compare(tables, baseline="baseline", criteria={}, resampling=QUICK, untrained="untrained").overtakings
+
+    assert (found.most, found.k in (5, 6, 7)) == (31, True)
+
+
 def test_its_colour_is_a_grey_of_its_own():
     colors = arm_colors(["baseline", "a", "untrained", "b"], "baseline", "untrained")
 

@@ -35,8 +35,7 @@ def simultaneous_curve(x_PK: FloatArray, resampling: Resampling, highest: float 
 
     The whole curve lies inside the band with the stated confidence. Clipped to [0, `highest`].
     """
-    defined_K = (~np.isnan(x_PK)).mean(axis=0) >= _DEFINED_SHARE
-    n_k = int(defined_K.argmin()) if not defined_K.all() else len(defined_K)
+    n_k = reached_k(x_PK)
     x_PK = x_PK[:, :n_k]
     x_PK = x_PK[~np.isnan(x_PK).any(axis=1)]
     if not x_PK.size:
@@ -50,6 +49,12 @@ def simultaneous_curve(x_PK: FloatArray, resampling: Resampling, highest: float 
         tuple(np.clip(high_K, 0.0, highest).tolist()),
         len(x_PK),
     )
+
+
+def reached_k(x_PK: FloatArray) -> int:
+    """Returns the largest k up to which 95 % of the prompts have values [prompts, k]; 0 where there is none."""
+    defined_K = (~np.isnan(x_PK)).mean(axis=0) >= _DEFINED_SHARE
+    return int(defined_K.argmin()) if not defined_K.all() else len(defined_K)
 
 
 def _half_widths(x_PK: FloatArray, resampling: Resampling) -> FloatArray:
@@ -82,9 +87,9 @@ class MatchedGain:
     """Holds one arm under one sampling setting, against the most diversity that the baseline reaches at its quality.
 
     `gain` is in the metric's own unit, positive where the arm is more diverse, with an interval over prompts and
-    seeds. Where `position` is "above", the baseline's best quality stands in and the gain is a lower bound; where
-    it is "below", its most diverse point does and the gain is an upper bound: sample the baseline hotter.
-    `reached_by` is a sampling setting with which the baseline is at least as good and as diverse.
+    seeds (nan with one prompt). Where `position` is "above", the baseline's best quality stands in and the gain is a
+    lower bound; where it is "below", its most diverse point does and the gain is an upper bound: sample the baseline
+    hotter. `reached_by` is a sampling setting with which the baseline is at least as good and as diverse.
     """
 
     arm: str
@@ -172,12 +177,7 @@ def _matched(
         return None
     mean_C = mean_PC.mean(axis=0)
     gain = float(_gain(mean_C))
-    draws = _gain(bootstrap_means(mean_PC, n_resamples=resampling.bootstraps, seed=resampling.seed))
-    tail = (1.0 - resampling.confidence) / 2
-    low, high = np.quantile(draws, [tail, 1.0 - tail]).tolist()
-    gain_S = _seed_gains(points_SPC, base_SPC)
-    if len(gain_S) >= LEAST_SEEDS:
-        low, high = _over_seeds(gain, low, high, gain_S, resampling.alpha)
+    low, high = _interval(gain, mean_PC, points_SPC, base_SPC, resampling)
     sign = find_metric(metric).sign
     quality, diversity = mean_C[:2].tolist()
     base_quality_L, base_diversity_L = np.split(mean_C[2:], 2)
@@ -197,6 +197,19 @@ def _matched(
         position=position,
         reached_by=labels[int(reaching_L.argmax())] if reaching_L.any() else None,
     )
+
+
+def _interval(
+    gain: float, mean_PC: FloatArray, points_SPC: FloatArray, base_SPC: FloatArray, resampling: Resampling
+) -> tuple[float, float]:
+    """Returns the interval over prompts, and over seeds from `LEAST_SEEDS` on; nan with one prompt."""
+    if len(mean_PC) < 2:
+        return math.nan, math.nan
+    draws = _gain(bootstrap_means(mean_PC, n_resamples=resampling.bootstraps, seed=resampling.seed))
+    tail = (1.0 - resampling.confidence) / 2
+    low, high = np.quantile(draws, [tail, 1.0 - tail]).tolist()
+    gain_S = _seed_gains(points_SPC, base_SPC)
+    return _over_seeds(gain, low, high, gain_S, resampling.alpha) if len(gain_S) >= LEAST_SEEDS else (low, high)
 
 
 def _gain(mean_C: FloatArray) -> FloatArray:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from polychromic.evaluation.statistics.frontier import reached_k
 from polychromic.evaluation.statistics.intervals import (
     PROMPTS_ALONE,
     EffectSizes,
@@ -171,7 +172,8 @@ class Overtaking:
 def overtakings(
     study: Study, untrained: str, arms: Sequence[str], label: str, resampling: Resampling
 ) -> tuple[Overtaking, ...]:
-    """Returns an overtaking per arm whose pass@k was measured; prompts that lack a k are left out."""
+    """Returns an overtaking per arm whose pass@k was measured, up to the k that 95 % of the prompts have in both; the
+    others are left out, since prompts with few judged answers are seldom like the rest."""
     crossings = []
     for arm in arms:
         arm_SPK, base_SPK = study.curves(arm, label, "pass"), study.curves(untrained, label, "pass")
@@ -180,8 +182,9 @@ def overtakings(
         n_k = min(arm_SPK.shape[2], base_SPK.shape[2])
         # The untrained model was sampled once: its curve stands against every seed's.
         lead_SPK = base_SPK[..., :n_k].mean(axis=0) - arm_SPK[..., :n_k]
+        lead_SPK = lead_SPK[..., : reached_k(lead_SPK.sum(axis=0))]
         lead_SPK = lead_SPK[:, ~np.isnan(lead_SPK).any(axis=(0, 2))]
-        if lead_SPK.shape[1] > 1:
+        if lead_SPK.shape[1] > 1 and lead_SPK.size:
             crossings.append(_overtaking(arm, lead_SPK, resampling))
     return tuple(crossings)
 
