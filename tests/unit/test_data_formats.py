@@ -48,6 +48,11 @@ def as_objects(path, rows):
     path.write_text("\n".join(json.dumps(row, indent=2) for row in rows))
 
 
+def as_minified(path, rows):
+    """Past bug: rows on one line had one id, so that they counted as one prompt."""
+    path.write_text(json.dumps(rows))
+
+
 def as_document(path, rows):
     path.write_text(json.dumps({"version": "1.1", "data": rows}))
 
@@ -63,6 +68,8 @@ WRITERS = {
     "indented.jsonl": as_objects,
     "array.jsonl": as_array,
     "one_line.json": as_jsonl,
+    "minified.json": as_minified,
+    "minified.jsonl": as_minified,
     "document.json": as_document,
     "mine.parquet": as_parquet,
 }
@@ -80,6 +87,51 @@ def test_every_form_in_every_kind_of_file_gives_the_same_prompt(tmp_path, name, 
     assert (first.messages, first.references) == ((Message("user", "Hi"),), ("Hello",))
     assert (second.messages, second.references) == ((Message("user", "Bye"),), ("Hello",))
     assert first.id != second.id
+
+
+@pytest.mark.parametrize("rest", ["[{}]", "{}", "]", "xyz"])
+@pytest.mark.parametrize("name", ["mine.json", "mine.jsonl"])
+def test_what_stands_behind_a_list_is_not_left_out(tmp_path, name, rest):
+    """Past bug: of two lists in one file (`cat a.json b.json`) the second one was not read."""
+    (tmp_path / name).write_text('[{"prompt": "Hi"}]\n' + rest.replace("{}", '{"prompt": "Bye"}'))
+    with pytest.raises(DataError, match=r"more stands behind the end|an object such as"):
+        load_prompts(tmp_path / name)
+
+
+def test_an_id_twice_in_a_document_is_found_on_one_line(tmp_path):
+    (tmp_path / "mine.json").write_text('[{"prompt": "Hi", "id": 1}, {"prompt": "Bye", "id": "1"}]')
+    with pytest.raises(DataError, match='id: "1" is the id of line 1, expected unique ids'):
+        load_prompts(tmp_path / "mine.json")
+
+
+@pytest.mark.parametrize("label", ["False", "false", "0", 0, False])
+def test_a_bad_answer_of_kto_is_no_reference_however_its_label_is_written(tmp_path, label):
+    """Past bug: in CSV every cell is a text, and "False" made a reference of the bad answer."""
+    rows = [{"prompt": "Hi", "completion": "Hello", "label": 1}, {"prompt": "Bye", "completion": "No", "label": label}]
+    as_jsonl(tmp_path / "mine.jsonl", rows)
+    (tmp_path / "mine.csv").write_text(f"prompt,completion,label\nHi,Hello,True\nBye,No,{label}\n")
+    for name in ("mine.jsonl", "mine.csv"):
+        assert [prompt.references for prompt in load_prompts(tmp_path / name)] == [("Hello",), ()]
+
+
+def test_a_cell_may_be_long(tmp_path):
+    """Past bug: beyond a megabyte, "straddling object straddles two block boundaries"."""
+    (tmp_path / "mine.csv").write_text(f"prompt,reference\n{'x' * 3_000_000},y\n")
+    assert len(load_prompts(tmp_path / "mine.csv")[0].text) == 3_000_000
+
+
+def test_texts_that_parquet_holds_as_bytes_are_texts(tmp_path):
+    """Past bug: the prompt was "b'Hi'"."""
+    table = pa.table({"prompt": pa.array(["Hé".encode()], pa.binary()), "image": pa.array([b"\xff"], pa.binary())})
+    pyarrow.parquet.write_table(table, tmp_path / "mine.parquet")
+    assert load_prompts(tmp_path / "mine.parquet")[0].text == "Hé"
+
+
+def test_what_is_told_to_do_about_a_value_helps(tmp_path):
+    """Past bug: "null is null, expected a text; put it in quotes"."""
+    as_jsonl(tmp_path / "mine.jsonl", [{"prompt": "Hi", "reference": None}])
+    with pytest.raises(DataError, match="null is null, expected a text; leave the key out"):
+        load_prompts(tmp_path / "mine.jsonl")
 
 
 @pytest.mark.parametrize(("suffix", "delimiter"), [(".csv", ","), (".csv", ";"), (".tsv", "\t")])

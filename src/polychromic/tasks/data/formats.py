@@ -106,8 +106,8 @@ def _own(row: Mapping[str, Any], keys: Keys) -> Question:
         raise BadLineError(_sentence(error.errors(include_url=False)[0], row)) from error
     references = tuple(read.references) if reference in (None, "references") else (getattr(read, reference),)
     turns = [Message(turn.role, turn.content) for turn in read.messages] or [Message("user", read.prompt)]
-    if reference == "completion" and row.get("label") is False:
-        references = ()  # KTO marks a bad answer so
+    if reference == "completion" and _is_bad(row):
+        references = ()
     return Question(turns, references, _without(row, *KNOWN_KEYS), read.meta)
 
 
@@ -137,7 +137,7 @@ def _trl(row: Mapping[str, Any], keys: Keys) -> Question:
     reference = one_key(row, REFERENCE_KEYS)
     if reference == "references":
         raise BadLineError("references: the prompt is a list of turns; write one completion as a list of turns")
-    if reference is not None and not (reference == "completion" and row.get("label") is False):
+    if reference is not None and not (reference == "completion" and _is_bad(row)):
         turns = [*turns, *_turns(row, reference, "assistant")]
     return Question(turns, (), _without(row, *KNOWN_KEYS), _meta(row))
 
@@ -259,6 +259,12 @@ def _is_filled(row: Mapping[str, Any], key: str) -> bool:
     """Returns False for a key that foreign files leave out, or fill with null, an empty text or an empty list."""
     value = row.get(key)
     return not (value is None or value == [] or (isinstance(value, str) and not value.strip()))
+
+
+def _is_bad(row: Mapping[str, Any]) -> bool:
+    """Tells whether KTO's label marks the completion as a bad answer; in CSV it is a text."""
+    label = row.get("label")
+    return (label.strip().lower() in ("false", "0")) if isinstance(label, str) else label in (False, 0)
 
 
 def _without(row: Mapping[str, Any], *keys: str) -> dict[str, Any]:

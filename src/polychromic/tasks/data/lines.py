@@ -23,7 +23,8 @@ class BadLineError(ValueError):
 def any_text(value: Any) -> str:
     """Returns a text as a model may have made it; raises BadLineError for another type and what UTF-8 cannot carry."""
     if not isinstance(value, str):
-        raise BadLineError(f"{shown(value)} is {kind(value)}, expected a text; put it in quotes")
+        fix = "; leave the key out" if value is None else "; put it in quotes" if isinstance(value, int | float) else ""
+        raise BadLineError(f"{shown(value)} is {kind(value)}, expected a text{fix}")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -38,7 +38,7 @@ def prompts_of(rows: Sequence[Row], place: str, stem: str, keys: Keys = NO_KEYS)
     one."""
     prompts: list[Prompt] = []
     problems: list[str] = []
-    row_of_id: dict[str, int] = {}
+    row_of_id: dict[str, Row] = {}
     forms: Counter[str] = Counter()
     for row in rows:
         try:
@@ -46,9 +46,11 @@ def prompts_of(rows: Sequence[Row], place: str, stem: str, keys: Keys = NO_KEYS)
                 raise row.content
             form = form_of(row.content, keys)
             prompt = parse_row(row.content, f"{stem}-{row.number:05d}", form, keys)
-            first = row_of_id.setdefault(prompt.id, row.number)
-            if first != row.number:
-                raise BadLineError(f"id: {shown(prompt.id)} is the id of line {first}, expected unique ids; rename one")
+            first = row_of_id.setdefault(prompt.id, row)
+            if first is not row:
+                where = first.place.rpartition(":")[2].strip()
+                line = f"line {where}" if where.isdigit() else where
+                raise BadLineError(f"id: {shown(prompt.id)} is the id of {line}, expected unique ids; rename one")
             prompts.append(prompt)
             forms[form.name] += 1
         except BadLineError as error:

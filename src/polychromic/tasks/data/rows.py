@@ -130,7 +130,8 @@ def _document(path: Path, *, is_lines: bool) -> list[Row] | None:
         raise DataError(_document_problem(path, error)) from error
     if is_lines and not any(isinstance(value, dict) for _, value in values):
         return None
-    return [_row(f"{path}:{line}", line, value) for line, value in values]
+    # Several rows may stand on one line, so that a line does not number them.
+    return [_row(f"{path}:{line}", number, value) for number, (line, value) in enumerate(values, start=1)]
 
 
 def _values(text: str) -> Iterator[tuple[int, Any]]:
@@ -146,6 +147,8 @@ def _values(text: str) -> Iterator[tuple[int, Any]]:
         place = end
     if is_list and text[place : place + 1] != "]":
         raise json.JSONDecodeError("the list is not closed with ]", text, len(text))
+    if text[place + is_list :].strip():
+        raise json.JSONDecodeError("more stands behind the end", text, place + is_list)
 
 
 def _strict_value(text: str) -> Any:
@@ -194,11 +197,12 @@ def _from_table(path: Path, suffix: str) -> list[Row]:
     head = content.split(b"\n", 1)[0]
     delimiter = "\t" if suffix == ".tsv" else ";" if b"," not in head and b";" in head else ","
     parse = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+    blocks = csv.ReadOptions(block_size=min(max(len(content) + 1, 2**20), 2**31 - 1))  # no row is longer than a block
     try:
-        with csv.open_csv(pa.BufferReader(content), parse_options=parse) as reader:
+        with csv.open_csv(pa.BufferReader(content), blocks, parse) as reader:
             names = reader.schema.names
         convert = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
-        table = csv.read_csv(pa.BufferReader(content), parse_options=parse, convert_options=convert)
+        table = csv.read_csv(pa.BufferReader(content), blocks, parse, convert)
     except pa.ArrowInvalid as error:
         raise DataError(
             f"{path}: not a readable table: {error}; expected a line of column names, then as many cells in each row, "
@@ -284,11 +288,15 @@ def _arrow_rows(place: str, rows: Iterable[Mapping[str, Any]]) -> list[Row]:
 
 
 def _plain(value: Any) -> Any:
-    """Returns a value of a table as JSON has it: keys without a value left out, dates and the like as text."""
+    """Returns a value of a table as JSON has it: keys without a value left out, texts that some writers mark as bytes,
+    dates and the like as text."""
     if isinstance(value, Mapping):
         return {str(key): plain for key, item in value.items() if (plain := _plain(item)) is not None}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    if isinstance(value, bytes):
+        with suppress(UnicodeDecodeError):
+            return value.decode("utf-8")
     return value if value is None or isinstance(value, str | bool | int | float) else str(value)
