@@ -1,6 +1,7 @@
 """Commands that are asked to write or to begin, and cannot: one sentence with the cause and the way on."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,17 @@ def test_init_where_it_cannot_write_is_one_sentence(tmp_path, name):
     (tmp_path / "link.yaml").symlink_to(tmp_path / "nowhere" / "x.yaml")
     (tmp_path / "there.yaml").touch()
     assert str(tmp_path / name) in refusal("init", tmp_path / name)
+
+
+@pytest.mark.parametrize(("file", "data"), [(None, "my data.jsonl"), ("Fälle.yaml", "d.jsonl"), ("_x.yaml", "d.jsonl")])
+def test_init_whose_name_is_no_run_is_one_sentence(tmp_path, monkeypatch, file, data):
+    """Past bug: a ValueError with its traceback. Without FILE the name is the data's."""
+    monkeypatch.chdir(tmp_path)
+    Path(data).write_text("{}\n")
+    said = refusal("init", *filter(None, [file]), "--data", data)
+    assert said.startswith(f"{file or 'my data.yaml'}: the file's name is the experiment's, expected letters, digits")
+    assert said.endswith(f"name another: polychromic init FILE.yaml --data {shlex.quote(data)}")
+    assert [path.name for path in tmp_path.iterdir()] == [data]
 
 
 def test_a_seed_that_the_file_does_not_have_is_refused(tmp_path):

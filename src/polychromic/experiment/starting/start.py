@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -95,7 +96,13 @@ def start_experiment(request: Request, say: Say = lambda _: None) -> Experiment:
     `say` gets a line for each thing found or done. Raises PolychromicError with a message for people, before anything
     is written where the data, the model or the checker cannot be used.
     """
-    folder_name(request.path.stem)
+    try:
+        folder_name(request.path.stem)
+    except ValueError as error:
+        raise ConfigError(
+            f"{request.path}: the file's name is the experiment's, {error}; name another: polychromic init FILE.yaml "
+            f"--data {shlex.quote(request.data)}"
+        ) from error
     folder = request.path.with_name(f"{request.path.stem}-data")
     for place in (request.path, folder):
         if place.exists() or place.is_symlink():
