@@ -119,11 +119,11 @@ def split_arguments(generations: Sequence[str], others: Sequence[str]) -> tuple[
     """Splits `NAME=FILE` options and the free arguments of the command line into files by arm, and overrides.
 
     An option that is a FILE alone is an arm of the file's name. A free argument whose key is no section is a further
-    NAME=FILE: `--generations a=1.jsonl b=2.jsonl`. Raises ConfigError for one that is neither.
+    NAME=FILE: `--generations a=1.jsonl b=2.jsonl`; so is one whose key is a section alone and whose value cannot be
+    one: `diversity=d.jsonl`. Raises ConfigError for one that is neither.
     """
     generations = [argument if "=" in argument else f"{Path(argument).stem}={argument}" for argument in generations]
-    sections = ExternalExperiment.model_fields.keys() | Experiment.model_fields.keys()
-    overrides = [argument for argument in others if argument.partition("=")[0].partition(".")[0] in sections]
+    overrides = [argument for argument in others if _is_override(argument)]
     files: dict[str, list[str]] = {}
     for argument in [*generations, *(argument for argument in others if argument not in overrides)]:
         name, separator, file = argument.partition("=")
@@ -131,6 +131,15 @@ def split_arguments(generations: Sequence[str], others: Sequence[str]) -> tuple[
             raise ConfigError(f"--generations {argument}: expected NAME=FILE, such as baseline=baseline.jsonl")
         files.setdefault(name, []).append(file)
     return files, overrides
+
+
+def _is_override(argument: str) -> bool:
+    """Tells whether a free argument changes the experiment: `name=x`, `task.test=…`, `evaluation={…}`."""
+    key, _, value = argument.partition("=")
+    section, dot, _ = key.partition(".")
+    if section not in ExternalExperiment.model_fields.keys() | Experiment.model_fields.keys():
+        return False
+    return bool(dot) or section in ("name", "seeds") or value.lstrip()[:1] in ("{", "") or value.strip() == "null"
 
 
 def evaluate_external(experiment: ExternalExperiment, folder: RunFolder, *, for_print: bool = False) -> RunResult:
