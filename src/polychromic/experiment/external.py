@@ -145,12 +145,13 @@ def _is_override(argument: str) -> bool:
 def evaluate_external(experiment: ExternalExperiment, folder: RunFolder, *, for_print: bool = False) -> RunResult:
     """Checks, measures and compares the files, and leaves a run folder with rows, comparison and report.
 
-    An earlier comparison of files in the folder is replaced. Raises ConfigError where the folder holds a run, and
-    DataError that lists what is wrong with the files.
+    An earlier comparison of files in the folder is replaced. Raises ConfigError where the folder holds a run, or what
+    would be lost with it, and DataError that lists what is wrong with the files.
     """
     from polychromic.report.build import write_report
 
     _require_no_run(folder)
+    _require_nothing_lost(experiment, folder)
     settings = experiment.evaluation
     task = build_task(experiment.task)
     default = settings.sampling_parameters()[0]
@@ -206,6 +207,24 @@ def _require_no_run(folder: RunFolder) -> None:
             f"{folder.root} holds a run with trained arms; choose another place for the comparison of files with "
             "--out, or another name with name=..."
         )
+
+
+def _require_nothing_lost(experiment: ExternalExperiment, folder: RunFolder) -> None:
+    """Raises ConfigError where a folder that the rows are written to, in place of all that it holds, has one of the
+    files in it, or was not made by an earlier comparison."""
+    for arm in experiment.arms:
+        place = folder.root / arm
+        inside = [file for file in _files(experiment) if Path(file).resolve().is_relative_to(place.resolve())]
+        if inside or (place.exists() and not folder.experiment.exists()):
+            what = f"{inside[0]} lies in" if inside else "something lies in"
+            raise ConfigError(
+                f"{what} {place}, which the rows of arm {arm} would replace; choose another place with --out, or "
+                "another name with name=..."
+            )
+
+
+def _files(experiment: ExternalExperiment) -> list[str]:
+    return [file for paths in experiment.generations.values() for file in paths]
 
 
 def _primary_sampling(rows: RowsByArmSeed, preferred: str) -> str:
@@ -279,8 +298,7 @@ def _write_inputs(experiment: ExternalExperiment, folder: RunFolder, rows: RowsB
     for arm in experiment.arms:
         remove_folder(folder.root / arm)
     write_text(folder.experiment, resolved_yaml(experiment))
-    files = [file for paths in experiment.generations.values() for file in paths]
-    hashes = {os.fspath(file): sha256_file(Path(file)) for file in files}
+    hashes = {os.fspath(file): sha256_file(Path(file)) for file in _files(experiment)}
     write_json(folder.provenance, {"packages": installed_versions(), "data_sha256": hashes})
     for (arm, seed), members in rows.items():
         write_generations(folder.arm(arm, seed).generations, members)
