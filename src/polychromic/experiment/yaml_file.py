@@ -232,18 +232,29 @@ def _put_in(content: dict[str, Any], override: str) -> None:
     """Changes what `training.steps=20` or `evaluation.sampling.0.temperature=0.5` names; sections are merged, and the
     index after a list's last one adds to it. Raises ConfigError where the key leads nowhere."""
     dotted, separator, text = override.partition("=")
-    keys = _INDEX.sub(r".\1", dotted.strip()).split(".")
-    if not separator or not all(keys):
+    left = _INDEX.sub(r".\1", dotted.strip()).split(".")
+    if not separator or not all(left):
         raise ConfigError(f"override {override!r}: expected key=value, such as training.steps=20")
     above: Any = content
-    for depth, key in enumerate(keys):
-        place = _place(above, key, f"override {override!r}: {'.'.join(keys[:depth])}")
-        if depth + 1 == len(keys):
+    passed: list[str] = []
+    while True:
+        key, left = _first_key(above, left)
+        place = _place(above, key, f"override {override!r}: {'.'.join(passed)}")
+        if not left:
             above[place] = _merged(above[place], _value(text, override))
             return
         if above[place] is None:
-            above[place] = [] if keys[depth + 1].isdecimal() else {}
+            above[place] = [] if left[0].isdecimal() else {}
         above = above[place]
+        passed.append(key)
+
+
+def _first_key(above: Any, keys: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """Takes the first key off; one that has dots in it, such as the name of an arm `lambda0.5`, where it is there."""
+    for n in range(len(keys), 1, -1):
+        if isinstance(above, dict) and ".".join(keys[:n]) in above:
+            return ".".join(keys[:n]), keys[n:]
+    return keys[0], keys[1:]
 
 
 def _place(above: Any, key: str, where: str) -> Any:
