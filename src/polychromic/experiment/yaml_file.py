@@ -106,6 +106,19 @@ _MOST_NODES = 20_000  # an experiment file has some hundred
 # YAML 1.1 reads 010 as eight and 1:30 as ninety.
 _OTHER_BASE = re.compile(r"[-+]?(0[0-7_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
 _INDEX = re.compile(r"\[(\d+)\]")
+_LIKE_A_NUMBER = re.compile(r"^[-+]?[0-9._]+(?:[eE][-+]?[0-9]+)?$")
+
+
+def yaml_text(content: Mapping[str, Any]) -> str:
+    """Writes settings so that `read_yaml` takes them back as they are: a text such as "12345e6" is quoted, which
+    PyYAML writes plain and omegaconf reads as a number."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        """Writes what `safe_dump` writes, with quotes around all texts that look like numbers."""
+
+    Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _LIKE_A_NUMBER, list("-+0123456789."))
+    return yaml.dump(content, Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
 
 def read_yaml(path: Path, overrides: Sequence[str]) -> dict[str, Any]:

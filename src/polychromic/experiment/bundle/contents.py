@@ -15,6 +15,7 @@ from polychromic.experiment.bundle.archive import Content
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.paths import with_changed_paths
 from polychromic.experiment.resuming.inputs import code_files, stated_models, training_code
+from polychromic.experiment.yaml_file import yaml_text
 from polychromic.registry import is_import_path
 from polychromic.tasks.base import own_code
 
@@ -82,14 +83,13 @@ def _import_folders(files: Sequence[Path], roots: Sequence[Path]) -> set[Path]:
 
 def portable_yaml(experiment: Experiment, own: OwnFiles) -> str:
     """Returns the experiment with every value filled in and its files named as the bundle has them."""
-    import yaml
 
     def placed(value: str) -> str:
         file, _, name = value.rpartition(":") if ".py:" in value else (value, "", "")
         return own.place(Path(file)) + (f":{name}" if name else "")
 
     content = with_changed_paths(experiment.model_dump(mode="json"), placed)
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    return yaml_text(content)
 
 
 def _named_files(experiment: Experiment) -> list[str]:

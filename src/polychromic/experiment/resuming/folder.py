@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 
 from polychromic import stopping
 from polychromic.errors import ConfigError, DataError, PolychromicError, in_words, unwritable
+from polychromic.experiment.yaml_file import yaml_text
 from polychromic.files import read_json, remove_leftovers, write_json
 from polychromic.run_folder import RunFolder
 from polychromic.settings import Settings
@@ -21,9 +22,7 @@ from polychromic.settings import Settings
 
 def resolved_yaml(experiment: Settings) -> str:
     """Returns an experiment as YAML with every default written out."""
-    import yaml
-
-    return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml_text(experiment.model_dump(mode="json"))
 
 
 _WAY_ON = "put a copy back: nothing else says with which settings the run was made"
