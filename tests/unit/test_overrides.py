@@ -3,6 +3,7 @@
 import pytest
 import yaml
 
+from polychromic.errors import ConfigError
 from polychromic.experiment.bundle.contents import own_files, portable_yaml
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.resuming.folder import resolved_yaml
@@ -44,3 +45,12 @@ def test_texts_that_look_like_numbers_are_texts_in_a_bundle_and_in_a_run_folder(
         (tmp_path / "again.yaml").write_text(written)
         assert Experiment.from_file(tmp_path / "again.yaml") == stated
     assert list(stated.model.chat_template_options.values()) == options
+
+
+@pytest.mark.parametrize("key", ["train", "judge", "checker"])
+def test_a_key_of_another_task_is_not_offered_as_itself(read, key):
+    """Past bug: `task.arithmetic.train: unknown key; did you mean train?`"""
+    with pytest.raises(ConfigError) as refused:
+        read(f"task.{key}=x.jsonl")
+    said = str(refused.value).rpartition("unknown key; ")[2]
+    assert "train_problems" in said if key == "train" else key not in said

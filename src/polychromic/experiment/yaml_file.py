@@ -88,8 +88,9 @@ def _known_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[s
     sections: list[type[BaseModel]] = [model]
     for part in location:
         fields = [section.model_fields[part] for section in sections if part in section.model_fields]
-        # A discriminated union's tag (the task's name) stands in the location but is no field: stay where we are.
-        if fields:
+        if not fields and TASKS.get(str(part)) in sections:  # a task's name stands in the location, and is no field
+            sections = [TASKS[str(part)]]
+        elif fields:
             sections = [section for field in fields for section in _models_in(field.annotation)]
     return sorted({name for section in sections for name in section.model_fields})
 
