@@ -41,6 +41,15 @@ def test_errors_are_one_message_without_a_traceback(arguments, expected, tmp_pat
     assert not ending.crash
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-"])
+def test_closed_streams_are_no_crash(closed, tmp_path):
+    """Past bug: `nohup polychromic run … <&- >&-` ended in an AttributeError of None."""
+    run = f'exec "$0" -m polychromic run nowhere.yaml --fresh {closed}'
+    done = subprocess.run(["sh", "-c", run, sys.executable], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert done.stderr.startswith("error: nowhere.yaml: no such experiment file")
+
+
 def test_init_writes_a_file_once(tmp_path):
     """Without data it is the quickstart, which runs as it stands."""
     path = str(tmp_path / "mine.yaml")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -49,9 +50,17 @@ def _options(
     log_plainly(logging.INFO if verbose else logging.WARNING)
 
 
+def _open_streams() -> None:
+    """Reads nothing from and writes nothing to streams that the caller has closed (`<&-`), which Python has as None."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
+
+
 def main() -> None:
     """Runs the command line: errors for people are one message and exit code 1; a second start continues after
     Ctrl-C."""
+    _open_streams()
     # Progress bars of loading libraries would tear ours, and the tokenizer's threads cannot survive a fork.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
