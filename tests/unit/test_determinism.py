@@ -151,6 +151,15 @@ def test_a_run_continued_on_other_threads_works_on_those_it_began_with(tmp_path,
     assert read_json(folder.provenance)["determinism"] == {"threads": 3, "algorithms": "deterministic"}
 
 
+def test_what_is_named_twice_is_one_job(tmp_path, monkeypatch):
+    """Past bug: `train --arm baseline --arm baseline` with two workers trained twice into one folder, side by side."""
+    given = []
+    monkeypatch.setattr(run, "_run_jobs", lambda experiment, folder, jobs, *_: given.extend(jobs))
+    one = experiment(workers=2, seeds=(0, 1))
+    run.do_jobs(one, open_run_folder(one, tmp_path), ("train",), arms=["other", "other"], seeds=[1, 0, 1])
+    assert [(job.arm, job.seed) for job in given] == [("other", 1), ("other", 0)]
+
+
 def test_threads_are_shared_by_the_jobs_that_can_run_side_by_side():
     with threads(4):
         found = [threads_of_a_job(experiment(workers, (0, 1))) for workers in (1, 2, 3, 4, 99)]

@@ -143,14 +143,15 @@ def do_jobs(
     if "train" in stages and not all(place.is_trained for place in trained):
         _show_lengths(experiment)
     wanted_arms = arms or (experiment.sampled_arms if "evaluate" in stages else experiment.arms)
+    known = set(experiment.jobs)
     waves = [
         [
             Job(experiment, arm, seed, folder.root, stages, threads)
-            for seed in seeds or experiment.seeds
+            for seed in dict.fromkeys(seeds or experiment.seeds)  # each once: two jobs would write to one folder
             for arm in wave
-            if (arm, seed) in experiment.jobs
+            if (arm, seed) in known
         ]
-        for wave in in_order_of_need(experiment, list(wanted_arms))
+        for wave in in_order_of_need(experiment, list(dict.fromkeys(wanted_arms)))
     ]
     ledger = Ledger(folder, experiment.budget)
     wanted = {(job.arm, job.seed, stage) for jobs in waves for job in jobs for stage in stages}
