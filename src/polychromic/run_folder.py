@@ -172,6 +172,12 @@ class RunFolder:
         """Tells whether any arm was trained or has begun to be."""
         return any(arm.has_training for arm in self.arms)
 
+    @property
+    def foreign_files(self) -> list[str]:
+        """Names the files at the top that no run writes: somebody's notes or data."""
+        own = {place.name for place in vars(RunFolder).values() if isinstance(place, Place)}
+        return sorted(path.name for path in self.root.iterdir() if not path.is_dir() and path.name not in own)
+
 
 AT_THE_TOP = tuple(
     place.name for place in vars(RunFolder).values() if isinstance(place, Place) and not place.name.startswith(".")

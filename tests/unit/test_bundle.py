@@ -284,6 +284,14 @@ def test_a_run_comes_home_whole(away, tmp_path):
     with pytest.raises(ConfigError, match="holds a run already; --fresh"):
         fetch(experiment, packed, tmp_path)
     fetch(experiment, packed, tmp_path, fresh=True)
+    there = tmp_path / "elsewhere" / experiment.name
+    there.mkdir(parents=True)
+    (there / "notes.md").write_text("mine")
+    with pytest.raises(ConfigError, match=r"holds notes\.md, which is of no run; --fresh moves it aside"):
+        fetch(experiment, packed, there.parent)
+    fetch(experiment, packed, there.parent, fresh=True)
+    [notes] = there.parent.glob("*/notes.md")
+    assert notes.read_text() == "mine"
     assert len(list(tmp_path.glob("mine.before-*"))) == 1
 
 

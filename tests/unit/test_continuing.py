@@ -327,6 +327,19 @@ def test_fresh_moves_finished_training_aside_and_wants_yes(project, tmp_path, mo
     assert not folder.provenance.exists()
 
 
+def test_fresh_deletes_nothing_that_no_run_wrote(project, tmp_path):
+    """Past bug: where no work had been begun, --fresh deleted whatever files lay in the folder."""
+    one = experiment(project)
+    folder = open_run_folder(one, tmp_path / "runs")
+    open_run_folder(one, tmp_path / "runs", fresh=True)
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["grown"]  # settings alone are not kept
+    (folder.root / "notes.md").write_text("mine")
+    open_run_folder(one, tmp_path / "runs", fresh=True)
+    [aside] = (tmp_path / "runs").glob("grown.before-*")
+    assert (aside / "notes.md").read_text() == "mine"
+    assert [path.name for path in folder.root.iterdir()] == ["experiment.yaml"]
+
+
 @pytest.mark.parametrize(("answer", "moved"), [("y\n", True), ("\n", False)])
 def test_fresh_asks_on_a_terminal(project, tmp_path, answer, moved):
     begun(experiment(project), tmp_path / "runs")

@@ -55,8 +55,10 @@ def fetch(experiment: Experiment, returned: Path, out: Path, *, fresh: bool = Fa
     target = out / experiment.name
     if not returned.exists():
         raise ConfigError(f"{returned}: no such file or folder")
-    if not fresh and target.exists() and RunFolder(target).has_work:
-        raise ConfigError(f"{target} holds a run already; --fresh moves it aside, or name another place with --out")
+    there = RunFolder(target)
+    if not fresh and target.exists() and (there.has_work or there.foreign_files):
+        what = "a run already" if there.has_work else f"{there.foreign_files[0]}, which is of no run"
+        raise ConfigError(f"{target} holds {what}; --fresh moves it aside, or name another place with --out")
     out.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=out, prefix=".fetch."))
     try:

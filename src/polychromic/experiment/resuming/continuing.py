@@ -239,12 +239,12 @@ def _minor(record: Mapping[str, Any], package: str) -> list[str]:
 
 
 def _set_aside(folder: RunFolder, *, yes: bool) -> None:
-    """Moves what the folder holds to a folder of another name; delete it where no work was begun. The lock stays, for
-    who deletes a lock that is held holds nothing."""
+    """Moves what the folder holds to a folder of another name; deletes it where no work was begun and all of it is of
+    the run. The lock stays, for who deletes a lock that is held holds nothing."""
     # Settings first: a move cut short leaves arms that nobody may continue, and not a run with arms missing.
     held = sorted(folder.root.iterdir(), key=lambda path: path != folder.experiment)
     held = [path for path in held if path not in (folder.lock, folder.owner)]
-    if not folder.has_work:
+    if not folder.has_work and not folder.foreign_files:
         for path in held:
             path.unlink()
         return
