@@ -267,6 +267,22 @@ def test_how_the_work_is_spread_may_change(project, tmp_path):
     assert read_resolved(folder.experiment)["training"]["micro_batch_size"] == 8
 
 
+def test_how_the_work_of_one_arm_is_spread_may_change(project, tmp_path):
+    """Past bug: what is free for all arms was refused where it is the arm's own."""
+    own = {"diversity": {"weight": 1.0}, "training": {"micro_batch_size": 8}}
+    folder = begun(experiment(project, arms__other=own), tmp_path / "runs")
+    for training in ({"micro_batch_size": 2}, {"max_decode_batch": 4, "keep_checkpoints": 1}, {}, None):
+        open_run_folder(experiment(project, arms__other={**own, "training": training}), tmp_path / "runs")
+    open_run_folder(experiment(project, arms__other={"diversity": {"weight": 1.0}}), tmp_path / "runs")
+    assert read_resolved(folder.experiment)["arms"]["other"] == {"diversity": {"weight": 1.0}}
+    begun_so = {"micro_batch_size": 2, "learning_rate": 1.0}
+    for change in ({"training": begun_so}, {"training": {"steps": 1}}, {"untrained": True}):
+        with pytest.raises(ConfigError, match=f"arms.other.{next(iter(change))}"):
+            open_run_folder(
+                experiment(project, arms__other={"diversity": {"weight": 1.0}, **change}), tmp_path / "runs"
+            )
+
+
 def test_a_lost_record_is_made_again_and_said(project, tmp_path, caplog):
     one = experiment(project)
     folder = begun(one, tmp_path / "runs")

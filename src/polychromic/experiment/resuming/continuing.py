@@ -183,7 +183,7 @@ def _refuse_other_settings(folder: RunFolder, old: Experiment, new: Experiment, 
     for path in _differing(before, now):
         key, before_value, now_value = ".".join(path), _at(before, path), _at(now, path)
         may_grow = _MAY_GROW.get(key)
-        if path[0] in _FREE or key in _FREE or (path[0] == "arms" and len(path) == 2 and before_value is None):
+        if _is_free(path, before_value, now_value) or (path[0] == "arms" and len(path) == 2 and before_value is None):
             continue
         if new.sampling.engine == "vllm" and path[0] == "sampling" and path[1] in VllmSettings.model_fields:
             continue  # where it is reached and how it is watched over, which may change; none says what is drawn
@@ -200,6 +200,18 @@ def _refuse_other_settings(folder: RunFolder, old: Experiment, new: Experiment, 
             f"{folder.root} holds a run with other settings ({'; '.join(refused[:5])}); continue it with its own "
             f"settings, {_WAYS_ON}"
         )
+
+
+def _is_free(path: tuple[str, ...], before: Any, now: Any) -> bool:
+    """Returns whether a setting, of the experiment or of one arm, only spreads the work; of an arm also where the arm
+    stated nothing of the section before, or states nothing now."""
+    in_arm = path[0] == "arms"
+    key = ".".join(path[2:] if in_arm else path)
+    if path[0] in _FREE or key in _FREE:
+        return True
+    if not in_arm or len(path) != 3 or not all(isinstance(section, Mapping | None) for section in (before, now)):
+        return False
+    return all(f"{key}.{name}" in _FREE for section in (before, now) for name in section or ())
 
 
 def _decides(key: str) -> bool:
