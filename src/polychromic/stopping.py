@@ -37,8 +37,10 @@ def listen() -> None:
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Listens within the block, then leaves everything as it was. Outside the main thread signals stay as they are."""
-    if threading.current_thread() is not threading.main_thread():
+    """Listens within the block, then leaves everything as it was. Outside the main thread signals stay as they are, and
+    within another such block a wish is kept for that."""
+    is_outermost = signal.getsignal(signal.SIGTERM) is not _remember
+    if threading.current_thread() is not threading.main_thread() or not is_outermost:
         yield
         return
     before = {number: signal.getsignal(number) for number in _SIGNALS}

@@ -6,7 +6,8 @@ import signal
 
 import pytest
 
-from polychromic.errors import BudgetError, ConfigError
+from polychromic import stopping
+from polychromic.errors import BudgetError, ConfigError, StoppedError
 from polychromic.experiment.cluster.tuning import Search, overrides_of, tune
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.executors import EXECUTORS
@@ -95,6 +96,31 @@ def test_a_budget_caps_the_whole_search(tmp_path):
     whole = [(row["arm"], row["stage"]) for row in spent if not row.get("interrupted")]
     assert whole[-4:] == [(f"trial-000{number}", stage) for number in (0, 1) for stage in ("train", "evaluate")]
     assert all(row["dollars"] > 0 for row in spent)
+
+
+def test_a_wish_to_stop_between_two_trials_is_kept(tmp_path, monkeypatch):
+    """Past bug: SIGTERM or Ctrl-C while the folder of a trial was being opened (models are hashed then) was forgotten,
+    and the search went on."""
+    from polychromic.experiment.cluster import tuning
+
+    carried_out = []
+
+    def terminated(experiment, folder):
+        if folder.root.parent.name == "trial-0000":
+            signal.raise_signal(signal.SIGTERM)
+        return record(experiment, folder)
+
+    def executor(jobs, workers, on_event, on_done):
+        EXECUTORS["local"](jobs, workers, on_event, on_done)
+        carried_out.extend(job.root.parent.name for job in jobs)
+
+    record = tuning.record_provenance
+    monkeypatch.setattr(tuning, "record_provenance", terminated)
+    monkeypatch.setattr(tuning, "build_executor", lambda name: executor)
+    with pytest.raises(StoppedError, match="stopped by SIGTERM; what was done before coverage/seed-0 train is kept"):
+        tune(experiment(), SEARCH, tmp_path, n_trials=1)
+    assert carried_out == ["baseline"]
+    assert not stopping.requested()
 
 
 def _killed_at_the_second_trial(folder):

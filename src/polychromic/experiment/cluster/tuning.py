@@ -82,7 +82,7 @@ def tune(
     _require_tunable(experiment, search)
     chosen = _on_validation(experiment)
     root = out / f"{experiment.name}.tune"
-    with hold(RunFolder(root)):
+    with hold(RunFolder(root)), stopping.listening():
         study = _open_study(root, chosen, search)
         with _accounts(root, chosen, study, n_trials) as ledger:
             floors, lowest = _baseline(chosen, search, root, ledger)
@@ -240,8 +240,7 @@ def _carry_out(jobs: Sequence[Job], ledger: Ledger) -> None:
         ledger.on_done(replace(job, arm=trial), [{**row, "arm": trial} for row in rows])
 
     settings = jobs[0].experiment.run
-    with stopping.listening():
-        build_executor(settings.executor)(jobs, settings.workers, on_event, on_done)
+    build_executor(settings.executor)(jobs, settings.workers, on_event, on_done)
 
 
 def _ask(study: Any, search: Search, n: int) -> dict[int, dict[str, float]]:
