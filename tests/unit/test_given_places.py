@@ -6,6 +6,7 @@ import pytest
 
 from polychromic.errors import ConfigError
 from polychromic.experiment.external import ExternalExperiment, evaluate_external, split_arguments
+from polychromic.experiment.progress.watch import open_finished_or_running
 from polychromic.run_folder import RunFolder
 
 
@@ -57,3 +58,10 @@ def test_the_rows_of_an_earlier_comparison_are_no_files_of_the_next_one_in_its_p
         compare(tmp_path, a=rows, b=tmp_path / "a.jsonl")
     assert rows.read_bytes() == written
     compare(tmp_path, a=tmp_path / "a.jsonl")  # a comparison is replaced by one of the same name
+
+
+def test_a_comparison_of_files_is_no_damaged_run(tmp_path):
+    """Past bug: `cost` and `diagnose` missed model, training and arms in a folder that is as it should be."""
+    compare(tmp_path, a=generations(tmp_path / "a.jsonl"))
+    with pytest.raises(ConfigError, match=r"mine is a comparison of files of generations, .* `polychromic report"):
+        open_finished_or_running(tmp_path / "mine")

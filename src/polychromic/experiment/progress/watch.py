@@ -27,9 +27,15 @@ from polychromic.tasks.base import build_task
 
 
 def open_finished_or_running(root: Path) -> tuple[Experiment, RunFolder]:
-    """Opens the experiment of a run folder. Raises ConfigError where the folder is none."""
+    """Opens the experiment of a run folder. Raises ConfigError where the folder is none, or compares files."""
     folder = RunFolder(root)
-    return Experiment.from_mapping(read_resolved(folder.experiment), source=str(folder.experiment)), folder
+    content = read_resolved(folder.experiment)
+    if "generations" in content:
+        raise ConfigError(
+            f"{root} is a comparison of files of generations, in which nothing is trained; `polychromic report {root}` "
+            "builds its page"
+        )
+    return Experiment.from_mapping(content, source=str(folder.experiment)), folder
 
 
 def diagnose_run(experiment: Experiment, folder: RunFolder) -> Diagnosis:
