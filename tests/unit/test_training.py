@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from polychromic.errors import CheckerError, TrainingError
+from polychromic.errors import CheckerError, DataError, TrainingError
 from polychromic.files import read_jsonl, write_json
 from polychromic.models.decoding import decode_samples
 from polychromic.models.loading import load_base
@@ -269,6 +269,28 @@ def test_early_stopping_keeps_the_best_adapter(run):
     train_arm(early)
     assert len(read_jsonl(early.folder / "metrics.jsonl")) < 30
     shutil.rmtree(early.folder / "checkpoints")
+
+
+class Unchecked(ArithmeticTask):
+    """Its checker fails on validation prompts, whose rows lack something, or it has none of them."""
+
+    def check(self, prompts, texts):
+        is_train = {prompt.id for prompt in self.prompts("train")}
+        return [Check(1.0) if prompt.id in is_train else Check(None, "no target") for prompt in prompts]
+
+
+def test_early_stopping_without_rewards_says_so(run, monkeypatch):
+    """Past bug: the mean of no reward rose in no check, and training ended early without a word."""
+    from polychromic.training.settings import EarlyStopping
+
+    chosen = settings(steps=30, early_stopping=EarlyStopping(check_every=1, num_prompts=4, num_samples=2, patience=1))
+    early = dataclasses.replace(run, training=chosen, task=Unchecked(64, 16, 16), diversity=DiversitySettings())
+    with pytest.raises(CheckerError, match=r"the checker failed on 100% .*no target"):
+        train_arm(early)
+    prompts = Unchecked.prompts
+    monkeypatch.setattr(Unchecked, "prompts", lambda self, split: prompts(self, split) if split == "train" else [])
+    with pytest.raises(DataError, match="early_stopping follows the reward of validation prompts, and there are none"):
+        train_arm(early)
 
 
 def test_cross_entropy_learns_the_references_and_their_end(run, tmp_path):

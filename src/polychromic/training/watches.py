@@ -22,7 +22,13 @@ from polychromic.training.base import ArmRun
 from polychromic.training.checkpoint import trainable_weights
 from polychromic.training.gradients import StepOutcome
 from polychromic.training.parallel import ALONE, Processes
-from polychromic.training.rollouts import GroupSignals, objective_inputs, reference_sequences, sample_groups
+from polychromic.training.rollouts import (
+    GroupSignals,
+    objective_inputs,
+    reference_sequences,
+    require_working_checker,
+    sample_groups,
+)
 from polychromic.training.settings import DiversitySettings
 
 
@@ -187,6 +193,7 @@ class ValidationWatch:
     """
 
     def __init__(self, run: ArmRun, language_model: LanguageModel, processes: Processes = ALONE) -> None:
+        """Raises DataError where there is no validation prompt."""
         assert run.training.early_stopping is not None
         self.run = run
         self.processes = processes
@@ -196,6 +203,8 @@ class ValidationWatch:
             run.sampling, language_model, max_decode_batch=run.training.decode_batch, thinking=run.thinking
         )
         self.prompts = run.task.prompts("validation")[: self.settings.num_prompts]
+        if not self.prompts:
+            raise DataError("training.early_stopping follows the reward of validation prompts, and there are none")
         self.state = ValidationState()
         self.folder = run.folder / "checkpoints" / "best"
 
@@ -205,7 +214,10 @@ class ValidationWatch:
         return self.state.checks_since >= self.settings.patience
 
     def check(self, step: int) -> dict[str, float]:
-        """Measures if a measurement is due after `step` updates; returns its metrics."""
+        """Measures if a measurement is due after `step` updates; returns its metrics.
+
+        Raises CheckerError with the reasons where the checker fails on too many of its generations.
+        """
         if step % self.settings.check_every:
             return {}
         reward = self._mean_reward(step)
@@ -237,4 +249,6 @@ class ValidationWatch:
             seeds,
             truncation_reward=self.run.training.truncation_reward,
         )
-        return float(np.nanmean([group.rewards for group in self.processes.gather(groups)]))
+        groups = self.processes.gather(groups)
+        require_working_checker(groups, self.run.training.max_checker_failures)
+        return float(np.nanmean([group.rewards for group in groups]))
