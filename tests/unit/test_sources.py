@@ -1,9 +1,11 @@
+import re
 from pathlib import Path
 
 import pytest
 
 from polychromic.errors import ModelError
 from polychromic.models import sources
+from polychromic.models.loading import load_language_model
 from polychromic.models.sources import known_sources, resolve_source
 
 
@@ -104,3 +106,20 @@ def test_the_packaged_model_is_a_folder_of_this_package():
     folder = resolve_source("polychromic:arithmetic-tiny")
     assert isinstance(folder, Path)
     assert (folder / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"rank": 8}, "has rank 4, not 8: training continues"),
+        ({"dropout": 0.1, "use_rslora": True}, "has dropout 0.0, not 0.1; use_rslora False, not True"),
+        ({"target_modules": ["q_proj"]}, "has target_modules ['down_proj', "),
+    ],
+)
+def test_an_adapter_to_continue_from_is_the_one_that_the_settings_describe(tiny_settings, adapter, changes, said):
+    """Past bug: its own rank, dropout and modules were trained, and the page and the plan told the settings'."""
+    same = tiny_settings.adapter.model_copy(update={"start_from": str(adapter)})
+    load_language_model(tiny_settings.model_copy(update={"adapter": same}), seed=1)
+    other = tiny_settings.model_copy(update={"adapter": same.model_copy(update=changes)})
+    with pytest.raises(ModelError, match=re.escape(said)):
+        load_language_model(other, seed=1)

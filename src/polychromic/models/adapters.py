@@ -69,6 +69,31 @@ def attach_saved(base: PreTrainedModel, folder: Path, *, trainable: bool) -> Pef
     return model
 
 
+def require_as_stated(folder: Path, settings: AdapterSettings) -> None:
+    """Raises ModelError where an adapter that training continues from is another one than the settings describe: its
+    own rank, scale, dropout and modules are kept, and what the settings say of them would be false."""
+    config = read_json(folder / "adapter_config.json")
+    stated = {
+        "rank": (settings.rank, config.get("r")),
+        "alpha": (settings.alpha, config.get("lora_alpha")),
+        "dropout": (settings.dropout, config.get("lora_dropout", 0.0)),
+        "use_rslora": (settings.use_rslora, bool(config.get("use_rslora"))),
+        "use_dora": (settings.use_dora, bool(config.get("use_dora"))),
+        "bias": (settings.bias, config.get("bias", "none")),
+        "rank_pattern": (settings.rank_pattern, config.get("rank_pattern") or {}),
+        "alpha_pattern": (settings.alpha_pattern, config.get("alpha_pattern") or {}),
+    }
+    others = [f"{key} {there!r}, not {here!r}" for key, (here, there) in stated.items() if here != there]
+    ours, saved = settings.target_modules, config.get("target_modules")
+    if isinstance(ours, list) and isinstance(saved, list) and set(ours) != set(saved):
+        others.append(f"target_modules {sorted(saved)}, not {sorted(ours)}")
+    if others:
+        raise ModelError(
+            f"model.adapter.start_from: {folder} has {'; '.join(others)}: training continues with what it has, so "
+            "state the same under model.adapter"
+        )
+
+
 def save_adapter(model: PeftModel, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
     """Writes the adapter as PEFT does, in safetensors, so that plain `PeftModel.from_pretrained` reads it.
 

@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from polychromic.errors import DataError, ModelError
-from polychromic.models.adapters import attach_fresh, attach_saved, replaced_weights, weights_to_start_from
+from polychromic.models.adapters import (
+    attach_fresh,
+    attach_saved,
+    replaced_weights,
+    require_as_stated,
+    weights_to_start_from,
+)
 from polychromic.models.chat import stop_token_ids
 from polychromic.models.settings import ModelSettings
 from polychromic.models.sources import UNLIMITED, ModelLimits, model_limits, require_hub_or_copy, resolve_source
@@ -212,6 +218,8 @@ def load_language_model(
     start = Path(settings.adapter.start_from) if settings.adapter.start_from else None
     if adapter is not None or (seed is not None and start is not None):
         model = attach_saved(base, adapter or start, trainable=trainable)  # type: ignore[arg-type]
+        if adapter is None and start is not None:
+            require_as_stated(start, settings.adapter)
     elif seed is not None:
         torch.manual_seed(seed)
         model = attach_fresh(base, settings.adapter, quantized=settings.quantization != "none")

@@ -41,7 +41,8 @@ class AdapterSettings(Settings):
     trainable_token_indices: list[int] = Field(default_factory=list)
     """Token ids whose embeddings are trained."""
     start_from: str | None = None
-    """Folder of a trained adapter to continue from (same rank and modules); it is the KL reference too."""
+    """Folder of a trained adapter to continue from, which the other keys have to describe; it is the KL reference
+    too."""
 
 
 class ModelSettings(Settings):
