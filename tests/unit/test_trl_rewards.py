@@ -30,6 +30,7 @@ def grpo_args(**changes):
         "importance_sampling_level": "token", "mask_truncated_completions": False, "top_entropy_quantile": 1.0,
         "off_policy_mask_threshold": None, "top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0,
         "num_generations": N, "num_generations_eval": None, "max_completion_length": 8,
+        "temperature": 1.0, "generation_kwargs": None,
     }  # fmt: skip
     return SimpleNamespace(**(values | changes))
 
@@ -132,6 +133,8 @@ def test_what_is_measured_is_logged_by_trl():
             {"multi_objective_aggregation": "normalize_then_sum"},
             "divides rewards by their standard deviation",
         ),
+        ({"generation_kwargs": {"top_p": 0.9, "cache_implementation": None}}, r"generation_kwargs\['top_p'\]=0.9: the"),
+        ({"generation_kwargs": {"temperature": 0.5, "top_k": 0}}, r"generation_kwargs\['temperature'\]=0.5: the"),
         ({"num_generations_eval": 2}, "groups cannot be told apart"),
     ],
 )
@@ -140,6 +143,13 @@ def test_settings_that_bias_the_gradient_are_refused_with_the_reason(changes, re
         require_unbiased(grpo_args(**changes))
     with pytest.raises(ConfigError, match=reason):
         group_reward(grpo_args(**changes), quality, DiversitySettings(weight=1.0, set_size=2))
+
+
+@pytest.mark.parametrize("given", [[1.0] * N, [1.0] * (2 * N + 1)])
+def test_rewards_that_are_too_few_or_too_many_are_refused_in_words(given):
+    reward = group_reward(grpo_args(), lambda **_: given, DiversitySettings(weight=1.0, set_size=2))
+    with pytest.raises(DataError, match=f"gave {len(given)} rewards for {2 * N} completions"):
+        reward(prompts=["p"] * 2 * N, completions=["a"] * 2 * N, completion_ids=[[1]] * 2 * N)
 
 
 def test_all_reasons_stand_in_one_message():

@@ -9,6 +9,13 @@ from polychromic.errors import ConfigError
 if TYPE_CHECKING:
     from trl import GRPOConfig  # pyright: ignore[reportMissingImports]
 
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "do_sample": (True,), "num_beams": (1,), "top_p": (1.0,), "top_k": (0, -1), "min_p": (0.0,), "typical_p": (1.0,),
+    "epsilon_cutoff": (0.0,), "eta_cutoff": (0.0,), "repetition_penalty": (1.0,), "presence_penalty": (0.0,),
+    "frequency_penalty": (0.0,), "no_repeat_ngram_size": (0,),
+}  # fmt: skip
+"""Keys of `generation_kwargs` that change the sampled policy, and their values under which they do not."""
+
 UNBIASED_LOSSES = ("dr_grpo", "luspo")
 _LOSSES = {
     "grpo": "divides by each generation's own length: a token of a long answer counts less",
@@ -56,6 +63,13 @@ def require_unbiased(args: GRPOConfig) -> None:
         value = getattr(args, name)
         if value != expected and not (name in ("top_k", "min_p") and not value):
             wrong.append(f"{name}={value!r}: {reason}: {name}={expected!r}")
+    neutral = {**_NEUTRAL, "temperature": (args.temperature,)}
+    for name, value in (args.generation_kwargs or {}).items():
+        if name in neutral and value is not None and value not in neutral[name]:
+            wrong.append(
+                f"generation_kwargs[{name!r}]={value!r}: the policy that is sampled would not be the one whose "
+                "gradient is taken: leave it out"
+            )
     evaluated = args.num_generations_eval
     if evaluated is not None and evaluated != args.num_generations:
         wrong.append(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from polychromic.errors import ConfigError
+from polychromic.errors import ConfigError, DataError
 from polychromic.integrations.answers import Answers
 from polychromic.integrations.sets import SetObjective, require_centred, require_fixed
 from polychromic.integrations.trl.config import require_unbiased, reward_scale
@@ -58,6 +58,11 @@ def group_reward(
     ) -> list[float]:
         nonlocal calls
         rewards = quality(prompts=prompts, completions=completions, completion_ids=completion_ids, **columns)
+        if len(rewards) != len(completions):
+            raise DataError(
+                f"the reward function gave {len(rewards)} rewards for {len(completions)} completions: it has to give "
+                "one for each, None where it cannot tell"
+            )
         rows = _rows(prompts, completions, completion_ids, columns)
         given = np.array([np.nan if reward is None else reward for reward in rewards], dtype=np.float64)
         together, start = ALONE, 0
