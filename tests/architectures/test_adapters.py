@@ -53,5 +53,4 @@ def test_weights_trained_whole_in_half_precision_are_refused(tmp_path):
 
 def test_a_module_that_is_not_there_is_named(tmp_path):
     row = examine("llama", tmp_path, target_modules=["query_key_value"])
-    assert "model.adapter does not fit" in row.refused
-    assert "query_key_value" in row.refused
+    assert "model.adapter.target_modules: 'query_key_value': " in row.refused

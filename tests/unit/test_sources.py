@@ -123,3 +123,21 @@ def test_an_adapter_to_continue_from_is_the_one_that_the_settings_describe(tiny_
     other = tiny_settings.model_copy(update={"adapter": same.model_copy(update=changes)})
     with pytest.raises(ModelError, match=re.escape(said)):
         load_language_model(other, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"target_modules": ["q_proj", "query_key_value"]}, "model.adapter.target_modules: 'query_key_value': "),
+        ({"exclude_modules": ["o_prj"]}, "model.adapter.exclude_modules: 'o_prj': "),
+        ({"modules_to_save": ["lm_haed"]}, "model.adapter.modules_to_save: 'lm_haed': "),
+        ({"rank_pattern": {"wte": 2}, "alpha_pattern": {"(": 2.0}}, "rank_pattern: 'wte'; model.adapter.alpha_pattern: "),
+        ({"trainable_token_indices": [3, 99]}, "model.adapter.trainable_token_indices: 99: "),
+    ],
+)  # fmt: skip
+def test_parts_that_the_model_does_not_have_are_not_passed_over(tiny_settings, changes, said):
+    """Past bug: peft passes over a name as long as another one fits, and a layer to train was not trained."""
+    adapter = tiny_settings.adapter.model_copy(update=changes)
+    with pytest.raises(ModelError, match=re.escape(said)) as refused:
+        load_language_model(tiny_settings.model_copy(update={"adapter": adapter}), seed=1)
+    assert "has no such part; it has down_proj, embed_tokens, " in str(refused.value)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ def attach_fresh(base: PreTrainedModel, settings: AdapterSettings, *, quantized:
     """Puts a new LoRA adapter on the base, trained in float32. Raises ModelError where its settings do not fit it."""
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
+    _require_known_parts(base, settings)
     if quantized:
         base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)  # `load_base` does as asked
     config = LoraConfig(
@@ -187,6 +189,41 @@ def known_peft_warnings() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*tie_word_embeddings")
         warnings.filterwarnings("ignore", message=".*tied")
         yield
+
+
+def _require_known_parts(base: PreTrainedModel, settings: AdapterSettings) -> None:
+    """Raises ModelError where the settings name parts that the model does not have: peft passes over a name as long as
+    another one fits, as over q_proj where queries, keys and values are one matrix."""
+    names = [name for name, _ in base.named_modules()]
+    listed = {key: getattr(settings, key) for key in ("target_modules", "exclude_modules", "modules_to_save")}
+    unknown = [
+        f"{key}: {part!r}"
+        for key, parts in listed.items()
+        for part in (parts if isinstance(parts, list) else ())
+        if not any(f".{name}".endswith(part if key == "modules_to_save" else f".{part}") for name in names)
+    ]
+    unknown += [
+        f"{key}: {pattern!r}"
+        for key in ("rank_pattern", "alpha_pattern")
+        for pattern in getattr(settings, key)
+        if not _fits_any(pattern, names)
+    ]
+    rows = base.get_input_embeddings().weight.shape[0]
+    unknown += [f"trainable_token_indices: {token}" for token in settings.trainable_token_indices if token >= rows]
+    if unknown:
+        kinds = sorted({name.rpartition(".")[2] for name, part in base.named_modules() if hasattr(part, "weight")})
+        raise ModelError(
+            f"model.adapter.{'; model.adapter.'.join(unknown)}: {base.config.name_or_path} has no such part; it has "
+            f"{', '.join(kind for kind in kinds if not kind.isdigit())} and {rows} tokens"
+        )
+
+
+def _fits_any(pattern: str, names: Sequence[str]) -> bool:
+    """Tells whether a pattern fits the end of a name, as peft reads it; one that is no pattern fits none."""
+    try:
+        return any(re.match(rf"(.*\.)?({pattern})$", name) for name in names)
+    except re.error:
+        return False
 
 
 def _special_linear_layers(base: PreTrainedModel, settings: AdapterSettings) -> list[str]:

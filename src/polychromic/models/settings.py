@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -38,7 +38,7 @@ class AdapterSettings(Settings):
     """Module name or pattern → alpha, where it differs."""
     modules_to_save: list[str] = Field(default_factory=list)
     """Modules trained whole, such as `lm_head`; float32 only."""
-    trainable_token_indices: list[int] = Field(default_factory=list)
+    trainable_token_indices: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list)
     """Token ids whose embeddings are trained."""
     start_from: str | None = None
     """Folder of a trained adapter to continue from, which the other keys have to describe; it is the KL reference
