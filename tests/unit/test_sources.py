@@ -131,7 +131,7 @@ def test_an_adapter_to_continue_from_is_the_one_that_the_settings_describe(tiny_
         ({"target_modules": ["q_proj", "query_key_value"]}, "model.adapter.target_modules: 'query_key_value': "),
         ({"exclude_modules": ["o_prj"]}, "model.adapter.exclude_modules: 'o_prj': "),
         ({"modules_to_save": ["lm_haed"]}, "model.adapter.modules_to_save: 'lm_haed': "),
-        ({"rank_pattern": {"wte": 2}, "alpha_pattern": {"(": 2.0}}, "rank_pattern: 'wte'; model.adapter.alpha_pattern: "),
+        ({"rank_pattern": {"wte": 2}, "alpha_pattern": {"(": 2.0}}, "rank_pattern: 'wte'; model.adapter.alpha_pattern"),
         ({"trainable_token_indices": [3, 99]}, "model.adapter.trainable_token_indices: 99: "),
     ],
 )  # fmt: skip

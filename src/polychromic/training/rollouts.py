@@ -207,7 +207,8 @@ def objective_inputs(signals: GroupSignals, settings: DiversitySettings) -> dict
     if "clusters" in reads:
         # An objective that reads clusters alone sees no reward that is missing.
         labels_PN = signals.clusters_PN.astype(object)
-        inputs["clusters"] = np.where(labels_PN == MISSING, None, labels_PN)
+        labels_PN[signals.clusters_PN == MISSING] = None
+        inputs["clusters"] = labels_PN
     if "distances" in reads:
         inputs["distances"] = signals.distances_PNN
     if "gates" in reads:
