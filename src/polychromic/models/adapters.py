@@ -208,7 +208,8 @@ def _require_known_parts(base: PreTrainedModel, settings: AdapterSettings) -> No
         for pattern in getattr(settings, key)
         if not _fits_any(pattern, names)
     ]
-    rows = base.get_input_embeddings().weight.shape[0]
+    embeddings: Any = base.get_input_embeddings()
+    rows = embeddings.weight.shape[0]
     unknown += [f"trainable_token_indices: {token}" for token in settings.trainable_token_indices if token >= rows]
     if unknown:
         kinds = sorted({name.rpartition(".")[2] for name, part in base.named_modules() if hasattr(part, "weight")})
