@@ -7,17 +7,17 @@ import pytest
 from chat_endpoint import Endpoint
 
 from polychromic.diversity.equivalence import MISSING, Normalised, Partition
-from polychromic.errors import CheckerError
+from polychromic.errors import CheckerError, ConfigError
 from polychromic.experiment.progress import Ledger
 from polychromic.files import read_jsonl
 from polychromic.ledger import BudgetSettings, Calls, money
-from polychromic.objective import OBJECTIVES, objective
+from polychromic.objective import OBJECTIVES, FittedBaseline, objective
 from polychromic.records import Check, Generation, Prompt, SamplingParameters, as_messages
 from polychromic.run_folder import RunFolder
 from polychromic.tasks.base import Task
 from polychromic.tasks.jsonl_task import CustomTask
 from polychromic.tasks.partitions.settings import SameAnswer
-from polychromic.training.advantages import Division
+from polychromic.training.advantages import Division, group_advantages
 from polychromic.training.base import ArmRun
 from polychromic.training.rollouts import GroupSignals, diversity_advantages, sample_groups
 from polychromic.training.settings import DiversitySettings, TrainingSettings
@@ -204,3 +204,21 @@ def test_an_answer_without_a_label_is_not_paid_by_an_objective_that_reads_cluste
         del OBJECTIVES["kinds"]
     assert advantages[0, 2] == 0.0 and advantages[0].argmax() == 4
     assert score == pytest.approx((3 * 0.5 + 3 * 1.0) / 6)
+
+
+def test_an_objective_that_leaves_its_bounds_is_said_in_one_message():
+    # It ended `train` and `run` in a traceback.
+    @objective()
+    def many(clusters):
+        return float(len(clusters))
+
+    rewards = np.ones((1, 3))
+    signals = GroupSignals(rewards, rewards, np.array([[0, 1, 2]]), np.zeros((1, 3, 3)))
+    settings = DiversitySettings(weight=1.0, objective="many", set_size=2)
+    try:
+        with pytest.raises(
+            ConfigError, match=r"^diversity.objective many: objective many returned 2, expected a number"
+        ):
+            group_advantages([], signals, settings, "leave_one_out", FittedBaseline(), np.random.default_rng(0))
+    finally:
+        del OBJECTIVES["many"]

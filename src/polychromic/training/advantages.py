@@ -13,6 +13,7 @@ from typing import Self
 import numpy as np
 
 from polychromic.diversity.equivalence import Equivalence, Exact, Normalised, Partition, TextGroup
+from polychromic.errors import ConfigError
 from polychromic.ledger import Calls, calls_so_far
 from polychromic.models.logprobs import TokenSequence
 from polychromic.numerics import BoolArray, FloatArray
@@ -155,6 +156,7 @@ def group_advantages(
     """Returns the advantages, and the fitted baseline for the next step: it learns from groups that have had theirs.
 
     `generator` draws subsets where a score without a closed form has too many to rate all; nothing else draws from it.
+    Raises ConfigError where the objective refuses what it reads, or one of the user's own leaves its bounds.
     """
     quality_PN = set_advantages("reward", 1, rewards=signals.rewards_PN, baseline=quality_baseline)
     if not settings.is_active:
@@ -162,10 +164,13 @@ def group_advantages(
         return GroupAdvantages(quality_PN, np.zeros_like(quality_PN), silent_P, 0.0, None), fitted
     is_fitted = settings.baseline == "fitted"
     coefficients = fitted.coefficients if is_fitted else None
-    diversity_PN, score_P = diversity_advantages(signals, settings, coefficients, generator)
-    signal_P = diversity_signal(signals, settings, generator)
-    gate_PN = gate_part(signals, settings, coefficients) if has_gate_part(settings) else None
-    if is_fitted:
-        fitted = learn_from(fitted, groups, signals, settings, generator)
+    try:
+        diversity_PN, score_P = diversity_advantages(signals, settings, coefficients, generator)
+        signal_P = diversity_signal(signals, settings, generator)
+        gate_PN = gate_part(signals, settings, coefficients) if has_gate_part(settings) else None
+        if is_fitted:
+            fitted = learn_from(fitted, groups, signals, settings, generator)
+    except ValueError as error:
+        raise ConfigError(f"diversity.objective {settings.objective}: {error}") from error
     score = float(np.nanmean(score_P))
     return GroupAdvantages(quality_PN, diversity_PN, signal_P, score, gate_PN), fitted
