@@ -133,6 +133,15 @@ def test_stop_tokens_join_tokenizer_template_and_model():
     assert stop_token_ids(PLAIN, GenerationConfig(eos_token_id=9)) == {EOS, 9}
 
 
+def test_sampling_stops_at_the_end_that_the_options_of_the_template_make():
+    # References were learnt with one end and sampled answers stopped at another, so that none ever ended.
+    template = "{% for m in messages %}{{ m.content }}{{ '</turn>' if closes else '<eos>' }}{% endfor %}"
+    tokenizer = byte_tokenizer(template)
+    assert stop_token_ids(tokenizer) == {EOS}
+    assert encode_example(tokenizer, prompt(), "yes", 100, closes=True).input_ids[-1] == TURN_END
+    assert stop_token_ids(tokenizer, closes=True) == {TURN_END, EOS}
+
+
 def test_a_tokenizer_without_any_end_is_refused():
     with pytest.raises(ModelError, match="no end-of-sequence token"):
         stop_token_ids(byte_tokenizer(eos=None))

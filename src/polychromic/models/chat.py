@@ -103,14 +103,16 @@ def structure_tokens(tokenizer: PreTrainedTokenizerBase, **template_options: Any
     return _once(tokenizer, "structure", template_options, tokens)
 
 
-def stop_token_ids(tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig | None = None) -> set[int]:
+def stop_token_ids(
+    tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig | None = None, **template_options: Any
+) -> set[int]:
     """Lists the tokens that end a generation: the template's turn end, the tokenizer's EOS, the model's declared ones.
 
     Raises ModelError when there is none.
     """
     declared = generation_config.eos_token_id if generation_config is not None else None
     declared_ids = declared if isinstance(declared, list) else [declared]
-    candidates = [turn_end_id(tokenizer), tokenizer.eos_token_id, *declared_ids]
+    candidates = [turn_end_id(tokenizer, **template_options), tokenizer.eos_token_id, *declared_ids]
     return {int(token) for token in candidates if token is not None}
 
 

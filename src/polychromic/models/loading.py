@@ -224,7 +224,7 @@ def load_language_model(
         torch.manual_seed(seed)
         model = attach_fresh(base, settings.adapter, quantized=settings.quantization != "none")
     model.eval()  # whatever is trained: `training_pass` switches what has to be
-    stop_ids = frozenset(stop_token_ids(tokenizer, base.generation_config))
+    stop_ids = frozenset(stop_token_ids(tokenizer, base.generation_config, **settings.chat_template_options))
     start_weights = weights_to_start_from(model, continued=start is not None) if trainable else None
     return LanguageModel(
         model,
