@@ -215,6 +215,15 @@ def test_one_value_computed_in_two_ways_is_no_difference():
     assert robustness(np.array([a]), np.array([b])).effects.cliffs_delta == 0.0
 
 
+def test_differences_that_cancel_are_no_difference():
+    """Gains and losses of the same sizes were "no clear change (+4.4e-15 %)"."""
+    b = np.linspace(0.1, 0.9, 7)
+    x = np.array([0.3, -0.1, -0.2, 0.1, -0.3, 0.2, 0.0])
+    found = paired_comparison(b + x, b, resampling=QUICK)
+
+    assert (found.difference, found.relative_difference) == (0.0, 0.0)
+
+
 def test_one_prompt_has_no_interval():
     found = paired_comparison([[1.0]], [[0.5]], resampling=QUICK)
 

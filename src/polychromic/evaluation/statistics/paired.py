@@ -273,14 +273,16 @@ def _summary(
     x_P = x_SP.mean(axis=0)
     n_seeds, n_prompts = x_SP.shape
     mean_b = float(b_SP.mean())
+    # The mean of differences that cancel is 0 up to rounding.
+    difference = float(without_noise(np.append(x_P, x_P.mean()))[-1])
     n_informative = int(np.count_nonzero(without_noise(x_P)))
     sd = float(x_P.std(ddof=1)) if n_prompts > 1 else math.nan
     over_prompts = _over_prompts(a_SP, b_SP, reach, flip, resampling.alpha)
     over_seeds = _over_seeds(a_SP, b_SP, reach, over_prompts, resampling.alpha)
     standing = over_seeds if over_seeds and n_seeds >= LEAST_SEEDS else over_prompts
     return PairedComparison(
-        difference=float(x_P.mean()),
-        relative_difference=float(x_P.mean()) / mean_b if mean_b > 0.0 else math.nan,
+        difference=difference,
+        relative_difference=difference / mean_b if mean_b > 0.0 else math.nan,
         **asdict(standing),
         asks_over_seeds=standing is over_seeds,
         over_prompts=over_prompts,
