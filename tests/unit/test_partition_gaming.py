@@ -179,9 +179,9 @@ def test_prompts_that_were_sampled_another_way_alone_do_not_shift_the_verdict_at
     tables = measure_arms(found, pass_threshold=0.5, same=same)
     comparison = compare(tables, baseline="baseline", criteria=LEVELS, resampling=QUICK, primary_sampling="T=1")
 
-    assert OtherDistances(embedded, same, 0.5).judge(comparison, tables, found, LEVELS) == tuple(
-        replace(one, sentence=one.sentence.replace("24 prompts", "25 prompts")) for one in alone
-    )
+    assert OtherDistances(embedded, same, 0.5).judge(comparison, tables, found, LEVELS) == alone
+    # The prompt that only T=0.5 has was counted among those that the verdict rests on.
+    assert "(24 prompts, 1 seed, sampled at T=1)" in comparison.verdict.sentence
 
 
 def test_criteria_that_do_not_count_same_answers_are_not_judged_again():

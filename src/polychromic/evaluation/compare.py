@@ -79,7 +79,7 @@ def compare(
         *length_warnings(at_primary, at_primary_cut, plan.judged, plan.alpha),
         *answer_warnings(tables),
         *fault_warnings(_primary_means(means, plan.primary_sampling)),
-        *left_out_warnings(plan.study.left_out(plan.baseline), len(plan.study.prompts)),
+        *left_out_warnings(plan.study.left_out(plan.baseline), plan.n_prompts),
         *undefined_warnings(tables, plan.primary_sampling),
         *(seed_warnings(at_primary, plan.asked, plan.alpha, plan.alone) if trained else ()), *notes,
     )  # fmt: skip
@@ -270,4 +270,4 @@ def _overtakings(plan: Plan) -> tuple[Overtaking, ...]:
 
 def _basis(plan: Plan) -> str:
     n_seeds = min(len(plan.study.arms[arm]) for arm in (plan.baseline, *plan.judged))
-    return f"{plural(len(plan.study.prompts), 'prompt')}, {plural(n_seeds, 'seed')}, sampled at {plan.primary_sampling}"
+    return f"{plural(plan.n_prompts, 'prompt')}, {plural(n_seeds, 'seed')}, sampled at {plan.primary_sampling}"

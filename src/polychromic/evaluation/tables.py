@@ -263,6 +263,17 @@ class Plan:
         return cls(study, baseline, others, primary_sampling, levels, resampling, untrained)
 
     @property
+    def n_prompts(self) -> int:
+        """Counts the prompts that the baseline and every judged arm answered at the primary sampling."""
+        label = self.primary_sampling
+        answered_P = np.ones(len(self.study.prompts), dtype=bool)
+        for arm in (self.baseline, *self.judged):
+            cells = [self.study.cells(arm, label, metric) for metric in self.study.metrics(arm, label)]
+            defined = [~np.isnan(cells_SP).any(axis=0) for cells_SP in cells if cells_SP is not None]
+            answered_P &= np.any(defined, axis=0)
+        return int(answered_P.sum())
+
+    @property
     def judged(self) -> tuple[str, ...]:
         """Returns arms that get a verdict: all but the baseline and the untrained model."""
         return tuple(arm for arm in self.others if arm != self.untrained)
