@@ -241,6 +241,16 @@ def test_what_was_not_measured_is_undecided_and_says_what_it_needs():
     assert outcome.would_take == "measuring judge in both arms (it needs a judge)"
 
 
+def test_answers_of_one_word_need_more_words_and_not_texts():
+    """Distinct-2 of one-word answers was "measured where it needs texts", which were there."""
+    asked = Criterion("distinct_2", "higher", 0.1)
+    [outcome] = judge({"level": [asked]}, ["arm"], {}).levels[0].outcomes
+
+    assert outcome.would_take == (
+        "measuring distinct_2 in both arms (it needs at least half of a prompt's answers to have 2 or more tokens)"
+    )
+
+
 def test_a_relative_change_from_zero_has_no_meaning():
     outcome = outcome_of(Criterion("distinct_correct", "higher", 0.5), np.ones((1, 9)), np.zeros((1, 9)))
 

@@ -26,6 +26,8 @@ MetricFunction = Callable[["AnswerGroup"], float]
 CHECKER, JUDGE, EMBEDDER = "a checker", "a judge", "an embedder"
 SECOND = "task.second_same_answer"
 THINKING = "thinking text and task.thinking: apart"
+_TWO = "two answers a prompt"
+_LONG = "at least half of a prompt's answers to have {} or more tokens"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +93,8 @@ class Metric:
 
 def _share(n: str, key: str, name: str, at_equal_length: str = "") -> Metric:
     meaning = f"Share of different {n} among all {n} of a prompt's answers"
-    subject = f"the variety of wording ({name})"
-    return Metric(key, name, "higher", "diversity", meaning=meaning, subject=subject, at_equal_length=at_equal_length)
+    needs, subject = _LONG.format(key[-1]), f"the variety of wording ({name})"
+    return Metric(key, name, "higher", "diversity", 0.0, 1.0, needs, meaning, subject, at_equal_length=at_equal_length)
 
 
 _BUILT_IN = (
@@ -101,7 +103,7 @@ _BUILT_IN = (
         meaning="Tokens an answer", subject="the length of an answer", unit="tokens",
     ),
     Metric(
-        "rarefied_distinct_2", "Distinct-2 (rarefied)", "higher", "diversity",
+        "rarefied_distinct_2", "Distinct-2 (rarefied)", "higher", "diversity", needs=_LONG.format(2),
         meaning="Share of different word pairs in texts cut to the same number of words",
         subject="the variety of wording (Distinct-2, rarefied)", cut=False,
     ),
@@ -109,12 +111,12 @@ _BUILT_IN = (
     _share("word pairs", "distinct_2", "Distinct-2", at_equal_length="rarefied_distinct_2"),
     _share("word triples", "distinct_3", "Distinct-3"),
     Metric(
-        "self_bleu", "Self-BLEU", "lower", "diversity",
+        "self_bleu", "Self-BLEU", "lower", "diversity", needs=f"{_TWO}, and {_LONG.format(4)}",
         meaning="How much of each answer's wording the prompt's other answers share",
         subject="the wording that answers share (Self-BLEU)",
     ),
     Metric(
-        "rouge_l", "ROUGE-L", "lower", "diversity",
+        "rouge_l", "ROUGE-L", "lower", "diversity", needs=f"{_TWO}, and {_LONG.format(1)}",
         meaning="Mean overlap of two answers by their longest common subsequence",
         subject="the wording that answers share (ROUGE-L)",
     ),
@@ -150,7 +152,7 @@ _BUILT_IN = (
         subject="the effective number of frequent answers (Hill 2)", signature="hill|q:2|same:{same}",
     ),
     Metric(
-        "sameness", "Same answer twice", "lower", "diversity",
+        "sameness", "Same answer twice", "lower", "diversity", needs=_TWO,
         meaning="Chance that two answers to a prompt are the same, estimated without bias",
         subject="the chance that two answers are the same", signature="sameness|same:{same}",
     ),
