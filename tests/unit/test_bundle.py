@@ -20,8 +20,10 @@ from polychromic.experiment.bundle.secrets import secrets_in
 from polychromic.experiment.bundle.sky import fitting_plans, sky_task, write_sky_task
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.resuming.continuing import working_folder
+from polychromic.experiment.resuming.folder import hold
 from polychromic.experiment.run import do_jobs
 from polychromic.files import sha256_file
+from polychromic.run_folder import RunFolder
 
 FILE = """
 name: mine
@@ -293,6 +295,16 @@ def test_a_run_comes_home_whole(away, tmp_path):
     [notes] = there.parent.glob("*/notes.md")
     assert notes.read_text() == "mine"
     assert len(list(tmp_path.glob("mine.before-*"))) == 1
+
+
+def test_a_run_that_works_is_not_packed(away):
+    """Past bug: files that grew between their hashes and the archive were "damaged" at home."""
+    root = away / "elsewhere" / "mine"
+    before = (away / "elsewhere" / "mine.run.tar.gz").read_bytes()
+    with hold(RunFolder(root)), pytest.raises(ConfigError, match=r"mine: process \d+ on \S+ works on this run since"):
+        pack_run(root)
+    pack_run(root)
+    assert (away / "elsewhere" / "mine.run.tar.gz").read_bytes() == before
 
 
 def test_a_run_comes_home_as_a_folder_and_to_other_paths(away, tmp_path):

@@ -5,6 +5,7 @@ import os
 import signal
 
 import pytest
+from tests.command import command
 
 from polychromic import stopping
 from polychromic.errors import BudgetError, ConfigError, StoppedError
@@ -184,6 +185,35 @@ def test_a_floor_is_compared_step_by_step_and_knows_noise():
 def test_a_search_that_would_mislead_is_refused(tmp_path, changes, search, said):
     with pytest.raises(ConfigError, match=said):
         tune(experiment(**changes), search, tmp_path, n_trials=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "search", "said"),
+    [
+        ({}, {"set_sizes": (2, 9)}, "'diversity.set_size': 9.*needs at least 10 generations per prompt"),
+        (
+            {"weight": "auto", "floor_margin": 0.1},
+            {"weight": None, "learning_rate": (1e-5, 1e-3)},
+            r"floor_margin is measured from the baseline of the same run.*search λ in its place \(--weight LOW,HIGH\)",
+        ),
+    ],
+)
+def test_trials_that_cannot_be_are_refused_before_the_baseline_is_trained(tmp_path, change, search, said):
+    """Past bugs: a set size that no group has ended the search at its trial, and every later start at the same one; a
+    floor that follows the baseline ended it with "train it first: --arm baseline", which search has no option for."""
+    content = experiment().model_dump(mode="json")
+    content["arms"]["coverage"]["diversity"] |= change
+    chosen = Experiment.from_mapping(content)
+    with pytest.raises(ConfigError, match=f"(?s){said}"):
+        tune(chosen, Search("coverage", **search), tmp_path, n_trials=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("sizes", ["2.5,4", "inf", "nan"])
+def test_set_sizes_are_whole_numbers(sizes):
+    """Past bug: 2.5 was searched as 2, and inf was a traceback."""
+    ending = command("tune", "experiments/quickstart.yaml", "--set-size", sizes, "--arm", "nobody")
+    assert ending.errors.startswith(f"error: --set-size {sizes}: expected whole numbers"), ending.crash
 
 
 def test_without_validation_prompts_nothing_is_searched(tmp_path):

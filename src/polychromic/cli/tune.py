@@ -40,7 +40,7 @@ def tune(
     search = Search(
         arm=arm or (active[0] if len(active) == 1 else ""),
         weight=None if weight == "off" else _range("--weight", weight),
-        set_sizes=None if set_size is None else tuple(map(round, _numbers("--set-size", set_size))),
+        set_sizes=None if set_size is None else _sizes(set_size),
         learning_rate=None if learning_rate is None else _range("--learning-rate", learning_rate),
         metric=metric,
         quality=quality,
@@ -71,6 +71,15 @@ def _range(option: str, text: str) -> tuple[float, float]:
     if len(numbers) != 2 or not 0 < numbers[0] < numbers[1]:
         raise ConfigError(f"{option} {text}: expected LOW,HIGH with 0 < LOW < HIGH, such as 0.1,10")
     return numbers[0], numbers[1]
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    from polychromic.errors import ConfigError
+
+    numbers = _numbers("--set-size", text)
+    if not all(number.is_integer() for number in numbers):
+        raise ConfigError(f"--set-size {text}: expected whole numbers with commas between them, such as 2,4")
+    return tuple(dict.fromkeys(map(int, numbers)))
 
 
 def _numbers(option: str, text: str) -> list[float]:

@@ -10,7 +10,7 @@ from polychromic.errors import ConfigError, DataError
 from polychromic.experiment.bundle.archive import SUMS, extract, read_sums, require_sums, sums_of, write_archive
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.resuming.continuing import working_folder
-from polychromic.experiment.resuming.folder import read_resolved
+from polychromic.experiment.resuming.folder import hold, read_resolved
 from polychromic.files import remove_folder, write_bytes
 from polychromic.run_folder import RunFolder
 
@@ -23,10 +23,16 @@ def pack_run(root: Path) -> Path:
     """Writes `NAME.run.tar.gz` beside the run folder `root`, with a hash of every file, and `NAME.SHA256SUMS` for those
     who copy the folder itself. Checkpoints stay behind; a run that has not ended comes home with what is done.
 
-    Raises ConfigError where `root` is no run folder.
+    Raises ConfigError where `root` is no run folder, or another process works there: its files would differ from their
+    hashes before they are packed.
     """
     read_resolved(RunFolder(root).experiment)
     root = root.resolve()
+    with hold(RunFolder(root)):
+        return _packed(root)
+
+
+def _packed(root: Path) -> Path:
     files = {
         file.relative_to(root).as_posix(): file
         for file in sorted(root.rglob("*"))

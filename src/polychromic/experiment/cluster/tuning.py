@@ -112,6 +112,13 @@ def _require_tunable(experiment: Experiment, search: Search) -> None:
         raise ConfigError(
             f"--arm {search.arm}: expected an arm with a diversity term: {', '.join(active) or 'the file has none'}"
         )
+    if search.weight is None and experiment.arm(search.arm).diversity.follows_baseline:
+        raise ConfigError(
+            f"arms.{search.arm}: diversity.floor_margin is measured from the baseline of the same run, and trials "
+            "have runs of their own; search λ in its place (--weight LOW,HIGH), or state diversity.quality_floor"
+        )
+    for size in search.set_sizes or ():  # before the baseline is trained
+        _variant(experiment, search.arm, {"diversity.set_size": size})
     if experiment.arm(experiment.comparison.baseline).untrained:
         raise ConfigError("comparison.baseline is untrained; the floor is measured from a trained arm, so name another")
     if experiment.evaluation.split == "validation":
