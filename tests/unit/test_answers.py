@@ -19,11 +19,16 @@ SAME = [
     ["1/2", "0.5", r"\frac{1}{2}", r"$\frac12$", "50%", r"So it is \boxed{\frac{1}{2}}."],
     [r"$\sqrt{8}$", r"$2\sqrt{2}$"],
     ["12", "$12$", "The answer is 12", "12.0", r"\boxed{3 \cdot 4}"],
-    ["1000", "1,000", "$10^3$"],
+    ["1000", "1,000", "$10^3$", "1e3", r"\boxed{1.0E+3}", "It is 1e3."],
+    ["0.0015", "1.5e-3"],
+    ["3.5", "3 1/2", "7/2"],
+    ["-3.5", "-3 1/2"],
     ["$x^2+2x+1$", "$(x+1)^2$", r"\boxed{(1+x)(x+1)}"],
     ["$x^2+2x-1$"],
-    [r"$\{1,2\}$", r"$\{2,1\}$"],
-    ["(1,2)", "$(1, 2)$"],
+    [r"$\{1,2\}$", r"$\{2,1\}$", "{1, 2}", r"\{2, 1\}", "1, 2"],
+    ["(1,2)", "$(1, 2)$", "(1, 2)"],
+    ["(1, 2, 3)", "$(1,2,3)$"],
+    [r"(\frac{1}{2}, 3)", "(0.5, 3)"],
     ["(2,1)"],
     ["$[0,1)$", "$[0, 1.0)$"],
     ["$(0,1]$"],
@@ -43,6 +48,13 @@ def test_writings_of_one_answer_have_one_form_and_others_have_others():
     forms = [{math_form(prompt(), text) for text in line} for line in SAME]
     assert [len(form) for form in forms] == [1] * len(SAME), forms
     assert len(set.union(*forms)) == len(SAME)
+
+
+@pytest.mark.parametrize(("reference", "wrong"), [("(1, 2)", "2"), ("1e3", "1"), ("3 1/2", "1"), ("1, 2", "2")])
+def test_an_answer_is_read_whole(reference, wrong):
+    """Past bug: of these one number was read, so that it alone passed."""
+    assert math_equal(prompt(reference), reference)
+    assert not math_equal(prompt(reference), wrong)
 
 
 def test_forms_agree_with_math_verify():

@@ -67,6 +67,7 @@ def test_spellings_of_one_answer_are_one_and_coverage_counts_them_once():
         ("Ｍａｒｓ", "mars"), ("Straße", "STRASSE"), ("cafe\u0301", "café"), ("“Mars”", "Mars"), ("don’t", "don't"),
         ("red, green", "red green"), ("red — green", "red green"), ("red,green", "Red; green."), ("a\u00a0b", "a b"),
         ("zero\u200bwidth", "zerowidth"), ("(Mars)", "Mars"), ("火星。", "火星"), ("−5", "-5"), ("5.", "5"),
+        ("10²³", "10^23"),
     ],
 )  # fmt: skip
 def test_what_only_spelling_changes_is_one_answer(same):
@@ -79,6 +80,7 @@ def test_what_only_spelling_changes_is_one_answer(same):
     [
         ("5", "-5"), (".5", "5"), ("3.14", "314"), ("1,000", "1 000"), ("C#", "C"), ("C++", "C"), ("50%", "50"),
         ("Mars", "Venus"), ("!!!", "???"), ("re-sign", "resign"), ("12:30", "1230"), ("$5", "5"), ("", "?"),
+        ("10²", "102"), ("x⁻¹²", "x12"),
     ],
 )  # fmt: skip
 def test_what_says_something_else_stays_apart(apart):

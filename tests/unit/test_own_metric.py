@@ -2,6 +2,7 @@
 where its owner says so."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,16 @@ def share_of_emoji(answers):
 @metric("Too high", highest=1.0)
 def too_high(answers):
     return 2.0
+
+
+@metric("No number", highest=1.0)
+def no_number(answers):
+    return None
+
+
+@metric("Fails", highest=1.0)
+def fails(answers):
+    return answers.texts[99]
 
 
 def plain(answers):
@@ -120,6 +131,16 @@ def test_a_value_beyond_the_bounds_is_refused(place):
     error = evaluate(place, write(place, "mine.py:too_high", "too_high")).exception
     assert isinstance(error, DataError)
     assert "metric too_high = 2 for prompt 'p0'; its values lie between 0 and 1" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("no_number", "TypeError: float"), ("fails", "IndexError: .*mine.py, line 26")]
+)
+def test_a_metric_that_fails_is_named_with_its_line(place, name, said):
+    """Past bug: it ended the command in a traceback."""
+    error = evaluate(place, write(place, f"mine.py:{name}", name)).exception
+    assert isinstance(error, DataError)
+    assert re.search(rf"metric {name} for prompt 'p0': {said}", str(error))
 
 
 def test_a_copy_of_an_experiment_is_read_beside_the_original(place):

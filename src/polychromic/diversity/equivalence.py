@@ -55,6 +55,7 @@ _DASHES = str.maketrans({"‐": "-", "‑": "-", "‒": "-", "–": "-", "−": 
 _BETWEEN_WORDS = re.compile(r"(?<!\d),|,(?!\d)|[;、。]")
 _KEPT = frozenset("#%&@*/\\")  # C# is not C, and 50 % is not 50
 _NUMBER = re.compile(r"-?\.?\d")
+_POWER = re.compile("[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 
 
 def normalised_form(text: str) -> str:
@@ -62,6 +63,7 @@ def normalised_form(text: str) -> str:
     ends of words and between them. Signs and points of numbers stay, and so do marks within words; a text of nothing
     but punctuation stays as it is.
     """
+    text = _POWER.sub(lambda power: f"^{power[0]}", text)  # 10² is 10^2, not 102
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).translate(_DASHES)
     visible = "".join(character for character in folded if unicodedata.category(character) != "Cf")
     words = (_bare(word) for word in _BETWEEN_WORDS.sub(" ", visible).split())

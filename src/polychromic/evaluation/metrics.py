@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from traceback import extract_tb
 from types import CodeType
 from typing import TYPE_CHECKING, Literal
 
@@ -62,11 +63,19 @@ class Metric:
     def __call__(self, answers: AnswerGroup) -> float:
         """Measures the answers to one prompt with the user's function.
 
-        Raises DataError for a value outside the bounds, and TypeError for a metric that has no function.
+        Raises DataError for a value outside the bounds or a function that fails, and TypeError for a metric that has
+        none.
         """
         if self.function is None:
             raise TypeError(f"{self.key} is measured by the package, not by a function of its own")
-        value = float(self.function(answers))
+        try:
+            value = float(self.function(answers))
+        except Exception as error:
+            last = extract_tb(error.__traceback__)[-1]
+            raise DataError(
+                f"metric {self.key} for prompt {answers.prompt_id!r}: {type(error).__name__}: {error} "
+                f"({last.filename}, line {last.lineno}); expected a number, or nan where there is none"
+            ) from error
         if not (math.isnan(value) or self.lowest <= value <= self.highest):
             raise DataError(
                 f"metric {self.key} = {value:g} for prompt {answers.prompt_id!r}; its values lie between "

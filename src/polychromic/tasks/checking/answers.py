@@ -10,6 +10,11 @@ from polychromic.records import Prompt
 
 _REGEX_SECONDS = 2.0
 _LATEX = re.compile(r"[\d\\]")
+_SCIENTIFIC = re.compile(r"(?<![\w.\\])\d+(?:\.\d+)?[eE][+-]?\d{1,2}(?!\w)")
+_MIXED = re.compile(r"([+-]?)(\d+) +(\d+/\d+)")
+_THOUSANDS_IN_BRACKETS = re.compile(r"\(\d{1,3}(?:,\d{3})+\)")
+_BRACKETED_LIST = re.compile(r"\\?[(\[{][^$\n()\[\]]*,[^$\n()\[\]]*[)\]}]")
+_LIST = re.compile(r"{0}(?:, +{0})+".format(r"[+-]?\d+(?:\.\d+)?(?:/\d+)?"))
 _PLACES = 6  # of a number, as math-verify compares them
 _LONGEST = 20_000  # characters of an answer in which mathematics is looked for: its end
 MATH_EXTRA = "math-verify is not installed; `pip install 'polychromic[math]'` brings it"
@@ -79,11 +84,23 @@ def math_form(prompt: Prompt, text: str) -> str:
 def _read(text: str) -> list[Any]:
     """Returns math-verify's readings of a text, the best first; a text without marks is tried as LaTeX too."""
     parse = _math_verify().parse
-    text = text[-_LONGEST:].strip()
+    text = _written_out(text[-_LONGEST:].strip())
     read = parse(text)
     if not read and _LATEX.search(text) and "$" not in text and "\n" not in text:
         read = parse(f"${text}$")
     return list(read)
+
+
+def _written_out(text: str) -> str:
+    """Writes plain text as math-verify reads it whole: of (1, 2) and 3 1/2 it would take one number, of 1e3 the 1."""
+    text = _SCIENTIFIC.sub(lambda number: format(Decimal(number[0]), "f"), text)
+    if mixed := _MIXED.fullmatch(text):
+        sign, whole, part = mixed.groups()
+        return f"{sign}({whole} + {part})"
+    bracketed = _BRACKETED_LIST.fullmatch(text) and _LATEX.search(text) and not _THOUSANDS_IN_BRACKETS.fullmatch(text)
+    if bracketed or _LIST.fullmatch(text):
+        return f"${text}$" if "\\" in text else "$" + text.replace("{", "\\{").replace("}", "\\}") + "$"
+    return text
 
 
 def _math_verify() -> Any:
