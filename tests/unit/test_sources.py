@@ -5,7 +5,9 @@ import pytest
 
 from polychromic.errors import ModelError
 from polychromic.models import sources
+from polychromic.models.adapters import attach_fresh
 from polychromic.models.loading import load_language_model
+from polychromic.models.settings import AdapterSettings
 from polychromic.models.sources import known_sources, resolve_source
 
 
@@ -141,3 +143,17 @@ def test_parts_that_the_model_does_not_have_are_not_passed_over(tiny_settings, c
     with pytest.raises(ModelError, match=re.escape(said)) as refused:
         load_language_model(tiny_settings.model_copy(update={"adapter": adapter}), seed=1)
     assert "has no such part; it has down_proj, embed_tokens, " in str(refused.value)
+
+
+def test_layers_that_are_parts_of_fused_experts_are_there():
+    """Past bug: Mixtral's own names of them were refused, which peft puts in other words."""
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    sizes = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 16, "num_local_experts": 2}
+    heads = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+    base = MixtralForCausalLM(MixtralConfig(**sizes, **heads))
+    settings = AdapterSettings(rank=2, target_modules=["q_proj", "w1", "w2", "w3"])
+    model = attach_fresh(base, settings, quantized=False)
+    trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    assert any("experts" in name for name in trained)
+    assert any("q_proj" in name for name in trained)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from polychromic.models.settings import AdapterSettings
 from polychromic.weights import loading_weights, require_lora_adapter, require_whole_adapter
 
 if TYPE_CHECKING:
-    from peft import PeftModel
+    from peft import LoraConfig, PeftModel
     from transformers import PreTrainedModel
 
 _MODELING_CODE = ("transformers.models.", "transformers_modules.")
@@ -50,7 +50,10 @@ def attach_fresh(base: PreTrainedModel, settings: AdapterSettings, *, quantized:
         with known_peft_warnings():
             model: Any = get_peft_model(base, config)
     except (ValueError, TypeError, NotImplementedError, AttributeError) as error:
+        if "not found in the base model" in str(error):
+            _require_known_targets(base, config)
         raise ModelError(f"model.adapter does not fit {base.config.name_or_path}: {error}") from error
+    _require_known_targets(base, config)
     _require_float32(model)
     return model
 
@@ -82,18 +85,26 @@ def require_as_stated(folder: Path, settings: AdapterSettings) -> None:
         "use_rslora": (settings.use_rslora, bool(config.get("use_rslora"))),
         "use_dora": (settings.use_dora, bool(config.get("use_dora"))),
         "bias": (settings.bias, config.get("bias", "none")),
-        "rank_pattern": (settings.rank_pattern, config.get("rank_pattern") or {}),
-        "alpha_pattern": (settings.alpha_pattern, config.get("alpha_pattern") or {}),
+        "rank_pattern": (settings.rank_pattern, _patterns(config, "rank_pattern", settings.rank_pattern)),
+        "alpha_pattern": (settings.alpha_pattern, _patterns(config, "alpha_pattern", settings.alpha_pattern)),
     }
     others = [f"{key} {there!r}, not {here!r}" for key, (here, there) in stated.items() if here != there]
     ours, saved = settings.target_modules, config.get("target_modules")
-    if isinstance(ours, list) and isinstance(saved, list) and set(ours) != set(saved):
+    is_as_asked = not config.get("target_parameters")  # which peft makes of layers that a mixture of experts has fused
+    if is_as_asked and isinstance(ours, list) and isinstance(saved, list) and set(ours) != set(saved):
         others.append(f"target_modules {sorted(saved)}, not {sorted(ours)}")
     if others:
         raise ModelError(
             f"model.adapter.start_from: {folder} has {'; '.join(others)}: training continues with what it has, so "
             "state the same under model.adapter"
         )
+
+
+def _patterns(config: Mapping[str, Any], key: str, stated: Mapping[str, float]) -> dict[str, float]:
+    """Returns the saved patterns without those that nobody stated: peft adds its own for fused experts, whose rank is
+    that of all layers that they hold."""
+    made = {rf".*\.{parameter}" for parameter in config.get("target_parameters") or ()} - set(stated)
+    return {pattern: value for pattern, value in (config.get(key) or {}).items() if pattern not in made}
 
 
 def save_adapter(model: PeftModel, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
@@ -183,6 +194,8 @@ def known_peft_warnings() -> Iterator[None]:
         warnings.filterwarnings("ignore", message="Could not find a config file")
         # An error of ours, which names them.
         warnings.filterwarnings("ignore", message="Found missing adapter keys")
+        # Said of what peft itself adds for fused experts, and followed there; other patterns are checked by us.
+        warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys did not match")
         # GPT-2's transposed layers, which peft recognises by itself.
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
         # An adapter on one of two tied layers changes that layer alone, in sampling, training and the saved file alike.
@@ -194,13 +207,12 @@ def known_peft_warnings() -> Iterator[None]:
 def _require_known_parts(base: PreTrainedModel, settings: AdapterSettings) -> None:
     """Raises ModelError where the settings name parts that the model does not have: peft passes over a name as long as
     another one fits, as over q_proj where queries, keys and values are one matrix."""
-    names = [name for name, _ in base.named_modules()]
-    listed = {key: getattr(settings, key) for key in ("target_modules", "exclude_modules", "modules_to_save")}
-    unknown = [
-        f"{key}: {part!r}"
-        for key, parts in listed.items()
-        for part in (parts if isinstance(parts, list) else ())
-        if not any(f".{name}".endswith(part if key == "modules_to_save" else f".{part}") for name in names)
+    names = [name for name, _ in (*base.named_modules(), *base.named_parameters())]
+    unknown = [f"exclude_modules: {part!r}" for part in settings.exclude_modules if not _is_part(part, base)]
+    unknown += [
+        f"modules_to_save: {part!r}"
+        for part in settings.modules_to_save
+        if not any(name.endswith(part) for name, _ in base.named_modules())
     ]
     unknown += [
         f"{key}: {pattern!r}"
@@ -211,12 +223,33 @@ def _require_known_parts(base: PreTrainedModel, settings: AdapterSettings) -> No
     embeddings: Any = base.get_input_embeddings()
     rows = embeddings.weight.shape[0]
     unknown += [f"trainable_token_indices: {token}" for token in settings.trainable_token_indices if token >= rows]
-    if unknown:
-        kinds = sorted({name.rpartition(".")[2] for name, part in base.named_modules() if hasattr(part, "weight")})
-        raise ModelError(
-            f"model.adapter.{'; model.adapter.'.join(unknown)}: {base.config.name_or_path} has no such part; it has "
-            f"{', '.join(kind for kind in kinds if not kind.isdigit())} and {rows} tokens"
-        )
+    _require_all_there(base, unknown)
+
+
+def _require_known_targets(base: PreTrainedModel, config: LoraConfig) -> None:
+    """Does the same for `target_modules` once peft has put some in other words: Mixtral's w1 is a part of fused experts
+    today."""
+    if not isinstance(config.target_modules, str):
+        targets = sorted(config.target_modules or ())
+        _require_all_there(base, [f"target_modules: {part!r}" for part in targets if not _is_part(part, base)])
+
+
+def _require_all_there(base: PreTrainedModel, unknown: Sequence[str]) -> None:
+    """Raises ModelError that names the keys and parts in `unknown`, and what the model has."""
+    if not unknown:
+        return
+    names = [name for name, part in base.named_modules() if hasattr(part, "weight") and ".lora_" not in name]
+    kinds = sorted({name.removesuffix(".base_layer").rpartition(".")[2] for name in names})
+    embeddings: Any = base.get_input_embeddings()
+    raise ModelError(
+        f"model.adapter.{'; model.adapter.'.join(unknown)}: {base.config.name_or_path} has no such part; it has "
+        f"{', '.join(kind for kind in kinds if not kind.isdigit())} and {embeddings.weight.shape[0]} tokens"
+    )
+
+
+def _is_part(part: str, base: PreTrainedModel) -> bool:
+    """Tells whether a module's name, or the end of it, is `part`."""
+    return any(f".{name}".endswith(f".{part}") for name, _ in base.named_modules())
 
 
 def _fits_any(pattern: str, names: Sequence[str]) -> bool:
