@@ -1,4 +1,4 @@
-"""What the terminal shows of a comparison with all details, as one text."""
+"""Writes all details that the terminal shows of a comparison as one text."""
 
 from polychromic.report.terminal import detail_lines, verdict_block
 from polychromic.report.text import printable

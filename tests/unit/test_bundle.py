@@ -17,7 +17,6 @@ from polychromic.experiment.bundle.contents import constraints, needed_extras, u
 from polychromic.experiment.bundle.pack import make_bundle
 from polychromic.experiment.bundle.returned import fetch, pack_run
 from polychromic.experiment.bundle.secrets import secrets_in
-from polychromic.experiment.bundle.sky import fitting_plans, sky_task, write_sky_task
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.resuming.continuing import working_folder
 from polychromic.experiment.resuming.folder import hold
@@ -393,22 +392,3 @@ def test_an_archive_cut_short_is_refused(away, tmp_path):
         (tmp_path / "cut.tar.gz").write_bytes(whole[:end])
         with pytest.raises(DataError, match=r"no whole \.tar\.gz|expected the run mine"):
             fetch(Experiment.from_file(away / "mine.yaml"), tmp_path / "cut.tar.gz", tmp_path / "out")
-
-
-def test_the_task_for_a_rented_gpu(tmp_path):
-    file, cap = "experiments/qwen3-8b-replies.yaml", ["budget.dollars_per_hour=2", "budget.max_dollars=60"]
-    experiment = Experiment.from_file(file, cap)
-    plans = fitting_plans(experiment)
-    task = sky_task(experiment, "qwen3-8b-replies.bundle.tar.gz", plans, "my-bucket")
-    assert next(iter(task["resources"]["accelerators"])) in ("L4", "A10G")  # 24 GB hold it
-    assert task["resources"]["use_spot"] is True
-    assert task["resources"]["max_hourly_cost"] == 2
-    assert task["file_mounts"]["/outputs"] == {"name": "my-bucket", "mode": "MOUNT_CACHED"}
-    assert "POLYCHROMIC_OUT=/outputs" in task["run"]
-    assert "timeout --signal=TERM --kill-after=300 108000 " in task["run"]  # 30 hours at $2 are $60
-    write_sky_task(tmp_path / "sky.yaml", task, plans)
-    assert yaml.safe_load((tmp_path / "sky.yaml").read_text()) == task
-    with pytest.raises(ConfigError, match=r"needs a cap: state budget\.dollars_per_hour"):
-        sky_task(Experiment.from_file(file), "x", plans)
-    with pytest.raises(ConfigError, match=r"one GPU of \d+ GB would be needed"):
-        fitting_plans(Experiment.from_file(file, ["evaluation.max_decode_batch=20000"]))

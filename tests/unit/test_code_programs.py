@@ -1,4 +1,4 @@
-"""How programs and functions of answers are started: their name, their streams, their time."""
+"""Programs and functions of answers as they are started: their name, their streams, their time."""
 
 import os
 import time

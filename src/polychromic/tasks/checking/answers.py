@@ -12,9 +12,8 @@ _REGEX_SECONDS = 2.0
 _LATEX = re.compile(r"[\d\\]")
 _SCIENTIFIC = re.compile(r"(?<![\w.\\])\d+(?:\.\d+)?[eE][+-]?\d{1,2}(?!\w)")
 _MIXED = re.compile(r"([+-]?)(\d+) +(\d+/\d+)")
-_THOUSANDS_IN_BRACKETS = re.compile(r"\(\d{1,3}(?:,\d{3})+\)")
 _BRACKETED_LIST = re.compile(r"\\?[(\[{][^$\n()\[\]]*,[^$\n()\[\]]*[)\]}]")
-_LIST = re.compile(r"{0}(?:, +{0})+".format(r"[+-]?\d+(?:\.\d+)?(?:/\d+)?"))
+_LIST = re.compile(r"[+-]?\d+(?:\.\d+)?(?:/\d+)?(?:, +[+-]?\d+(?:\.\d+)?(?:/\d+)?)+")
 _PLACES = 6  # of a number, as math-verify compares them
 _LONGEST = 20_000  # characters of an answer in which mathematics is looked for: its end
 MATH_EXTRA = "math-verify is not installed; `pip install 'polychromic[math]'` brings it"
@@ -97,7 +96,7 @@ def _written_out(text: str) -> str:
     if mixed := _MIXED.fullmatch(text):
         sign, whole, part = mixed.groups()
         return f"{sign}({whole} + {part})"
-    bracketed = _BRACKETED_LIST.fullmatch(text) and _LATEX.search(text) and not _THOUSANDS_IN_BRACKETS.fullmatch(text)
+    bracketed = _BRACKETED_LIST.fullmatch(text) and _LATEX.search(text)
     if bracketed or _LIST.fullmatch(text):
         return f"${text}$" if "\\" in text else "$" + text.replace("{", "\\{").replace("}", "\\}") + "$"
     return text
