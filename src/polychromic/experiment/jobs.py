@@ -40,12 +40,6 @@ def is_measured_from(experiment: Experiment, arm: str) -> bool:
     return arm == experiment.comparison.baseline and any(other.follows_baseline for other in others)
 
 
-def measures_held_out(experiment: Experiment, arm: Arm) -> bool:
-    """Returns whether training an arm measures the cross-entropy of validation references."""
-    holds = arm.diversity.holds_floor or is_measured_from(experiment, arm.name)
-    return holds and arm.loss.reads_references and not arm.untrained
-
-
 def baseline_quality(experiment: Experiment, arm: str, seed: int, folder: RunFolder) -> tuple[float, ...]:
     """Reads the baseline's quality at each step of this seed; empty for an arm that does not follow it.
 

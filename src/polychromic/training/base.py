@@ -49,8 +49,8 @@ class ArmRun:
 
     @property
     def measures_held_out(self) -> bool:
-        """Tells whether the cross-entropy of validation references is measured: only where a floor asks for it."""
-        return (self.diversity.holds_floor or self.is_measured_from) and self.facts.reads_references
+        """Tells whether the cross-entropy of validation references is measured."""
+        return self.facts.measures_held_out(self.diversity, is_measured_from=self.is_measured_from)
 
     @property
     def adapter(self) -> Path:

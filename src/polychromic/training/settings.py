@@ -233,6 +233,11 @@ class LossFacts:
         """Tells whether references are learnt."""
         return self.reference_tokens is not None
 
+    def measures_held_out(self, diversity: DiversitySettings, *, is_measured_from: bool) -> bool:
+        """Tells whether the cross-entropy of validation references is measured: only where a floor asks for it, this
+        arm's own or that of another one which follows it."""
+        return (diversity.holds_floor or is_measured_from) and self.reads_references
+
 
 def loss_facts(training: TrainingSettings, diversity: DiversitySettings) -> LossFacts:
     """Returns the facts of an arm with these settings."""

@@ -11,7 +11,7 @@ import numpy as np
 from polychromic.errors import DataError
 from polychromic.evaluation.criteria import plural
 from polychromic.experiment.config import Arm, Experiment
-from polychromic.experiment.jobs import measures_held_out
+from polychromic.experiment.jobs import is_measured_from
 from polychromic.models.chat import encode_pair, encode_prompt, thinking_of_model
 from polychromic.models.loading import load_limits, load_tokenizer
 from polychromic.models.settings import ModelSettings
@@ -149,7 +149,8 @@ def _prompts_of(experiment: Experiment, arm: Arm, task: Task) -> dict[str, Seque
     by_kind: dict[str, Sequence[Prompt]] = {} if arm.untrained else {"training": task.prompts("train")}
     if training.early_stopping and not arm.untrained:
         by_kind["validation"] = task.prompts("validation")[: training.early_stopping.num_prompts]
-    if measures_held_out(experiment, arm):
+    followed = is_measured_from(experiment, arm.name)
+    if not arm.untrained and arm.loss.measures_held_out(arm.diversity, is_measured_from=followed):
         with_references = [prompt for prompt in task.prompts("validation") if prompt.references]
         by_kind[_HELD_OUT] = with_references[: training.validation_prompts]
     if arm.verbalized is None:
