@@ -51,6 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", default="humaneval", choices=_TASKS)
     parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of weights and arithmetic")
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.2, 0.5, 0.8])
     parser.add_argument("--samples", type=int, default=100)
     parser.add_argument("--max-new-tokens", type=int, default=192)
@@ -65,7 +66,7 @@ def main() -> None:
 
     folder = arguments.out / arguments.task
     folder.mkdir(parents=True, exist_ok=True)
-    language_model = load_language_model(ModelSettings(source=arguments.model))
+    language_model = load_language_model(ModelSettings(source=arguments.model, dtype=arguments.dtype))
     benchmark = Benchmark(
         arguments.task, language_model, arguments.samples, arguments.temperatures, arguments.max_new_tokens
     )

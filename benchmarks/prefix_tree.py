@@ -191,7 +191,7 @@ def _draw(logits_V: torch.Tensor, answers: Sequence[Answer], step: int) -> list[
     tokens: dict[int, int] = {}
     for temperature in dict.fromkeys(answer.temperature for answer in answers):
         chosen = [i for i, answer in enumerate(answers) if answer.temperature == temperature]
-        cumulative_V = (logits_V / temperature).softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
+        cumulative_V = (logits_V.float() / temperature).softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
         uniforms = torch.stack([answers[i].uniforms_T[step] for i in chosen])
         drawn = torch.searchsorted(cumulative_V, uniforms * cumulative_V[-1], right=True)
         tokens |= dict(zip(chosen, drawn.clamp(max=len(logits_V) - 1).tolist(), strict=True))
