@@ -9,6 +9,10 @@ from typing import Any, Literal, get_args
 Finish = Literal["stop", "length", "missing"]
 """Endings of a generation: with the end-of-sequence token, or at its token limit. "missing": the model was asked for
 several answers at once and gave fewer; such a generation has no text and no tokens."""
+NO_CHECKER = "task.checker is not set"
+NOT_GIVEN = "the model gave fewer answers than it was asked for"
+NO_REASON = "no reason given"
+"""Reasons why a reward is missing that tell of no failure of a checker."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,6 +125,28 @@ def test_answers_that_nobody_judged_are_counted_and_not_called_failed(tmp_path, 
         assert seen.console == []
 
 
+def test_an_answer_that_the_checker_could_not_judge_did_not_fail(tmp_path, looking_at):
+    """It read "2 of 6 pass" where Pass@1 was 0.4: two of the five that were judged."""
+    rewards = [1.0, 1.0, 0.0, 0.0, 0.0, None]
+    by_arm = {
+        arm: [dataclasses.replace(row, reward=rewards[row.index]) for row in rows(arm, list("abcdef"))]
+        for arm in ("baseline", "diverse")
+    }
+    for arm, found in by_arm.items():
+        append_jsonl(tmp_path / arm / "seed-3" / "generations.jsonl", [row.to_json() for row in found])
+    tables = measure_arms({(arm, 3): found for arm, found in by_arm.items()}, pass_threshold=1.0)
+    comparison = compare(tables, baseline="baseline", criteria={"minimum": [Criterion("pass@1")]})
+    written = write_report(
+        tmp_path, comparison, arms=list(by_arm), seeds=[3], pass_threshold=1.0, study=Study.of(tables)
+    )
+    with looking_at(written.as_uri()) as seen:
+        first = seen.page.locator(".arms section").first
+        assert first.locator(".figures").inner_text() == "2 of 5 pass (1 not judged); 6 different, 2 of them pass"
+        assert seen.page.locator("#values tbody td").first.inner_text() == "0.4"
+        assert first.locator("li", has_text="f").locator(".mark").get_attribute("aria-label") == "not judged"
+        assert first.locator("li", has_text="c").locator(".mark").get_attribute("aria-label") is None
+
+
 def test_search_narrows_and_order_brings_the_largest_gain_first(page, looking_at):
     with looking_at(page.as_uri()) as seen:
         seen.page.select_option("#order", label="largest gain in Pass@2")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from summary import summary_text
 
 from polychromic.evaluation import Criterion, Resampling, compare, measure_arms
-from polychromic.records import GenerationRow, SamplingParameters
+from polychromic.records import NO_CHECKER, GenerationRow, SamplingParameters
 from polychromic.report.latex import escape_latex, to_latex
 from polychromic.report.tables import criteria_table, means_table
 from polychromic.report.text import escape_markdown, to_markdown
@@ -251,6 +252,32 @@ def test_warnings_stand_where_they_belong():
 
     assert kinds(comparison, "long") >= {"length", "missing rewards", "truncated", "saturated"}
     assert "few seeds" in kinds(comparison, "")
+
+
+def test_a_checker_that_fails_everywhere_is_named_first_with_its_reason():
+    """Of a checker that raised on every answer the report said no more than that Pass@1 "needs a checker"."""
+    rows = {(arm, 0): make_rows(pass_rate=0.5, modes=2, seed=1, missing=1.0) for arm in ("baseline", "arm")}
+    compared_without = []
+    for error in ("TypeError: no text", NO_CHECKER):
+        failed = {key: [replace(row, error=error) for row in members] for key, members in rows.items()}
+        tables = measure_arms(failed, pass_threshold=1.0)
+        compared_without.append(compare(tables, baseline="baseline", criteria=LEVELS, resampling=QUICK).warnings)
+    failing, none = compared_without
+    assert [warning.arm for warning in failing[:2]] == ["baseline", "arm"]
+    assert failing[0].kind == "missing rewards" and failing[0].text.endswith(" is measured: TypeError: no text")
+    assert "missing rewards" not in {warning.kind for warning in none}
+
+
+def test_missing_rewards_are_told_with_the_reason_that_most_have():
+    rows = {(arm, 0): make_rows(pass_rate=0.5, modes=2, seed=1, missing=0.1) for arm in ("baseline", "arm")}
+    reasons = iter(["down", "late", "down"] * 1000)
+    rows = {
+        key: [row if row.reward is not None else replace(row, error=next(reasons)) for row in members]
+        for key, members in rows.items()
+    }
+    found = compare(measure_arms(rows, pass_threshold=1.0), baseline="baseline", criteria=LEVELS, resampling=QUICK)
+    [text] = {warning.text for warning in found.warnings if (warning.kind, warning.arm) == ("missing rewards", "arm")}
+    assert re.search(r"because the checker failed: down \(\d+ of \d+\)$", text)
 
 
 def test_models_that_nobody_trained_are_not_said_to_have_few_training_seeds():

@@ -103,6 +103,16 @@ def test_a_partition_that_works_is_not_warned_of():
     assert audit_partition(equivalence_of(ArithmeticTask(8, 2, 2)), PROMPTS, GROUPS) is None
 
 
+@pytest.mark.parametrize("empty", ["", "  ", "..."])
+def test_an_empty_answer_has_no_other_spelling(empty):
+    """Spelling was said to keep apart what differs in a full stop, where a baseline had given empty answers."""
+    prompts = [dataclasses.replace(prompt, references=()) for prompt in PROMPTS]
+    audit = audit_partition(Normalised(), prompts, {prompt.id: [empty, "Red", empty] for prompt in prompts})
+    assert audit is not None and audit.spelt == Share(0, 3) and not audit.faults
+    only = audit_partition(Normalised(), prompts, {prompt.id: [empty] for prompt in prompts})
+    assert only is not None and only.spelt == Share(0, 0) and not only.faults
+
+
 @pytest.mark.parametrize(
     ("answers", "words"),
     [

@@ -192,6 +192,22 @@ def test_no_clear_change_is_said_so_in_headline_table_and_colour():
     ]
 
 
+def test_one_seed_leaves_the_word_on_a_change_to_these_models():
+    """A fall of 67 % (−85 to −34 %) that met one level was "no clear change" in the level that asks over seeds."""
+    prompts = tuple(f"p{n:02}" for n in range(N_PROMPTS))
+    rng = np.random.default_rng(1)
+    tables = {
+        (arm, 0): PromptTable(prompts, {"T=1": SampledTable({"self_bleu": rng.normal(mean, 0.1, N_PROMPTS)})})
+        for arm, mean in (("base", 0.6), ("arm", 0.2), ("alike", 0.6))
+    }
+    criteria = {"minimum": [Criterion("self_bleu", "lower", 0.3, over_seeds=True)]}
+    found = compare(tables, baseline="base", criteria=criteria, resampling=QUICK)
+    labels = {outcome.arm: outcome.label for outcome in found.verdict.levels[0].outcomes}
+    assert labels == {"arm": "undecided", "alike": "not met (no clear change)"}
+    assert "where 30 % was asked, in these trained models alone." in as_text(plain_verdict(found))
+    assert "at least 3 training seeds" in found.verdict.sentence and "no clear change" not in found.verdict.sentence
+
+
 def test_one_p_stands_and_the_other_says_what_it_is_of():
     found = comparison_of(criteria=[MORE], distinct_correct=1.4)
     detail = criteria_groups(found)[0].rows[0][5].detail

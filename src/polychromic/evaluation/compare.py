@@ -31,6 +31,7 @@ from polychromic.evaluation.warnings import (
     length_warnings,
     seed_warnings,
     temperature_warnings,
+    unchecked_warnings,
     undefined_warnings,
 )
 from polychromic.numerics import FloatArray
@@ -72,13 +73,13 @@ def compare(
     gaming = [*reward_hacking(plan, at_primary), *partition_gaming(plan, at_primary)]
     verdict = _verdict(plan, at_primary, gaming, partition, chosen_late, notes)
     warnings = (
-        *(partition.warnings() if partition is not None else ()), *gaming,
+        *unchecked_warnings(tables), *(partition.warnings() if partition is not None else ()), *gaming,
         *checker_warnings(audit),
         *temperature_warnings(gains, at_primary, plan.primary_sampling, plan.alpha),
         *criterion_warnings([outcome for level in verdict.levels for outcome in level.outcomes]),
         *length_warnings(at_primary, at_primary_cut, plan.judged, plan.alpha),
         *answer_warnings(tables),
-        *fault_warnings(_primary_means(means, plan.primary_sampling)),
+        *fault_warnings(_primary_means(means, plan.primary_sampling), tables),
         *left_out_warnings(plan.study.left_out(plan.baseline), plan.n_prompts),
         *undefined_warnings(tables, plan.primary_sampling),
         *(seed_warnings(at_primary, plan.asked, plan.alpha, plan.alone) if trained else ()), *notes,

@@ -22,7 +22,7 @@ from polychromic.diversity.equivalence import MISSING
 from polychromic.evaluation.counting.curves import Counted, curves_of
 from polychromic.evaluation.counting.formulas import expected_best, hill_number, pair_sameness
 from polychromic.numerics import BoolArray, Float32Array, FloatArray, IntArray
-from polychromic.records import GenerationRow, SamplingParameters
+from polychromic.records import NO_REASON, GenerationRow, SamplingParameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def _group(prompt_id: str, rows: list[GenerationRow], has_forms: bool) -> Answer
                 f"prompt {prompt_id!r} has two generations of index {first.index} at {first.sampling.label}; "
                 "expected each once (were two files joined?)"
             )
-    reasons = [row.error or "no reason given" for row in rows if row.reward is None]
+    reasons = [row.error or NO_REASON for row in rows if row.reward is None]
     n_asked = len(rows)
     rows = [row for row in rows if row.finish != "missing"]
     return AnswerGroup(

@@ -166,9 +166,12 @@ def decide(
         if evidence.comparison is not None:
             comparison = evidence.comparison.asking(criterion.over_seeds)
             evidence = replace(evidence, comparison=comparison)
-            # A margin's p says nothing of the change itself.
-            corrected = None if criterion.direction == "not_worse" else p_adjusted
-            change = comparison.change(criterion.sign, criterion.alpha, corrected)
+            if math.isnan(comparison.p_value):  # one seed: interval and word are of these models
+                change = comparison.asking(False).change(criterion.sign, criterion.alpha)
+            else:
+                # A margin's p says nothing of the change itself.
+                corrected = None if criterion.direction == "not_worse" else p_adjusted
+                change = comparison.change(criterion.sign, criterion.alpha, corrected)
         if possibility.possible:
             rule = _rule_no_worse if criterion.direction == "not_worse" else _rule_change
             status, would_take = rule(criterion, evidence, p_adjusted)

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from polychromic.evaluation.audits.checker import CheckerAudit
 from polychromic.evaluation.criteria import ResultWarning, listed, number, p_text, plural, signed, signed_percent
+from polychromic.evaluation.measure import UNLABELLED
 from polychromic.evaluation.metrics import METRICS, find_metric
 from polychromic.evaluation.outcomes import CriterionOutcome
 from polychromic.evaluation.statistics.frontier import MatchedGain
 from polychromic.evaluation.statistics.paired import PairedComparison
 from polychromic.evaluation.statistics.resampling import LEAST_SEEDS
 from polychromic.evaluation.tables import PromptTable
-from polychromic.records import GenerationRow
+from polychromic.records import NO_CHECKER, NO_REASON, NOT_GIVEN, GenerationRow
 
 Contrasts = Mapping[tuple[str, str], PairedComparison]
 """Comparisons at the primary sampling, by (arm, metric key)."""
@@ -153,11 +154,43 @@ def answer_warnings(tables: Mapping[tuple[str, int], PromptTable]) -> Iterator[R
         yield ResultWarning("number of answers", "", text)
 
 
-def fault_warnings(means: Mapping[str, Mapping[str, float]]) -> Iterator[ResultWarning]:
+def unchecked_warnings(tables: Mapping[tuple[str, int], PromptTable]) -> Iterator[ResultWarning]:
+    """Warns of arms without a single reward though there is a checker: it failed on every answer."""
+    reasons = _why_rewards_are_missing(tables)
+    rewarded = {
+        arm for (arm, _), table in tables.items() for sampled in table.sampled.values() if "reward" in sampled.values
+    }
+    for arm, counts in reasons.items():
+        if arm not in rewarded:
+            text = f"{arm}: no answer has a reward, so that nothing that needs one is measured: {_most(counts)}"
+            yield ResultWarning("missing rewards", arm, text)
+
+
+def _why_rewards_are_missing(tables: Mapping[tuple[str, int], PromptTable]) -> dict[str, Counter[str]]:
+    """Counts by arm why the checker gave no reward; where none was named, or no answer given, it did not fail."""
+    reasons: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for (arm, _), table in tables.items():
+        for reason, n in table.missing.items():
+            if reason not in (NO_CHECKER, NOT_GIVEN, NO_REASON) and not reason.startswith(UNLABELLED):
+                reasons[arm][reason] += n
+    return dict(reasons)
+
+
+def _most(counts: Counter[str]) -> str:
+    """Returns the reason that most answers have, with their number where there are others."""
+    [(reason, n)] = counts.most_common(1)
+    return reason if len(counts) == 1 else f"{reason} ({n:,} of {counts.total():,})"
+
+
+def fault_warnings(
+    means: Mapping[str, Mapping[str, float]], tables: Mapping[tuple[str, int], PromptTable]
+) -> Iterator[ResultWarning]:
     """Warns of missing rewards and answers, and truncated texts; `means` by arm and metric."""
+    reasons = _why_rewards_are_missing(tables)
     for arm, of_arm in means.items():
         if of_arm.get("missing", 0.0) > _MISSING and "reward" in of_arm:
-            text = f"{arm}: {100 * of_arm['missing']:.1f} % of rewards are missing, because the checker failed"
+            why = f": {_most(reasons[arm])}" if reasons.get(arm) else ""
+            text = f"{arm}: {100 * of_arm['missing']:.1f} % of rewards are missing, because the checker failed{why}"
             yield ResultWarning("missing rewards", arm, text)
         if of_arm.get("unanswered", 0.0) > _MISSING:
             text = (

@@ -307,6 +307,8 @@ def _shortfall(outcome: CriterionOutcome) -> str:
         return ""
     if outcome.worse:
         return f" where {_way(outcome)} was asked"
+    if evidence.comparison is not None and math.isnan(outcome.p_value):
+        return f"{_asked(outcome)}, in these trained models alone"
     if math.isnan(evidence.relative):
         return f"{_asked(outcome)}, which has no meaning from {number(evidence.mean_baseline)}"
     return _asked(outcome)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from polychromic.diversity.embedders import Embedder, load_embedder
 from polychromic.diversity.semantic import cosine_distances
-from polychromic.records import Check, Prompt
+from polychromic.records import NO_CHECKER, Check, Prompt
 from polychromic.tasks.base import Split
 from polychromic.tasks.checking.checkers import BUILT_IN, FORMS, RUN_APART, run_checker
 from polychromic.tasks.checking.isolation import isolated_checker
@@ -109,7 +109,7 @@ class CustomTask(FileTask):
     def check(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Check]:
         """Runs the training checker; an exception or an impossible value is a Check with the reason."""
         if self._check is None:
-            return [Check(None, "task.checker is not set")] * len(texts)
+            return [Check(None, NO_CHECKER)] * len(texts)
         return self._check(prompts, texts)
 
     def judge(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Check] | None:

@@ -9,12 +9,10 @@ from dataclasses import dataclass, replace
 
 from polychromic.diversity.tokens import unicode_words
 from polychromic.evaluation.criteria import ResultWarning, listed, plural
-from polychromic.records import Check, GenerationRow, Prompt
+from polychromic.records import NOT_GIVEN, Check, GenerationRow, Prompt
 from polychromic.seeding import numpy_generator
 from polychromic.tasks.base import Task
 from polychromic.tasks.equivalence import equivalence_of
-
-_NOT_GIVEN = "the model gave fewer answers than it was asked for"
 
 
 def check_rows(task: Task, prompts: Sequence[Prompt], rows: Sequence[GenerationRow]) -> list[GenerationRow]:
@@ -27,7 +25,7 @@ def check_rows(task: Task, prompts: Sequence[Prompt], rows: Sequence[GenerationR
     checks = task.check(answered, texts)
     same = equivalence_of(task)
     judged = task.judge(answered, texts) or [Check(None)] * len(given)
-    checked = [replace(row, error=_NOT_GIVEN) for row in rows]
+    checked = [replace(row, error=NOT_GIVEN) for row in rows]
     for index, prompt, text, check, judgement in zip(given, answered, texts, checks, judged, strict=True):
         checked[index] = replace(
             rows[index],

@@ -167,8 +167,9 @@ def audit_partition(
         return None
     n_prompts = n_prompts or (_PROMPTS_OF_A_SERVICE if getattr(equivalence, "waits", False) else _PROMPTS)
     audited = [prompt for prompt in prompts if prompt.references or answers.get(prompt.id)][:n_prompts]
-    first = [(prompt, (*prompt.references, *answers.get(prompt.id, ()))[0]) for prompt in audited]
-    short = [(prompt, text) for prompt, text in first if 0 < len(text.split()) <= _LONGEST_WRAPPED]
+    of_prompts = [(prompt, _first_words(*prompt.references, *answers.get(prompt.id, ()))) for prompt in audited]
+    first = [(prompt, text) for prompt, text in of_prompts if text]
+    short = [(prompt, text) for prompt, text in first if len(text.split()) <= _LONGEST_WRAPPED]
     groups: list[TextGroup] = [
         (prompt, list(answers[prompt.id])[:_ANSWERS]) for prompt in audited if answers.get(prompt.id)
     ]
@@ -207,6 +208,11 @@ def _merged(equivalence: Equivalence, pairs: Sequence[TextGroup]) -> Share:
     return Share(
         sum(_n_labelled(partition) == 2 and _n_clusters(partition) == 1 for partition in partitions), len(pairs)
     )
+
+
+def _first_words(*texts: str) -> str:
+    """Returns the first text that has a letter or a digit, else "": an empty answer has no other spelling."""
+    return next((text for text in texts if any(map(str.isalnum, text))), "")
 
 
 def _wrapped(text: str) -> list[str]:

@@ -27,6 +27,7 @@
   const passes = wording => wording[2] !== null && wording[2] >= threshold;
   const count = wordings => wordings.reduce((sum, one) => sum + one[1], 0);
   const passing = group => group.wordings.filter(passes);
+  const judged = wordings => count(wordings.filter(wording => wording[2] !== null));  // the checker failed on the others
   const plural = (n, noun) => `${n} ${noun}${n === 1 ? "" : "s"}`;
 
   // Only when somebody searches: lower-case copies of everything would double what the page holds.
@@ -53,12 +54,12 @@
     return ranked.map(([, sample]) => sample);
   }
 
-  function answerItem(group) {
-    const item = node("li", ""), n = count(group.wordings), passed = count(passing(group));
+  function answerItem(group, anyJudged) {
+    const item = node("li", ""), n = count(group.wordings), passed = count(passing(group)), nJudged = judged(group.wordings);
     item.style.setProperty("--group", HUES[group.group % HUES.length]);
     item.dataset.group = group.group;
-    const mark = node("span", passed ? "✓" : "", "mark"), body = node("div", "", "body"), id = node("span", `no. ${group.group + 1}`, "id");
-    if (passed) { mark.setAttribute("role", "img"); mark.setAttribute("aria-label", passed === n ? "passes" : `${passed} of ${n} pass`); }
+    const mark = node("span", passed ? "✓" : anyJudged && !nJudged ? "?" : "", "mark"), body = node("div", "", "body"), id = node("span", `no. ${group.group + 1}`, "id");
+    if (mark.textContent) { mark.setAttribute("role", "img"); mark.setAttribute("aria-label", !passed ? "not judged" : passed === n ? "passes" : `${passed} of ${nJudged} pass`); }
     body.append(node("div", group.wordings[0][0] || "(empty)"));
     if (group.wordings.length > 1) {
       const more = document.createElement("details"), list = node("ul", "");
@@ -72,11 +73,11 @@
 
   function armColumn(arm, groups) {
     const column = document.createElement("section"), title = node("h3", arm), list = node("ul", "", "answers");
-    const n = count(groups.flatMap(group => group.wordings)), passed = count(groups.flatMap(passing));
+    const wordings = groups.flatMap(group => group.wordings), n = count(wordings), nJudged = judged(wordings), passed = count(groups.flatMap(passing));
     title.style.borderColor = colors[arm];
-    list.append(...groups.map(answerItem));
-    const judged = groups.some(group => group.wordings.some(wording => wording[2] !== null));
-    const facts = judged ? `${passed} of ${n} pass; ${groups.length} different, ${groups.filter(group => passing(group).length).length} of them pass` : `${plural(n, "answer")}, ${groups.length} different`;
+    list.append(...groups.map(group => answerItem(group, nJudged > 0)));
+    const unjudged = nJudged < n ? ` (${n - nJudged} not judged)` : "";
+    const facts = nJudged ? `${passed} of ${nJudged} pass${unjudged}; ${groups.length} different, ${groups.filter(group => passing(group).length).length} of them pass` : `${plural(n, "answer")}, ${groups.length} different`;
     column.append(title, node("p", facts, "figures"), list);
     return column;
   }
