@@ -75,6 +75,15 @@ def test_a_file_trained_from_references_says_what_stands_in_for_them():
     assert "moderate: share of right answers, standing in for references + 1 × distance, K = 2, gate: product" in out
 
 
+@pytest.mark.parametrize("option", ["--set-size 8", "--objective vendi", "--gate none", "--diversity-weight 2"])
+def test_an_objective_beside_a_file_is_refused_and_not_passed_over(option):
+    name, value = option.split()
+    error = CliRunner().invoke(app, ["audit", "experiments/quickstart.yaml", name, value]).exception
+    assert isinstance(error, ConfigError)
+    assert str(error).startswith(f"{name}: the arms of experiments/quickstart.yaml state their own objective; leave")
+    assert "wrong clusters" in audit("experiments/quickstart.yaml", "diversity.set_size=7", "--wrong-clusters", "2")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -68,6 +68,15 @@ def test_init_whose_name_is_no_run_is_one_sentence(tmp_path, monkeypatch, file, 
     assert [path.name for path in tmp_path.iterdir()] == [data]
 
 
+@pytest.mark.parametrize("option", ["--model Qwen/Qwen3-0.6B", "--minutes 5", "--check checks.py:good"])
+def test_init_of_an_example_takes_no_option_of_ones_own_data(tmp_path, option):
+    for example in ([], ["--example", "quickstart"]):
+        assert f"{option.split()[0]} belongs to --data" in refusal(
+            "init", tmp_path / "x.yaml", *option.split(), *example
+        )
+    assert not (tmp_path / "x.yaml").exists()
+
+
 def test_a_seed_that_the_file_does_not_have_is_refused(tmp_path):
     said = refusal("train", QUICKSTART, "--seed", 99, "--out", tmp_path)
     assert said == "--seed 99: no such seed; the file has 0, 1, 2 (the override seeds=[...] changes them)"

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from polychromic.errors import ConfigError
+from polychromic.experiment.bundle.contents import own_files
 from polychromic.experiment.config import Experiment
+from polychromic.experiment.paths import with_absolute_paths
 from polychromic.experiment.resuming.folder import resolved_yaml
 
 EXPERIMENTS = sorted(Path("experiments").glob("*.yaml"))
@@ -193,3 +195,19 @@ def test_a_bad_key_is_known_before_torch_is_imported():
         "sys.exit(2)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_folder_here_by_its_bare_name_is_that_folder_from_anywhere_and_bundled(tmp_path, monkeypatch):
+    for folder in ("models/mine", "Qwen/Judge", "hash"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "config.json").write_text("{}")
+    quickstart = Path("experiments/quickstart.yaml").resolve()
+    monkeypatch.chdir(tmp_path)
+    chosen = Experiment.from_file(quickstart, ["model.source=models/mine", "evaluation.embedder=hash"])
+    assert chosen.model.source == str(tmp_path / "models" / "mine")
+    assert chosen.evaluation.embedder == "hash"  # the package's own name wins
+    assert own_files(chosen).here == (tmp_path / "models" / "mine" / "config.json",)
+    assert Experiment.from_file(quickstart, ["model.source=some/hub-id"]).model.source == "some/hub-id"
+    for kind, model in (("judge", "Qwen/Judge"), ("classifier", str(tmp_path / "Qwen" / "Judge"))):
+        same = with_absolute_paths({"task": {"same_answer": {"kind": kind, "model": "Qwen/Judge"}}}, tmp_path / "other")
+        assert same["task"]["same_answer"]["model"] == model

@@ -7,8 +7,11 @@ from typing import Annotated
 
 import typer
 
+from polychromic.cli.run import stated_options
+
 
 def init(
+    context: typer.Context,
     path: Annotated[
         Path | None, typer.Argument(metavar="[FILE]", help="The file to write; named after the data if left out.")
     ] = None,
@@ -45,9 +48,9 @@ def init(
         raise ConfigError("--data and --example: give one of them")
     path = user_path(path) if path else None
     if data is None:
-        for name, value in (("--check", check), ("--prompt-key", prompt_key), ("--reference-key", reference_key)):
-            if value is not None:
-                raise ConfigError(f"{name} belongs to --data FILE, which is missing")
+        for option in stated_options(context, "check", "model", "prompt_key", "reference_key", "minutes"):
+            hint = "; an example has its own: change model.source in the file" if option == "--model" else ""
+            raise ConfigError(f"{option} belongs to --data FILE, which is missing{hint}")
         from polychromic.experiment.starting.start import write_example
 
         path = write_example(example or "quickstart", path, typer.echo)

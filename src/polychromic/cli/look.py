@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from polychromic.cli.run import Overrides, RunFolderPath
+from polychromic.cli.run import Overrides, RunFolderPath, stated_options
 
 if TYPE_CHECKING:
     from polychromic.experiment.config import Arm
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 def audit(
+    context: typer.Context,
     experiment: Annotated[
         Path | None, typer.Argument(metavar="[EXPERIMENT.yaml]", help="Audit every arm's objective and λ instead.")
     ] = None,
@@ -31,10 +32,23 @@ def audit(
 ) -> None:
     """Say where an objective's optimum puts its probability: on right answers, or where being wrong pays."""
     if experiment is not None:
+        _refuse_own_objective(context, experiment)
         _audit_experiment(experiment, overrides or [], wrong_clusters, correct_modes)
         return
     for wrong in _numbers(wrong_clusters):
         _show(_audited(objective, set_size, wrong, correct_modes, diversity_weight, gate))
+
+
+def _refuse_own_objective(context: typer.Context, path: Path) -> None:
+    """Raises ConfigError where options describe an objective beside a file, whose arms have theirs."""
+    from polychromic.errors import ConfigError
+
+    for option in stated_options(context, "objective", "set_size", "diversity_weight", "gate"):
+        key = "diversity." + option.removeprefix("--").removeprefix("diversity-").replace("-", "_")
+        raise ConfigError(
+            f"{option}: the arms of {path} state their own objective; leave the option out, or change the file's by an "
+            f"override ({key}=…, arms.NAME.{key}=… where an arm states it)"
+        )
 
 
 def _audit_experiment(path: Path, overrides: list[str], wrong_clusters: str, correct_modes: int) -> None:

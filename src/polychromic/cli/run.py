@@ -35,6 +35,12 @@ def begin(what: str, *, verbose: bool = False) -> None:
     sys.stdout.flush()
 
 
+def stated_options(context: typer.Context, *names: str) -> list[str]:
+    """Lists those of the parameters `names` that the command line states, as options are written there."""
+    stated = [name for name in names if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"]
+    return [f"--{name.replace('_', '-')}" for name in stated]
+
+
 def show_result(result: RunResult, *, verbose: bool = False) -> None:
     """Print the verdict, last of all, and where the page is; with `verbose` all tables before it."""
     from polychromic.report.terminal import show_comparison

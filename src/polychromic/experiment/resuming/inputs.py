@@ -126,7 +126,7 @@ def is_recorded(path: tuple[str, ...], before: Any, now: Any, recorded: Inputs, 
     model = old.arm(path[1]).model if path[0] == "arms" else old.model
     if key == "start_from":
         return start_weights(model) in recorded["data_sha256"]
-    folders = Path(before).is_absolute() and Path(now).is_absolute()
+    folders = all(Path(name).is_absolute() or Path(name).is_dir() for name in (before, now))
     return key == "source" and folders and bool(recorded["models"].get(_key(model), {}).get("sha256"))
 
 
