@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from decimal import Decimal
 from typing import Any
 
@@ -14,7 +15,24 @@ _SCIENTIFIC = re.compile(r"(?<![\w.\\])\d+(?:\.\d+)?[eE][+-]?\d{1,2}(?!\w)")
 _MIXED = re.compile(r"([+-]?)(\d+) +(\d+/\d+)")
 _BRACKETED_LIST = re.compile(r"\\?[(\[{][^$\n()\[\]]*,[^$\n()\[\]]*[)\]}]")
 _NUMBER = r"[+-]?\d+(?:\.\d+)?(?:/\d+)?"
-_LIST = re.compile(rf"{_NUMBER}(?:, +{_NUMBER})+")
+_LIST = re.compile(rf"{_NUMBER}(?:(?:, +|,(?=[+-])){_NUMBER})+|\d+(?:,\d{{1,2}}(?!\d)){{2,}}")
+_MARKS = re.compile(r"\$|\\boxed|\\\(|\\\[")
+_POWER = re.compile("[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
+_FRACTION = re.compile("[¼½¾⅐-⅞]")
+_SIGNS = {
+    "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "⁄": "/", "−": "-", "π": r"\pi ", "∞": r"\infty ",
+    "≤": r"\le ", "≥": r"\ge ",
+}  # fmt: skip
+_PLAIN_SIGNS = {"×": "*", "·": "*", "⋅": "*", "÷": "/", "⁄": "/", "−": "-", r"\%": "%"}
+_THOUSANDS = re.compile(r"(?<=\d)(?:\\[,!]|\{,\})(?=\d{3}(?!\d))")
+_ROOT = re.compile(r"(?:√|(?<![A-Za-z\\])sqrt) ?(?:\(([^()]*)\)|(\d+|[A-Za-z](?![A-Za-z])))")
+_FUNCTION = re.compile(r"(?<![A-Za-z\\])(pi|sin|cos|tan|log|ln|exp)(?![A-Za-z])")
+_NAMED = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|operatorname) ?\{[^{}]*\}")
+_NO_FORMULA = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}|[^\x00-\x7f]|[:;?\"']")
+_MORE_THAN_A_NUMBER = re.compile(r"[A-Za-z\\^*<>]")
+_VALUE_OR_UNIT = re.compile(rf"(?:[A-Za-z] ?= ?)?{_NUMBER}(?: [A-Za-z])?|{_NUMBER} ?= ?[A-Za-z]")
+_RATIO = re.compile(r"\d+ ?: ?\d+")
+_LONGEST_FORMULA = 500
 _PLACES = 6  # of a number, as math-verify compares them
 _LONGEST = 20_000  # characters of an answer in which mathematics is looked for: its end
 MATH_EXTRA = "math-verify is not installed; `pip install 'polychromic[math]'` brings it"
@@ -84,15 +102,51 @@ def math_form(prompt: Prompt, text: str) -> str:
 def _read(text: str) -> list[Any]:
     """Returns math-verify's readings of a text, the best first; a text without marks is tried as LaTeX too."""
     parse = _math_verify().parse
-    text = _written_out(text[-_LONGEST:].strip())
+    text = text[-_LONGEST:].strip()
+    formula = _formula(text)
+    if formula and (whole := parse(f"${formula}$")):
+        return list(whole)
+    text = _written_out(text)
     read = parse(text)
     if not read and _LATEX.search(text) and "$" not in text and "\n" not in text:
         read = parse(f"${text}$")
     return list(read)
 
 
+def _formula(text: str) -> str:
+    """Returns a text that is one formula without marks around it, such as 2x + 1 or 5\\sqrt{2}, as LaTeX; "" for any
+    other. math-verify would take one number out of it."""
+    latex = "" if _MARKS.search(text) or "\n" in text or len(text) > _LONGEST_FORMULA else _in_latex(text)
+    latex = _FUNCTION.sub(r"\\\1 ", _ROOT.sub(r"\\sqrt{\1\2}", latex)).rstrip(" .;,")
+    latex = re.sub(r"(?:\^|\*\*) ?([+-]?\d+)", r"^{\1}", latex)
+    is_more = _MORE_THAN_A_NUMBER.search(latex) and re.search(r"[\d\\+*/^<>-]", latex)
+    if is_more and not (_NO_FORMULA.search(_NAMED.sub("", latex)) or _SCIENTIFIC.search(latex)):
+        return "" if _VALUE_OR_UNIT.fullmatch(latex) else latex
+    return latex if _RATIO.fullmatch(latex) else ""
+
+
+def _in_latex(text: str) -> str:
+    """Writes the signs of mathematics that Unicode has as LaTeX does: of 10² math-verify would read 10."""
+    text = _POWER.sub(lambda power: f"^{{{unicodedata.normalize('NFKC', power[0])}}}", text)
+    text = _FRACTION.sub(
+        lambda part: r"\frac{{{}}}{{{}}}".format(*unicodedata.normalize("NFKC", part[0]).split("⁄")), text
+    )
+    return _replaced(_THOUSANDS.sub("", text), _SIGNS)
+
+
+def _replaced(text: str, signs: dict[str, str]) -> str:
+    for sign, written in signs.items():
+        text = text.replace(sign, written)
+    return text
+
+
 def _written_out(text: str) -> str:
     """Writes plain text as math-verify reads it whole: of (1, 2) and 3 1/2 it would take one number, of 1e3 the 1."""
+    if _MARKS.search(text):
+        text = _in_latex(text)
+    else:
+        text = _POWER.sub(lambda power: f"^{unicodedata.normalize('NFKC', power[0])}", text)
+        text = re.sub(r"\^\{([+-]?\d+)\}", r"^\1", _replaced(_THOUSANDS.sub("", text), _PLAIN_SIGNS))
     text = _SCIENTIFIC.sub(lambda number: format(Decimal(number[0]), "f"), text)
     if mixed := _MIXED.fullmatch(text):
         sign, whole, part = mixed.groups()
@@ -114,6 +168,8 @@ def _math_verify() -> Any:
 def _form(value: Any) -> str:
     import sympy
 
+    if isinstance(value, sympy.Eq) and _is_assignment(*value.args):
+        value = value.rhs
     if isinstance(value, sympy.FiniteSet):
         return f"{{{', '.join(sorted(map(_form, value.args)))}}}"
     if isinstance(value, (sympy.Tuple, tuple, list)):
@@ -128,6 +184,12 @@ def _form(value: Any) -> str:
     if isinstance(value, sympy.Expr):
         return _form_of_number(value) if value.is_number else _form_of_expression(value)
     return str(value)
+
+
+def _is_assignment(left: Any, right: Any) -> bool:
+    """Tells whether an equation says a value, as x = 5, x in (1, 2) and 2 + 3 = 5 do: the right side is the answer."""
+    is_value = right.is_number or not hasattr(right, "as_real_imag")  # a set is no expression
+    return is_value and (left.is_Symbol or left.is_number)
 
 
 def _form_of_number(value: Any) -> str:
