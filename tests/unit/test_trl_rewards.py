@@ -9,6 +9,7 @@ import torch
 
 from polychromic.errors import ConfigError, DataError
 from polychromic.integrations.groups import float64_of
+from polychromic.integrations.sets import SetObjective
 from polychromic.integrations.trl import Answers, group_reward
 from polychromic.integrations.trl.checkpoints import STATE, checkpoint_hashes, latest_whole
 from polychromic.integrations.trl.config import require_unbiased, reward_scale, sum_scale
@@ -70,6 +71,16 @@ def expected(settings):
         inputs["gates"] = rewards
     diversity = set_advantages(settings.objective, settings.set_size, **inputs)
     return set_advantages("reward", 1, rewards=rewards) + settings.weight * diversity
+
+
+def test_a_floor_that_follows_a_baseline_is_refused_where_there_is_none():
+    """λ rose to its bound, 10,000, at any reward: 0 lies above −0.03."""
+    floor = {"objective": "coverage", "set_size": 2, "weight": "auto", "mode": "floor"}
+    with pytest.raises(ConfigError, match=r"measured from the baseline arm .* state quality_floor"):
+        SetObjective(DiversitySettings(**floor, floor_margin=0.03), Answers())
+    own = SetObjective(DiversitySettings(**floor, quality_floor=0.4), Answers())
+    following = SetObjective(DiversitySettings(**floor, floor_margin=0.03), Answers(), controller=own.controller)
+    assert following.controller is own.controller
 
 
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))

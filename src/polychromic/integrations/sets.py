@@ -62,6 +62,7 @@ class SetObjective:
     names: what the random subsets of scores without a closed form are decided by. largest_failures: shares of a batch's
     generations, that the checker and the equivalence may fail on before training stops; None where rewards may be
     missing. always_divides: labels answers also where the objective reads no clusters, for the curve of different ones.
+    Raises ConfigError where a floor follows a baseline arm, and no controller is given by what knows that arm.
     """
 
     def __init__(
@@ -75,6 +76,8 @@ class SetObjective:
         largest_failures: tuple[float, float] | None = None,
         always_divides: bool = True,
     ) -> None:
+        if controller is None:
+            _require_own_floor(settings)
         self.settings = settings
         self.task = task
         self.quality_baseline: BaselineName = quality_baseline
@@ -146,6 +149,17 @@ class SetObjective:
         self.controller = type(self.controller)(**state["controller"])
         self.zero_gradient.restore(state["zero_gradient"])
         self.fitted = FittedBaseline.from_state(state["fitted_baseline"])
+
+
+def _require_own_floor(settings: DiversitySettings) -> None:
+    """Raises ConfigError where the floor is measured from another arm: without one any quality would lie above it, and
+    λ would grow for ever."""
+    if settings.follows_baseline:
+        raise ConfigError(
+            f"diversity.floor_margin is {settings.floor_margin:g}, which is measured from the baseline arm of an "
+            "experiment file, and there is none here; state quality_floor, the mean reward that has to be kept, or use "
+            "mode='share'"
+        )
 
 
 def require_centred(settings: DiversitySettings, trainer: str, instead: str) -> None:

@@ -47,7 +47,7 @@ def watch_diversity(
 
     diversity: the term whose gradient is compared with the run's own, `coverage` of sets of four at λ = 1 by default.
     gradient_share_every: updates between two such measurements, each of which takes three more passes; 0 for none.
-    folder: where rank 0 writes metrics.jsonl, which `polychromic diagnose` reads; None writes nothing.
+    folder: where rank 0 writes metrics.jsonl, a row each update as in a run folder; None writes nothing.
     Nothing that the run trains on changes. What is said of the term that is not trained begins with `watch/`.
     """
     settings = diversity or DiversitySettings(weight=1.0, set_size=max(1, min(4, (trainer.num_generations or 2) - 1)))
