@@ -159,6 +159,29 @@ def test_a_trial_below_the_floor_ends_early_and_is_never_best(tmp_path, monkeypa
     assert not (arm / "generations.jsonl").exists()
 
 
+TRAINER = """
+from polychromic.files import append_jsonl
+from polychromic.training import build_trainer
+
+
+class Own:
+    def train(self, run, on_step=None):
+        trained = build_trainer("local").train(run)
+        (run.folder / "metrics.jsonl").unlink()
+        append_jsonl(run.folder / "metrics.jsonl", [{"step": 1, "own/number": 0.5}])
+        on_step(1, 1, {})
+        return trained
+"""
+
+
+def test_a_trainer_of_ones_own_need_not_write_the_quality_of_steps(tmp_path):
+    """Past bug: a KeyError, though metrics are free to a trainer; its trials are judged on validation prompts alone."""
+    (tmp_path / "own.py").write_text(TRAINER)
+    own = experiment(training__engine=f"{tmp_path / 'own.py'}:Own")
+    ranked = tune(own, Search("coverage", margin=1.0), tmp_path, n_trials=1)
+    assert [trial.state for trial in ranked] == ["kept"]
+
+
 def test_a_floor_is_compared_step_by_step_and_knows_noise():
     floor = TrialFloor(tuple(0.5 + 0.01 * step for step in range(50)), margin=0.05)
     at = [0.5 + 0.01 * step for step in range(50)]

@@ -56,14 +56,18 @@ def baseline_quality(experiment: Experiment, arm: str, seed: int, folder: RunFol
             f"does not exist; train it first: --arm {baseline} --seed {seed}"
         )
     key = experiment.arm(arm).loss.quality_key
-    losses = [row.get(key) for row in read_jsonl(trained.metrics)]
-    quality = tuple(math.nan if loss is None else -loss for loss in losses)
+    quality = quality_by_step(read_jsonl(trained.metrics), key)
     if all(map(math.isnan, quality)):
         raise ConfigError(
             f"arms.{arm}: diversity.floor_margin is measured from {key} of {trained.metrics}, which has none: "
             f"the arm {baseline!r} was trained without another arm that follows it; start anew with --fresh"
         )
     return quality
+
+
+def quality_by_step(rows: Sequence[Mapping[str, Any]], key: str = "train/quality_loss") -> tuple[float, ...]:
+    """Returns minus the loss of each row of metrics, nan where it has none: a trainer of one's own may not write it."""
+    return tuple(math.nan if row.get(key) is None else -row[key] for row in rows)
 
 
 Stage = Literal["train", "evaluate"]
@@ -222,7 +226,7 @@ def _require_floor(job: Job, done: int, total: int) -> None:
     if job.floor is None:
         return
     folder = RunFolder(job.root).arm(job.arm, job.seed)
-    qualities = [-row["train/quality_loss"] for row in read_jsonl(folder.metrics)]
+    qualities = quality_by_step(read_jsonl(folder.metrics))
     if job.floor.is_below(qualities, total):
         write_json(folder.below_floor, {"step": done, "quality": qualities[-1]})
         raise BelowFloorError

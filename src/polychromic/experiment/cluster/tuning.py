@@ -25,7 +25,7 @@ from polychromic.evaluation.metrics import EMBEDDER, THINKING, find_metric
 from polychromic.experiment.compare import mean_over_prompts, measure_sampled
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.executors import build_executor
-from polychromic.experiment.jobs import Job, JobEvent, TrialFloor
+from polychromic.experiment.jobs import Job, JobEvent, TrialFloor, quality_by_step
 from polychromic.experiment.progress import Ledger
 from polychromic.experiment.resuming.continuing import record_provenance, working_folder
 from polychromic.experiment.resuming.folder import hold
@@ -220,7 +220,7 @@ def _baseline(
     if experiment.arm(name).training.loss == "rl":
         for seed in experiment.seeds:
             rows = read_jsonl(folder.arm(name, seed).metrics)
-            floors[seed] = TrialFloor(tuple(-row["train/quality_loss"] for row in rows), search.margin)
+            floors[seed] = TrialFloor(quality_by_step(rows), search.margin)
     quality = _means(experiment, folder, name, [search.quality])[search.quality]
     return floors, quality - search.margin
 
