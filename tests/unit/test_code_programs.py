@@ -5,8 +5,11 @@ import time
 
 import pytest
 
+from polychromic.errors import DataError
+from polychromic.tasks.base import Split
 from polychromic.tasks.checking.sandbox import Limits, Sandbox, run_isolated
-from polychromic.tasks.code import Problem, judged
+from polychromic.tasks.code import CodeTask, Problem, judged
+from polychromic.tasks.code.behaviour import behaviour
 
 CODE = "def f(x):\n    return x"
 
@@ -66,3 +69,41 @@ def test_all_cases_together_have_the_seconds_of_an_answer(sandbox):
     verdict = judged(problem, "import time\ntime.sleep(0.4)\nprint(1)", sandbox, Limits(seconds=1.0))
     assert (verdict.passed, verdict.timed_out) == (False, True)
     assert time.monotonic() - began < 4.0
+
+
+def test_programs_are_one_by_behaviour_where_they_print_the_same_for_every_case(sandbox):
+    """Past bug: nothing was tried, so that wrong and right programs were one answer, and two ways of reading two."""
+    problem = Problem("p", "", cases=(("1\n", "2\n"), ("5\n", "6\n"), ("x\n", "?\n")))
+    texts = [
+        "print(int(input()) + 1)",
+        "import sys\nprint(1 + int(sys.stdin.read()))  # the same",
+        "print(2)",
+        "print(input())",
+        "a = input()\nprint(int(a) + 1 if a != 'x' else '?')",
+        "while True: pass",
+    ]
+    done = [behaviour(problem, text, [], sandbox, Limits(seconds=2.0)) for text in texts]
+    assert done[0] == done[1]
+    assert len(set(done)) == len(texts) - 1
+
+
+@pytest.mark.parametrize(
+    ("test", "solutions", "shown"),
+    [
+        ("assert add(2, 3) == 5", (), True),
+        ("assert add(a=2, b=3) == 5", ("def add(a, b): return a + b",), False),
+        ("assert len(add(a=[], b=[])) == 0", ("def add(a, b): return a + b",), False),
+        ("x = [1]\nassert add(x, []) == [1]", (), False),
+        ("x = [1]\nassert add(x, []) == [1]", ("def add(a, b): return a + b",), True),
+        ("assert sum([1]) == 1", ("def sum(a): return 1",), True),
+    ],
+)
+def test_behaviour_is_refused_where_tests_show_no_call(test, solutions, shown):
+    """Past bug: all programs were one answer there."""
+    problems: dict[Split, list[Problem]] = {"test": [Problem("add", "Write add.", (test,), solutions=solutions)]}
+    CodeTask("code", problems)
+    if shown:
+        CodeTask("code", problems, same_answer="behaviour")
+    else:
+        with pytest.raises(DataError, match=r"(?s)behaviour.*1 of the problems.*'add'.*by position.*same_answer: form"):
+            CodeTask("code", problems, same_answer="behaviour")

@@ -71,7 +71,8 @@ class CodeKeys(TaskKeys):
     sandbox: SandboxSettings = SandboxSettings()
     """Place where answers are executed."""
     same_answer: Literal["form", "behaviour"] = "form"
-    """Programs that are the same: those of one canonical syntax tree, or with the same output on every probe."""
+    """Programs that are the same: those of one canonical syntax tree (`form`), or that do the same on every probe
+    (`behaviour`, docs/code.md)."""
 
     units = ("code", "answers are programs")
 

@@ -7,8 +7,10 @@ solutions that follow different ideas often part (empty lists, negative numbers,
 from __future__ import annotations
 
 import ast
+import builtins
 import hashlib
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -19,8 +21,9 @@ from polychromic.tasks.checking.sandbox import (
     Limits,
     Sandbox,
     Session,
+    executed,
 )
-from polychromic.tasks.code.judging import program, run_tests
+from polychromic.tasks.code.judging import lines_of, program, run_tests
 from polychromic.tasks.code.problems import Problem
 
 MOST_PROBES = 64
@@ -30,10 +33,13 @@ Call = tuple[str, tuple[Any, ...]]
 def behaviour(
     problem: Problem, text: str, probes: Sequence[Call], sandbox: Sandbox, limits: Limits = DEFAULT_LIMITS
 ) -> str:
-    """Returns a hash of what a candidate answers to every probe: values and classes of errors.
+    """Returns a hash of what a candidate answers to every probe: values and classes of errors; of a program that reads
+    standard input, what it prints for the input of each case.
 
     From a probe that takes too long on, all answers count as missing.
     """
+    if problem.cases:
+        return _hashed(_printed(problem, text, sandbox, limits))
     answers: list[str] = []
     with sandbox.session(limits) as session:
         try:
@@ -44,7 +50,40 @@ def behaviour(
             answers.append("no answer in time")
         except CandidateError as error:
             answers.append(f"raised {_class(error)}")
+    return _hashed(answers)
+
+
+def _hashed(answers: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(answers).encode(errors="surrogatepass")).hexdigest()[:16]
+
+
+def _printed(problem: Problem, text: str, sandbox: Sandbox, limits: Limits) -> list[str]:
+    code, deadline = program(problem, text), time.monotonic() + limits.seconds
+    answers: list[str] = []
+    for given, _ in problem.cases[:MOST_PROBES]:
+        left = deadline - time.monotonic()
+        done = executed(sandbox, code, stdin=given, seconds=max(left, 0.01), memory_gb=limits.memory_gb)
+        ending = "" if done.error is None else done.error.partition(":")[0]
+        if left <= 0 or "did not end within" in ending:
+            return [*answers, "no answer in time"]
+        answers.append(repr((lines_of(done.printed), ending)))
+    return answers
+
+
+def without_probes(problems: Iterable[Problem]) -> list[str]:
+    """Names the problems whose tests show no call to try programs by, so that all programs would be the same."""
+    return [problem.id for problem in problems if not (problem.cases or _shows_calls(problem) or _literal(problem))]
+
+
+def _shows_calls(problem: Problem) -> bool:
+    """Tells whether running the reference solution shows calls: one of a candidate's function, by position."""
+    names = {
+        node.func.id
+        for test in problem.tests if problem.solutions
+        for node in ast.walk(ast.parse(test))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords
+    }  # fmt: skip
+    return any(name not in vars(builtins) or f"def {name}" in problem.solutions[0] for name in names)
 
 
 def probes_of(problem: Problem, sandbox: Sandbox, most: int = MOST_PROBES) -> list[Call]:
@@ -52,7 +91,7 @@ def probes_of(problem: Problem, sandbox: Sandbox, most: int = MOST_PROBES) -> li
 
     Where a problem has no reference solution, calls with literal arguments are read off the tests.
     """
-    made = _recorded(problem, sandbox) if problem.solutions else _literal(problem)
+    made = (_recorded(problem, sandbox) if problem.solutions else []) or _literal(problem)
     changed = ((name, changes) for name, arguments in made for changes in _changes(arguments))
     distinct = {repr(call): call for call in (*made[: most // 2], *islice(changed, 8 * most))}
     return list(distinct.values())[:most]
@@ -113,7 +152,7 @@ def _literal(problem: Problem) -> list[Call]:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
             try:
                 calls.append((node.func.id, tuple(ast.literal_eval(argument) for argument in node.args)))
-            except ValueError:
+            except (ValueError, TypeError):  # a name, or what no set may hold
                 continue
     return calls
 

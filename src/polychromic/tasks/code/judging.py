@@ -83,12 +83,13 @@ def _judged_by_output(problem: Problem, text: str, sandbox: Sandbox, limits: Lim
         if done.error is not None and not done.error.startswith("SystemExit"):
             late = "did not end within" in done.error
             return Verdict(False, f"{'timeout' if late else 'raised'}: {done.error}", late, protection)
-        if _lines(done.printed) != _lines(expected):
+        if lines_of(done.printed) != lines_of(expected):
             return Verdict(False, "wrong answer", protection=protection)
     return Verdict(True, protection=protection)
 
 
-def _lines(text: str) -> list[str]:
+def lines_of(text: str) -> list[str]:
+    """Returns the lines of what a program prints without white space at the ends."""
     return [line.rstrip() for line in text.rstrip().splitlines()]
 
 

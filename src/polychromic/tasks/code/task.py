@@ -6,15 +6,17 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from itertools import chain
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from polychromic.errors import DataError
 from polychromic.records import Check, Prompt, as_messages
 from polychromic.tasks.base import Split
 from polychromic.tasks.checking.sandbox import DEFAULT_LIMITS, LOCAL, Limits, Place, borrowed_sandbox
-from polychromic.tasks.code.behaviour import Call, behaviour, probes_of
+from polychromic.tasks.code.behaviour import Call, behaviour, probes_of, without_probes
 from polychromic.tasks.code.forms import canonical_form, form_distances
 from polychromic.tasks.code.judging import Verdict, extracted, judged, program
 from polychromic.tasks.code.problems import Problem
@@ -23,7 +25,10 @@ SameAnswer = Literal["form", "behaviour"]
 
 
 class CodeTask:
-    """Problems in Python with tests that decide: reward 1 where all pass, else 0 with the reason."""
+    """Problems in Python with tests that decide: reward 1 where all pass, else 0 with the reason.
+
+    Raises DataError where `same_answer` is behaviour and a problem's tests show no call to tell programs apart by.
+    """
 
     pass_threshold = 1.0
 
@@ -35,6 +40,12 @@ class CodeTask:
         same_answer: SameAnswer = "form",
         place: Place = LOCAL,
     ) -> None:
+        if same_answer == "behaviour" and (blind := without_probes(chain.from_iterable(problems.values()))):
+            raise DataError(
+                "task.same_answer: behaviour tells programs apart by the calls that tests make, and the tests of "
+                f"{len(blind)} of the problems show none (first: {blind[0]!r}); write calls with plain arguments by "
+                "position (assert add(2, 3) == 5), add a solution, or take same_answer: form"
+            )
         self.name = name
         self._problems = problems
         self._limits = limits
