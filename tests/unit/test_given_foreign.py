@@ -7,6 +7,7 @@ import pytest
 from polychromic.errors import DataError
 from polychromic.evaluation.external_lines import parse_line
 from polychromic.experiment.external import ExternalExperiment, evaluate_external
+from polychromic.report.tables import means_basis, means_table
 from polychromic.run_folder import RunFolder
 from polychromic.tasks.data.lines import BadLineError
 
@@ -200,3 +201,24 @@ def test_what_is_left_out_is_said_in_one_line_with_counts(compare):
         "6 of the split's 12 prompts are in no file of generations"
     ]
     assert texts(compare(a=answers(), b=answers()), "left out") == []
+
+
+def test_prompts_that_an_arm_answered_at_another_setting_alone_are_said(compare):
+    """The page spoke of 12 prompts above a verdict on 3 of them, and of nothing that was left out."""
+    a = [*answers(range(5)), *answers(temperature=0.5)]
+    found = compare(a=a, b=[*answers(range(2, 12)), *answers(temperature=0.5)])
+    assert texts(found, "left out") == ["9 prompts that not every arm answered at T=1; 3 prompts are compared"]
+    assert found.n_prompts == 3 and "(3 prompts, 1 seed, sampled at T=1)" in found.verdict.sentence
+    assert means_basis(found).startswith("means over 3 prompts and all seeds; n counts the prompts")
+    cells = {row[0].partition(" = ")[0]: row[1:] for row in means_table(found)[1:]}
+    assert [cell.rpartition(", ")[2] for cell in cells["Length in tokens"]] == ["n = 5", "n = 10"]
+    assert "n counts" not in means_basis(compare(a=answers(), b=answers()))
+
+
+def test_arms_with_other_seeds_in_common_with_the_baseline_are_told_apart(compare):
+    """One arm without a seed in common made the verdict on three seeds of another read "1 seed"."""
+    seeds_of_arms = {"a": (0, 1, 2), "b": (0, 1, 2), "c": (2, 3, 4)}
+    found = compare(**{arm: [answers(seed=seed) for seed in seeds] for arm, seeds in seeds_of_arms.items()})
+    assert "(12 prompts, 1 to 3 seeds, sampled at T=1)" in found.verdict.sentence
+    [text] = texts(found, "few seeds")
+    assert text.startswith("c: 1 training seed that the baseline has too: the test says that these trained models")

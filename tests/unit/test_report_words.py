@@ -8,6 +8,7 @@ import pytest
 
 from polychromic.evaluation import Criterion, PromptTable, Resampling, SampledTable, compare, find_metric
 from polychromic.evaluation.criteria import decimal_places, estimate, short_p
+from polychromic.report.latex import escape_latex
 from polychromic.report.tables import criteria_groups, criteria_header, means_groups, no_warnings, signatures
 from polychromic.report.terminal import status_style
 from polychromic.report.view import as_text, how_made, plain_verdict, view_outcome
@@ -32,7 +33,8 @@ def comparison_of(*, criteria, arms=("arm",), **shifts):
             passing = values.pop("pass@1")[:, None]
             prompts = tuple(f"p{n:02}" for n in range(N_PROMPTS))
             tables[arm, seed] = PromptTable(prompts, {"T=1": SampledTable(values, {"pass": passing})})
-    return compare(tables, baseline="base", criteria={"minimum": criteria}, resampling=QUICK)
+    levels = criteria if isinstance(criteria, dict) else {"minimum": criteria}
+    return compare(tables, baseline="base", criteria=levels, resampling=QUICK)
 
 
 MORE = Criterion("distinct_correct", "higher", 0.5)
@@ -102,6 +104,24 @@ def test_of_several_arms_the_one_that_came_furthest_is_named():
     assert as_text(plain_verdict(reached)).startswith("Yes: two does what was asked of it.")
 
 
+def test_who_meets_a_later_level_alone_does_not_also_meet_it():
+    asked = {"minimum": [KEPT, Criterion("vendi")], "strong": [MORE]}
+    words = as_text(plain_verdict(comparison_of(criteria=asked, distinct_correct=1.4)))
+    assert words.startswith("Not decided: ") and words.endswith(" It meets the strong criteria.")
+
+
+def test_an_interval_without_an_end_and_one_that_is_not_known_are_told_apart():
+    """The page had "−93 % to undefined %"."""
+    found = comparison_of(criteria=[MORE], distinct_correct=1.4)
+    [outcome] = found.verdict.levels[0].outcomes
+    for high, texts in ((math.inf, ("+51.2 % to +∞", "+51.2 % to +∞")), (math.nan, ("–", "–"))):
+        low = math.nan if math.isnan(high) else 0.512
+        compared = replace(outcome.evidence.comparison, relative_ci_low=low, relative_ci_high=high)
+        view = view_outcome(found, replace(outcome, evidence=replace(outcome.evidence, comparison=compared)))
+        assert (view.cells[6].text, view.row[7]) == texts
+    assert escape_latex("+∞") == r"+$\infty$"
+
+
 def test_a_metric_that_was_not_measured_is_said_to_be_missing():
     words = as_text(plain_verdict(comparison_of(criteria=[Criterion("vendi", "higher", 0.1)])))
     assert words.startswith("Not decided: this run cannot tell whether arm does what was asked.")
@@ -143,6 +163,7 @@ def test_a_change_its_interval_and_its_mean_have_decimals_that_fit():
         ((-0.001, -0.2, 0.2), "0.00 [−0.20, 0.20]"),
         ((0.0, 0.0, 0.0), "0 [0, 0]"),
         ((0.5, math.nan, math.nan), "0.5 [–, –]"),
+        ((0.5, 0.25, math.inf), "0.5 [0.25, ∞]"),
     ],
 )
 def test_an_estimate_shows_two_digits_of_its_half_width(values, text):

@@ -80,7 +80,7 @@ def compare(
         *length_warnings(at_primary, at_primary_cut, plan.judged, plan.alpha),
         *answer_warnings(tables),
         *fault_warnings(_primary_means(means, plan.primary_sampling), tables),
-        *left_out_warnings(plan.study.left_out(plan.baseline), plan.n_prompts),
+        *left_out_warnings(plan.left_out, plan.n_prompts),
         *undefined_warnings(tables, plan.primary_sampling),
         *(seed_warnings(at_primary, plan.asked, plan.alpha, plan.alone) if trained else ()), *notes,
     )  # fmt: skip
@@ -90,7 +90,7 @@ def compare(
         means=means, contrasts=contrasts, equal_length=at_equal_length, sensitivity=_sensitivity(plan),
         frontier=gains, curves=_curves(plan), warnings=tuple(dict.fromkeys(warnings)), verdict=verdict,
         resampling=plan.resampling, checker=audit, partition=partition, untrained=plan.untrained,
-        against_untrained=_against_untrained(plan), overtakings=_overtakings(plan),
+        against_untrained=_against_untrained(plan), overtakings=_overtakings(plan), n_answered=plan.n_prompts,
     )  # fmt: skip
 
 
@@ -270,5 +270,14 @@ def _overtakings(plan: Plan) -> tuple[Overtaking, ...]:
 
 
 def _basis(plan: Plan) -> str:
-    n_seeds = min(len(plan.study.arms[arm]) for arm in (plan.baseline, *plan.judged))
-    return f"{plural(plan.n_prompts, 'prompt')}, {plural(n_seeds, 'seed')}, sampled at {plan.primary_sampling}"
+    """Says what a verdict rests on; of arms whose seeds the baseline has in part, the seeds that both have."""
+    numbers = [_n_seeds(plan, arm) for arm in plan.judged or (plan.baseline,)]
+    fewest, most = min(numbers), max(numbers)
+    seeds = plural(most, "seed") if fewest == most else f"{fewest} to {plural(most, 'seed')}"
+    return f"{plural(plan.n_prompts, 'prompt')}, {seeds}, sampled at {plan.primary_sampling}"
+
+
+def _n_seeds(plan: Plan, arm: str) -> int:
+    """Counts the seeds on which an arm stands against the baseline: one where either has one."""
+    own, base = plan.study.arms[arm], plan.study.arms[plan.baseline]
+    return 1 if 1 in (len(own), len(base)) else len(set(own) & set(base))

@@ -30,22 +30,24 @@ class ResultWarning:
 
 
 def signed_percent(change: float) -> str:
-    """Writes a change in percent: 0.123 becomes "+12.3 %", -0.1 "−10 %"; nan "undefined"."""
+    """Writes a change in percent: 0.123 becomes "+12.3 %", -0.1 "−10 %"; nan "undefined", a missing end "+∞"."""
     if not math.isfinite(change):
-        return "undefined"
+        return signed(change)
     percent = 100 * change
     digits = f"{abs(percent):.0f}" if abs(percent) >= 100 else f"{abs(percent):.3g}"
     return f"{_sign(percent)}{digits} %"
 
 
 def signed(value: float) -> str:
-    """Returns a difference with its sign and three digits; nan "undefined"."""
-    return f"{_sign(value)}{abs(value):.3g}" if math.isfinite(value) else "undefined"
+    """Returns a difference with its sign and three digits; nan "undefined", a missing end "+∞"."""
+    if math.isinf(value):
+        return f"{_sign(value)}∞"
+    return "undefined" if math.isnan(value) else f"{_sign(value)}{abs(value):.3g}"
 
 
 def number(value: float, digits: int = 4) -> str:
-    """Returns a value with up to that many digits and a true minus; nan "–"."""
-    return f"{value:.{digits}g}".replace("-", "−") if math.isfinite(value) else "–"
+    """Returns a value with up to that many digits and a true minus; nan "–", a missing end "∞"."""
+    return "–" if math.isnan(value) else f"{value:.{digits}g}".replace("-", "−").replace("inf", "∞")
 
 
 def estimate(mean: float, low: float, high: float) -> str:

@@ -274,6 +274,14 @@ class Plan:
         return int(answered_P.sum())
 
     @property
+    def left_out(self) -> list[str]:
+        """Returns what the tables hold and the comparison does not: that of the study, and prompts that some arm
+        answered at other settings alone."""
+        elsewhere = len(self.study.prompts) - self.n_prompts
+        at = f"{plural(elsewhere, 'prompt')} that not every arm answered at {self.primary_sampling}"
+        return [*self.study.left_out(self.baseline), *([at] if elsewhere else [])]
+
+    @property
     def judged(self) -> tuple[str, ...]:
         """Returns arms that get a verdict: all but the baseline and the untrained model."""
         return tuple(arm for arm in self.others if arm != self.untrained)

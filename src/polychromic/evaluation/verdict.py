@@ -168,6 +168,8 @@ class Comparison:
     """Contrasts with texts cut to equal lengths, of arms whose lengths differ from the baseline's."""
     sameness: tuple[ArmSameness, ...] = ()
     """Shares in which every two arms give the same answer, at the primary sampling; all arms of one partition."""
+    n_answered: int | None = None
+    """Prompts that the baseline and every judged arm answered at the primary sampling; None: all of `prompts`."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns a plain mapping with its schema version; what is undefined (nan) is null."""
@@ -175,8 +177,8 @@ class Comparison:
 
     @property
     def n_prompts(self) -> int:
-        """Counts the prompts that every arm and seed has."""
-        return len(self.prompts)
+        """Counts the prompts that are compared at the primary sampling."""
+        return len(self.prompts) if self.n_answered is None else self.n_answered
 
     def mean(self, arm: str, metric: str, sampling: str | None = None) -> ArmMean | None:
         """Returns an arm's mean of a metric, at the primary sampling unless another is named."""

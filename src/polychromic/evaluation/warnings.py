@@ -112,13 +112,16 @@ def seed_warnings(
 ) -> Iterator[ResultWarning]:
     """Warns of too few training seeds, of arms that have one beside several of another (`alone`), and of differences
     that stand for these models but not against the spread of seeds."""
-    n_seeds = min((comparison.n_seeds for comparison in contrasts.values()), default=LEAST_SEEDS)
-    if n_seeds < LEAST_SEEDS:
-        text = (
-            f"{plural(n_seeds, 'training seed')}: the test says that these trained models differ, not that training "
-            f"again would; use at least {LEAST_SEEDS}"
-        )
-        yield ResultWarning("few seeds", "", text)
+    n_seeds = {arm: comparison.n_seeds for (arm, _), comparison in contrasts.items()}
+    everywhere = len(set(n_seeds.values())) == 1
+    for arm, n in list(n_seeds.items())[: 1 if everywhere else None]:
+        if n < LEAST_SEEDS:
+            seeds = plural(n, "training seed")
+            text = (
+                f"{seeds if everywhere else f'{arm}: {seeds} that the baseline has too'}: the test says that these "
+                f"trained models differ, not that training again would; use at least {LEAST_SEEDS}"
+            )
+            yield ResultWarning("few seeds", "" if everywhere else arm, text)
     for arm in alone:
         text = (
             f"{arm} has one training seed and stands against each of several: p and intervals over seeds hold the "

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from polychromic.evaluation import Comparison
+from polychromic.evaluation.criteria import plural
 from polychromic.experiment.about import objective_in_words, weight_in_words
 from polychromic.experiment.config import Arm, Experiment
 from polychromic.files import read_json, write_text
@@ -55,9 +56,9 @@ def model_card(experiment: Experiment, arm: Arm, seed: int, comparison: Comparis
         "## Training",
         to_markdown([["what", "value"], *_training_facts(experiment, arm, seed, made_of)]),
         "## Evaluation",
-        f"{comparison.n_prompts} prompts of the {escape_markdown(experiment.evaluation.split)} split, "
+        f"{plural(comparison.n_prompts, 'prompt')} of the {escape_markdown(experiment.evaluation.split)} split, "
         f"{experiment.evaluation.num_samples} answers each, sampled at {escape_markdown(comparison.primary_sampling)}; "
-        f"means over {len(experiment.seeds)} training seeds with "
+        f"means over {plural(len(experiment.seeds), 'training seed')} with "
         f"{100 * comparison.resampling.confidence:g} % intervals.",
         to_markdown(_own_means(comparison, arm.name)),
     ]

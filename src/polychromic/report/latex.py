@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from polychromic.evaluation import Comparison
 from polychromic.evaluation.criteria import plural
 from polychromic.report.about import About
-from polychromic.report.tables import Table, means_table, untrained_table
+from polychromic.report.tables import Table, means_basis, means_table, untrained_table
 from polychromic.report.text import printable
 from polychromic.report.view import capital, outcome_views
 
@@ -17,7 +17,7 @@ _LATEX = {
     # At the start of a row these would belong to the \\ before it, which takes a star and a length.
     "[": "{[}", "*": "{*}",
     "−": r"$-$", "–": "--", "≥": r"$\geq$", "≤": r"$\leq$", "→": r"$\to$", "λ": r"$\lambda$", "×": r"$\times$",
-    "…": r"\ldots{}",
+    "∞": r"$\infty$", "…": r"\ldots{}",
 }  # fmt: skip
 
 
@@ -51,7 +51,7 @@ def results_latex(comparison: Comparison, about: About | None = None) -> str:
             "untrained",
             f"What training made of the untrained model, relative change by arm: {basis}.",
         ),
-        _floating(_bracketed(means_table(comparison)), "means", f"All measures: {basis}."),
+        _floating(_bracketed(means_table(comparison)), "means", f"All measures, {means_basis(comparison)}: {basis}."),
     ]
     return _HEAD + "\n".join(table for table in tables if table)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from polychromic.evaluation import Comparison
+from polychromic.evaluation.criteria import plural
 from polychromic.report.drawing import Figure, Format, new_canvas, plain, render, style
 from polychromic.report.page import PageContent
 from polychromic.report.view import as_text, plain_verdict, view_outcome
@@ -74,7 +75,7 @@ def _footer(page: PageContent, comparison: Comparison) -> str:
     seeds = max(len(seeds_of_arm) for seeds_of_arm in comparison.seeds.values())
     parts = [
         page.about.subtitle,
-        f"{comparison.n_prompts} prompts, {seeds} seeds, sampled at {comparison.primary_sampling}",
+        f"{plural(comparison.n_prompts, 'prompt')}, {plural(seeds, 'seed')}, sampled at {comparison.primary_sampling}",
         ", ".join(facts.get("code", "").split(", ")[:2]),
     ]
     return page.about.short(" · ".join(part for part in parts if part))

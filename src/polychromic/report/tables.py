@@ -250,8 +250,21 @@ def overtaking_lines(comparison: Comparison) -> list[str]:
 
 
 def _mean_cell(comparison: Comparison, arm: str, metric: str) -> str:
+    """Returns a mean with its interval, and its number of prompts where they are not those that are compared: prompts
+    without a value are seldom like the rest."""
     mean = comparison.mean(arm, metric)
-    return estimate(mean.mean, mean.low, mean.high) if mean else "–"
+    if mean is None:
+        return "–"
+    n = f", n = {mean.n_prompts:,}" if mean.n_prompts != comparison.n_prompts else ""
+    return f"{estimate(mean.mean, mean.low, mean.high)}{n}"
+
+
+def means_basis(comparison: Comparison) -> str:
+    """Returns what the means are over, and what an n beside one says where there is one."""
+    shown = [mean for mean in comparison.means if mean.sampling == comparison.primary_sampling]
+    some = any(mean.n_prompts != comparison.n_prompts for mean in shown)
+    n = "; n counts the prompts that have a value, where they are others" if some else ""
+    return f"means over {plural(comparison.n_prompts, 'prompt')} and all seeds{n}"
 
 
 def signature_lines(comparison: Comparison) -> list[str]:

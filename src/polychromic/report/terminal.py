@@ -10,7 +10,7 @@ from polychromic.evaluation.criteria import plural
 from polychromic.plain_text import in_lines, plain_text
 from polychromic.report import tables
 from polychromic.report.text import printable
-from polychromic.report.view import OutcomeView, as_text, outcome_views, plain_verdict
+from polychromic.report.view import OutcomeView, as_text, capital, outcome_views, plain_verdict
 
 _MOST_WARNINGS = 3
 _GAP = "  "
@@ -86,6 +86,7 @@ def detail_lines(comparison: Comparison, width: int | None) -> list[str]:
     for table in [*shown, tables.sameness_table(comparison)]:
         if table:
             lines += [*fitted(table, width), ""]
+    lines += [f"{capital(tables.means_basis(comparison))}.", ""]
     lines += [tables.SAMENESS_NOTE, ""] if comparison.sameness else []
     lines += tables.signature_lines(comparison)
     fitting: list[str] = []

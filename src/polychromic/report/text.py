@@ -10,7 +10,7 @@ from polychromic.evaluation import Comparison
 from polychromic.report import tables
 from polychromic.report.page import PageContent, rests_on
 from polychromic.report.training_figures import CURVES_NOTE
-from polychromic.report.view import as_text, outcome_views, plain_verdict
+from polychromic.report.view import as_text, capital, outcome_views, plain_verdict
 
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*_\[\]|~$])")
 # HTML, and the bare addresses that some renderers turn into links.
@@ -46,6 +46,7 @@ def markdown_report(page: PageContent) -> str:
     if page.comparison:
         parts += [
             f"## All measures at {escape_markdown(page.comparison.primary_sampling)}",
+            f"{escape_markdown(capital(tables.means_basis(page.comparison)))}.",
             to_markdown(tables.means_table(page.comparison)),
         ]
         if page.comparison.sameness:

@@ -128,10 +128,11 @@ def _changes(criterion: Criterion, evidence: Evidence | None, *, fitted: bool) -
         scale, unit = (1, "") if absolute else (100, " %")
         values = [scale * value for value in values]
         places = decimal_places(*values[1:]) if comparison else None
-        texts = [f"{_signed(value, places)}{unit}" for value in values]
+        texts = [f"{_signed(value, places)}{unit if math.isfinite(value) else ''}" for value in values]
     else:
         texts = [(signed if absolute else signed_percent)(value) for value in values]
-    return texts[0], f"{texts[1]} to {texts[2]}" if comparison else "–"
+    # One prompt has no interval.
+    return texts[0], f"{texts[1]} to {texts[2]}" if comparison and not math.isnan(values[1]) else "–"
 
 
 def _mean_text(comparison: Comparison, arm: str, key: str, value: float) -> str:
@@ -241,7 +242,8 @@ def plain_verdict(comparison: Comparison) -> list[Cell]:
         joint = "" if index == 0 else last if index == len(findings) - 1 else between
         pieces += [Cell(joint), *finding]
     pieces.append(Cell("."))
-    pieces += [Cell(_further(level, first.best_arm)) for level in verdict.levels[1:]]
+    also = "also " if first.status == "met" else ""
+    pieces += [Cell(_further(level, first.best_arm, also)) for level in verdict.levels[1:]]
     if verdict.hacked:
         pieces.append(Cell(f" But the judge does not confirm the reward of {listed(list(verdict.hacked))}."))
     if verdict.gamed:
@@ -260,9 +262,11 @@ def as_text(cells: Sequence[Cell], joint: str = "") -> str:
     return joint.join(cell.text for cell in cells)
 
 
-def _further(level: LevelVerdict, arm: str) -> str:
+def _further(level: LevelVerdict, arm: str, also: str) -> str:
     status = level.arms.get(arm, "undecided")
-    return f" It also meets the {level.name} criteria." if status == "met" else f" The {level.name} criteria: {status}."
+    return (
+        f" It {also}meets the {level.name} criteria." if status == "met" else f" The {level.name} criteria: {status}."
+    )
 
 
 def _clause(outcome: CriterionOutcome, method: str) -> list[Cell]:
