@@ -13,6 +13,7 @@ from markdown_it import MarkdownIt
 from polychromic.cli import app
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.paths import with_absolute_paths
+from polychromic.experiment.preflight.runner import CHECKS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *ROOT.glob("docs/**/*.md")])
@@ -167,3 +168,20 @@ def test_every_extra_that_is_named_is_one():
     }
     assert named <= extras
     assert {"qlora", "puzzles"} <= named
+
+
+def test_the_checks_that_a_guide_numbers_are_those_of_preflight():
+    """Past bug: the page for rented machines sent readers to the checks 8, 9 and 12, which were others by then."""
+    numbers = {row.name: number for number, row in enumerate(CHECKS, start=1)}
+    named = re.findall(r"(\d+) \(`([a-z ]+)`", (ROOT / "docs" / "rented-gpu.md").read_text())
+    assert {name for _, name in named} == {"longest batch", "diversity gradient", "time and money"}
+    assert all(numbers[name] == int(number) for number, name in named)
+
+
+def test_a_tunnel_leads_to_the_port_that_the_page_is_served_at():
+    """Past bug: without --port any free port is taken, and a tunnel to 8000 ended nowhere."""
+    page = (ROOT / "docs" / "rented-gpu.md").read_text().replace("\\\n", " ")
+    for near, far, rest in re.findall(r"ssh .*-L (\d+):localhost:(\d+)(.*--watch.*)", page):
+        assert near == far  # the server answers to its own name and port alone
+        assert f"--port {far}" in rest
+    assert "-L " in page

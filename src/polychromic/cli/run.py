@@ -104,7 +104,7 @@ def preflight(
     out: Out = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Check in a minute what a run would find out in hours: model, data, checker, gradients, memory, time, cost."""
+    """Check in minutes what a run would find out in hours: model, data, checker, gradients, memory, time, cost."""
     if not as_json:
         begin(f"preflight {experiment.name}")
     from polychromic.experiment.preflight import preflight as check
