@@ -186,11 +186,12 @@ def wandb(probe, monkeypatch):
     monkeypatch.setattr(data, "find_spec", lambda name: importlib.machinery.ModuleSpec(name, None))
     for name in ("WANDB_MODE", "WANDB_API_KEY", "HTTPS_PROXY", "https_proxy"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", "no such file")
     return probe
 
 
 def test_a_tracker_without_an_account_logs_offline(wandb, monkeypatch):
-    assert "offline (no WANDB_API_KEY)" in data.trackers(wandb).result
+    assert "offline (no WANDB_API_KEY and no `wandb login`)" in data.trackers(wandb).result
     monkeypatch.setenv("WANDB_API_KEY", "secret")
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert "offline (WANDB_MODE=offline)" in data.trackers(wandb).result

@@ -1,13 +1,16 @@
 """A tracker that is slow, refused or broken neither stops a run nor holds it up."""
 
+import os
+import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 from polychromic.errors import ConfigError
 from polychromic.files import read_jsonl
 from polychromic.training import trackers
-from polychromic.training.trackers import BackgroundTracker, MetricsFile, open_trackers
+from polychromic.training.trackers import BackgroundTracker, HostedTracker, MetricsFile, open_trackers
 
 
 class Recorder:
@@ -75,6 +78,32 @@ def test_a_tracker_that_cannot_start_is_said(caplog, error, reason):
     tracker.log({"x": 1.0}, 1)
     tracker.close()
     assert f"tracker refused could not start ({reason})" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("known", "mode"),
+    [
+        ({}, "offline"),
+        ({"NETRC": "machine api.wandb.ai\n  login user\n  password k\n"}, None),
+        ({"NETRC": "machine api.wandb.ai\n  login user\n  password k\n", "WANDB_BASE_URL": "https://w.org"}, "offline"),
+        ({"NETRC": "machine w.org login user password k", "WANDB_BASE_URL": "https://w.org:8080"}, None),
+        ({"NETRC": "machine {"}, "offline"),
+        ({"WANDB_API_KEY": "k"}, None),
+        ({"WANDB_MODE": "online"}, None),
+    ],
+)
+def test_an_account_that_wandb_login_wrote_down_is_used(tmp_path, monkeypatch, known, mode):
+    """Whoever had used `wandb login`, and set no WANDB_API_KEY, found every run offline."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    (tmp_path / "netrc").write_text(known.get("NETRC", ""))
+    for name, value in (known | {"NETRC": str(tmp_path / "netrc")}).items():
+        monkeypatch.setenv(name, value)
+    started = {}
+    wandb = SimpleNamespace(Settings=dict, init=started.update)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    HostedTracker("wandb", tmp_path, "project", "arm/seed-0")
+    assert started["mode"] == mode
 
 
 def test_a_missing_package_is_known_at_once(tmp_path, monkeypatch):

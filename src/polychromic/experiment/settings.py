@@ -47,7 +47,8 @@ class RunSettings(Settings):
     preflight: bool = True
     """Check model, data, checker, gradients, memory and cost before the work begins."""
     tracking: list[str] = Field(default_factory=list)
-    """Beside metrics.jsonl: any of `tensorboard`, `wandb`, `trackio`."""
+    """Beside metrics.jsonl: any of `tensorboard`, `wandb`, `trackio`. Without an account (`WANDB_API_KEY` or `wandb
+    login`) wandb logs offline."""
 
     @field_validator("executor")
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import netrc
 import os
 import queue
 import threading
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from polychromic.errors import ConfigError
 from polychromic.files import append_jsonl, read_jsonl, strict_json, write_text
@@ -78,7 +80,7 @@ class HostedTracker:
         options: dict[str, Any] = {"project": project, "name": name}
         if package == "wandb":
             # An interactive login prompt would hang an unattended run.
-            offline = "WANDB_API_KEY" not in os.environ and "WANDB_MODE" not in os.environ
+            offline = "WANDB_MODE" not in os.environ and not has_wandb_account()
             settings = self._module.Settings(init_timeout=_SECONDS_TO_START)
             options |= {"dir": str(folder), "mode": "offline" if offline else None, "settings": settings}
         self._run = self._module.init(**options)
@@ -90,6 +92,21 @@ class HostedTracker:
     def close(self) -> None:
         """Flush."""
         self._module.finish()
+
+
+WANDB_ADDRESS = "https://api.wandb.ai"
+
+
+def has_wandb_account() -> bool:
+    """Tells whether wandb knows an account: by the environment, or by the netrc file that `wandb login` writes."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", WANDB_ADDRESS)).hostname or ""
+    stated = os.environ.get("NETRC")
+    for file in [stated] if stated else ["~/.netrc", "~/_netrc"]:
+        with contextlib.suppress(OSError, UnicodeDecodeError, netrc.NetrcParseError):
+            return netrc.netrc(Path(file).expanduser()).authenticators(host) is not None
+    return False
 
 
 class BackgroundTracker:

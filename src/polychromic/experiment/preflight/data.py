@@ -30,6 +30,7 @@ from polychromic.records import Prompt
 from polychromic.run_folder import RunFolder
 from polychromic.tasks.base import build_task
 from polychromic.tasks.equivalence import equivalence_of, second_equivalence_of
+from polychromic.training.trackers import WANDB_ADDRESS, has_wandb_account
 
 logger = logging.getLogger(__name__)
 
@@ -274,12 +275,12 @@ def trackers(probe: Probe) -> Finding:
 def _wandb(result: str) -> Finding:
     """Tries to reach Weights & Biases, the one tracker that needs a service."""
     mode = os.environ.get("WANDB_MODE")
-    if mode in ("offline", "disabled") or (mode is None and "WANDB_API_KEY" not in os.environ):
-        why = f"WANDB_MODE={mode}" if mode else "no WANDB_API_KEY"
+    if mode in ("offline", "disabled") or (mode is None and not has_wandb_account()):
+        why = f"WANDB_MODE={mode}" if mode else "no WANDB_API_KEY and no `wandb login`"
         return Finding("passed", f"{result}; wandb logs offline ({why})")
     if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
         return Finding("passed", f"{result}; wandb is behind a proxy and was not tried")
-    address = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    address = os.environ.get("WANDB_BASE_URL", WANDB_ADDRESS)
     place = urlsplit(address)
     try:
         port = place.port or (80 if place.scheme == "http" else 443)
