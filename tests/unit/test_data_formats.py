@@ -172,6 +172,55 @@ def test_keys_of_any_other_form_are_named(tmp_path):
         load_prompts(path, Keys("breif"))
 
 
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        (
+            {"question": "Who?", "context": "Ada wrote.", "answer": "Ada", "solution": "She did: Ada"},
+            "Ada wrote.\n\nWho?",
+        ),
+        ({"instruction": "Translate", "input": "Hund", "output": "a dog", "gold": "dog"}, "Translate\n\nHund"),
+        ({"messages": TURNS[:1], "gold": "Hello"}, "Hi"),
+        ({"prompt": "Hi", "completion": "Go", "gold": "Hello"}, "Hi"),
+    ],
+)
+def test_a_named_reference_leaves_the_question_whole(tmp_path, row, text):
+    """Past bug: with reference_key alone, what stands beside the question was taken out of the prompt."""
+    as_jsonl(tmp_path / "a.jsonl", [row])
+    key = "gold" if "gold" in row else "answer"
+    (prompt,) = load_prompts(tmp_path / "a.jsonl", Keys(reference=key))
+    assert (prompt.text, prompt.references) == (text, (row[key],))
+    assert prompt.meta.keys() == row.keys() & {"solution", "output", "completion", "context"}
+
+
+def test_the_context_of_dolly_is_part_of_the_prompt(tmp_path):
+    """Past bug: the question was asked, and learnt, without the text that it is about."""
+    rows = [
+        {"instruction": "When?", "context": "It was 1969.", "response": "1969", "category": "closed_qa"},
+        {"instruction": "Why?", "context": "", "response": "So", "category": "open_qa"},
+        {"question": "Why?", "context": "", "answer": "So"},
+    ]
+    as_jsonl(tmp_path / "a.jsonl", rows)
+    prompts = load_prompts(tmp_path / "a.jsonl")
+    assert [prompt.text for prompt in prompts] == ["When?\n\nIt was 1969.", "Why?", "Why?"]
+    assert [prompt.references for prompt in prompts] == [("1969",), ("So",), ("So",)]
+
+
+@pytest.mark.parametrize("key", ["prompt", "messages"])
+def test_an_answer_beside_turns_is_a_reference(tmp_path, key):
+    """Past bug: it was beside a text, and not beside turns, as data for rewards often have it."""
+    rows = [
+        {key: TURNS[:1], "answer": "Hello"},
+        {key: TURNS[:1], "solution": "Because …", "answer": "Hello"},
+        {key: TURNS[:1], "reference": "Hello", "answer": "Bye"},
+        {key: TURNS, "answer": "Bye"},
+        {key: TURNS[:1], "response": {"text": "Hello"}},
+    ]
+    as_jsonl(tmp_path / "a.jsonl", rows)
+    references = [prompt.references for prompt in load_prompts(tmp_path / "a.jsonl")]
+    assert references == [("Hello",), (), ("Hello",), ("Hello",), ()]
+
+
 def test_alpaca_joins_instruction_and_input_and_keeps_its_history(tmp_path):
     row = {
         "instruction": "Translate",
@@ -216,6 +265,8 @@ def test_what_was_rejected_is_kept_in_the_meta_and_an_answer_too(tmp_path):
         ),
         ({"conversations": [{"from": "gpt", "value": "a"}]}, "conversations: holds an assistant turn only"),
         ({"question": "a", "answer": "b", "solution": "c"}, "solution: answer is given too"),
+        ({"question": "a", "answer": "b", "solution": "c"}, "remove the other, or name one with reference_key"),
+        ({"prompt": "a", "references": "b"}, 'expected a list of texts; write ["b"], or name the key reference'),
         ({"question": "a", "answers": ["b", {}]}, "answers[1]: {} is an object, expected a text"),
         ({"instrution": "a", "output": "b"}, '"instrution": did you mean instruction?'),
         (

@@ -108,6 +108,8 @@ def _own(row: Mapping[str, Any], keys: Keys) -> Question:
     turns = [Message(turn.role, turn.content) for turn in read.messages] or [Message("user", read.prompt)]
     if reference == "completion" and _is_bad(row):
         references = ()
+    if reference is None:
+        references = _answer_beside(row, turns)
     return Question(turns, references, _without(row, *KNOWN_KEYS), read.meta)
 
 
@@ -127,7 +129,8 @@ def _sentence(problem: Any, row: Mapping[str, Any]) -> str:
         case _ if key == "messages":
             return f'messages: {shown(value)}, expected a list such as [{{"role": "user", "content": "Hi"}}]'
     wanted = "an object" if key == "meta" else "a list of texts"
-    return f"{place}: {shown(value)} is {kind(value)}, expected {wanted}"
+    mend = f"; write [{shown(value)}], or name the key reference" if key != "meta" and isinstance(value, str) else ""
+    return f"{place}: {shown(value)} is {kind(value)}, expected {wanted}{mend}"
 
 
 def _trl(row: Mapping[str, Any], keys: Keys) -> Question:
@@ -139,19 +142,30 @@ def _trl(row: Mapping[str, Any], keys: Keys) -> Question:
         raise BadLineError("references: the prompt is a list of turns; write one completion as a list of turns")
     if reference is not None and not (reference == "completion" and _is_bad(row)):
         turns = [*turns, *_turns(row, reference, "assistant")]
-    return Question(turns, (), _without(row, *KNOWN_KEYS), _meta(row))
+    references = _answer_beside(row, turns) if reference is None else ()
+    return Question(turns, references, _without(row, *KNOWN_KEYS), _meta(row))
 
 
 def _messages(row: Mapping[str, Any], keys: Keys) -> Question:
     """Reads OpenAI's messages, whose contents may be lists of parts, and which may name their author."""
     turns = turns_of("messages", row["messages"])
     reference = one_key(row, REFERENCE_KEYS)
-    references = () if reference is None else answers_of(reference, row[reference])
+    references = _answer_beside(row, turns) if reference is None else answers_of(reference, row[reference])
     return Question(turns, references, _without(row, *KNOWN_KEYS), _meta(row))
 
 
+def _answer_beside(row: Mapping[str, Any], turns: Sequence[Message]) -> tuple[str, ...]:
+    """Returns the answer that stands beside turns under a key of its own, as in data for rewards; none where the turns
+    end with one, or where it could be several."""
+    named = [key for key in _ANSWER_KEYS if isinstance(row.get(key), str | int | float) and _is_filled(row, key)]
+    is_answered = not turns or turns[-1].role == "assistant"
+    return answers_of(named[0], row[named[0]]) if len(named) == 1 and not is_answered else ()
+
+
 def _alpaca(row: Mapping[str, Any], keys: Keys) -> Question:
-    parts = [_text(row, "instruction"), *([_text(row, "input")] if _is_filled(row, "input") else [])]
+    # Dolly calls it context.
+    given = next((key for key in ("input", "context") if isinstance(row.get(key), str) and _is_filled(row, key)), None)
+    parts = [_text(row, key) for key in ("instruction", given) if key]
     turns = [Message("system", _text(row, "system"))] if _is_filled(row, "system") else []
     for number, pair in enumerate(row.get("history") or []):
         if not (isinstance(pair, list) and len(pair) == 2):
@@ -175,10 +189,11 @@ def _sharegpt(row: Mapping[str, Any], keys: Keys) -> Question:
 
 
 def _asked(row: Mapping[str, Any], keys: Keys) -> Question:
-    key, answer = one_key(row, _ASKED_KEYS), one_key(row, (*_ANSWER_KEYS, *REFERENCE_KEYS))
+    key = one_key(row, _ASKED_KEYS, ", or name one with prompt_key")
+    answer = one_key(row, (*_ANSWER_KEYS, *REFERENCE_KEYS), ", or name one with reference_key")
     assert key is not None
     # SQuAD keeps the text that a question is about beside it.
-    context = [_text(row, "context")] if isinstance(row.get("context"), str) else []
+    context = [_text(row, "context")] if isinstance(row.get("context"), str) and _is_filled(row, "context") else []
     text = "\n\n".join([*context, _text(row, key)])
     # The answer stays in the meta as well: a checker looks for it under its own name.
     others = _without(row, key, *ID_KEYS, *REFERENCE_KEYS, "meta")
@@ -186,7 +201,13 @@ def _asked(row: Mapping[str, Any], keys: Keys) -> Question:
 
 
 def _mapped(row: Mapping[str, Any], keys: Keys) -> Question:
-    name = keys.prompt or one_key(row, (*_ASKED_KEYS, "messages", "instruction")) or "prompt"
+    name = keys.prompt
+    if name is None:  # the row's own form says what is asked, with what stands beside it
+        answers = {key: value for key, value in row.items() if key in (keys.reference, *_ANSWER_KEYS, *REFERENCE_KEYS)}
+        asked = _without(row, *answers)
+        question = form_of(asked).read(asked, NO_KEYS)
+        others = _without(answers, *filter(None, [keys.reference]))
+        return Question(question.turns, _answers(row, keys.reference), {**question.others, **others}, question.meta)
     if not _is_filled(row, name):
         raise BadLineError(f"{name}: is missing, and task.prompt_key names it; the row's keys are {_keys_of(row)}")
     used = (name, *ID_KEYS, "meta", *filter(None, [keys.reference]))

@@ -113,11 +113,14 @@ def require_object(row: Any) -> Mapping[str, Any]:
     return row
 
 
-def one_key(row: Mapping[str, Any], keys: Sequence[str]) -> str | None:
-    """Returns the one of the keys that the line uses, if any; two are refused, since one would have to be ignored."""
+def one_key(row: Mapping[str, Any], keys: Sequence[str], other_mend: str = "") -> str | None:
+    """Returns the one of the keys that the line uses, if any; two are refused, since one would have to be ignored.
+    `other_mend` is what can be done beside removing one."""
     used = [key for key in keys if key in row]
     if len(used) > 1:
-        raise BadLineError(f"{used[1]}: {used[0]} is given too, expected one of {', '.join(keys)}; remove the other")
+        raise BadLineError(
+            f"{used[1]}: {used[0]} is given too, expected one of {', '.join(keys)}; remove the other{other_mend}"
+        )
     return used[0] if used else None
 
 
