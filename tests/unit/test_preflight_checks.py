@@ -105,6 +105,18 @@ def test_a_batch_that_does_not_fit_is_a_failed_check_on_any_device(probe, monkey
         memory.longest_batch_fits(probe)
 
 
+def test_the_longest_batch_may_be_another_arms(tmp_path):
+    """Past bug: the baseline's batches alone were tried, and an arm with longer or more answers ran out of memory."""
+    larger = {"num_samples": 12, "max_new_tokens": 100, "max_decode_batch": 48}
+    apart = {"training": {"max_new_tokens": 900}, "model": {"gradient_checkpointing": True}}
+    arms = {"baseline": {}, "larger": {"training": larger, "diversity": {"weight": 1.0}}, "apart": apart}
+    probe = Probe(Experiment.from_mapping(SMALL | {"arms": arms}), tmp_path / "runs" / "small")
+    [(words, batch)] = memory._training_batches(probe).items()
+    assert words.startswith("48 sampled answers of up to 11")
+    assert [one.n_answer for one in batch] == [100] * 48
+    assert memory._longest_sampling(probe)[:2] == (48, 100)  # more than the 192 × 20 of the end
+
+
 def references(tmp_path, **training):
     for split in ("train", "validation", "test"):
         rows = [

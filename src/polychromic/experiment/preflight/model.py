@@ -15,6 +15,7 @@ import psutil
 import torch
 
 from polychromic.errors import ModelError
+from polychromic.experiment.config import Arm
 from polychromic.experiment.planning.run_plan import MOST_SHARE_OF_MEMORY
 from polychromic.experiment.preflight.probe import Finding, Probe
 from polychromic.experiment.resuming.provenance import installed_versions
@@ -25,6 +26,7 @@ from polychromic.models.sources import UNLIMITED
 from polychromic.records import Prompt, SamplingParameters
 from polychromic.sampling.local import LocalSampler
 from polychromic.training.rollouts import reference_sequences
+from polychromic.training.settings import TrainingSettings
 
 
 def versions_and_device(probe: Probe) -> Finding:
@@ -170,23 +172,31 @@ def _forward_and_backward(probe: Probe, sequences: Sequence[TokenSequence]) -> N
         language_model.model.zero_grad(set_to_none=True)
 
 
+def _arms_that_are_tried(probe: Probe) -> list[Arm]:
+    """Lists the trained arms of the baseline's model, which is the one that is loaded: an arm may have larger batches
+    than the baseline."""
+    return [arm for arm in probe.trained_arms if arm.model == probe.baseline.model] or probe.trained_arms
+
+
 def _training_batches(probe: Probe) -> dict[str, list[TokenSequence]]:
     """Returns the largest micro-batches by what they are called: sampled answers, and references where they are
     learnt."""
-    if not probe.trained_arms:
-        return {}
-    training = probe.baseline.training
-    prompts = probe.task.prompts("train")[:_PROMPTS_LOOKED_AT]
+    arms = _arms_that_are_tried(probe)
+    prompts = probe.task.prompts("train")[:_PROMPTS_LOOKED_AT] if arms else []
     batches = {}
-    if probe.baseline.loss.reads_references:
+    learning = [arm.training for arm in arms if arm.loss.reads_references]
+    if learning:
+        training = max(learning, key=lambda training: _n_references(training) * training.max_length)
         references = reference_sequences(probe.language_model, prompts, training.max_length).by_prompt
         longest = sorted(
             (sequence for group in references.values() for sequence in group),
             key=lambda sequence: -len(sequence.token_ids),
         )
-        batches["references"] = longest[: min(training.micro_batch_size, training.prompts_per_step)]
-    if any(arm.loss.samples for arm in probe.trained_arms):
-        batches["sampled answers"] = _longest_answers(probe, prompts)
+        batches["references"] = longest[: _n_references(training)]
+    sampling = [arm for arm in arms if arm.loss.samples]
+    if sampling:
+        largest = max(sampling, key=lambda arm: _n_answers(arm) * arm.training.max_new_tokens)
+        batches["sampled answers"] = _longest_answers(probe, largest, prompts)
     longest = {name: max(len(sequence.token_ids) for sequence in batch) for name, batch in batches.items()}
     return {
         f"{len(batch)} {name} of up to {longest[name]} tokens, forward and backward": batch
@@ -194,27 +204,35 @@ def _training_batches(probe: Probe) -> dict[str, list[TokenSequence]]:
     }
 
 
-def _longest_answers(probe: Probe, prompts: Sequence[Prompt]) -> list[TokenSequence]:
-    language_model, training = probe.language_model, probe.baseline.training
+def _n_references(training: TrainingSettings) -> int:
+    return min(training.micro_batch_size, training.prompts_per_step)
+
+
+def _n_answers(arm: Arm) -> int:
+    return min(arm.training.micro_batch_size, arm.loss.num_prompts * arm.loss.num_samples)
+
+
+def _longest_answers(probe: Probe, arm: Arm, prompts: Sequence[Prompt]) -> list[TokenSequence]:
+    language_model = probe.language_model
     encoded = [encode_prompt(language_model.tokenizer, prompt, **language_model.chat_options) for prompt in prompts]
-    n, n_prompts = probe.baseline.loss.num_samples, probe.baseline.loss.num_prompts
-    rows = min(training.micro_batch_size, n_prompts * n)
+    n, rows = arm.loss.num_samples, _n_answers(arm)
     longest = sorted(encoded, key=len, reverse=True)[: -(-rows // n)]
-    answer = [language_model.pad_id] * training.max_new_tokens
+    answer = [language_model.pad_id] * arm.training.max_new_tokens
     return [TokenSequence((*ids, *answer), len(ids)) for ids in longest for _ in range(n)][:rows]
 
 
 def _longest_sampling(probe: Probe) -> tuple[int, int, Callable[[int], None]]:
     """Prepares the batch of generations with the largest cache, of training or of evaluation, none of which ends
     early: their number, their tokens, and what samples so many tokens of each."""
-    settings, arm = probe.experiment.evaluation, probe.baseline
+    settings = probe.experiment.evaluation
     at_the_end = min(len(probe.evaluation_prompts), max(1, settings.max_decode_batch // settings.num_samples))
     batches = [(probe.evaluation_prompts, at_the_end, settings.num_samples, settings.max_new_tokens)]
-    if probe.trained_arms:
-        n = arm.loss.num_samples
-        n_prompts = min(arm.loss.num_prompts, max(1, arm.training.decode_batch // n))
-        prompts = probe.task.prompts("train")[:_PROMPTS_LOOKED_AT]
-        batches.append((prompts, n_prompts, n, arm.training.max_new_tokens))
+    for arm in _arms_that_are_tried(probe):
+        if arm.loss.samples:
+            n = arm.loss.num_samples
+            n_prompts = min(arm.loss.num_prompts, max(1, arm.training.decode_batch // n))
+            prompts = probe.task.prompts("train")[:_PROMPTS_LOOKED_AT]
+            batches.append((prompts, n_prompts, n, arm.training.max_new_tokens))
     prompts, n_prompts, n, new_tokens = max(batches, key=lambda batch: batch[1] * batch[2] * batch[3])
     longest = max(prompts, key=lambda prompt: len(prompt.text))
     # No token stops it. Copies of one prompt need no padding, of which such a model knows no token.
