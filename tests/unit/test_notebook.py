@@ -50,6 +50,12 @@ def test_one_override_is_one_text(file):
     assert as_experiment(file, "training.steps=4").training.steps == 4
 
 
+@pytest.mark.parametrize("overrides", [{"training.steps": 4}, "training.steps=4", ["training.steps=4"]])
+def test_a_file_that_is_only_read_takes_the_same_overrides(file, overrides):
+    """Past bug: a mapping and a single text were refused with "override 't': expected key=value"."""
+    assert Experiment.from_file(file, overrides).training.steps == 4
+
+
 def test_values_of_every_kind_arrive_as_they_are(file):
     criteria = [{"metric": "distinct_correct", "direction": "higher", "relative_change": 0.5}]
     chosen = as_experiment(file, {"comparison.minimum": criteria, "model.revision": "a: b", "budget.max_hours": None})

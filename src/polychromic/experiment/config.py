@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator, mo
 from polychromic.evaluation.settings import ComparisonSettings, EvaluationSettings, load_stated_metrics
 from polychromic.experiment.paths import with_absolute_paths
 from polychromic.experiment.settings import PreflightSettings, RunSettings
-from polychromic.experiment.yaml_file import checked, describe_problems, read_yaml
+from polychromic.experiment.yaml_file import Overrides, checked, describe_problems, read_yaml
 from polychromic.files import user_path
 from polychromic.ledger import BudgetSettings
 from polychromic.models.settings import ModelSettings
@@ -238,8 +238,8 @@ class Experiment(Settings):
             raise ValueError("; ".join(describe_problems(error, Arm, prefix=f"arms.{name}"))) from error
 
     @classmethod
-    def from_file(cls, path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
-        """Reads a YAML experiment file and dotted overrides such as `training.steps=20`.
+    def from_file(cls, path: str | Path, overrides: Overrides = ()) -> Experiment:
+        """Reads a YAML experiment file and dotted overrides: `training.steps=20`, several, or {"training.steps": 20}.
 
         Raises ConfigError that lists every problem with its key. Paths in the file become absolute, relative to
         the file's folder.

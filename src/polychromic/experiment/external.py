@@ -31,7 +31,7 @@ from polychromic.experiment.resuming.folder import held_folder, read_resolved, r
 from polychromic.experiment.resuming.provenance import installed_versions
 from polychromic.experiment.run import RunResult
 from polychromic.experiment.settings import RunSettings
-from polychromic.experiment.yaml_file import checked, read_yaml
+from polychromic.experiment.yaml_file import Overrides, checked, read_yaml
 from polychromic.files import remove_folder, sha256_file, user_path, write_json, write_text
 from polychromic.generations import write_generations
 from polychromic.ledger import BudgetSettings
@@ -87,7 +87,7 @@ class ExternalExperiment(Settings):
 
     @classmethod
     def from_file(
-        cls, path: str | Path, generations: Mapping[str, Sequence[str]], overrides: Sequence[str] = ()
+        cls, path: str | Path, generations: Mapping[str, Sequence[str]], overrides: Overrides = ()
     ) -> ExternalExperiment:
         """Reads an experiment file for the comparison of these files; raises ConfigError that lists every problem.
 

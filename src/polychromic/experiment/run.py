@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from polychromic import stopping
 from polychromic.errors import BudgetError, ConfigError, PolychromicError, StoppedError
@@ -22,6 +21,7 @@ from polychromic.experiment.progress.display import activity, open_progress, say
 from polychromic.experiment.result import RunResult
 from polychromic.experiment.resuming.continuing import record_provenance, working_folder
 from polychromic.experiment.resuming.provenance import add_model_checks
+from polychromic.experiment.yaml_file import Overrides
 from polychromic.files import user_path, write_json
 from polychromic.ledger import priced_duration
 from polychromic.models.sources import model_name, require_hub_or_copy, resolve_source
@@ -34,10 +34,6 @@ if TYPE_CHECKING:
     from polychromic.evaluation import Comparison
 
 logger = logging.getLogger(__name__)
-
-
-Overrides = str | Sequence[str] | Mapping[str, Any]
-"""Changes to an experiment file: "training.steps=20", several of these, or {"training.steps": 20}."""
 
 
 def run(
@@ -97,31 +93,7 @@ def as_experiment(experiment: Experiment | str | Path, overrides: Overrides = ()
         return within_data(experiment)
     if not isinstance(experiment, str | Path):
         raise ConfigError(f"experiment={shown(experiment)}: expected the path of an experiment file, or an Experiment")
-    return within_data(Experiment.from_file(experiment, _as_strings(overrides)))
-
-
-def _as_strings(overrides: Overrides) -> list[str]:
-    """Returns overrides as the command line takes them; raises ConfigError for what is none."""
-    if isinstance(overrides, Mapping):
-        return [f"{key}={_as_yaml(key, value)}" for key, value in overrides.items()]
-    if isinstance(overrides, str):
-        return [overrides]
-    for override in overrides:
-        if not isinstance(override, str):
-            raise ConfigError(
-                f'override {shown(override)}: expected texts such as "training.steps=20", or a mapping such as '
-                '{"training.steps": 20}'
-            )
-    return list(overrides)
-
-
-def _as_yaml(key: str, value: Any) -> str:
-    try:
-        return json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"override {key}={shown(value)}: expected a number, a text, true or false, or a list or mapping of these"
-        ) from error
+    return within_data(Experiment.from_file(experiment, overrides))
 
 
 def do_jobs(

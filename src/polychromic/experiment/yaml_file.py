@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from polychromic.errors import ConfigError
+from polychromic.numerics import shown
 from polychromic.tasks.settings import TASKS
 
 # Keys of earlier versions, each with the name that replaced it.
@@ -34,6 +36,8 @@ _RENAMED = {
 }
 
 
+Overrides = str | Sequence[str] | Mapping[str, Any]
+"""Changes to an experiment file: "training.steps=20", several of these, or {"training.steps": 20}."""
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -122,7 +126,7 @@ def yaml_text(content: Mapping[str, Any]) -> str:
     return yaml.dump(content, Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
 
-def read_yaml(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+def read_yaml(path: Path, overrides: Overrides) -> dict[str, Any]:
     """Reads the sections of an experiment file, not checked yet, with overrides such as `training.steps=20` put in.
 
     Raises ConfigError that names the file: missing, unreadable, not YAML, without sections, too large once its
@@ -161,13 +165,37 @@ def read_yaml(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
         # The parser and omegaconf let errors of Python through on odd scalars, keys and interpolations.
         raise ConfigError(f"{path}: not a readable YAML file: {error}") from error
     content = {str(key): value for key, value in content.items()}
-    for override in overrides:
+    for override in _as_strings(overrides):
         _put_in(content, override)
     for place, text in _texts(content):
         # No path or file can hold these.
         if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text):
             raise ConfigError(f"{path}: {place}: holds a NUL character or half a surrogate pair; remove it")
     return content
+
+
+def _as_strings(overrides: Overrides) -> list[str]:
+    """Returns overrides as the command line takes them; raises ConfigError for what is none."""
+    if isinstance(overrides, Mapping):
+        return [f"{key}={_as_yaml(key, value)}" for key, value in overrides.items()]
+    if isinstance(overrides, str):
+        return [overrides]
+    for override in overrides:
+        if not isinstance(override, str):
+            raise ConfigError(
+                f'override {shown(override)}: expected texts such as "training.steps=20", or a mapping such as '
+                '{"training.steps": 20}'
+            )
+    return list(overrides)
+
+
+def _as_yaml(key: str, value: Any) -> str:
+    try:
+        return json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"override {key}={shown(value)}: expected a number, a text, true or false, or a list or mapping of these"
+        ) from error
 
 
 def _read_text(path: Path) -> str:
