@@ -189,7 +189,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 def folder_name(name: str, *, place: str = "") -> str:
     """Returns the name of a run or an arm, which names a folder too; raises ValueError where it cannot."""
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{place}expected letters, digits, '.', '_' and '-' (it names a folder)")
+        raise ValueError(
+            f"{place}expected letters (a to z, A to Z), digits, '.', '_' and '-', at most 64 with a letter or a digit "
+            "first (it names a folder)"
+        )
     for file in AT_THE_TOP:
         # Some systems take upper and lower case for the same.
         if name.lower() == file or ("." in file and file in name.lower()):

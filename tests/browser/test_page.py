@@ -110,6 +110,28 @@ def test_a_link_leads_to_one_prompt(page, looking_at):
         assert seen.console == []
 
 
+def test_a_link_to_another_part_leaves_the_prompt_that_is_looked_at(page, looking_at):
+    with looking_at(page.as_uri()) as seen:
+        seen.page.select_option("#prompt", value="3")
+        expect(seen.page.locator("#asked")).to_contain_text("Question 3?")
+        seen.page.click(".contents a[href='#measures']")
+        seen.page.wait_for_timeout(200)
+        assert seen.page.locator("#asked").inner_text().startswith("Question 3?")
+        seen.page.locator(".scroll").last.focus()
+        seen.page.keyboard.press("ArrowRight")  # scrolls the table
+        seen.page.wait_for_timeout(200)
+        assert seen.page.locator("#asked").inner_text().startswith("Question 3?")
+        seen.page.go_back()
+        seen.page.go_back()
+        expect(seen.page.locator("#asked")).to_contain_text("Question 0?")
+
+
+def test_without_javascript_the_page_says_where_the_answers_are(page, looking_at):
+    with looking_at(page.as_uri(), wait_for=".criteria", java_script_enabled=False) as seen:
+        words = seen.page.locator("noscript").all_inner_texts()
+        assert "report.md" in words[0] and "generations.jsonl" in words[1]
+
+
 def test_answers_that_nobody_judged_are_counted_and_not_called_failed(tmp_path, looking_at):
     by_arm = {
         arm: [dataclasses.replace(row, reward=None) for row in rows(arm, [arm, "the same", *HOSTILE])]

@@ -9,6 +9,8 @@ import re
 import shutil
 import subprocess
 from base64 import b64decode
+from functools import partial
+from importlib.resources import files
 
 import pytest
 
@@ -21,7 +23,7 @@ from polychromic.files import append_jsonl, write_json
 from polychromic.records import GenerationRow, SamplingParameters
 from polychromic.report.about import About, Example, own_folders
 from polychromic.report.build import write_report
-from polychromic.report.drawing import draw, keep_within, line
+from polychromic.report.drawing import arm_colors, draw, keep_within, legend_above, line
 from polychromic.report.latex import results_latex
 from polychromic.report.tables import folded_metrics, means_groups, means_header
 from polychromic.report.training_figures import training_figures
@@ -164,6 +166,26 @@ def test_a_curve_of_one_step_is_seen():
     assert next(iter(csv.DictReader(io.StringIO(drawn.data))))["y"] == "0.25"
     # A marker is a <use> of its shape; a line alone has none.
     assert len(re.findall(r'<use [^>]*style="fill: #0072b2', drawn.svg)) == 3  # the seed, the mean, and the legend's
+
+
+def test_many_arms_have_colours_of_their_own_and_a_panel_as_high_as_few_have():
+    """The seventh arm of a sweep had the first one's colour; nine lines of a legend left a third of the panel."""
+    arms = [f"lambda-{n}" for n in range(12)]
+    colors = arm_colors(["base", *arms, "untrained"], "base", "untrained")
+    assert len(set(colors.values())) == 14
+    shades = files("polychromic.report").joinpath("assets/report.css").read_text(encoding="utf-8")
+    assert all(f"--c-{color[1:].upper()}: #" in shades for color in colors.values())
+
+    def paint(axes, number):
+        for arm in arms[:number]:
+            line(axes, [1, 2], [0.0, 1.0], label=f"{arm}: +0.5 [+0.25, +0.75] at T=0.7,min_p=0.1")
+        legend_above(axes)
+
+    sizes = [
+        [float(size) for size in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawn.svg).groups()]
+        for drawn in (draw("one", "One", "", partial(paint, number=number)) for number in (3, 12))
+    ]
+    assert sizes[0] == [374.4, 230.4] and sizes[1] == pytest.approx([374.4, 230.4 + 9 * 0.21 * 72])
 
 
 def test_figures_for_print_and_a_slide_come_on_request(run):

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from polychromic.run_folder import RUN_FILES, ArmFolder, Place, RunFolder, misfit
+from polychromic.run_folder import RUN_FILES, ArmFolder, Place, RunFolder, folder_name, misfit
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,15 @@ from polychromic.run_folder import RUN_FILES, ArmFolder, Place, RunFolder, misfi
 )
 def test_a_misfit_names_the_key_and_what_was_expected(value, shape, said):
     assert misfit(value, shape) == said
+
+
+@pytest.mark.parametrize("name", ["_mine", ".hidden", "größer", "a b", "", "x" * 65])
+def test_a_name_that_names_no_folder_is_refused_with_all_that_is_asked_of_one(name):
+    """`_mine` was refused with "expected letters, digits, '.', '_' and '-'", which is all that it has."""
+    with pytest.raises(
+        ValueError, match=r"arms: expected letters \(a to z, .*at most 64 with a letter or a digit first"
+    ):
+        folder_name(name, place="arms: ")
 
 
 def test_every_file_has_a_way_on():

@@ -13,11 +13,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-# Okabe and Ito's colour-blind-safe palette; the baseline comes first and is dark grey, the untrained model light grey.
+# Okabe and Ito's colour-blind-safe palette, then darker colours for arms beyond the sixth; the baseline comes first and
+# is dark grey, the untrained model light grey.
 # The page's style sheet has another shade of each for a dark page, under the variable --c-HEX.
 _BASELINE_COLOR = "#4D4D4D"
 _UNTRAINED_COLOR = "#9A9A9A"
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_COLORS = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9",
+    "#882255", "#332288", "#999933", "#8C510A", "#01665E", "#7FBC41",
+)  # fmt: skip
 # Near black on paper; in the page it becomes the text's own colour, so that a dark page has light axes.
 _INK = "#010203"
 QUIET = "#999999"
@@ -45,6 +49,7 @@ _REFERENCE = re.compile(r'(\bid="|href="#|url\(#)')
 _PALETTE = re.compile("|".join([_BASELINE_COLOR, _UNTRAINED_COLOR, *_COLORS]), re.IGNORECASE)
 _LEGEND_CHARACTERS = 62  # that fit above a panel of the usual width, handles aside
 _HANDLE_CHARACTERS = 7  # the width of a legend's line and gap
+_HEIGHT, _LEGEND_ROWS, _ROW_HEIGHT = 3.2, 3, 0.21  # inches of a figure, and of each row of its legend above so many
 Colors = Mapping[str, str]
 """A colour for every arm."""
 Paint = Callable[..., None]
@@ -86,9 +91,12 @@ def draw(name: str, title: str, caption: str, paint: Paint, *, panels: int = 1) 
 
 def _canvas(paint: Paint, panels: int) -> tuple[Any, list[Any]]:
     with style():
-        canvas = new_canvas(5.2 if panels == 1 else 7.2, 3.2)
+        canvas = new_canvas(5.2 if panels == 1 else 7.2, _HEIGHT)
         axes = [canvas.add_subplot(1, panels, number + 1) for number in range(panels)]
         paint(*axes)
+        # Many arms make the figure higher, not its panels lower.
+        more = max(map(_legend_rows, axes)) - _LEGEND_ROWS
+        canvas.set_figheight(_HEIGHT + _ROW_HEIGHT * max(0, more))
     return canvas, axes
 
 
@@ -168,12 +176,22 @@ def legend_above(axes: Any) -> None:
     _, labels = axes.get_legend_handles_labels()
     if not labels:
         return
-    width = max(len(label) for label in labels) + _HANDLE_CHARACTERS
-    columns = min(len(labels), max(1, _LEGEND_CHARACTERS // width))
     axes.legend(
-        loc="lower left", bbox_to_anchor=(0.0, 1.0), borderpad=0.0, ncols=columns, columnspacing=1.4,
+        loc="lower left", bbox_to_anchor=(0.0, 1.0), borderpad=0.0, ncols=_columns(labels), columnspacing=1.4,
         handlelength=1.6, borderaxespad=0.4,
     )  # fmt: skip
+
+
+def _columns(labels: Sequence[str]) -> int:
+    width = max(len(label) for label in labels) + _HANDLE_CHARACTERS
+    return min(len(labels), max(1, _LEGEND_CHARACTERS // width))
+
+
+def _legend_rows(axes: Any) -> int:
+    if axes.get_legend() is None:
+        return 0
+    _, labels = axes.get_legend_handles_labels()
+    return -(-len(labels) // _columns(labels))
 
 
 def keep_within(axes: Any, low: float | None = None, high: float | None = None) -> None:

@@ -208,12 +208,14 @@
     byId("copy").addEventListener("click", copy);
     for (const kind of ["pointerover", "pointerleave", "focusin"]) byId("arms").addEventListener(kind, mark);
     document.addEventListener("keydown", event => {
-      if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea")) return;
+      // In a field or a table that scrolls, the keys are the browser's.
+      if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, .scroll")) return;
       if (event.key === "ArrowRight") choose(Number(byId("prompt").value) + 1);
       if (event.key === "ArrowLeft") choose(Number(byId("prompt").value) - 1);
       if (event.key === "/") { event.preventDefault(); byId("search").focus(); }
     });
-    window.addEventListener("hashchange", follow);
+    // A link to another part of the page leaves the prompt that is looked at.
+    window.addEventListener("hashchange", () => { if (!location.hash || location.hash.startsWith("#prompt=")) follow(); });
   }
 
   unpack(byId("samples").textContent).then(found => {
