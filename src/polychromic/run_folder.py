@@ -190,8 +190,8 @@ def folder_name(name: str, *, place: str = "") -> str:
     """Returns the name of a run or an arm, which names a folder too; raises ValueError where it cannot."""
     if not _NAME.fullmatch(name):
         raise ValueError(
-            f"{place}expected letters (a to z, A to Z), digits, '.', '_' and '-', at most 64 with a letter or a digit "
-            "first (it names a folder)"
+            f"{place}expected letters, digits, '.', '_' and '-' of ASCII, at most 64 with a letter or a digit first "
+            "(it names a folder)"
         )
     for file in AT_THE_TOP:
         # Some systems take upper and lower case for the same.

@@ -32,7 +32,7 @@ def test_a_misfit_names_the_key_and_what_was_expected(value, shape, said):
 def test_a_name_that_names_no_folder_is_refused_with_all_that_is_asked_of_one(name):
     """`_mine` was refused with "expected letters, digits, '.', '_' and '-'", which is all that it has."""
     with pytest.raises(
-        ValueError, match=r"arms: expected letters \(a to z, .*at most 64 with a letter or a digit first"
+        ValueError, match=r"arms: expected letters, .* of ASCII, at most 64 with a letter or a digit first"
     ):
         folder_name(name, place="arms: ")
 
