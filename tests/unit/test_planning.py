@@ -95,12 +95,21 @@ def test_parameters_are_those_that_transformers_makes(kind, tied):
         AdapterSettings(rank=4, target_modules=r".*mlp\.(gate|up)_proj"),
         AdapterSettings(rank=4, exclude_modules=["down_proj"]),
         AdapterSettings(rank=4, use_dora=True),
+        AdapterSettings(rank=4, rank_pattern={"q_proj": 2, r"layers\.0\..*\.up_proj": 8}),
+        AdapterSettings(rank=4, modules_to_save=["lm_head"]),
+        AdapterSettings(rank=4, target_modules=["q_proj"], modules_to_save=["norm", "k_proj"], use_dora=True),
+        AdapterSettings(rank=4, target_modules=["q_proj", "embed_tokens"], trainable_token_indices=[]),
+        AdapterSettings(rank=4, trainable_token_indices=[3, 5]),
+        AdapterSettings(rank=4, target_modules=["q_proj"], bias="lora_only"),
+        AdapterSettings(rank=4, target_modules=["q_proj"], bias="all"),
     ],
 )
-def test_an_adapter_has_the_parameters_that_peft_makes(adapter):
-    language_model, shape = build(ModelSettings(source="a/b", adapter=adapter))
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+def test_an_adapter_has_the_parameters_that_peft_makes(adapter, kind):
+    """Past bug: what an adapter trains beside LoRA's matrices was planned with no memory."""
+    language_model, shape = build(ModelSettings(source="a/b", adapter=adapter), kind)
     trained = sum(p.numel() for p in language_model.model.parameters() if p.requires_grad)
-    assert shape.adapter_parameters(adapter) == trained
+    assert shape.trained_parameters(adapter) == trained
 
 
 def test_an_adapter_on_no_layer_is_refused():

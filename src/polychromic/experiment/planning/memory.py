@@ -123,7 +123,7 @@ def adapter_bytes(
     """Returns the bytes of the adapter in float32: weights, gradient and two moments; where terms are kept apart also
     the gradients of quality, of two halves of diversity, of its gate, and their sum."""
     copies = (4 + (5 if separate_terms else 0)) if trained else 1
-    return float(copies * _FLOAT32 * shape.adapter_parameters(model.adapter))
+    return float(copies * _FLOAT32 * shape.trained_parameters(model.adapter))
 
 
 def activation_bytes(shape: ModelShape, model: ModelSettings, load: TrainingLoad, *, on_gpu: bool = True) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ class ModelShape:
     @property
     def small_parameters(self) -> int:
         """Counts norms and biases."""
-        biases = self.query_width + 2 * self.kv_width if self.kind == "qwen2" else 0
+        biases = sum(map(self._bias, self.linears))
         head_norms = 2 * self.head_dim if self.kind == "qwen3" else 0
         return self.layers * (2 * self.hidden + biases + head_norms) + self.hidden
 
@@ -87,11 +88,65 @@ class ModelShape:
         return found
 
     def adapter_parameters(self, adapter: AdapterSettings) -> int:
-        """Counts the trained parameters: r · (inputs + outputs) for each adapted matrix (Hu et al., 2021), and the
+        """Counts the parameters of LoRA: r · (inputs + outputs) for each adapted matrix (Hu et al., 2021), and the
         magnitudes of DoRA."""
-        sizes = [self.linears[name] for name in self.adapted(adapter)]
-        magnitudes = sum(outputs for _, outputs in sizes) if adapter.use_dora else 0
-        return self.layers * (adapter.rank * sum(map(sum, sizes)) + magnitudes)
+        count = 0
+        for layer, name in product(range(self.layers), self.adapted(adapter)):
+            inputs, outputs = self.linears[name]
+            rank = _pattern_value(adapter.rank_pattern, _place(name, layer), adapter.rank)
+            count += rank * (inputs + outputs) + (outputs if adapter.use_dora else 0)
+        return count
+
+    def trained_parameters(self, adapter: AdapterSettings) -> int:
+        """Counts all that is trained: LoRA, biases of the base, modules that are trained whole, and embeddings of
+        tokens and of whole vocabularies."""
+        biased = self.adapted(adapter) if adapter.bias == "lora_only" else list(self.linears)
+        biases = sum(self._bias(name) for name in biased) if adapter.bias != "none" else 0
+        tokens = len(adapter.trainable_token_indices) * self.hidden
+        ends = adapter.target_modules if isinstance(adapter.target_modules, list) else []
+        of_ends = sum(
+            _pattern_value(adapter.rank_pattern, name, adapter.rank) * (self.vocabulary + self.hidden)
+            for name in ("embed_tokens", "lm_head")
+            if name in ends and name not in adapter.exclude_modules
+        )
+        whole = sum(
+            size
+            for place, size in self._modules().items()
+            if any(_is_below(place, name) for name in adapter.modules_to_save)
+        )
+        return self.adapter_parameters(adapter) + self.layers * biases + tokens + of_ends + whole
+
+    def _bias(self, name: str) -> int:
+        return self.linears[name][1] if self.kind == "qwen2" and name in ("q_proj", "k_proj", "v_proj") else 0
+
+    def _modules(self) -> dict[str, int]:
+        """Returns the parameters of every module that holds any, by its place."""
+        table = self.vocabulary * self.hidden
+        modules = {"model.embed_tokens": table, "lm_head": table, "model.norm": self.hidden}
+        for layer in range(self.layers):
+            for name, (inputs, outputs) in self.linears.items():
+                modules[_place(name, layer)] = inputs * outputs + self._bias(name)
+            for name in ("input_layernorm", "post_attention_layernorm"):
+                modules[f"model.layers.{layer}.{name}"] = self.hidden
+            for name in ("q_norm", "k_norm") if self.kind == "qwen3" else ():
+                modules[f"model.layers.{layer}.self_attn.{name}"] = self.head_dim
+        return modules
+
+
+def _place(name: str, layer: int) -> str:
+    return f"model.layers.{layer}.{'mlp' if name in ('gate_proj', 'up_proj', 'down_proj') else 'self_attn'}.{name}"
+
+
+def _pattern_value(patterns: Mapping[str, int], place: str, otherwise: int) -> int:
+    """Returns the value of the first pattern that names the module, as peft finds it."""
+    fitting = (value for pattern, value in patterns.items() if re.match(rf"(.*\.)?({pattern})$", place))
+    return next(fitting, otherwise)
+
+
+def _is_below(place: str, name: str) -> bool:
+    """Tells whether a module, or one that it is a part of, ends as peft asks of those that it trains whole."""
+    parts = place.split(".")
+    return any(".".join(parts[: end + 1]).endswith(name) for end in range(len(parts)))
 
 
 def _targets(adapter: AdapterSettings, name: str) -> bool:
@@ -99,8 +154,7 @@ def _targets(adapter: AdapterSettings, name: str) -> bool:
         return False
     if isinstance(adapter.target_modules, list):
         return name in adapter.target_modules
-    place = f"model.layers.0.{'mlp' if name in ('gate_proj', 'up_proj', 'down_proj') else 'self_attn'}.{name}"
-    return adapter.target_modules == "all-linear" or re.fullmatch(adapter.target_modules, place) is not None
+    return adapter.target_modules == "all-linear" or re.fullmatch(adapter.target_modules, _place(name, 0)) is not None
 
 
 def _qwen3(hidden: int, layers: int, heads: int, intermediate: int, *, tied: bool) -> ModelShape:
