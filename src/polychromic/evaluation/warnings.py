@@ -213,8 +213,9 @@ def left_out_warnings(left_out: Sequence[str], n_prompts: int) -> Iterator[Resul
 
 
 def checker_warnings(audit: CheckerAudit | None) -> Iterator[ResultWarning]:
-    """Warns of a checker that passes what it must not, or does not pass the references: every quality rests on it."""
-    if audit is not None and (audit.lenient or audit.harsh):
+    """Warns of a checker that passes what it must not, or does not pass or judge the references: every quality rests on
+    it."""
+    if audit is not None and (audit.lenient or audit.harsh or audit.failing):
         yield ResultWarning("checker", "", f"{audit.sentence} Every quality here rests on this checker")
 
 

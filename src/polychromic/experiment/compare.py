@@ -314,5 +314,4 @@ def _audit(task: Task, experiment: Experiment | ExternalExperiment, rows: RowsBy
         if row.reward is not None and row.reward >= task.pass_threshold
     }
     audit = audit_checker(task.check, prompts, pass_threshold=task.pass_threshold, replies=passed)
-    judged = any(control.unjudged < control.n for control in audit.controls.values())
-    return audit if judged else None
+    return None if audit.judged_none else audit

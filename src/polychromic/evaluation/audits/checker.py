@@ -52,24 +52,32 @@ _FALLBACK_WORD = "the"
 class ControlResult:
     """Holds one control: how many texts were tried, how many passed, and how many the checker could not judge.
 
-    `pass_rate` is over those that it judged, nan without any.
+    `pass_rate` is over those that it judged, nan without any; `reason` is the first one for which it gave no reward.
     """
 
     n: int
     passed: int
     unjudged: int
     pass_rate: float
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckerAudit:
     """Holds the audit's results by control. `lenient` where a bad control passes more often than allowed, `harsh` where
-    references pass less often than `least_good`; `sentence` says which."""
+    references pass less often than `least_good`, `failing` where the checker gives no reward for more than half of the
+    references, or for no control at all; `sentence` says which."""
 
     controls: Mapping[str, ControlResult]
     lenient: bool
     harsh: bool
     sentence: str
+    failing: bool = False
+
+    @property
+    def judged_none(self) -> bool:
+        """Returns True where the checker gave no reward for any control."""
+        return all(control.unjudged == control.n for control in self.controls.values())
 
 
 def audit_checker(
@@ -94,7 +102,22 @@ def audit_checker(
     }
     passing = [name for name in BAD if controls[name].pass_rate > most_bad]
     harsh = controls[GOOD].pass_rate < least_good
-    return CheckerAudit(controls, bool(passing), harsh, _sentence(controls, passing, harsh))
+    unjudged = _unjudged(controls)
+    sentence = _sentence(controls, passing, harsh, unjudged)
+    return CheckerAudit(controls, bool(passing), harsh, sentence, failing=bool(unjudged))
+
+
+def _unjudged(controls: Mapping[str, ControlResult]) -> str:
+    """Says of which texts the checker gives no reward, and why; "" where it judges most references, or without any some
+    control."""
+    tried = sum(control.n for control in controls.values())
+    if all(control.unjudged == control.n for control in controls.values()):
+        reason = next((control.reason for control in controls.values() if control.reason), "")
+        return f"The checker gives no reward for any of {plural(tried, 'control text')}: {reason}."
+    good = controls[GOOD]
+    if good.unjudged > good.n / 2:
+        return f"The checker gives no reward for {good.unjudged} of {plural(good.n, 'reference')}: {good.reason}."
+    return ""
 
 
 def _control_texts(
@@ -131,11 +154,12 @@ def _try(check: CheckFunction, pairs: list[tuple[Prompt, str]], pass_threshold: 
     rewards = [result.reward for result in checks if result.reward is not None]
     passed = sum(reward >= pass_threshold for reward in rewards)
     rate = passed / len(rewards) if rewards else float("nan")
-    return ControlResult(len(pairs), passed, len(pairs) - len(rewards), rate)
+    reason = next((result.error for result in checks if result.reward is None and result.error), "")
+    return ControlResult(len(pairs), passed, len(pairs) - len(rewards), rate, reason)
 
 
-def _sentence(controls: Mapping[str, ControlResult], passing: Sequence[str], harsh: bool) -> str:
-    parts = []
+def _sentence(controls: Mapping[str, ControlResult], passing: Sequence[str], harsh: bool, unjudged: str) -> str:
+    parts = [unjudged] if unjudged else []
     if passing:
         rates = listed([f"{name} ({100 * controls[name].pass_rate:.0f} %)" for name in passing])
         parts.append(f"The checker is lenient: it passes {rates}.")

@@ -16,14 +16,14 @@ import numpy as np
 
 from polychromic.diversity import check_measures, load_embedder
 from polychromic.errors import ConfigError, ModelError
-from polychromic.evaluation.audits.checker import audit_checker, find_leakage
+from polychromic.evaluation.audits.checker import GOOD, audit_checker, find_leakage
 from polychromic.evaluation.audits.partition import answers_of, audit_partition
 from polychromic.evaluation.criteria import Criterion, impossible_criteria, plural
 from polychromic.evaluation.measure import SameAnswers
 from polychromic.experiment.compare import mean_over_prompts, measure_sampled
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.preflight.lengths import arm_lengths, require_data_fits
-from polychromic.experiment.preflight.probe import Finding, Probe
+from polychromic.experiment.preflight.probe import CheckSkippedError, Finding, Probe
 from polychromic.generations import scan_generations
 from polychromic.models.loading import load_limits, load_tokenizer
 from polychromic.records import Prompt
@@ -109,19 +109,28 @@ def measures_order_known_groups(probe: Probe) -> Finding:
 
 
 def checker_tells_good_from_bad(probe: Probe) -> Finding:
-    """Checks that the checker passes references and refuses shuffled, empty, echoed and repeated text."""
-    everything = probe.task.prompts("validation")[:_AUDITED_PROMPTS]
+    """Checks that the checker answers at all, passes references, and refuses shuffled, empty, echoed and repeated
+    text."""
+    if not probe.experiment.task.has_checker:
+        raise CheckSkippedError("no checker is named, so that no answer has a reward")
+    everything = (probe.task.prompts("validation") or probe.evaluation_prompts)[:_AUDITED_PROMPTS]
     prompts, lowered = _audited(probe, everything)
     audit = audit_checker(probe.task.check, prompts, pass_threshold=probe.task.pass_threshold)
     figures = {name: control.pass_rate for name, control in audit.controls.items() if control.n}
-    rates = ", ".join(f"{name} {100 * rate:.0f} %" for name, rate in figures.items())
-    fix = "make the checker stricter: what it passes is what training will produce"
-    return Finding(
-        "warned" if audit.lenient or audit.harsh else "passed",
-        f"{audit.sentence} Passing: {rates}{lowered}.",
-        fix if audit.lenient else "check the references and the threshold" if audit.harsh else "",
-        figures,
+    if audit.judged_none and figures.get(GOOD) is not None:
+        fix = "mend the checker, or what it needs: without rewards training stops, and no quality can be compared"
+        return Finding("failed", audit.sentence, fix, figures)
+    rates = ", ".join(
+        f"{name} {'not judged' if math.isnan(rate) else f'{100 * rate:.0f} %'}" for name, rate in figures.items()
     )
+    fix = ""
+    if audit.failing:
+        fix = "see that the checker judges answers that are known to be good: what it does not judge has no reward"
+    elif audit.lenient:
+        fix = "make the checker stricter: what it passes is what training will produce"
+    elif audit.harsh:
+        fix = "check the references and the threshold"
+    return Finding("warned" if fix else "passed", f"{audit.sentence} Passing: {rates}{lowered}.", fix, figures)
 
 
 def _audited(probe: Probe, prompts: Sequence[Prompt]) -> tuple[Sequence[Prompt], str]:
