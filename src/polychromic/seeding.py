@@ -31,18 +31,22 @@ def numpy_generator(*names: str | int) -> np.random.Generator:
     return np.random.default_rng(child_seed(*names))
 
 
+CUBLAS, CUBLAS_SETTING = "cuBLAS", "CUBLAS_WORKSPACE_CONFIG=:4096:8"
+"""The library of CUDA's matrix products, and the variable that makes it add in one order."""
+
+
 @contextmanager
 def deterministic(threads: int | None = None, *, strict: bool = False) -> Iterator[None]:
     """Makes the same work give the same bits while the block runs, on `threads` threads (as many as before where None).
 
     Torch's fast gradient of an indexed read adds up in whatever order threads arrive; its deterministic one does not.
     Some operations have no deterministic version on CUDA: there the fast one is taken, or, where `strict`, torch
-    raises a RuntimeError that `lacks_deterministic_version` knows.
+    raises a RuntimeError that `refused_operation` knows.
     """
     import torch
 
     # Read when CUDA's matrix products are first used; without it their sums may be split by how busy the device is.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ.setdefault(*CUBLAS_SETTING.split("="))
     warn_only = torch.cuda.is_available() and not strict
     before = torch.get_deterministic_debug_mode()
     filling: Any = torch.utils.deterministic
@@ -64,6 +68,13 @@ def deterministic(threads: int | None = None, *, strict: bool = False) -> Iterat
             torch.set_num_threads(threads_before)
 
 
-def lacks_deterministic_version(error: RuntimeError) -> bool:
-    """Returns whether torch refused an operation because it has no deterministic version on this device."""
-    return "does not have a deterministic implementation" in str(error)
+def refused_operation(error: RuntimeError) -> str:
+    """Returns the operation that torch refused because it has no deterministic version here; empty where `error` is
+    another one.
+
+    Matrix products are among them where cuBLAS was used, by whoever shares this process, before its workspace was set.
+    """
+    message = str(error)
+    if "does not have a deterministic implementation" in message:
+        return message.split(maxsplit=1)[0]
+    return CUBLAS if "CUBLAS_WORKSPACE_CONFIG" in message else ""

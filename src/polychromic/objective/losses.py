@@ -169,13 +169,25 @@ def kl_to_reference(
     with torch.no_grad():
         delta_BT = (logprobs_BT - reference_logprobs_BT).masked_fill(mask_BT == 0, 0.0)
         k3_BT = torch.expm1(-delta_BT) + delta_BT
-        following_BT = k3_BT.flip(-1).cumsum(-1).flip(-1) - k3_BT
+        following_BT = _sums_to_the_end(k3_BT) - k3_BT
         credit_BT = delta_BT + following_BT
         if weights_BT is not None:
             _check_same("weights_BT", weights_BT, logprobs_BT)
             k3_BT, credit_BT = k3_BT * weights_BT, credit_BT * weights_BT
     surrogate = _over_tokens(logprobs_BT * credit_BT, mask_BT, length_normalized=False).sum()
     return k3_BT.sum() + surrogate - surrogate.detach()
+
+
+def _sums_to_the_end(values_BT: torch.Tensor) -> torch.Tensor:
+    """Returns for each token the sum of its value and of all values behind it.
+
+    By shifted additions, log₂ T of them: torch has no cumulative sum on CUDA that adds in one order.
+    """
+    sums_BT, shift = values_BT, 1
+    while shift < values_BT.shape[-1]:
+        sums_BT = sums_BT + torch.nn.functional.pad(sums_BT[:, shift:], (0, shift))
+        shift *= 2
+    return sums_BT
 
 
 def _over_tokens(values_BT: torch.Tensor, mask_BT: torch.Tensor, length_normalized: bool) -> torch.Tensor:

@@ -18,7 +18,7 @@ from polychromic.models.adapters import save_adapter
 from polychromic.models.loading import LanguageModel, load_language_model
 from polychromic.models.selfcheck import check_on_prompts
 from polychromic.objective import FittedBaseline
-from polychromic.seeding import child_seed, deterministic, lacks_deterministic_version
+from polychromic.seeding import CUBLAS, CUBLAS_SETTING, child_seed, deterministic, refused_operation
 from polychromic.training.artifacts import add_model_check, is_trained, write_ending
 from polychromic.training.base import ArmRun, Artifacts, OnStep
 from polychromic.training.checkpoint import (
@@ -163,12 +163,14 @@ class ArmTrainer:
             with deterministic(strict=not self.nondeterministic):
                 return self._make()
         except RuntimeError as error:
-            if self.nondeterministic or not lacks_deterministic_version(error):
+            refused = refused_operation(error)
+            if self.nondeterministic or not refused:
                 raise
-            self.nondeterministic = str(error).split(maxsplit=1)[0]
+            self.nondeterministic = refused
             logger.warning(
                 "%s/seed-%d: torch has no deterministic version of %s on this device, so a repeated run may differ in "
-                "the last bits; training.json says so", self.run.arm, self.run.seed, self.nondeterministic,
+                "the last bits; training.json says so%s", self.run.arm, self.run.seed, refused,
+                f" (for one start with {CUBLAS_SETTING} in the environment)" if refused == CUBLAS else "",
             )  # fmt: skip
         self.maker.fitted = fitted
         self._seed_dropout()
