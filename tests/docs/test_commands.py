@@ -4,13 +4,14 @@ import re
 import shlex
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer
 from markdown_it import MarkdownIt
 
 from polychromic.cli import app
+from polychromic.evaluation.criteria import WarningKind
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.paths import with_absolute_paths
 from polychromic.experiment.preflight.runner import CHECKS
@@ -148,6 +149,13 @@ def test_the_reference_of_keys_is_current():
     reference = module_from_spec(spec)
     spec.loader.exec_module(reference)
     assert reference.PAGE.read_text(encoding="utf-8") == reference.page(), "run: python tools/reference.py"
+
+
+def test_every_kind_of_warning_is_explained():
+    page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    _, _, rows = page.partition("## The warnings")
+    explained = {kind.strip() for row in re.findall(r"^\| ([a-z ,]+) \|", rows, re.M) for kind in row.split(",")}
+    assert set(get_args(WarningKind)) <= explained
 
 
 def test_every_extra_that_is_named_is_one():
