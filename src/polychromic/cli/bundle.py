@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,7 @@ from polychromic.files import user_path
 
 if TYPE_CHECKING:
     from polychromic.experiment.config import Experiment
+    from polychromic.experiment.planning.run_plan import RunPlan
 
 
 def bundle(
@@ -48,27 +49,37 @@ def bundle(
     chosen = as_experiment(experiment, overrides or ())
     if storage is not None and emit is None:
         raise ConfigError("--storage names the bucket of a SkyPilot task; add --emit SKY.yaml")
-    if emit is not None:
-        _emit(chosen, emit, out / bundle_name(chosen), storage)
-    made = make_bundle(chosen, out, include or ())
+    task = None if emit is None else _task(chosen, emit, out / bundle_name(chosen), storage)
+    made = make_bundle(chosen, out, include or ())  # before the task is written, which names it
+    if emit is not None and task is not None:
+        _emit(chosen, emit, *task)
     typer.echo(f"{made.path}: {made.files} files, {made.bytes / 1e6:.1f} MB, sha256 {made.sha256}")
     if made.not_locked:
         typer.echo(f"not locked, for they are not installed here: {', '.join(made.not_locked)}")
     typer.echo(f"there: tar -xzf {made.path.name} && bash {chosen.name}/run.sh")
 
 
-def _emit(chosen: Experiment, emit: Path, bundle_path: Path, storage: str | None) -> None:
-    """Writes the SkyPilot task, which names the bundle beside it."""
+def _task(
+    chosen: Experiment, emit: Path, bundle_path: Path, storage: str | None
+) -> tuple[dict[str, Any], list[RunPlan]]:
+    """Makes the SkyPilot task, which names the bundle beside it, with the plans that it comes from."""
     from polychromic.errors import ConfigError
-    from polychromic.experiment.bundle.sky import fitting_plans, sky_task, write_sky_task
-    from polychromic.experiment.planning.run_plan import plan_lines
+    from polychromic.experiment.bundle.sky import fitting_plans, sky_task
 
     if emit.resolve().parent != bundle_path.resolve().parent:
         raise ConfigError(
             f"--emit {emit}: the task names the bundle beside it; write both to one folder with --out {emit.parent}"
         )
     plans = fitting_plans(chosen)
-    write_sky_task(emit, sky_task(chosen, bundle_path.name, plans, storage), plans)
+    return sky_task(chosen, bundle_path.name, plans, storage), plans
+
+
+def _emit(chosen: Experiment, emit: Path, task: dict[str, Any], plans: list[RunPlan]) -> None:
+    """Writes the task, and says what is planned."""
+    from polychromic.experiment.bundle.sky import write_sky_task
+    from polychromic.experiment.planning.run_plan import plan_lines
+
+    write_sky_task(emit, task, plans)
     for line in plan_lines(plans[0]):
         typer.echo(line)
     cap, planned = chosen.budget.max_dollars, plans[0].dollars
