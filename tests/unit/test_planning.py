@@ -21,7 +21,7 @@ from polychromic.experiment.planning.memory import (
     plan_memory,
     weight_bytes,
 )
-from polychromic.experiment.planning.run_plan import overview_lines, plan_lines, plan_run, read_lengths
+from polychromic.experiment.planning.run_plan import overview_lines, plan_lines, plan_notes, plan_run, read_lengths
 from polychromic.experiment.planning.shapes import KINDS, PUBLISHED, shape_from_config, shape_of
 from polychromic.experiment.planning.time import HARDWARE, decoding_flops, training_flops
 from polychromic.ledger import priced_duration
@@ -259,6 +259,18 @@ def test_the_first_experiment_is_planned_for_one_gpu():
     assert not in_half.fits
     assert "too small" in overview_lines([in_half])[1]
     assert in_half.dollars is None
+
+
+def test_engines_that_are_not_planned_are_named():
+    """Past bug: a file that samples with vLLM was planned as if it sampled with the local sampler, without a word."""
+    file = "experiments/quickstart.yaml"
+    assert plan_notes(Experiment.from_file(file)) == []
+    [said] = plan_notes(Experiment.from_file(file, ["sampling.engine=vllm"]))
+    assert said.startswith("not planned: sampling.engine vllm; memory and time are those of the local sampler; vLLM in")
+    [said] = plan_notes(Experiment.from_file(file, ["sampling={engine: vllm, url: 'http://gpu:8000'}"]))
+    assert said.endswith("those of the local sampler")
+    [said] = plan_notes(Experiment.from_file(file, ["training.engine=trl"]))
+    assert said == "not planned: training.engine trl; memory and time are those of the local trainer"
 
 
 def test_a_shape_that_nobody_checked_is_refused(tmp_path):

@@ -77,10 +77,10 @@ def _task(
 def _emit(chosen: Experiment, emit: Path, task: dict[str, Any], plans: list[RunPlan]) -> None:
     """Writes the task, and says what is planned."""
     from polychromic.experiment.bundle.sky import write_sky_task
-    from polychromic.experiment.planning.run_plan import plan_lines
+    from polychromic.experiment.planning.run_plan import plan_lines, plan_notes
 
     write_sky_task(emit, task, plans)
-    for line in plan_lines(plans[0]):
+    for line in (*plan_lines(plans[0]), *plan_notes(chosen)):
         typer.echo(line)
     cap, planned = chosen.budget.max_dollars, plans[0].dollars
     if cap is not None and planned is not None and planned > cap:
@@ -122,7 +122,13 @@ def plan(
 ) -> None:
     """Compute memory, hours and dollars of a run on one GPU from formulas, before any machine is rented."""
     from polychromic.errors import ConfigError
-    from polychromic.experiment.planning.run_plan import overview_lines, plan_lines, plan_run, read_lengths
+    from polychromic.experiment.planning.run_plan import (
+        overview_lines,
+        plan_lines,
+        plan_notes,
+        plan_run,
+        read_lengths,
+    )
     from polychromic.experiment.planning.time import HARDWARE
     from polychromic.experiment.run import as_experiment
 
@@ -133,4 +139,4 @@ def plan(
     lengths = read_lengths(chosen)
     plans = [plan_run(chosen, HARDWARE[name], lengths) for name in on or HARDWARE]
     lines = [line for plan in plans for line in plan_lines(plan)] if on else overview_lines(plans)
-    typer.echo("\n".join(lines))
+    typer.echo("\n".join([*lines, *plan_notes(chosen)]))

@@ -100,6 +100,24 @@ def plan_lines(plan: RunPlan) -> list[str]:
     return lines
 
 
+def plan_notes(experiment: Experiment) -> list[str]:
+    """Says of which engines the file states memory and time are not planned: the formulas are those of our own."""
+    sampling, notes = experiment.sampling, []
+    if sampling.engine != "local":
+        of_vllm = sampling.engine == "vllm" and not (sampling.model_extra or {}).get("url")
+        beside = "; vLLM in process holds the base once more beside them, with a cache of its own" if of_vllm else ""
+        notes.append(
+            f"not planned: sampling.engine {sampling.engine}; memory and time are those of the local sampler{beside}"
+        )
+    engines = dict.fromkeys(experiment.arm(name).training.engine for name in experiment.trained_arms)
+    notes += [
+        f"not planned: training.engine {engine}; memory and time are those of the local trainer"
+        for engine in engines
+        if engine != "local"
+    ]
+    return notes
+
+
 def overview_lines(plans: Sequence[RunPlan]) -> list[str]:
     """Writes a row for each device: memory of the heaviest job, and time and dollars of all arms and seeds."""
     rows: list[tuple[str, ...]] = [("GPU", "memory, GB", "", "all arms and seeds")]
