@@ -22,7 +22,9 @@ def tune(
     weight: Annotated[str, typer.Option(metavar="LOW,HIGH", help="Range of λ; `off` leaves it as it is.")] = "0.1,10",
     set_size: Annotated[str | None, typer.Option(metavar="K,K…", help="Sizes of sets to choose from.")] = None,
     learning_rate: Annotated[str | None, typer.Option(metavar="LOW,HIGH", help="Range of the learning rate.")] = None,
-    metric: Annotated[str, typer.Option(help="What a trial should reach most of, or least where less is better.")] = "distinct_correct",
+    metric: Annotated[
+        str, typer.Option(help="What a trial should reach most of, or least where less is better.")
+    ] = "distinct_correct",
     quality: Annotated[str, typer.Option(help="What the floor holds.")] = "pass@1",
     margin: Annotated[float, typer.Option(min=0.0, help="How far below the baseline's quality is kept.")] = 0.05,
     out: Out = Path("runs"),
