@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from polychromic.evaluation import Resampling
+from polychromic.evaluation import Resampling, paired_comparison
 from polychromic.evaluation.statistics.intervals import mean_intervals
 from polychromic.evaluation.statistics.resampling import LEAST_SPREAD, studentised_means
 
@@ -39,3 +39,17 @@ def test_the_interval_of_a_rate_near_its_bound_stays_near_it():
     [(low, high)] = mean_intervals([rates], Resampling())
 
     assert 0.85 < low < 0.97 < high <= 1.0
+
+
+def test_an_interval_that_ends_at_nothing_ends_there_in_percent_too():
+    """A page had "+60 % (−2.78e-13 % to +∞)" beside a difference from 0 on."""
+    rng = np.random.default_rng(0)
+    ends = []
+    for _ in range(30):
+        b = rng.integers(1, 5, (2, 6)) / 4
+        found = paired_comparison(b + rng.choice([0, 0, 0.25, 0.5], (2, 6)), b)
+        ends += [(found.ci_low, found.relative_ci_low), (found.ci_high, found.relative_ci_high)]
+    at_zero = [relative for end, relative in ends if end == 0.0]
+
+    assert len(at_zero) > 5 and set(at_zero) == {0.0}
+    assert all(abs(relative) > 1e-6 for end, relative in ends if end != 0.0)

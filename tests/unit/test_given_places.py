@@ -1,9 +1,12 @@
 """Files of generations on the command line and in the folder of their comparison: none is passed over, none is lost."""
 
 import json
+import re
 
 import pytest
+from typer.testing import CliRunner
 
+from polychromic.cli import app
 from polychromic.errors import ConfigError
 from polychromic.experiment.external import ExternalExperiment, evaluate_external, split_arguments
 from polychromic.experiment.progress.watch import open_finished_or_running
@@ -58,6 +61,25 @@ def test_the_rows_of_an_earlier_comparison_are_no_files_of_the_next_one_in_its_p
         compare(tmp_path, a=rows, b=tmp_path / "a.jsonl")
     assert rows.read_bytes() == written
     compare(tmp_path, a=tmp_path / "a.jsonl")  # a comparison is replaced by one of the same name
+
+
+def test_a_page_is_made_anew_of_the_files_that_were_compared_alone(tmp_path):
+    """`report` took what a file held by now, in silence, and of one that was gone it said "check the path"."""
+    file, other = generations(tmp_path / "a.jsonl"), generations(tmp_path / "b.jsonl")
+    compare(tmp_path, a=file, b=other)
+    comparison = (tmp_path / "mine" / "comparison.json").read_bytes()
+
+    def report():
+        return CliRunner().invoke(app, ["report", str(tmp_path / "mine")])
+
+    assert report().exit_code == 0
+    file.write_text(file.read_text().replace("a b", "x y"))
+    for what in ("has changed", "is gone"):
+        refused = report().exception
+        assert isinstance(refused, ConfigError)
+        assert re.search(rf"a\.jsonl {what} since \S+/mine was made of it; .*`polychromic evaluate`", str(refused))
+        file.unlink(missing_ok=True)
+    assert (tmp_path / "mine" / "comparison.json").read_bytes() == comparison
 
 
 def test_a_comparison_of_files_is_no_damaged_run(tmp_path):

@@ -55,6 +55,14 @@ def test_a_job_that_goes_on_counts_by_its_own_pace_and_workers_share(clock):
     assert run.seconds_left() == pytest.approx(max((2 + 16 + 25) / 2, 25))
 
 
+def test_what_a_step_could_not_measure_keeps_its_last_value(clock):
+    """A step without a gradient to share showed "gradient share nan"."""
+    run = projection(clock)
+    share = "train/diversity_gradient_share"
+    go(run.on_event, clock, (0, event(1, **{share: 0.25})), (1, event(2, **{share: float("nan"), "train/reward": 0.5})))
+    assert summary(run.latest_metrics(event(2))) == ["reward 0.500", "gradient share 0.250"]
+
+
 def test_what_an_earlier_start_finished_is_not_left(clock):
     run = Projection([], 1, clock)
     assert run.seconds_left() == 0

@@ -41,9 +41,10 @@ def report(
     folder = RunFolder(run_folder)
     content, source = read_resolved(folder.experiment), str(folder.experiment)
     if "generations" in content:
-        from polychromic.experiment.external import ExternalExperiment, evaluate_external
+        from polychromic.experiment.external import ExternalExperiment, evaluate_external, require_same_files
 
         external = ExternalExperiment.from_mapping(content, source=source)
+        require_same_files(external, folder)
         code = [*own_code(external.task), *external.evaluation.metrics]
         _ask_before_running(code, external.task.services, run_folder, yes=yes)
         show_result(evaluate_external(external, folder, for_print=figure), verbose=verbose)

@@ -32,7 +32,7 @@ from polychromic.experiment.resuming.provenance import installed_versions
 from polychromic.experiment.run import RunResult
 from polychromic.experiment.settings import RunSettings
 from polychromic.experiment.yaml_file import Overrides, checked, read_yaml
-from polychromic.files import remove_folder, sha256_file, user_path, write_json, write_text
+from polychromic.files import read_derived, remove_folder, sha256_file, user_path, write_json, write_text
 from polychromic.generations import write_generations
 from polychromic.ledger import BudgetSettings
 from polychromic.report.about import About, own_folders
@@ -188,6 +188,18 @@ def evaluate_external(experiment: ExternalExperiment, folder: RunFolder, *, for_
             for_print=for_print,
         )
     return RunResult(folder, compared.comparison)
+
+
+def require_same_files(experiment: ExternalExperiment, folder: RunFolder) -> None:
+    """Raises ConfigError where a file is gone, or another one than was compared: the page would be of other answers."""
+    recorded = (read_derived(folder.provenance) or {}).get("data_sha256", {})
+    for file in _files(experiment):
+        is_there = Path(file).is_file()
+        if not is_there or recorded.get(file) not in (None, sha256_file(Path(file))):
+            raise ConfigError(
+                f"{file} {'has changed' if is_there else 'is gone'} since {folder.root} was made of it; put back what "
+                f"it was, or compare anew with `polychromic evaluate`. {folder.report} is of what it was"
+            )
 
 
 def _about(experiment: ExternalExperiment, task: Task) -> About:

@@ -215,6 +215,9 @@ class Reach:
         return float(ndtr(math.sqrt(n / (n - 1)) * _student(n - 1, alpha / 2)))
 
 
+_RTOL = 1e-9
+
+
 def relative_interval(a_SP: FloatArray, b_SP: FloatArray, reach: Reach, over_seeds: bool, alpha: float) -> Interval:
     """Returns the interval of mean(a) / mean(b) − 1: the changes ρ for which the interval of mean(a − (1 + ρ) b) holds
     0.
@@ -256,7 +259,9 @@ def _relative_end(
         farthest *= 2.0
         if farthest > _UNBOUNDED:
             return sign * math.inf
-    return change + sign * root_scalar(excess, bracket=(0.0, farthest), rtol=1e-9).root
+    distance = root_scalar(excess, bracket=(0.0, farthest), rtol=_RTOL).root
+    end = change + sign * distance
+    return end if abs(end) > _RTOL * distance else 0.0  # an interval that ends at 0 ends there in percent too
 
 
 def mean_intervals(cells: Sequence[FloatArray], resampling: Resampling) -> list[Interval]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -192,7 +193,8 @@ class Projection:
         else:
             pace.done, pace.total, pace.last_time = event.done, event.total, now
             pace.tokens += event.metrics.get("generation/total_tokens", 0.0)
-        self.paces[key].metrics.update(event.metrics)
+        measured = {name: value for name, value in event.metrics.items() if not math.isnan(value)}
+        self.paces[key].metrics.update(measured)
         if event.done >= event.total:
             self.left.discard(key)
 
