@@ -15,6 +15,7 @@ from importlib.resources import files
 import pytest
 
 from polychromic.evaluation import Criterion, compare, measure_arms
+from polychromic.evaluation.criteria import ResultWarning
 from polychromic.evaluation.tables import Study
 from polychromic.experiment.about import about_run
 from polychromic.experiment.config import Experiment
@@ -265,6 +266,10 @@ def test_a_card_names_its_base_in_the_hubs_form_and_no_folder_of_ours(run, tmp_p
     assert base_model(str(tmp_path / "my model")) == "my-model"
     own = {**EXPERIMENT, "model": {"source": str(tmp_path / "qwen")}}
     experiment = Experiment.from_mapping(own)
-    card = model_card(experiment, experiment.arm("baseline"), 0, run[1], {})
+    warned = dataclasses.replace(
+        run[1], warnings=(ResultWarning("leakage", "", "one prompt"), ResultWarning("length", "other", "long"))
+    )
+    card = model_card(experiment, experiment.arm("baseline"), 0, warned, {})
+    assert "- leakage: one prompt" in card and "length: long" not in card  # what holds for all arms holds for this one
     assert "base_model: Qwen/Qwen3-8B" in card
     assert str(tmp_path) not in card

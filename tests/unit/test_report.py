@@ -5,7 +5,9 @@ import csv
 import gzip
 import io
 import json
+import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from unittest.mock import patch
@@ -204,6 +206,22 @@ def test_a_gain_points_up_where_lower_is_better(tmp_path):
     assert cost.title == "Dollars against gain"
     assert float(points["diverse"]["x"]) == 2.0
     assert float(points["diverse"]["y"]) > 50
+
+
+def test_a_gain_whose_share_has_no_end_is_drawn_in_its_own_unit(run):
+    """Its interval was not drawn at all, as if the gain were certain: a line to infinity has no picture."""
+    _, comparison = run
+    metric = comparison.sensitivity[0].metric
+    contrasts = tuple(
+        replace(one, comparison=replace(one.comparison, relative_ci_high=math.inf)) if one.metric == metric else one
+        for one in comparison.contrasts
+    )
+    work = {arm: ArmWork(30.0, 2.0) for arm in ("baseline", "diverse")}
+    figures = comparison_figures(replace(comparison, contrasts=contrasts), work, dict.fromkeys(work, "#0072B2"))
+    cost = next(one for one in figures if one.name == "cost-gain")
+    ends = [float(row["y"]) for row in csv.DictReader(io.StringIO(cost.data)) if row["series"] == "diverse: interval"]
+    contrast = comparison.contrast("diverse", metric)
+    assert ends == pytest.approx([contrast.ci_low, contrast.ci_high]) and "(%)" not in cost.data
 
 
 def test_time_and_money_stand_in_the_first_lines():

@@ -65,9 +65,11 @@ def model_card(experiment: Experiment, arm: Arm, seed: int, comparison: Comparis
     if len(own) > 1:
         baseline = escape_markdown(comparison.baseline)
         parts += [f"Against the arm {baseline}, by the experiment's criteria:", to_markdown(own)]
-    parts += [
-        escape_markdown(f"{warning.kind}: {warning.text}") for warning in comparison.warnings if warning.arm == arm.name
-    ]
+    # Those of all arms too, such as a lenient checker or leakage: they hold for this one.
+    warnings = [warning for warning in comparison.warnings if warning.arm in ("", arm.name)]
+    if warnings:
+        lines = (f"- {escape_markdown(f'{warning.kind}: {warning.text}')}" for warning in warnings)
+        parts += ["Before you believe it:", "\n".join(lines)]
     parts += ["## Loading", _loading(arm), _sampling(experiment, arm, comparison)]
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 

@@ -196,12 +196,17 @@ def _gains(comparison: Comparison, work: Mapping[str, ArmWork]) -> dict[str, Pai
 
 
 def _cost(axes: Any, comparison: Comparison, colors: Colors, work: Mapping[str, ArmWork]) -> None:
-    """Draws the gain of the first criterion's metric, up where it is better: relative unless the baseline is at
-    zero."""
+    """Draws the gain of the first criterion's metric, up where it is better: relative unless the baseline is at zero,
+    or cannot be told from it, so that a share has no end."""
     metric = find_metric(comparison.sensitivity[0].metric)
     priced = all(stages.dollars is not None for stages in work.values())
     gains = _gains(comparison, work)
-    relative = all(math.isfinite(gain.relative_difference) for gain in gains.values())
+    shares = (
+        share
+        for gain in gains.values()
+        for share in (gain.relative_difference, gain.relative_ci_low, gain.relative_ci_high)
+    )
+    relative = all(map(math.isfinite, shares))
 
     def show(arm: str, gain: float) -> float | None:
         at = work[arm].dollars if priced else work[arm].minutes
