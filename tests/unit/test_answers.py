@@ -143,3 +143,17 @@ def test_mathematics_from_an_experiment_file(tmp_path):
 def test_what_has_no_forms_says_so(tmp_path):
     with pytest.raises(ValidationError, match="no canonical form"):
         settings(tmp_path, checker="exact_match", same_answer="canonical")
+
+
+def test_patterns_are_no_answers(tmp_path):
+    """Past bug: preflight tried them as answers and called the checker harsh, and their perplexity was measured."""
+    checks = settings(tmp_path, checker="regex")
+    rows = [{"prompt": "When?", "references": [r"\d{4}", "in 1999", "(unclosed", "a+b"]}, {"prompt": "Why?"}]
+    (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task = build_task(checks)
+    when, why = task.prompts("test")
+    assert (when.references, why.references) == (("in 1999",), ())
+    assert [prompt.references for prompt in task.prompts("test")] == [when.references, why.references]
+    assert [check.reward for check in task.check([when] * 2, ["1999", "in 1999"])] == [1.0, 1.0]
+    assert "no regular expression" in str(task.check([when], ["x"])[0].error)
+    assert "no references" in str(task.check([why], ["x"])[0].error)

@@ -19,6 +19,7 @@ from polychromic.diversity.embedders import Embedder, load_embedder
 from polychromic.diversity.semantic import cosine_distances
 from polychromic.records import NO_CHECKER, Check, Prompt
 from polychromic.tasks.base import Split
+from polychromic.tasks.checking.answers import with_patterns
 from polychromic.tasks.checking.checkers import BUILT_IN, FORMS, RUN_APART, run_checker
 from polychromic.tasks.checking.isolation import isolated_checker
 from polychromic.tasks.data.formats import NO_KEYS, Keys
@@ -96,6 +97,7 @@ class CustomTask(FileTask):
         super().__init__(train, validation, test, embedder, same.model_copy(update={"kind": forms}), second, keys)
         self.same = same
         self.pass_threshold = pass_threshold
+        self._has_patterns = checker == "regex"
         isolated = partial(
             isolated_checker, seconds=checker_seconds, memory_gb=checker_memory_gb, recheck=checker_recheck
         )
@@ -105,6 +107,13 @@ class CustomTask(FileTask):
         self._check, self._judge = (
             None if not name else built_in.get(name) or isolated(name).run for name in (checker, judge)
         )
+
+    def prompts(self, split: Split) -> list[Prompt]:
+        """Reads all prompts of a split; of patterns, for the checker `regex`, only those are references that are
+        answers."""
+        if self._has_patterns and split not in self._loaded:
+            self._loaded[split] = [with_patterns(prompt) for prompt in super().prompts(split)]
+        return super().prompts(split)
 
     def check(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Check]:
         """Runs the training checker; an exception or an impossible value is a Check with the reason."""

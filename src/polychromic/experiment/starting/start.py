@@ -120,7 +120,8 @@ def start_experiment(request: Request, say: Say = lambda _: None) -> Experiment:
     say(f"probing {request.model}, for about a minute")
     probed = probe_model(content, divided.splits)
     train = divided.splits["train"]
-    references = sum(bool(prompt.references) for prompt in train) / len(train)
+    # The references of the checker regex are patterns, and no answers to learn.
+    references = sum(bool(prompt.references) for prompt in train) / len(train) if checker != "regex" else 0.0
     chosen = choose(probed, len(train), len(divided.splits["test"]), references=references, minutes=request.minutes)
     if chosen.loss is None and not probed.chat:
         raise ConfigError(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 from polychromic.records import Prompt
 
 _REGEX_SECONDS = 2.0
+_PATTERNS = "regex_patterns"  # the key of a prompt's meta
 _LATEX = re.compile(r"[\d\\]")
 _SCIENTIFIC = re.compile(r"(?<![\w.\\])\d+(?:\.\d+)?[eE][+-]?\d{1,2}(?!\w)")
 _MIXED = re.compile(r"([+-]?)(\d+) +(\d+/\d+)")
@@ -38,6 +40,23 @@ _LONGEST = 20_000  # characters of an answer in which mathematics is looked for:
 MATH_EXTRA = "math-verify is not installed; `pip install 'polychromic[math]'` brings it"
 
 
+def with_patterns(prompt: Prompt) -> Prompt:
+    """Returns the prompt with its references as the patterns that `regex_match` reads. References stay those alone that
+    match themselves: other patterns are no answers, to be learnt or tried as such."""
+    answers = tuple(reference for reference in prompt.references if _matches_itself(reference))
+    patterns = {_PATTERNS: list(prompt.references)} if prompt.references else {}
+    return replace(prompt, references=answers, meta={**prompt.meta, **patterns})
+
+
+def _matches_itself(pattern: str) -> bool:
+    import regex
+
+    try:
+        return regex.fullmatch(pattern, pattern.strip(), timeout=_REGEX_SECONDS) is not None
+    except (regex.error, TimeoutError):
+        return False
+
+
 def regex_match(prompt: Prompt, text: str) -> bool:
     """Tells whether one of the references, read as a regular expression, matches the whole text.
 
@@ -57,7 +76,7 @@ def regex_form(prompt: Prompt, text: str) -> str:
 def _matched(prompt: Prompt, text: str) -> Any:
     import regex
 
-    for reference in references_of(prompt):
+    for reference in prompt.meta.get(_PATTERNS) or references_of(prompt):
         try:
             expression = regex.compile(reference)
         except regex.error as error:
