@@ -57,6 +57,24 @@ class StoppedError(PolychromicError):
         return f"stopped by {self.reason}; {self.done}; run the same command again to continue"
 
 
+_NO_MEMORY = ("out of memory", "allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_LONGEST_CAUSE = 200
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tells whether memory ran out, of the machine or of a GPU: torch says so in errors of several kinds."""
+    if isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)
+
+
+def out_of_memory(error: BaseException) -> str:
+    """Says that memory ran out, with the start of what was said of it."""
+    said = " ".join(str(error).split())
+    said = said if len(said) <= _LONGEST_CAUSE else f"{said[:_LONGEST_CAUSE]}…"
+    return f"out of memory ({said})" if said else "out of memory"
+
+
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
 _OUT_OF_FILES = {errno.EMFILE, errno.ENFILE}
@@ -80,8 +98,10 @@ def in_words(root: Path | None = None) -> Iterator[None]:
     """Turns an error of the system in the block into a PolychromicError. root: the run folder that is being written."""
     try:
         yield
-    except MemoryError as error:
-        raise PolychromicError("out of memory; free memory, or ask for less at once") from error
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise PolychromicError(f"{out_of_memory(error)}; free memory, or ask for less at once") from error
     except OSError as error:
         raise PolychromicError(_sentence(error, root)) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -57,6 +58,14 @@ def _end_with_parent() -> None:
     assert parent is not None
     multiprocessing.connection.wait([parent.sentinel])
     os._exit(1)
+
+
+def free_device_memory() -> None:
+    """Gives back the memory of a GPU that torch keeps for later: other processes have none of it otherwise."""
+    torch = sys.modules.get("torch")  # where it is not loaded there is nothing to give back
+    if torch is not None and torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def launcher_place() -> tuple[int, int]:

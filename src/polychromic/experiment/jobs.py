@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from polychromic import stopping
-from polychromic.errors import ConfigError, TrainingError
+from polychromic.errors import ConfigError, TrainingError, is_out_of_memory, out_of_memory
 from polychromic.experiment.config import Arm, Experiment
 from polychromic.files import read_jsonl, write_json
 from polychromic.ledger import calls_so_far
@@ -153,13 +154,28 @@ def carry_out(job: Job, on_event: OnEvent) -> list[dict[str, Any]]:
         stopping.stop_if_requested(f"what was done before {job.arm}/seed-{job.seed} {stage} is kept")
         started, calls = time.monotonic(), calls_so_far()
         work = _train if stage == "train" else _evaluate
-        with deterministic(job.threads):
+        with deterministic(job.threads), _memory_in_words(job, stage):
             tokens = work(job, arm, on_event)
         if tokens is not None:
             seconds = time.monotonic() - started
             row = {"arm": job.arm, "seed": job.seed, "stage": stage, "seconds": seconds, "tokens": tokens}
             ledger.append({**row, **(calls_so_far() - calls).columns})
     return ledger
+
+
+@contextmanager
+def _memory_in_words(job: Job, stage: Stage) -> Iterator[None]:
+    """Raises TrainingError with what takes less memory where it runs out in the block, on a GPU mostly."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError(
+            f"{job.arm}/seed-{job.seed} {stage}: {out_of_memory(error)}; everything up to the last checkpoint is kept. "
+            "Lower training.micro_batch_size, training.max_decode_batch and evaluation.max_decode_batch, which change "
+            "no result, or set model.gradient_checkpointing, and run again to continue"
+        ) from error
 
 
 def arm_run(experiment: Experiment, arm: Arm, seed: int, folder: RunFolder, task: Task) -> ArmRun:

@@ -26,7 +26,7 @@ from polychromic.files import user_path, write_json
 from polychromic.ledger import priced_duration
 from polychromic.models.sources import model_name, require_hub_or_copy, resolve_source
 from polychromic.numerics import shown
-from polychromic.processes import is_launched
+from polychromic.processes import free_device_memory, is_launched
 from polychromic.run_folder import RunFolder
 from polychromic.tasks.base import build_task, own_code
 
@@ -171,6 +171,7 @@ def _run_jobs(experiment: Experiment, folder: RunFolder, jobs: list[Job], on_eve
 
             refuse_impossible_criteria(experiment, folder)
 
+    free_device_memory()  # of preflight's model: jobs may be other processes' work
     executor = lead if is_launched() else build_executor(experiment.run.executor)
     executor(jobs, experiment.run.workers, on_event, on_done)
 

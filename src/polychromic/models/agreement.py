@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from polychromic.errors import is_out_of_memory
 from polychromic.models.loading import ForwardPath
 
 FAILURES = (
@@ -112,7 +113,7 @@ def gradient_norm(gradient: Sequence[torch.Tensor]) -> float:
 
 def reraise_out_of_memory(error: BaseException) -> None:
     """Raises the error again where memory ran out: that is no fault of the way a model is computed."""
-    if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+    if is_out_of_memory(error):
         raise error
 
 

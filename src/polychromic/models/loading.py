@@ -251,8 +251,8 @@ def load_base(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedToken
         model = AutoModelForCausalLM.from_pretrained(
             source, dtype=getattr(torch, settings.dtype), use_safetensors=True, **options, **_hub_options(settings)
         )
-    if settings.quantization == "none":
-        model.to(torch.device(device))  # pyright: ignore[reportArgumentType]  # a wrapper hides Module.to
+        if settings.quantization == "none":
+            model.to(torch.device(device))  # pyright: ignore[reportArgumentType]  # a wrapper hides Module.to
     if settings.gradient_checkpointing:
         # The newer name where transformers has it: the older one is deprecated there.
         enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)

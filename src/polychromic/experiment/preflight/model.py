@@ -14,7 +14,7 @@ from functools import partial
 import psutil
 import torch
 
-from polychromic.errors import ModelError
+from polychromic.errors import ModelError, is_out_of_memory
 from polychromic.experiment.config import Arm
 from polychromic.experiment.planning.run_plan import MOST_SHARE_OF_MEMORY
 from polychromic.experiment.preflight.probe import Finding, Probe
@@ -132,7 +132,7 @@ def _in_memory(attempted: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, torch.cuda.OutOfMemoryError) and "allocate memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         raise _DoNotFitError(attempted) from error
 

@@ -11,7 +11,7 @@ from polychromic.errors import ConfigError, EngineError
 from polychromic.models.loading import LanguageModel
 from polychromic.models.settings import ModelSettings
 from polychromic.models.sources import resolve_source
-from polychromic.processes import is_launched
+from polychromic.processes import free_device_memory, is_launched
 from polychromic.sampling.base import keep_open
 from polychromic.sampling.vllm.engine import Engine, largest_rank, require_servable
 from polychromic.sampling.vllm.handover import AdapterStore, ServedPolicy
@@ -85,4 +85,5 @@ def _engine(model: ModelSettings, settings: VllmSettings, rank: int) -> Engine:
         )
     from polychromic.sampling.vllm.process import ProcessEngine
 
+    free_device_memory()  # vLLM asks what is free of its share
     return ProcessEngine(model, rank, settings.options)
