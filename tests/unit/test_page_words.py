@@ -94,6 +94,25 @@ def test_without_a_checker_the_page_says_nothing_of_passing(run, tmp_path):
         assert (words in bare, words in judged) == (False, True)
 
 
+def test_groups_of_spelling_are_not_taken_for_those_that_are_counted(run, tmp_path):
+    """The page showed near-duplicates as "the same" beside numbers that a distance of embeddings had counted."""
+    texts = {"baseline": ["a b", "a b", "a c", "a b"], "diverse": ["e f", "g h", "i j", "k l"]}
+    by_arm = {arm: [dataclasses.replace(row, cluster=None) for row in rows(arm, found)] for arm, found in texts.items()}
+    for arm, found in by_arm.items():
+        append_jsonl(tmp_path / arm / "seed-0" / "generations.jsonl", [row.to_json() for row in found])
+    tables = measure_arms({(arm, 0): found for arm, found in by_arm.items()}, pass_threshold=1.0)
+    comparison = compare(tables, baseline="baseline", criteria={"minimum": [Criterion("distinct_2")]})
+    for clusters in ("embedding distance up to 0.25 (minilm)", comparison.clusters):
+        named = dataclasses.replace(comparison, clusters=clusters)
+        write_report(tmp_path, named, arms=list(by_arm), seeds=[0], pass_threshold=1.0)
+        said = (
+            f"the numbers count as the same what {clusters} takes for the same"
+            in (tmp_path / "report.html").read_text()
+        )
+        assert said == (clusters != "same text")
+    assert "groups are of spelling" not in (run[0] / "report.html").read_text()
+
+
 def test_the_explorer_opens_on_the_largest_gain_the_largest_loss_and_one_at_random(run):
     index = index_of((run[0] / "report.html").read_text())
     gain, loss, drawn = index["openings"]

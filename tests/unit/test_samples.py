@@ -43,6 +43,11 @@ def test_passing_groups_stand_first_then_the_frequent_ones():
     ]  # fmt: skip
 
 
+def test_the_form_of_an_empty_answer_is_a_form_too():
+    groups = answer_groups({"a": [row("", cluster=""), row("  ", cluster=""), row("x", cluster="x")]})["a"]
+    assert sorted(len(group["wordings"]) for group in groups) == [1, 2]
+
+
 @given(st.lists(st.tuples(st.text(max_size=12), st.sampled_from(["", "x", "y"])), max_size=30))
 def test_no_answer_is_lost_or_counted_twice(answers):
     groups = answer_groups({"a": [row(text, cluster=label) for text, label in answers]})["a"]

@@ -12,7 +12,7 @@ from polychromic.files import strict_json
 from polychromic.report import tables
 from polychromic.report.about import About
 from polychromic.report.drawing import Figure, in_page, page_color
-from polychromic.report.samples import answers_a_prompt, has_rewards, packed_parts
+from polychromic.report.samples import answers_a_prompt, grouped_by_spelling, has_rewards, packed_parts
 from polychromic.report.training_figures import CURVES_NOTE
 from polychromic.report.view import Cell, plain_verdict
 
@@ -70,6 +70,7 @@ def render_page(content: PageContent) -> str:
             colors=_trusted(strict_json(colors).replace("<", "\\u003c")),
             samples=samples,
             has_rewards=has_rewards(content.samples) if content.samples else False,
+            by_spelling=grouped_by_spelling(content.samples) if content.samples else False,
             parts=parts,
         )
     )

@@ -32,6 +32,8 @@ _MOST_SHOWN = 20_000
 """Characters of a text that the page shows; a browser lays out megabytes for minutes."""
 
 _PROMPTS_A_PART = 50
+_SAME_TEXT = "same text"
+"""Names the partition of rows without a form where nothing else divides them."""
 
 _SHOWN_METRICS = (
     "pass@1", "reward", "judge", "distinct_correct", "rarefied_distinct_2", "distinct_2", "self_bleu",
@@ -57,7 +59,9 @@ def explorer_data(
             if row.sampling.label == comparison.primary_sampling:
                 by_prompt.setdefault(row.prompt_id, {}).setdefault(arm, []).append(row)
     metrics, values = _values(comparison, study)
+    shown = [row for answers in by_prompt.values() for rows in answers.values() for row in rows]
     return {
+        "by_spelling": all(row.cluster is None for row in shown) and comparison.clusters != _SAME_TEXT,
         "baseline": comparison.baseline,
         "untrained": comparison.untrained,
         "openings": openings(comparison, metrics, {prompt: values.get(prompt, {}) for prompt in by_prompt}),
@@ -111,6 +115,11 @@ def answers_a_prompt(samples: Mapping[str, Any]) -> str:
     if not counts:
         return ""
     return f"{min(counts):,}" if len(counts) == 1 else f"{min(counts):,} to {max(counts):,}"
+
+
+def grouped_by_spelling(samples: Mapping[str, Any]) -> bool:
+    """Tells whether answers without a form of their own stand in groups of like spelling, which no number counts."""
+    return bool(samples["by_spelling"])
 
 
 def has_rewards(samples: Mapping[str, Any]) -> bool:
@@ -168,7 +177,7 @@ def packed(value: Any) -> str:
 
 
 def _label(row: GenerationRow) -> tuple[str, str]:
-    return ("cluster", row.cluster) if row.cluster else ("text", row.text)
+    return ("text", row.text) if row.cluster is None else ("cluster", row.cluster)
 
 
 def _group_numbers(rows: Sequence[GenerationRow]) -> dict[tuple[str, str], int]:
