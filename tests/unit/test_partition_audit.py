@@ -195,7 +195,8 @@ def test_preflight_tries_the_partition_before_anything_is_trained(tmp_path, same
     ]  # fmt: skip
     arm = SimpleNamespace(training=TrainingSettings(loss="rl", steps=1))
     probe = SimpleNamespace(
-        task=task, evaluation_prompts=[], generations=SimpleNamespace(rows=rows), trained_arms=[arm],
+        task=task, trained_arms=[arm],
+        generations=SimpleNamespace(rows=rows, prompts={prompt.id: prompt for prompt in task.prompts("test")}),
         experiment=SimpleNamespace(evaluation=SimpleNamespace(embedder=None)),
     )  # fmt: skip
     finding = same_answers_are_found(probe)

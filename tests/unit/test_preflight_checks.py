@@ -303,6 +303,22 @@ def test_without_an_untrained_arm_the_test_split_is_not_looked_at(tmp_path):
     assert {row.prompt_id.partition("-")[0] for row in probe.generations.rows} == {"validation"}
 
 
+def test_answers_are_held_against_the_prompts_that_were_sampled(tmp_path, monkeypatch):
+    """Past bug: where two splits have the same ids, answers to validation prompts were held against test prompts."""
+    files = {}
+    for number, split in enumerate(("train", "validation", "test"), start=1):
+        rows = [{"id": str(i), "prompt": f"{number},{i}=9:", "references": [split]} for i in range(1, 5)]
+        files[split] = str(tmp_path / f"{split}.jsonl")
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    evaluation = {"num_prompts": 4, "num_samples": 2, "max_new_tokens": 4, "untrained": False}
+    changes = {"task": {"name": "custom", "checker": "contains", **files}, "evaluation": evaluation}
+    probe = Probe(Experiment.from_mapping(SMALL | changes), tmp_path)
+    held = []
+    monkeypatch.setattr(data, "audit_partition", lambda _, prompts, *others, **keys: held.extend(prompts))
+    data.same_answers_are_found(probe)
+    assert [prompt.references for prompt in held] == [("validation",)] * 4
+
+
 def test_where_time_is_short_fewer_generations_and_steps_are_made(tmp_path):
     short = Experiment.from_mapping({**SMALL, "preflight": {"minutes": 0.001}})
     probe = Probe(short, tmp_path)

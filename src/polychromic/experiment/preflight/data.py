@@ -233,7 +233,7 @@ def same_answers_are_found(probe: Probe) -> Finding:
     task = probe.task
     equivalence = equivalence_of(task)
     stated = getattr(task, "same", None)
-    prompts = {prompt.id: prompt for prompt in [*task.prompts("validation"), *probe.evaluation_prompts]}
+    prompts = probe.generations.prompts
     answers = answers_of(probe.generations.rows)
     audit = audit_partition(
         equivalence,

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from polychromic.evaluation.collect import CollectionPlan, collect
 from polychromic.experiment.jobs import collection_plan
 from polychromic.generations import scan_generations
-from polychromic.records import GenerationRow, SamplingParameters
+from polychromic.records import GenerationRow, Prompt, SamplingParameters
 from polychromic.run_folder import RunFolder
 from polychromic.sampling.base import Sampler, build_sampler
 
@@ -35,6 +36,8 @@ class ProbeGenerations:
     lowered: str = ""
     of_the_run: bool = False
     """True where the run needs the very same and does not sample them again."""
+    prompts: Mapping[str, Prompt] = field(default_factory=dict)
+    """The prompts that were sampled, by id: another split may have others of the same ids."""
 
     @property
     def tokens(self) -> int:
@@ -122,7 +125,7 @@ def _first_batches(probe: Probe, plan: CollectionPlan, sampler: Sampler) -> Prob
     seconds = time.perf_counter() - started
     n_prompts = len(rows) // plan.samples
     lowered = probe.limit.lowered(n_prompts, min(PROBE_PROMPTS, len(plan.prompts)), "prompts")
-    return ProbeGenerations(rows, seconds, lowered, of_the_run=True)
+    return ProbeGenerations(rows, seconds, lowered, True, {prompt.id: prompt for prompt in plan.prompts})
 
 
 def _apart(probe: Probe, sampler: Sampler, seconds_each: float) -> ProbeGenerations:
@@ -150,4 +153,5 @@ def _collected(probe: Probe, plan: CollectionPlan, sampler: Sampler, lowered: st
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         rows = collect(plan, lambda: sampler, probe.task, Path(folder) / "generations.jsonl")
-        return ProbeGenerations(rows, time.perf_counter() - started, lowered)
+        seconds = time.perf_counter() - started
+        return ProbeGenerations(rows, seconds, lowered, prompts={prompt.id: prompt for prompt in plan.prompts})

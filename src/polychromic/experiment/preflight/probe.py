@@ -187,6 +187,5 @@ class Probe:
 
     @cached_property
     def _measured(self) -> SampledTable:
-        prompts = [*self.task.prompts("validation"), *self.evaluation_prompts]
-        same = SameAnswers(equivalence_of(self.task), {prompt.id: prompt for prompt in prompts})
+        same = SameAnswers(equivalence_of(self.task), self.generations.prompts)
         return measure_sampled(self.experiment, self.task, self.generations.rows, same)
