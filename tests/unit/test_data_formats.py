@@ -1,7 +1,9 @@
 """Every form of data that is recognised gives the same prompts; what is not names the place, the key and the fix."""
 
 import csv
+import gzip
 import json
+from zipfile import ZipFile
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -132,6 +134,19 @@ def test_what_is_told_to_do_about_a_value_helps(tmp_path):
     as_jsonl(tmp_path / "mine.jsonl", [{"prompt": "Hi", "reference": None}])
     with pytest.raises(DataError, match="null is null, expected a text; leave the key out"):
         load_prompts(tmp_path / "mine.jsonl")
+
+
+def test_a_packed_file_is_said_to_be_one(tmp_path):
+    """Past bug: "save the file as UTF-8"."""
+    packed = tmp_path / "a.jsonl.gz"
+    packed.write_bytes(gzip.compress(b'{"prompt": "Hi"}'))
+    sheet = tmp_path / "a.xlsx"
+    with ZipFile(sheet, "w") as archive:
+        archive.writestr("a", "b")
+    with pytest.raises(DataError, match=r"a\.jsonl\.gz: is packed by gzip; unpack it with gunzip"):
+        load_prompts(packed)
+    with pytest.raises(DataError, match="save the sheet as CSV"):
+        load_prompts(sheet)
 
 
 @pytest.mark.parametrize(("suffix", "delimiter"), [(".csv", ","), (".csv", ";"), (".tsv", "\t")])

@@ -36,6 +36,12 @@ Splits = Mapping[str, "list[Row]"]
 _LINE_SUFFIXES = (".jsonl", ".ndjson")
 _TABLE_SUFFIXES = (".csv", ".tsv")
 _PARQUET = b"PAR1"
+_PACKED = {
+    b"\x1f\x8b": "is packed by gzip; unpack it with gunzip",
+    b"\x28\xb5\x2f\xfd": "is packed by zstd; unpack it with unzstd",
+    b"PK\x03\x04": "is a zip archive or an Excel sheet; unpack it, or save the sheet as CSV",
+}
+"""Files that begin so are none of text, with what is to be done about them."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", re.ASCII)
 _HUB_SECONDS = 3.0
 _SPACE = re.compile(r"[\s,]*")
@@ -72,6 +78,9 @@ def read_splits(source: Path | str) -> Splits:
     if is_folder:
         return _from_folder(path)
     suffix = path.suffix.lower()
+    for mark, problem in _PACKED.items():
+        if is_there and path.is_file() and _begins_with(path, mark):
+            raise DataError(f"{path}: {problem}")
     if suffix in _TABLE_SUFFIXES:
         return {"": _from_table(path, suffix)}
     if suffix == ".parquet" or (is_there and path.is_file() and _begins_with(path, _PARQUET)):
