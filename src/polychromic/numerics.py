@@ -52,6 +52,19 @@ def at_least_two_probabilities(n: int, k: int) -> FloatArray:
     return table
 
 
+def is_tensor(value: Any) -> bool:
+    """Tells a tensor without importing torch, which numpy-only callers need not have loaded."""
+    return type(value).__module__.partition(".")[0] == "torch"
+
+
+def from_tensor(values: Any) -> Any:
+    """Returns the numpy array of a tensor, whatever its device, its dtype and its graph; anything else as it is."""
+    if not is_tensor(values):
+        return values
+    values = values.detach().cpu()
+    return (values.double() if values.is_floating_point() else values).numpy()
+
+
 _MOST_SHOWN = 60  # characters of a value in a message
 
 
@@ -104,7 +117,7 @@ def require_array(name: str, values: Any, expected: str, *, for_texts: str = "")
     if for_texts and _holds_texts(values):
         raise ValueError(f"{name} holds texts; expected {expected}. {for_texts}")
     try:
-        return np.asarray(values, dtype=np.float64)
+        return np.asarray(from_tensor(values), dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}={shown(values)}: expected {expected} of numbers, with rows of one length") from error
 

@@ -9,14 +9,22 @@ from pathlib import Path
 import pytest
 import torch
 from test_determinism import experiment, small_run
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, TrainingArguments
 
-from polychromic.errors import ModelError, PolychromicError, TrainingError, in_words
+from polychromic.diversity import vendi_score
+from polychromic.errors import ConfigError, ModelError, PolychromicError, TrainingError, in_words
 from polychromic.experiment import jobs, run
+from polychromic.experiment.cluster.ray_tasks import warn_of_hidden_gpus
+from polychromic.experiment.preflight import model
+from polychromic.experiment.preflight.probe import Probe
+from polychromic.experiment.settings import RaySettings
 from polychromic.files import read_json
+from polychromic.integrations.trl.engine import on_one_gpu
 from polychromic.models.loading import load_base
+from polychromic.objective import set_advantages, surprisal_gram
 from polychromic.sampling.vllm import pool, process
 from polychromic.sampling.vllm.settings import VllmSettings
+from polychromic.training import parallel, trainer
 from polychromic.training.trainer import ArmTrainer
 
 PRETENDED = Path(__file__).with_name("pretended_gpu.py")
@@ -60,12 +68,34 @@ def test_matrix_products_made_before_in_this_process_end_no_training(tmp_path, t
 
     plain = ArmTrainer._make
     monkeypatch.setattr(ArmTrainer, "_make", make)
-    trainer = ArmTrainer(small_run(tmp_path / "run", tiny_settings))
+    made = ArmTrainer(small_run(tmp_path / "run", tiny_settings))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    trainer.step()
-    trainer.save_adapter()
+    made.step()
+    made.save_adapter()
     assert read_json(tmp_path / "run" / "training.json")["nondeterministic_operation"] == "cuBLAS"
     assert "CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment" in caplog.text
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_agree_on_what_torch_refuses_before_the_first_step(tmp_path, tiny_settings, monkeypatch, rank):
+    """Past bug: a process whose prompts had no signal met no refused operation, and the others made their step again
+    without it."""
+
+    def refused(*_):
+        torch.zeros(3).put_(torch.tensor([0]), torch.tensor([1.0]))
+
+    def by_process(self, value):
+        return [value, ""] if rank == 0 else ["put_", value]
+
+    made = ArmTrainer(small_run(tmp_path, tiny_settings))
+    assert made._refused_in_a_pass() == ""
+    made.processes = parallel.Processes(rank, 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(parallel.Processes, "by_process", by_process)
+    if rank == 0:
+        monkeypatch.setattr(trainer, "answer_logprobs", refused)
+    made._agree_on_determinism()
+    assert made.nondeterministic == "put_"
 
 
 GPU_IS_FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of …")
@@ -113,3 +143,55 @@ def test_what_preflight_took_of_the_gpu_is_given_back_to_workers_and_engines(tmp
     monkeypatch.setattr(process, "ProcessEngine", lambda *_: order.append("vLLM"))
     pool._engine(tiny_settings, VllmSettings(), 0)
     assert order == ["given back", "jobs", "given back", "vLLM"]
+
+
+def test_a_launcher_with_more_processes_than_gpus_is_refused_with_both_numbers(monkeypatch):
+    """Past bug: "invalid device ordinal", with a traceback of torch's."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert parallel._own_gpu() == 1
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ConfigError, match=r"GPU number 2 .* and 2 can be seen here: launch at most 2 processes"):
+        parallel._own_gpu()
+
+
+def test_a_gpu_that_torch_does_not_see_is_told_before_the_cpu_does_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(model, "_DRIVER", tmp_path)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    found = model.versions_and_device(Probe(experiment(), tmp_path))
+    assert (found.status, "all work is the CPU's" in found.result) == ("warned", True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert model.versions_and_device(Probe(experiment(), tmp_path)).status == "passed"
+
+
+def test_gpus_that_ray_hides_from_tasks_are_told(monkeypatch, caplog):
+    warn_of_hidden_gpus(RaySettings())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    warn_of_hidden_gpus(RaySettings(gpus=1))
+    assert not caplog.records
+    warn_of_hidden_gpus(RaySettings())
+    assert "set run.ray.gpus=1" in caplog.text
+
+
+def test_through_trl_a_process_that_sees_several_gpus_makes_the_steps_of_one(tmp_path):
+    """Past bug: transformers makes each step of as many times the prompts, spread over all GPUs."""
+    args = TrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=4, use_cpu=True)
+    assert args.n_gpu < 2
+    args._n_gpu = 2
+    assert args.train_batch_size == 8
+    assert on_one_gpu(args).train_batch_size == 4
+
+
+@pytest.mark.parametrize("values", [torch.eye(3, dtype=torch.bfloat16), torch.eye(3, requires_grad=True)])
+def test_tensors_that_numpy_cannot_read_by_itself_are_arrays(values):
+    """As those of a GPU. Past bug: "expected … of numbers, with rows of one length"."""
+    assert vendi_score(values) == pytest.approx(3.0)
+    same = values[:1, :1].flatten()
+    assert surprisal_gram(same, ["a"]).tolist() == [[[1.0]]]
+    advantages = {
+        kind: set_advantages(
+            "reward", 1, rewards=[0.0, 1.0, 1.0], baseline="fitted", coefficients={1: coefficient}
+        )
+        for kind, coefficient in (("tensor", same), ("number", 1.0))
+    }  # fmt: skip
+    assert advantages["tensor"].tolist() == advantages["number"].tolist()

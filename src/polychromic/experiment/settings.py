@@ -28,7 +28,7 @@ class RaySettings(Settings):
     """Cores of a task. Threads are those of the run's first start, on any machine: the last bits of a sum depend on
     them."""
     gpus: float = Field(default=0.0, ge=0)
-    """GPUs of a task; 1 where models are trained on one."""
+    """GPUs of a task; 1 where models are trained on one: Ray hides them from tasks that ask for none."""
     retries: int = Field(default=3, ge=0)
     """Times that a task is started again, from its last checkpoint, after its machine or process was lost."""
     evaluation_shards: int = Field(default=1, ge=1)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 import numpy as np
 from numpy.typing import ArrayLike
 
-from polychromic.numerics import FloatArray
+from polychromic.numerics import FloatArray, from_tensor
 from polychromic.objective.registry import Objective
 from polychromic.objective.scores import GateRule, SetScore, mix_of_means
 from polychromic.objective.validation import Groups, read_groups
@@ -184,7 +184,7 @@ def _mixes(coefficients: Mapping[int, Any] | None, set_size: int, groups: Groups
     wrong = [size for size in coefficients if size not in range(n)]
     if wrong:
         raise ValueError(f"coefficients has set size {wrong[0]!r}, expected 0 to {n - 1} with {n} generations a group")
-    columns = {size: np.asarray(value, dtype=np.float64) for size, value in coefficients.items()}
+    columns = {size: np.asarray(from_tensor(value), dtype=np.float64) for size, value in coefficients.items()}
     for size, column in columns.items():
         if column.shape not in ((), (p,)) or not np.isfinite(column).all():
             raise ValueError(

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from polychromic.numerics import FloatArray, label_codes
+from polychromic.numerics import FloatArray, from_tensor, label_codes
 from polychromic.objective.registry import Objective
 from polychromic.objective.scores import GateRule, mix_of_means, with_member_mean
 from polychromic.objective.validation import Groups, read_groups
@@ -205,7 +205,7 @@ def surprisal_gram(logprobs: Any, texts: Any) -> FloatArray:
     Two facts of autoregressive models, at no cost: surprising generations have long gradients, and different ones
     have nearly orthogonal ones. logprobs: [P, N] (or [N]), sums over tokens. texts: labels of the same shape.
     """
-    logprobs_PN = np.atleast_2d(np.asarray(logprobs, dtype=np.float64))
+    logprobs_PN = np.atleast_2d(np.asarray(from_tensor(logprobs), dtype=np.float64))
     same_PNN = _same(texts, logprobs_PN.shape)
     return same_PNN * logprobs_PN[:, :, None] * logprobs_PN[:, None, :]
 
@@ -215,13 +215,13 @@ def softmax_gram(probabilities: Any, outcomes: Any, collision: float) -> FloatAr
 
     [y_i = y_j] − π(y_i) − π(y_j) + Σ_y π(y)². probabilities: [P, N], of each generation; `collision` is the last sum.
     """
-    probabilities_PN = np.atleast_2d(np.asarray(probabilities, dtype=np.float64))
+    probabilities_PN = np.atleast_2d(np.asarray(from_tensor(probabilities), dtype=np.float64))
     same_PNN = _same(outcomes, probabilities_PN.shape)
     return same_PNN - probabilities_PN[:, :, None] - probabilities_PN[:, None, :] + collision
 
 
 def _same(labels: Any, shape: tuple[int, ...]) -> FloatArray:
-    labels_PN = np.atleast_2d(np.asarray(labels))
+    labels_PN = np.atleast_2d(np.asarray(from_tensor(labels)))
     if labels_PN.shape != shape:
         raise ValueError(f"labels have shape {labels_PN.shape}, expected {shape}, one for each probability")
     codes_PN = np.stack([label_codes(labels_N.tolist()) for labels_N in labels_PN])
@@ -260,7 +260,7 @@ def _check_gram(score_gram: Any, groups: Groups) -> FloatArray:
     p, n = groups.valid_PN.shape
     if score_gram is None:
         return np.broadcast_to(np.eye(n), (p, n, n))
-    gram_PNN = np.asarray(score_gram, dtype=np.float64)
+    gram_PNN = np.asarray(from_tensor(score_gram), dtype=np.float64)
     gram_PNN = gram_PNN[None] if gram_PNN.ndim == 2 else gram_PNN
     if gram_PNN.shape != (p, n, n) or not np.isfinite(gram_PNN).all():
         raise ValueError(f"score_gram has shape {gram_PNN.shape}, expected finite inner products of shape {(p, n, n)}")

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from polychromic.numerics import BoolArray, FloatArray, IntArray, label_codes
+from polychromic.numerics import BoolArray, FloatArray, IntArray, from_tensor, is_tensor, label_codes
 from polychromic.objective.registry import Objective, find_objective
 from polychromic.objective.scores import GateRule, SetScore
 
@@ -92,9 +92,7 @@ def _require_present(objective: str, gate: str, given: dict[str, Any]) -> None:
 
 def _to_numpy(name: str, values: Any) -> NDArray[Any]:
     """Converts numbers to float64; cluster labels keep their own type."""
-    if _is_torch(values):
-        values = values.detach().cpu()
-        values = (values.double() if values.is_floating_point() else values).numpy()
+    values = from_tensor(values)
     kind = "labels" if name == "clusters" else "numbers"
     try:
         return np.asarray(values, dtype=None if name == "clusters" else np.float64)
@@ -103,7 +101,7 @@ def _to_numpy(name: str, values: Any) -> NDArray[Any]:
 
 
 def _restorer(values: list[Any]) -> Callable[[FloatArray], Any]:
-    tensors = [value for value in values if _is_torch(value)]
+    tensors = [value for value in values if is_tensor(value)]
     if not tensors:
         return lambda result: result
     import torch
@@ -111,11 +109,6 @@ def _restorer(values: list[Any]) -> Callable[[FloatArray], Any]:
     floating = [tensor.dtype for tensor in tensors if tensor.is_floating_point()]
     dtype = torch.float64 if torch.float64 in floating or not floating else torch.float32
     return lambda result: torch.as_tensor(result).to(device=tensors[0].device, dtype=dtype)
-
-
-def _is_torch(value: Any) -> bool:
-    """Tells a tensor without importing torch, which numpy-only callers need not have loaded."""
-    return type(value).__module__.partition(".")[0] == "torch"
 
 
 def _check_shapes(arrays: dict[str, NDArray[Any]]) -> bool:

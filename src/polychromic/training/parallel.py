@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
+from polychromic.errors import ConfigError
 from polychromic.processes import is_launched
 
 T = TypeVar("T")
@@ -82,6 +83,18 @@ class Processes:
 ALONE = Processes()
 
 
+def _own_gpu() -> int:
+    """Returns the number of this process's GPU. Raises ConfigError where the launcher has started more than there
+    are."""
+    number, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= there:
+        raise ConfigError(
+            f"the launcher started a process for GPU number {number} (LOCAL_RANK, counted from 0), and {there} can be "
+            f"seen here: launch at most {there} processes on this machine, or look at CUDA_VISIBLE_DEVICES"
+        )
+    return number
+
+
 @cache
 def join_processes() -> Processes:
     """Joins the processes of the launcher, each on its own device; the only one where there is no launcher."""
@@ -89,7 +102,7 @@ def join_processes() -> Processes:
         return ALONE
     on_cuda = torch.cuda.is_available()
     if on_cuda:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(_own_gpu())
     if not distributed.is_initialized():
         distributed.init_process_group("nccl" if on_cuda else "gloo", timeout=_PATIENCE)
     group = distributed.new_group(backend="gloo", timeout=_PATIENCE)

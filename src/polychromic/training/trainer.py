@@ -16,6 +16,7 @@ from polychromic.errors import ConfigError, EngineError, StoppedError, TrainingE
 from polychromic.files import atomic_folder
 from polychromic.models.adapters import save_adapter
 from polychromic.models.loading import LanguageModel, load_language_model
+from polychromic.models.logprobs import TokenSequence, answer_logprobs
 from polychromic.models.selfcheck import check_on_prompts
 from polychromic.objective import FittedBaseline
 from polychromic.seeding import CUBLAS, CUBLAS_SETTING, child_seed, deterministic, refused_operation
@@ -113,6 +114,7 @@ class ArmTrainer:
         self.steps_done = 0
         self.nondeterministic = ""
         """An operation that torch has no deterministic version of on this device; empty while none was met."""
+        self._agree_on_determinism()
         self._resume()
 
     def _check_model(self) -> None:
@@ -166,16 +168,45 @@ class ArmTrainer:
             refused = refused_operation(error)
             if self.nondeterministic or not refused:
                 raise
-            self.nondeterministic = refused
-            logger.warning(
-                "%s/seed-%d: torch has no deterministic version of %s on this device, so a repeated run may differ in "
-                "the last bits; training.json says so%s", self.run.arm, self.run.seed, refused,
-                f" (for one start with {CUBLAS_SETTING} in the environment)" if refused == CUBLAS else "",
-            )  # fmt: skip
+            self._give_up_determinism(refused)
         self.maker.fitted = fitted
         self._seed_dropout()
         with deterministic():
             return self._make()
+
+    def _give_up_determinism(self, refused: str) -> None:
+        """Trains on with an operation that has no deterministic version, and says so."""
+        self.nondeterministic = refused
+        logger.warning(
+            "%s/seed-%d: torch has no deterministic version of %s on this device, so a repeated run may differ in "
+            "the last bits; training.json says so%s", self.run.arm, self.run.seed, refused,
+            f" (for one start with {CUBLAS_SETTING} in the environment)" if refused == CUBLAS else "",
+        )  # fmt: skip
+
+    def _agree_on_determinism(self) -> None:
+        """Gives up determinism in all processes where the model's passes are refused in one.
+
+        A step that is refused is made again. That must not begin in one process alone, as where the others' prompts
+        have no signal and need no pass: they would take its new messages for those of the old step.
+        """
+        if self.processes.size > 1 and torch.cuda.is_available():
+            refused = next(filter(None, self.processes.by_process(self._refused_in_a_pass())), "")
+            if refused:
+                self._give_up_determinism(refused)
+
+    def _refused_in_a_pass(self) -> str:
+        """Returns the operation that torch refuses in a forward and backward pass; empty where it refuses none."""
+        sequence = TokenSequence((self.language_model.pad_id,) * 4, 2)
+        try:
+            with deterministic(strict=True), self.language_model.training_pass():
+                answer_logprobs(self.language_model, [sequence]).logprobs_BT.sum().backward()
+        except RuntimeError as error:
+            if refused := refused_operation(error):
+                return refused
+            raise
+        finally:
+            self.optimizer.zero_grad()
+        return ""
 
     def _seed_dropout(self) -> None:
         """Seeds dropout, the only randomness without a named generator of its own: each process drops its own."""

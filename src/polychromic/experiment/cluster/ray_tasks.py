@@ -30,6 +30,8 @@ from polychromic.run_folder import RunFolder
 if TYPE_CHECKING:
     from polychromic.experiment.executors import LedgerRows, OnJobDone
 
+logger = logging.getLogger(__name__)
+
 _POLL_SECONDS = 0.5
 _GRACE_SECONDS = 60.0  # for a checkpoint; what has not ended by then is ended
 _LEAST_OBJECT_STORE = 80_000_000  # nothing large is passed: tasks read and write the run folder
@@ -41,6 +43,7 @@ def run_on_ray(jobs: Sequence[Job], workers: int, on_event: OnEvent, on_done: On
     if not jobs:
         return
     ray, settings = _ray(), jobs[0].experiment.run.ray
+    warn_of_hidden_gpus(settings)
     with _cluster(ray, settings, min(workers, len(jobs) * settings.evaluation_shards)):
         mailbox = ray.remote(_Mailbox).options(num_cpus=0, max_restarts=-1).remote()
         submitted = [_submit(ray, job, settings, mailbox) for job in jobs]
@@ -48,6 +51,17 @@ def run_on_ray(jobs: Sequence[Job], workers: int, on_event: OnEvent, on_done: On
             _follow(ray, jobs, submitted, mailbox, on_event, on_done)
         finally:
             _end(ray, [reference for references in submitted for reference in references], mailbox)
+
+
+def warn_of_hidden_gpus(settings: RaySettings) -> None:
+    """Warns where this machine has a GPU and no task asks for one: Ray then hides it from them all."""
+    import torch
+
+    if settings.gpus == 0 and torch.cuda.is_available():
+        logger.warning(
+            "run.ray.gpus is 0: Ray hides GPUs from tasks that ask for none, so that they train and sample on the CPU; "
+            "set run.ray.gpus=1"
+        )
 
 
 def _ray() -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import psutil
 import torch
@@ -40,7 +41,26 @@ def versions_and_device(probe: Probe) -> Finding:
         except ModelError as error:
             problem, _, fix = str(error).partition("; ")
             return Finding("failed", f"{named}; {device}; arm {arm.name}: {problem}", fix)
+    if _gpu_is_idle():
+        why = "built for CUDA" if torch.backends.cuda.is_built() else "a build without CUDA"
+        return Finding(
+            "warned",
+            f"{named}; {device}; this machine has an NVIDIA GPU that this torch ({why}) does not see, so that all work "
+            "is the CPU's",
+            "install a torch for the driver that is here (https://pytorch.org/get-started); with an empty "
+            "CUDA_VISIBLE_DEVICES the CPU is meant",
+            figures={"versions": versions, "device": device},
+        )
     return Finding("passed", f"{named}; {device}", figures={"versions": versions, "device": device})
+
+
+_DRIVER = Path("/dev/nvidiactl")
+
+
+def _gpu_is_idle() -> bool:
+    """Tells whether there is the driver of an NVIDIA GPU that torch does not see, though nobody has hidden it."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1")
+    return _DRIVER.exists() and not hidden and not torch.cuda.is_available()
 
 
 def model_loads(probe: Probe) -> Finding:

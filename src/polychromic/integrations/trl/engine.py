@@ -102,9 +102,17 @@ def grpo_config(run: ArmRun, processes: Processes) -> GRPOConfig:
                 "it out"
             )
     try:
-        return GRPOConfig(**{**stated, **options})
+        return on_one_gpu(GRPOConfig(**{**stated, **options}))
     except (ValueError, TypeError) as error:
         raise ConfigError(f"training.engine_options: TRL refuses them: {error}") from error
+
+
+def on_one_gpu(args: Any) -> Any:
+    """Keeps a process that sees several GPUs to its first: transformers would spread each step over all of them, with
+    as many times the prompts. Several are `accelerate launch`'s."""
+    if args.n_gpu > 1:
+        args._n_gpu = 1  # transformers has no other way, and does the same for models that lie on several
+    return args
 
 
 def _stated(run: ArmRun, processes: Processes) -> Mapping[str, Any]:
