@@ -1,6 +1,8 @@
 """Checkers of short answers: regular expressions and mathematics, and the forms that their same answers share."""
 
 import json
+import subprocess
+import sys
 from itertools import combinations
 
 import pytest
@@ -157,3 +159,9 @@ def test_patterns_are_no_answers(tmp_path):
     assert [check.reward for check in task.check([when] * 2, ["1999", "in 1999"])] == [1.0, 1.0]
     assert "no regular expression" in str(task.check([when], ["x"])[0].error)
     assert "no references" in str(task.check([why], ["x"])[0].error)
+
+
+def test_the_library_of_mathematics_is_loaded_before_the_first_text():
+    """Past bug: the import counted as time of the first answer, in each new process, and could take it all."""
+    code = "import sys; from polychromic.tasks.checking import checkers; checkers.load_checker('math')"
+    subprocess.run([sys.executable, "-c", f"{code}; assert 'math_verify' in sys.modules"], check=True)

@@ -6,6 +6,8 @@ import inspect
 import math
 import unicodedata
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 from polychromic.errors import CheckerError, ConfigError
@@ -27,6 +29,9 @@ def load_checker(name: str) -> CheckFunction:
         function = resolve(name, BUILT_IN, "checker", noun="function")
     except ConfigError as error:
         raise CheckerError(str(error)) from error
+    if name in RUN_APART:  # before any text: on a busy machine the import takes longer than a text may
+        with suppress(ImportError):
+            import_module("math_verify")
     signature = inspect.signature(function)
     try:
         signature.bind(None, "")
