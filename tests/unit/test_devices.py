@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from transformers import LlamaForCausalLM, TrainingArguments
 
 from polychromic.diversity import vendi_score
 from polychromic.errors import ConfigError, ModelError, PolychromicError, TrainingError, in_words
-from polychromic.experiment import jobs, run
+from polychromic.experiment import executors, jobs, run
 from polychromic.experiment.cluster.ray_tasks import warn_of_hidden_gpus
 from polychromic.experiment.preflight import model
 from polychromic.experiment.preflight.probe import Probe
@@ -195,3 +196,39 @@ def test_tensors_that_numpy_cannot_read_by_itself_are_arrays(values):
         for kind, coefficient in (("tensor", same), ("number", 1.0))
     }  # fmt: skip
     assert advantages["tensor"].tolist() == advantages["number"].tolist()
+
+
+def _names_its_gpu(job):
+    (job.root / job.arm).write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+    while len(list(job.root.iterdir())) < 2:  # until the other worker has its job
+        time.sleep(0.01)
+    return []
+
+
+def test_workers_take_one_gpu_each_in_turn(tmp_path, monkeypatch):
+    """Past bug: all workers trained on the first GPU of the machine, and the others stood idle."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(executors, "_work", _names_its_gpu)  # found by name in the workers
+    one = experiment(2)
+    work = [jobs.Job(one, arm, 0, tmp_path) for arm in one.arms]
+    executors.processes(work, 2, lambda event: None, lambda job, rows: None)
+    assert {file.read_text() for file in tmp_path.iterdir()} == {"0", "1"}
+
+
+@pytest.mark.parametrize(
+    ("there", "stated", "gpus"),
+    [
+        (0, None, [None, None, None]),
+        (1, None, [None, None, None]),
+        (2, None, ["0", "1", "0"]),
+        (2, "GPU-a,GPU-b", ["GPU-a", "GPU-b", "GPU-a"]),
+        (3, "5,6,7", ["5", "6", "7"]),
+    ],
+)
+def test_gpus_are_named_as_this_process_sees_them(monkeypatch, there, stated, gpus):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if stated is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", stated)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    assert [executors._gpu_of(worker) for worker in range(3)] == gpus

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -49,7 +50,8 @@ def local(jobs: Sequence[Job], workers: int, on_event: OnEvent, on_done: OnJobDo
 
 
 def processes(jobs: Sequence[Job], workers: int, on_event: OnEvent, on_done: OnJobDone) -> None:
-    """Carries out the jobs in worker processes; what has not started when one fails is not begun."""
+    """Carries out the jobs in worker processes, spread over the GPUs of the machine where there are several; what has
+    not started when one fails is not begun."""
     workers = min(workers, len(jobs))
     if workers <= 1:
         local(jobs, workers, on_event, on_done)
@@ -58,7 +60,10 @@ def processes(jobs: Sequence[Job], workers: int, on_event: OnEvent, on_done: OnJ
     context = multiprocessing.get_context("spawn")
     events: Any = context.Queue()
     stop: Any = context.Event()
-    pool = open_worker_pool(workers, _start_worker, (events, stop))
+    places: Any = context.SimpleQueue()
+    for number in range(workers):
+        places.put(_gpu_of(number))
+    pool = open_worker_pool(workers, _start_worker, (events, stop, places))
     try:
         pending: dict[Future[LedgerRows], Job] = {pool.submit(_work, job): job for job in jobs}
         while pending:
@@ -104,9 +109,24 @@ def _result(future: Future[LedgerRows]) -> LedgerRows:
         ) from error
 
 
-def _start_worker(events: Any, stop: Any) -> None:
+def _gpu_of(worker: int) -> str | None:
+    """Returns what a worker's CUDA_VISIBLE_DEVICES shall be: of several GPUs each gets one, in turn; None leaves it."""
+    import torch
+
+    there = torch.cuda.device_count()
+    if there < 2:
+        return None
+    stated = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = stated.split(",") if stated else [str(number) for number in range(there)]
+    return names[worker % there]
+
+
+def _start_worker(events: Any, stop: Any, places: Any) -> None:
     global _events  # noqa: PLW0603  # one queue per process, set once before any work
     _events = events
+    gpu = places.get()
+    if gpu is not None:  # before CUDA is first used here, which is when it is read
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     log_plainly(logging.WARNING)
     stopping.listen()
     stopping.watch(stop.is_set)

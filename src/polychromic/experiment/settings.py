@@ -39,7 +39,7 @@ class RunSettings(Settings):
     """The work's place: workers, executor, preflight and trackers."""
 
     workers: int = Field(default=1, ge=1)
-    """Arms and seeds trained side by side on a CPU, each with its share of the cores."""
+    """Arms and seeds trained side by side, each with its share of the cores; of several GPUs each takes one."""
     executor: str = "processes"
     """Carries out arms and seeds: `local`, `processes`, `ray`, or a function of your own, `file.py:name` or
     `module:name`."""

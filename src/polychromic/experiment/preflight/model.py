@@ -137,9 +137,13 @@ def longest_batch_fits(probe: Probe) -> Finding:
     used, there = _memory()
     untrained = "" if probe.trained_arms else "no arm is trained; "
     result = f"{untrained}{'; '.join(done)}; at most {used / 1e9:.1f} of {there / 1e9:.0f} GB"
-    if used * probe.workers > MOST_SHARE_OF_MEMORY * there:
-        fix = f"{_LESS_MEMORY}, or lower run.workers"
-        return Finding("failed", f"{result}, with {probe.workers} workers side by side", fix)
+    beside = -(-probe.workers // max(1, torch.cuda.device_count()))  # of several GPUs, workers take one in turn
+    if used * beside > MOST_SHARE_OF_MEMORY * there:
+        if beside == 1:
+            return Finding("failed", result, _LESS_MEMORY)
+        return Finding(
+            "failed", f"{result}, with {beside} workers side by side", f"{_LESS_MEMORY}, or lower run.workers"
+        )
     return Finding("passed", result, figures={"bytes": used})
 
 
