@@ -135,9 +135,15 @@ def test_its_steps_are_those_of_the_local_trainer(tmp_path):
             assert row[key] == pytest.approx(other_row[key], rel=2e-3, abs=1e-5, nan_ok=True), key
 
 
+def train_alone(run, threads):
+    with deterministic(threads):
+        TrlTrainer().train(run)
+
+
 def killed_after(run, steps):
     """Trains in a process of its own until so many rows of metrics are written, and kills it with signal 9."""
-    process = multiprocessing.get_context("fork").Process(target=TrlTrainer().train, args=(run,))
+    # Not forked: of the threads that torch has begun here, a forked process has none and waits for them for ever.
+    process = multiprocessing.get_context("spawn").Process(target=train_alone, args=(run, torch.get_num_threads()))
     process.start()
     metrics = run.folder / "metrics.jsonl"
     while process.is_alive() and not (metrics.exists() and len(metrics.read_text().splitlines()) >= steps):
