@@ -313,7 +313,12 @@ def test_a_file_alone_is_measured(files, capsys):
     assert comparison.verdict.sentence == "Nothing to judge: the baseline is the only arm."
     assert not [one for one in comparison.warnings if one.kind == "few seeds"]
     show_comparison(comparison)
-    assert "Pass@1" in capsys.readouterr().out
+    shown, folder = capsys.readouterr().out, RunFolder(files / "mine")
+    assert shown.startswith("At T=1 an answer of a passes with a chance of 0.5")
+    for text in (shown, folder.report.read_text(), (folder.root / "report.md").read_text()):
+        assert "a, with 95 % intervals" in text
+        assert "Pass@1" in text
+        assert "arm's value" not in text  # past bug: the page began with an empty table of criteria
 
 
 def test_a_lenient_checker_is_named_in_the_comparison(files):

@@ -7,9 +7,17 @@ import numpy as np
 import pytest
 
 from polychromic.evaluation import Criterion, PromptTable, Resampling, SampledTable, compare, find_metric
+from polychromic.evaluation.counting.formulas import pass_at_k_curve
 from polychromic.evaluation.criteria import decimal_places, estimate, short_p
 from polychromic.report.latex import escape_latex
-from polychromic.report.tables import criteria_groups, criteria_header, means_groups, no_warnings, signatures
+from polychromic.report.tables import (
+    criteria_groups,
+    criteria_header,
+    means_groups,
+    no_warnings,
+    only_arm_table,
+    signatures,
+)
 from polychromic.report.terminal import status_style
 from polychromic.report.view import as_text, how_made, plain_verdict, view_outcome
 
@@ -236,3 +244,30 @@ def test_one_p_stands_and_the_other_says_what_it_is_of():
     assert "before correction, over prompts and training seeds: it is of the way of training" in detail
     assert "Over prompts alone, of these trained models, p" in detail
     assert found.verdict.question.startswith("This answers for the way of training")
+
+
+def test_an_arm_alone_is_told_by_its_main_measures_at_every_sampling_setting():
+    """The page of samples of a benchmark began with an empty table of criteria, and pass@k stood at one setting."""
+    right = {"T=0.2": 3, "T=0.8": 6}  # of 12 answers; two prompts of which one is never passed
+    sampled = {
+        label: SampledTable(
+            {"distinct_correct": np.array([1.0, 0.0])},
+            {"pass": pass_at_k_curve(12, [n, 0], 12), "distinct_correct": np.ones((2, 12)) * [[1.0], [0.0]]},
+        )
+        for label, n in right.items()
+    }
+    alone = compare({("only", 0): PromptTable(("a", "b"), sampled)}, baseline="only", criteria={}, resampling=QUICK)
+    [header, *rows] = only_arm_table(alone)
+    assert header == ["only, with 95 % intervals", "T=0.2", "T=0.8"]
+    assert [row[0] for row in rows] == ["Pass@1", "Pass@10", "Pass@12", "Distinct correct answers"]
+    # Of 12 answers with 3 (6) right, ten miss all right ones with a chance of 0 (C(9, 10) = 0).
+    for key, wanted in (("pass@1", (0.125, 0.25)), ("pass@10", (0.5, 0.5)), ("pass@12", (0.5, 0.5))):
+        assert [alone.mean("only", key, label).mean for label in right] == pytest.approx(wanted)
+    assert as_text(plain_verdict(alone)) == (
+        f"At {alone.primary_sampling} an answer of only passes with a chance of "
+        f"{'0.125' if alone.primary_sampling == 'T=0.2' else '0.25'}, at least one of 12 with 0.5; different ones that "
+        "pass: 0.5 of 12. Nothing to judge: the baseline is the only arm."
+    )
+    several = comparison_of(criteria=[MORE])
+    assert only_arm_table(several) == []
+    assert several.mean("arm", "pass@10") is None

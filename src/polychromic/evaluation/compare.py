@@ -9,7 +9,7 @@ import numpy as np
 from polychromic.evaluation.audits.checker import CheckerAudit
 from polychromic.evaluation.audits.gaming import partition_gaming, reward_hacking
 from polychromic.evaluation.audits.partition import PartitionAudit
-from polychromic.evaluation.counting.curves import curve_order, split_at_k
+from polychromic.evaluation.counting.curves import BENCHMARK_KS, curve_order, key_at_k, split_at_k
 from polychromic.evaluation.criteria import DEFAULT_LEVELS, Criterion, Levels, ResultWarning, plural, share_at_bound
 from polychromic.evaluation.lengths import EqualLength
 from polychromic.evaluation.metrics import METRICS, find_metric
@@ -148,12 +148,15 @@ def contrasts_of(plan: Plan, pairs: Mapping[tuple[str, str, str], Pair | None]) 
 
 def _metrics(plan: Plan, arm: str, label: str) -> list[str]:
     """Lists metrics in the order of the registry, then those of curves: all k at the primary sampling, else the k of
-    the criteria."""
+    the criteria. Of an arm that stands alone all k everywhere, and those at which benchmarks state pass@k."""
     present = plan.study.metrics(arm, label)
     plain = [key for key in METRICS if key in present]
     at_k = {key for key in plan.asked if split_at_k(key)}
-    if label == plan.primary_sampling:
+    is_alone = len(plan.study.arms) == 1
+    if label == plan.primary_sampling or is_alone:
         at_k |= {key for key in present if split_at_k(key)}
+    if is_alone:
+        at_k |= {key_at_k("pass", k) for k in BENCHMARK_KS}
     return [*plain, *sorted(at_k, key=curve_order)]
 
 

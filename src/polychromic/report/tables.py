@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from polychromic.evaluation import Comparison, find_metric
-from polychromic.evaluation.counting.curves import CURVES, split_at_k
+from polychromic.evaluation.counting.curves import BENCHMARK_KS, CURVES, key_at_k, split_at_k
 from polychromic.evaluation.criteria import estimate, number, plural, signed, signed_percent
 from polychromic.evaluation.statistics.frontier import MatchedGain
 from polychromic.evaluation.statistics.paired import PairedComparison
@@ -60,6 +60,23 @@ def criteria_groups(comparison: Comparison) -> list[CellGroup]:
         CellGroup(f"{capital(level.name)} criteria", [view.cells for view in views if view.level == level.name])
         for level in comparison.verdict.levels
     ]
+
+
+_OF_ONLY_ARM = ("reward", "distinct_correct", "clusters", "distinct_2", "self_bleu", "semantic_distance", "truncated")
+
+
+def only_arm_table(comparison: Comparison) -> Table:
+    """Returns the main measures of an arm that stands alone, a column each sampling setting; empty for several arms."""
+    if len(comparison.arms) > 1:
+        return []
+    [arm] = comparison.arms
+    settings = list(dict.fromkeys(mean.sampling for mean in comparison.means))
+    keys = list(dict.fromkeys(mean.metric for mean in comparison.means))
+    ks = sorted(k for curve, k in filter(None, map(split_at_k, keys)) if curve == "pass")
+    of_pass = [key_at_k("pass", k) for k in ks if k in (*BENCHMARK_KS, ks[-1])]
+    shown = [*of_pass, *(key for key in _OF_ONLY_ARM if key in keys and not (key == "reward" and of_pass))]
+    rows = [[find_metric(key).name, *(_mean_cell(comparison, arm, key, at) for at in settings)] for key in shown]
+    return [[f"{arm}, with {100 * comparison.resampling.confidence:g} % intervals", *settings], *rows]
 
 
 def means_header(comparison: Comparison) -> list[str]:
@@ -249,10 +266,10 @@ def overtaking_lines(comparison: Comparison) -> list[str]:
     return [overtaking.sentence.format(confidence=confidence) for overtaking in comparison.overtakings]
 
 
-def _mean_cell(comparison: Comparison, arm: str, metric: str) -> str:
+def _mean_cell(comparison: Comparison, arm: str, metric: str, sampling: str | None = None) -> str:
     """Returns a mean with its interval, and its number of prompts where they are not those that are compared: prompts
     without a value are seldom like the rest."""
-    mean = comparison.mean(arm, metric)
+    mean = comparison.mean(arm, metric, sampling)
     if mean is None:
         return "–"
     n = f", n = {mean.n_prompts:,}" if mean.n_prompts != comparison.n_prompts else ""

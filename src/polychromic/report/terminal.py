@@ -38,8 +38,8 @@ def verdict_block(comparison: Comparison, width: int | None, *, details: bool = 
     styled = [(line, "bold") for line in in_lines(printable(as_text(plain_verdict(comparison))), width)]
     for view in outcome_views(comparison):
         styled += [(line, status_style(view.row[-1])) for line in _criterion_lines(view, comparison, width)]
-    if len(comparison.arms) == 1:
-        styled += [(line, "") for line in _only_arm_lines(comparison)]
+    if alone := tables.only_arm_table(comparison):
+        styled += [(line, "") for line in fitted(alone, width)]
     for line in tables.overtaking_lines(comparison) if comparison.untrained else []:
         styled += [(part, "") for part in in_lines(printable(f"{line}."), width, indent=4, first=2)]
     shown = comparison.warnings if details else comparison.warnings[:_MOST_WARNINGS]
@@ -66,13 +66,6 @@ def _criterion_lines(view: OutcomeView, comparison: Comparison, width: int | Non
         *in_lines(printable(head), width, indent=4, first=2),
         *in_lines(printable(numbers), width, indent=6, first=6),
     ]
-
-
-def _only_arm_lines(comparison: Comparison) -> list[str]:
-    """Returns the chances of a right answer and the numbers of different ones of an arm that stands alone."""
-    head, *rows = tables.means_table(comparison)
-    shown_rows = [row for row in rows if any(word in row[0] for word in ("Pass@", "Distinct correct"))]
-    return [f"  {head[1]}, {comparison.primary_sampling}", *(f"  {row[0]}: {row[1]}" for row in shown_rows)]
 
 
 def detail_lines(comparison: Comparison, width: int | None) -> list[str]:

@@ -62,9 +62,13 @@ def markdown_report(page: PageContent) -> str:
 
 def _opening(page: PageContent, comparison: Comparison) -> Iterator[str]:
     yield f"**{escape_markdown(as_text(plain_verdict(comparison)))}**"
-    yield escape_markdown(f"{comparison.verdict.sentence} {comparison.verdict.question}".rstrip())
+    if comparison.verdict.levels:
+        yield escape_markdown(f"{comparison.verdict.sentence} {comparison.verdict.question}".rstrip())
     yield escape_markdown(as_text(rests_on(page, comparison), " · "))
-    yield to_markdown(tables.criteria_table(comparison))
+    if alone := tables.only_arm_table(comparison):
+        yield to_markdown(alone)
+    elif comparison.verdict.levels:
+        yield to_markdown(tables.criteria_table(comparison))
     if comparison.frontier:
         yield to_markdown(tables.gains_table(comparison))
     if comparison.untrained:

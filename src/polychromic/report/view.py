@@ -226,7 +226,7 @@ def plain_verdict(comparison: Comparison) -> list[Cell]:
     """Returns pieces that read as sentences without jargon or a p-value; behind each number stands how it was found."""
     verdict = comparison.verdict
     if not verdict.levels:
-        return [Cell(verdict.sentence)]
+        return [*_of_only_arm(comparison), Cell(verdict.sentence)]
     first = verdict.levels[0]
     answers = _AMONG_MANY if len(first.arms) > 1 else _ANSWERS
     unsound = Cell("Which answers count as the same is decided badly here. ", f"{verdict.unsound}.")
@@ -255,6 +255,26 @@ def plain_verdict(comparison: Comparison) -> list[Cell]:
     if verdict.leaked:
         pieces.append(Cell(f" But {verdict.leaked.partition(':')[0].partition(' (')[0]}.", f"{verdict.leaked}."))
     return [piece for piece in pieces if piece.text]
+
+
+def _of_only_arm(comparison: Comparison) -> list[Cell]:
+    """Says how often an arm that stands alone is right, and in how many ways; nothing of several or unchecked ones."""
+    at_k = [split_at_k(mean.metric) for mean in comparison.means]
+    n = max((k for curve, k in filter(None, at_k) if curve == "pass"), default=0)
+    if len(comparison.arms) > 1 or n == 0:
+        return []
+    [arm] = comparison.arms
+
+    def mean_of(key: str) -> Cell:
+        mean = comparison.mean(arm, key)
+        return Cell(number(mean.mean, 3) if mean else "–", mean_detail(comparison, arm, key))
+
+    pieces = [Cell(f"At {comparison.primary_sampling} an answer of {arm} passes with a chance of "), mean_of("pass@1")]
+    if n > 1:
+        pieces += [Cell(f", at least one of {n:,} with "), mean_of(f"pass@{n}")]
+    if comparison.mean(arm, f"distinct_correct@{n}") and n > 1:
+        pieces += [Cell("; different ones that pass: "), mean_of(f"distinct_correct@{n}"), Cell(f" of {n:,}")]
+    return [*pieces, Cell(". ")]
 
 
 def as_text(cells: Sequence[Cell], joint: str = "") -> str:

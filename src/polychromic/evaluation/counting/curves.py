@@ -184,6 +184,10 @@ CURVES: dict[str, AtK] = {curve.name: curve for curve in _BUILT_IN}
 """By name, in the order in which they are shown."""
 
 
+BENCHMARK_KS = (1, 10, 100)
+"""The k at which benchmarks of code state pass@k since HumanEval (Chen et al., 2021)."""
+
+
 def split_at_k(key: str) -> tuple[str, int] | None:
     """Returns the curve and k that a metric's key names, ("pass", 10) for `pass@10`; None for a key that names no k."""
     match = re.fullmatch(r"(.+?[@^])([1-9]\d*)", key)
