@@ -67,7 +67,7 @@ _OF_ONLY_ARM = ("reward", "distinct_correct", "clusters", "distinct_2", "self_bl
 
 def only_arm_table(comparison: Comparison) -> Table:
     """Returns the main measures of an arm that stands alone, a column each sampling setting; empty for several arms."""
-    if len(comparison.arms) > 1:
+    if len(comparison.arms) != 1:
         return []
     [arm] = comparison.arms
     settings = list(dict.fromkeys(mean.sampling for mean in comparison.means))

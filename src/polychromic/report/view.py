@@ -261,7 +261,7 @@ def _of_only_arm(comparison: Comparison) -> list[Cell]:
     """Says how often an arm that stands alone is right, and in how many ways; nothing of several or unchecked ones."""
     at_k = [split_at_k(mean.metric) for mean in comparison.means]
     n = max((k for curve, k in filter(None, at_k) if curve == "pass"), default=0)
-    if len(comparison.arms) > 1 or n == 0:
+    if len(comparison.arms) != 1 or n == 0:
         return []
     [arm] = comparison.arms
 
