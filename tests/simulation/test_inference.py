@@ -266,6 +266,21 @@ def test_false_alarms_of_the_margin_test_at_the_margin(found):
     assert 0.04 <= found(rejected(p_values)) <= 0.06
 
 
+@pytest.mark.parametrize(("n_prompts", "margin"), [(10, 0.05), (20, 0.05), (50, 0.02), (100, 0.02), (164, 0.01)])
+def test_false_alarms_of_the_margin_test_where_losses_are_rare(n_prompts, margin, found):
+    """One answer a prompt, and a share of the prompts as large as the margin is lost: often none of them is seen."""
+    rng = np.random.default_rng(14)
+    b = np.ones((1, n_prompts))
+    quick = Resampling(bootstraps=1000)
+
+    p_values = [
+        margin_test(b - (rng.random(b.shape) < margin), b, margin, worst=0.0, resampling=quick).p_value
+        for _ in range(N_TESTS // 4)
+    ]
+
+    assert found(rejected(p_values)) <= 0.06
+
+
 def test_coverage_of_the_gain_at_matched_quality(found):
     """A frontier of three temperatures on one line: an arm on it has a gain of 0."""
     rng = np.random.default_rng(11)

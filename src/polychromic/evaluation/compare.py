@@ -173,7 +173,11 @@ def evidence(plan: Plan, at_primary: Contrasts) -> dict[tuple[str, Criterion], E
             a_SP, b_SP = pair[0][:, kept_P], pair[1][:, kept_P]
             margin = None
             if criterion.margin:
-                margin = margin_test(a_SP, b_SP, criterion.margin, criterion.sign, resampling=plan.resampling)
+                metric = find_metric(criterion.metric)
+                worst = metric.lowest if criterion.sign > 0 else metric.highest
+                margin = margin_test(
+                    a_SP, b_SP, criterion.margin, criterion.sign, worst=worst, resampling=plan.resampling
+                )
             at_bound = share_at_bound(a_SP.mean(axis=0), b_SP.mean(axis=0), criterion.metric)
             by_criterion[arm, criterion] = Evidence(comparison.mean_a, comparison.mean_b, comparison, margin, at_bound)
     return by_criterion

@@ -54,6 +54,15 @@ def for_seeds(comparison: PairedComparison) -> str:
     return f"more training seeds than {comparison.n_seeds}: they differ too much to say that it holds over seeds"
 
 
+def for_unseen(n_prompts: int, p_unseen: float, alpha: float) -> str:
+    """Returns what it takes to rule out a loss that no prompt showed, at level `alpha`."""
+    needed = max(n_prompts + 1, math.ceil(n_prompts * math.log(alpha) / math.log(p_unseen)))
+    return (
+        f"about {plural(_rounded(needed), 'prompt')}: none of {n_prompts:,} got worse, and so few may miss a loss of "
+        f"the margin by chance (p cannot fall below {p_unseen:.2g})"
+    )
+
+
 def for_saturation(metric_key: str, share_at_bound: float) -> str:
     """Returns what a metric needs that has no room left."""
     return (
@@ -232,6 +241,9 @@ def _rule_no_worse(criterion: Criterion, evidence: Evidence, p_adjusted: float) 
         return "not met", ""
     if comparison.asks_over_seeds and comparison.n_seeds < 2:
         return "undecided", for_seeds(comparison)
+    p_value = test_p_value(criterion, evidence)
+    if evidence.margin and 0.0 < p_value <= evidence.margin.p_unseen:
+        return "undecided", for_unseen(comparison.n_prompts, p_value, criterion.alpha * p_value / p_adjusted)
     return "undecided", for_precision(comparison, within, interval)
 
 

@@ -24,6 +24,7 @@ from polychromic.evaluation.statistics.resampling import (
     differences,
     has_spread,
     two_way_bootstrap_means,
+    without_noise,
 )
 from polychromic.evaluation.tables import Study
 from polychromic.numerics import FloatArray, IntArray
@@ -32,20 +33,33 @@ from polychromic.numerics import FloatArray, IntArray
 @dataclass(frozen=True, slots=True)
 class MarginTest:
     """Holds one-sided p-values that a is no more than the margin worse than b, over prompts and over new seeds too (nan
-    with one seed), and the p-value of equivalence over prompts (two one-sided tests)."""
+    with one seed), and the p-value of equivalence over prompts (two one-sided tests).
+
+    `p_unseen` is the chance that so many prompts show no loss at all where the mean loss is the margin: no p of this
+    test is below it; 0 where some prompt lost.
+    """
 
     p_value: float
     p_over_seeds: float
     p_equivalent: float
+    p_unseen: float = 0.0
 
 
 def margin_test(
-    a_SP: FloatArray, b_SP: FloatArray, margin: float, sign: float = 1.0, *, resampling: Resampling | None = None
+    a_SP: FloatArray,
+    b_SP: FloatArray,
+    margin: float,
+    sign: float = 1.0,
+    *,
+    worst: float = math.inf,
+    resampling: Resampling | None = None,
 ) -> MarginTest:
     """Tests a against b [seeds, prompts] with an absolute margin; `sign` is −1 where lower values are better.
 
     Each p is half the level at which the interval of the difference just reaches the margin, and over prompts no less
-    than 2^−P, the least that flipping the signs of P distances from the margin could give.
+    than 2^−P, the least that flipping the signs of P distances from the margin could give. Where no prompt lost, the
+    interval knows nothing of losses, and p is no less than `p_unseen`: `worst` is the value at which all is lost, that
+    is the metric's bound (infinite where it has none; then nothing is known of it).
     Raises ValueError for a margin that is not positive. Source: Schuirmann 1987, A Comparison of the Two
     One-Sided Tests Procedure.
     """
@@ -57,10 +71,23 @@ def margin_test(
         return MarginTest(1.0, math.nan, 1.0)
     [reach] = reaches(x_SP.mean(axis=0)[:, None], resampling or Resampling())
     least = 2.0**-n_prompts
-    p_value = max(_above(reach, -margin, PROMPTS_ALONE), least)
+    p_unseen = _chance_unseen(x_SP.mean(axis=0), float(np.abs(b_SP.mean(axis=0) - worst).max()), margin)
+    p_value = max(_above(reach, -margin, PROMPTS_ALONE), least, p_unseen)
     p_below = max(1.0 - _above(reach, margin, PROMPTS_ALONE), least)
     over_seeds = max(_above(reach, -margin, SeedSpread.of(x_SP)), p_value) if n_seeds > 1 else math.nan
-    return MarginTest(p_value, over_seeds, max(p_value, p_below))
+    return MarginTest(p_value, over_seeds, max(p_value, p_below), p_unseen)
+
+
+def _chance_unseen(x_P: FloatArray, room: float, margin: float) -> float:
+    """Returns the chance that P prompts show no loss where the mean loss is the margin; 0 where one of them lost.
+
+    The loss is hidden best where few prompts lose all that can be lost (`room`) and the others gain what was seen, g
+    on average: a share of (margin + g) / (room + g) of them.
+    """
+    x_P = without_noise(x_P)
+    if x_P.min() < 0.0 or not math.isfinite(room) or room <= margin:
+        return 0.0
+    return float(((room - margin) / (room + x_P.mean())) ** len(x_P))
 
 
 def _above(reach: Reach, null: float, spread: SeedSpread) -> float:
