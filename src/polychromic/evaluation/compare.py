@@ -33,6 +33,7 @@ from polychromic.evaluation.warnings import (
     temperature_warnings,
     unchecked_warnings,
     undefined_warnings,
+    unjudged,
 )
 from polychromic.numerics import FloatArray
 
@@ -71,7 +72,9 @@ def compare(
     at_primary, at_primary_cut = (at_primary_sampling(plan, found) for found in (contrasts, at_equal_length))
     means, gains = _means(plan), _frontier(plan, quality_metric)
     gaming = [*reward_hacking(plan, at_primary), *partition_gaming(plan, at_primary)]
-    verdict = _verdict(plan, at_primary, gaming, partition, chosen_late, notes)
+    primary_means = _primary_means(means, plan.primary_sampling)
+    missing = unjudged(primary_means, (plan.baseline, *plan.judged), plan.asked)
+    verdict = _verdict(plan, at_primary, gaming, partition, chosen_late, notes, missing)
     warnings = (
         *unchecked_warnings(tables), *(partition.warnings() if partition is not None else ()), *gaming,
         *checker_warnings(audit),
@@ -79,7 +82,7 @@ def compare(
         *criterion_warnings([outcome for level in verdict.levels for outcome in level.outcomes]),
         *length_warnings(at_primary, at_primary_cut, plan.judged, plan.alpha),
         *answer_warnings(tables),
-        *fault_warnings(_primary_means(means, plan.primary_sampling), tables),
+        *fault_warnings(primary_means, tables),
         *left_out_warnings(plan.left_out, plan.n_prompts),
         *undefined_warnings(tables, plan.primary_sampling),
         *(seed_warnings(at_primary, plan.asked, plan.alpha, plan.alone) if trained else ()), *notes,
@@ -101,8 +104,9 @@ def _verdict(
     partition: PartitionAudit | None,
     chosen_late: Sequence[str],
     notes: Sequence[ResultWarning],
+    missing: str,
 ) -> Verdict:
-    """Judges the arms; what was gamed, leaked or divided badly stands beside the status."""
+    """Judges the arms; what was gamed, leaked, not judged or divided badly stands beside the status."""
     return judge(
         plan.levels,
         plan.judged,
@@ -114,6 +118,7 @@ def _verdict(
         alone=plan.alone,
         unsound=partition.finding if partition is not None and partition.faults else "",
         leaked=next((note.text for note in notes if note.kind == "leakage"), ""),
+        unjudged=missing,
     )
 
 

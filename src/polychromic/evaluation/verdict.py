@@ -52,7 +52,8 @@ class Verdict:
     `question` says whom the first level answers for: these trained models, or the way of training. `hacked` names
     arms whose training reward rose while the judge did not follow, `gamed` those whose different answers rose while the
     second partition did not follow, `chosen_late` settings that decide the verdict and were changed after results had
-    been seen, `leaked` what of the evaluated prompts training has seen. `unsound` says what is wrong with the
+    been seen, `leaked` what of the evaluated prompts training has seen, `unjudged` how many rewards are missing that
+    criteria rest on. `unsound` says what is wrong with the
     partition that every count of different answers rests on, and stands before all else.
     """
 
@@ -63,6 +64,7 @@ class Verdict:
     hacked: tuple[str, ...] = ()
     chosen_late: tuple[str, ...] = ()
     leaked: str = ""
+    unjudged: str = ""
     gamed: tuple[str, ...] = ()
     unsound: str = ""
 
@@ -202,6 +204,7 @@ def judge(
     gamed: Sequence[str] = (),
     chosen_late: Sequence[str] = (),
     leaked: str = "",
+    unjudged: str = "",
     unsound: str = "",
     alone: Sequence[str] = (),
 ) -> Verdict:
@@ -218,8 +221,7 @@ def judge(
     sentence = _sentence(judged, basis, hacked, gamed)
     if chosen_late:
         sentence += f" Changed after results had been seen, and perhaps because of them: {listed(list(chosen_late))}."
-    if leaked:
-        sentence += f" But {leaked}."
+    sentence += "".join(f" But {fault}." for fault in (leaked, unjudged) if fault)
     if unsound:
         sentence = f"The partition fails its audit: {unsound}. {sentence}"
     return Verdict(
@@ -230,6 +232,7 @@ def judge(
         hacked=tuple(hacked),
         chosen_late=tuple(chosen_late),
         leaked=leaked,
+        unjudged=unjudged,
         gamed=tuple(gamed),
         unsound=unsound,
     )

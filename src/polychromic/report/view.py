@@ -252,8 +252,8 @@ def plain_verdict(comparison: Comparison) -> list[Cell]:
     if verdict.chosen_late:
         late = f"Changed then: {listed(list(verdict.chosen_late))}."
         pieces.append(Cell(" What decides this was changed after results had been seen.", late))
-    if verdict.leaked:
-        pieces.append(Cell(f" But {verdict.leaked.partition(':')[0].partition(' (')[0]}.", f"{verdict.leaked}."))
+    for fault in filter(None, (verdict.leaked, verdict.unjudged)):
+        pieces.append(Cell(f" But {fault.partition(':')[0].partition(' (')[0]}.", f"{fault}."))
     return [piece for piece in pieces if piece.text]
 
 

@@ -1,0 +1,44 @@
+"""Tests of what stands beside a verdict, so that a reader does not take a yes for more than it is."""
+
+import pytest
+
+from polychromic.evaluation import Criterion, Resampling, compare, measure_arms
+from polychromic.records import GenerationRow, SamplingParameters
+from polychromic.report.view import as_text, plain_verdict
+
+QUICK = Resampling(bootstraps=1000, sign_patterns=2000)
+PASSES = {"minimum": [Criterion("pass@1", "higher", 0.1)]}
+TEXTS = {"minimum": [Criterion("distinct_texts", "higher")]}
+
+
+def rows(rewards, n_prompts=30):
+    """Rows of every prompt with these rewards, each of another text."""
+    return [
+        GenerationRow(f"p{prompt:02d}", index, f"w{index}", 1, "stop", SamplingParameters(), 0, reward)
+        for prompt in range(n_prompts)
+        for index, reward in enumerate(rewards)
+    ]
+
+
+def compared(base, ours, levels):
+    tables = measure_arms({("base", 0): rows(base), ("ours", 0): rows(ours)}, pass_threshold=1.0)
+    return compare(tables, baseline="base", criteria=levels, resampling=QUICK)
+
+
+def test_a_yes_on_rewards_says_how_many_are_missing():
+    """Past bug: an arm whose wrong answers the checker failed on met "Pass@1 +10 %", and the verdict said no more."""
+    found = compared([1.0, 0.0, 0.0, 1.0], [1.0, None, None, None], PASSES)
+
+    missing = "75 % of the rewards of ours are missing"
+    assert found.verdict.unjudged == f"{missing}: Pass@1 is of the other answers alone"
+    assert found.verdict.sentence.endswith(f" But {missing}: Pass@1 is of the other answers alone.")
+    assert as_text(plain_verdict(found)).endswith(f". But {missing}.")
+
+
+@pytest.mark.parametrize(
+    ("ours", "levels"),
+    [([1.0, 1.0, 0.0, 1.0], PASSES), ([1.0, None, None, None], TEXTS), ([None] * 4, TEXTS)],
+    ids=["none", "not asked of", "no checker"],
+)
+def test_rewards_that_no_criterion_misses_are_not_told(ours, levels):
+    assert compared([1.0, 0.0, 0.0, 1.0], ours, levels).verdict.unjudged == ""
