@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from trl import GRPOConfig  # pyright: ignore[reportMissingImports]
+from trl import GRPOConfig  # pyright: ignore[reportMissingModuleSource]
 
 from polychromic import stopping
 from polychromic.errors import ModelError, TrainingError

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
-from trl import GRPOTrainer  # pyright: ignore[reportMissingImports]
+from trl import GRPOTrainer  # pyright: ignore[reportMissingModuleSource]
 
 from polychromic.diagnosis import ArmEvidence, ArmFacts, ArmTrace, Finding
 from polychromic.diagnosis.rules import find

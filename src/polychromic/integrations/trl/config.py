@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from polychromic.errors import ConfigError
 
 if TYPE_CHECKING:
-    from trl import GRPOConfig  # pyright: ignore[reportMissingImports]
+    from trl import GRPOConfig  # pyright: ignore[reportMissingModuleSource]
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "do_sample": (True,), "num_beams": (1,), "top_p": (1.0,), "top_k": (0, -1), "min_p": (0.0,), "typical_p": (1.0,),

@@ -24,7 +24,7 @@ from polychromic.training.parallel import Processes, join_processes
 from polychromic.training.schedule import total_steps
 
 if TYPE_CHECKING:
-    from trl import GRPOConfig  # pyright: ignore[reportMissingImports]
+    from trl import GRPOConfig  # pyright: ignore[reportMissingModuleSource]
 
     from polychromic.integrations.trl.arm import ArmGRPOTrainer
 
@@ -86,7 +86,7 @@ def grpo_config(run: ArmRun, processes: Processes) -> GRPOConfig:
     Raises ConfigError where the batch does not divide over the processes, or `engine_options` has a key that TRL does
     not know or that the file states elsewhere.
     """
-    from trl import GRPOConfig  # pyright: ignore[reportMissingImports]
+    from trl import GRPOConfig  # pyright: ignore[reportMissingModuleSource]
 
     options = dict(run.training.engine_options)
     fields = {field.name for field in dataclasses.fields(GRPOConfig)}
@@ -170,7 +170,7 @@ def _save(run: ArmRun, language_model: LanguageModel, trainer: ArmGRPOTrainer, p
     model: Any = language_model.model
     if "ref" in model.peft_config:  # TRL's copy of what training started from
         model.delete_adapter("ref")
-    state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if is_sharded(trainer) else None
+    state: Any = trainer.accelerator.get_state_dict(trainer.model_wrapped) if is_sharded(trainer) else None
     if processes.is_first:
         with atomic_folder(run.adapter) as staging:
             save_adapter(model, staging, state)

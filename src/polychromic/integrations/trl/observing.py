@@ -19,7 +19,7 @@ from polychromic.training.gradients import TERMS, GradientAccumulator, GradientM
 from polychromic.training.parallel import Processes
 
 if TYPE_CHECKING:
-    from trl import GRPOTrainer  # pyright: ignore[reportMissingImports]
+    from trl import GRPOTrainer  # pyright: ignore[reportMissingModuleSource]
 
 Batch = dict[str, Any]
 """The batch that TRL trains on: tensors [B, …] by name, which it shuffles and splits into micro-batches along B."""

@@ -16,7 +16,7 @@ from polychromic.training.parallel import ALONE, Processes, join_processes
 from polychromic.training.settings import DiversitySettings
 
 if TYPE_CHECKING:
-    from trl import GRPOConfig  # pyright: ignore[reportMissingImports]
+    from trl import GRPOConfig  # pyright: ignore[reportMissingModuleSource]
 
 RewardFunction = Callable[..., Sequence[float | None]]
 """As TRL calls it: `function(prompts=…, completions=…, completion_ids=…, **columns)`, one reward a completion."""

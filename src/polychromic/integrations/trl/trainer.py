@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportMissingImports]
+from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportMissingModuleSource]
 
 from polychromic.errors import ConfigError
 from polychromic.files import read_json, write_json
