@@ -63,6 +63,7 @@ RUN_FILES: Mapping[str, RunFile] = {
     ".owner.json": RunFile({"pid": int, "host": str, "started": str}, "delete it"),
     "metrics.jsonl": RunFile({"step": int, "*": (float, str, None)}, _TRAINED_AGAIN),
     "model_check.json": RunFile({"*": _MODEL_CHECK}, "delete it; models are checked again when they are loaded"),
+    "tracking.json": RunFile({"*": str}, "delete it; trackers then show what follows as a run of its own"),
     "training.json": RunFile({"adapter_files?": {"*": str}}, _TRAINED_AGAIN),
     "references.jsonl": RunFile(
         {"prompt_id": str, "n_tokens": int, "cross_entropy": float},
@@ -110,6 +111,8 @@ class ArmFolder:
     """One row per step."""
     model_check = Place("model_check.json")
     """Distances of sampling and training from plain forward passes, by stage."""
+    tracking = Place("tracking.json")
+    """The runs of Weights & Biases and trackio that later starts go on with."""
     generations = Place("generations.jsonl")
     references = Place("references.jsonl")
     """Cross-entropy of the evaluation prompts' references."""

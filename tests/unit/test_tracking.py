@@ -109,7 +109,46 @@ def test_an_account_that_wandb_login_wrote_down_is_used(tmp_path, monkeypatch, k
 def test_a_missing_package_is_known_at_once(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
     with pytest.raises(ConfigError, match=r"pip install 'polychromic\[wandb\]'"):
-        open_trackers(["wandb"], tmp_path, project="p", run_name="r")
+        open_trackers(["wandb"], tmp_path, project="p", run_name="r", steps_done=0)
+
+
+def started_runs(monkeypatch, package, folders, step=0):
+    """What a tracker's package is started with in each of the folders, and the steps that it is then given."""
+    starts, given = [], []
+    module = SimpleNamespace(
+        Settings=dict,
+        init=lambda **options: starts.append(options) or SimpleNamespace(step=step),
+        log=lambda metrics, step: given.append(step),
+    )
+    monkeypatch.setitem(sys.modules, package, module)
+    for folder in folders:
+        tracker = HostedTracker(package, folder, "project", "arm/seed-0")
+        for number in range(1, 6):
+            tracker.log({"x": 0.5}, number)
+    return starts, given
+
+
+def test_a_later_start_goes_on_with_the_run_of_wandb_and_trackio(tmp_path, monkeypatch):
+    """A run that was killed and continued stood there twice under one name; another folder's run is another."""
+    folders = [tmp_path / name for name in ("one", "one", "other")]
+    starts, _ = started_runs(monkeypatch, "wandb", folders)
+    ids = [start["id"] for start in starts]
+    assert ids[0] == ids[1] != ids[2]
+    assert {start["resume"] for start in starts} == {"allow"}
+    starts, _ = started_runs(monkeypatch, "trackio", folders)
+    assert [start["resume"] for start in starts] == ["never", "allow", "never"]
+
+
+def test_steps_that_wandb_has_already_are_not_sent_again(tmp_path, monkeypatch):
+    """It takes no step twice, and warns of each."""
+    assert started_runs(monkeypatch, "wandb", [tmp_path], step=4)[1] == [4, 5]
+
+
+def test_a_damaged_record_of_trackers_is_said_and_made_again(tmp_path, monkeypatch, caplog):
+    (tmp_path / "tracking.json").write_text('{"wandb": 7}')
+    starts, _ = started_runs(monkeypatch, "wandb", [tmp_path, tmp_path])
+    assert "tracking.json: damaged (wandb: expected a text, found 7); delete it" in caplog.text
+    assert starts[0]["id"] == starts[1]["id"]
 
 
 def test_rows_after_a_checkpoint_are_dropped_on_resuming(tmp_path):

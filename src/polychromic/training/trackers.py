@@ -9,6 +9,7 @@ import netrc
 import os
 import queue
 import threading
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,8 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from polychromic.errors import ConfigError
-from polychromic.files import append_jsonl, read_jsonl, strict_json, write_text
+from polychromic.files import append_jsonl, read_derived, read_jsonl, strict_json, write_json, write_text
+from polychromic.run_folder import ArmFolder
 
 logger = logging.getLogger(__name__)
 
@@ -56,11 +58,12 @@ class MetricsFile:
 
 
 class TensorBoardTracker:
-    """Event files below the arm's folder."""
+    """Event files below the arm's folder. What an earlier start wrote of steps after `steps_done` is made again, and
+    TensorBoard then leaves it out."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, steps_done: int) -> None:
         writer = _require("torch.utils.tensorboard", "tensorboard").SummaryWriter
-        self._writer = writer(str(folder / "tensorboard"))
+        self._writer = writer(str(folder / "tensorboard"), purge_step=steps_done + 1)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Records the numbers."""
@@ -73,25 +76,52 @@ class TensorBoardTracker:
 
 
 class HostedTracker:
-    """Weights & Biases, or trackio, which has the same interface. Without an account wandb logs offline."""
+    """Weights & Biases, or trackio, which has the same interface. Without an account wandb logs offline.
+
+    A later start in the same folder goes on with the tracker's run, which tracking.json remembers.
+    """
 
     def __init__(self, package: str, folder: Path, project: str, name: str) -> None:
         self._module = _require(package, package)
-        options: dict[str, Any] = {"project": project, "name": name}
+        known = _known_run(folder, package)
+        # trackio knows a run by its name alone: another folder's run of that name is not gone on with.
+        options: dict[str, Any] = {"project": project, "name": name, "resume": "allow" if known else "never"}
         if package == "wandb":
             # An interactive login prompt would hang an unattended run.
             offline = "WANDB_MODE" not in os.environ and not has_wandb_account()
             settings = self._module.Settings(init_timeout=_SECONDS_TO_START)
             options |= {"dir": str(folder), "mode": "offline" if offline else None, "settings": settings}
+            known = known or uuid.uuid4().hex
+            options |= {"id": known, "resume": "allow"}
         self._run = self._module.init(**options)
+        _remember_run(folder, package, known or name)
+        self._next = int(getattr(self._run, "step", 0))
+        """The first step that wandb takes: it warns of each one that it has already."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Records the numbers."""
-        self._module.log(dict(metrics), step=step)
+        """Records the numbers of a step that the tracker does not have yet."""
+        if step >= self._next:
+            self._module.log(dict(metrics), step=step)
 
     def close(self) -> None:
         """Flush."""
         self._module.finish()
+
+
+def _known_run(folder: Path, package: str) -> str:
+    """Returns what a tracker knows the run of this folder by; empty before its first start."""
+    return (read_derived(ArmFolder(folder).tracking) or {}).get(package, "")
+
+
+_REMEMBERING = threading.Lock()  # each tracker starts in a thread of its own
+
+
+def _remember_run(folder: Path, package: str, run: str) -> None:
+    path = ArmFolder(folder).tracking
+    with _REMEMBERING:
+        runs = read_derived(path) or {}
+        if runs.get(package) != run:
+            write_json(path, {**runs, package: run})
 
 
 WANDB_ADDRESS = "https://api.wandb.ai"
@@ -160,14 +190,19 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def open_trackers(names: Sequence[str], folder: Path, *, project: str, run_name: str) -> list[Tracker]:
-    """Returns the trackers asked for. Raises ConfigError with the install command where a package is missing."""
+def open_trackers(names: Sequence[str], folder: Path, *, project: str, run_name: str, steps_done: int) -> list[Tracker]:
+    """Returns the trackers asked for, which go on after `steps_done` where an earlier start got so far.
+
+    Raises ConfigError with the install command where a package is missing.
+    """
     trackers: list[Tracker] = []
     for name in names:
         hosted = name != "tensorboard"
         _require(name if hosted else "torch.utils.tensorboard", name)
         build = (
-            partial(HostedTracker, name, folder, project, run_name) if hosted else partial(TensorBoardTracker, folder)
+            partial(HostedTracker, name, folder, project, run_name)
+            if hosted
+            else partial(TensorBoardTracker, folder, steps_done)
         )
         trackers.append(BackgroundTracker(name, build))
     return trackers

@@ -66,7 +66,11 @@ def train_arm(run: ArmRun, on_step: OnStep | None = None) -> Path:
     trainer = ArmTrainer(run, join_processes())
     first = trainer.processes.is_first
     trackers = open_trackers(
-        run.tracking if first else (), run.folder, project=run.experiment, run_name=f"{run.arm}/seed-{run.seed}"
+        run.tracking if first else (),
+        run.folder,
+        project=run.experiment,
+        run_name=f"{run.arm}/seed-{run.seed}",
+        steps_done=trainer.steps_done,
     )
     try:
         while not trainer.finished:

@@ -80,7 +80,7 @@ class ArmGRPOTrainer(SetGRPOTrainer):
             self._metrics_file.rewind(steps_done)
             name = f"{self.run.arm}/seed-{self.run.seed}"
             self._trackers = open_trackers(
-                self.run.tracking, self.run.folder, project=self.run.experiment, run_name=name
+                self.run.tracking, self.run.folder, project=self.run.experiment, run_name=name, steps_done=steps_done
             )
 
     def close(self) -> None:
