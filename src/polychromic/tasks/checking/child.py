@@ -19,7 +19,13 @@ from types import GeneratorType, ModuleType
 from typing import Any
 
 from polychromic.tasks.checking.protocol import Conversation, decode, encode
-from polychromic.tasks.checking.reaping import end_with_parent, give_up_rights, refuse_calls, unshare
+from polychromic.tasks.checking.reaping import (
+    end_with_parent,
+    give_up_rights,
+    refuse_calls,
+    restrict_writing,
+    unshare,
+)
 
 _LONGEST_REASON = 500
 _MOST_PROCESSES = 64
@@ -43,7 +49,7 @@ def serve_execution(conversation: Conversation, request: Mapping[str, Any], prot
 
 def confine(conversation: Conversation, request: Mapping[str, Any], protection: Sequence[str]) -> Sequence[str]:
     """Takes from this process whatever code does not need, for good; returns in words what the system keeps it from."""
-    if unshare("processes"):
+    if unshare("processes", "messages"):  # messages too: what one leaves there, the next one could read
         protection = [*protection, "own processes"]
         # Only a child is in the namespace of processes; when that one ends, the system ends all others in it.
         child = os.fork()
@@ -57,10 +63,12 @@ def confine(conversation: Conversation, request: Mapping[str, Any], protection: 
     os.environ.clear()
     os.environ.update({"HOME": request["folder"], "TMPDIR": request["folder"], "PATH": os.defpath})
     give_up_rights()
+    if "own files" in protection and not restrict_writing(request["folder"]):
+        protection = [word for word in protection if word != "own files"]
     if "no rights" in protection:
         _limit_processes()
-    protection = list(dict.fromkeys(["limits", *protection, *refuse_calls()]))
     sys.stdin = _standard_input(request["stdin"])
+    protection = list(dict.fromkeys(["limits", *protection, *refuse_calls()]))
     sys.stdout, sys.stderr = _Printed(request["most_printed"]), _Printed(0)
     return protection
 

@@ -34,9 +34,16 @@ _REFUSED_CALLS = (
     "kexec_file_load", "init_module", "finit_module", "delete_module", "keyctl", "add_key", "request_key", "syslog",
     "acct", "reboot", "settimeofday", "clock_settime", "clock_adjtime", "adjtimex", "iopl", "ioperm", "lookup_dcookie",
     "fanotify_init", "vhangup", "move_pages", "mbind", "migrate_pages",
+    # what outlives a process, where it could leave word for the next one
+    "shmget", "msgget", "semget", "mq_open", "chown", "fchown", "lchown", "fchownat", "setxattr", "lsetxattr",
+    "fsetxattr", "removexattr", "lremovexattr", "fremovexattr",
+    # memory that no limit of a process counts
+    "memfd_create", "memfd_secret",
 )  # fmt: skip
 """System calls that code of a model has no use for: they reach other processes, the kernel's configuration, or other
 machines; most ways out of a process begin with one."""
+_IDLE_CALLS = ("chmod", "fchmod", "fchmodat", "fchmodat2", "utime", "utimes", "utimensat", "futimesat")
+"""Calls that do nothing and say that all is well, as of a copied file: they reach every file of the same user."""
 
 
 def become_subreaper() -> bool:
@@ -173,6 +180,23 @@ def restrict_files(writable: str) -> list[str]:
     return ["own files"]
 
 
+def restrict_writing(folder: str) -> bool:
+    """Lets this process and its children write below that folder only, beside what is restricted already; tells whether
+    the system does."""
+    import landlock
+
+    access = landlock.FSAccess
+    try:
+        rules = landlock.Ruleset(access.all() & ~(access.EXECUTE | access.READ_FILE | access.READ_DIR))
+        rules.allow(folder)
+        rules.allow("/dev/null", "/dev/zero", "/dev/urandom", rules=access.WRITE_FILE)
+        rules.apply()
+        os.close(rules._fd)
+    except (landlock.LandlockError, OSError):
+        return False
+    return True
+
+
 def _readable() -> list[Path]:
     """Lists the standard library, installed packages but this one, and the libraries of the system."""
     packages = [Path(path) for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
@@ -197,9 +221,10 @@ def call_filter() -> Any:
     except (ImportError, OSError, RuntimeError, AttributeError):
         return None
     filtered = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
-    for name in _REFUSED_CALLS:
+    answers = dict.fromkeys(_REFUSED_CALLS, errno.EPERM) | dict.fromkeys(_IDLE_CALLS, 0)
+    for name, answer in answers.items():
         try:
-            filtered.add_rule(pyseccomp.ERRNO(errno.EPERM), name)
+            filtered.add_rule(pyseccomp.ERRNO(answer), name)
         except (OSError, ValueError):  # a call that this system, or this version of the library, does not have
             continue
     # Not even those of this machine: a socket in a file may belong to a service with rights. Pairs stay.

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from polychromic.tasks.checking.family import Keeper, Process, ProcessFailedError
@@ -65,6 +66,9 @@ class LocalRoom:
         except ProcessFailedError:
             self._keeper = None
             process = self._kept().fork()
+        shared = Path(self._folder)  # code runs as the same user, who may have closed or removed it
+        shared.mkdir(exist_ok=True)
+        shared.chmod(0o700)
         return LocalExecutor(process, self._kept(), tempfile.mkdtemp(dir=self._folder))
 
     def close(self) -> None:
@@ -102,7 +106,7 @@ class LocalExecutor:
         """Does as `Executor.end`."""
         self._process.end()
         self._keeper.clear()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        _remove_all(self._folder)
 
 
 _rooms: weakref.WeakSet[LocalRoom] = weakref.WeakSet()
@@ -115,4 +119,17 @@ def keepers() -> set[int]:
 
 def _remove(folder: str, owner: int) -> None:
     if os.getpid() == owner:  # a fork that ends leaves its parent's folder alone
+        _remove_all(folder)
+
+
+def _remove_all(folder: str) -> None:
+    """Removes a folder, also where code has closed folders in it to its user, who is ours."""
+    shutil.rmtree(folder, ignore_errors=True)
+    top = Path(folder)
+    if top.is_dir():
+        top.chmod(0o700)
+        for place, folders, _ in os.walk(folder):
+            for path in (Path(place) / name for name in folders):
+                if not path.is_symlink():
+                    path.chmod(0o700)
         shutil.rmtree(folder, ignore_errors=True)
