@@ -5,15 +5,18 @@ from __future__ import annotations
 import ast
 import builtins
 import io
+import re
 import tokenize
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from polychromic.numerics import FloatArray
+from polychromic.tasks.code.effects import Effects, reads_names
+from polychromic.tasks.code.leftovers import without_repeated, without_unused
 from polychromic.tasks.code.names import renamed, renumbered
 
 _COMMUTATIVE = (ast.Mult, ast.BitAnd, ast.BitXor)
@@ -23,15 +26,21 @@ _SETS = frozenset({"set", "frozenset"})
 _MIRRORED: dict[type[ast.cmpop], type[ast.cmpop]] = {ast.Gt: ast.Lt, ast.GtE: ast.LtE}
 
 
-def canonical_form(code: str) -> str | None:
-    """Returns one string for all programs that differ in names, comments, docstrings, annotations and formatting,
-    in the order of operands that commute, or in `x += 1` for `x = x + 1`. None where the code is no Python.
+def canonical_form(code: str, called: Collection[str] = ()) -> str | None:
+    """Returns one string for all programs that differ in names, comments, docstrings, annotations, unused imports and
+    formatting, in the order of operands that commute, or in `x += 1` for `x = x + 1`. None where the code is no Python.
 
-    What a program does is not looked at: `a + b` of unknown types is not reordered, as of texts it does not commute.
+    `called` are names by which tests call: those count. What a program does is not looked at: `a + b` of unknown types
+    is not reordered, as of texts it does not commute, nor `input() == input()`, where the order says what is read.
     """
     tree = parsed(code)
+    if tree is None:
+        return None
     try:
-        return None if tree is None else renumbered(ast.dump(_Plain().visit(renamed(tree))))
+        if reads_names(tree):
+            return ast.dump(tree)
+        tree = renamed(without_repeated(tree), called)
+        return renumbered(ast.dump(without_unused(_Plain(Effects(tree)).visit(tree))))
     except (ValueError, RecursionError, MemoryError):
         return None
 
@@ -49,6 +58,9 @@ def parsed(code: str) -> ast.Module | None:
 class _Plain(ast.NodeTransformer):
     """Drops what does not matter and puts operands that commute in one order."""
 
+    def __init__(self, effects: Effects) -> None:
+        self._effects = effects
+
     def _without_docstring(self, node: Any) -> Any:
         self.generic_visit(node)
         first = node.body[0] if node.body else None
@@ -62,10 +74,8 @@ class _Plain(ast.NodeTransformer):
 
     def visit_ClassDef(self, node: ast.ClassDef) -> Any:
         # What a dataclass or a NamedTuple holds is said by annotations alone.
-        node.body = [
-            ast.Assign([part.target], ast.Constant(...)) if isinstance(part, ast.AnnAssign) and not part.value else part
-            for part in node.body
-        ]
+        is_plain = not node.decorator_list and not node.bases
+        node.body = [_field(part, is_plain) if isinstance(part, ast.AnnAssign) else part for part in node.body]
         return self._without_docstring(node)
 
     def visit_Constant(self, node: ast.Constant) -> Any:
@@ -88,19 +98,20 @@ class _Plain(ast.NodeTransformer):
         self.generic_visit(node)
         # Of two dictionaries, the values of the one behind | stand.
         unsure = isinstance(node.op, (ast.Add, ast.BitOr))
-        if isinstance(node.op, _COMMUTATIVE) or (unsure and any(map(_commutes, (node.left, node.right)))):
-            node.left, node.right = sorted((node.left, node.right), key=_shape)
+        commute = isinstance(node.op, _COMMUTATIVE) or (unsure and any(map(_commutes, (node.left, node.right))))
+        if commute and self._effects.commute(node.left, node.right):
+            node.left, node.right = sorted((node.left, node.right), key=_order)
         return node
 
     def visit_Compare(self, node: ast.Compare) -> Any:
         self.generic_visit(node)
-        if len(node.ops) != 1:
+        if len(node.ops) != 1 or not self._effects.commute(node.left, node.comparators[0]):
             return node
         operator, other = node.ops[0], node.comparators[0]
         if type(operator) in _MIRRORED:
             return ast.Compare(other, [_MIRRORED[type(operator)]()], [node.left])
         if isinstance(operator, (ast.Eq, ast.NotEq)):
-            first, second = sorted((node.left, other), key=_shape)
+            first, second = sorted((node.left, other), key=_order)
             return ast.Compare(first, [operator], [second])
         return node
 
@@ -124,8 +135,22 @@ def _is_number(node: ast.AST) -> bool:
     return isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd))
 
 
+def _field(part: ast.AnnAssign, is_plain: bool) -> ast.stmt:
+    """Returns what a class says with an annotation: a value, or a field where something reads the annotations."""
+    if is_plain:
+        return part if part.value else ast.Assign([part.target], ast.Constant(...))
+    kind = re.search("ClassVar|InitVar|KW_ONLY", ast.unparse(part.annotation))
+    mark = ast.Constant(f"field {kind and kind[0]}")
+    return ast.Assign([part.target, mark], part.value or ast.Constant(...))
+
+
+def _order(node: ast.expr) -> tuple[str, str]:
+    """Returns a key that knows shapes first and labels behind them, which no renaming changes."""
+    return _shape(node), ast.dump(node)
+
+
 def _shape(node: ast.expr) -> str:
-    """Returns a key that does not know names, so that renaming changes no order; operands of one shape keep theirs."""
+    """Returns a key that does not know names."""
     return ast.dump(
         _Anonymous().visit(ast.parse(ast.unparse(ast.fix_missing_locations(ast.Expression(node))), mode="eval"))
     )

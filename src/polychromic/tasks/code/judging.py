@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any, Protocol
@@ -102,6 +103,15 @@ def program(problem: Problem, text: str) -> str:
     if re.search(rf"^(?:async )?def {re.escape(entry)}\b", code, re.MULTILINE):
         return f"{problem.opening}\n    pass\n\n{code}"
     return problem.opening + code
+
+
+@lru_cache(maxsize=4096)
+def called_names(problem: Problem) -> frozenset[str]:
+    """Returns the names by which tests call what a candidate defines."""
+    if problem.cases:
+        return frozenset()
+    _, needed = _free_names([ast.parse(test) for test in (problem.setup, *problem.tests)], problem)
+    return frozenset(needed | ({problem.entry_point} if problem.entry_point else set()))
 
 
 def _names_of_tests(problem: Problem, candidate: Caller) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +14,14 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-def renamed(tree: ast.Module) -> ast.AST:
+def renamed(tree: ast.Module, kept: Collection[str] = ()) -> ast.AST:
     """Returns the tree with a label in place of each name that the program binds.
 
-    Attributes, builtins and imported modules keep their names, and so does what a class binds, which is read as an
-    attribute. Annotations of arguments and of what functions return are dropped.
+    Attributes, builtins and imported modules keep their names, and so do what a class binds, which is read as an
+    attribute, and the `kept` names, by which tests call. Annotations of arguments and of what functions return are
+    dropped.
     """
-    return _Renamed(tree).visit(tree)
+    return _Renamed(tree, kept).visit(tree)
 
 
 def renumbered(dump: str) -> str:
@@ -43,13 +45,26 @@ class _Renamed(ast.NodeTransformer):
     `x` in one, `v` in the other are the same program.
     """
 
-    def __init__(self, tree: ast.Module) -> None:
+    def __init__(self, tree: ast.Module, kept: Collection[str]) -> None:
         declared = {name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names}
-        self._scopes = [_Scope(dict.fromkeys(bound_by(tree.body) | declared))]
+        bound = bound_by(tree.body) | declared
+        self._scopes = [_Scope({name: name if name in kept else None for name in bound})]
         self._labels = 0
         self._own = 0
-        functions = [node for node in ast.walk(tree) if isinstance(node, _FUNCTIONS)]
-        self._arguments = {node.name: [arg.arg for arg in _arguments(node.args)] for node in functions}
+        self._arguments = _named_arguments(tree)
+        self._spoken = self._keywords_of_others(tree)
+
+    def _keywords_of_others(self, tree: ast.Module) -> set[str]:
+        """Returns the keywords of calls whose function is not known (a class, a method, `partial`): an argument that
+        has such a name may be meant by it."""
+        spoken: set[str] = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                name = node.func.id if isinstance(node.func, ast.Name) else ""
+                known = self._arguments.get(name, [])
+                is_builtin = hasattr(builtins, name) and name not in self._scopes[0].names
+                spoken |= {word.arg for word in node.keywords if word.arg and word.arg not in known and not is_builtin}
+        return spoken
 
     def _name(self, name: str) -> str:
         for depth, scope in enumerate(reversed(self._scopes)):
@@ -108,7 +123,9 @@ class _Renamed(ast.NodeTransformer):
         node.decorator_list = self._each(node.decorator_list)
         outer = self._defaults(node.args)
         bound = bound_by(node.body) | {arg.arg for arg in _arguments(node.args)}
-        self._scopes.append(_Scope(dict.fromkeys(bound - declared_outside(node.body))))
+        names: dict[str, str | None] = dict.fromkeys(bound - declared_outside(node.body))
+        names |= {arg.arg: f"spoken_{arg.arg}" for arg in _arguments(node.args) if arg.arg in self._spoken}
+        self._scopes.append(_Scope(names))
         node.args, node.body = self.visit(node.args), self._each(node.body)
         self._scopes.pop()
         node.args.defaults, node.args.kw_defaults = outer
@@ -199,6 +216,17 @@ def declared_outside(body: Sequence[ast.stmt]) -> set[str]:
         elif not isinstance(node, (*_FUNCTIONS, ast.ClassDef, ast.Lambda)):
             todo += ast.iter_child_nodes(node)
     return declared
+
+
+def _named_arguments(tree: ast.Module) -> dict[str, list[str]]:
+    """Returns what each function that is called by its name, and is defined once, takes by keyword."""
+    methods = {part for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for part in node.body}
+    found: dict[str, list[str]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, _FUNCTIONS) and node not in methods:
+            words = [arg.arg for arg in (*node.args.args, *node.args.kwonlyargs)]
+            found[node.name] = words if found.setdefault(node.name, words) == words else []
+    return found
 
 
 def _arguments(arguments: ast.arguments) -> list[ast.arg]:

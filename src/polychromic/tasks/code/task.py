@@ -18,7 +18,7 @@ from polychromic.tasks.base import Split
 from polychromic.tasks.checking.sandbox import DEFAULT_LIMITS, LOCAL, Limits, Place, borrowed_sandbox
 from polychromic.tasks.code.behaviour import Call, behaviour, probes_of, without_probes
 from polychromic.tasks.code.forms import canonical_form, form_distances
-from polychromic.tasks.code.judging import Verdict, extracted, judged, program
+from polychromic.tasks.code.judging import Verdict, called_names, extracted, judged, program
 from polychromic.tasks.code.problems import Problem
 
 SameAnswer = Literal["form", "behaviour"]
@@ -77,7 +77,8 @@ class CodeTask:
         """Returns the canonical form of the answer, or a hash of what it does; its text where it is no Python."""
         if self._same_answer == "behaviour":
             return self._behaviour(self._problem(prompt), text)
-        return canonical_form(self.program(prompt, text)) or f"no Python: {text}"
+        called = called_names(self._problem(prompt))
+        return canonical_form(self.program(prompt, text), called) or f"no Python: {text}"
 
     def distances(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Returns 1 − overlap of the programs' pairs of neighbouring tokens."""
