@@ -53,3 +53,40 @@ def test_an_interval_that_ends_at_nothing_ends_there_in_percent_too():
 
     assert len(at_zero) > 5 and set(at_zero) == {0.0}
     assert all(abs(relative) > 1e-6 for end, relative in ends if end != 0.0)
+
+
+def test_a_clear_rise_from_a_baseline_near_0_ends_above_0_in_percent_too():
+    """Past bug: p was below 0.05 and the relative interval went from −∞ to +∞: steps passed over its end."""
+    clear = 0
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        b, a = ((rng.random((1, 30)) < chance) * 1.0 for chance in (0.05, 0.4))
+        found = paired_comparison(a, b, resampling=Resampling(bootstraps=1000, sign_patterns=2000))
+        if found.p_value < 0.05 and found.mean_b > 0.0:
+            clear += 1
+            assert 0.0 < found.relative_ci_low < found.relative_difference < found.relative_ci_high
+    assert clear > 5
+
+
+def test_what_is_never_below_0_falls_by_no_more_than_all_of_it():
+    """Past bug: a page had "−30 % (−164 % to +908 %)" of a number of answers."""
+    rng = np.random.default_rng(5)
+    b = rng.exponential(1.0, (3, 12)) ** 3
+    found = paired_comparison(b * rng.exponential(1.0, (3, 12)), b)
+    bounded = found.within(0.0, np.inf)
+
+    assert found.asking(True).relative_ci_low < -1.0
+    for over_seeds in (None, False, True):
+        plain, cut = found.asking(over_seeds), bounded.asking(over_seeds)
+        assert cut.relative_ci_low == max(plain.relative_ci_low, -1.0)
+        assert (cut.ci_low, cut.relative_ci_high, cut.p_value) == (plain.ci_low, plain.relative_ci_high, plain.p_value)
+    assert found.within(-np.inf, np.inf) == found
+
+
+def test_a_difference_is_no_larger_than_the_metrics_range():
+    a, b = np.array([[0.9] * 10, [0.1] * 10]) + np.arange(10) / 100, np.full((2, 10), 0.5)
+    found = paired_comparison(a, b).asking(True)
+
+    assert found.ci_low < -1.0 and found.ci_high > 1.0
+    bounded = found.within(0.0, 1.0)
+    assert (bounded.ci_low, bounded.ci_high, bounded.p_value) == (-1.0, 1.0, found.p_value)

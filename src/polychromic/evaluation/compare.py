@@ -148,7 +148,11 @@ def contrasts_of(plan: Plan, pairs: Mapping[tuple[str, str, str], Pair | None]) 
     """Compares pairs by (arm, sampling, metric); those that are None, or share no defined prompt, are left out."""
     shared = {name: pair for name, pair in pairs.items() if pair is not None and share_a_prompt(pair)}
     compared = paired_comparisons(list(shared.values()), resampling=plan.resampling)
-    return tuple(Contrast(*name, comparison) for name, comparison in zip(shared, compared, strict=True))
+    facts = [find_metric(metric) for _, _, metric in shared]
+    return tuple(
+        Contrast(*name, comparison.within(metric.lowest, metric.highest))
+        for name, metric, comparison in zip(shared, facts, compared, strict=True)
+    )
 
 
 def _metrics(plan: Plan, arm: str, label: str) -> list[str]:

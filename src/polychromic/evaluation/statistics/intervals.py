@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -216,6 +216,8 @@ class Reach:
 
 
 _RTOL = 1e-9
+_FINE = 10.0
+"""In e-folds: how much nearer than the first step an end is looked for."""
 
 
 def relative_interval(a_SP: FloatArray, b_SP: FloatArray, reach: Reach, over_seeds: bool, alpha: float) -> Interval:
@@ -254,14 +256,32 @@ def _relative_end(
 
     if excess(0.0) <= ROUNDING * scale:
         return change
-    farthest = excess(0.0) / scale
-    while excess(farthest) > 0.0:
-        farthest *= 2.0
-        if farthest > _UNBOUNDED:
-            return sign * math.inf
+    farthest = _beyond(excess, excess(0.0) / scale, abs(change) if sign * change < 0.0 else math.inf)
+    if math.isinf(farthest):
+        return sign * math.inf
     distance = root_scalar(excess, bracket=(0.0, farthest), rtol=_RTOL).root
     end = change + sign * distance
     return end if abs(end) > _RTOL * distance else 0.0  # an interval that ends at 0 ends there in percent too
+
+
+def _beyond(excess: Callable[[float], float], first: float, of_zero: float) -> float:
+    """Returns a distance at which the interval ends already (an excess of 0 or less); infinite where it has no end.
+
+    `of_zero` is the distance of no change at all. Where the baseline's mean cannot be told from 0 the excess falls
+    below 0 and rises again: steps that double may pass over that, so that its minimum is looked for.
+    """
+    from scipy.optimize import minimize_scalar
+
+    farthest = first
+    while farthest <= _UNBOUNDED:
+        if excess(farthest) <= 0.0:
+            return farthest
+        farthest *= 2.0
+    if of_zero <= _UNBOUNDED and excess(of_zero) <= 0.0:
+        return of_zero
+    bounds = (math.log(first) - _FINE, math.log(_UNBOUNDED))
+    lowest: Any = minimize_scalar(lambda log_distance: excess(math.exp(log_distance)), bounds=bounds, method="bounded")
+    return math.exp(lowest.x) if lowest.fun <= 0.0 else math.inf
 
 
 def mean_intervals(cells: Sequence[FloatArray], resampling: Resampling) -> list[Interval]:

@@ -172,6 +172,25 @@ class PairedComparison:
             answer = self.over_seeds or replace(self.over_prompts, p_value=math.nan)
         return replace(self, asks_over_seeds=over_seeds, **asdict(answer))
 
+    def within(self, lowest: float, highest: float) -> PairedComparison:
+        """Returns the same comparison of a metric whose values lie in [lowest, highest], without the parts of intervals
+        that no such value can reach: what is never below 0 falls by no more than 100 %."""
+        span, least = highest - lowest, -1.0 if lowest >= 0.0 else -math.inf
+
+        def cut(answer: Answer) -> Answer:
+            return Answer(
+                answer.p_value,
+                max(answer.ci_low, -span),
+                min(answer.ci_high, span),
+                max(answer.relative_ci_low, least),
+                answer.relative_ci_high,
+            )
+
+        over_prompts, over_seeds = cut(self.over_prompts), self.over_seeds and cut(self.over_seeds)
+        bounded = replace(self, over_prompts=over_prompts, over_seeds=over_seeds)
+        standing = over_seeds if self.asks_over_seeds and over_seeds else over_prompts
+        return replace(bounded, **{**asdict(standing), "p_value": self.p_value})
+
     def change(self, sign: float, alpha: float = ALPHA, p_value: float | None = None) -> Change:
         """Returns the one word on the difference, `sign` +1 where more of the metric is better and −1 where less is.
 
