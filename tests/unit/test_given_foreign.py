@@ -111,9 +111,10 @@ def test_two_values_of_one_setting_are_refused():
 # The comparison. ---------------------------------------------------------------------------------------------------
 
 
-def answers(prompts=range(PROMPTS), **keys):
-    """Two answers to each prompt, the first of them right."""
-    return [{"id": f"p{i}", "texts": [f"n{i} is it", f"wrong {i} it is"], **keys} for i in prompts]
+def answers(prompts=range(PROMPTS), of="", **keys):
+    """Two answers to each prompt, the first of them right; those of another seed, or `of` another file, are others."""
+    wrong = f"{of}{keys.get('seed', '')}"
+    return [{"id": f"p{i}", "texts": [f"n{i} is it", f"wrong {i} it is {wrong}"], **keys} for i in prompts]
 
 
 @pytest.fixture
@@ -172,8 +173,22 @@ def test_seeds_are_paired_by_name_and_by_order_only_when_asked(compare):
 
 
 def test_seeds_that_the_lines_do_not_name_are_numbered_by_file_and_that_is_said(compare):
-    found = compare(a=[answers(), answers()], b=[answers(), answers()])
+    found = compare(a=[answers(of="x"), answers(of="y")], b=[answers(of="x"), answers(of="y")])
+    assert found.seeds == {"a": (0, 1), "b": (0, 1)}
     assert texts(found, "seeds") == ["lines of a and b name no seed: the order of the files numbers them"]
+
+
+def test_a_copy_of_a_seed_is_counted_once_and_that_is_said(compare):
+    """Past bug: three copies of a file were three training seeds, and the verdict answered for the way of training."""
+    b = [[{"id": f"p{i}", "texts": [f"n{i}", f"n{i}"]} for i in order] for order in (range(12), reversed(range(12)))]
+    found = compare(a=[answers()] * 3, b=[*b, answers(of="z")])
+    assert found.seeds == {"a": (0,), "b": (0, 2)}
+    copies = [text for text in texts(found, "seeds") if "the very same" in text]
+    assert copies[0].startswith(
+        "a: seed 1 has the very same answers as seed 0 and seed 2 has the very same answers as seed 0; a model that is"
+    )
+    assert copies[1].startswith("b: seed 1 has the very same answers as seed 0; a model")
+    assert found.verdict.question.startswith("This answers for these trained models")
 
 
 def test_a_seed_in_some_lines_only_is_refused(compare):

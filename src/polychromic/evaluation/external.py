@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -104,6 +105,29 @@ def pair_by_order(rows: RowsByArmSeed) -> RowsByArmSeed:
     """Returns the rows with each arm's seeds numbered 0, 1, … in the order in which they appear."""
     numbers: defaultdict[str, dict[int, int]] = defaultdict(dict)
     return {(arm, numbers[arm].setdefault(seed, len(numbers[arm]))): members for (arm, seed), members in rows.items()}
+
+
+def without_copies(rows: RowsByArmSeed) -> tuple[RowsByArmSeed, dict[str, list[tuple[int, int]]]]:
+    """Returns the rows without seeds whose answers are those of an earlier seed of the arm to the letter, and by arm
+    what was left out: (the copy, the seed it is a copy of). A model that was trained anew answers otherwise."""
+    kept: RowsByArmSeed = {}
+    first: dict[tuple[str, bytes], int] = {}
+    copies: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+    for (arm, seed), members in rows.items():
+        original = first.setdefault((arm, _digest(members)), seed)
+        if original == seed:
+            kept[arm, seed] = members
+        else:
+            copies[arm].append((seed, original))
+    return kept, dict(copies)
+
+
+def _digest(rows: Sequence[GenerationRow]) -> bytes:
+    """Returns a hash of the answers to each prompt, whatever the order of the prompts."""
+    digest = hashlib.sha256()
+    for row in sorted(rows, key=lambda row: (row.prompt_id, row.sampling.label, row.index)):
+        digest.update(repr((row.prompt_id, row.sampling.label, row.text, row.thinking)).encode())
+    return digest.digest()
 
 
 def require_common_seeds(rows: RowsByArmSeed, baseline: str) -> None:

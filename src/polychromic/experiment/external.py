@@ -19,6 +19,7 @@ from polychromic.evaluation.external import (
     pair_by_order,
     read_external,
     require_common_seeds,
+    without_copies,
 )
 from polychromic.evaluation.settings import ComparisonSettings, EvaluationSettings, load_stated_metrics
 from polychromic.experiment.about import first_example, task_in_words
@@ -161,6 +162,9 @@ def evaluate_external(experiment: ExternalExperiment, folder: RunFolder, *, for_
         external = read_external(files, task, prompts, default, experiment.task.thinking, on_checked)
     if experiment.comparison.match_seeds == "order":
         external = replace(external, rows=pair_by_order(external.rows))
+    of_seeds = _one_answer_per_seed(external.rows)
+    rows, copies = without_copies(external.rows)
+    external = replace(external, rows=rows)
     require_common_seeds(external.rows, experiment.comparison.baseline)
     primary_sampling = _primary_sampling(external.rows, default.label)
     with paid(folder, BudgetSettings(), "comparison", calls_only=True):
@@ -169,7 +173,7 @@ def evaluate_external(experiment: ExternalExperiment, folder: RunFolder, *, for_
             external.rows,
             task,
             primary_sampling=primary_sampling,
-            notes=_notes(external, default.label, len(prompts)),
+            notes=[*_notes(external, default.label, len(prompts)), *of_seeds, *_notes_of_copies(copies)],
         )
     with held_folder(folder.root):
         _require_no_run(folder)  # nor one that has begun meanwhile
@@ -280,7 +284,6 @@ def _notes(external: ExternalGenerations, assumed_label: str, n_prompts: int) ->
     if external.unnamed_seeds:
         text = f"lines of {listed(list(external.unnamed_seeds))} name no seed: the order of the files numbers them"
         notes.append(ResultWarning("seeds", "", text))
-    notes += [ResultWarning("seeds", arm, text) for arm, text in _one_answer_per_seed(external.rows).items()]
     answered = {row.prompt_id for members in external.rows.values() for row in members}
     if len(answered) < n_prompts:
         text = f"{n_prompts - len(answered)} of the split's {n_prompts} prompts are in no file of generations"
@@ -291,18 +294,35 @@ def _notes(external: ExternalGenerations, assumed_label: str, n_prompts: int) ->
     return notes
 
 
-def _one_answer_per_seed(rows: RowsByArmSeed) -> dict[str, str]:
+def _one_answer_per_seed(rows: RowsByArmSeed) -> list[ResultWarning]:
     """Warns by arm where seeds look like those of samples: none has two answers to a prompt."""
     seeds = Counter(arm for arm, _ in rows)
     most: dict[str, int] = {}
     for (arm, _), members in rows.items():
         most[arm] = max(most.get(arm, 0), *Counter((row.prompt_id, row.sampling) for row in members).values())
-    return {
-        arm: f"{arm}: one answer per prompt and seed ({n} seeds): these look like samples, not training seeds; remove "
-        "`seed` from the lines, and put all answers into one file, to have them compared as answers to one prompt"
+    return [
+        ResultWarning(
+            "seeds",
+            arm,
+            f"{arm}: one answer per prompt and seed ({n} seeds): these look like samples, not training seeds; remove "
+            "`seed` from the lines, and put all answers into one file, to have them compared as answers to one prompt",
+        )
         for arm, n in seeds.items()
         if n > 1 and most[arm] == 1
-    }
+    ]
+
+
+def _notes_of_copies(copies: Mapping[str, Sequence[tuple[int, int]]]) -> list[ResultWarning]:
+    """Names the seeds that are left out because they are another one's answers."""
+    return [
+        ResultWarning(
+            "seeds",
+            arm,
+            f"{arm}: {listed([f'seed {copy} has the very same answers as seed {seed}' for copy, seed in pairs])}; a "
+            "model that is trained anew answers otherwise, so that each is counted once",
+        )
+        for arm, pairs in copies.items()
+    ]
 
 
 def _write_inputs(experiment: ExternalExperiment, folder: RunFolder, rows: RowsByArmSeed) -> None:
