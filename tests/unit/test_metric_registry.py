@@ -65,6 +65,7 @@ def test_a_registered_metric_is_measured_judged_and_shown(known):
         ("pass@3", 0.5, "metric 'pass@3' is read from a curve"),
         ("distinct_2", 0.5, "'distinct_2' is measured from the generations themselves"),
         ("readability", 99.5, "readability = 100.5, and its values lie between 0 and 100"),
+        ("readability", float("inf"), "readability = inf, and its values lie between 0 and 100, and are finite or nan"),
     ],
 )
 def test_values_that_would_be_dropped_or_mistaken_are_refused(known, key, value, expected):

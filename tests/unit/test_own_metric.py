@@ -36,6 +36,11 @@ def no_number(answers):
     return None
 
 
+@metric("Endless")
+def endless(answers):
+    return float("inf")
+
+
 @metric("Fails", highest=1.0)
 def fails(answers):
     return answers.texts[99]
@@ -133,8 +138,15 @@ def test_a_value_beyond_the_bounds_is_refused(place):
     assert "metric too_high = 2 for prompt 'p0'; its values lie between 0 and 1" in str(error)
 
 
+def test_an_infinite_value_is_refused(place):
+    """Past bug: it was taken, and differences, intervals and p-values of the metric were nan."""
+    error = evaluate(place, write(place, "mine.py:endless", "endless")).exception
+    assert isinstance(error, DataError)
+    assert "metric endless = inf for prompt 'p0'; its values lie between 0 and inf, and are finite or nan" in str(error)
+
+
 @pytest.mark.parametrize(
-    ("name", "said"), [("no_number", "TypeError: float"), ("fails", "IndexError: .*mine.py, line 26")]
+    ("name", "said"), [("no_number", "TypeError: float"), ("fails", "IndexError: .*mine.py, line 31")]
 )
 def test_a_metric_that_fails_is_named_with_its_line(place, name, said):
     """Past bug: it ended the command in a traceback."""

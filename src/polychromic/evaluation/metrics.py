@@ -63,8 +63,8 @@ class Metric:
     def __call__(self, answers: AnswerGroup) -> float:
         """Measures the answers to one prompt with the user's function.
 
-        Raises DataError for a value outside the bounds or a function that fails, and TypeError for a metric that has
-        none.
+        Raises DataError for a value that is infinite or outside the bounds or a function that fails, and TypeError for
+        a metric that has none.
         """
         if self.function is None:
             raise TypeError(f"{self.key} is measured by the package, not by a function of its own")
@@ -76,12 +76,18 @@ class Metric:
                 f"metric {self.key} for prompt {answers.prompt_id!r}: {type(error).__name__}: {error} "
                 f"({last.filename}, line {last.lineno}); expected a number, or nan where there is none"
             ) from error
-        if not (math.isnan(value) or self.lowest <= value <= self.highest):
-            raise DataError(
-                f"metric {self.key} = {value:g} for prompt {answers.prompt_id!r}; its values lie between "
-                f"{self.lowest:g} and {self.highest:g}"
-            )
+        if not self.takes(value):
+            raise DataError(f"metric {self.key} = {value:g} for prompt {answers.prompt_id!r}; {self.bounds}")
         return value
+
+    def takes(self, value: float) -> bool:
+        """Tells whether the metric may have this value: a finite one within its bounds, or nan where it has none."""
+        return math.isnan(value) or (math.isfinite(value) and self.lowest <= value <= self.highest)
+
+    @property
+    def bounds(self) -> str:
+        """Returns in words which values there may be."""
+        return f"its values lie between {self.lowest:g} and {self.highest:g}, and are finite or nan"
 
     @property
     def best(self) -> float:
@@ -302,11 +308,9 @@ def require_addable(key: str, values: Iterable[float], measured: Collection[str]
     if key in measured:
         raise ValueError(f"extra: {key!r} is measured from the generations themselves; register another key")
     metric = METRICS[key]
-    outside = [value for value in values if not math.isnan(value) and not metric.lowest <= value <= metric.highest]
+    outside = [value for value in values if not metric.takes(value)]
     if outside:
-        raise ValueError(
-            f"extra: {key} = {outside[0]:g}, and its values lie between {metric.lowest:g} and {metric.highest:g}"
-        )
+        raise ValueError(f"extra: {key} = {outside[0]:g}, and {metric.bounds}")
 
 
 def find_metric(key: str) -> Metric:
