@@ -7,6 +7,7 @@ from summary import summary_text
 from polychromic.errors import ConfigError
 from polychromic.evaluation import Criterion, PromptTable, Resampling, SampledTable, compare
 from polychromic.evaluation.counting.formulas import pass_at_k_curve
+from polychromic.evaluation.statistics.sensitivity import ahead_from
 from polychromic.experiment.config import Experiment
 from polychromic.report.drawing import arm_colors
 from polychromic.report.latex import results_latex
@@ -167,6 +168,30 @@ def test_an_arm_that_is_never_overtaken_is_said_so():
     never, at_once = overtaking_lines(found)
     assert "does not overtake baseline within k ≤ 32" in never
     assert "is above that of ours from k = 1 on" in at_once
+
+
+def test_a_lead_at_small_k_alone_is_no_overtaking():
+    """Past bug: of an arm that is right less often and in more prompts the untrained model's pass@k was said to be
+    "above from k = 1 on", where at k = 32 it was less than half."""
+    known = np.where(np.arange(N_PROMPTS) % 10 < 4, 1.0, 0.0)
+    ks = np.arange(1, 33)
+    lead = {"ours": np.tile(1 - 0.8**ks, (N_PROMPTS, 1)), "untrained": np.tile(known[:, None], 32)}
+    prompts = tuple(f"p{n:02}" for n in range(N_PROMPTS))
+    tables = {
+        (arm, 0): PromptTable(prompts, {"T=1": SampledTable({"tokens": np.ones(N_PROMPTS)}, {"pass": curve})})
+        for arm, curve in lead.items()
+    }
+    found = compare(tables, baseline="ours", criteria={}, resampling=QUICK, untrained="untrained")
+
+    [overtaking] = found.overtakings
+    assert (overtaking.k, overtaking.until) == (None, 2)
+    assert overtaking_lines(found) == ["pass@k of the untrained model is above that of ours up to k = 2 alone"]
+
+
+def test_curves_that_meet_at_the_end_leave_the_lead_where_it_was():
+    lead_BK = np.array([[-0.1, 0.2, 0.1, 0.0], [0.1, -0.1, 0.1, 0.1], [0.1, 0.1, 0.1, -0.1], [0.0, 0.0, 0.0, 0.0]])
+
+    assert ahead_from(lead_BK).tolist() == [2, 3, 5, 5]
 
 
 def test_a_missing_reward_does_not_take_its_prompt_from_the_overtaking():

@@ -166,11 +166,11 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Overtaking:
-    """Holds the least k from which the untrained model's pass@k is above an arm's, with its interval over prompts, and
-    over seeds from `LEAST_SEEDS` on.
+    """Holds the least k from which on the untrained model's pass@k is above an arm's and not below it again, with its
+    interval over prompts, and over seeds from `LEAST_SEEDS` on.
 
     `k`, `low` and `high` are None beyond `most`, the largest k that was measured. 1: the untrained model is ahead from
-    the first answer on.
+    the first answer on. `until` is the last k at which it is above an arm that overtakes it; None where there is none.
     """
 
     arm: str
@@ -178,11 +178,14 @@ class Overtaking:
     low: int | None
     high: int | None
     most: int
+    until: int | None = None
 
     @property
     def sentence(self) -> str:
         """Returns a sentence such as "pass@k of the untrained model overtakes ARM at k = 12 (95 % interval 8 to
         21)"."""
+        if self.until is not None:
+            return f"pass@k of the untrained model is above that of {self.arm} up to k = {self.until} alone"
         if self.high is None:
             interval = f"from {self.low} to beyond {self.most}" if self.low else f"beyond {self.most}"
         else:
@@ -221,13 +224,18 @@ def _overtaking(arm: str, lead_SPK: FloatArray, resampling: Resampling) -> Overt
     drawn_SPK = lead_SPK if len(lead_SPK) >= LEAST_SEEDS else lead_SPK.mean(axis=0, keepdims=True)
     drawn_BK = two_way_bootstrap_means(drawn_SPK, n_resamples=resampling.bootstraps, seed=resampling.seed)
     tails = [resampling.alpha / 2, 1.0 - resampling.alpha / 2]
-    low, high = np.quantile(_first_ahead(drawn_BK), tails, method="inverted_cdf").tolist()
-    at = int(_first_ahead(lead_SPK.mean(axis=(0, 1))[None])[0])
+    low, high = np.quantile(ahead_from(drawn_BK), tails, method="inverted_cdf").tolist()
+    lead_K = lead_SPK.mean(axis=(0, 1))
+    at = int(ahead_from(lead_K[None])[0])
+    ahead = np.flatnonzero(lead_K > _ROUNDING)
     k, low, high = (int(size) if size <= n_k else None for size in (at, low, high))
-    return Overtaking(arm, k, low, high, n_k)
+    return Overtaking(arm, k, low, high, n_k, int(ahead[-1]) + 1 if k is None and len(ahead) else None)
 
 
-def _first_ahead(lead_BK: FloatArray) -> IntArray:
-    """Returns [B] the least k with a lead, one more than the largest k where there is none."""
-    ahead_BK = lead_BK > _ROUNDING
+def ahead_from(lead_BK: FloatArray) -> IntArray:
+    """Returns [B] the least k with a lead that is followed by no arrears, one more than the largest k where there is
+    none."""
+    k_K = np.arange(1, lead_BK.shape[1] + 1)
+    behind_B = np.where(lead_BK < -_ROUNDING, k_K, 0).max(axis=1)
+    ahead_BK = (lead_BK > _ROUNDING) & (k_K > behind_B[:, None])
     return np.where(ahead_BK.any(axis=1), ahead_BK.argmax(axis=1) + 1, lead_BK.shape[1] + 1)
