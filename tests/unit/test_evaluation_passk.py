@@ -62,6 +62,13 @@ def test_every_subset_counted(counts):
     assert most_pass_at_k(n, c, k, 0.7) == pytest.approx(np.mean([sum(s) >= 0.7 * k for s in subsets]), abs=1e-9)
 
 
+@pytest.mark.parametrize(("k", "share", "least"), [(20, 0.55, 11), (100, 0.07, 7), (25, 0.56, 14), (3, 1 / 3, 1)])
+def test_most_of_k_asks_for_no_more_than_the_share(k, share, least):
+    """Past bug: 0.55 · 20 is above 11 in floats, so that 12 of 20 were asked for."""
+    assert most_pass_at_k(k, least, k, share) == 1.0
+    assert most_pass_at_k(k, least - 1, k, share) == 0.0
+
+
 @given(st.integers(1, 1024).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n))))
 def test_curve_rises_from_the_pass_rate_to_whether_any_passes(counts):
     n, c = counts

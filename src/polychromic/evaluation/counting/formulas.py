@@ -48,7 +48,8 @@ def most_pass_at_k(n: int, c: int, k: int, share: float = 0.5) -> float:
     _require_counts(n, c, k)
     if not 0.0 < share <= 1.0:
         raise ValueError(f"share={share}: expected a share of the k generations in (0, 1]")
-    return float(hypergeom.sf(math.ceil(share * k) - 1, n, c, k))
+    least = math.ceil(share * k * (1.0 - 1e-12))  # 0.55 of 20 is 11, and a product of floats may lie above it
+    return float(hypergeom.sf(least - 1, n, c, k))
 
 
 def pass_at_k_curve(n: ArrayLike, c: ArrayLike, k_max: int) -> FloatArray:
