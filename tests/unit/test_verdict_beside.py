@@ -4,7 +4,8 @@ import pytest
 
 from polychromic.evaluation import Criterion, Resampling, compare, measure_arms
 from polychromic.records import GenerationRow, SamplingParameters
-from polychromic.report.view import as_text, plain_verdict
+from polychromic.report.tables import facts
+from polychromic.report.view import as_text, mean_detail, plain_verdict
 
 QUICK = Resampling(bootstraps=1000, sign_patterns=2000)
 PASSES = {"minimum": [Criterion("pass@1", "higher", 0.1)]}
@@ -42,3 +43,13 @@ def test_a_yes_on_rewards_says_how_many_are_missing():
 )
 def test_rewards_that_no_criterion_misses_are_not_told(ours, levels):
     assert compared([1.0, 0.0, 0.0, 1.0], ours, levels).verdict.unjudged == ""
+
+
+@pytest.mark.parametrize("n_seeds", [1, 2, 3])
+def test_an_interval_over_prompts_alone_is_not_said_to_be_over_seeds(n_seeds):
+    """Past bug: "with two training seeds or more, over seeds", and "widened for seeds" of one seed, too."""
+    of_seeds = {("base", seed): rows([1.0, float(seed == 1), 0.0, 0.0]) for seed in range(n_seeds)}
+    found = compare(measure_arms(of_seeds, pass_threshold=1.0), baseline="base", criteria=TEXTS, resampling=QUICK)
+
+    assert ("widened for seeds" in mean_detail(found, "base", "pass@1")) == (n_seeds == 3)
+    assert "with 3 training seeds or more, over seeds" in facts(found, n_answers="", spent="", work=[])[0].detail

@@ -12,6 +12,7 @@ from polychromic.evaluation.counting.curves import BENCHMARK_KS, CURVES, key_at_
 from polychromic.evaluation.criteria import estimate, number, plural, signed, signed_percent
 from polychromic.evaluation.statistics.frontier import MatchedGain
 from polychromic.evaluation.statistics.paired import PairedComparison
+from polychromic.evaluation.statistics.resampling import LEAST_SEEDS
 from polychromic.report.view import (
     Cell,
     capital,
@@ -319,8 +320,8 @@ def facts(
     cells = [
         Cell(
             plural(comparison.n_prompts, "prompt"),
-            "The same prompts in every arm, compared pair by pair. Intervals are over prompts and, with two training "
-            "seeds or more, over seeds.",
+            f"The same prompts in every arm, compared pair by pair. Intervals are over prompts and, with {LEAST_SEEDS} "
+            "training seeds or more, over seeds.",
         ),
         Cell(
             n_answers and f"{n_answers} answers each",

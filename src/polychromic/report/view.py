@@ -23,6 +23,7 @@ from polychromic.evaluation.criteria import (
 )
 from polychromic.evaluation.outcomes import CriterionOutcome, Evidence, Status
 from polychromic.evaluation.statistics.paired import PairedComparison
+from polychromic.evaluation.statistics.resampling import LEAST_SEEDS
 from polychromic.evaluation.verdict import LevelVerdict
 
 _ANSWERS: dict[Status, str] = {
@@ -203,7 +204,8 @@ def mean_detail(comparison: Comparison, arm: str, key: str) -> str:
         f"Mean over {plural(mean.n_prompts, 'prompt')} and {plural(len(mean.seeds), 'training seed')}{seeds}, "
         f"sampled at {mean.sampling}",
         f"{100 * comparison.resampling.confidence:g} % interval {number(mean.low)} to {number(mean.high)}: bootstrap "
-        f"over prompts, {comparison.resampling.bootstraps:,} resamples, widened for seeds",
+        f"over prompts, {comparison.resampling.bootstraps:,} resamples"
+        + (", widened for seeds" if len(mean.seeds) >= LEAST_SEEDS else ""),
     ]
     contrast = comparison.contrast(arm, key) if arm != comparison.baseline else None
     if contrast is not None:
