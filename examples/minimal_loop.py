@@ -1,4 +1,4 @@
-"""Set-level training in a hundred lines: torch, transformers and `set_advantages`, for a trainer of your own.
+"""Set-level training in about a hundred lines: torch, transformers and `set_advantages`, for a trainer of your own.
 
     python examples/minimal_loop.py [--weight 1.0] [--steps 60]
 

@@ -203,6 +203,18 @@ def folder_name(name: str, *, place: str = "") -> str:
     return name
 
 
+def require_folders_apart(names: Iterable[str], *, place: str) -> None:
+    """Raises ValueError where two names differ in upper and lower case alone: on many systems their folders are one."""
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(name.lower(), name)
+        if other != name:
+            raise ValueError(
+                f"{place}.{name}: differs from {other} in upper and lower case alone, and each names a folder, which "
+                "macOS and Windows take for the same one; rename one of them"
+            )
+
+
 def misfit(value: Any, shape: Shape, place: str = "") -> str:
     """Says where a value first departs from a shape, and what was expected there; empty where it fits."""
     if isinstance(shape, tuple):

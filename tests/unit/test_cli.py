@@ -32,6 +32,8 @@ def test_help_names_every_verb_and_imports_nothing_heavy():
         ),
         (["train", "experiments/quickstart.yaml", "--arm", "bold"], "--arm bold: no such arm"),
         (["report", "nowhere"], "nowhere: not a run folder"),
+        (["report", "nowhere", "--port", "8000"], "--port is where --watch serves the page; add --watch"),
+        (["report", "nowhere", "--watch", "--figure"], "--figure and --watch: a page that is served writes no files"),
     ],
 )
 def test_errors_are_one_message_without_a_traceback(arguments, expected, tmp_path):

@@ -18,6 +18,11 @@ def test_it_trains_and_prints_both_ends(capsys):
     assert lines[-1].startswith("after:  pass@1 0.")
 
 
+def test_it_is_as_long_as_the_pages_say():
+    """Two pages and its own first line say about a hundred lines."""
+    assert 80 <= len(Path("examples/minimal_loop.py").read_text(encoding="utf-8").splitlines()) <= 120
+
+
 def test_padding_and_what_follows_the_end_count_for_nothing():
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -113,6 +113,21 @@ def test_groups_of_spelling_are_not_taken_for_those_that_are_counted(run, tmp_pa
     assert "groups are of spelling" not in (run[0] / "report.html").read_text()
 
 
+@pytest.mark.parametrize(
+    ("clusters", "said"),
+    [
+        ("normalised", "Answers are told apart by wording alone, case, spaces and punctuation aside."),
+        ("exact", "Answers are told apart by every character."),
+        ("the task's canonical form", "Answers are told apart by the task&#39;s canonical form."),
+    ],
+)
+def test_what_tells_answers_apart_is_a_sentence(run, tmp_path, clusters, said):
+    """It read "Equal answers are found by normalised."."""
+    named = dataclasses.replace(run[1], clusters=clusters)
+    write_report(tmp_path, named, arms=["baseline", "diverse"], seeds=[0], pass_threshold=1.0)
+    assert said in (tmp_path / "report.html").read_text()
+
+
 def test_the_explorer_opens_on_the_largest_gain_the_largest_loss_and_one_at_random(run):
     index = index_of((run[0] / "report.html").read_text())
     gain, loss, drawn = index["openings"]

@@ -45,7 +45,7 @@ def results(experiment, tmp_path):
 def test_a_sound_experiment_passes_and_is_priced(tmp_path):
     report, checks = results(small(), tmp_path)
     assert not report.failed
-    assert [check.number for check in report.checks] == list(range(1, 14))
+    assert [check.number for check in report.checks] == list(range(1, 15))
     gradient = checks["diversity gradient"].figures["coverage"]
     assert 0 < gradient["share"] < 1
     # The share at the λ that is said to give 30 %: q / (q + λd) from share and λ.
@@ -133,7 +133,8 @@ def test_a_missing_model_ends_preflight_after_the_checks_that_need_none(tmp_path
     assert [check.name for check in report.failed] == ["model"]
     not_run = [check.name for check in report.checks if check.result == "not run: model failed"]
     assert not_run == [
-        "longest batch", "feasibility", "same answers", "diversity gradient", "diversity measures", "time and money",
+        "longest batch", "other models", "feasibility", "same answers", "diversity gradient", "diversity measures",
+        "time and money",
     ]  # fmt: skip
     assert checks["disk"].status == "skipped"
 

@@ -117,6 +117,32 @@ def test_the_longest_batch_may_be_another_arms(tmp_path):
     assert memory._longest_sampling(probe)[:2] == (48, 100)  # more than the 192 × 20 of the end
 
 
+def with_another_model(tmp_path, source, **keys):
+    arms = {"baseline": {}, "other": {"model": {"source": source}, **keys}}
+    return Probe(Experiment.from_mapping(SMALL | {"arms": arms}), tmp_path / "runs" / "small")
+
+
+@pytest.mark.parametrize("keys", [{}, {"untrained": True}])
+def test_a_model_that_only_another_arm_starts_from_is_loaded_and_tried_too(tmp_path, keys):
+    """Past bug: preflight passed, and the run ended hours later, when the arm's turn came."""
+    probe = with_another_model(tmp_path, str(tmp_path), **keys)  # a folder that holds no model
+    found, *_ = carry_out([Row(1, "other models", model.other_models)], probe, lambda _: None).checks
+    assert found.status == "failed"
+    assert found.result.startswith(f"arm other: {tmp_path}")
+
+
+def test_other_models_are_tried_one_at_a_time_with_their_own_arms(tmp_path):
+    probe = with_another_model(tmp_path, "polychromic:functions-tiny", training={"max_new_tokens": 40})
+    baseline = probe.language_model
+    found = model.other_models(probe)
+    assert found.status == "passed"
+    assert "other: polychromic:functions-tiny" in found.result
+    assert "32 sampled answers of up to" in found.result
+    assert "_language_model" not in vars(probe), "both at once may be more than there is memory for"
+    assert probe.language_model is not baseline
+    assert probe.language_model.source == "polychromic:arithmetic-tiny"
+
+
 def references(tmp_path, **training):
     for split in ("train", "validation", "test"):
         rows = [

@@ -49,6 +49,16 @@ def by_hand(settings, key):
     return set_advantages("reward", 1, rewards=rewards) + settings.weight * diversity
 
 
+@pytest.mark.parametrize("label", [lambda: None, lambda: float("nan")])
+def test_answers_without_a_label_are_of_one_kind_and_earn_nothing_by_being_many(label):
+    """Past bug: no nan equals another, so that answers without a number were as many kinds of answers."""
+    answers = Answers(same_answer=lambda prompt, text: label() if text == "x" else int(text))
+    settings = DiversitySettings(objective="coverage", set_size=2, weight=1.0)
+    objective = RowObjective(settings, answers)
+    objective.advantages([Row("a", 1.0, text) for text in ("x", "x", "x", "1")])
+    assert objective.metrics["groups/clusters"] == 2
+
+
 @pytest.mark.parametrize("baseline", ["leave_one_out", "leave_one_out_minus_one", "none"])
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))
 def test_rows_in_any_order_get_the_advantages_of_their_group(objective, baseline):

@@ -8,6 +8,8 @@ from polychromic.errors import DataError
 from polychromic.evaluation.audits.checker import find_leakage, plain_content
 from polychromic.experiment.starting.splits import MOST_TEST, divide
 from polychromic.records import Message, Prompt, as_messages
+from polychromic.tasks.data.prompts import prompts_of
+from polychromic.tasks.data.rows import Row
 
 
 def prompts(*texts, references=()):
@@ -51,6 +53,22 @@ def test_the_same_prompt_is_one_with_all_references():
     divided = divide({"": twice})
     (merged,) = [one for found in divided.splits.values() for one in found if one.text == "Hi"]
     assert (merged.id, merged.references) == ("a", ("Hello", "Hey", "Yo"))
+    assert divided.lines == ("1 row with a prompt that stood before: merged, with all references",)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "others"),
+    [("question", "answer", []), ("query", "response", []), ("prompt", "chosen", ["rejected"])],
+)
+def test_a_copy_of_the_answer_in_the_meta_does_not_keep_equal_questions_apart(question, answer, others):
+    """Past bug: rows of question and answer, which keep the answer in the meta too, were as many prompts as answers."""
+    rows = [
+        Row(f"line {n}", n, {question: text, answer: reply} | dict.fromkeys(others, reply[::-1]))
+        for n, (text, reply) in enumerate([("Hi", "Yo"), ("Hi", "Hey"), ("x", "1"), ("y", "2"), ("z", "3")], start=1)
+    ]
+    divided = divide({"": prompts_of(rows, "data.jsonl", "data").prompts})
+    (merged,) = [one for found in divided.splits.values() for one in found if one.text == "Hi"]
+    assert merged.references == ("Yo", "Hey")
     assert divided.lines == ("1 row with a prompt that stood before: merged, with all references",)
 
 

@@ -136,8 +136,24 @@ def test_another_base_model_is_caught(tiny_model, tiny_settings, tmp_path):
     with torch.no_grad():
         engine.base.model.get_input_embeddings().weight.mul_(1.1)
     store = AdapterStore(str(tmp_path), shared=False)
-    with pytest.raises(EngineError, match=r"answers for another base model than model\.source"):
+    with pytest.raises(
+        EngineError, match=r"answers for another base model than model\.source .*; start it with the same"
+    ):
         sample(VllmSampler(tiny_model, ServedPolicy(engine, store, 0.002)))
+    store.close()
+
+
+def test_a_quantized_base_is_named_where_the_engine_has_it_whole(tiny_model, tiny_settings, tmp_path):
+    """Past bug: whoever had `quantization: nf4` was told to start vLLM with the same weights, as it was."""
+    rounded = dataclasses.replace(tiny_model, settings=tiny_settings.model_copy(update={"quantization": "nf4"}))
+    engine = ModelEngine(tiny_settings)
+    with torch.no_grad():
+        engine.base.model.get_input_embeddings().weight.mul_(1.1)
+    store = AdapterStore(str(tmp_path), shared=False)
+    with pytest.raises(
+        EngineError, match=r"another base model .*model\.quantization is nf4, .* use sampling\.engine: local"
+    ):
+        sample(VllmSampler(rounded, ServedPolicy(engine, store, 0.002)))
     store.close()
 
 

@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
-from polychromic.cli.run import RunFolderPath, Verbose, begin, show_result
+from polychromic.cli.run import RunFolderPath, Verbose, begin, show_result, stated_options
 
 
 def report(
+    context: typer.Context,
     run_folder: RunFolderPath,
     watch: Annotated[
         bool, typer.Option("--watch", help="Serve the page to this machine, with live curves while the run goes on.")
@@ -27,6 +28,7 @@ def report(
     verbose: Verbose = False,
 ) -> None:
     """Build the comparison and the page anew from a run's generations. No checker is run on what has been checked."""
+    _require_options_that_count(context, watch=watch)
     if watch:
         _serve(run_folder, port)
         return
@@ -56,6 +58,16 @@ def report(
         require_same_inputs(chosen, folder)
         compared = compare_and_report(chosen, folder, run_code=False, for_print=figure)
     show_result(RunResult(folder, compared), verbose=verbose)
+
+
+def _require_options_that_count(context: typer.Context, *, watch: bool) -> None:
+    """Raises ConfigError for an option that would be passed over."""
+    from polychromic.errors import ConfigError
+
+    if watch and stated_options(context, "figure"):
+        raise ConfigError("--figure and --watch: a page that is served writes no files; give one of them")
+    if not watch and stated_options(context, "port"):
+        raise ConfigError("--port is where --watch serves the page; add --watch")
 
 
 def _ask_before_running(code: list[str], services: list[str], run_folder: Path, *, yes: bool) -> None:

@@ -19,7 +19,7 @@ SameAnswer = Callable[[Prompt, str], Hashable]
 
 @dataclass(frozen=True)
 class LabelledBy:
-    """Takes answers for the same that a function gives one label."""
+    """Takes answers for the same that a function gives one label; those that it gives None or nan are of one kind."""
 
     function: SameAnswer
 
@@ -30,11 +30,16 @@ class LabelledBy:
 
     def form(self, prompt: Prompt, text: str) -> str | None:
         """Returns the label as text."""
-        return str(self.function(prompt, text))
+        return str(self._label(prompt, text))
 
     def partitions(self, groups: Sequence[TextGroup]) -> list[Partition]:
         """Divides by label."""
-        return [Partition(label_codes(self.function(prompt, text) for text in texts)) for prompt, texts in groups]
+        return [Partition(label_codes(self._label(prompt, text) for text in texts)) for prompt, texts in groups]
+
+    def _label(self, prompt: Prompt, text: str) -> Hashable:
+        label = self.function(prompt, text)
+        # No nan is equal to another: each answer without a number would count as one more kind of answer.
+        return "nan" if label != label else label  # noqa: PLR0124
 
 
 def _different(texts: Sequence[str]) -> FloatArray:
@@ -46,7 +51,9 @@ class Answers(Task):
     """Says what a set objective has to know of answers besides their rewards.
 
     same_answer: which are the same: an `Equivalence` of `polychromic.diversity`, or a function of prompt and text that
-    returns a label. Case, white space and punctuation at the ends of words make no difference by default.
+    returns a label, where None is one like any other: all answers without a number, say, are then one kind of answer,
+    and earn nothing by being many. Case, white space and punctuation at the ends of words make no difference by
+    default.
     distance: returns [N, N] in [0, 1] between the answers of one prompt, for objectives that read them.
     pass_threshold: the least reward that passes.
     """

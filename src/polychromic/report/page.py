@@ -14,7 +14,7 @@ from polychromic.report.about import About
 from polychromic.report.drawing import Figure, in_page, page_color
 from polychromic.report.samples import answers_a_prompt, grouped_by_spelling, has_rewards, packed_parts
 from polychromic.report.training_figures import CURVES_NOTE
-from polychromic.report.view import Cell, plain_verdict
+from polychromic.report.view import Cell, plain_verdict, sameness_in_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,7 @@ def render_page(content: PageContent) -> str:
             verdict=plain_verdict(comparison) if comparison else [],
             facts=rests_on(content, comparison) if comparison else [],
             tables=tables,
+            told_apart_by=sameness_in_words(comparison) if comparison else "",
             figures=numbered[: len(content.figures)],
             curves=numbered[len(content.figures) :],
             curves_note=CURVES_NOTE,

@@ -224,6 +224,18 @@ def how_made(comparison: Comparison, key: str) -> str:
     return stated if split_at_k(key) else comparison.signatures.get(key, stated)
 
 
+_BY = {
+    "normalised": "wording alone, case, spaces and punctuation aside",
+    "exact": "every character",
+    "same text": "every character",
+}
+
+
+def sameness_in_words(comparison: Comparison) -> str:
+    """Returns what tells answers apart, to stand behind "by"."""
+    return _BY.get(comparison.clusters, comparison.clusters)
+
+
 def plain_verdict(comparison: Comparison) -> list[Cell]:
     """Returns pieces that read as sentences without jargon or a p-value; behind each number stands how it was found."""
     verdict = comparison.verdict

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from polychromic.errors import ModelError, is_out_of_memory
+from polychromic.errors import ModelError, PolychromicError, is_out_of_memory
 from polychromic.experiment.config import Arm
 from polychromic.experiment.planning.run_plan import MOST_SHARE_OF_MEMORY
 from polychromic.experiment.preflight.probe import Finding, Probe
@@ -147,6 +147,27 @@ def longest_batch_fits(probe: Probe) -> Finding:
     return Finding("passed", result, figures={"bytes": used})
 
 
+def other_models(probe: Probe) -> Finding:
+    """Checks the models of arms that do not start from the baseline's as that one was checked, each alone in memory."""
+    others = probe.arms_of_other_models
+    if not others:
+        return Finding("passed", "all arms start from the baseline's model")
+    probe.let_go()
+    results = []
+    for arm in others:
+        alone = probe.seen_from(arm)
+        try:
+            found = [check(alone) for check in (model_loads, answers_begin_and_end, longest_batch_fits)]
+        except PolychromicError as error:
+            return Finding("failed", f"arm {arm.name}: {error}")
+        alone.let_go()
+        for finding in found:
+            if finding.status == "failed":
+                return Finding("failed", f"arm {arm.name}: {finding.result}", finding.fix)
+        results.append(f"{arm.name}: {found[0].result}; {found[2].result}")
+    return Finding("passed", ". ".join(results))
+
+
 class _DoNotFitError(Exception):
     """A batch, in words, for which there is no memory."""
 
@@ -199,7 +220,7 @@ def _forward_and_backward(probe: Probe, sequences: Sequence[TokenSequence]) -> N
 def _arms_that_are_tried(probe: Probe) -> list[Arm]:
     """Lists the trained arms of the baseline's model, which is the one that is loaded: an arm may have larger batches
     than the baseline."""
-    return [arm for arm in probe.trained_arms if arm.model == probe.baseline.model] or probe.trained_arms
+    return [arm for arm in probe.trained_arms if arm.model == probe.baseline.model]
 
 
 def _training_batches(probe: Probe) -> dict[str, list[TokenSequence]]:

@@ -17,6 +17,7 @@ from polychromic.experiment.compare import mean_over_prompts, measure_sampled
 from polychromic.experiment.config import Arm, Experiment
 from polychromic.models.loading import LanguageModel, load_language_model
 from polychromic.models.selfcheck import ModelCheck, check_on_prompts
+from polychromic.processes import free_device_memory
 from polychromic.records import Prompt
 from polychromic.seeding import child_seed
 from polychromic.tasks.base import Task, build_task
@@ -147,6 +148,26 @@ class Probe:
     @cached_property
     def _language_model(self) -> LanguageModel:
         return self.load(self.baseline)
+
+    @cached_property
+    def arms_of_other_models(self) -> list[Arm]:
+        """Lists one arm for each model that arms start from besides the baseline's."""
+        first = {}
+        for arm in map(self.experiment.arm, self.experiment.sampled_arms):
+            first.setdefault(arm.model.model_dump_json(), arm)
+        return [arm for arm in first.values() if arm.model != self.baseline.model]
+
+    def seen_from(self, arm: Arm) -> Probe:
+        """Returns a probe that looks at an arm's model as this one looks at the baseline's."""
+        comparison = self.experiment.comparison.model_copy(update={"baseline": arm.name})
+        other = Probe(self.experiment.model_copy(update={"comparison": comparison}), self.folder)
+        other.task, other.limit = self.task, self.limit
+        return other
+
+    def let_go(self) -> None:
+        """Frees the memory of the model; it is loaded again when it is next asked for."""
+        if self.__dict__.pop("_language_model", None) is not None:
+            free_device_memory()
 
     def load(self, arm: Arm) -> LanguageModel:
         """Loads an arm's model as training would start with it, computed in the way that was found to agree on it."""

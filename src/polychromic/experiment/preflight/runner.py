@@ -82,6 +82,7 @@ CHECKS: tuple[Row, ...] = (
     Row(2, "answers begin and end", model.answers_begin_and_end),
     Row(2, "disk", model.run_fits_on_disk),
     Row(3, "longest batch", model.longest_batch_fits),
+    Row(3, "other models", model.other_models),
     Row(4, "feasibility", data.feasibility),
     Row(4, "same answers", data.same_answers_are_found),
     Row(4, "diversity gradient", training.diversity_gradient_reaches_the_weights),

@@ -6,12 +6,15 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from polychromic.errors import DataError
 from polychromic.evaluation.audits.checker import find_leakage, plain_content
 from polychromic.evaluation.criteria import plural
 from polychromic.records import Message, Prompt
 from polychromic.tasks.base import Split
+from polychromic.tasks.data.formats import ANSWER_KEYS, answers_of
+from polychromic.tasks.data.lines import BadLineError
 
 MOST_TEST = 200
 _NAMES: Mapping[str, Split] = {
@@ -67,10 +70,11 @@ def divide(by_name: Mapping[str, Sequence[Prompt]]) -> Divided:
 
 
 def _merged(prompts: Sequence[Prompt], lines: list[str]) -> list[Prompt]:
-    """Makes one prompt of those with the same turns and meta, with the references of all."""
+    """Makes one prompt of those with the same turns and meta, with the references of all; a meta that holds an answer
+    under its own name stays the first one's."""
     first: dict[str, Prompt] = {}
     for prompt in prompts:
-        key = repr((prompt.messages, sorted(prompt.meta.items(), key=str)))
+        key = repr((prompt.messages, sorted(_meta_of_question(prompt), key=str)))
         earlier = first.get(key)
         references = (*(earlier.references if earlier else ()), *prompt.references)
         first[key] = replace(earlier or prompt, references=tuple(dict.fromkeys(references)))
@@ -79,6 +83,21 @@ def _merged(prompts: Sequence[Prompt], lines: list[str]) -> list[Prompt]:
             f"{plural(len(prompts) - len(first), 'row')} with a prompt that stood before: merged, with all references"
         )
     return list(first.values())
+
+
+def _meta_of_question(prompt: Prompt) -> Iterator[tuple[str, Any]]:
+    """Yields the keys of the meta without copies of the answers, which forms of other projects leave there, and without
+    the answer that a pair of preference turns down."""
+    for key, value in prompt.meta.items():
+        if key != "rejected" and not (key in ANSWER_KEYS and _is_reference(key, value, prompt.references)):
+            yield key, value
+
+
+def _is_reference(key: str, value: Any, references: Sequence[str]) -> bool:
+    try:
+        return answers_of(key, value) == tuple(references)
+    except BadLineError:
+        return False
 
 
 def _require_unique_ids(named: Mapping[Split, Sequence[Prompt]]) -> None:

@@ -182,8 +182,8 @@ class ServedPolicy:
         base = prober.compare(None)
         if fault := base.fault(self.tolerance):
             raise EngineError(
-                f"{self.engine.place}: answers for another base model than model.source ({fault}); start it with the "
-                "same weights and dtype, and with --logprobs-mode processed_logprobs"
+                f"{self.engine.place}: answers for another base model than model.source ({fault}); "
+                f"{_way_to_the_same_base(prober.language_model)}"
             )
         logger.info("%s: base within %.1e nats per token of the trainer's", self.engine.place, base.mismatch)
         self._tried.add(frozenset())
@@ -223,3 +223,14 @@ class ServedPolicy:
             f"{result.mismatch:.3g} nats per token from the trainer's); it answers for {BASE}, or applies adapters at "
             "another scale or to other modules, so that training would not be of what it samples"
         )
+
+
+def _way_to_the_same_base(language_model: LanguageModel) -> str:
+    settings = language_model.settings
+    if settings is not None and settings.quantization != "none":
+        return (
+            f"model.quantization is {settings.quantization}, which rounds the trainer's base and not the engine's; "
+            "where vLLM can, let it do the same (sampling.options: {quantization: bitsandbytes}, or --quantization "
+            "bitsandbytes of a server), or use sampling.engine: local"
+        )
+    return "start it with the same weights and dtype, and with --logprobs-mode processed_logprobs"

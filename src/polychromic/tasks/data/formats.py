@@ -21,7 +21,7 @@ QUESTION_KEYS = ("prompt", "messages")
 REFERENCE_KEYS = ("references", "reference", "completion", "chosen")
 KNOWN_KEYS = (*ID_KEYS, *QUESTION_KEYS, *REFERENCE_KEYS, "meta")
 _ASKED_KEYS = ("question", "query", "problem", "prompt")
-_ANSWER_KEYS = ("answer", "answers", "response", "responses", "output", "solution")
+ANSWER_KEYS = ("answer", "answers", "response", "responses", "output", "solution")
 _FOREIGN_KEYS = ("instruction", "conversations", *_ASKED_KEYS[:3])
 
 
@@ -157,7 +157,7 @@ def _messages(row: Mapping[str, Any], keys: Keys) -> Question:
 def _answer_beside(row: Mapping[str, Any], turns: Sequence[Message]) -> tuple[str, ...]:
     """Returns the answer that stands beside turns under a key of its own, as in data for rewards; none where the turns
     end with one, or where it could be several."""
-    named = [key for key in _ANSWER_KEYS if isinstance(row.get(key), str | int | float) and _is_filled(row, key)]
+    named = [key for key in ANSWER_KEYS if isinstance(row.get(key), str | int | float) and _is_filled(row, key)]
     is_answered = not turns or turns[-1].role == "assistant"
     return answers_of(named[0], row[named[0]]) if len(named) == 1 and not is_answered else ()
 
@@ -190,7 +190,7 @@ def _sharegpt(row: Mapping[str, Any], keys: Keys) -> Question:
 
 def _asked(row: Mapping[str, Any], keys: Keys) -> Question:
     key = one_key(row, _ASKED_KEYS, ", or name one with prompt_key")
-    answer = one_key(row, (*_ANSWER_KEYS, *REFERENCE_KEYS), ", or name one with reference_key")
+    answer = one_key(row, (*ANSWER_KEYS, *REFERENCE_KEYS), ", or name one with reference_key")
     assert key is not None
     # SQuAD keeps the text that a question is about beside it.
     context = [_text(row, "context")] if isinstance(row.get("context"), str) and _is_filled(row, "context") else []
@@ -203,7 +203,7 @@ def _asked(row: Mapping[str, Any], keys: Keys) -> Question:
 def _mapped(row: Mapping[str, Any], keys: Keys) -> Question:
     name = keys.prompt
     if name is None:  # the row's own form says what is asked, with what stands beside it
-        answers = {key: value for key, value in row.items() if key in (keys.reference, *_ANSWER_KEYS, *REFERENCE_KEYS)}
+        answers = {key: value for key, value in row.items() if key in (keys.reference, *ANSWER_KEYS, *REFERENCE_KEYS)}
         asked = _without(row, *answers)
         question = form_of(asked).read(asked, NO_KEYS)
         others = _without(answers, *filter(None, [keys.reference]))
@@ -323,7 +323,7 @@ _FORMS: tuple[tuple[Callable[[Mapping[str, Any]], bool], Form], ...] = (
     (lambda row: isinstance(row.get("completion"), list), TRL),
     (_is_openai, OPENAI),
     (lambda row: "messages" in row, OWN),
-    (lambda row: "prompt" in row and not set(REFERENCE_KEYS) & set(row) and bool(set(_ANSWER_KEYS) & set(row)), ASKED),
+    (lambda row: "prompt" in row and not set(REFERENCE_KEYS) & set(row) and bool(set(ANSWER_KEYS) & set(row)), ASKED),
     (lambda row: "prompt" in row, OWN),
     (lambda row: "conversations" in row, SHAREGPT),
     (lambda row: "instruction" in row, ALPACA),
