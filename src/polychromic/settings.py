@@ -30,6 +30,17 @@ class Settings(BaseModel):
         return {key: _in_words(value) if key in numbers else value for key, value in content.items()}
 
 
+class Sections(Settings):
+    """A whole file: a section that states nothing, as where all its keys are comments, is one that is left out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_left_out(cls, content: Any) -> Any:
+        if not isinstance(content, Mapping):
+            return content
+        return {key: value for key, value in content.items() if value is not None or key not in cls.model_fields}
+
+
 def _leaves(annotation: Any) -> Iterator[Any]:
     """Yields the types that an annotation is made of, such as int and None of `list[int] | None`."""
     parts = get_args(annotation)

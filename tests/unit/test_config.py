@@ -139,11 +139,21 @@ def test_an_arm_changes_only_its_own_keys():
             "arms.coverage.training: expected the keys that this arm changes, got 5",
         ),
         ("comparison.baseline=control", "not one of the arms"),
+        # Past bug: on macOS two such arms wrote into one folder, each over the other.
+        ("arms.Coverage={}", "arms.Coverage: differs from coverage in upper and lower case alone"),
+        ("arms.Untrained={}", "arms.Untrained: the model before training is sampled under the name untrained"),
         ("name=../elsewhere", "name: expected letters"),
         (
             "training={loss: sft, steps: 3, kl_weight: 0.1}",
             "kl_weight is 0.1, which has no effect where the loss is sft",
         ),
+        # Past bug: "input should be a valid dictionary or instance of TrainingSettings".
+        ("training=5", "training: expected keys with their values, got 5"),
+        ("comparison.minimum=[distinct_2]", "comparison.minimum.0: expected keys with their values, got 'distinct_2'"),
+        ("name=2024", "name: expected a text, got 2024; put it in quotes"),
+        ("arms={0.3: {}}", "arms.0.3: expected a text, got 0.3; put it in quotes"),
+        ("seeds=[]", "seeds: expected at least 1, got 0"),
+        ("training=null", "training: missing; this key is required"),
         ("training.epochs=2", "state either steps or epochs"),
         ("diversity.set_size=8", "needs at least 9 generations per prompt, got training.num_samples = 8"),
         ("run.tracking=[clipboard]", "unknown tracker 'clipboard'"),
@@ -159,6 +169,19 @@ def test_an_arm_changes_only_its_own_keys():
 )
 def test_one_clear_message_names_the_key(tmp_path, override, expected):
     assert expected in refused(tmp_path, QUICKSTART.read_text(), override)
+
+
+def test_a_section_or_an_arm_without_keys_states_nothing(tmp_path):
+    """Past bug: `baseline:` with nothing behind it, or a section whose keys were all comments, was refused."""
+    text = (
+        QUICKSTART.read_text().replace("baseline: {diversity: {weight: 0.0}}", "baseline:")
+        + "\nbudget:\n  # max_hours: 1\n"
+    )
+    (tmp_path / "mine.yaml").write_text(text)
+    found = Experiment.from_file(tmp_path / "mine.yaml", ["budget.max_hours=1", "budget=null"])
+    assert found.arms["baseline"] == {}
+    assert found.arm("baseline").diversity == found.diversity
+    assert found.budget.max_hours is None
 
 
 def test_a_correction_that_trl_would_leave_out_is_refused(tmp_path):

@@ -16,9 +16,9 @@ from polychromic.files import user_path
 from polychromic.ledger import BudgetSettings
 from polychromic.models.settings import ModelSettings
 from polychromic.objective import OBJECTIVES
-from polychromic.run_folder import folder_name
+from polychromic.run_folder import folder_name, require_folders_apart
 from polychromic.sampling.base import SamplerSettings
-from polychromic.settings import Settings
+from polychromic.settings import Sections, Settings
 from polychromic.tasks.settings import TaskSettings
 from polychromic.training.settings import ENGINES, DiversitySettings, LossFacts, TrainingSettings, loss_facts
 
@@ -81,7 +81,7 @@ class Arm(Settings):
         return self
 
 
-class Experiment(Settings):
+class Experiment(Sections):
     """All sections that decide a run. `Experiment.from_file(path)` reads one; `arm(name)` resolves one arm."""
 
     name: FolderName
@@ -99,12 +99,20 @@ class Experiment(Settings):
     run: RunSettings = Field(default_factory=RunSettings)
     preflight: PreflightSettings = Field(default_factory=PreflightSettings)
 
+    @field_validator("arms", mode="before")
+    @classmethod
+    def _an_arm_without_keys_changes_nothing(cls, arms: Any) -> Any:
+        """Takes `baseline:` with nothing behind it as it is meant."""
+        if not isinstance(arms, Mapping):
+            return arms
+        return {name: {} if changes is None else changes for name, changes in arms.items()}
+
     @model_validator(mode="before")
     @classmethod
     def _untrained_arms_need_no_training(cls, content: Any) -> Any:
         """Fills in the training section where no arm is trained: it may be left out then."""
         arms = content.get("arms") if isinstance(content, Mapping) else None
-        if not isinstance(arms, Mapping) or not arms or "training" in content:
+        if not isinstance(arms, Mapping) or not arms or content.get("training") is not None:
             return content
         if all(isinstance(arm, Mapping) and arm.get("untrained") is True for arm in arms.values()):
             return {**content, "training": {"loss": "rl", "steps": 1}}
@@ -122,6 +130,7 @@ class Experiment(Settings):
         for name in self.arms:
             folder_name(name, place=f"arms.{name}: ")
             self.arm(name)
+        require_folders_apart(self.arms, place="arms")
         if self.comparison.baseline not in self.arms:
             raise ValueError(
                 f"comparison.baseline is {self.comparison.baseline!r}, which is not one of the arms {sorted(self.arms)}"
@@ -151,10 +160,11 @@ class Experiment(Settings):
 
     @model_validator(mode="after")
     def _name_of_the_untrained_model_is_free(self) -> Self:
-        if self.untrained_arm and UNTRAINED in self.arms:
+        taken = [name for name in self.arms if name.lower() == UNTRAINED]  # some systems have one folder for both
+        if self.untrained_arm and taken:
             raise ValueError(
-                f"arms.{UNTRAINED}: the model before training is sampled under this name; name the arm otherwise, or "
-                "set evaluation.untrained: false"
+                f"arms.{taken[0]}: the model before training is sampled under the name {UNTRAINED}; name the "
+                "arm otherwise, or set evaluation.untrained: false"
             )
         return self
 

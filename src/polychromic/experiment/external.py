@@ -37,13 +37,13 @@ from polychromic.files import read_derived, remove_folder, sha256_file, user_pat
 from polychromic.generations import write_generations
 from polychromic.ledger import BudgetSettings
 from polychromic.report.about import About, own_folders
-from polychromic.run_folder import RunFolder, folder_name
-from polychromic.settings import Settings
+from polychromic.run_folder import RunFolder, folder_name, require_folders_apart
+from polychromic.settings import Sections
 from polychromic.tasks.base import Task, build_task
 from polychromic.tasks.settings import TaskSettings
 
 
-class ExternalExperiment(Settings):
+class ExternalExperiment(Sections):
     """A comparison of files of generations: a task that checks them, and what success means.
 
     `from_file` reads an experiment file with `name` and `task`; `evaluation`, `comparison` and `run` are optional, and
@@ -68,6 +68,7 @@ class ExternalExperiment(Settings):
                 raise ValueError(f"generations.{arm}: no file is given, expected one per seed")
             if len(set(files)) < len(files):
                 raise ValueError(f"generations.{arm}: the same file is given twice; each file is one seed")
+        require_folders_apart(self.generations, place="generations")
         if self.comparison.baseline not in self.generations:
             names = listed(list(self.generations))
             raise ValueError(

@@ -55,14 +55,14 @@ def describe_problems(error: ValidationError, model: type[BaseModel], *, prefix:
     """Writes one line per problem, such as `training.stepz: unknown key; did you mean steps?`."""
     lines = []
     for problem in error.errors(include_url=False):
-        location = [part for part in problem["loc"] if isinstance(part, (str, int))]
+        location = [part for part in problem["loc"] if isinstance(part, (str, int)) and part != "[key]"]
         key = ".".join([prefix, *map(str, location)] if prefix else map(str, location))
         lines.append(f"{key}: {_explain(problem, model, location)}" if key else _explain(problem, model, location))
     return lines
 
 
 def _explain(problem: Any, model: type[BaseModel], location: Sequence[str | int]) -> str:
-    kind, message, value = problem["type"], problem["msg"], problem.get("input")
+    kind, message = problem["type"], problem["msg"]
     if kind == "extra_forbidden":
         return _unknown_key(model, location)
     if kind == "missing":
@@ -73,8 +73,20 @@ def _explain(problem: Any, model: type[BaseModel], location: Sequence[str | int]
         return f"missing key `name`, expected {', '.join(TASKS)}, path/to/file.py:name or module:name"
     if kind == "value_error":
         return message.removeprefix("Value error, ")
+    return _of_value(problem)
+
+
+def _of_value(problem: Any) -> str:
+    """Says what a value should have been, and what it is."""
+    kind, message, value = problem["type"], problem["msg"], problem.get("input")
     shown = repr(value)
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    if kind in ("model_type", "dict_type"):
+        return f"expected keys with their values, got {shown}"
+    if kind == "string_type" and isinstance(value, int | float):
+        return f"expected a text, got {shown}; put it in quotes"
+    if kind == "too_short":
+        return f"expected at least {problem['ctx']['min_length']}, got {problem['ctx']['actual_length']}"
     return f"{message[0].lower()}{message[1:]}, got {shown}"
 
 
