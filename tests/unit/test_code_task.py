@@ -101,8 +101,9 @@ def test_what_is_no_plain_data_stays_with_the_candidate(sandbox):
         assert (type(pair), pair.kind) == (Handle, "Pair")
         assert session.call("first", [pair, pair]) == [5, 5]
         assert pair != session.call("Pair", 5, 24)
-        with pytest.raises(CandidateError, match="KeyError"):
+        with pytest.raises(CandidateError, match="second") as raised:
             session.call("second", 1)
+        assert raised.value.words == "KeyError: 'second'" and isinstance(raised.value, KeyError)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from itertools import islice
 from types import GeneratorType, ModuleType
 from typing import Any
 
-from polychromic.tasks.checking.protocol import Conversation, decode, encode
+from polychromic.tasks.checking.protocol import Conversation, decode, encode, plain_number
 from polychromic.tasks.checking.reaping import (
     end_with_parent,
     give_up_rights,
@@ -131,7 +131,7 @@ def _execute(code: str, ask: list[str]) -> dict[str, Any]:
 
 def _evaluate(expression: str, names: dict[str, Any]) -> dict[str, Any]:
     try:
-        return {"value": encode(eval(expression, names)), "error": None}
+        return {"value": encode(eval(expression, names), plain_number), "error": None}
     except BaseException as raised:  # noqa: BLE001 - the same boundary
         return {"value": None, "error": words_of(raised)}
 
@@ -178,11 +178,10 @@ def serve_session(conversation: Conversation, request: Mapping[str, Any], protec
             session = conversation.receive()[0]["session"]
         except EOFError:
             os._exit(0)
-        do = (
-            partial(_defined, names, session["code"])
-            if "code" in session
-            else partial(_called, names, session, handles)
-        )
+        if "code" in session:
+            do = partial(_defined, names, session["code"])
+        else:
+            do = partial(_called if "call" in session else _read, names, session, handles)
         conversation.send(_outcome(do))
 
 
@@ -191,9 +190,27 @@ def _defined(names: dict[str, Any], code: str) -> None:
 
 
 def _called(names: Mapping[str, Any], request: Mapping[str, Any], handles: list[Any]) -> Any:
-    objects = {"handle": handles.__getitem__, "builtin": partial(getattr, builtins)}
-    arguments, named = (decode(part, lambda kind, content: objects[kind](content)) for part in request["arguments"])
-    return encode(names[request["call"]](*arguments, **named), partial(_kept_value, handles))
+    """Returns what a call gives; with `changes`, also its arguments as they are after it."""
+    arguments, named = (decode(part, _object(names, handles)) for part in request["arguments"])
+    value = _meant(names, request["call"], handles)(*arguments, **named)
+    if request.get("changes"):
+        value = [value, arguments]
+    return encode(value, partial(_kept_value, handles))
+
+
+def _read(names: Mapping[str, Any], request: Mapping[str, Any], handles: list[Any]) -> Any:
+    """Returns an attribute of what is called by a name, or is kept."""
+    value = getattr(_meant(names, request["of"], handles), request["attribute"])
+    return encode(value, partial(_kept_value, handles))
+
+
+def _meant(names: Mapping[str, Any], target: Any, handles: list[Any]) -> Any:
+    return names[target] if type(target) is str else decode(target, _object(names, handles))
+
+
+def _object(names: Mapping[str, Any], handles: list[Any]) -> Callable[[str, Any], Any]:
+    objects = {"handle": handles.__getitem__, "name": names.__getitem__, "builtin": partial(getattr, builtins)}
+    return lambda kind, content: objects[kind](content)
 
 
 def _kept_value(handles: list[Any], value: Any) -> Any:
@@ -201,6 +218,8 @@ def _kept_value(handles: list[Any], value: Any) -> Any:
     other = partial(_kept_value, handles)
     if isinstance(value, _ITERATORS):
         return {"iterator": [encode(item, other) for item in islice(value, _MOST_ITEMS)]}
+    with suppress(TypeError):
+        return plain_number(value)
     handles.append(value)
     return {"handle": [len(handles) - 1, type(value).__name__]}
 
@@ -209,4 +228,5 @@ def _outcome(make: Callable[[], Any]) -> dict[str, Any]:
     try:
         return {"value": make(), "raised": None}
     except BaseException as raised:  # noqa: BLE001 - the boundary of code that anybody wrote
-        return {"value": None, "raised": words_of(raised)}
+        kinds = [kind.__name__ for kind in type(raised).__mro__ if getattr(builtins, kind.__name__, None) is kind]
+        return {"value": None, "raised": words_of(raised), "kind": kinds[0]}

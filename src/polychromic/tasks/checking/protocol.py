@@ -8,11 +8,14 @@ import socket
 import time
 import weakref
 from collections.abc import Callable, Mapping
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 _LARGEST_PLAIN = (
     2**53
 )  # larger whole numbers are written in hexadecimal: that takes no time that grows with their square
+_MOST_DIGITS = 4000  # of a decimal number
 _ITERABLES: dict[str, type] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 
 
@@ -34,7 +37,7 @@ def encode(value: Any, other: Callable[[Any], Any] | None = None) -> Any:
 def decode(encoded: Any, other: Callable[[str, Any], Any] | None = None) -> Any:
     """Decodes a value; `other` makes what an `other` of `encode` wrote as {kind: content}.
 
-    Raises ValueError or TypeError on JSON that `encode` did not make.
+    Raises ValueError, TypeError or ArithmeticError on JSON that `encode` did not make.
     """
     if encoded is None or type(encoded) in (bool, int, float, str):
         return encoded
@@ -52,6 +55,23 @@ def decode(encoded: Any, other: Callable[[str, Any], Any] | None = None) -> Any:
     raise ValueError(f"no encoded value: {kind!r}")
 
 
+def plain_number(value: Any) -> Any:
+    """Encodes a number of numpy, a fraction or a decimal number. Raises TypeError where it is none.
+
+    They are known by the names of their classes, so that nothing is imported for them.
+    """
+    kind = (type(value).__module__, type(value).__name__)
+    if kind[0] == "numpy" and getattr(value, "ndim", None) == 0:
+        plain = value.item()
+        if type(plain) in (bool, int, float, complex, str, bytes):
+            return encode(plain)
+    if kind == ("fractions", "Fraction"):
+        return {"fraction": [f"{value.numerator:x}", f"{value.denominator:x}"]}
+    if kind == ("decimal", "Decimal") and (not value.is_finite() or abs(value.adjusted()) < _MOST_DIGITS):
+        return {"decimal": str(value)}
+    raise TypeError(f"a {kind[1]} is no plain data (numbers, text, lists, tuples, sets, dicts)")
+
+
 def _int(value: int, _: Any) -> Any:
     number = int.__int__(value)
     return number if abs(number) <= _LARGEST_PLAIN else {"int": f"{number:x}"}
@@ -65,6 +85,14 @@ def _float(value: float, _: Any) -> Any:
 def _items(kind: str) -> Callable[[Any, Any], Any]:
     iterate: Any = _ITERABLES[kind].__iter__
     return lambda value, other: {kind: [encode(item, other) for item in iterate(value)]}
+
+
+def _decimal(text: str) -> Decimal:
+    """Reads a decimal number; one as large as 1e999999999 would keep us busy for hours."""
+    number = Decimal(text)
+    if number.is_finite() and abs(number.adjusted()) >= _MOST_DIGITS:
+        raise ValueError(f"a decimal number with more than {_MOST_DIGITS} digits")
+    return number
 
 
 _ENCODERS: list[tuple[type, Callable[[Any, Any], Any]]] = [
@@ -84,6 +112,8 @@ _FROM_TEXT: dict[str, Callable[[Any], Any]] = {
     "int": lambda text: int(text, 16),
     "float": float,
     "bytes": bytes.fromhex,
+    "fraction": lambda parts: Fraction(*(int(part, 16) for part in parts)),
+    "decimal": _decimal,
 }
 
 

@@ -17,11 +17,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 from polychromic.tasks.checking.containers import Wall, WalledRoom
 from polychromic.tasks.checking.family import ProcessFailedError
-from polychromic.tasks.checking.protocol import decode, encode
+from polychromic.tasks.checking.protocol import decode, encode, plain_number
 from polychromic.tasks.checking.rooms import Executor, LocalRoom, Room
 
 MOST_PRINTED = 2**16
@@ -29,11 +30,25 @@ MOST_PRINTED = 2**16
 
 
 class CandidateError(Exception):
-    """The code raised, ended its process, or answered with something that is no value; the message says what."""
+    """The code raised, ended its process, or answered with something that is no value; `words` say what.
+
+    What the code raised of a class of Python's own is an error of that class too: tests may expect it.
+    """
+
+    def __init__(self, words: str, message: str | None = None) -> None:
+        Exception.__init__(self, words if message is None else message)
+        self.words = words
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class CandidateTimeoutError(CandidateError):
     """The code did not answer in time."""
+
+
+class UnsentError(TypeError):
+    """A test passes to the code what is no plain data; the message says what. That is the test's fault."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -42,6 +57,15 @@ class Handle:
 
     number: int
     kind: str
+
+
+class Proxied:
+    """Stands on our side for a function or an object of the code, by its name or its handle; it can be passed back."""
+
+    __slots__ = ("_of_code",)
+
+    def __init__(self, of_code: str | Handle) -> None:
+        self._of_code = of_code
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +89,8 @@ class Session:
         self._deadline = time.monotonic() + limits.seconds
         self.protection: tuple[str, ...] = ()
         """Words for what the system keeps the code from."""
+        self.calls = 0
+        """Times that the code was asked for something."""
 
     def define(self, code: str) -> None:
         """Executes the code. Raises CandidateError with what it raised."""
@@ -78,16 +104,34 @@ class Session:
         self.protection = (*self._executor.around, *map(str, self._say(limits)["value"]))
         self._say({"code": code})
 
-    def call(self, name: str, /, *arguments: Any, **named: Any) -> Any:
-        """Returns name(*arguments, **named), rebuilt from plain data: its classes are exactly Python's own.
+    def call(self, target: Any, /, *arguments: Any, **named: Any) -> Any:
+        """Returns target(*arguments, **named), rebuilt from plain data: its classes are exactly Python's own. A target
+        is a name that the code defines, an object of the code, or one of Python's own functions for classes.
 
-        Raises CandidateError where there is none.
+        Raises CandidateError where there is none, and UnsentError where an argument is no plain data.
         """
-        content = [encode(list(arguments), _sent_handle), encode(named, _sent_handle)]
-        reply = self._say({"call": name, "arguments": content})
+        return self._value({"call": _target(target), "arguments": _encoded(arguments, named)})
+
+    def change(self, target: str | Handle, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
+        """Does as `call`; lists, dictionaries and sets among the arguments become what the code has made of them."""
+        request = {"call": _target(target), "arguments": _encoded(arguments, named), "changes": True}
+        value = self._value(request)
+        if type(value) is not list or len(value) != 2 or type(value[1]) is not list:
+            raise CandidateError("the code wrote something else in place of a value")
+        for ours, theirs in zip(arguments, value[1], strict=False):
+            _take_over(ours, theirs)
+        return value[0]
+
+    def attribute(self, target: str | Handle, name: str) -> Any:
+        """Returns an attribute of what the code defines or has made; a method is an object that can be called."""
+        return self._value({"of": _target(target), "attribute": name})
+
+    def _value(self, request: Mapping[str, Any]) -> Any:
+        self.calls += 1
+        reply = self._say(request)
         try:
             return decode(reply["value"], _received)
-        except (ValueError, TypeError, KeyError, RecursionError, MemoryError) as error:
+        except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError, MemoryError) as error:
             raise CandidateError("the code wrote something else in place of a value") from error
 
     def _say(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -100,7 +144,8 @@ class Session:
         if type(reply) is not dict:
             raise CandidateError("the code wrote something else in place of a value")
         if reply.get("raised") is not None:
-            raise CandidateError(str(reply["raised"])[:500])
+            words = str(reply["raised"])[:500]
+            raise _error_class(str(reply.get("kind")))(words, words.partition(": ")[2])
         return reply
 
 
@@ -227,7 +272,7 @@ def executed(
         return _execution(sandbox.execute(request, seconds, most_bytes), len(ask))
     except ProcessFailedError as failure:
         reason = str(failure)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError, MemoryError):
         reason = "the code wrote something else in place of its outcome"
     return Execution((None,) * len(ask), (reason,) * len(ask), "", reason, ())
 
@@ -251,12 +296,47 @@ def _reason(error: Any) -> str | None:
     return None if error is None else str(error)[:1000]
 
 
-def _sent_handle(value: Any) -> Any:
+def _target(target: Any) -> Any:
+    return target if isinstance(target, str) else _sent(target)
+
+
+def _encoded(arguments: Sequence[Any], named: Mapping[str, Any]) -> list[Any]:
+    return [encode(list(arguments), _sent), encode(dict(named), _sent)]
+
+
+def _sent(value: Any) -> Any:
+    if isinstance(value, Proxied):
+        value = value._of_code
+        return {"name": value} if isinstance(value, str) else {"handle": value.number}
     if isinstance(value, Handle):
         return {"handle": value.number}
-    if isinstance(value, type) and getattr(builtins, value.__name__, None) is value:
+    if getattr(builtins, getattr(value, "__name__", ""), None) is value:
         return {"builtin": value.__name__}
-    raise TypeError(f"a test passes a {type(value).__name__}, which is no plain data")
+    try:
+        return plain_number(value)
+    except TypeError as error:
+        raise UnsentError(f"a test passes a {type(value).__name__} to the code, which is no plain data") from error
+
+
+def _take_over(ours: Any, theirs: Any) -> None:
+    """Makes a list, a dictionary or a set of ours hold what the other one holds."""
+    if isinstance(ours, list) and isinstance(theirs, list):
+        ours[:] = theirs
+    elif isinstance(ours, (dict, set)) and type(ours) is type(theirs):
+        ours.clear()
+        ours.update(theirs)
+
+
+@lru_cache(maxsize=128)
+def _error_class(kind: str) -> type[CandidateError]:
+    """Returns a class for what the code has raised, which is also Python's own class of that name."""
+    base = getattr(builtins, kind, None)
+    if not isinstance(base, type) or not issubclass(base, Exception) or base is Exception:
+        return CandidateError
+    # In a generator of a test, these say that it has ended; a group is made of other errors.
+    if issubclass(base, (StopIteration, StopAsyncIteration, BaseExceptionGroup)):
+        return CandidateError
+    return type(f"Candidate{kind}", (CandidateError, base), {})
 
 
 def _received(kind: str, content: Any) -> Any:

@@ -10,10 +10,13 @@ import ast
 import builtins
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from fractions import Fraction
 from itertools import islice
 from typing import Any
 
+from polychromic.tasks.checking.protocol import decode, encode
 from polychromic.tasks.checking.sandbox import (
     DEFAULT_LIMITS,
     CandidateError,
@@ -23,10 +26,12 @@ from polychromic.tasks.checking.sandbox import (
     Session,
     executed,
 )
-from polychromic.tasks.code.judging import lines_of, program, run_tests
+from polychromic.tasks.code.judging import lines_of, program
 from polychromic.tasks.code.problems import Problem
+from polychromic.tasks.code.running import called_names, run_tests
 
 MOST_PROBES = 64
+_LONGEST_NUMBER = 10**4000
 Call = tuple[str, tuple[Any, ...]]
 
 
@@ -76,14 +81,16 @@ def without_probes(problems: Iterable[Problem]) -> list[str]:
 
 
 def _shows_calls(problem: Problem) -> bool:
-    """Tells whether running the reference solution shows calls: one of a candidate's function, by position."""
+    """Tells whether running the reference solution shows calls: one of a candidate's function, by position. What a
+    class makes is no value, and its methods are not tried."""
     names = {
         node.func.id
         for test in problem.tests if problem.solutions
         for node in ast.walk(ast.parse(test))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords
     }  # fmt: skip
-    return any(name not in vars(builtins) or f"def {name}" in problem.solutions[0] for name in names)
+    functions = {name for name in names if f"def {name}" in problem.solutions[0]}
+    return any(name in functions or not (name in vars(builtins) or name[:1].isupper()) for name in names)
 
 
 def probes_of(problem: Problem, sandbox: Sandbox, most: int = MOST_PROBES) -> list[Call]:
@@ -107,18 +114,29 @@ def _answer(session: Session, name: str, arguments: tuple[Any, ...]) -> str:
 
 
 def _class(error: CandidateError) -> str:
-    return str(error).partition(":")[0]
+    return error.words.partition(":")[0]
 
 
 def ordered(value: Any) -> str:
-    """Returns a text for a plain value that does not depend on the order of sets and of the keys of dictionaries."""
-    if isinstance(value, (set, frozenset)):
-        return f"{type(value).__name__}({sorted(map(ordered, value))})"
-    if isinstance(value, dict):
-        return f"{{{', '.join(sorted(f'{ordered(key)}: {ordered(item)}' for key, item in value.items()))}}}"
-    if isinstance(value, (list, tuple)):
-        return f"{type(value).__name__}({', '.join(map(ordered, value))})"
-    return repr(value) if type(value).__module__ == "builtins" else type(value).__name__
+    """Returns a text for a plain value that does not depend on the order of sets and of the keys of dictionaries; of an
+    iterator, whatever it was, its items."""
+    match value:
+        case Iterator():
+            text = f"iterator({', '.join(map(ordered, value))})"
+        case set() | frozenset():
+            text = f"{type(value).__name__}({sorted(map(ordered, value))})"
+        case dict():
+            items = (f"{ordered(key)}: {ordered(item)}" for key, item in value.items())
+            text = f"{{{', '.join(sorted(items))}}}"
+        case list() | tuple():
+            text = f"{type(value).__name__}({', '.join(map(ordered, value))})"
+        case int() if abs(value) >= _LONGEST_NUMBER:  # Python writes no more digits
+            text = f"{value:x}"
+        case Fraction():
+            text = f"Fraction({ordered(value.numerator)}, {ordered(value.denominator)})"
+        case _:
+            text = repr(value) if type(value).__module__ in ("builtins", "decimal") else type(value).__name__
+    return text
 
 
 class _Recorder:
@@ -128,11 +146,24 @@ class _Recorder:
         self._session = session
         self.calls: list[Call] = []
 
-    def call(self, name: str, /, *arguments: Any, **named: Any) -> Any:
-        """Does as `Session.call`; calls with names for arguments are forwarded only."""
-        if not named:
-            self.calls.append((name, arguments))
-        return self._session.call(name, *arguments, **named)
+    def call(self, target: Any, /, *arguments: Any, **named: Any) -> Any:
+        """Does as `Session.call`; calls with names for arguments, or of objects, are forwarded only."""
+        self._note(target, arguments, named)
+        return self._session.call(target, *arguments, **named)
+
+    def change(self, target: Any, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
+        """Does as `Session.change`."""
+        self._note(target, tuple(arguments), named)
+        return self._session.change(target, arguments, named)
+
+    def attribute(self, target: Any, name: str) -> Any:
+        """Does as `Session.attribute`."""
+        return self._session.attribute(target, name)
+
+    def _note(self, target: Any, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+        if isinstance(target, str) and not named:
+            with suppress(TypeError):  # objects of this process are none of another
+                self.calls.append((target, tuple(decode(encode(list(arguments))))))
 
 
 def _recorded(problem: Problem, sandbox: Sandbox) -> list[Call]:
@@ -141,15 +172,20 @@ def _recorded(problem: Problem, sandbox: Sandbox) -> list[Call]:
         try:
             session.define(program(problem, problem.solutions[0]))
             run_tests(problem, recorder)
-        except (CandidateError, AssertionError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError):
-            pass  # a reference that fails a test has been called up to there
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: BLE001 - a reference that fails a test has been called up to there
+            pass
     return recorder.calls
 
 
 def _literal(problem: Problem) -> list[Call]:
     calls: list[Call] = []
+    needed = called_names(problem)
     for node in (node for test in problem.tests for node in ast.walk(ast.parse(test))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
+            if node.func.id not in needed or node.func.id[:1].isupper():
+                continue
             try:
                 calls.append((node.func.id, tuple(ast.literal_eval(argument) for argument in node.args)))
             except (ValueError, TypeError):  # a name, or what no set may hold

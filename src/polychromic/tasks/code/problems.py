@@ -66,14 +66,19 @@ def load_benchmark(name: str) -> dict[Split, list[Problem]]:
 def load_problems(path: Path) -> list[Problem]:
     """Loads the user's problems, one JSON object per line. Raises one DataError that lists every bad line.
 
-    Keys: `prompt`; `tests`, a list of assertions, with `entry_point` where an answer continues the prompt; or
+    Keys: `prompt`; `tests`, a list of assertions or of other Python that raises (functions of pytest, classes of
+    unittest), with `entry_point` where an answer continues the prompt; or
     `cases`, a list of {"input", "output"}; `id` or `task_id`, `setup` and `solution` may be left out.
     HumanEval's and MBPP's own lines are read as they are.
     """
+    from polychromic.tasks.code.running import fault_of_tests
+
     problems, faults = [], []
     for number, line in filled_lines(path):
         try:
             problems.append(_of_user(decode_object(line), f"{path.stem}-{number:05d}"))
+            if fault := fault_of_tests(problems[-1]):
+                faults.append(f"{path}:{number}: {fault}")
         except (KeyError, TypeError, ValueError, SyntaxError) as error:
             faults.append(f"{path}:{number}: {_fault(error)}")
     counts = Counter(problem.id for problem in problems)

@@ -18,8 +18,9 @@ from polychromic.tasks.base import Split
 from polychromic.tasks.checking.sandbox import DEFAULT_LIMITS, LOCAL, Limits, Place, borrowed_sandbox
 from polychromic.tasks.code.behaviour import Call, behaviour, probes_of, without_probes
 from polychromic.tasks.code.forms import canonical_form, form_distances
-from polychromic.tasks.code.judging import Verdict, called_names, extracted, judged, program
+from polychromic.tasks.code.judging import Verdict, extracted, judged, program
 from polychromic.tasks.code.problems import Problem
+from polychromic.tasks.code.running import called_names
 
 SameAnswer = Literal["form", "behaviour"]
 
