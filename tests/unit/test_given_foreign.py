@@ -5,6 +5,7 @@ import json
 import pytest
 
 from polychromic.errors import DataError
+from polychromic.evaluation.external import _known_id
 from polychromic.evaluation.external_lines import parse_line
 from polychromic.experiment.external import ExternalExperiment, evaluate_external
 from polychromic.report.tables import means_basis, means_table
@@ -237,3 +238,17 @@ def test_arms_with_other_seeds_in_common_with_the_baseline_are_told_apart(compar
     assert "(12 prompts, 1 to 3 seeds, sampled at T=1)" in found.verdict.sentence
     [text] = texts(found, "few seeds")
     assert text.startswith("c: 1 training seed that the baseline has too: the test says that these trained models")
+
+
+def test_the_samples_of_evalplus_are_read():
+    """Past bug: "text: is missing" for a file of `solution`, and ids such as Mbpp/2 were not known."""
+    row = {"task_id": "HumanEval/0", "_identifier": "HumanEval/0 (line 1)"}
+    assert [one.text for one in parse_line(json.dumps({**row, "solution": "def f(): ..."}).encode())] == [
+        "def f(): ..."
+    ]
+    assert parse_line(json.dumps({**row, "solution": "reference", "completion": "x"}).encode())[0].text == "x"
+    with pytest.raises(BadLineError, match=r"text: is missing.*completion"):
+        parse_line(json.dumps(row).encode())
+    assert _known_id("Mbpp/2", {"2": None}) == _known_id("2", {"2": None}) == "2"
+    with pytest.raises(BadLineError, match='"Mbpp/3" is not one of'):
+        _known_id("Mbpp/3", {"2": None})

@@ -154,11 +154,11 @@ def _read_file(path: Path, by_id: Mapping[str, Prompt]) -> tuple[list[ExternalTe
         empty = False
         try:
             texts = parse_line(line)
-            _require_known(texts[0].prompt_id, by_id)
+            prompt_id = _known_id(texts[0].prompt_id, by_id)
         except BadLineError as error:
             problems.append(f"{path}:{number}: {error}")
         else:
-            read += texts
+            read += [replace(text, prompt_id=prompt_id) for text in texts]
     if empty:
         raise DataError(
             f'{path}: holds no generations; expected one JSON object a line, such as {{"id": "p1", "text": "Hi"}}'
@@ -166,13 +166,18 @@ def _read_file(path: Path, by_id: Mapping[str, Prompt]) -> tuple[list[ExternalTe
     return read, problems
 
 
-def _require_known(prompt_id: str, by_id: Mapping[str, Prompt]) -> None:
+def _known_id(prompt_id: str, by_id: Mapping[str, Prompt]) -> str:
+    """Returns the id of a prompt of the task; EvalPlus writes `Mbpp/2` of problem 2."""
+    head, _, number = prompt_id.partition("/")
+    if head.lower() == "mbpp" and number in by_id:
+        return number
     if prompt_id not in by_id:
         examples = ", ".join(shown(example) for example in list(by_id)[:_IDS_NAMED])
         raise BadLineError(
             f"prompt id {shown(prompt_id)} is not one of the {len(by_id)} prompts of the evaluated split "
             f"({examples}, ...); correct it, or name the split with evaluation.split"
         )
+    return prompt_id
 
 
 def _require_seeds_in_all_or_none(arm: str, paths: Sequence[Path], members: Sequence[tuple[int, ExternalText]]) -> None:

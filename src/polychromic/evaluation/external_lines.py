@@ -3,7 +3,7 @@
 A line is an object with
   `prompt_id`, `id` or `task_id`: a prompt of the task;
   `text`, `completion`, `generation` or `response`: one generation, which may be empty; or `texts`, `completions`,
-  `generations` or `responses`: a list of them;
+  `generations` or `responses`: a list of them; where none of them stands, `solution` or `solutions` (EvalPlus);
   optionally `temperature` and other sampling settings (or an object `sampling`, `sampling_params` or
   `generation_config` with these), `seed` (of training: lines of several seeds may share a file), `n_tokens`,
   `finish`, `finish_reason` or `stop_reason` (one for all texts, or a list with one for each), and what a model thought
@@ -40,6 +40,7 @@ never given at all."""
 
 _ID_KEYS = ("prompt_id", "id", "task_id")
 _TEXT_KEYS = ("text", "completion", "generation", "response", "texts", "completions", "generations", "responses")
+_TEXT_KEYS_IF_ALONE = ("solution", "solutions")  # elsewhere a `solution` is a reference
 _FINISH_KEYS = ("finish", "finish_reason", "finishReason")
 # Beside finish_reason, vLLM's stop_reason is the stop string that was met; alone it is Anthropic's word for the ending.
 _FINISH_KEYS_IF_ALONE = ("stop_reason", "stopReason", "done_reason", "stop_type")
@@ -96,7 +97,8 @@ def parse_line(line: bytes) -> list[ExternalText]:
     """Returns the generations of one line. Raises BadLineError that names the key and the fix."""
     row = decode_object(line)
     id_key = _required(row, _ID_KEYS, "the id of a prompt")
-    text_key = _required(row, _TEXT_KEYS, "a generation, or a list of them")
+    text_key = one_key(row, _TEXT_KEYS) or one_key(row, _TEXT_KEYS_IF_ALONE)
+    text_key = text_key or _required(row, _TEXT_KEYS, "a generation, or a list of them")
     value = row[text_key]
     values = value if isinstance(value, list) else [value]
     names = [f"{text_key}[{i}]" for i in range(len(values))] if isinstance(value, list) else [text_key]

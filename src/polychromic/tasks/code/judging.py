@@ -17,7 +17,7 @@ from polychromic.tasks.checking.sandbox import (
 )
 from polychromic.tasks.code.fences import extracted
 from polychromic.tasks.code.problems import Problem
-from polychromic.tasks.code.running import run_tests
+from polychromic.tasks.code.running import called_names, run_tests
 
 _LONGEST_REASON = 300
 
@@ -99,7 +99,7 @@ def lines_of(text: str) -> list[str]:
 
 def program(problem: Problem, text: str) -> str:
     """Returns an answer as a program: as it is where it defines the entry point, else as what continues the opening."""
-    code = extracted(text)
+    code = extracted(text, called_names(problem))
     entry = problem.entry_point
     if entry is None or not problem.opening:
         return code
