@@ -93,6 +93,11 @@ _UNWRITABLE = _DISK_FULL | _FORBIDDEN | {errno.EIO, errno.ESTALE, errno.ENOLCK, 
 _TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}")
 
 
+def is_unwritable(error: OSError) -> bool:
+    """Tells whether the system refused to write: no space, no permission, something in the way."""
+    return error.errno in _UNWRITABLE | _IN_THE_WAY
+
+
 @contextmanager
 def in_words(root: Path | None = None) -> Iterator[None]:
     """Turns an error of the system in the block into a PolychromicError. root: the run folder that is being written."""
@@ -120,6 +125,11 @@ def _sentence(error: OSError, root: Path | None) -> str:
     if error.errno in _OUT_OF_FILES:
         return f"{reason}: raise the limit of this shell (ulimit -n 4096) and run again"
     if error.errno in _UNWRITABLE:
+        if root is not None and names and not any(_is_below(name, root) for name in names):
+            return (
+                f"{' → '.join(names)}: cannot be written: {reason}. Everything written before is kept; free that disk "
+                "or make the place writable, and run again to continue"
+            )
         return unwritable(root or " → ".join(names) or "the disk", reason)
     if error.errno in _IN_THE_WAY and names:
         return (
@@ -127,6 +137,12 @@ def _sentence(error: OSError, root: Path | None) -> str:
             "expected; move it away or put it back, and run again"
         )
     return f"{': '.join([*names, reason])}; fix that and run again to continue"
+
+
+def _is_below(name: str, root: Path) -> bool:
+    """Tells whether a file lies in the run folder: the system may have refused another one, such as a cache in the
+    user's home."""
+    return Path(name).resolve().is_relative_to(root.resolve())
 
 
 def _final_name(name: str | bytes) -> str:

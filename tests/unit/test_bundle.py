@@ -117,6 +117,8 @@ def test_optional_packages_follow_the_settings(project):
     assert needed_extras(experiment) == ["qlora", "wandb"]
     judged = ["task.checker=math", "task.same_answer={kind: judge, model: m}", "training.engine=trl"]
     assert needed_extras(Experiment.from_file(project / "mine.yaml", judged)) == ["trl", "math", "judge"]
+    second = ["task.checker=contains", "task.judge=math"]  # past bug: the machine had nothing to judge by
+    assert needed_extras(Experiment.from_file(project / "mine.yaml", second)) == ["math"]
     assert unlocked(["qlora"], constraints()) == []
     assert unlocked(["qlora"], "torch==2.13.0\n") == ["bitsandbytes"]
     assert not [line for line in constraints().splitlines() if "+" in line]

@@ -173,7 +173,10 @@ def test_a_locked_file_is_not_to_be_deleted(tmp_path, monkeypatch):
         raise sqlite3.OperationalError("database is locked")
 
     monkeypatch.setattr(sqlite3, "connect", refuse)
-    with pytest.raises(DataError, match=r"cannot use the cache of embeddings: database is locked$"):
+    with pytest.raises(
+        DataError,
+        match=r"cannot use the cache of embeddings \(database is locked\); free its disk, or .*POLYCHROMIC_CACHE",
+    ):
         CachedEmbedder(CountingEmbedder(), tmp_path).encode(["a"])
 
 

@@ -285,6 +285,21 @@ def test_a_run_is_told_in_words(tmp_path):
     assert "machine" not in facts  # not recorded: left out, not guessed
 
 
+def test_each_model_is_told_with_its_own_parameters(tmp_path):
+    """Past bug: an arm of another model stood there with the number of the baseline's."""
+    other = {"model": {"source": "polychromic:functions-tiny"}}
+    experiment = Experiment.from_mapping(EXPERIMENT | {"arms": EXPERIMENT["arms"] | {"other": other}})
+    folder, task = RunFolder(tmp_path), build_task(experiment.task)
+    checks = [{"name": "model", "figures": {"parameters": 1_000_000}}]
+    for more, said in ([], "float32"), ([{"other": 2_500_000}], "2.5 M parameters with its adapter, float32"):
+        checks += [{"name": "other models", "figures": {"by_arm": figures}} for figures in more]
+        write_json(folder.preflight, {"passed": True, "checks": checks})
+        assert dict(about_run(experiment, folder, task).facts)["model"] == (
+            "polychromic:arithmetic-tiny (1.0 M parameters with its adapter, float32); "
+            f"polychromic:functions-tiny ({said})"
+        )
+
+
 def test_paths_of_settings_are_found_and_nothing_else():
     settings = {"a": f"{FOLDER}/mine.py:check", "b": ["/", "/tmp", "a/b.py"], "c": 3, "d": f"{FOLDER}/data"}
     assert own_folders(settings) == {f"{FOLDER}/mine.py": "mine.py", f"{FOLDER}/data": "data"}

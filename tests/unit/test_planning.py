@@ -21,7 +21,14 @@ from polychromic.experiment.planning.memory import (
     plan_memory,
     weight_bytes,
 )
-from polychromic.experiment.planning.run_plan import overview_lines, plan_lines, plan_notes, plan_run, read_lengths
+from polychromic.experiment.planning.run_plan import (
+    Lengths,
+    overview_lines,
+    plan_lines,
+    plan_notes,
+    plan_run,
+    read_lengths,
+)
 from polychromic.experiment.planning.shapes import KINDS, PUBLISHED, shape_from_config, shape_of
 from polychromic.experiment.planning.time import HARDWARE, decoding_flops, training_flops
 from polychromic.ledger import priced_duration
@@ -259,6 +266,23 @@ def test_the_first_experiment_is_planned_for_one_gpu():
     assert not in_half.fits
     assert "too small" in overview_lines([in_half])[1]
     assert in_half.dollars is None
+
+
+def test_a_divergence_and_early_stopping_take_time_too():
+    """Past bug: neither the pass of the reference nor the validation prompts that are sampled were counted."""
+    file, lengths = "experiments/quickstart.yaml", Lengths(1000, 100.0, 200, 0.0, 0, 0.0)
+
+    def seconds(**training):
+        experiment = Experiment.from_file(file, {f"training.{key}": value for key, value in training.items()})
+        plan = plan_run(experiment, HARDWARE["H100"], lengths, PUBLISHED["Qwen/Qwen3-8B"])
+        return plan.arms[0].training_seconds
+
+    size = {"steps": 100, "prompts_per_step": 8, "num_samples": 8, "max_new_tokens": 200, "max_decode_batch": 64}
+    alone = seconds(**size)
+    assert 1.02 < seconds(**size, kl_weight=0.1) / alone < 1.5
+    watched = seconds(**size, early_stopping={"check_every": 10, "num_prompts": 80, "num_samples": 8})
+    sampling = seconds(**size, early_stopping={"check_every": 1, "num_prompts": 8, "num_samples": 8}) - alone
+    assert watched - alone == pytest.approx(sampling)  # ten times the prompts of a step, every tenth step
 
 
 def test_engines_that_are_not_planned_are_named():

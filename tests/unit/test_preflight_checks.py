@@ -138,6 +138,7 @@ def test_other_models_are_tried_one_at_a_time_with_their_own_arms(tmp_path):
     assert found.status == "passed"
     assert "other: polychromic:functions-tiny" in found.result
     assert "32 sampled answers of up to" in found.result
+    assert found.figures["by_arm"].keys() == {"other"}
     assert "_language_model" not in vars(probe), "both at once may be more than there is memory for"
     assert probe.language_model is not baseline
     assert probe.language_model.source == "polychromic:arithmetic-tiny"

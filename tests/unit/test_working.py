@@ -174,6 +174,17 @@ def test_a_full_disk_is_one_sentence(tmp_path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def test_what_cannot_be_written_beside_the_run_folder_is_named_itself(tmp_path):
+    """Past bug: of a cache in a home without room the run folder was said to be full, and --out to help."""
+    elsewhere = str(tmp_path / "home" / "cache.sqlite")
+    with (
+        pytest.raises(PolychromicError, match=rf"^{elsewhere}: cannot be written: No space left on device") as caught,
+        working_folder(experiment(tmp_path / "here"), tmp_path / "runs"),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), elsewhere)
+    assert "--out" not in str(caught.value)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_the_first_signal_is_a_wish_and_the_block_ends_it(number, code):
     before = signal.getsignal(number)

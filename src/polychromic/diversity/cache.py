@@ -52,7 +52,10 @@ class CacheFile:
                 with closing(self._connect()) as file:
                     return work(file)
         except (sqlite3.Error, OSError) as error:
-            raise DataError(f"{self.path}: cannot use the cache of {self.holds}: {error}") from error
+            raise DataError(
+                f"{self.path}: cannot use the cache of {self.holds} ({error}); free its disk, or name a folder that "
+                "you may write to in the variable POLYCHROMIC_CACHE, and run again to continue"
+            ) from error
 
     def _connect(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from polychromic.evaluation.criteria import plural
 from polychromic.experiment.config import Arm, Experiment
 from polychromic.files import read_derived
+from polychromic.models.settings import ModelSettings
 from polychromic.models.sources import model_name
 from polychromic.objective.registry import find_objective
 from polychromic.report.about import About, Example, own_folders
@@ -24,8 +25,9 @@ def about_run(experiment: Experiment, folder: RunFolder, task: Task) -> About:
     record = read_derived(folder.provenance) or {}
     base = experiment.arm(experiment.comparison.baseline)
     trained = [experiment.arm(name) for name in experiment.trained_arms]
+    counted = _parameters(experiment, folder)
     facts = [
-        ("model", "; ".join(dict.fromkeys(_model(arm, folder) for arm in map(experiment.arm, experiment.arms)))),
+        ("model", "; ".join(dict.fromkeys(_model(arm, counted) for arm in map(experiment.arm, experiment.arms)))),
         ("adapter", "; ".join(dict.fromkeys(_adapter(arm) for arm in trained)) or "none: nothing is trained"),
         ("task", task_in_words(experiment.task, task.pass_threshold)),
         ("data", _data(experiment, record)),
@@ -88,10 +90,17 @@ def _base_folder(arm: Arm) -> str:
         return ""
 
 
-def _model(arm: Arm, folder: RunFolder) -> str:
+def _parameters(experiment: Experiment, folder: RunFolder) -> list[tuple[ModelSettings, int]]:
+    """Returns the models that preflight has counted the parameters of, the adapters' among them."""
+    figures = {check["name"]: check["figures"] for check in (read_derived(folder.preflight) or {}).get("checks", [])}
+    by_arm = {experiment.comparison.baseline: figures.get("model", {}).get("parameters")}
+    by_arm |= figures.get("other models", {}).get("by_arm", {})
+    return [(experiment.arm(name).model, n) for name, n in by_arm.items() if name in experiment.sampled_arms and n]
+
+
+def _model(arm: Arm, counted: Sequence[tuple[ModelSettings, int]]) -> str:
     model = arm.model
-    checks = (read_derived(folder.preflight) or {}).get("checks", [])
-    n = next((check["figures"].get("parameters") for check in checks if check["name"] == "model"), None)
+    n = next((n for other, n in counted if other == model), None)
     parts = [
         f"{n / 1e6:,.1f} M parameters with its adapter" if n else "",
         f"revision {model.revision}" if model.revision else "",

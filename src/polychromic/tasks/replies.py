@@ -20,7 +20,7 @@ from polychromic.tasks.data.formats import NO_KEYS, Keys
 from polychromic.tasks.jsonl_task import FileTask
 from polychromic.tasks.partitions.settings import AUTO, NORMALISED, SameAnswer, SecondSameAnswer
 from polychromic.tasks.relevance import Pairs, RelevanceChecker, train_checker, words
-from polychromic.weights import cache_root
+from polychromic.weights import cache_root, filling_cache
 
 _SMOOTHING = 1e-3
 
@@ -156,7 +156,8 @@ class RepliesTask(FileTask):
         from filelock import FileLock
 
         lock = cache_root() / ".relevance.lock"
-        lock.parent.mkdir(parents=True, exist_ok=True)
+        with filling_cache():
+            lock.parent.mkdir(parents=True, exist_ok=True)
         # Arms started side by side would otherwise each embed the pairs; the second finds them in the cache.
         with FileLock(lock):
             return train_checker(self.embedder, self._halves[0], self.pairs("validation"), self.generator("checker"))

@@ -173,7 +173,7 @@ def needed_extras(experiment: Experiment) -> list[str]:
         "trl": any(experiment.arm(arm).training.engine == "trl" for arm in experiment.arms),
         "ray": experiment.run.executor == "ray",
         "puzzles": experiment.task.name == "reasoning_gym",
-        "math": getattr(experiment.task, "checker", None) == "math",
+        "math": "math" in (getattr(experiment.task, role, None) for role in ("checker", "judge")),
         "judge": any(getattr(partition, "kind", None) == "judge" for partition in partitions),
         "sandbox": experiment.task.name in ("humaneval", "mbpp", "mbpp_sanitized", "code", "functions"),
         **{name: name in experiment.run.tracking for name in ("wandb", "tensorboard", "trackio")},

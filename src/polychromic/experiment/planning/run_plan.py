@@ -10,7 +10,7 @@ from polychromic.errors import DataError
 from polychromic.experiment.config import Arm, Experiment
 from polychromic.experiment.planning.memory import Memory, SamplingLoad, TrainingLoad, plan_memory
 from polychromic.experiment.planning.shapes import ModelShape, shape_of
-from polychromic.experiment.planning.time import Hardware, decoding_seconds, training_seconds
+from polychromic.experiment.planning.time import Hardware, decoding_seconds, reference_seconds, training_seconds
 from polychromic.experiment.resuming.inputs import stated_prompts
 from polychromic.ledger import priced_duration
 from polychromic.models.settings import ModelSettings
@@ -216,15 +216,18 @@ def _training_seconds(arm: Arm, shape: ModelShape, lengths: Lengths, hardware: H
         return 0.0
     from polychromic.training.trainer import total_steps
 
-    seconds = sum(
-        times * training_seconds(shape, arm.model, load, hardware)
-        for load, times, _ in _training_loads(arm, lengths, longest=False)
-    )
-    if arm.loss.samples:
-        load = _training_sampling(arm, lengths.prompt)
-        prompts = load.sequences // arm.loss.num_samples
-        batches = -(-arm.loss.num_prompts // prompts) / arm.loss.sample_every
-        seconds += batches * decoding_seconds(shape, arm.model, load, round(lengths.prompt), prompts, hardware)
+    loads = _training_loads(arm, lengths, longest=False)
+    seconds = sum(times * training_seconds(shape, arm.model, load, hardware) for load, times, _ in loads)
+    if arm.training.kl_weight:
+        seconds += sum(times * reference_seconds(shape, arm.model, load, hardware) for load, times, _ in loads)
+    draws = [(arm.loss.num_prompts, arm.loss.num_samples, arm.loss.sample_every)] if arm.loss.samples else []
+    early = arm.training.early_stopping
+    draws += [(early.num_prompts, early.num_samples, early.check_every)] if early else []
+    for n_prompts, n, every in draws:
+        at_once = min(n_prompts, max(1, arm.training.decode_batch // n))
+        load = SamplingLoad(at_once * n, round(lengths.prompt + arm.training.max_new_tokens))
+        batch = decoding_seconds(shape, arm.model, load, round(lengths.prompt), at_once, hardware)
+        seconds += -(-n_prompts // at_once) * batch / every
     return seconds * total_steps(arm.training, lengths.prompts)
 
 

@@ -106,6 +106,13 @@ def training_seconds(shape: ModelShape, model: ModelSettings, load: TrainingLoad
     return products * slowdown + elements + scores
 
 
+def reference_seconds(shape: ModelShape, model: ModelSettings, load: TrainingLoad, hardware: Hardware) -> float:
+    """Returns the time of the base's forward pass of one micro-batch, which a KL is measured from: its products are
+    half of those of a forward and backward pass."""
+    whole = model.model_copy(update={"gradient_checkpointing": False})
+    return training_seconds(shape, whole, load, hardware) / 2
+
+
 def decoding_flops(shape: ModelShape, load: SamplingLoad, prompt_tokens: int, prompts: int) -> float:
     """Counts the operations of reading each prompt once and writing the rest of every sequence, whose last token is
     drawn and never read."""

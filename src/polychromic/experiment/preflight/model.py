@@ -153,7 +153,7 @@ def other_models(probe: Probe) -> Finding:
     if not others:
         return Finding("passed", "all arms start from the baseline's model")
     probe.let_go()
-    results = []
+    results, parameters = [], {}
     for arm in others:
         alone = probe.seen_from(arm)
         try:
@@ -165,7 +165,8 @@ def other_models(probe: Probe) -> Finding:
             if finding.status == "failed":
                 return Finding("failed", f"arm {arm.name}: {finding.result}", finding.fix)
         results.append(f"{arm.name}: {found[0].result}; {found[2].result}")
-    return Finding("passed", ". ".join(results))
+        parameters[arm.name] = found[0].figures["parameters"]
+    return Finding("passed", ". ".join(results), figures={"by_arm": parameters})
 
 
 class _DoNotFitError(Exception):
