@@ -68,6 +68,18 @@ def test_an_arm_with_fewer_answers_is_not_more_diverse_for_it():
     assert "baseline (16): measures of texts see the first 4 of each prompt" in warning.text
 
 
+def test_hill_numbers_are_of_as_many_answers_in_every_arm():
+    """Past bug: of ten answers equally likely 8 draws showed 5.0, and 8 among 48 from the same source 4.7."""
+    many, few = (rows_of(seed, n_answers=n, n_words=1, n_prompts=200, vocabulary=10) for seed, n in ((1, 48), (2, 8)))
+    comparison = compared({("baseline", 0): many, ("few", 0): few})
+
+    for arm in ("baseline", "few"):
+        assert comparison.mean(arm, "hill_2").mean == pytest.approx(5.0, abs=0.2), arm
+    for key in ("clusters", "hill_1", "hill_2"):
+        assert comparison.contrast("few", key).p_value > 0.01, key
+    assert "of:first k" in comparison.signatures["hill_2"]
+
+
 def test_pass_rates_use_all_answers_where_the_measures_of_texts_may_not():
     tables = measure_arms(
         {("baseline", 0): rows_of(1, n_answers=16), ("few", 0): rows_of(2, n_answers=4)}, pass_threshold=1.0

@@ -68,6 +68,15 @@ def test_a_clear_rise_from_a_baseline_near_0_ends_above_0_in_percent_too():
     assert clear > 5
 
 
+@pytest.mark.parametrize("one", [0.1 + 0.2, 0.3 + 1e-9, 0.301])
+def test_a_baseline_whose_mean_is_next_to_0_has_a_relative_interval_without_ends(one):
+    b = np.tile([one, -0.3], 6)
+    found = paired_comparison(b + np.linspace(-1.0, 1.5, 12), b, resampling=Resampling(bootstraps=1000))
+
+    assert found.mean_b > 0.0
+    assert (found.relative_ci_low, found.relative_ci_high) == (-np.inf, np.inf)
+
+
 def test_what_is_never_below_0_falls_by_no_more_than_all_of_it():
     """Past bug: a page had "−30 % (−164 % to +908 %)" of a number of answers."""
     rng = np.random.default_rng(5)

@@ -73,6 +73,27 @@ def test_values_that_would_be_dropped_or_mistaken_are_refused(known, key, value,
         measured(**{key: value})
 
 
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ({("c", 0): {}}, r"extra: \[\('c', 0\)\] have no generations; expected arms and seeds of \[\('a', 0\)\]"),
+        (
+            {("a", 0): {"readability": {"q1": 3.0}}},
+            "readability has values of 'q1' and the like, and of no",
+        ),
+    ],
+)
+def test_values_of_arms_or_prompts_that_are_not_measured_are_refused(known, extra, expected):
+    """Past bug: they were passed over, and the metric "was not measured"."""
+    rows = [GenerationRow("p1", index, "a text", 2, "stop", SamplingParameters(), 0, reward=0.5) for index in range(3)]
+    with pytest.raises(ValueError, match=expected):
+        measure_arms({("a", 0): rows}, pass_threshold=1.0, extra=extra)
+    partly = {("a", 0): {"readability": {"p1": 3.0, "q1": 4.0}}}
+    assert (
+        "readability" in measure_arms({("a", 0): rows}, pass_threshold=1.0, extra=partly)["a", 0].sampled["T=1"].values
+    )
+
+
 @pytest.mark.parametrize("key", ["report.html", "pass@7", "Readability", ""])
 def test_keys_are_words(known, key):
     with pytest.raises(ValueError, match="expected a word"):

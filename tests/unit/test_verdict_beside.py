@@ -1,8 +1,11 @@
 """Tests of what stands beside a verdict, so that a reader does not take a yes for more than it is."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
-from polychromic.evaluation import Criterion, Resampling, compare, measure_arms
+from polychromic.evaluation import Criterion, PromptTable, Resampling, SampledTable, compare, measure_arms
 from polychromic.records import GenerationRow, SamplingParameters
 from polychromic.report.tables import facts
 from polychromic.report.view import as_text, mean_detail, plain_verdict
@@ -53,3 +56,42 @@ def test_an_interval_over_prompts_alone_is_not_said_to_be_over_seeds(n_seeds):
 
     assert ("widened for seeds" in mean_detail(found, "base", "pass@1")) == (n_seeds == 3)
     assert "with 3 training seeds or more, over seeds" in facts(found, n_answers="", spent="", work=[])[0].detail
+
+
+def partly_defined(n_defined, n_prompts=200):
+    """Arms whose Self-BLEU falls by half, on a few of their prompts; no other has a value."""
+    prompts = tuple(f"p{prompt:03d}" for prompt in range(n_prompts))
+    self_bleu = np.where(np.arange(n_prompts) < n_defined, 0.8, np.nan)
+    return {
+        (arm, 0): PromptTable(prompts, {"T=1": SampledTable({"self_bleu": values, "tokens": np.ones(n_prompts)})})
+        for arm, values in (("base", self_bleu), ("ours", self_bleu / 2))
+    }
+
+
+def test_a_criterion_says_on_how_many_of_the_prompts_it_rests():
+    """Past bug: "Self-BLEU −50 % (p = 0.03). (200 prompts" of a measure that six of the prompts have."""
+    levels = {
+        "minimum": [Criterion("self_bleu", "lower", 0.1), Criterion("self_bleu", "not_worse", margin=0.01)],
+    }
+    few, whole = (compare(partly_defined(n), baseline="base", criteria=levels, resampling=QUICK) for n in (6, 200))
+
+    assert "Self-BLEU −50 % on 6 of 200 prompts (p = 0.0" in few.verdict.sentence
+    assert "Self-BLEU no worse on 6 of 200 prompts (−0.4, margin 0.01)" in few.verdict.sentence
+    assert as_text(plain_verdict(few)).count(" on 6 of 200 prompts") == 2
+    assert " of 200 prompts" not in whole.verdict.sentence
+
+
+def test_answers_that_the_judge_failed_on_are_counted_with_the_reason():
+    """Past bug: a judge that failed on nine of ten answers of an arm was nowhere told of."""
+    judged = {
+        arm: [
+            replace(row, judge=1.0) if row.index < marks else replace(row, judge_error="TimeoutError: busy")
+            for row in rows([1.0, 0.0, 1.0, 0.0])
+        ]
+        for arm, marks in (("base", 4), ("ours", 1))
+    }
+    tables = measure_arms({(arm, 0): members for arm, members in judged.items()}, pass_threshold=1.0)
+    found = compare(tables, baseline="base", criteria=TEXTS, resampling=QUICK)
+
+    said = [warning.text for warning in found.warnings if warning.kind == "missing rewards"]
+    assert said == ["ours: the judge gave no mark to 90 answers, which its mean leaves out: TimeoutError: busy"]

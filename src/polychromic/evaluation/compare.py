@@ -171,7 +171,7 @@ def _metrics(plan: Plan, arm: str, label: str) -> list[str]:
 
 def evidence(plan: Plan, at_primary: Contrasts) -> dict[tuple[str, Criterion], Evidence]:
     """Returns what is known of each criterion in each judged arm, from comparisons by arm and metric."""
-    by_criterion = {}
+    by_criterion, n_compared = {}, plan.n_prompts
     for arm in plan.judged:
         for criterion in plan.criteria:
             comparison = at_primary.get((arm, criterion.metric))
@@ -188,7 +188,9 @@ def evidence(plan: Plan, at_primary: Contrasts) -> dict[tuple[str, Criterion], E
                     a_SP, b_SP, criterion.margin, criterion.sign, worst=worst, resampling=plan.resampling
                 )
             at_bound = share_at_bound(a_SP.mean(axis=0), b_SP.mean(axis=0), criterion.metric)
-            by_criterion[arm, criterion] = Evidence(comparison.mean_a, comparison.mean_b, comparison, margin, at_bound)
+            by_criterion[arm, criterion] = Evidence(
+                comparison.mean_a, comparison.mean_b, comparison, margin, at_bound, n_compared
+            )
     return by_criterion
 
 

@@ -24,15 +24,18 @@ from polychromic.evaluation.counting.formulas import expected_best, hill_number,
 from polychromic.numerics import BoolArray, Float32Array, FloatArray, IntArray
 from polychromic.records import NO_REASON, GenerationRow, SamplingParameters
 
+UNJUDGED = "judge: "
+"""Begins the reason why the judge gave an answer no mark, among those of missing rewards."""
+
 
 @dataclass(frozen=True, slots=True)
 class AnswerGroup:
     """Holds N answers to one prompt. Arrays [N]; rewards and judgements are nan where their checker failed.
 
     `forms` are keys of answers that count as the same, None where the task has none. `errors` are the reasons of
-    missing rewards. `n_missing` answers were asked for and not given: they are in none of the arrays. `labels` are
-    those of the equivalence, where one divides the answers: MISSING where it failed; `second_labels` are the second
-    one's. `all_formed` says that every row holds its form.
+    missing rewards and judgements. `n_missing` answers were asked for and not given: they are in none of the arrays.
+    `labels` are those of the equivalence, where one divides the answers: MISSING where it failed; `second_labels` are
+    the second one's. `all_formed` says that every row holds its form.
     """
 
     prompt_id: str
@@ -102,6 +105,7 @@ def _group(prompt_id: str, rows: list[GenerationRow], has_forms: bool) -> Answer
                 "expected each once (were two files joined?)"
             )
     reasons = [row.error or NO_REASON for row in rows if row.reward is None]
+    reasons += [f"{UNJUDGED}{row.judge_error}" for row in rows if row.judge is None and row.judge_error]
     n_asked = len(rows)
     rows = [row for row in rows if row.finish != "missing"]
     return AnswerGroup(
@@ -124,9 +128,10 @@ class MeasureOptions:
 
     A reward of at least `pass_threshold` passes. Where the task knows no canonical form and there are
     embeddings, answers closer than `cluster_distance` (1 − cosine) count as the same. `draws` is the number of
-    generations that `clusters`, Hill numbers, `distinct_correct` and `best_of_n` are expected values among (None: all
-    of the group). `answers` is the number of generations, the first of each group, that the measures of texts and
-    embeddings see (None: all of the group); a group with fewer has none of them. `measures` is passed on to these.
+    generations that `clusters`, `distinct_correct` and `best_of_n` are expected values among, and Hill numbers those of
+    the first ones (None: all of the group). `answers` is the number of generations, the first of each group, that the
+    measures of texts and embeddings see (None: all of the group); a group with fewer has none of them. `measures` is
+    passed on to these.
     """
 
     pass_threshold: float
@@ -154,7 +159,8 @@ def measure_answers(group: AnswerGroup, options: MeasureOptions, embeddings_ND: 
     values, undefined = _diversity(group.texts, options, embeddings_ND)
     labelled_N = labels_N[labels_N != MISSING]
     values["clusters"] = expected_clusters(labelled_N, draws)
-    values["hill_1"], values["hill_2"] = (hill_number(labelled_N, q, draws) for q in (1, 2))
+    # No mean over draws of more answers: of a ratio it is another number than the ratio of k answers alone.
+    values["hill_1"], values["hill_2"] = (hill_number(labelled_N[:draws], q, draws) for q in (1, 2))
     values["sameness"] = pair_sameness(labelled_N)
     if group.second_labels is not None:
         second_N = group.second_labels[group.second_labels != MISSING]

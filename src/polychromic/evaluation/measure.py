@@ -134,11 +134,14 @@ def measure_arms(
     talking longer or by being sampled less or more often. `tokens` are the units of text (see `TokenOptions`).
     `metrics` are import paths of the user's own: their code runs here, on as many answers as the measures of texts see.
     `extra` is that of `measure_rows`, by arm and seed, and `same` its own. Groups are measured in `workers` processes.
-    Raises ValueError where an arm and seed has no row, or a generation appears twice.
+    Raises ValueError where an arm and seed has no row, a generation appears twice, or `extra` is of other arms or
+    prompts.
     """
     empty = [key for key, rows in rows_by_arm_seed.items() if not rows]
     if empty or not rows_by_arm_seed:
         raise ValueError(f"rows_by_arm_seed: expected generations of every arm and seed; none for {empty or 'any'}")
+    if strangers := [key for key in extra or {} if key not in rows_by_arm_seed]:
+        raise ValueError(f"extra: {strangers} have no generations; expected arms and seeds of {list(rows_by_arm_seed)}")
     # An arm without one answer that has a form must not fall back on another notion of equal answers.
     has_forms = carry_forms(chain.from_iterable(rows_by_arm_seed.values()))
     grouped = {key: group_rows(rows, has_forms=has_forms) for key, rows in rows_by_arm_seed.items()}
@@ -257,6 +260,11 @@ def _columns(
     }
     for key, column in extra.items():
         require_addable(key, column.values(), values)
+        if column and not any(prompt in column for prompt in prompts):
+            raise ValueError(
+                f"extra: {key} has values of {next(iter(column))!r} and the like, and of no prompt that is measured, "
+                f"such as {prompts[0]!r}; expected its values by prompt id"
+            )
     values |= {key: np.array([column.get(p, np.nan) for p in prompts]) for key, column in extra.items()}
     curves = {
         key: _stack([measured[p].curves[key] if p in measured else None for p in prompts]) for key in first.curves
@@ -301,7 +309,7 @@ def _signatures(
         **measure_signatures(options.measures, n),
         "clusters": sign("clusters", **drawn),
         "second_clusters": sign("second_clusters", **by_second),
-        **{f"hill_{q}": sign("hill", q=q, **drawn) for q in (1, 2)},
+        **{f"hill_{q}": sign("hill", q=q, of="first k", **drawn) for q in (1, 2)},
         "sameness": sign("sameness", same=clusters),
         "distinct_correct": sign("distinct_correct", passes=f"reward >= {options.pass_threshold:g}", **drawn),
         **{metric.key: sign(metric.key, function=metric.place, k=n) for metric in own},

@@ -88,7 +88,8 @@ SATURATED_SHARE = 0.9
 class Evidence:
     """Holds what is known of one metric in one arm against the baseline; no comparison where only means are known.
 
-    `share_at_bound` is the share of prompts at the metric's best value in both arms.
+    `share_at_bound` is the share of prompts at the metric's best value in both arms, `n_compared` the number of prompts
+    that the baseline and every judged arm answered (0: not known).
     """
 
     mean_arm: float
@@ -96,6 +97,13 @@ class Evidence:
     comparison: PairedComparison | None = None
     margin: MarginTest | None = None
     share_at_bound: float = 0.0
+    n_compared: int = 0
+
+    @property
+    def on_prompts(self) -> str:
+        """Returns " on 6 of 200 prompts" where the metric has no value on the others that are compared; else ""."""
+        n = self.comparison.n_prompts if self.comparison else self.n_compared
+        return f" on {n:,} of {plural(self.n_compared, 'prompt')}" if n < self.n_compared else ""
 
     @property
     def difference(self) -> float:
@@ -265,8 +273,9 @@ def _finding(criterion: Criterion, evidence: Evidence, status: Status, change: C
     metric = find_metric(criterion.metric)
     if criterion.direction == "not_worse":
         word = "no worse" if status == "met" else "worse" if status == "not met" else "not shown to be no worse"
-        return f"{metric.name} {word} ({signed(evidence.difference)}, margin {criterion.margin:g})"
+        return f"{metric.name} {word}{evidence.on_prompts} ({signed(evidence.difference)}, margin {criterion.margin:g})"
     seen = signed(evidence.difference) if math.isnan(evidence.relative) else signed_percent(evidence.relative)
+    seen += evidence.on_prompts
     tested = "" if math.isnan(p_adjusted) else f" ({p_text(p_adjusted)})"
     if status == "met":
         return f"{metric.name} {seen}{tested}"

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from polychromic.evaluation.audits.checker import CheckerAudit
 from polychromic.evaluation.criteria import ResultWarning, listed, number, p_text, plural, signed, signed_percent
+from polychromic.evaluation.group_metrics import UNJUDGED
 from polychromic.evaluation.measure import UNLABELLED
 from polychromic.evaluation.metrics import CHECKER, METRICS, find_metric
 from polychromic.evaluation.outcomes import CriterionOutcome
@@ -158,7 +159,8 @@ def answer_warnings(tables: Mapping[tuple[str, int], PromptTable]) -> Iterator[R
 
 
 def unchecked_warnings(tables: Mapping[tuple[str, int], PromptTable]) -> Iterator[ResultWarning]:
-    """Warns of arms without a single reward though there is a checker: it failed on every answer."""
+    """Warns of arms without a single reward though there is a checker, which failed on every answer, and of answers
+    that the judge failed on."""
     reasons = _why_rewards_are_missing(tables)
     rewarded = {
         arm for (arm, _), table in tables.items() for sampled in table.sampled.values() if "reward" in sampled.values
@@ -167,15 +169,26 @@ def unchecked_warnings(tables: Mapping[tuple[str, int], PromptTable]) -> Iterato
         if arm not in rewarded:
             text = f"{arm}: no answer has a reward, so that nothing that needs one is measured: {_most(counts)}"
             yield ResultWarning("missing rewards", arm, text)
+    for arm, counts in _reasons(tables, of_judge=True).items():
+        text = (
+            f"{arm}: the judge gave no mark to {plural(counts.total(), 'answer')}, which its mean leaves out: "
+            f"{_most(counts)}"
+        )
+        yield ResultWarning("missing rewards", arm, text)
 
 
 def _why_rewards_are_missing(tables: Mapping[tuple[str, int], PromptTable]) -> dict[str, Counter[str]]:
     """Counts by arm why the checker gave no reward; where none was named, or no answer given, it did not fail."""
+    return _reasons(tables, of_judge=False)
+
+
+def _reasons(tables: Mapping[tuple[str, int], PromptTable], *, of_judge: bool) -> dict[str, Counter[str]]:
     reasons: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for (arm, _), table in tables.items():
         for reason, n in table.missing.items():
-            if reason not in (NO_CHECKER, NOT_GIVEN, NO_REASON) and not reason.startswith(UNLABELLED):
-                reasons[arm][reason] += n
+            passed_over = reason in (NO_CHECKER, NOT_GIVEN, NO_REASON) or reason.startswith(UNLABELLED)
+            if reason.startswith(UNJUDGED) == of_judge and not passed_over:
+                reasons[arm][reason.removeprefix(UNJUDGED)] += n
     return dict(reasons)
 
 

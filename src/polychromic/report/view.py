@@ -317,15 +317,16 @@ def _clause(outcome: CriterionOutcome, method: str) -> list[Cell]:
         words = {"met": f"{verb} no worse", "not met": f"{verb} worse"}
         result = words.get(outcome.status, f"{verb} not shown to be no worse")
         allowed = Cell(f"; a loss of {criterion.margin:g} was allowed)")
-        return [Cell(f"{subject} {result} ("), Cell(signed(evidence.difference), method), allowed]
+        return [Cell(f"{subject} {result}{evidence.on_prompts} ("), Cell(signed(evidence.difference), method), allowed]
     if not evidence.difference:
-        return [Cell(f"{subject} did not change")]
+        return [Cell(f"{subject} did not change{evidence.on_prompts}")]
     if outcome.change == "no clear change":
         verb = "show" if metric.plural else "shows"
         amount = Cell(("+" if evidence.difference > 0 else "−") + _amount(evidence), method)
-        return [Cell(f"{subject} {verb} no clear change ("), amount, Cell(f"){_asked(outcome)}")]
+        return [Cell(f"{subject} {verb} no clear change{evidence.on_prompts} ("), amount, Cell(f"){_asked(outcome)}")]
     moved = "rose" if evidence.difference > 0 else "fell"
-    return [Cell(f"{subject} {moved} by "), Cell(_amount(evidence), method), Cell(_shortfall(outcome))]
+    rest = Cell(evidence.on_prompts + _shortfall(outcome))
+    return [Cell(f"{subject} {moved} by "), Cell(_amount(evidence), method), rest]
 
 
 def _amount(evidence: Evidence) -> str:

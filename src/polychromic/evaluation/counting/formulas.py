@@ -171,7 +171,8 @@ def hill_number(labels: ArrayLike, q: float, k: int | None = None) -> float:
 
     q = 0 counts the clusters, q = 1 is exp of the entropy of their shares, q = 2 one over the sum of their squares; the
     larger q, the less rare answers count. As an estimate for the model it is too low, most for small q (k answers show
-    at most k clusters): compare at equal k only. `pair_sameness` has no such bias.
+    at most k clusters): compare at equal k only, and at equal N, since k among more answers show less than k alone.
+    `pair_sameness` has no such bias.
     Raises ValueError for q < 0 or infinite.
     Source: Hill 1973; Chao et al. 2014, Rarefaction and Extrapolation with Hill Numbers, for k < N.
     """

@@ -279,7 +279,7 @@ def _beyond(excess: Callable[[float], float], first: float, of_zero: float) -> f
         farthest *= 2.0
     if of_zero <= _UNBOUNDED and excess(of_zero) <= 0.0:
         return of_zero
-    bounds = (math.log(first) - _FINE, math.log(_UNBOUNDED))
+    bounds = (min(math.log(first), math.log(_UNBOUNDED)) - _FINE, math.log(_UNBOUNDED))
     lowest: Any = minimize_scalar(lambda log_distance: excess(math.exp(log_distance)), bounds=bounds, method="bounded")
     return math.exp(lowest.x) if lowest.fun <= 0.0 else math.inf
 
