@@ -43,6 +43,18 @@ def test_errors_are_one_message_without_a_traceback(arguments, expected, tmp_pat
     assert not ending.crash
 
 
+def test_ctrl_c_before_a_run_listens_to_it_is_a_sentence_too(monkeypatch):
+    """Past bug: while libraries were loaded, or in `plan`, `init` and others, it ended without a word."""
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("polychromic.experiment.progress.watch.open_finished_or_running", interrupted)
+    ending = command("cost", "runs/any")
+    assert (ending.code, ending.crash) == (130, "")
+    assert ending.errors == "stopped; run the same command again to continue\n"
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-"])
 def test_closed_streams_are_no_crash(closed, tmp_path):
     """Past bug: `nohup polychromic run … <&- >&-` ended in an AttributeError of None."""

@@ -152,6 +152,8 @@ def test_an_arm_changes_only_its_own_keys():
         ("comparison.minimum=[distinct_2]", "comparison.minimum.0: expected keys with their values, got 'distinct_2'"),
         ("name=2024", "name: expected a text, got 2024; put it in quotes"),
         ("arms={0.3: {}}", "arms.0.3: expected a text, got 0.3; put it in quotes"),
+        ("seeds=3", "seeds: expected a list such as [3], got 3"),
+        ("seeds=0,1", "seeds: expected a list such as [0,1], got '0,1'"),
         ("seeds=[]", "seeds: expected at least 1, got 0"),
         ("training=null", "training: missing; this key is required"),
         ("training.epochs=2", "state either steps or epochs"),
@@ -201,6 +203,15 @@ def test_all_problems_are_listed_at_once(tmp_path):
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "a: [", "a: 1\na: 2\n", "just words"])
 def test_what_is_no_experiment_is_refused(tmp_path, text):
     assert "experiment.yaml" in refused(tmp_path, text)
+
+
+def test_a_folder_in_the_place_of_a_file_is_said_to_be_one(tmp_path):
+    """Past bug: whoever named a run folder to go on with was told that there is no such file."""
+    with pytest.raises(ConfigError, match=rf"^{tmp_path}: is a folder, expected an experiment file$"):
+        Experiment.from_file(tmp_path)
+    (tmp_path / "experiment.yaml").touch()
+    with pytest.raises(ConfigError, match=rf"; {tmp_path}/experiment.yaml holds the settings of the run in it$"):
+        Experiment.from_file(tmp_path)
 
 
 def test_a_missing_file_names_itself():

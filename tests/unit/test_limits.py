@@ -128,6 +128,15 @@ def test_prompts_without_room_for_an_answer_are_refused_before_training(tmp_path
     assert "lower training.max_new_tokens" in said
 
 
+def test_a_request_for_several_answers_needs_room_for_all_of_them(tmp_path, short_model):
+    """Past bug: such an arm was found to have none when its turn came, behind all that was trained."""
+    content = experiment(tmp_path, short_model, ROOM).model_dump(mode="json")
+    arms = {"baseline": {}, "listed": {"untrained": True, "verbalized": 2}}
+    said = refusal(Experiment.from_mapping(content | {"arms": arms}))
+    assert said.startswith("2 verbalized prompts of arm listed without room for 64 new tokens in the context of 40")
+    assert said.endswith("lower evaluation.max_new_tokens")
+
+
 def test_token_ids_without_an_embedding_are_refused_before_training(tmp_path, short_model):
     """Past bug: an IndexError from the embedding."""
     said = refusal(experiment(tmp_path, short_model, [*ROOM, ("a~~~b", "c")]))

@@ -1,15 +1,18 @@
 """A trainer from a file outside the package fills a run folder, which is then evaluated as any other."""
 
+from types import SimpleNamespace
+
 import pytest
 import yaml
 from safetensors.torch import load_file
 
-from polychromic import Experiment
+from polychromic import Experiment, run
 from polychromic.errors import ConfigError, TrainingError
 from polychromic.experiment.jobs import Job, carry_out
 from polychromic.experiment.resuming.inputs import record_inputs
 from polychromic.files import read_json
 from polychromic.generations import read_generations
+from polychromic.integrations.trl import engine as trl
 from polychromic.run_folder import RunFolder
 from polychromic.training import build_trainer, is_trained
 
@@ -78,6 +81,24 @@ def test_it_fills_a_folder_that_is_evaluated(tmp_path):
 def test_one_that_leaves_no_adapter_is_told_what_is_missing(tmp_path):
     with pytest.raises(TrainingError, match="Idle ended without a finished adapter"):
         carry_out(Job(experiment(tmp_path, "Idle"), "other", 0, tmp_path / "run", ("train",)), lambda event: None)
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [("mine.py:missing", "does not define missing"), ("trl", "training.engine: trl needs TRL, which is not installed")],
+)
+def test_a_trainer_that_cannot_be_had_is_said_before_another_arm_is_trained(tmp_path, monkeypatch, engine, message):
+    """Past bug: the run ended when the turn of that arm came, hours later."""
+
+    def not_installed(_):
+        raise LookupError
+
+    monkeypatch.setattr(trl, "metadata", SimpleNamespace(version=not_installed, PackageNotFoundError=LookupError))
+    experiment(tmp_path, "Untouched")
+    overrides = [f"arms.other.training.engine={engine}", "run.preflight=false"]
+    with pytest.raises(ConfigError, match=message):
+        run(tmp_path / "experiment.yaml", overrides, out=tmp_path / "runs")
+    assert not (tmp_path / "runs" / "own" / "baseline").exists()
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def test_run_stops_before_training_and_can_be_told_not_to_look(tmp_path):
     cold = small(training={**SMALL["training"], "temperature": 1e-5, "steps": 2})
     with pytest.raises(
         PreflightError,
-        match=r"nothing was trained\n  11 diversity gradient: (.|\n)*not run, since that decides: time and money",
+        match=r"nothing was trained\n  12 diversity gradient: (.|\n)*not run, since that decides: time and money",
     ):
         run(cold, out=tmp_path)
     assert not (tmp_path / "small" / "baseline").exists()

@@ -128,7 +128,7 @@ def test_a_model_that_only_another_arm_starts_from_is_loaded_and_tried_too(tmp_p
     probe = with_another_model(tmp_path, str(tmp_path), **keys)  # a folder that holds no model
     found, *_ = carry_out([Row(1, "other models", model.other_models)], probe, lambda _: None).checks
     assert found.status == "failed"
-    assert found.result.startswith(f"arm other: {tmp_path}")
+    assert found.result.startswith(f"arm other: model.source: '{tmp_path}' holds no config.json")
 
 
 def test_other_models_are_tried_one_at_a_time_with_their_own_arms(tmp_path):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,10 +30,27 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
+_STOPPED = "stopped; run the same command again to continue"
+
+
+def _stopped_in_words(verb: Callable[..., None]) -> Callable[..., None]:
+    """Says that a verb was stopped by Ctrl-C, and how to go on: typer would end it without a word."""
+
+    @wraps(verb)
+    def spoken(*arguments: Any, **options: Any) -> None:
+        try:
+            verb(*arguments, **options)
+        except KeyboardInterrupt:
+            typer.echo(_STOPPED, err=True)
+            raise typer.Exit(130) from None
+
+    return spoken
+
+
 for verb in (
     run, check, preflight, train, evaluate, report, diagnose, cost, audit, init, plan, bundle, pack, fetch, tune,
 ):  # fmt: skip
-    app.command()(verb)
+    app.command()(_stopped_in_words(verb))
 
 
 def _print_version(wanted: bool) -> None:
@@ -82,5 +101,5 @@ def main() -> None:
         typer.echo(plain_text(f"error: {error}"), err=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        typer.echo("stopped; run the same command again to continue", err=True)
+        typer.echo(_STOPPED, err=True)
         sys.exit(130)

@@ -61,6 +61,7 @@ def run(
                 from polychromic.experiment.preflight.runner import require_preflight
 
                 _check_before_work(experiment)
+                _require_trainers(experiment, folder)
             with paid(folder, experiment.budget, "preflight"):
                 require_preflight(experiment, folder)
         do_jobs(experiment, folder, ("train", "evaluate"))
@@ -106,6 +107,8 @@ def do_jobs(
 ) -> None:
     """Trains and samples every arm and seed (or the chosen ones), with progress on the terminal."""
     _check_before_work(experiment)
+    if "train" in stages:
+        _require_trainers(experiment, folder, arms)
     if left_to_do(experiment, folder):
         from polychromic.experiment.preflight.lengths import require_data_fits
 
@@ -200,6 +203,17 @@ def _check_before_work(experiment: Experiment) -> None:
 
         for model in verbalized:
             require_chat_model(load_tokenizer(model))
+
+
+def _require_trainers(experiment: Experiment, folder: RunFolder, arms: Sequence[str] | None = None) -> None:
+    """Raises ConfigError where the trainer of an arm (of the chosen ones, or of all) that is still to be trained cannot
+    be had: its turn may come in hours."""
+    from polychromic.training.base import find_trainer
+
+    chosen = arms or experiment.arms
+    left = [arm for arm, _, stage in left_to_do(experiment, folder) if stage == "train" and arm in chosen]
+    for engine in dict.fromkeys(experiment.arm(arm).training.engine for arm in left):
+        find_trainer(engine)
 
 
 def _show_lengths(experiment: Experiment) -> None:

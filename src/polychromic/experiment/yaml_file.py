@@ -83,6 +83,8 @@ def _of_value(problem: Any) -> str:
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
     if kind in ("model_type", "dict_type"):
         return f"expected keys with their values, got {shown}"
+    if kind == "list_type":
+        return f"expected a list such as [{value if isinstance(value, str) else shown}], got {shown}"
     if kind == "string_type" and isinstance(value, int | float):
         return f"expected a text, got {shown}; put it in quotes"
     if kind == "too_short":
@@ -211,6 +213,10 @@ def _as_yaml(key: str, value: Any) -> str:
 
 
 def _read_text(path: Path) -> str:
+    if path.is_dir():
+        there = path / "experiment.yaml"
+        hint = f"; {there} holds the settings of the run in it" if there.is_file() else ""
+        raise ConfigError(f"{path}: is a folder, expected an experiment file{hint}")
     if not path.is_file():
         raise ConfigError(f"{path}: no such experiment file; `polychromic init` writes one to start from")
     try:

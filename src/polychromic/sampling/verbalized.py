@@ -76,7 +76,7 @@ class VerbalizedSampler:
         `parameters.max_new_tokens` is an answer's share: a reply may have that for each of its answers.
         """
         requests = [verbalised_prompt(prompt, self.n_answers) for prompt in prompts]
-        most_tokens = self.n_answers * (parameters.max_new_tokens + _TOKENS_OF_FRAME)
+        most_tokens = reply_tokens(self.n_answers, parameters.max_new_tokens)
         n_replies = -(-num_samples // self.n_answers)
         replies = self.sampler.sample(requests, n_replies, replace(parameters, max_new_tokens=most_tokens), seeds)
         return [self._answers(group)[:num_samples] for group in replies]
@@ -96,6 +96,11 @@ class VerbalizedSampler:
 
     def _generation(self, text: str) -> Generation:
         return Generation(text, tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]), "stop")
+
+
+def reply_tokens(n_answers: int, max_new_tokens: int) -> int:
+    """Returns the most tokens that a reply may have: each answer's, and those of its tags."""
+    return n_answers * (max_new_tokens + _TOKENS_OF_FRAME)
 
 
 def require_chat_model(tokenizer: PreTrainedTokenizerBase) -> None:

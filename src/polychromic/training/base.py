@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from polychromic.errors import ConfigError
 from polychromic.models.chat import ThinkingMode
@@ -78,8 +78,17 @@ def build_trainer(name: str) -> Trainer:
 
     Raises ConfigError where there is none of that name, its packages are missing, or it has no `train`.
     """
-    trainer = resolve(ENGINES.get(name, name), ENGINES, "trainer")
-    trainer = trainer() if isinstance(trainer, type) else trainer
+    found = find_trainer(name)
+    trainer = found() if isinstance(found, type) else found
     if not callable(getattr(trainer, "train", None)):
         raise ConfigError(f"trainer {name!r} has no method train(run, on_step)")
+    return trainer
+
+
+def find_trainer(name: str) -> Any:
+    """Returns the object or class of that name, not built yet. Raises ConfigError where there is none, or its packages
+    are missing."""
+    trainer = resolve(ENGINES.get(name, name), ENGINES, "trainer")
+    if name in ENGINES:
+        getattr(trainer, "require_packages", lambda: None)()
     return trainer

@@ -17,6 +17,7 @@ from polychromic.models.loading import load_limits, load_tokenizer
 from polychromic.models.settings import ModelSettings
 from polychromic.models.sources import UNLIMITED, ModelLimits
 from polychromic.records import Prompt
+from polychromic.sampling.verbalized import reply_tokens, verbalised_prompt
 from polychromic.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -118,6 +119,8 @@ class _Tokens:
 
 _HELD_OUT = "held-out"
 """Validation prompts whose references a quality floor is measured on."""
+_VERBALIZED = "verbalized"
+"""Evaluated prompts with the request for several answers at once."""
 
 
 def require_data_fits(experiment: Experiment, task: Task) -> int:
@@ -131,7 +134,7 @@ def require_data_fits(experiment: Experiment, task: Task) -> int:
     for arm in map(experiment.arm, experiment.arms):
         tokenizer = arm.model.model_dump_json(include={"source", "revision", "chat_template_options"})
         for kind, prompts in _prompts_of(experiment, arm, task).items():
-            key = (tokenizer, f"{kind} {len(prompts)}")
+            key = (tokenizer, f"{kind} {len(prompts)} {arm.verbalized}")
             if key not in encoded:
                 encoded[key] = load_limits(arm.model), _encoded(arm.model, prompts)
                 n += len(prompts)
@@ -153,9 +156,10 @@ def _prompts_of(experiment: Experiment, arm: Arm, task: Task) -> dict[str, Seque
     if not arm.untrained and arm.loss.measures_held_out(arm.diversity, is_measured_from=followed):
         with_references = [prompt for prompt in task.prompts("validation") if prompt.references]
         by_kind[_HELD_OUT] = with_references[: training.validation_prompts]
+    evaluated = task.prompts(settings.split)[: settings.num_prompts]
     if arm.verbalized is None:
-        by_kind["evaluated"] = task.prompts(settings.split)[: settings.num_prompts]
-    return by_kind
+        return by_kind | {"evaluated": evaluated}
+    return by_kind | {_VERBALIZED: [verbalised_prompt(prompt, arm.verbalized) for prompt in evaluated]}
 
 
 def _encoded(model: ModelSettings, prompts: Sequence[Prompt]) -> _Tokens:
@@ -197,12 +201,15 @@ def _require_context(experiment: Experiment, arm: Arm, kind: str, context: int, 
     learnt are longer."""
     training = arm.training
     is_sampled = arm.loss.samples if kind == "training" else kind != _HELD_OUT
-    stage = experiment.evaluation if kind == "evaluated" else training
-    name = "evaluation" if kind == "evaluated" else "training"
-    long = [(name, n) for name, n in tokens.prompts if n + stage.max_new_tokens > context]
+    is_evaluated = kind in ("evaluated", _VERBALIZED)
+    name, stage = ("evaluation", experiment.evaluation) if is_evaluated else ("training", training)
+    new_tokens = stage.max_new_tokens
+    if arm.verbalized is not None:
+        new_tokens = reply_tokens(arm.verbalized, new_tokens)
+    long = [(name, n) for name, n in tokens.prompts if n + new_tokens > context]
     if is_sampled and long:
         raise DataError(
-            f"{plural(len(long), f'{kind} prompt')} of arm {arm.name} without room for {stage.max_new_tokens} new "
+            f"{plural(len(long), f'{kind} prompt')} of arm {arm.name} without room for {new_tokens} new "
             f"tokens in the context of {context} of {arm.model.source}: {_named(long)}; shorten them, or lower "
             f"{name}.max_new_tokens"
         )

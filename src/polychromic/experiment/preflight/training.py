@@ -182,17 +182,18 @@ def diversity_gradient_reaches_the_weights(probe: Probe) -> Finding:
         if share["share"] is not None and share["share"] < _FAINT_SHARE:
             faint.append(arm.name)
     result = ". ".join(lines) + lowered
+    with_silent = ". ".join(["; ".join(silent), *lines]) + lowered
     if silent and lowered:  # fewer prompts than a step has may all be without a signal by chance
         return Finding(
             "warned",
-            f"no diversity gradient in what there was time for: {'; '.join(silent)}. {result}".rstrip(),
+            f"no diversity gradient in what there was time for: {with_silent}",
             "raise preflight.minutes to be sure; training stops where the gradient stays at 0",
             figures,
         )
     if silent:
         return Finding(
             "failed",
-            f"the diversity term has no gradient at the start: {'; '.join(silent)}. {result}".rstrip(),
+            f"the diversity term has no gradient at the start: {with_silent}",
             "training at this λ would be training at λ = 0: fix the cause first",
             figures,
         )

@@ -36,6 +36,11 @@ _USERS_OWN = ("bf16", "fp16", "use_cpu")
 class TrlTrainer:
     """Trains by TRL's GRPOTrainer: its sampling (transformers or vLLM), its loss, its devices; our advantages."""
 
+    @staticmethod
+    def require_packages() -> None:
+        """Raises ConfigError where TRL is missing, or of a version that has not been tried."""
+        require_trl()
+
     def train(self, run: ArmRun, on_step: OnStep | None = None) -> Artifacts:
         """Trains until done; continues from the last whole checkpoint. Raises TrainingError with the cause, and
         ConfigError where TRL is missing or cannot do what the file asks for."""
