@@ -41,6 +41,10 @@ def test_what_is_for_the_main_program_is_not_run_where_a_function_is_asked_for(s
         "import sys\nsys.stdout.buffer.write(b'2\\n')",
         "import sys, io\nsys.stdout = io.TextIOWrapper(sys.stdout.buffer)\nprint(2)",
         "import sys\nsys.stdout.reconfigure(line_buffering=True)\nprint(2)",
+        # Past bug: what was still to be done behind the last line was not done, and the output was empty.
+        "import threading, time\ndef main():\n    time.sleep(0.1)\n    print(int(input()) + 1)\n"
+        "threading.Thread(target=main).start()",
+        "import atexit\natexit.register(print, 2)",
     ],
 )
 def test_programs_read_and_write_text_and_bytes(sandbox, code):

@@ -5,12 +5,14 @@ Needs the standard library only, so that it runs in any container that has Pytho
 
 from __future__ import annotations
 
+import atexit
 import builtins
 import io
 import os
 import re
 import resource
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -40,6 +42,7 @@ def serve_execution(conversation: Conversation, request: Mapping[str, Any], prot
     protection = confine(conversation, request, protection)
     printed = sys.stdout
     assert isinstance(printed, _Printed)
+    atexit._clear()  # what is to be done at the end is the code's from here on
     outcome = _execute(request["code"], request["ask"])
     with suppress(BaseException):  # a stream of the code's own over ours may hold something back
         sys.stdout.flush()
@@ -126,7 +129,17 @@ def _execute(code: str, ask: list[str]) -> dict[str, Any]:
     except BaseException as raised:  # noqa: BLE001 - the boundary of code that anybody wrote
         error = words_of(raised)
     answers = [_evaluate(expression, names) for expression in ask]
+    if not ask:
+        _end_as_a_program()
     return {"error": error, "answers": answers}
+
+
+def _end_as_a_program() -> None:
+    """Does what Python does behind the last line of a program: waits for its threads, and runs what it has left to
+    do."""
+    for end in (threading._shutdown, atexit._run_exitfuncs):  # pyright: ignore[reportAttributeAccessIssue]
+        with suppress(BaseException):
+            end()
 
 
 def _evaluate(expression: str, names: dict[str, Any]) -> dict[str, Any]:
