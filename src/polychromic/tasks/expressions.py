@@ -9,9 +9,10 @@ Model output is never evaluated as code: it is read by the small grammar below a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial, reduce
 
 MAX_CHARACTERS = 120
 """Longer texts are no answer to a four-number problem; refusing them bounds time and recursion depth."""
@@ -43,6 +44,19 @@ def parse(text: str) -> Expression:
     reader = _Reader(text)
     expression = reader.sum()
     reader.end()
+    return expression
+
+
+def parse_signed(text: str) -> Expression:
+    """Reads an expression of any length with signs before its parts and any white space, as other readers take it.
+
+    Signs are worked in: `-3+5` is `5-3`, `(-3)*(-5)` is `3*5`. Raises ValueError where one is left over for the whole.
+    """
+    reader = _SignedReader(" ".join(text.split()))
+    is_negative, expression = reader.signed_sum()
+    reader.end()
+    if is_negative:
+        raise ValueError("the value is that of a negative expression")
     return expression
 
 
@@ -182,3 +196,62 @@ class _Reader:
         self.skip_spaces()
         if self.position != len(self.text):
             raise ValueError(f"unexpected text from character {self.position + 1}")
+
+
+class _SignedReader(_Reader):
+    """Reads each part with its sign apart. A sum begins with a term that is added, where it has one; a minus before a
+    sum, or before a product with one in it, turns the sum around."""
+
+    def signed_sum(self) -> tuple[bool, Expression]:
+        terms = [self.signed_product()]
+        while (operator := self.take("+-")) is not None:
+            is_negative, term = self.signed_product()
+            terms.append((is_negative ^ (operator == "-"), term))
+        return _summed(terms)
+
+    def signed_product(self) -> tuple[bool, Expression]:
+        is_negative, expression = self.signed_factor()
+        while (operator := self.take("*/")) is not None:
+            other, factor = self.signed_factor()
+            is_negative, expression = is_negative ^ other, Operation(operator, expression, factor)
+        return _turned(expression) if is_negative else (False, expression)
+
+    def signed_factor(self) -> tuple[bool, Expression]:
+        is_negative = False
+        while (sign := self.take("+-")) is not None:
+            is_negative ^= sign == "-"
+        if self.take("(") is None:
+            return is_negative, self.factor()
+        other, expression = self.signed_sum()
+        if self.take(")") is None:
+            raise ValueError(f"expected ')' at character {self.position + 1}")
+        return _turned(expression) if is_negative ^ other else (False, expression)
+
+
+def _summed(terms: Sequence[tuple[bool, Expression]]) -> tuple[bool, Expression]:
+    """Returns the sum of terms, of which some are taken away; True with what is taken away where all are."""
+    added, taken = ([term for is_taken, term in terms if is_taken is kind] for kind in (False, True))
+    if not added:
+        return True, reduce(partial(Operation, "+"), taken)
+    return False, reduce(partial(Operation, "-"), taken, reduce(partial(Operation, "+"), added))
+
+
+def _turned(expression: Expression) -> tuple[bool, Expression]:
+    """Returns minus an expression as one without a sign, where a sum in it can be turned around; else True with it."""
+    if isinstance(expression, Leaf):
+        return True, expression
+    if expression.operator in "+-":
+        return _summed([(not is_taken, term) for is_taken, term in _terms(expression)])
+    for part in ("left", "right"):
+        is_negative, turned = _turned(getattr(expression, part))
+        if not is_negative:
+            return False, replace(expression, **{part: turned})
+    return True, expression
+
+
+def _terms(expression: Expression) -> list[tuple[bool, Expression]]:
+    """Lists the terms of a sum, and whether each is taken away."""
+    if isinstance(expression, Leaf) or expression.operator in "*/":
+        return [(False, expression)]
+    turns = expression.operator == "-"
+    return [*_terms(expression.left), *((is_taken ^ turns, term) for is_taken, term in _terms(expression.right))]

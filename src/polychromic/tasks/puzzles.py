@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, cached_property
 from typing import Any
 
@@ -19,7 +19,7 @@ from polychromic.errors import ConfigError
 from polychromic.records import Check, Prompt, as_messages
 from polychromic.tasks.base import Split
 from polychromic.tasks.checking.isolation import isolated_checker
-from polychromic.tasks.expressions import canonical, parse
+from polychromic.tasks.expressions import canonical, parse_signed
 
 EXTRA = "reasoning-gym is not installed; `pip install 'polychromic[puzzles]'` brings it"
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
@@ -51,6 +51,7 @@ class PuzzleTask:
         self._options, self._pass_score, self._seconds = dict(options or {}), pass_score, seconds
         self._made_of = (dataset, json.dumps(self._options, sort_keys=True), seed, _DRAWN * sum(sizes.values()))
         made_dataset(*self._made_of)
+        self._facts: dict[str, Mapping[str, Any]] = {}
 
     def prompts(self, split: Split) -> list[Prompt]:
         """Returns the different problems of a split; its sample answer, where it has one, is the reference."""
@@ -68,7 +69,8 @@ class PuzzleTask:
 
     def cluster(self, prompt: Prompt, text: str) -> str | None:
         """Returns the canonical form of the answer where its dataset has one, else the answer itself."""
-        return form_of(self._dataset, answer_in(text))
+        self.prompts("train")  # the puzzles' facts are there from here on
+        return form_of(self._dataset, answer_in(text), self._facts.get(prompt.id))
 
     def distances(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Returns 0 between answers of one form, else 1."""
@@ -101,8 +103,10 @@ class PuzzleTask:
             meta = {"dataset": self._made_of, "index": index, "pass_score": self._pass_score}
             answer = entry["answer"]
             references = (str(answer),) if answer is not None else ()
-            text = self._text(entry)
-            problems.setdefault(text, Prompt(f"{self._dataset}-{index:06d}", as_messages(text), references, meta))
+            text, name = self._text(entry), f"{self._dataset}-{index:06d}"
+            if text not in problems and self._dataset in _FORMS_OF_PUZZLES:
+                self._facts[name] = entry["metadata"]["puzzle"]
+            problems.setdefault(text, Prompt(name, as_messages(text), references, meta))
         if len(problems) < wanted:
             raise ConfigError(
                 f"task.dataset: {self._dataset} gave {len(problems)} different problems of {wanted}; lower "
@@ -133,16 +137,21 @@ def made_dataset(name: str, options: str, seed: int, size: int) -> Any:
         raise ConfigError(f"task.options: {name} does not take them: {error}") from error
 
 
-def form_of(dataset: str, answer: str) -> str:
-    """Returns one text for answers that are the same solution; an answer that cannot be read is its own form."""
+def form_of(dataset: str, answer: str, facts: Mapping[str, Any] | None = None) -> str:
+    """Returns one text for answers that are the same solution; an answer that cannot be read is its own form.
+
+    `facts` of the puzzle say which parts of an answer are part of it.
+    """
     try:
+        if facts is not None and dataset in _FORMS_OF_PUZZLES:
+            return _FORMS_OF_PUZZLES[dataset](answer, facts)
         return _FORMS.get(dataset, str.strip)(answer)
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
         return f"unreadable: {answer}"
 
 
 def _expression(answer: str) -> str:
-    return canonical(parse(answer.replace("−", "-").replace("×", "*")))
+    return canonical(parse_signed(answer.replace("−", "-").replace("×", "*")))
 
 
 def _board(answer: str) -> str:
@@ -151,17 +160,73 @@ def _board(answer: str) -> str:
 
 def _coloring(answer: str) -> str:
     """Colors are named by the order in which vertices first show them: renaming them makes no other solution."""
-    colors = {int(vertex): color for vertex, color in json.loads(answer).items()}
+    return _colored({int(vertex): color for vertex, color in json.loads(answer).items()})
+
+
+def _coloring_of(answer: str, puzzle: Mapping[str, Any]) -> str:
+    """What is said of other vertices, which the scorer passes over, makes no other solution."""
+    colors = json.loads(answer)
+    return _colored({int(vertex): colors[str(vertex)] for vertex in puzzle["vertices"]})
+
+
+def _colored(colors: Mapping[int, Any]) -> str:
     names: dict[Any, int] = {}
     return ",".join(f"{vertex}:{names.setdefault(colors[vertex], len(names))}" for vertex in sorted(colors))
 
 
 def _words(answer: str) -> str:
-    return ",".join(word.strip().upper() for word in answer.split(","))
+    return ",".join(_without_loops(word.strip().upper() for word in answer.split(",")))
+
+
+def _without_loops(places: Iterable[Any]) -> list[Any]:
+    """Returns a way without what it does between two visits of one place."""
+    way: list[Any] = []
+    for place in places:
+        del way[way.index(place) if place in way else len(way) :]
+        way.append(place)
+    return way
 
 
 def _moves(answer: str) -> str:
-    return json.dumps(["".join(str(move).split()).upper() for move in json.loads(answer.replace("'", '"'))])
+    if answer.strip().lower() == "no":
+        return "no"
+    return json.dumps(["".join(str(move).split()).upper() for move in _listed(answer)])
+
+
+def _listed(answer: str) -> list[Any]:
+    try:
+        return list(json.loads(answer))
+    except json.JSONDecodeError:
+        return list(json.loads(answer.replace("'", '"')))
+
+
+def _pouring(answer: str) -> str:
+    return json.dumps(["".join(step).upper() for step in _steps(answer)])
+
+
+def _steps(answer: str) -> list[list[str]]:
+    """Returns verb and jugs of each move; further words are passed over, as the scorer does."""
+    return [re.sub(r"\s*->\s*", "->", str(move)).split()[:2] for move in _listed(answer)]
+
+
+def _pouring_of(answer: str, puzzle: Mapping[str, Any]) -> str:
+    """Two solutions are one where the jugs hold the same on the way to the target, detours and moves without effect
+    left out."""
+    room, target = puzzle["jug_capacities"], puzzle["target"]
+    held = [0] * len(room)
+    states = [tuple(held)]
+    for verb, jugs in _steps(answer):
+        first, *others = (ord(jug) - ord("A") for jug in jugs.split("->"))
+        if verb == "pour":
+            amount = min(held[first], room[others[0]] - held[others[0]])
+            held[others[0]] += amount
+            held[first] -= amount
+        else:
+            held[first] = {"fill": room[first], "empty": 0}[verb]
+        states.append(tuple(held))
+        if target in held:
+            break
+    return json.dumps(_without_loops(states))
 
 
 _FORMS: dict[str, Callable[[str], str]] = {
@@ -170,7 +235,11 @@ _FORMS: dict[str, Callable[[str], str]] = {
     "n_queens": _board,
     "graph_color": _coloring,
     "word_ladder": _words,
-    "jugs": _moves,
+    "jugs": _pouring,
     "knight_swap": _moves,
     "palindrome_generation": str.lower,
+}
+_FORMS_OF_PUZZLES: dict[str, Callable[[str, Mapping[str, Any]], str]] = {
+    "graph_color": _coloring_of,
+    "jugs": _pouring_of,
 }
