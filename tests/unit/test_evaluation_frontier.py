@@ -162,6 +162,28 @@ def test_the_spread_of_seeds_widens_the_gain():
     assert calm.low > 0 > restless.low
 
 
+def test_the_gain_is_of_the_seeds_that_are_paired():
+    """Past bug: seeds were paired by their place, and those without a partner, which are left out, counted in it."""
+
+    def study_of(seeds):
+        shifts = {0: 0.0, 1: 0.1, 2: -0.1, 3: 0.5}
+        base = {
+            ("base", seed): table({k: (q, d + shifts[seed]) for k, (q, d) in BASELINE.items()}, seed)
+            for seed in range(3)
+        }
+        arms = {("arm", seed): table({"T=1": (0.8, 0.5 + shifts[seed])}, seed) for seed in seeds}
+        return Study.of(base | arms)
+
+    in_order, other_order, one_more = (
+        matched_gains(study_of(seeds), "arm", "base", "distinct_2", "reward", QUICK)[0]
+        for seeds in ((0, 1, 2), (2, 0, 1), (0, 1, 2, 3))
+    )
+    assert in_order.gain == pytest.approx(0.1)
+    assert in_order.high - in_order.low < 0.05
+    assert (other_order.low, other_order.high) == pytest.approx((in_order.low, in_order.high))
+    assert one_more == in_order
+
+
 def test_simultaneous_band_covers_the_curve_and_is_wider_than_a_single_interval():
     x_PK = np.random.default_rng(0).normal(0.5, 0.2, (60, 12))
 

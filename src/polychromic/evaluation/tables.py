@@ -204,17 +204,22 @@ class Study:
         a_SP, b_SP = self.cells(arm, label, metric), self.cells(baseline, label, metric)
         if a_SP is None or b_SP is None:
             return None
+        of_a, of_b = self.paired_seeds(arm, baseline)
+        return a_SP[of_a], b_SP[of_b]
+
+    def paired_seeds(self, arm: str, baseline: str) -> tuple[list[int], list[int]]:
+        """Returns the positions of two arms' seeds that stand against each other, as `pair` says."""
         of_a, of_b = self.arms[arm], self.arms[baseline]
         if len(of_a) == 1 or len(of_b) == 1:
-            shape = (max(len(of_a), len(of_b)), len(self.prompts))
-            return np.broadcast_to(a_SP, shape), np.broadcast_to(b_SP, shape)
+            n = max(len(of_a), len(of_b))
+            return (list(range(n)) if len(of_a) == n else [0] * n), (list(range(n)) if len(of_b) == n else [0] * n)
         shared = [seed for seed in of_a if seed in of_b]
         if not shared:
             raise ValueError(
                 f"arms {arm!r} (seeds {list(of_a)}) and {baseline!r} (seeds {list(of_b)}) share no seed; train both "
                 "with the same seeds"
             )
-        return a_SP[[of_a.index(seed) for seed in shared]], b_SP[[of_b.index(seed) for seed in shared]]
+        return [of_a.index(seed) for seed in shared], [of_b.index(seed) for seed in shared]
 
     def _row(self, arm: str, seed: int, label: str, metric: str) -> FloatArray | None:
         sampled = self.tables[arm, seed].sampled.get(label)

@@ -131,8 +131,9 @@ def reachable(at_quality: FloatArray, quality_L: FloatArray, diversity_L: FloatA
 def matched_gains(
     study: Study, arm: str, baseline: str, metric: str, quality_metric: str, resampling: Resampling
 ) -> list[MatchedGain]:
-    """Returns a gain per sampling setting of the arm, without those of which no prompt has all values; empty where
-    either arm lacks a metric, or the baseline has one sampling setting only and so no frontier."""
+    """Returns a gain per sampling setting of the arm, over the seeds that are paired in a comparison, without those of
+    which no prompt has all values; empty where either arm lacks a metric, or the baseline has one sampling setting only
+    and so no frontier."""
     labels = [
         label
         for label in study.labels(baseline)
@@ -142,8 +143,9 @@ def matched_gains(
     if base is None:
         return []
     points_by_label = {label: _points(study, arm, [label], metric, quality_metric) for label in study.labels(arm)}
+    of_arm, of_base = study.paired_seeds(arm, baseline)
     gains = [
-        _matched(arm, label, labels, metric, quality_metric, points, base, resampling)
+        _matched(arm, label, labels, metric, quality_metric, points[of_arm], base[of_base], resampling)
         for label, points in points_by_label.items()
         if points is not None
     ]
@@ -220,14 +222,8 @@ def _gain(mean_C: FloatArray) -> FloatArray:
 
 
 def _seed_gains(points_SPC: FloatArray, base_SPC: FloatArray) -> FloatArray:
-    """Returns [S] the gain of each seed alone; arms of different numbers of seeds are paired as far as they go."""
-    numbers = (len(points_SPC), len(base_SPC))
-    n_seeds = max(numbers) if min(numbers) == 1 else min(numbers)
-    means = [
-        np.nanmean(np.broadcast_to(cells[:n_seeds], (n_seeds, *cells.shape[1:])), axis=1)
-        for cells in (points_SPC, base_SPC)
-    ]
-    return _gain(np.concatenate(means, axis=-1))
+    """Returns [S] the gain of each seed alone."""
+    return _gain(np.nanmean(np.concatenate([points_SPC, base_SPC], axis=-1), axis=1))
 
 
 def _over_seeds(gain: float, low: float, high: float, gain_S: FloatArray, alpha: float) -> tuple[float, float]:
