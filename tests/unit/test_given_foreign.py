@@ -237,7 +237,7 @@ def test_arms_with_other_seeds_in_common_with_the_baseline_are_told_apart(compar
     found = compare(**{arm: [answers(seed=seed) for seed in seeds] for arm, seeds in seeds_of_arms.items()})
     assert "(12 prompts, 1 to 3 seeds, sampled at T=1)" in found.verdict.sentence
     [text] = texts(found, "few seeds")
-    assert text.startswith("c: 1 training seed that the baseline has too: the test says that these trained models")
+    assert text.startswith("c: 1 training seed that the baseline has too: the tests are of these trained models")
 
 
 def test_the_samples_of_evalplus_are_read():

@@ -95,3 +95,21 @@ def test_answers_that_the_judge_failed_on_are_counted_with_the_reason():
 
     said = [warning.text for warning in found.warnings if warning.kind == "missing rewards"]
     assert said == ["ours: the judge gave no mark to 90 answers, which its mean leaves out: TimeoutError: busy"]
+
+
+def test_few_seeds_are_not_said_to_show_a_difference_that_nobody_found():
+    """Past bug: "the test says that these trained models differ" of two arms with the very same rewards."""
+    found = compared([1.0, 0.0], [1.0, 0.0], PASSES)
+
+    [said] = [warning.text for warning in found.warnings if warning.kind == "few seeds"]
+    assert said == (
+        "1 training seed: the tests are of these trained models, and say nothing of training again; use at least 3"
+    )
+
+
+def test_exactly_what_was_asked_is_enough():
+    """Past bug: from 0.4 to 0.5 was "not met: +25 % where +25 % was asked"; in floats it is a little less."""
+    quarter = {"minimum": [Criterion("pass@1", "higher", 0.25)]}
+    found = compared([1.0] * 4 + [0.0] * 6, [1.0] * 5 + [0.0] * 5, quarter)
+
+    assert found.verdict.status == "met"

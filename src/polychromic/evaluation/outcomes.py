@@ -20,6 +20,7 @@ from polychromic.evaluation.statistics.paired import ALPHA, POWER, Change, Paire
 from polychromic.evaluation.statistics.resampling import LEAST_SEEDS
 from polychromic.evaluation.statistics.sensitivity import MarginTest
 
+_ROUNDING = 1e-9  # from 0.4 to 0.5 is a quarter more, and less than that in floats
 _SEEDS_DOMINATE = 1.5
 _IMPRACTICAL = 1_000_000
 
@@ -209,7 +210,7 @@ def _rule_change(criterion: Criterion, evidence: Evidence, p_adjusted: float) ->
         word = number(evidence.mean_baseline)
         return "undecided", f"a baseline above 0 (a change relative to {word} has no meaning), or relative_change: 0"
     gained = criterion.sign * evidence.difference > 0
-    reached = gained and (relative >= criterion.asked or not criterion.asked)
+    reached = gained and (relative >= criterion.asked - _ROUNDING or not criterion.asked)
     if evidence.comparison is None:
         return ("undecided", PER_PROMPT) if reached else ("not met", "")
     if not reached:

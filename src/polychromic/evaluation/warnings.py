@@ -119,8 +119,8 @@ def seed_warnings(
         if n < LEAST_SEEDS:
             seeds = plural(n, "training seed")
             text = (
-                f"{seeds if everywhere else f'{arm}: {seeds} that the baseline has too'}: the test says that these "
-                f"trained models differ, not that training again would; use at least {LEAST_SEEDS}"
+                f"{seeds if everywhere else f'{arm}: {seeds} that the baseline has too'}: the tests are of these "
+                f"trained models, and say nothing of training again; use at least {LEAST_SEEDS}"
             )
             yield ResultWarning("few seeds", "" if everywhere else arm, text)
     for arm in alone:

@@ -141,6 +141,7 @@ def compare_rows(
     leakage = find_leakage(*_evaluated_and_training_prompts(experiment, task, rows))
     repeated = leakage.repeated or {}
     rows = {key: [row for row in members if row.prompt_id not in repeated] for key, members in rows.items()}
+    extra = {key: _without(repeated, columns) for key, columns in (extra or {}).items()}
     of_baseline = [members for (arm, _), members in rows.items() if arm == baseline]
     units = text_units(experiment, task, [row.text for members in of_baseline for row in members])
     apart = experiment.task.thinking == "apart"
@@ -153,7 +154,7 @@ def compare_rows(
         embedder=None if settings.embedder is None else load_embedder(settings.embedder),
         tokens=units.tokens,
         metrics=settings.metrics,
-        extra={key: {**(extra or {}).get(key, {}), **of_thinking.get(key, {})} for key in rows},
+        extra={key: {**extra.get(key, {}), **of_thinking.get(key, {})} for key in rows},
         workers=experiment.run.workers,
     )
     criteria = experiment.comparison.levels()
@@ -179,6 +180,13 @@ def compare_rows(
     comparison = _at_other_distances(comparison, task, same, tables, rows, criteria)
     sameness = sameness_between(joint_labels(rows, same, primary_sampling))
     return Compared(replace(comparison, sameness=sameness), Study.of(tables))
+
+
+def _without(prompts: Mapping[str, str], columns: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Returns values by metric and prompt without those of the given prompts."""
+    return {
+        key: {prompt: x for prompt, x in column.items() if prompt not in prompts} for key, column in columns.items()
+    }
 
 
 def _same_answers(task: Task, settings: EvaluationSettings, primary_sampling: str) -> SameAnswers:
