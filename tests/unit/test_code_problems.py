@@ -98,3 +98,25 @@ def test_problems_of_two_splits_may_have_the_same_ids(tmp_path):
         for prompts, passed in ((task.prompts("train"), 1.0), (task.prompts("test"), 0.0)):
             assert [check.reward for check in task.check(prompts, ["def f(): return 1"])] == [passed]
             assert task.cluster(prompts[0], "def f(): return 1") == task.cluster(prompts[0], "def f(): return 1  # one")
+
+
+def test_lines_of_mbpp_plus_are_judged_by_all_their_tests(tmp_path):
+    """Past bug: the many tests of `test` were passed over, and a program that knows the three was right."""
+    plus = "import numpy as np\nfor given, expected in zip([[1], [7]], [2, 8]):\n    assert more(*given) == expected"
+    row = {"task_id": 2, "prompt": "Add one.", "code": "def more(a): return a + 1", "test_imports": [],
+           "test_list": ["assert more(1) == 2"], "test": plus}  # fmt: skip
+    task = CodeTask("code", {"test": loaded(tmp_path, row)})
+    [prompt] = task.prompts("test")
+    assert "zip" not in prompt.text
+    checks = task.check([prompt] * 2, ["def more(a): return a + 1", "def more(a): return 2"])
+    assert [check.reward for check in checks] == [1.0, 0.0]
+
+
+def test_lines_of_humaneval_plus_need_no_call_of_check(tmp_path):
+    row = {"task_id": "HumanEval/0", "prompt": "def more(a):\n", "canonical_solution": "    return a + 1",
+           "entry_point": "more", "test": "def check(candidate):\n    assert candidate(1) == 2"}  # fmt: skip
+    kept = {"prompt": row["prompt"], "entry_point": "more", "tests": [row["test"]]}
+    for line in (row, kept):
+        task = CodeTask("code", {"test": loaded(tmp_path, line)})
+        checks = task.check(task.prompts("test") * 2, ["    return a + 1", "    return a"])
+        assert [check.reward for check in checks] == [1.0, 0.0]

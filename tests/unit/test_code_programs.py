@@ -111,3 +111,24 @@ def test_behaviour_is_refused_where_tests_show_no_call(test, solutions, shown):
     else:
         with pytest.raises(DataError, match=r"(?s)behaviour.*1 of the problems.*'add'.*by position.*same_answer: form"):
             CodeTask("code", problems, same_answer="behaviour")
+
+
+@pytest.mark.parametrize(
+    ("printed", "expected", "same"),
+    [
+        ("0.50 1", "0.5 1", True),
+        ("1.0", "1", True),
+        ("5e-1", "0.5", True),
+        ("x = 2.00\n", "x = 2.0", True),
+        ("0.51", "0.5", False),
+        ("0110", "110", False),  # digits may be a text
+        ("1 2", "1  2", False),
+        ("0.5", "0.5 0.5", False),
+        ("nan", "0.5", False),
+        ("1e999999999", "1.5", False),
+    ],
+)
+def test_numbers_with_a_point_are_compared_by_value(sandbox, printed, expected, same):
+    """Past bug: 0.50 was a wrong answer where 0.5 is expected."""
+    problem = Problem("p", "", cases=(("", expected),))
+    assert judged(problem, f"print({printed!r})", sandbox).passed == same

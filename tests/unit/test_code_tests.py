@@ -7,7 +7,7 @@ import re
 import pytest
 
 from polychromic.errors import DataError
-from polychromic.tasks.checking.sandbox import Sandbox, run_isolated
+from polychromic.tasks.checking.sandbox import Limits, Sandbox, run_isolated
 from polychromic.tasks.code import CodeTask, Problem, judged, load_problems
 from polychromic.tasks.code.behaviour import behaviour, ordered, probes_of
 
@@ -241,3 +241,13 @@ def test_behaviour_is_refused_where_tests_show_objects_alone():
     for problem in (stack, named):
         with pytest.raises(DataError, match="show none"):
             CodeTask("code", {"test": [problem]}, same_answer="behaviour")
+
+
+@pytest.mark.parametrize(
+    "code", ["", "x = 1", "import os\ndef add(a, b): os._exit(0)", "def add(a, b):\n    while True: pass"]
+)
+@pytest.mark.parametrize("kind", ["Exception", "KeyError", "NameError"])
+def test_no_error_that_a_test_expects_is_that_of_an_answer_that_is_not_there(sandbox, code, kind):
+    test = f"try:\n    add(1, 2)\nexcept {kind}:\n    pass\nelse:\n    assert False"
+    assert not judged(Problem("p", "", (test,)), code, sandbox, Limits(seconds=1.0)).passed
+    assert judged(Problem("p", "", (test,)), f"def add(a, b): raise {kind}('x')", sandbox).passed

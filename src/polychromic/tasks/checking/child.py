@@ -20,7 +20,7 @@ from itertools import islice
 from types import GeneratorType, ModuleType
 from typing import Any
 
-from polychromic.tasks.checking.protocol import Conversation, decode, encode, plain_number
+from polychromic.tasks.checking.protocol import NOT_DEFINED, Conversation, decode, encode, plain_number
 from polychromic.tasks.checking.reaping import (
     end_with_parent,
     give_up_rights,
@@ -218,7 +218,11 @@ def _read(names: Mapping[str, Any], request: Mapping[str, Any], handles: list[An
 
 
 def _meant(names: Mapping[str, Any], target: Any, handles: list[Any]) -> Any:
-    return names[target] if type(target) is str else decode(target, _object(names, handles))
+    if type(target) is not str:
+        return decode(target, _object(names, handles))
+    if target not in names:
+        raise NameError(f"{NOT_DEFINED}{target!r}")
+    return names[target]
 
 
 def _object(names: Mapping[str, Any], handles: list[Any]) -> Callable[[str, Any], Any]:

@@ -12,6 +12,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+NOT_DEFINED = "the answer does not define "
 _LARGEST_PLAIN = (
     2**53
 )  # larger whole numbers are written in hexadecimal: that takes no time that grows with their square

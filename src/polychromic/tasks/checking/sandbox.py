@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from polychromic.tasks.checking.containers import Wall, WalledRoom
 from polychromic.tasks.checking.family import ProcessFailedError
-from polychromic.tasks.checking.protocol import decode, encode, plain_number
+from polychromic.tasks.checking.protocol import NOT_DEFINED, decode, encode, plain_number
 from polychromic.tasks.checking.rooms import Executor, LocalRoom, Room
 
 MOST_PRINTED = 2**16
@@ -91,6 +91,8 @@ class Session:
         """Words for what the system keeps the code from."""
         self.calls = 0
         """Times that the code was asked for something."""
+        self.broken: CandidateError | None = None
+        """What no test can have expected: the code's process ended, was late, or does not define what is called."""
 
     def define(self, code: str) -> None:
         """Executes the code. Raises CandidateError with what it raised."""
@@ -140,12 +142,16 @@ class Session:
             reply = self._executor.execute("session", request, seconds, self._limits.most_bytes)
         except ProcessFailedError as failure:
             late = time.monotonic() >= self._deadline
-            raise (CandidateTimeoutError if late else CandidateError)(str(failure)) from failure
+            self.broken = self.broken or (CandidateTimeoutError if late else CandidateError)(str(failure))
+            raise self.broken from failure
         if type(reply) is not dict:
             raise CandidateError("the code wrote something else in place of a value")
         if reply.get("raised") is not None:
             words = str(reply["raised"])[:500]
-            raise _error_class(str(reply.get("kind")))(words, words.partition(": ")[2])
+            error = _error_class(str(reply.get("kind")))(words, words.partition(": ")[2])
+            if words.startswith(f"NameError: {NOT_DEFINED}"):
+                self.broken = self.broken or error
+            raise error
         return reply
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass
+from decimal import Decimal
 
 from polychromic.tasks.checking.sandbox import (
     DEFAULT_LIMITS,
@@ -20,6 +21,7 @@ from polychromic.tasks.code.problems import Problem
 from polychromic.tasks.code.running import called_names, run_tests
 
 _LONGEST_REASON = 300
+_DECIMAL = re.compile(r"[+-]?[0-9]{1,400}(?:\.[0-9]{0,400})?(?:[eE][+-]?[0-9]{1,3})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,8 @@ def judged(problem: Problem, text: str, sandbox: Sandbox, limits: Limits = DEFAU
         try:
             session.define(program(problem, text))
             run_tests(problem, session)
+            if session.broken:  # a test that expects any error has taken it for one
+                raise session.broken
             if not session.calls:
                 raise UnsentError("no test calls what an answer defines")
         except KeyboardInterrupt:
@@ -75,7 +79,7 @@ def _shown(failure: BaseException) -> str:
 
 
 def _judged_by_output(problem: Problem, text: str, sandbox: Sandbox, limits: Limits) -> Verdict:
-    """Runs a program once for each case; outputs are compared line by line without white space at the ends."""
+    """Runs a program once for each case and compares what it prints."""
     protection: tuple[str, ...] = ()
     code, deadline = program(problem, text), time.monotonic() + limits.seconds
     for given, expected in problem.cases:
@@ -87,7 +91,7 @@ def _judged_by_output(problem: Problem, text: str, sandbox: Sandbox, limits: Lim
         if done.error is not None and not done.error.startswith("SystemExit"):
             late = "did not end within" in done.error
             return Verdict(False, f"{'timeout' if late else 'raised'}: {done.error}", late, protection)
-        if lines_of(done.printed) != lines_of(expected):
+        if not _is_same_output(done.printed, expected):
             return Verdict(False, "wrong answer", protection=protection)
     return Verdict(True, protection=protection)
 
@@ -95,6 +99,23 @@ def _judged_by_output(problem: Problem, text: str, sandbox: Sandbox, limits: Lim
 def lines_of(text: str) -> list[str]:
     """Returns the lines of what a program prints without white space at the ends."""
     return [line.rstrip() for line in text.rstrip().splitlines()]
+
+
+def _is_same_output(printed: str, expected: str) -> bool:
+    """Tells whether outputs are the same line by line; numbers with a point are compared by value, as 0.50 and 0.5."""
+    theirs, ours = lines_of(printed), lines_of(expected)
+    return len(theirs) == len(ours) and all(
+        first == second or _are_same_words(first.split(" "), second.split(" "))
+        for first, second in zip(theirs, ours, strict=True)
+    )
+
+
+def _are_same_words(first: list[str], second: list[str]) -> bool:
+    return len(first) == len(second) and all(
+        one == other or (_DECIMAL.fullmatch(one) and _DECIMAL.fullmatch(other) and "." in one + other
+                         and Decimal(one) == Decimal(other))
+        for one, other in zip(first, second, strict=True)
+    )  # fmt: skip
 
 
 def program(problem: Problem, text: str) -> str:

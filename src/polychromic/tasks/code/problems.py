@@ -186,12 +186,13 @@ def _of_humaneval(row: Mapping[str, Any]) -> Problem:
 def _of_mbpp(row: Mapping[str, Any]) -> Problem:
     tests = _texts(row, "test_list")
     told = "\n".join(tests)
+    more = _text(row, "test")  # MBPP+ has many more
     setup = "\n".join([*_texts(row, "test_imports"), _text(row, "test_setup_code")])
     return Problem(
         id=str(row["task_id"]),
         prompt=f"{_text(row, 'text') or row['prompt']} Answer with one Python code block. "
         f"It should pass these tests:\n\n{told}",
-        tests=tests,
+        tests=(*tests, more) if more else tests,
         setup=setup,
         solutions=(value_of("code", row["code"], any_text).replace("\r\n", "\n"),),
     )
