@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, Protocol
 
 from polychromic.tasks.checking.sandbox import Handle, Proxied
@@ -48,15 +48,22 @@ def run_tests(problem: Problem, candidate: Caller) -> None:
     names = _names_of_tests(problem, candidate)
     for test in problem.tests:
         before = dict(names)
-        tree = prepared(test)
-        exec(compile(tree, f"<test of {problem.id}>", "exec"), names)
+        code, read = _compiled(test, f"<test of {problem.id}>")
+        exec(code, names)
         made = {name: value for name, value in names.items() if before.get(name) is not value}
         for name, value in made.items():
             for run in _collected(name, value):
                 run()
         check = made.get("check")  # HumanEval's form of a test, without the line that calls it
-        if problem.entry_point and isinstance(check, FunctionType) and "check" not in _read_in(tree):
+        if problem.entry_point and isinstance(check, FunctionType) and "check" not in read:
             check(names[problem.entry_point])
+
+
+@lru_cache(maxsize=1024)
+def _compiled(test: str, name: str) -> tuple[CodeType, set[str]]:
+    """Returns the code of a test, which many candidates meet, and the names that it reads."""
+    tree = prepared(test)
+    return compile(tree, name, "exec"), _read_in(tree)
 
 
 def _read_in(tree: ast.AST) -> set[str]:
@@ -220,7 +227,7 @@ def called_names(problem: Problem) -> frozenset[str]:
     """Returns the names by which tests call what a candidate defines."""
     if problem.cases:
         return frozenset()
-    _, needed = _free_names([prepared(test) for test in (problem.setup, *problem.tests)], problem)
+    _, needed = _free_names(problem)
     return frozenset(needed | ({problem.entry_point} if problem.entry_point else set()))
 
 
@@ -230,14 +237,14 @@ def _names_of_tests(problem: Problem, candidate: Caller) -> dict[str, Any]:
     names: dict[str, Any] = {"__name__": "tests", "__builtins__": {**vars(builtins), **own}, _DROPPED: _dropped}
     if problem.opening:
         exec(f"{problem.opening}\n    pass\n", names)
-    modules, names_needed = _free_names([prepared(test) for test in (problem.setup, *problem.tests)], problem)
+    modules, names_needed = _free_names(problem)
     names |= {name: import_module(name) for name in modules}
     classes = {name for code in problem.solutions for kind, name in re.findall(r"^(class) (\w+)", code, re.MULTILINE)}
     asked_for = (names_needed - names.keys()) | ({problem.entry_point} if problem.entry_point else set())
     for name in asked_for:
         kind = _Object if name in classes or name[:1].isupper() else _Function
         names[name] = kind(candidate, name)
-    exec(compile(prepared(problem.setup), f"<setup of {problem.id}>", "exec"), names)
+    exec(_compiled(problem.setup, f"<setup of {problem.id}>")[0], names)
     return names
 
 
@@ -252,11 +259,13 @@ def _importer() -> Callable[..., Any]:
     return lambda name, *rest, **named: drawn if name == "random" else __import__(name, *rest, **named)
 
 
-def _free_names(tests: Sequence[ast.Module], problem: Problem) -> tuple[set[str], set[str]]:
+@lru_cache(maxsize=1024)
+def _free_names(problem: Problem) -> tuple[set[str], set[str]]:
     """Returns the names that the tests read and do not define: standard modules, and what the candidate has to define.
 
     A builtin is the candidate's where the reference solution defines it too (one problem of MBPP asks for `sum`).
     """
+    tests = [prepared(test) for test in (problem.setup, *problem.tests)]
     read: set[str] = set()
     made: set[str] = {_DROPPED}
     modules: set[str] = set()
