@@ -107,6 +107,13 @@ TESTS = {
         ADD,
         WRONG,
     ),
+    "a coroutine": (
+        "import asyncio\nassert asyncio.run(add(1, 2)) == 3\nasync def both():\n"
+        "    return await add(1, 2), await asyncio.gather(add(2, 2), add(3, 3))\n"
+        "assert asyncio.run(both()) == (3, [4, 6])",
+        "import asyncio\nasync def add(a, b):\n    await asyncio.sleep(0)\n    return a + b",
+        "async def add(a, b): return a - b",
+    ),
     "a function of Python's own": ("assert add([1], len) == 1", "def add(a, b): return b(a)", "def add(a, b): pass"),
     "a function of the answer's own": (
         "assert add(3, one) == 4",
@@ -230,6 +237,9 @@ def test_iterators_are_one_by_what_they_give(sandbox):
     probes = probes_of(problem, sandbox)
     codes = ["def f(a): return map(int, a)", "def f(a): return (int(x) for x in a)", "def f(a): return iter(a[:1])"]
     first, second, other = (behaviour(problem, code, probes, sandbox) for code in codes)
+    assert first == second != other
+    later = [f"async def f(a): return a[:{n}]" for n in (1, 1, 2)]
+    first, second, other = (behaviour(problem, code, probes, sandbox) for code in later)
     assert first == second != other
     assert ordered(iter([{1}])) == "iterator(set(['1']))"
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
-from types import GeneratorType, ModuleType
+from types import CoroutineType, GeneratorType, ModuleType
 from typing import Any
 
 from polychromic.tasks.checking.protocol import NOT_DEFINED, Conversation, decode, encode, plain_number
@@ -231,10 +231,15 @@ def _object(names: Mapping[str, Any], handles: list[Any]) -> Callable[[str, Any]
 
 
 def _kept_value(handles: list[Any], value: Any) -> Any:
-    """Returns JSON for what is no plain data: items of an iterator, or the place where the object is kept."""
+    """Returns JSON for what is no plain data: items of an iterator, what a coroutine comes to, or the place where the
+    object is kept."""
     other = partial(_kept_value, handles)
     if isinstance(value, _ITERATORS):
         return {"iterator": [encode(item, other) for item in islice(value, _MOST_ITEMS)]}
+    if isinstance(value, CoroutineType):
+        import asyncio
+
+        return {"coroutine": encode(asyncio.run(value), other)}
     with suppress(TypeError):
         return plain_number(value)
     handles.append(value)

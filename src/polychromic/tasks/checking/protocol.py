@@ -7,7 +7,7 @@ import math
 import socket
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -119,6 +119,28 @@ _FROM_TEXT: dict[str, Callable[[Any], Any]] = {
 
 
 _CHUNK = 2**16
+
+
+class Done(Coroutine[Any, Any, Any]):
+    """A coroutine that has come to its value."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def send(self, value: Any, /) -> Any:
+        """Ends with the value."""
+        raise StopIteration(self.value)
+
+    def close(self) -> None:
+        """Does nothing: there is nothing left to end."""
+
+    def throw(self, *error: Any) -> Any:
+        """Raises the error, as nothing catches it."""
+        raise error[0]
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self.value
+        yield
 
 
 class TooMuchError(Exception):

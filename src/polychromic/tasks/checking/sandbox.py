@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from polychromic.tasks.checking.containers import Wall, WalledRoom
 from polychromic.tasks.checking.family import ProcessFailedError
-from polychromic.tasks.checking.protocol import NOT_DEFINED, decode, encode, plain_number
+from polychromic.tasks.checking.protocol import NOT_DEFINED, Done, decode, encode, plain_number
 from polychromic.tasks.checking.rooms import Executor, LocalRoom, Room
 
 MOST_PRINTED = 2**16
@@ -348,6 +348,8 @@ def _error_class(kind: str) -> type[CandidateError]:
 def _received(kind: str, content: Any) -> Any:
     if kind == "iterator":
         return iter([decode(item, _received) for item in content])
+    if kind == "coroutine":
+        return Done(decode(content, _received))
     if kind == "handle":
         number, name = content
         return Handle(int(number), str(name))

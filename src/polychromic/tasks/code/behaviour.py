@@ -16,7 +16,7 @@ from fractions import Fraction
 from itertools import islice
 from typing import Any
 
-from polychromic.tasks.checking.protocol import decode, encode
+from polychromic.tasks.checking.protocol import Done, decode, encode
 from polychromic.tasks.checking.sandbox import (
     DEFAULT_LIMITS,
     CandidateError,
@@ -123,6 +123,8 @@ def ordered(value: Any) -> str:
     match value:
         case Iterator():
             text = f"iterator({', '.join(map(ordered, value))})"
+        case Done():
+            text = f"coroutine({ordered(value.value)})"
         case set() | frozenset():
             text = f"{type(value).__name__}({sorted(map(ordered, value))})"
         case dict():
