@@ -65,6 +65,8 @@ def test_without_a_checker_references_are_learnt(folder):
     experiment = start_experiment(request(folder, minutes=0.1))
     assert (experiment.training.loss, experiment.diversity.objective) == ("sft", "distance")
     assert (experiment.diversity.gate, experiment.arm("diverse").diversity.weight) == ("none", "auto")
+    # Past bug: λ moved on every 25th step, of which a first look has one.
+    assert experiment.training.gradient_share_every <= experiment.training.steps / 4
     stated = {one.metric for one in experiment.comparison.minimum or ()}
     assert "reference_perplexity" in stated
     # Past bug: preflight and every step asked for rewards that nothing reads, and the run ended there.

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import namedtuple
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,8 +14,13 @@ from polychromic.errors import ModelError, PreflightError
 from polychromic.experiment.config import Experiment
 from polychromic.experiment.jobs import Job, carry_out
 from polychromic.experiment.preflight import preflight
+from polychromic.experiment.preflight.probe import Probe
 from polychromic.experiment.preflight.runner import require_preflight
-from polychromic.experiment.preflight.training import _makespan
+from polychromic.experiment.preflight.training import (
+    ProbedArm,
+    _makespan,
+    diversity_gradient_reaches_the_weights,
+)
 from polychromic.experiment.resuming.provenance import threads_of_a_job
 from polychromic.experiment.run import run
 from polychromic.run_folder import RunFolder
@@ -62,6 +68,21 @@ def test_a_weight_too_small_to_matter_is_named(tmp_path):
     _, checks = results(small(arms={"baseline": {}, "faint": {"diversity": {"weight": 1e-6}}}), tmp_path)
     assert checks["diversity gradient"].status == "warned"
     assert "faint: under 1 % of the gradient" in checks["diversity gradient"].fix
+
+
+@pytest.mark.parametrize(("every", "status"), [(25, "warned"), (4, "passed")])
+def test_a_weight_that_has_no_steps_to_tune_itself_at_is_named(tmp_path, every, status):
+    """Past bug: of `weight: auto, mode: share` in a run of 20 steps λ moved once, and nobody said so."""
+    tuned = {"diversity": {"weight": "auto", "mode": "share"}}
+    experiment = small(
+        arms={"baseline": {}, "tuned": tuned}, training={**SMALL["training"], "gradient_share_every": every}
+    )
+    probe = Probe(experiment, tmp_path)
+    measured = SimpleNamespace(measurement=SimpleNamespace(quality_norm=1.0, diversity_norm=1.0))
+    probe.arms = {"tuned": ProbedArm(measured, 1.0, 1.0, 8.0, 0.0)}
+    found = diversity_gradient_reaches_the_weights(probe)
+    assert found.status == status
+    assert ("tuned has 1 of its steps to tune λ at" in found.result) == (status == "warned")
 
 
 def test_groups_of_one_answer_fail_the_gradient_probe(tmp_path):

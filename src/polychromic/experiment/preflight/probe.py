@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -167,6 +168,7 @@ class Probe:
     def let_go(self) -> None:
         """Frees the memory of the model; it is loaded again when it is next asked for."""
         if self.__dict__.pop("_language_model", None) is not None:
+            gc.collect()  # its modules refer to each other
             free_device_memory()
 
     def load(self, arm: Arm) -> LanguageModel:

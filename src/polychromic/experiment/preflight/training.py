@@ -26,6 +26,7 @@ from polychromic.training.watches import zero_gradient_cause
 _MOST_MEASURED_STEPS = 4  # where rewards are rare, one batch without any says nothing of the next
 _WANTED_SHARE = 0.3
 _FAINT_SHARE = 0.01
+_FEWEST_MOVES = 5  # of a λ that tunes itself: from 1 to anywhere within a factor of thirty
 _PART_OF_THE_TIME = 0.3  # that all arms together may take of the time that preflight has
 _STEP_OF_SAMPLING = 4.0
 _QUICK_SECONDS = 2.0  # while steps took less than this together, more are timed
@@ -166,7 +167,7 @@ def diversity_gradient_reaches_the_weights(probe: Probe) -> Finding:
     active = [arm for arm in probe.trained_arms if arm.diversity.is_active]
     if not active:
         return Finding("passed", "no arm has a diversity term")
-    lines, silent, faint, figures = [], [], [], {}
+    lines, silent, faint, still, figures = [], [], [], [], {}
     lowered = next((arm.lowered for arm in probe.arms.values() if arm.lowered), "")
     for arm in active:
         probed = probe.arms[arm.name]
@@ -181,6 +182,9 @@ def diversity_gradient_reaches_the_weights(probe: Probe) -> Finding:
         lines.append(f"{arm.name} {_at_weight(arm, share)}; λ = {share['weight_for_30_percent']:.2g} gives 30 %")
         if share["share"] is not None and share["share"] < _FAINT_SHARE:
             faint.append(arm.name)
+        moves = _moves(probe, arm)
+        if moves < _FEWEST_MOVES:
+            still.append(f"{arm.name} has {moves} of its steps to tune λ at")
     result = ". ".join(lines) + lowered
     with_silent = ". ".join(["; ".join(silent), *lines]) + lowered
     if silent and lowered:  # fewer prompts than a step has may all be without a signal by chance
@@ -204,7 +208,23 @@ def diversity_gradient_reaches_the_weights(probe: Probe) -> Finding:
             f"{', '.join(faint)}: under 1 % of the gradient will hardly differ from λ = 0; raise λ or use weight: auto",
             figures,
         )
+    if still:
+        return Finding(
+            "warned",
+            f"{result}. {'; '.join(still)}",
+            "lower training.gradient_share_every, or train longer: λ moves at steps that measure both gradients alone",
+            figures,
+        )
     return Finding("passed", result, figures=figures)
+
+
+def _moves(probe: Probe, arm: Arm) -> float:
+    """Counts the steps at which an arm's λ moves to hold its share of the gradient; infinite where it follows
+    another rule."""
+    if arm.diversity.weight != "auto" or arm.diversity.mode != "share":
+        return math.inf
+    every = max(1, arm.training.gradient_share_every // arm.loss.sample_every)
+    return -(-_steps(probe, arm)[1] // every)
 
 
 def _shares(arm: Arm, quality: float, diversity: float) -> dict[str, float | None]:

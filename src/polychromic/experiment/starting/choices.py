@@ -70,6 +70,12 @@ class Choices:
         return max(1, self.prompts_per_step // 2)
 
     @property
+    def measured_every(self) -> int:
+        """Returns the steps from one that measures both gradients to the next: λ that tunes itself moves there alone,
+        and wants some twenty moves."""
+        return max(1, self.steps // 20)
+
+    @property
     def set_size(self) -> int:
         """Returns K: pairs for distances, else half of a group."""
         return 2 if self.objective == "distance" else max(2, self.group // 2)
