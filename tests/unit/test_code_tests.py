@@ -261,3 +261,18 @@ def test_no_error_that_a_test_expects_is_that_of_an_answer_that_is_not_there(san
     test = f"try:\n    add(1, 2)\nexcept {kind}:\n    pass\nelse:\n    assert False"
     assert not judged(Problem("p", "", (test,)), code, sandbox, Limits(seconds=1.0)).passed
     assert judged(Problem("p", "", (test,)), f"def add(a, b): raise {kind}('x')", sandbox).passed
+
+
+def test_what_a_program_makes_of_its_arguments_is_its_behaviour(sandbox):
+    """Past bug: of functions that give nothing all were one, right and wrong."""
+    problem = Problem("p", "", ("xs = [3, 1]\norder(xs)\nassert xs == [1, 3]",), solutions=("def order(a): a.sort()",))
+    probes = probes_of(problem, sandbox)
+    assert probes[0] == ("order", ([3, 1],))
+    codes = [
+        "def order(a): a.sort()",
+        "def order(a): a[:] = sorted(a)",
+        "def order(a): a.reverse()",
+        "def order(a): pass",
+    ]
+    done = [behaviour(problem, code, probes, sandbox) for code in codes]
+    assert done[0] == done[1] and len(set(done)) == 3

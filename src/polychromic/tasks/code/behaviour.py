@@ -12,6 +12,7 @@ import hashlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from copy import deepcopy
 from fractions import Fraction
 from itertools import islice
 from typing import Any
@@ -38,8 +39,8 @@ Call = tuple[str, tuple[Any, ...]]
 def behaviour(
     problem: Problem, text: str, probes: Sequence[Call], sandbox: Sandbox, limits: Limits = DEFAULT_LIMITS
 ) -> str:
-    """Returns a hash of what a candidate answers to every probe: values and classes of errors; of a program that reads
-    standard input, what it prints for the input of each case.
+    """Returns a hash of what a candidate answers to every probe: values and classes of errors, or what it makes of its
+    arguments where it gives nothing; of a program that reads standard input, what it prints for the input of each case.
 
     From a probe that takes too long on, all answers count as missing.
     """
@@ -106,7 +107,10 @@ def probes_of(problem: Problem, sandbox: Sandbox, most: int = MOST_PROBES) -> li
 
 def _answer(session: Session, name: str, arguments: tuple[Any, ...]) -> str:
     try:
-        return ordered(session.call(name, *arguments))
+        given = deepcopy(arguments)
+        value = session.change(name, given, {})
+        # What gives nothing is called for what it does to its arguments.
+        return ordered(value) if value is not None else f"None of {ordered(given)}"
     except CandidateTimeoutError:
         raise
     except CandidateError as error:
