@@ -44,7 +44,7 @@ TESTS = {
     "unittest": (
         "import unittest\nclass SumTest(unittest.TestCase):\n    def setUp(self):\n        self.one = 1\n"
         "    def test_sum(self):\n        self.assertEqual(add(self.one, 2), 3)\n"
-        "if __name__ == '__main__':\n    unittest.main()",
+        "unittest.main()",
         ADD,
         WRONG,
     ),
@@ -76,6 +76,18 @@ TESTS = {
         "assert Solution().add(1, 2) == 3",
         "class Solution:\n    def add(self, a, b): return a + b",
         "class Solution:\n    def add(self, a, b): return a - b",
+    ),
+    "objects that functions give": (
+        "head = turned(Node(1, Node(2)))\nassert head.val == 2 and head.next.val == 1 and head.next.next is None",
+        "class Node:\n    def __init__(self, val, next=None): self.val, self.next = val, next\n"
+        "def turned(a):\n    b = None\n    while a: a.next, b, a = b, a, a.next\n    return b",
+        "class Node:\n    def __init__(self, val, next=None): self.val, self.next = val, next\n"
+        "def turned(a): return a",
+    ),
+    "bytes that may change": (
+        "assert add(b'a', b'b') == b'ab'",
+        "def add(a, b): return bytearray(a + b)",
+        "def add(a, b): return bytearray(b + a)",
     ),
     "what is changed": (
         "xs = [3, 1]\nadd(xs, 2)\nassert xs == [1, 2, 3]",

@@ -102,6 +102,7 @@ _ENCODERS: list[tuple[type, Callable[[Any, Any], Any]]] = [
     (complex, lambda value, _: {"complex": [repr(complex(value).real), repr(complex(value).imag)]}),
     (str, lambda value, _: str.__str__(value)),
     (bytes, lambda value, _: {"bytes": bytes.hex(value)}),
+    (bytearray, lambda value, _: {"bytes": bytearray.hex(value)}),
     (
         dict,
         lambda value, other: {"dict": [[encode(key, other), encode(item, other)] for key, item in dict.items(value)]},

@@ -23,6 +23,7 @@ from polychromic.tasks.checking.sandbox import Handle, Proxied
 from polychromic.tasks.code.problems import Problem
 
 _CANDIDATES = frozenset({"solution", "candidate", "submission"})  # modules by which tests may mean the candidate
+_RUNNERS = frozenset({"unittest.main", "pytest.main"})  # what they would run is run anyway
 _DROPPED = "__called_for_what_it_does__"
 _DEFINED = r"^(?:async def|def|class) (\w+)"
 
@@ -107,6 +108,8 @@ class _Prepared(ast.NodeTransformer):
         self.generic_visit(node)
         if isinstance(node.value, ast.Call):
             call = node.value
+            if ast.unparse(call.func) in _RUNNERS:
+                return ast.Pass()
             node.value = ast.Call(ast.Name(_DROPPED, ast.Load()), [call.func, *call.args], call.keywords)
         return node
 
@@ -127,7 +130,7 @@ def _dropped(function: Any, /, *arguments: Any, **named: Any) -> Any:
 
 
 class _Function(Proxied):
-    """Stands in tests for a function of the candidate.
+    """Stands in tests for a function of the candidate, where they name no class.
 
     It has no attributes, nor has an object that it gives: one that claims to be what is expected is worth nothing.
     """
@@ -155,8 +158,8 @@ class _Function(Proxied):
 
 
 class _Object(_Function):
-    """Stands in tests for a class of the candidate, or for an object that tests have made of one. It equals only
-    itself."""
+    """Stands in tests for what the candidate defines, where they name one of its classes, and for its objects. It
+    equals only itself."""
 
     __slots__ = ()
 
@@ -241,9 +244,9 @@ def _names_of_tests(problem: Problem, candidate: Caller) -> dict[str, Any]:
     names |= {name: import_module(name) for name in modules}
     classes = {name for code in problem.solutions for kind, name in re.findall(r"^(class) (\w+)", code, re.MULTILINE)}
     asked_for = (names_needed - names.keys()) | ({problem.entry_point} if problem.entry_point else set())
-    for name in asked_for:
-        kind = _Object if name in classes or name[:1].isupper() else _Function
-        names[name] = kind(candidate, name)
+    are_classes = {name for name in asked_for if name in classes or name[:1].isupper()}
+    for name in asked_for:  # tests that make objects of classes read what functions give of them too
+        names[name] = (_Object if are_classes else _Function)(candidate, name)
     exec(_compiled(problem.setup, f"<setup of {problem.id}>")[0], names)
     return names
 
