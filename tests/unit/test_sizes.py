@@ -10,7 +10,7 @@ import pytest
 
 from polychromic.errors import ConfigError
 from polychromic.experiment.config import Experiment
-from polychromic.experiment.run import _check_before_work, as_experiment, within_data
+from polychromic.experiment.run import _check_before_work, _warn_of_warmup, as_experiment, within_data
 
 CONTENT = {
     "name": "mine",
@@ -54,6 +54,17 @@ def test_sizes_are_those_of_the_data_at_most(tmp_path, caplog, n_test, stated, u
     assert line in caplog.text
     assert bool(line) == bool(caplog.records)
     assert Experiment.from_mapping(lowered.model_dump(mode="json")).evaluation.num_prompts == used
+
+
+def test_an_arm_that_ends_while_its_learning_rate_rises_is_named(caplog):
+    """Past bug: a file with 100 steps of warm-up, tried at 20, trained at a fifth of its learning rate in silence."""
+    overrides = {"training.warmup_steps": 100, "training.steps": 20, "arms.coverage.training.warmup_steps": 5}
+    _warn_of_warmup(Experiment.from_file("experiments/quickstart.yaml", overrides))
+    [record] = caplog.records
+    assert record.getMessage() == (
+        "arm baseline: training.warmup_steps is 100, and it has 20 steps: its learning rate ends at 20 % of "
+        "training.learning_rate; lower warmup_steps"
+    )
 
 
 def test_without_any_prompt_nothing_is_lowered_and_the_run_says_why(tmp_path):

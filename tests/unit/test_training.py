@@ -90,6 +90,17 @@ def test_decoding_has_a_batch_size_apart_from_the_backward_pass(run, tmp_path, m
             torch.testing.assert_close(other[name], tensor, rtol=1e-3, atol=1e-5)
 
 
+def test_a_checkpoint_is_written_after_some_minutes_whatever_the_number_of_steps(run, monkeypatch):
+    """Past bug: a kill without warning cost up to fifty steps, which are hours where a step takes minutes."""
+    trainer = ArmTrainer(dataclasses.replace(run, training=settings(checkpoint_every=50)))
+    trainer.step()
+    assert latest_checkpoint(run.folder / "checkpoints") is None
+    monkeypatch.setattr("polychromic.training.trainer._LONGEST_BETWEEN_CHECKPOINTS", 0.0)
+    trainer.step()
+    kept = latest_checkpoint(run.folder / "checkpoints")
+    assert kept is not None and kept.step == 2
+
+
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(run, tmp_path, caplog):
     whole = weights(train_arm(run))
     other = dataclasses.replace(run, folder=tmp_path / "other")

@@ -117,6 +117,7 @@ def do_jobs(
     trained = [folder.arm(arm, seed) for arm in experiment.trained_arms for seed in experiment.seeds]
     if "train" in stages and not all(place.is_trained for place in trained):
         _show_lengths(experiment)
+        _warn_of_warmup(experiment)
     wanted_arms = arms or (experiment.sampled_arms if "evaluate" in stages else experiment.arms)
     known = set(experiment.jobs)
     waves = [
@@ -224,6 +225,21 @@ def _show_lengths(experiment: Experiment) -> None:
     only_over = not logger.isEnabledFor(logging.INFO)
     for line in length_lines(experiment, build_task(experiment.task), only_over=only_over):
         say(line)
+
+
+def _warn_of_warmup(experiment: Experiment) -> None:
+    """Warns where an arm ends before its learning rate has risen to what the file states."""
+    from polychromic.training.schedule import total_steps
+
+    n_prompts = len(build_task(experiment.task).prompts("train"))
+    for arm in map(experiment.arm, experiment.trained_arms):
+        steps, warmup = total_steps(arm.training, n_prompts), arm.training.warmup_steps
+        if warmup > steps:
+            logger.warning(
+                "arm %s: training.warmup_steps is %d, and it has %s: its learning rate ends at %.0f %% of "
+                "training.learning_rate; lower warmup_steps",
+                arm.name, warmup, plural(steps, "step"), 100 * steps / warmup,
+            )  # fmt: skip
 
 
 def compare_and_report(

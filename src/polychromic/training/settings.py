@@ -72,6 +72,8 @@ class TrainingSettings(Settings):
     groups, and `sft` does not sample at every step."""
     quality_baseline: BaselineName = "leave_one_out"
     checkpoint_every: int = Field(default=50, ge=1)
+    """Steps from one checkpoint to the next. The local trainer writes one after ten minutes, too: a kill that gives no
+    warning costs what came after the last."""
     keep_checkpoints: int = Field(default=2, ge=1)
     gradient_share_every: int = Field(default=25, ge=1)
     validation_every: int = Field(default=10, ge=1)

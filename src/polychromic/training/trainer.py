@@ -47,6 +47,8 @@ from polychromic.training.watches import ValidationState, ValidationWatch, ZeroG
 
 logger = logging.getLogger(__name__)
 
+_LONGEST_BETWEEN_CHECKPOINTS = 600.0  # seconds
+
 
 class LocalTrainer:
     """Trains in this process: a torch model, sampled by its own decode loop."""
@@ -116,6 +118,7 @@ class ArmTrainer:
         self.total_steps = total_steps(run.training, len(self.prompts))
         self.metrics_file = MetricsFile(run.folder / "metrics.jsonl")
         self.steps_done = 0
+        self._last_checkpoint = time.monotonic()
         self.nondeterministic = ""
         """An operation that torch has no deterministic version of on this device; empty while none was met."""
         self._agree_on_determinism()
@@ -158,9 +161,15 @@ class ArmTrainer:
         metrics |= {"train/gradient_norm": float(norm), "time/step_seconds": time.perf_counter() - started}
         if self.processes.is_first:
             self.metrics_file.log(metrics, self.steps_done)
-        if self.steps_done % self.run.training.checkpoint_every == 0 or self.finished:
+        if self._is_checkpoint_due:
             self.save_checkpoint()
         return metrics
+
+    @property
+    def _is_checkpoint_due(self) -> bool:
+        """Tells whether a checkpoint is to be written after this step: fifty slow ones may take hours."""
+        is_old = time.monotonic() - self._last_checkpoint >= _LONGEST_BETWEEN_CHECKPOINTS
+        return is_old or self.steps_done % self.run.training.checkpoint_every == 0 or self.finished
 
     def _make_deterministically(self) -> StepOutcome:
         """Makes the step, the same bits at any load; as far as torch can where an operation has no such version."""
@@ -283,6 +292,7 @@ class ArmTrainer:
             self.steps_done, trainable_weights(model), optimizer_tensors(model, self.optimizer), state
         )
         save_checkpoint(self.run.folder / "checkpoints", checkpoint, keep=self.run.training.keep_checkpoints)
+        self._last_checkpoint = time.monotonic()
 
     def _resume(self) -> None:
         first = self.processes.is_first
