@@ -40,10 +40,11 @@ def test_every_canonical_solution_of_humaneval_passes():
 
 
 @pytest.mark.slow
-def test_every_solution_of_mbpp_passes_but_two_that_name_a_missing_class():
+def test_every_solution_of_mbpp_passes():
+    """Past bug: those of 367 and 927 did not, whose tests set attributes of the answer's objects."""
     problems = [problem for split in load_benchmark("mbpp").values() for problem in split]
     assert len(problems) == 964  # and ten that are examples for prompts
-    assert set(pass_all("mbpp", problems)) == {"367", "927"}
+    assert pass_all("mbpp", problems) == {}
 
 
 @pytest.mark.slow

@@ -84,6 +84,13 @@ TESTS = {
         "class Node:\n    def __init__(self, val, next=None): self.val, self.next = val, next\n"
         "def turned(a): return a",
     ),
+    "attributes that tests set": (
+        "root = Node(1)\nroot.left, root.right = Node(2), Node(3)\nroot.left.left = Node(4)\nassert depth(root) == 3",
+        "class Node:\n    def __init__(self, val): self.val, self.left, self.right = val, None, None\n"
+        "def depth(a): return 1 + max(depth(a.left), depth(a.right)) if a else 0",
+        "class Node:\n    def __init__(self, val): self.val, self.left, self.right = val, None, None\n"
+        "def depth(a): return 2",
+    ),
     "bytes that may change": (
         "assert add(b'a', b'b') == b'ab'",
         "def add(a, b): return bytearray(a + b)",

@@ -171,6 +171,12 @@ class _Object(_Function):
             raise AttributeError(name)
         return self._made(self._candidate.attribute(self._of_code, name))
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("_of_code", "_candidate"):
+            object.__setattr__(self, name, value)
+        else:
+            self._candidate.call(setattr, self, name, value)
+
     def _method(self, name: str, *arguments: Any) -> Any:
         return _Object(self._candidate, self._candidate.attribute(self._of_code, name))(*arguments)
 
