@@ -30,13 +30,31 @@ def compared(base, ours, levels):
 
 
 def test_a_yes_on_rewards_says_how_many_are_missing():
-    """Past bug: an arm whose wrong answers the checker failed on met "Pass@1 +10 %", and the verdict said no more."""
-    found = compared([1.0, 0.0, 0.0, 1.0], [1.0, None, None, None], PASSES)
+    """Past bug: a quarter of the rewards were missing, and the verdict said no more than "Pass@1 +300 %"."""
+    found = compared([1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, None], PASSES)
 
-    missing = "75 % of the rewards of ours are missing"
+    missing = "25 % of the rewards of ours are missing"
+    assert found.verdict.status == "met"
     assert found.verdict.unjudged == f"{missing}: Pass@1 is of the other answers alone"
     assert found.verdict.sentence.endswith(f" But {missing}: Pass@1 is of the other answers alone.")
     assert as_text(plain_verdict(found)).endswith(f". But {missing}.")
+
+
+@pytest.mark.parametrize(
+    "criterion", [PASSES["minimum"][0], Criterion("pass@1", "higher"), Criterion("pass@1", "not_worse", margin=0.1)]
+)
+def test_an_arm_is_not_better_by_answers_that_the_checker_failed_on(criterion):
+    """Past bug: an arm with one right answer of four, and three that the checker failed on, met "Pass@1 +10 %" against
+    two of four."""
+    found = compared([1.0, 0.0, 0.0, 1.0], [1.0, None, None, None], {"minimum": [criterion]})
+
+    assert found.verdict.status == "undecided"
+    assert (
+        "It would take a reward for every answer: with the missing ones counted as failed Pass@1 is about 0.25 against "
+        "0.5." in found.verdict.sentence
+    )
+    both = compared([1.0, None, None, 0.0], [1.0, 1.0, None, None], {"minimum": [criterion]})
+    assert both.verdict.status == "met"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from polychromic.diversity import Signature
 from polychromic.evaluation.audits.checker import CheckerAudit
 from polychromic.evaluation.audits.gaming import partition_gaming, reward_hacking
 from polychromic.evaluation.audits.partition import PartitionAudit
@@ -180,18 +181,40 @@ def evidence(plan: Plan, at_primary: Contrasts) -> dict[tuple[str, Criterion], E
                 continue
             kept_P = ~np.isnan(pair[0] + pair[1]).any(axis=0)
             a_SP, b_SP = pair[0][:, kept_P], pair[1][:, kept_P]
-            margin = None
+            margin, metric = None, find_metric(criterion.metric)
+            kept = (_kept_if_failed(plan, arm, metric.key), _kept_if_failed(plan, plan.baseline, metric.key))
+            if_failed = (kept[0] * comparison.mean_a, kept[1] * comparison.mean_b) if min(kept) < 1.0 else None
             if criterion.margin:
-                metric = find_metric(criterion.metric)
                 worst = metric.lowest if criterion.sign > 0 else metric.highest
                 margin = margin_test(
                     a_SP, b_SP, criterion.margin, criterion.sign, worst=worst, resampling=plan.resampling
                 )
             at_bound = share_at_bound(a_SP.mean(axis=0), b_SP.mean(axis=0), criterion.metric)
             by_criterion[arm, criterion] = Evidence(
-                comparison.mean_a, comparison.mean_b, comparison, margin, at_bound, n_compared
+                comparison.mean_a, comparison.mean_b, comparison, margin, at_bound, n_compared, if_failed
             )
     return by_criterion
+
+
+def _kept_if_failed(plan: Plan, arm: str, key: str) -> float:
+    """Returns what is left of an arm's mean, as a share, with answers that have no reward counted as failed.
+
+    Of k answers as many have a reward as are expected to, and a curve says what these find. 1 where none is missing, or
+    the metric is none of those of which this can be told.
+    """
+    label, study = plan.primary_sampling, plan.study
+    cells_SP = study.cells(arm, label, "missing")
+    missing = 0.0 if cells_SP is None or np.isnan(cells_SP).all() else float(np.nanmean(cells_SP))
+    if key == "distinct_correct":
+        drawn = dict(Signature.parse(study.signatures[key]).choices)["k"] if key in study.signatures else ""
+        key = key_at_k(key, int(drawn)) if drawn.isdigit() else key
+    name, k = ("pass", 1) if key == "reward" else split_at_k(key) or ("", 0)
+    cells_SPK = study.curves(arm, label, name) if missing and name in ("pass", "distinct_correct") else None
+    if cells_SPK is None:
+        return 1.0
+    found_K = np.append(0.0, np.nanmean(cells_SPK[..., :k], axis=(0, 1)))
+    of_all, of_judged = np.interp([k, (1.0 - missing) * k], np.arange(len(found_K)), found_K)
+    return float(of_judged / of_all) if of_all > 0.0 else 1.0
 
 
 def _sensitivity(plan: Plan) -> tuple[Sensitivity, ...]:

@@ -95,6 +95,11 @@ class Metric:
         return self.highest if self.better == "higher" else self.lowest
 
     @property
+    def rests_on_rewards(self) -> bool:
+        """Tells whether answers without a reward are left out of it."""
+        return self.needs.startswith(CHECKER) and self.kind != "fault"
+
+    @property
     def place(self) -> str:
         """Returns the name of the file that defines the function."""
         code = _code(self)

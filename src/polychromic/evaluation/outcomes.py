@@ -64,6 +64,14 @@ def for_unseen(n_prompts: int, p_unseen: float, alpha: float) -> str:
     )
 
 
+def for_missing(criterion: Criterion, arm: float, baseline: float) -> str:
+    """Returns what a criterion needs that rests on the answers that have a reward, and on none of the others."""
+    return (
+        f"a reward for every answer: with the missing ones counted as failed {find_metric(criterion.metric).name} is "
+        f"about {number(arm, 3)} against {number(baseline, 3)}"
+    )
+
+
 def for_saturation(metric_key: str, share_at_bound: float) -> str:
     """Returns what a metric needs that has no room left."""
     return (
@@ -90,7 +98,8 @@ class Evidence:
     """Holds what is known of one metric in one arm against the baseline; no comparison where only means are known.
 
     `share_at_bound` is the share of prompts at the metric's best value in both arms, `n_compared` the number of prompts
-    that the baseline and every judged arm answered (0: not known).
+    that the baseline and every judged arm answered (0: not known). `if_failed` are the means of arm and baseline with
+    answers that have no reward counted as failed; None where none is missing, or that is not known.
     """
 
     mean_arm: float
@@ -99,6 +108,7 @@ class Evidence:
     margin: MarginTest | None = None
     share_at_bound: float = 0.0
     n_compared: int = 0
+    if_failed: tuple[float, float] | None = None
 
     @property
     def on_prompts(self) -> str:
@@ -193,6 +203,8 @@ def decide(
         if possibility.possible:
             rule = _rule_no_worse if criterion.direction == "not_worse" else _rule_change
             status, would_take = rule(criterion, evidence, p_adjusted)
+            if status == "met" and evidence.if_failed and not _is_reached(criterion, *evidence.if_failed):
+                status, would_take = "undecided", for_missing(criterion, *evidence.if_failed)
             sentence = _finding(criterion, evidence, status, change, p_adjusted)
         else:
             status, sentence = "impossible", possibility.sentence
@@ -254,6 +266,14 @@ def _rule_no_worse(criterion: Criterion, evidence: Evidence, p_adjusted: float) 
     if evidence.margin and 0.0 < p_value <= evidence.margin.p_unseen:
         return "undecided", for_unseen(comparison.n_prompts, p_value, criterion.alpha * p_value / p_adjusted)
     return "undecided", for_precision(comparison, within, interval)
+
+
+def _is_reached(criterion: Criterion, arm: float, baseline: float) -> bool:
+    """Tells whether means are what was asked, tests aside."""
+    gained = criterion.sign * (arm - baseline)
+    if criterion.direction == "not_worse":
+        return gained + (criterion.margin or 0.0) > 0.0
+    return gained > 0.0 and gained >= (criterion.asked - _ROUNDING) * baseline
 
 
 def _for_significance(criterion: Criterion, evidence: Evidence, comparison: PairedComparison) -> str:

@@ -9,7 +9,7 @@ from polychromic.evaluation.audits.checker import CheckerAudit
 from polychromic.evaluation.criteria import ResultWarning, listed, number, p_text, plural, signed, signed_percent
 from polychromic.evaluation.group_metrics import UNJUDGED
 from polychromic.evaluation.measure import UNLABELLED
-from polychromic.evaluation.metrics import CHECKER, METRICS, find_metric
+from polychromic.evaluation.metrics import METRICS, find_metric
 from polychromic.evaluation.outcomes import CriterionOutcome
 from polychromic.evaluation.statistics.frontier import MatchedGain
 from polychromic.evaluation.statistics.paired import PairedComparison
@@ -222,7 +222,7 @@ def fault_warnings(
 def unjudged(means: Mapping[str, Mapping[str, float]], arms: Sequence[str], metrics: Sequence[str]) -> str:
     """Says how many rewards of these arms are missing, where some of the metrics rests on rewards; empty where none
     are. An arm on whose wrong answers the checker fails looks better for it."""
-    of_rewards = [find_metric(key).name for key in metrics if find_metric(key).needs.startswith(CHECKER)]
+    of_rewards = [find_metric(key).name for key in metrics if find_metric(key).rests_on_rewards]
     shares = {arm: means[arm].get("missing", 0.0) for arm in arms if "reward" in means.get(arm, {})}
     parts = [f"{100 * share:.3g} % of the rewards of {arm}" for arm, share in shares.items() if share > _MISSING]
     if not of_rewards or not parts:
