@@ -95,10 +95,35 @@ def test_programs_that_differ_in_what_does_nothing_have_one(pair):
         ("def f(): return 1\ndef g(b=f()): return b\ndef f(): return 2", "def g(b=f()): return b\ndef f(): return 2"),
         ("@cache\ndef f(a): return 1\ndef f(a): return a", "def f(a): return a"),
         ("import math\nmath = 3\nimport math\nprint(math)", "import math\nmath = 3\nprint(math)"),
+        ("def f(a):\n    return a\n    yield a", "def f(a):\n    return a"),
+        ("n = 1\ndef f(): return n\n", "n = 1\ndef f():\n    return n\n    n = 2\n"),
+        ("def f(a):\n    if a:\n        return 1\n    return 2", "def f(a):\n    if a:\n        return 1"),
+        ("def f(a):\n    while a:\n        a -= 1\n    return a", "def f(a):\n    while a:\n        a -= 1"),
+        ("def f(a):\n    while True:\n        break\n    return a", "def f(a):\n    while True:\n        break"),
     ],
 )  # fmt: skip
 def test_what_does_something_is_not_dropped(first, second):
     assert canonical_form(first) != canonical_form(second)
+
+
+@pytest.mark.parametrize(
+    ("head", "behind"),
+    [
+        ("def f(a):\n    kept = a\n    return kept", "\n    return a"),
+        ("def f(a):\n    b = a\n    return b", "\n    # b = a\n    b = b.count(1)\n    return b"),
+        ("def f(a):\n    kept = a\n    return kept", "\n    def g(): return 1\n    for x in a:\n        g()"),
+        ("def f(a):\n    kept = a\n    return kept", "\n    'and so on'\n    7"),
+        ("def f(a):\n    if a:\n        return 1\n    else:\n        raise ValueError", "\n    return 3"),
+        ("def f(a):\n    for x in a:\n        if x:\n            break", "\n            print(x)"),
+        ("def f(a):\n    for x in a:\n        continue", "\n        a = x"),
+        ("def f(a):\n    while True:\n        if a():\n            return 1", "\n    return 2"),
+        ("def f(a):\n    'Doc.'\n    return a", "\n    'Doc.'"),
+        ("def f(a):\n    return a\nraise SystemExit", "\nprint(f(1))"),
+    ],
+)  # fmt: skip
+def test_what_is_never_reached_makes_no_other_program(head, behind):
+    """Past bug: `coverage` taught a model to write on behind its `return`, where every line was another approach."""
+    assert canonical_form(head + behind) == canonical_form(head)
 
 
 ONE, TWO = "def one(x): return 2 * x\ndef two(x): return x + x", "def two(x): return 2 * x\ndef one(x): return x + x"

@@ -16,7 +16,7 @@ import numpy as np
 
 from polychromic.numerics import FloatArray
 from polychromic.tasks.code.effects import Effects, reads_names
-from polychromic.tasks.code.leftovers import without_repeated, without_unused
+from polychromic.tasks.code.leftovers import without_repeated, without_unreached, without_unused
 from polychromic.tasks.code.names import renamed, renumbered
 
 _COMMUTATIVE = (ast.Mult, ast.BitAnd, ast.BitXor)
@@ -27,8 +27,9 @@ _MIRRORED: dict[type[ast.cmpop], type[ast.cmpop]] = {ast.Gt: ast.Lt, ast.GtE: as
 
 
 def canonical_form(code: str, called: Collection[str] = ()) -> str | None:
-    """Returns one string for all programs that differ in names, comments, docstrings, annotations, unused imports and
-    formatting, in the order of operands that commute, or in `x += 1` for `x = x + 1`. None where the code is no Python.
+    """Returns one string for all programs that differ in names, comments, docstrings, annotations, unused imports, what
+    is never reached and formatting, in the order of operands that commute, or in `x += 1` for `x = x + 1`. None where
+    the code is no Python.
 
     `called` are names by which tests call: those count. What a program does is not looked at: `a + b` of unknown types
     is not reordered, as of texts it does not commute, nor `input() == input()`, where the order says what is read.
@@ -39,7 +40,7 @@ def canonical_form(code: str, called: Collection[str] = ()) -> str | None:
     try:
         if reads_names(tree):
             return ast.dump(tree)
-        tree = renamed(without_repeated(tree), called)
+        tree = renamed(without_unreached(without_repeated(tree)), called)
         return renumbered(ast.dump(without_unused(_Plain(Effects(tree)).visit(tree))))
     except (ValueError, RecursionError, MemoryError):
         return None
@@ -61,22 +62,19 @@ class _Plain(ast.NodeTransformer):
     def __init__(self, effects: Effects) -> None:
         self._effects = effects
 
-    def _without_docstring(self, node: Any) -> Any:
+    def _without_pass(self, node: Any) -> Any:
         self.generic_visit(node)
-        first = node.body[0] if node.body else None
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
-            node.body = node.body[1:] or [ast.Pass()]
         if len(node.body) > 1:
             node.body = [part for part in node.body if not isinstance(part, ast.Pass)] or [ast.Pass()]
         return node
 
-    visit_Module = visit_FunctionDef = visit_AsyncFunctionDef = _without_docstring
+    visit_Module = visit_FunctionDef = visit_AsyncFunctionDef = _without_pass
 
     def visit_ClassDef(self, node: ast.ClassDef) -> Any:
         # What a dataclass or a NamedTuple holds is said by annotations alone.
         is_plain = not node.decorator_list and not node.bases
         node.body = [_field(part, is_plain) if isinstance(part, ast.AnnAssign) else part for part in node.body]
-        return self._without_docstring(node)
+        return self._without_pass(node)
 
     def visit_Constant(self, node: ast.Constant) -> Any:
         return ast.Constant(node.value)  # without the mark of u"..."

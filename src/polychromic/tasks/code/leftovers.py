@@ -1,14 +1,85 @@
-"""Drops what a program holds and does not use: definitions that are made anew, imports that nothing reads."""
+"""Drops what a program holds and does not use: statements that nothing reaches, definitions that are made anew, imports
+that nothing reads."""
 
 from __future__ import annotations
 
 import ast
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 _DEFINING = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Pass)
 # Importing these does something: it prints, or opens a browser.
 _HARMLESS = sys.stdlib_module_names - {"this", "antigravity"}
+
+
+def without_unreached(tree: Any) -> Any:
+    """Drops statements behind one that always leaves (`return`, `raise`, `break`, `continue`, a branch whose both sides
+    do, `while True` without `break`), and bare constants. Without this a policy is paid for what it appends."""
+    return _Reached(tree).visit(tree)
+
+
+class _Reached(ast.NodeTransformer):
+    def __init__(self, scope: ast.AST) -> None:
+        self._scope = scope
+
+    def visit(self, node: ast.AST) -> Any:
+        outer = self._scope
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            self._scope = node
+        node = super().visit(node)
+        for field in ("body", "orelse", "finalbody"):
+            if isinstance(block := getattr(node, field, None), list):
+                setattr(node, field, self._reached(block))
+        self._scope = outer
+        return node
+
+    def _reached(self, block: list[ast.stmt]) -> list[ast.stmt]:
+        said = [node for node in block if not _is_text(node)] or ([ast.Pass()] if block else [])
+        end = next((place for place, node in enumerate(said, start=1) if _leaves(node)), len(said))
+        return said[:end] if self._does_nothing(said[end:]) else said
+
+    def _does_nothing(self, dead: list[ast.stmt]) -> bool:
+        """Tells whether a function is the same without statements that it never reaches: `yield` makes it a generator,
+        and an assignment makes a name its own, which it may read elsewhere."""
+        parts = {part for node in dead for part in ast.walk(node)}
+        if any(isinstance(part, (ast.Yield, ast.YieldFrom, ast.Global, ast.Nonlocal)) for part in parts):
+            return False
+        living = [part for part in ast.walk(self._scope) if part not in parts]
+        read = {part.id for part in living if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load)}
+        return not _bound(parts) & read - _bound(living)
+
+
+def _leaves(node: ast.stmt) -> bool:
+    match node:
+        case ast.Return() | ast.Raise() | ast.Break() | ast.Continue():
+            return True
+        case ast.If(body=body, orelse=other):
+            return any(map(_leaves, body)) and any(map(_leaves, other))
+        case ast.While(test=ast.Constant(value=value)) if value:
+            return not any(isinstance(part, ast.Break) for part in ast.walk(node))
+        case _:
+            return False
+
+
+def _bound(parts: Iterable[ast.AST]) -> set[str]:
+    """Returns the names that parts of a program give a value."""
+    names: set[str] = set()
+    for part in parts:
+        match part:
+            case ast.Name(id=name, ctx=ast.Store() | ast.Del()) | ast.arg(arg=name):
+                names.add(name)
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                names.add(name)
+            case ast.alias(name=name, asname=other):
+                names.add(other or name.partition(".")[0])
+            case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)):
+                names.add(name)
+            case ast.MatchMapping(rest=str(name)):
+                names.add(name)
+            case _:
+                pass
+    return names
 
 
 def without_repeated(tree: ast.Module) -> ast.Module:
