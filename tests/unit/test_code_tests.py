@@ -177,7 +177,7 @@ def test_what_an_answer_claims_is_not_believed(sandbox, claim):
         (["assert sum([1, 2]) == 3"], "tests call nothing that an answer defines"),
         (["assert True"], "tests call nothing that an answer defines"),
         (["import nowhere_at_all\nassert add(1, 2) == 3"], "tests import nowhere_at_all, which is not installed here"),
-        (["from mine.code import add\nassert add(1, 2) == 3"], "imported from solution"),
+        (["from my_answer.code import add\nassert add(1, 2) == 3"], "imported from solution"),
         (["def test_add(tmp_path):\n    assert add(1, 2) == 3"], "test_add takes tmp_path, which nothing gives"),
     ],
 )
