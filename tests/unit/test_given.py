@@ -232,6 +232,16 @@ def test_two_files_and_a_task_are_enough_for_a_report(files):
     assert set(hashes) == {str(files / "a.jsonl"), str(files / "b.jsonl")}
 
 
+def test_files_of_one_name_are_told_apart_by_their_folders(files):
+    """Past bug: the page said of each arm "generations of generations.jsonl, generations.jsonl, generations.jsonl"."""
+    given_files = {}
+    for name in ("a", "b"):
+        (files / name).mkdir()
+        given_files[name] = [str((files / f"{name}.jsonl").rename(files / name / "generations.jsonl"))]
+    evaluate_external(ExternalExperiment.from_file(files / "experiment.yaml", given_files), RunFolder(files / "mine"))
+    assert "generations of b/generations.jsonl" in (files / "mine" / "report.html").read_text(encoding="utf-8")
+
+
 def test_comparing_again_replaces_what_was_there(files):
     folder = RunFolder(files / "mine")
     evaluate_external(experiment_of(files), folder)

@@ -210,11 +210,20 @@ def require_same_files(experiment: ExternalExperiment, folder: RunFolder) -> Non
 def _about(experiment: ExternalExperiment, task: Task) -> About:
     """Says what is known of generations made elsewhere: their files, and what judged them."""
     facts = [("task", task_in_words(experiment.task, task.pass_threshold))]
+    names = _names(_files(experiment))
     for arm, files in experiment.generations.items():
-        facts.append((f"arm {arm}", f"generations of {', '.join(Path(file).name for file in files)}"))
+        facts.append((f"arm {arm}", f"generations of {', '.join(names[file] for file in files)}"))
     return About(
         tuple(facts), first_example(task, experiment.evaluation.split), own_folders(experiment.model_dump(mode="json"))
     )
+
+
+def _names(files: Sequence[str]) -> dict[str, str]:
+    """Names files as shortly as tells them apart: without folders, or below the one that all are in."""
+    if len({Path(file).name for file in files}) == len(set(files)):
+        return {file: Path(file).name for file in files}
+    common = os.path.commonpath([Path(file).resolve().parent for file in files])
+    return {file: Path(os.path.relpath(Path(file).resolve(), common)).as_posix() for file in files}
 
 
 def _require_no_run(folder: RunFolder) -> None:
