@@ -9,6 +9,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import sys
 import time
@@ -104,6 +105,7 @@ def test_mutated_experiment_files(tmp_path, capsys):
     chance = random.Random(SEED * 1000 + 1)
     (tmp_path / "prompts.jsonl").write_text(json.dumps({"prompt": "Q", "references": ["A"]}) + "\n")
     (tmp_path / "checker.py").write_text("def check(prompt, text):\n    return 1.0\n")
+    shutil.copy("experiments/code_styles.py", tmp_path)
     files = [path.read_bytes() for path in EXPERIMENTS]
     trees = [yaml.safe_load(content) for content in files]
 
