@@ -92,7 +92,7 @@ class Session:
         self.calls = 0
         """Times that the code was asked for something."""
         self.broken: CandidateError | None = None
-        """What no test can have expected: the code's process ended, was late, or does not define what is called."""
+        """Says what no test can have expected: the process of the code ended, was late, or lacks what is called."""
 
     def define(self, code: str) -> None:
         """Executes the code. Raises CandidateError with what it raised."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterable
 from typing import Any
+
+from polychromic.tasks.code.names import named_by
 
 _DEFINING = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Pass)
 # Importing these does something: it prints, or opens a browser.
@@ -47,7 +48,8 @@ class _Reached(ast.NodeTransformer):
             return False
         living = [part for part in ast.walk(self._scope) if part not in parts]
         read = {part.id for part in living if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load)}
-        return not _bound(parts) & read - _bound(living)
+        bound, living_bound = (set().union(*map(named_by, some)) for some in (parts, living))
+        return not bound & read - living_bound
 
 
 def _leaves(node: ast.stmt) -> bool:
@@ -60,26 +62,6 @@ def _leaves(node: ast.stmt) -> bool:
             return not any(isinstance(part, ast.Break) for part in ast.walk(node))
         case _:
             return False
-
-
-def _bound(parts: Iterable[ast.AST]) -> set[str]:
-    """Returns the names that parts of a program give a value."""
-    names: set[str] = set()
-    for part in parts:
-        match part:
-            case ast.Name(id=name, ctx=ast.Store() | ast.Del()) | ast.arg(arg=name):
-                names.add(name)
-            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
-                names.add(name)
-            case ast.alias(name=name, asname=other):
-                names.add(other or name.partition(".")[0])
-            case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)):
-                names.add(name)
-            case ast.MatchMapping(rest=str(name)):
-                names.add(name)
-            case _:
-                pass
-    return names
 
 
 def without_repeated(tree: ast.Module) -> ast.Module:

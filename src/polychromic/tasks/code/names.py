@@ -183,7 +183,7 @@ def bound_by(body: Sequence[ast.stmt]) -> set[str]:
         node = todo.pop()
         match node:
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
-                bound.add(node.name)
+                bound |= named_by(node)
                 continue  # what is inside has a scope of its own
             case ast.Lambda():
                 continue
@@ -191,18 +191,27 @@ def bound_by(body: Sequence[ast.stmt]) -> set[str]:
                 named = (part.target.id for part in ast.walk(node) if isinstance(part, ast.NamedExpr))
                 bound |= set(named)  # := binds outside of a comprehension
                 continue
-            case ast.Name(ctx=ast.Store() | ast.Del()):
-                bound.add(node.id)
-            case ast.alias():
-                bound.add(node.asname or node.name.partition(".")[0])
-            case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)):
-                bound.add(name)
-            case ast.MatchMapping(rest=str(name)):
-                bound.add(name)
             case _:
-                pass
+                bound |= named_by(node)
         todo += ast.iter_child_nodes(node)
     return bound - declared_outside(body)
+
+
+def named_by(node: ast.AST) -> set[str]:
+    """Returns the name that one node, without what is in it, gives a value; empty where it gives none."""
+    match node:
+        case ast.Name(id=name, ctx=ast.Store() | ast.Del()) | ast.arg(arg=name):
+            return {name}
+        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+            return {name}
+        case ast.alias(name=name, asname=other):
+            return {other or name.partition(".")[0]}
+        case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)):
+            return {name}
+        case ast.MatchMapping(rest=str(name)):
+            return {name}
+        case _:
+            return set()
 
 
 def declared_outside(body: Sequence[ast.stmt]) -> set[str]:
