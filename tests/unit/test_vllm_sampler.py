@@ -131,10 +131,15 @@ def test_an_engine_that_keeps_the_adapter_before_is_caught(sampler_of, tiny_mode
         sample(sampler)
 
 
-def test_another_base_model_is_caught(tiny_model, tiny_settings, tmp_path):
-    engine = ModelEngine(tiny_settings)
+def engine_of_another_base(settings):
+    engine = ModelEngine(settings)
     with torch.no_grad():
         engine.base.model.get_input_embeddings().weight.mul_(1.1)
+    return engine
+
+
+def test_another_base_model_is_caught(tiny_model, tiny_settings, tmp_path):
+    engine = engine_of_another_base(tiny_settings)
     store = AdapterStore(str(tmp_path), shared=False)
     with pytest.raises(
         EngineError, match=r"answers for another base model than model\.source .*; start it with the same"
@@ -146,9 +151,7 @@ def test_another_base_model_is_caught(tiny_model, tiny_settings, tmp_path):
 def test_a_quantized_base_is_named_where_the_engine_has_it_whole(tiny_model, tiny_settings, tmp_path):
     """Past bug: whoever had `quantization: nf4` was told to start vLLM with the same weights, as it was."""
     rounded = dataclasses.replace(tiny_model, settings=tiny_settings.model_copy(update={"quantization": "nf4"}))
-    engine = ModelEngine(tiny_settings)
-    with torch.no_grad():
-        engine.base.model.get_input_embeddings().weight.mul_(1.1)
+    engine = engine_of_another_base(tiny_settings)
     store = AdapterStore(str(tmp_path), shared=False)
     with pytest.raises(
         EngineError, match=r"another base model .*model\.quantization is nf4, .* use sampling\.engine: local"
